@@ -1,0 +1,35 @@
+# Two commands do everything on a machine that has Python 3.10 to 3.12, git and make:
+#   make demo   make a small data set, train, evaluate, render a video
+#   make test   the checks that CI runs
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: demo test lint venv clean
+
+demo: $(STAMP)
+	$(BIN)/scenetok demo
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+venv: $(STAMP)
+
+# ns-render looks for ffmpeg on PATH. imageio-ffmpeg carries one as a wheel; 0.6.0 is the last whose ffmpeg
+# mediapy can read with.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -e '.[dev]' imageio-ffmpeg==0.6.0
+	ln -sf "$$($(BIN)/python -c 'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())')" $(BIN)/ffmpeg
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo
