@@ -206,7 +206,9 @@ def config_folder() -> Path:
     for folder in (packaged, checkout):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"preset files are missing: neither {packaged} nor {checkout} exists; reinstall scenetok-ns")
+    raise FileNotFoundError(
+        f"preset files are missing: neither {packaged} nor {checkout} exists; reinstall scenetok-ns"
+    )
 
 
 def preset_names() -> list[str]:
