@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -25,7 +26,15 @@ class LatentSpace:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise ValueError(
+                    f"LatentSpace: {name} needs 1 or {self.channels} entries, got {len(getattr(self, name))}"
+                )
+
     def latent_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the latents of images of (height, width) pixels."""
         height, width = image_size
         if height % self.spatial_factor or width % self.spatial_factor:
             raise ValueError(
@@ -34,43 +43,87 @@ class LatentSpace:
         return height // self.spatial_factor, width // self.spatial_factor
 
     def normalize(self, raw: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w"]:
-        """Raw latents, as the autoencoder gives them or a latent file holds them -> what the networks see."""
-        return (raw - self._constant(self.mean, raw)) / self._constant(self.std, raw)
+        """Raw latents, as the autoencoder gives them or a latent file holds them -> what the networks see.
+
+        Computed in float32 or wider, returned in the dtype of `raw`.
+        """
+        return ((raw - _per_channel(self.mean, raw.device)) / _per_channel(self.std, raw.device)).to(raw.dtype)
 
     def denormalize(self, latents: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w"]:
-        return latents * self._constant(self.std, latents) + self._constant(self.mean, latents)
+        """The inverse of `normalize`."""
+        mean, std = _per_channel(self.mean, latents.device), _per_channel(self.std, latents.device)
+        return (latents * std + mean).to(latents.dtype)
 
-    @staticmethod
-    def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "c 1 1"]:
+    """The statistics on `device`, copied there once: a copy for each call would wait for the device."""
+    with torch.inference_mode(False):  # an inference tensor in the cache could not take part in training later
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 class Autoencoder(nn.Module, ABC):
     """A frozen autoencoder between frames in [0, 1] and latents as the networks see them.
 
-    Range conversion, latent statistics, chunking and precision are the wrapper's own affair. `encode` takes whole
-    chunks of its temporal layout; `decode` gives exactly `space.layout.num_frames(latents)` frames.
+    Range conversion, latent statistics, chunking and precision are the wrapper's own affair. Frames and latents come
+    back in the dtype of the input, whatever the dtype of the weights. A subclass writes `_encode` and `_decode`, which
+    may rely on checked shapes.
     """
 
-    space: LatentSpace
+    def __init__(self, space: LatentSpace) -> None:
+        super().__init__()
+        self.space = space
 
-    @abstractmethod
     def encode_raw(
-        self, frames: Float[Tensor, "b f 3 height width"], *, noise: torch.Generator | None = None
+        self,
+        frames: Float[Tensor, "b f 3 height width"],
+        *,
+        noise: torch.Generator | Float[Tensor, "b l c h w"] | None = None,
     ) -> Float[Tensor, "b l c h w"]:
-        """Frames in [0, 1] -> raw latents. `noise`: for autoencoders that sample; None takes the mean.
+        """Frames in [0, 1], whole chunks of the temporal layout -> raw latents.
 
-        A generator on the CPU gives the same latents on every device.
+        `noise` is for autoencoders that sample: a generator (on the CPU: the same latents on every device), the
+        standard normal noise itself, or None for the mean. Deterministic autoencoders do not look at it.
         """
+        self._check_frames(frames)
+        return self._encode(frames, noise)
 
-    @abstractmethod
     def decode_raw(self, latents: Float[Tensor, "b l c h w"]) -> Float[Tensor, "b f 3 height width"]:
-        """Raw latents -> frames, clamped to [0, 1]."""
+        """Raw latents, whole chunks -> exactly `space.layout.num_frames(l)` frames, clamped to [0, 1]."""
+        if latents.ndim != 5 or latents.shape[2] != self.space.channels:
+            raise ValueError(
+                f"{type(self).__name__}: expected latents [b, l, {self.space.channels}, h, w], "
+                f"got shape {list(latents.shape)}"
+            )
+        self.space.layout.num_frames(latents.shape[1])  # refuses what is not whole chunks
+        return self._decode(latents).clamp(0, 1)
 
     def encode(
-        self, frames: Float[Tensor, "b f 3 height width"], *, noise: torch.Generator | None = None
+        self,
+        frames: Float[Tensor, "b f 3 height width"],
+        *,
+        noise: torch.Generator | Float[Tensor, "b l c h w"] | None = None,
     ) -> Float[Tensor, "b l c h w"]:
+        """`encode_raw`, normalised."""
         return self.space.normalize(self.encode_raw(frames, noise=noise))
 
     def decode(self, latents: Float[Tensor, "b l c h w"]) -> Float[Tensor, "b f 3 height width"]:
+        """`decode_raw` of normalised latents."""
         return self.decode_raw(self.space.denormalize(latents))
+
+    @abstractmethod
+    def _encode(self, frames: Tensor, noise: torch.Generator | Tensor | None) -> Tensor: ...
+
+    @abstractmethod
+    def _decode(self, latents: Tensor) -> Tensor: ...
+
+    def _check_frames(self, frames: Tensor) -> None:
+        if frames.ndim != 5 or frames.shape[2] != 3:
+            raise ValueError(f"{type(self).__name__}: expected frames [b, f, 3, h, w], got shape {list(frames.shape)}")
+        self.space.latent_size((frames.shape[3], frames.shape[4]))
+        chunk = self.space.layout.frames_per_chunk
+        if frames.shape[1] == 0 or frames.shape[1] % chunk:
+            raise ValueError(
+                f"{type(self).__name__}: {frames.shape[1]} frames are not whole chunks of {chunk}; "
+                "cut the clip or repeat its last frame"
+            )

@@ -1,0 +1,46 @@
+"""A lossless autoencoder without weights: space-to-depth, in any temporal layout."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
+from scenetok_ns.models.presets import AutoencoderConfig
+from scenetok_ns.models.temporal import TemporalLayout
+
+PIXEL_STD = 0.5
+"""Pixels of photographs, mapped to [-1, 1], have about this standard deviation, so normalised latents have about 1."""
+
+
+def pixel_latent_space(config: AutoencoderConfig) -> LatentSpace:
+    layout = TemporalLayout(config.frames_per_chunk, config.latents_per_chunk)
+    return LatentSpace(
+        layout=layout,
+        spatial_factor=config.spatial_factor,
+        channels=layout.frames_per_latent * 3 * config.spatial_factor**2,
+        std=(PIXEL_STD / config.scale,),
+    )
+
+
+class PixelAutoencoder(Autoencoder):
+    """Square patches of the frames of one latent become its channels: (frame, colour, row, column).
+
+    Raw latents are pixels in [-1, 1]. Where the first frame of a chunk has a latent alone, the places of the missing
+    frames hold zeros and are ignored by decoding.
+    """
+
+    def _encode(self, frames: Tensor, noise: torch.Generator | Tensor | None) -> Tensor:
+        packed = self.space.layout.pack(frames * 2 - 1)
+        p = self.space.spatial_factor
+        return rearrange(packed, "b l k (h p) (w q) -> b l (k p q) h w", p=p, q=p)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        p = self.space.spatial_factor
+        packed = rearrange(latents, "b l (k c p q) h w -> b (l k) c (h p) (w q)", c=3, p=p, q=p)
+        layout = self.space.layout
+        if layout.first_frame_alone:
+            chunks = packed.unflatten(1, (-1, layout.latents_per_chunk * layout.frames_per_latent))
+            packed = torch.cat([chunks[:, :, :1], chunks[:, :, layout.frames_per_latent :]], dim=2).flatten(1, 2)
+        return packed / 2 + 0.5
