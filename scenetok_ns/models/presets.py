@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -24,6 +25,11 @@ class CameraConfig:
     dropout: float = 0.0
     """Probability of zeroing the whole embedding of a batch element in training (patch_embed only)."""
 
+    def __post_init__(self) -> None:
+        _check_divides("camera", "input_size", self.input_size, "patch_size", self.patch_size)
+        if self.dropout and self.embedding != "patch_embed":
+            raise ValueError(f"camera: dropout {self.dropout} needs embedding patch_embed, got {self.embedding}")
+
 
 @dataclass(frozen=True)
 class CompressorConfig:
@@ -37,6 +43,9 @@ class CompressorConfig:
     token_dim: int
     camera: CameraConfig
     mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        _check_divides("compressor", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,10 @@ class DenoiserConfig:
     """Quirk of the released Wan weights: the ray map's patch features are ordered (row, col, frame, channel)
     instead of (frame, row, col, channel). docs/quirks.md says when it is needed."""
 
+    def __post_init__(self) -> None:
+        _check_divides("denoiser", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
+        _check_divides("denoiser", "num_latents", self.num_latents, "target_splits", self.target_splits)
+
 
 @dataclass(frozen=True)
 class SceneGeneratorConfig:
@@ -72,6 +85,9 @@ class SceneGeneratorConfig:
     mlp_ratio: float = 4.0
     scale: float = 0.1
     """Tokens are multiplied by this before the generator sees them."""
+
+    def __post_init__(self) -> None:
+        _check_divides("scene_generator", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,10 @@ class SamplerConfig:
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is off."""
     pyramid_uncertainty: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clean_targets < self.window:
+            raise ValueError(f"sampler: clean_targets {self.clean_targets} must be below window {self.window}")
 
 
 @dataclass(frozen=True)
@@ -136,6 +156,8 @@ class ViewSamplingConfig:
     gap_warmup_steps: int = 0
     max_distance_to_context: int = 0
     """bounded: frames that targets may lie outside the context interval."""
+    target_alignment: int = 1
+    """First latent of a target clip is a multiple of this (published: 4 for Video DC-AE, 5 for Wan)."""
     max_condition_views: int = 0
     """SceneGen: largest number of condition views; 0: none are drawn."""
 
@@ -145,6 +167,8 @@ class DataConfig:
     image_size: int
     """Side of the square crop in pixels."""
     views: ViewSamplingConfig
+    random_flip: bool = False
+    """Training scenes are mirrored left to right, cameras with them, with probability one half."""
     scale_focal_by_256: Literal["none", "context", "all"] = "none"
     """Quirk of released DL3DV weights: focal lengths of these views were multiplied by a wrong factor.
     docs/quirks.md says when it is needed."""
@@ -153,11 +177,13 @@ class DataConfig:
 @dataclass(frozen=True)
 class TrainingConfig:
     batch_size: int
+    """Samples of one process in one step."""
     learning_rate: float
     warmup_steps: int
     warmup_start: float
-    """Learning rate factor at step 0."""
+    """Learning rate factor at step 0; grows linearly to 1."""
     milestones: tuple[int, ...]
+    """Steps, counted from the end of the warm-up, at which the learning rate is multiplied by `gamma`."""
     gamma: float
     weighting: Literal["logit_normal", "shifted", "uniform"]
     """How noise levels are drawn."""
@@ -167,8 +193,13 @@ class TrainingConfig:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 0.1
-    max_gradient_norm: float | None = None
-    """Steps whose gradient norm is larger, or not finite, are skipped and counted."""
+    """Largest global gradient norm; larger gradients are scaled down to it."""
+    max_mean_gradient_norm: float | None = None
+    """Steps whose gradient norms, averaged over the parameter tensors, exceed this are skipped and counted, as are
+    steps with a gradient that is not finite."""
+    reference_batch_size: int | None = None
+    """`learning_rate` is for this many samples a step and is scaled linearly to the effective batch (batch size x
+    processes x accumulation); None: it is taken as it stands."""
     uniform_noise_prob: float = 0.2
     """Probability of one noise level for the whole element; else one for each target split."""
     unconditional_prob: float = 0.0
@@ -196,7 +227,28 @@ class Preset:
     training: TrainingConfig
     scene_generator: SceneGeneratorConfig | None = None
     scene_sampler: SceneSamplerConfig | None = None
-    notes: tuple[str, ...] = field(default=())
+    tokenizer_checkpoint: str | None = None
+    """File name of the released checkpoint that holds compressor and denoiser, where `checkpoint` does not."""
+    experiment: str | None = None
+    """Name of the published experiment that this preset reproduces."""
+
+    def __post_init__(self) -> None:
+        if (self.scene_generator is None) != (self.scene_sampler is None):
+            raise ValueError(f"{self.name}: scene_generator and scene_sampler must be given together")
+        if self.sampler.window > self.denoiser.num_latents:
+            raise ValueError(
+                f"{self.name}: sampler.window {self.sampler.window} exceeds denoiser.num_latents "
+                f"{self.denoiser.num_latents}"
+            )
+
+    @property
+    def quirks(self) -> tuple[str, ...]:
+        """Fields of released weights' quirks that are on; none should be when a model is trained afresh."""
+        focal = self.data.scale_focal_by_256
+        return (
+            *([f"data.scale_focal_by_256: {focal}"] if focal != "none" else []),
+            *(["denoiser.camera_channels_last: true"] if self.denoiser.camera_channels_last else []),
+        )
 
 
 def config_folder() -> Path:
@@ -215,26 +267,53 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in config_folder().glob("*.yaml"))
 
 
+REFUSED = {
+    "scenetok_wan-wan_shift4_dl3dv_scratch": (
+        "it cannot encode photographs: its context latents are single-frame Wan latents (48 channels) that exist only "
+        "precomputed, its configuration names VA-VAE (32 channels) as context autoencoder, and the published "
+        "single-frame Wan encoder returns the images instead of latents"
+    )
+}
+"""Published experiments that have no preset, and why."""
+
+
 @cache
 def load_preset(name: str) -> Preset:
-    """Read the preset `name`; raises ValueError that lists the known names."""
+    """Read the preset `name`, or a preset file of your own (`name` is its path and ends in .yaml).
+
+    Raises ValueError that lists the known names, or says why a published experiment has no preset.
+    """
+    if name.endswith(".yaml"):
+        return _read(Path(name))
+    for experiment, reason in REFUSED.items():
+        if name == experiment or "wan-wan" in name:
+            raise ValueError(f"the published experiment {experiment} has no preset: {reason}")
     path = config_folder() / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(preset_names())}")
+        known = ", ".join(preset_names())
+        same = next((other for other in preset_names() if load_preset(other).experiment == name), None)
+        hint = f"; that experiment is the preset {same!r}" if same else ""
+        raise ValueError(f"unknown preset {name!r}{hint}; known presets: {known}")
+    return _read(path)
+
+
+def _read(path: Path) -> Preset:
+    if not path.is_file():
+        raise ValueError(f"preset file {path} does not exist")
     values = yaml.safe_load(path.read_text())
-    return build(Preset, {"name": name, **values}, where=path.name)
+    if not isinstance(values, dict):
+        raise ValueError(f"preset file {path} does not hold the fields of a preset")
+    return build(Preset, {"name": path.stem, **values}, where=path.name)
 
 
 def build(cls: type, values: dict[str, Any], where: str) -> Any:
-    """Make a (nested) dataclass from plain YAML values; unknown and missing fields are named."""
+    """Make a (nested) dataclass from plain YAML values; unknown, missing and wrongly typed fields are named."""
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected the fields of {cls.__name__}, got {values!r}")
     unknown = sorted(set(values) - set(fields))
-    missing = sorted(
-        name
-        for name, f in fields.items()
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    )
+    missing = sorted(name for name, f in fields.items() if name not in values and f.default is dataclasses.MISSING)
     if unknown or missing:
         raise ValueError(f"{where}: {cls.__name__} has unknown fields {unknown} and lacks {missing}")
     made = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
@@ -242,14 +321,28 @@ def build(cls: type, values: dict[str, Any], where: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    options = [hint, *getattr(hint, "__args__", ())]
-    nested = next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
-    if nested is not None and isinstance(value, dict):
-        return build(nested, value, where)
-    if isinstance(value, list):
-        return tuple(value)
-    if getattr(hint, "__origin__", None) is Literal and value not in hint.__args__:
-        raise ValueError(f"{where}: expected one of {list(hint.__args__)}, got {value!r}")
-    if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise ValueError(f"{where}: expected a number, got {value!r}")
-    return float(value) if hint is float else value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, where)
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            raise ValueError(f"{where}: expected one of {list(options)}, got {value!r}")
+        return value
+    if origin in (Union, UnionType):
+        (inner,) = (option for option in options if option is not type(None))
+        return None if value is None else _convert(inner, value, where)
+    if origin is tuple:
+        items = value if isinstance(value, list) else [value]
+        wanted = [options[0]] * len(items) if options[-1] is Ellipsis else list(options)
+        if not isinstance(value, list) or len(items) != len(wanted):
+            raise ValueError(f"{where}: expected a list of {len(wanted)} numbers, got {value!r}")
+        return tuple(_convert(option, item, where) for option, item in zip(wanted, items, strict=True))
+    accepted = (int, float) if hint is float else hint
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return hint(value)
+
+
+def _check_divides(where: str, name: str, value: int, divisor_name: str, divisor: int) -> None:
+    if divisor < 1 or value % divisor:
+        raise ValueError(f"{where}: {name} {value} is not a multiple of {divisor_name} {divisor}")
