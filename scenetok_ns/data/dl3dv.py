@@ -1,0 +1,154 @@
+"""DL3DV as published: a folder for each scene, with Nerfstudio's transforms.json and downscaled images."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from scenetok_ns.data.images import decode_image
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes
+
+logger = logging.getLogger(__name__)
+
+TRANSFORMS = "transforms.json"
+IMAGE_FOLDERS = ("images_4", "images_8", "images_2", "images")
+"""Looked for in this order: images_4 is what the released models were trained on."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+SUPPORTED_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL")
+ASPECT_TOLERANCE = 0.02
+"""Stored images are rounded to whole pixels after division by 4 or 8; a larger difference is another image."""
+
+
+class DL3DVSource:
+    """The scene folders in `folder`, or `folder` itself if it is one.
+
+    A scene is `<scene>/nerfstudio/transforms.json`, or without the `nerfstudio` folder, beside the image folder
+    (`image_folder`, or the first that exists of IMAGE_FOLDERS). Frames are put in the order of their file names, which
+    is the order of the video; published evaluation indices count them so. Lens distortion (k1 to p2) is not removed:
+    the published code ignores it, and the released weights expect the images as they are.
+    Raises DataError if there is no scene.
+    """
+
+    def __init__(self, folder: Path, image_folder: str | None = None) -> None:
+        self.folder = Path(folder)
+        self.image_folder = image_folder
+        self.skipped = SkippedScenes()
+        self._home_of = self._find_scenes()
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return list(self._home_of)
+
+    def scene(self, key: str) -> Scene:
+        if key not in self._home_of:
+            reason = self.skipped.reasons.get(key)
+            raise BadScene(reason, key) if reason else DataError(f"{self.folder} has no scene {key!r}")
+        home = self._home_of[key]
+        meta = _read_json(home / TRANSFORMS, key)
+        files = self._image_files(home, key)
+        order = sorted(range(len(meta["frames"])), key=lambda i: _natural(_stem(meta["frames"][i], key)))
+        meta = {**meta, "frames": [meta["frames"][i] for i in order]}
+        c2w, intrinsics, timestamps = parse_transforms(meta, key)
+        names = tuple(_stem(frame, key) for frame in meta["frames"])
+        missing = [name for name in names if name not in files]
+        if missing:
+            raise BadScene(f"{len(missing)} of {len(names)} images are missing, the first is {missing[0]}", key)
+        read = partial(_decode, [files[name] for name in names], float(meta["w"]) / float(meta["h"]))
+        return Scene(key, c2w, intrinsics, names, read, timestamps)
+
+    def _find_scenes(self) -> dict[str, Path]:
+        if not self.folder.is_dir():
+            raise DataError(f"no folder {self.folder}; expected one folder for each scene in it")
+        home = _home(self.folder)
+        if home is not None:
+            return {self.folder.resolve().name: home}
+        homes: dict[str, Path] = {}
+        for path in sorted(path for path in self.folder.iterdir() if path.is_dir()):
+            home = _home(path)
+            if home is None:
+                self.skipped.add(BadScene(f"no {TRANSFORMS}", path.name))
+            else:
+                homes[path.name] = home
+        if not homes:
+            raise DataError(f"{self.folder} holds no scene: expected <scene>/nerfstudio/{TRANSFORMS}")
+        return homes
+
+    def _image_files(self, home: Path, key: str) -> dict[str, Path]:
+        """File name without suffix -> file."""
+        wanted = (self.image_folder,) if self.image_folder else IMAGE_FOLDERS
+        folder = next((home / name for name in wanted if (home / name).is_dir()), None)
+        if folder is None:
+            raise BadScene(f"no image folder {' or '.join(wanted)}", key)
+        return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def parse_transforms(meta: dict[str, Any], key: str) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 3 3"], Tensor]:
+    """Cameras and timestamps of a transforms.json in the order of its frames (parity c11_dl3dv_metadata).
+
+    OpenGL camera-to-world becomes OpenCV; intrinsics, which may be given for each frame, are divided by `w` and `h`.
+    The timestamp is the number at the end of the file name, else -1. Raises BadScene.
+    """
+    frames = meta["frames"]
+    model = meta.get("camera_model", "OPENCV")
+    if model not in SUPPORTED_MODELS:
+        raise BadScene(f"camera model {model}; expected one of {', '.join(SUPPORTED_MODELS)}: undistort it first", key)
+    opengl_to_opencv = np.diag([1.0, -1.0, -1.0, 1.0])
+    try:
+        size = np.array([[meta["w"]], [meta["h"]]], dtype=np.float64)
+        c2w = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64) @ opengl_to_opencv
+        intrinsics = np.tile(np.eye(3), (len(frames), 1, 1))
+        for index, frame in enumerate(frames):
+            fx, fy, cx, cy = (float(frame.get(name, meta.get(name))) for name in ("fl_x", "fl_y", "cx", "cy"))
+            intrinsics[index, :2] = np.array([[fx, 0.0, cx], [0.0, fy, cy]], dtype=np.float64) / size
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadScene(f"{TRANSFORMS} lacks or misstates w, h, fl_x, fl_y, cx, cy or a pose ({error})", key) from error
+    numbers = [re.search(r"(\d+)$", _stem(frame, key)) for frame in frames]
+    timestamps = torch.tensor([int(number[1]) if number else -1 for number in numbers], dtype=torch.int64)
+    return torch.from_numpy(c2w).float(), torch.from_numpy(intrinsics).float(), timestamps
+
+
+def _home(scene: Path) -> Path | None:
+    """The folder of transforms.json."""
+    return next((path for path in (scene / "nerfstudio", scene) if (path / TRANSFORMS).is_file()), None)
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadScene(f"{TRANSFORMS} cannot be read as JSON ({error})", key) from error
+    if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list) or not meta["frames"]:
+        raise BadScene(f"{TRANSFORMS} has no frames", key)
+    if not meta.get("w") or not meta.get("h"):
+        raise BadScene(f"{TRANSFORMS} lacks w and h, the image size that its focal lengths refer to", key)
+    return meta
+
+
+def _stem(frame: Any, key: str) -> str:
+    try:
+        return Path(frame["file_path"]).stem
+    except (KeyError, TypeError) as error:
+        raise BadScene(f"{TRANSFORMS} has a frame without file_path", key) from error
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key in which frame_2 comes before frame_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _decode(files: Sequence[Path], aspect: float, index: int) -> UInt8[Tensor, "3 h w"]:
+    image = decode_image(files[index])
+    height, width = image.shape[1:]
+    if abs(width / height / aspect - 1) > ASPECT_TOLERANCE:
+        raise ValueError(f"{width} x {height} pixels, but {TRANSFORMS} gives other proportions (w / h = {aspect:.3f})")
+    return image

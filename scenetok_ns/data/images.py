@@ -1,0 +1,57 @@
+"""Decoding, rescaling and centre-cropping of photographs, with what that does to the cameras."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+
+def decode_image(file: bytes | Path) -> UInt8[Tensor, "3 h w"]:
+    """Read a JPEG or PNG, from its bytes or its file, as RGB.
+
+    Raises OSError, SyntaxError or ValueError, as Pillow does, if it is damaged or cut short.
+    """
+    with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def scaled_size(stored: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the smallest image in the proportions of `stored` that holds `crop`.
+
+    Halves round to even, as in the published code: weights were trained on crops made with these sizes.
+    """
+    scale = max(crop[0] / stored[0], crop[1] / stored[1])
+    return round(stored[0] * scale), round(stored[1] * scale)
+
+
+def rescale_and_crop(image: UInt8[Tensor, "3 h_in w_in"], crop: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+    """Rescale with Pillow's Lanczos filter so that `crop` = (height, width) just fits, and cut out the centre.
+
+    Byte for byte what the published code trains on (parity c11_rescale_crop). An odd margin leaves the larger half
+    at the bottom and right.
+    """
+    height, width = scaled_size((image.shape[1], image.shape[2]), crop)
+    pixels = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    resized = torch.from_numpy(np.array(pixels.resize((width, height), Image.Resampling.LANCZOS)))
+    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    return resized[top : top + crop[0], left : left + crop[1]].permute(2, 0, 1).contiguous()
+
+
+def crop_intrinsics(
+    intrinsics: Float[Tensor, "*v 3 3"], stored: tuple[int, int], crop: tuple[int, int]
+) -> Float[Tensor, "*v 3 3"]:
+    """Intrinsics, divided by the image size, of `rescale_and_crop(image, crop)` for images of size `stored`.
+
+    The principal point is left as it is, and so moves by up to half a pixel for odd margins, as in the published code
+    (parity c11_rescale_crop).
+    """
+    height, width = scaled_size(stored, crop)
+    scale = intrinsics.new_tensor([[width / crop[1], 1.0, 1.0], [1.0, height / crop[0], 1.0], [1.0, 1.0, 1.0]])
+    return intrinsics * scale

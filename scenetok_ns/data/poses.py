@@ -1,0 +1,111 @@
+"""Arithmetic on camera-to-world matrices: camera rows, reflection, interpolation, distances, farthest points."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+COSINE_LIMIT = 1.0 - 1e-6
+"""Clamp of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
+
+
+def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 3 3"]]:
+    """RealEstate10K camera rows -> camera-to-world matrices and normalised intrinsics (parity c11_poses).
+
+    A row is fx, fy, cx, cy divided by the image size, two unused numbers, and the 3 x 4 OpenCV world-to-camera matrix
+    row by row. Raises ValueError if a matrix has no inverse.
+    """
+    intrinsics = torch.eye(3).repeat(len(rows), 1, 1)
+    intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]] = rows[:, :4]
+    w2c = torch.eye(4).repeat(len(rows), 1, 1)
+    w2c[:, :3] = rows[:, 6:].reshape(-1, 3, 4)
+    inverse, failed = torch.linalg.inv_ex(w2c)
+    if failed.any():
+        raise ValueError(f"the pose of frame {int(failed.nonzero()[0])} has no inverse")
+    return inverse, intrinsics
+
+
+def rows_from_cameras(c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 18"]:
+    """The inverse of `cameras_from_rows`."""
+    rows = torch.zeros(len(c2w), 18)
+    rows[:, :4] = intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]]
+    rows[:, 6:] = torch.linalg.inv(c2w.double())[:, :3].flatten(1).float()
+    return rows
+
+
+def reflect(
+    images: UInt8[Tensor, "*v 3 h w"], c2w: Float[Tensor, "*v 4 4"]
+) -> tuple[UInt8[Tensor, "*v 3 h w"], Float[Tensor, "*v 4 4"]]:
+    """The scene in a mirror, left and right exchanged: the published training augmentation (parity c11_poses).
+
+    Intrinsics stay as they are, which is exact only for a centred principal point.
+    """
+    mirror = c2w.new_tensor([-1.0, 1.0, 1.0, 1.0]).diag()
+    return images.flip(-1), mirror @ c2w @ mirror
+
+
+def interpolate_poses(keys: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor, "n 4 4"]:
+    """A path through all `keys` in order, with n = count + k - 1 poses (parity c11_poses).
+
+    `count` - 1 poses are added between the keys, as evenly over the segments as possible, the first ones getting one
+    more. In a segment, positions are linear and rotations turn about one axis. Raises ValueError if count < k.
+    """
+    k = len(keys)
+    if k < 2 or count < k:
+        raise ValueError(f"interpolate_poses: expected at least 2 keys and a count of at least {k}, got count {count}")
+    base, longer = divmod(count - 1, k - 1)
+    fractions, segments = [torch.zeros(1, dtype=torch.float64)], [torch.zeros(1, dtype=torch.int64)]
+    for segment in range(k - 1):
+        inside = base + (segment < longer)
+        fractions.append(torch.linspace(0, 1, inside + 2, dtype=torch.float64)[1:])
+        segments.append(torch.full((inside + 1,), segment))
+    t, at = torch.cat(fractions).to(keys.device), torch.cat(segments).to(keys.device)
+    start, end = keys[at].double(), keys[at + 1].double()
+    path = start.clone()
+    path[:, :3, 3] = torch.lerp(start[:, :3, 3], end[:, :3, 3], t[:, None])
+    path[:, :3, :3] = start[:, :3, :3] @ _partial_rotation(start[:, :3, :3].mT @ end[:, :3, :3], t)
+    return path.to(keys.dtype)
+
+
+def pose_distances(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v v"]:
+    """Squared distance of the centres plus squared angle in radians between all poses, in float64 (parity c11_fps)."""
+    poses = c2w.double()
+    centres, rotations = poses[:, :3, 3], poses[:, :3, :3]
+    apart = (centres[:, None] - centres[None]).square().sum(-1)
+    # trace(A^T B) is the sum of the elementwise product.
+    cosine = (torch.einsum("aij,bij->ab", rotations, rotations) - 1) / 2
+    angle = cosine.clamp(-COSINE_LIMIT, COSINE_LIMIT).acos()
+    # At the clamp the published angle is zero, because its axis vanishes together with the skew part of the matrix.
+    angle = torch.where(torch.eye(len(poses), dtype=torch.bool, device=poses.device), 0.0, angle)
+    return apart + angle.square()
+
+
+def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int64[Tensor, " count"]:
+    """`count` different frames, spread out: from `start`, always the one farthest from those taken; sorted.
+
+    The published context selection (parity c11_fps); it draws `start` uniformly. Raises ValueError if there are fewer
+    than `count` poses.
+    """
+    if not 0 < count <= len(c2w):
+        raise ValueError(f"farthest_points: {count} of {len(c2w)} poses were asked for")
+    distances = pose_distances(c2w)
+    nearest = distances[start].clone()
+    taken = [start]
+    for _ in range(count - 1):
+        nearest[taken[-1]] = -1.0  # so that a pose that occurs twice does not bring the same frame again
+        taken.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, distances[taken[-1]])
+    return torch.tensor(sorted(taken))
+
+
+def _partial_rotation(rotation: Float[Tensor, "n 3 3"], fraction: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
+    """Turn by `fraction` of each rotation's angle about its axis (Rodrigues), float64, angles below pi."""
+    skew = (rotation - rotation.mT) / 2
+    sine = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=-1).norm(dim=-1)
+    cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    angle = torch.atan2(sine, cosine)
+    axis = skew / sine.clamp_min(1e-12)[:, None, None]
+    part = (angle * fraction)[:, None, None]
+    eye = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
+    return eye + part.sin() * axis + (1 - part.cos()) * (axis @ axis)

@@ -1,0 +1,127 @@
+"""RealEstate10K and ACID as pixelSplat and SceneTok store them: chunks of scenes with JPEG bytes, and an index."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from scenetok_ns.data.images import decode_image
+from scenetok_ns.data.poses import cameras_from_rows
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes
+
+INDEX = "index.json"
+CACHED_CHUNKS = 4
+"""Chunks that one process keeps open. They are mapped into memory, not read, so each costs only what was looked at."""
+
+
+class RE10KSource:
+    """The scenes of one folder of `*.torch` chunks, such as root/train.
+
+    Only `index.json` (scene -> chunk) is read at first, so 60,000 scenes cost their names. A chunk is a list of
+    dictionaries with `key`, `cameras` (see `poses.cameras_from_rows`), `images` (one uint8 tensor of JPEG bytes for
+    each frame) and `timestamps`. Raises DataError if the folder, its index or all its chunks are missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.skipped = SkippedScenes()
+        self._chunk_of = self._usable(self._read_index())
+        self._open_chunks: OrderedDict[str, dict[str, dict[str, Any]]] = OrderedDict()
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return list(self._chunk_of)
+
+    def scene(self, key: str) -> Scene:
+        if key not in self._chunk_of:
+            reason = self.skipped.reasons.get(key)
+            raise BadScene(reason, key) if reason else DataError(f"{self.folder / INDEX} has no scene {key!r}")
+        example = self._chunk(key).get(key)
+        if example is None:
+            raise BadScene(f"{INDEX} says it is in {self._chunk_of[key]}, but it is not", key)
+        return _scene_of(key, example)
+
+    def _read_index(self) -> dict[str, str]:
+        path = self.folder / INDEX
+        if not self.folder.is_dir():
+            raise DataError(f"no folder {self.folder}; expected .torch chunks and {INDEX} in it")
+        if not path.is_file():
+            raise DataError(f"{self.folder} has no {INDEX} (scene -> chunk file); it is published with the chunks")
+        try:
+            index = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read as JSON ({error}); fetch it again") from error
+        if not isinstance(index, dict) or not all(isinstance(chunk, str) for chunk in index.values()):
+            raise DataError(f"{path}: expected an object that maps scene names to chunk files")
+        if not index:
+            raise DataError(f"{path} lists no scenes")
+        return index
+
+    def _usable(self, index: dict[str, str]) -> dict[str, str]:
+        """Leave out scenes whose chunk was not downloaded."""
+        present = {path.name for path in self.folder.glob("*.torch")}
+        for key, chunk in index.items():
+            if chunk not in present:
+                self.skipped.add(BadScene(f"chunk {chunk} is missing", key))
+        usable = {key: chunk for key, chunk in index.items() if chunk in present}
+        if not usable:
+            raise DataError(f"{self.folder} holds none of the .torch chunks that its {INDEX} names")
+        return usable
+
+    def _chunk(self, key: str) -> dict[str, dict[str, Any]]:
+        name = self._chunk_of[key]
+        if name not in self._open_chunks:
+            try:
+                self._open_chunks[name] = _open_chunk(self.folder / name)
+            except DataError as error:
+                raise BadScene(str(error), key) from error
+            if len(self._open_chunks) > CACHED_CHUNKS:
+                self._open_chunks.popitem(last=False)
+        self._open_chunks.move_to_end(name)
+        return self._open_chunks[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open_chunks": OrderedDict()}
+
+
+def _open_chunk(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        # Files of torch < 1.6 are not zip archives and cannot be mapped.
+        chunk = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
+    # A damaged file raises almost anything: UnpicklingError, RuntimeError, EOFError, KeyError, UnicodeDecodeError.
+    except Exception as error:
+        raise DataError(f"chunk {path.name} cannot be read ({type(error).__name__}); fetch it again") from error
+    if not isinstance(chunk, list) or not all(isinstance(item, dict) and "key" in item for item in chunk):
+        raise DataError(f"chunk {path.name}: expected a list of dictionaries with a key")
+    return {item["key"]: item for item in chunk}
+
+
+def _scene_of(key: str, example: dict[str, Any]) -> Scene:
+    rows, images = example.get("cameras"), example.get("images")
+    if not isinstance(rows, Tensor) or rows.ndim != 2 or rows.shape[1] != 18:
+        raise BadScene("expected cameras [v, 18]", key)
+    if not isinstance(images, (list, tuple)) or not all(isinstance(image, Tensor) for image in images):
+        raise BadScene("expected images as a list of byte tensors", key)
+    if not rows.isfinite().all():
+        raise BadScene("has a camera that is not finite (NaN or infinite)", key)
+    try:
+        c2w, intrinsics = cameras_from_rows(rows.float())
+    except ValueError as error:
+        raise BadScene(str(error), key) from error
+    timestamps = example.get("timestamps")
+    names = tuple(f"frame_{index:05d}" for index in range(len(images)))
+    read = partial(_decode, images)
+    return Scene(key, c2w, intrinsics, names, read, timestamps if isinstance(timestamps, Tensor) else None)
+
+
+def _decode(images: Sequence[Tensor], index: int) -> UInt8[Tensor, "3 h w"]:
+    return decode_image(images[index].numpy().tobytes())

@@ -1,0 +1,186 @@
+"""What every source of posed images looks like to the rest of the system."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RIGID_TOLERANCE = 1e-3
+"""Largest deviation of R^T R from the identity. Published poses have about nine digits."""
+
+
+class DataError(ValueError):
+    """A data set, or a request to it, is unusable; the message is one line for the user."""
+
+
+class BadScene(DataError):  # noqa: N818  a condition of the data, not of the program
+    """One scene is unusable; callers that have others skip it and record it in `SkippedScenes`."""
+
+    def __init__(self, reason: str, key: str = "") -> None:
+        # One positional argument is enough, because DataLoader rebuilds a worker's exception from its text alone.
+        super().__init__(f"scene {key}: {reason}" if key else reason)
+        self.key = key
+        self.reason = reason
+
+
+class Views(NamedTuple):
+    """Some frames of a scene as a model sees them: rescaled and centre-cropped, with the cameras of the crops."""
+
+    images: UInt8[Tensor, "v 3 h w"]
+    """Bytes, a quarter of the traffic between worker and device; divide by 255 there."""
+    c2w: Float[Tensor, "v 4 4"]
+    intrinsics: Float[Tensor, "v 3 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Posed frames of one scene. Cameras are at hand, images are decoded when asked for.
+
+    Raises BadScene if the cameras are not finite rigid poses with positive focal lengths.
+    """
+
+    key: str
+    c2w: Float[Tensor, "v 4 4"]
+    """Camera-to-world, OpenCV axes (x right, y down, z forward), float32, in the units of the data set."""
+    intrinsics: Float[Tensor, "v 3 3"]
+    """Of the uncropped images, divided by their width (first row) and height (second row)."""
+    frame_names: tuple[str, ...]
+    """File names without folder and suffix; they name rendered frames."""
+    read_frame: Callable[[int], UInt8[Tensor, "3 h w"]]
+    timestamps: Int64[Tensor, " v"] | None = None
+
+    def __post_init__(self) -> None:
+        check_cameras(self.key, self.c2w, self.intrinsics)
+        if len(self.frame_names) != self.num_frames:
+            raise BadScene(f"{self.num_frames} cameras, but {len(self.frame_names)} images", self.key)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.c2w)
+
+    def load_images(self, indices: Sequence[int] | Tensor) -> list[UInt8[Tensor, "3 h w"]]:
+        """Decode frames at their stored size; raises BadScene that names the frame."""
+        return [self._load_image(int(index)) for index in indices]
+
+    def load_views(self, indices: Sequence[int] | Tensor, image_size: tuple[int, int]) -> Views:
+        """Decode, rescale and centre-crop frames to `image_size` = (height, width); raises BadScene."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        images = self.load_images(chosen)
+        stored = {tuple(image.shape[1:]) for image in images}
+        if len(stored) > 1:
+            raise BadScene(f"images of different sizes: {sorted(stored)}; expected one size for all frames", self.key)
+        for height, width in stored:
+            if height < image_size[0] or width < image_size[1]:
+                raise BadScene(
+                    f"images are {height} x {width} pixels, smaller than the crop of {image_size[0]} x "
+                    f"{image_size[1]}; take larger images or a preset with a smaller image size",
+                    self.key,
+                )
+        if not images:
+            empty = torch.empty(0, 3, *image_size, dtype=torch.uint8)
+            return Views(empty, self.c2w[chosen], self.intrinsics[chosen])
+        cropped = torch.stack([rescale_and_crop(image, image_size) for image in images])
+        intrinsics = crop_intrinsics(self.intrinsics[chosen], (images[0].shape[1], images[0].shape[2]), image_size)
+        return Views(cropped, self.c2w[chosen], intrinsics)
+
+    def _load_image(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        if not 0 <= index < self.num_frames:
+            raise BadScene(f"frame {index} was asked for, but there are {self.num_frames} frames", self.key)
+        try:
+            return self.read_frame(index)
+        except BadScene:
+            raise
+        # Pillow reports damaged files as OSError, SyntaxError (PNG) or ValueError.
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadScene(f"frame {self.frame_names[index]} cannot be decoded: {error}", self.key) from error
+
+
+class SkippedScenes:
+    """Scenes left out and why. Each is logged once, with the count so far."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def add(self, error: BadScene) -> None:
+        if error.key not in self.reasons:
+            self.reasons[error.key] = error.reason
+            logger.warning("skipped scene %s: %s (%d skipped so far)", error.key, error.reason, len(self.reasons))
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.reasons
+
+    def summary(self, limit: int = 10) -> str:
+        """One line: how many, and the first `limit` names with reasons."""
+        named = [f"{key} ({reason})" for key, reason in islice(self.reasons.items(), limit)]
+        more = f", and {len(self) - limit} more" if len(self) > limit else ""
+        return f"{len(self)} scenes skipped" + (f": {', '.join(named)}{more}" if named else "")
+
+
+class SceneSource(Protocol):
+    """Many scenes, read one at a time. A source pickles into DataLoader workers without what it has read."""
+
+    skipped: SkippedScenes
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of the scenes in a fixed order."""
+
+    def scene(self, key: str) -> Scene:
+        """Read cameras and file names of one scene; raises BadScene, or DataError for an unknown key."""
+
+
+def first_good(source: SceneSource, keys: Iterable[str], load: Callable[[Scene], T]) -> T:
+    """`load` of the first scene of `keys` for which reading and `load` succeed.
+
+    Scenes that raise BadScene are recorded in `source.skipped`; if `keys` ends without a good one, raises DataError.
+    """
+    tried = 0
+    for key in keys:
+        tried += 1
+        if key in source.skipped:
+            continue
+        try:
+            return load(source.scene(key))
+        except BadScene as error:
+            source.skipped.add(error if error.key else BadScene(error.reason, key))
+    raise DataError(f"none of {tried} scenes can be used; {source.skipped.summary(3)}")
+
+
+def check_cameras(key: str, c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"]) -> None:
+    """Raise BadScene unless there is a frame and all cameras are finite, rigid, with positive focal lengths."""
+    if len(c2w) == 0 or c2w.shape[1:] != (4, 4) or intrinsics.shape != (len(c2w), 3, 3):
+        raise BadScene(
+            f"expected poses [v, 4, 4] and intrinsics [v, 3, 3] with v > 0, got {list(c2w.shape)} and "
+            f"{list(intrinsics.shape)}",
+            key,
+        )
+    finite = c2w.isfinite().flatten(1).all(1) & intrinsics.isfinite().flatten(1).all(1)
+    _refuse(key, ~finite, "has a camera that is not finite (NaN or infinite)")
+    rotation = c2w[:, :3, :3].double()
+    deviation = (rotation.mT @ rotation - torch.eye(3, dtype=torch.float64)).abs().amax(dim=(1, 2))
+    bottom = (c2w[:, 3] - c2w.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(dim=1)
+    rigid = (deviation <= RIGID_TOLERANCE) & (torch.linalg.det(rotation) > 0) & (bottom <= RIGID_TOLERANCE)
+    _refuse(key, ~rigid, "has a pose that is not rigid (a rotation and a translation)")
+    focal = intrinsics[:, [0, 1], [0, 1]]
+    _refuse(key, (focal <= 0).any(1), "has a focal length that is not positive")
+
+
+def _refuse(key: str, bad: Tensor, what: str) -> None:
+    frames = bad.nonzero().flatten().tolist()
+    if frames:
+        raise BadScene(f"frame {frames[0]} {what}; {len(frames)} of {len(bad)} frames are affected", key)
