@@ -1,0 +1,178 @@
+"""Camera conventions, the square and the request, and recovery of paths."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nerfstudio.cameras.camera_paths import get_interpolated_camera_path, get_path_from_json, get_spiral_path
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import Tensor
+
+from scenetok_ns.camera_conversion import (
+    Request,
+    camera_batch_to_nerfstudio,
+    nerfstudio_to_camera_batch,
+    recover_path,
+    square_cameras,
+)
+
+
+def random_poses(n: int, seed: int = 0) -> Tensor:
+    """n rigid OpenGL poses [n, 3, 4]."""
+    generator = torch.Generator().manual_seed(seed)
+    rotations, _ = torch.linalg.qr(torch.randn(n, 3, 3, generator=generator))
+    rotations = rotations * torch.linalg.det(rotations)[:, None, None]
+    return torch.cat([rotations, torch.randn(n, 3, 1, generator=generator)], dim=-1)
+
+
+def path(n: int, height: int = 48, width: int = 80, seed: int = 0) -> Cameras:
+    return Cameras(
+        camera_to_worlds=random_poses(n, seed),
+        fx=torch.linspace(50.0, 60.0, n),
+        fy=torch.linspace(51.0, 61.0, n),
+        cx=torch.full((n,), width / 2 + 3.0),
+        cy=torch.full((n,), height / 2 - 2.0),
+        width=width,
+        height=height,
+        metadata={"scene_idx": torch.arange(n)[:, None]},
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 5), height=st.integers(8, 300), width=st.integers(8, 300), seed=st.integers(0, 1000))
+def test_round_trip(n: int, height: int, width: int, seed: int) -> None:
+    cameras = path(n, height, width, seed)
+    back = camera_batch_to_nerfstudio(nerfstudio_to_camera_batch(cameras), height, width)
+    for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "height", "width"):
+        torch.testing.assert_close(getattr(back, name), getattr(cameras, name), rtol=1e-5, atol=1e-4)
+
+
+def test_rays_agree_with_nerfstudio() -> None:
+    """The ray of a pixel is the same in both conventions: this fixes axes, centre and scale at once."""
+    cameras = path(3)
+    bundle = cameras.generate_rays(camera_indices=1, keep_shape=True)
+    batch = nerfstudio_to_camera_batch(cameras)
+    rows, cols = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(80) + 0.5, indexing="ij")
+    pixels = torch.stack([cols / 80, rows / 48, torch.ones_like(rows)], dim=-1)
+    rays = pixels @ torch.linalg.inv(batch.intrinsics[0, 1]).T @ batch.c2w[0, 1, :3, :3].T
+    rays = rays / rays.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(rays, bundle.directions, rtol=0, atol=1e-5)
+    torch.testing.assert_close(batch.c2w[0, 1, :3, 3], bundle.origins[0, 0])
+
+
+def test_double_focal_lengths_become_single() -> None:
+    cameras = path(2)
+    cameras.fx = cameras.fx.double()
+    assert nerfstudio_to_camera_batch(cameras).intrinsics.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", [CameraType.FISHEYE, CameraType.EQUIRECTANGULAR, CameraType.VR180_L])
+def test_other_camera_types_are_refused_by_name(kind: CameraType) -> None:
+    cameras = path(2)
+    cameras.camera_type = torch.full_like(cameras.camera_type, kind.value)
+    with pytest.raises(ValueError, match=kind.name.lower()):
+        nerfstudio_to_camera_batch(cameras)
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(20, 120), width=st.integers(20, 120), native=st.sampled_from([32, 64, 128]))
+def test_square_shows_the_request_undistorted(height: int, width: int, native: int) -> None:
+    """Paint each native pixel with its ray; after `fit`, each pixel of the request carries its own camera's ray."""
+    cameras = path(1, height, width)
+    square = nerfstudio_to_camera_batch(square_cameras(cameras))
+    inverse = torch.linalg.inv(square.intrinsics[0, 0])
+    centres = (torch.arange(native) + 0.5) / native
+    rows, cols = torch.meshgrid(centres, centres, indexing="ij")
+    painted = (torch.stack([cols, rows, torch.ones_like(rows)], dim=-1) @ inverse.T).permute(2, 0, 1)[None]
+    seen = Request(height, width).fit(painted)[0, :2]
+    rows, cols = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    wanted = torch.stack([(cols - cameras.cx[0]) / cameras.fx[0], (rows - cameras.cy[0]) / cameras.fy[0]])
+    assert seen.shape == wanted.shape
+    margin = math.ceil(max(height, width) / native) + 1  # the outermost half native pixel is extrapolated flat
+    inner = (slice(None), slice(margin, -margin), slice(margin, -margin))
+    tolerance = 0.6 * max(height, width) / native / 50 if max(height, width) < native else 1e-3
+    torch.testing.assert_close(seen[inner], wanted[inner], rtol=0, atol=tolerance)
+
+
+def test_fit_refuses_oblong_pictures() -> None:
+    with pytest.raises(ValueError, match="square"):
+        Request(4, 4).fit(torch.zeros(1, 3, 4, 5))
+
+
+def json_path(n: int) -> Cameras:
+    matrix = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    frames = [{"camera_to_world": [*matrix[:3], 0.1 * i, *matrix[4:]], "fov": 50 + i, "aspect": 1.5} for i in range(n)]
+    return get_path_from_json({"render_height": 32, "render_width": 48, "camera_path": frames, "seconds": 1.0})
+
+
+def strided_path(n: int) -> Cameras:
+    """Poses that are a view of [n, 4, 4], as most dataparsers make them."""
+    square = torch.eye(4).repeat(n, 1, 1)
+    square[:, :3] = random_poses(n)
+    return Cameras(camera_to_worlds=square[:, :3], fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)
+
+
+def interpolated_path(n: int) -> Cameras:
+    return get_interpolated_camera_path(path(2), steps=n, order_poses=False)
+
+
+def spiral_path(n: int) -> Cameras:
+    return get_spiral_path(strided_path(1), steps=n, radius=0.1)
+
+
+@pytest.mark.parametrize("make", [path, json_path, strided_path, interpolated_path, spiral_path])
+@pytest.mark.parametrize("to_device", [False, True])
+def test_path_is_recovered(make, to_device: bool) -> None:  # type: ignore[no-untyped-def]
+    cameras = make(7)
+    if to_device:
+        cameras.rescale_output_resolution(0.5)
+        cameras = cameras.to("cpu")
+    for i in (0, 3, len(cameras) - 1):
+        found, index = recover_path(cameras[i : i + 1])
+        assert index == i
+        for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "height", "width", "camera_type"):
+            torch.testing.assert_close(getattr(found, name), getattr(cameras, name))
+        if cameras.metadata:
+            assert torch.equal(found.metadata["scene_idx"], cameras.metadata["scene_idx"])
+
+
+def test_recovered_path_is_a_copy() -> None:
+    cameras = path(4)
+    found, _ = recover_path(cameras[1:2])
+    cameras.camera_to_worlds[:] = 0
+    assert found.camera_to_worlds.abs().sum() > 0
+
+
+def cloned(cameras: Cameras) -> Cameras:
+    return cameras[2:3].to("cpu")._apply_fn_to_fields(torch.clone)
+
+
+def one_field_converted(cameras: Cameras) -> Cameras:
+    one = cameras[2:3]
+    one.fx = one.fx.double()
+    return one
+
+
+def not_poses(cameras: Cameras) -> Cameras:
+    """The storage around the row holds other things than poses."""
+    memory = torch.randn(5 * 12)
+    memory[24:36] = cameras.camera_to_worlds[2].flatten()
+    poses = memory.reshape(5, 3, 4)[2:3]
+    return Cameras(camera_to_worlds=poses, fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)
+
+
+@pytest.mark.parametrize("spoil", [cloned, one_field_converted, not_poses])
+def test_doubtful_slices_are_rendered_alone(spoil) -> None:  # type: ignore[no-untyped-def]
+    one = spoil(path(5))
+    found, index = recover_path(one)
+    assert (len(found), index) == (1, 0)
+    torch.testing.assert_close(found.camera_to_worlds, one.camera_to_worlds)
+
+
+def test_integer_index_is_rendered_alone() -> None:
+    found, index = recover_path(path(5)[2])
+    assert index == 0 and found.size == 1
