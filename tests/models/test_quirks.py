@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
+from parity_cases import CORE, load_case
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.quirks import network_cameras, scale_focal_by_256
-from parity_cases import CORE, load_case
 
 
 def test_factor_is_the_recorded_one() -> None:
