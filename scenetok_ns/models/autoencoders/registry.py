@@ -8,27 +8,66 @@ from pathlib import Path
 
 import torch
 
+from scenetok_ns.models.autoencoders import pixel, vavae, video_dcae, wan
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
-from scenetok_ns.models.autoencoders.pixel import PixelAutoencoder, pixel_latent_space
 from scenetok_ns.models.presets import AutoencoderConfig
 
 
 @dataclass(frozen=True)
+class _Pretrained:
+    """An autoencoder with a file of weights."""
+
+    file: str
+    url: str
+    load: Callable[[LatentSpace, Path, torch.device, torch.dtype], Autoencoder]
+    cuda_dtype: torch.dtype
+    """What it runs in on CUDA if nothing else is asked for; elsewhere float32."""
+
+
+@dataclass(frozen=True)
 class _Entry:
+    """How to make one kind of autoencoder: `pretrained`, or `build` where there are no weights."""
+
     space: Callable[[AutoencoderConfig], LatentSpace]
-    build: Callable[[LatentSpace, Path | None, torch.device, torch.dtype | None], Autoencoder]
-
-
-def _build_pixel(
-    space: LatentSpace, weights: Path | None, device: torch.device, dtype: torch.dtype | None
-) -> Autoencoder:
-    if weights is not None:
-        raise ValueError(f"the pixel autoencoder has no weights, got {weights}; leave the path out")
-    return PixelAutoencoder(space)
+    pretrained: _Pretrained | None = None
+    build: Callable[[LatentSpace], Autoencoder] | None = None
 
 
 _ENTRIES: dict[str, _Entry] = {
-    "pixel": _Entry(pixel_latent_space, _build_pixel),
+    "pixel": _Entry(pixel.pixel_latent_space, build=pixel.PixelAutoencoder),
+    "vavae": _Entry(
+        vavae.vavae_latent_space,
+        _Pretrained(
+            vavae.WEIGHTS_FILE,
+            "https://huggingface.co/hustvl/vavae-imagenet256-f16d32-dinov2",
+            lambda space, path, device, dtype: vavae.VAVAE(
+                space, vavae.load_network(path, vavae.VAVAEConfig(), device, dtype)
+            ),
+            torch.bfloat16,
+        ),
+    ),
+    "video_dcae": _Entry(
+        video_dcae.video_dcae_latent_space,
+        _Pretrained(
+            video_dcae.WEIGHTS_FILE,
+            "https://huggingface.co/hpcai-tech/Open-Sora-v2-Video-DC-AE",
+            lambda space, path, device, dtype: video_dcae.VideoDCAE(
+                space, video_dcae.load_network(path, video_dcae.VideoDCAEConfig(), device, dtype)
+            ),
+            torch.float32,
+        ),
+    ),
+    "wan": _Entry(
+        wan.wan_latent_space,
+        _Pretrained(
+            wan.WEIGHTS_FILE,
+            "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B",
+            lambda space, path, device, dtype: wan.WanVAE(
+                space, wan.load_network(path, wan.WanConfig(), device, dtype)
+            ),
+            torch.bfloat16,
+        ),
+    ),
 }
 
 
@@ -47,11 +86,33 @@ def build_autoencoder(
     """The frozen autoencoder on `device`, ready to use.
 
     `weights`: the file as published (or a folder in diffusers' format); None only for autoencoders without weights.
-    `dtype` of the weights and of the computation; None takes the autoencoder's own choice for the device.
+    `dtype` of the weights and of the computation; None: what the reference runs it in on CUDA (VA-VAE and Wan bfloat16,
+    Video DC-AE float32), float32 elsewhere.
     Raises ValueError (wrong or missing weights, by name) and ImportError (names the extra to install).
     """
-    entry = _entry(config)
-    return entry.build(entry.space(config), weights, torch.device(device), dtype).requires_grad_(False).eval()
+    entry, device = _entry(config), torch.device(device)
+    space = entry.space(config)
+    if entry.pretrained is None:
+        if weights is not None:
+            raise ValueError(f"the {config.name} autoencoder has no weights, got {weights}; leave the path out")
+        assert entry.build is not None
+        made = entry.build(space)
+    else:
+        if weights is None:
+            raise ValueError(
+                f"the {config.name} autoencoder needs its weights: give the path of {entry.pretrained.file} "
+                f"({entry.pretrained.url})"
+            )
+        if dtype is None:
+            dtype = entry.pretrained.cuda_dtype if device.type == "cuda" else torch.float32
+        made = entry.pretrained.load(space, Path(weights), device, dtype)
+    return made.requires_grad_(False).eval()
+
+
+def weights_file(config: AutoencoderConfig) -> str | None:
+    """Published name of the file of weights; None: this autoencoder has none."""
+    pretrained = _entry(config).pretrained
+    return pretrained.file if pretrained else None
 
 
 def _entry(config: AutoencoderConfig) -> _Entry:

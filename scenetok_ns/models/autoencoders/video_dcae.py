@@ -1,0 +1,207 @@
+"""Video DC-AE (f32 t4 c128): 4 frames <-> 1 latent of 1/32 the size, with 128 channels.
+
+Published as `F32T4C128_AE.safetensors` (https://huggingface.co/hpcai-tech/Open-Sora-v2-Video-DC-AE). Long clips and
+large frames run in overlapping tiles that are cross-faded, as published, which also bounds memory.
+
+The frames of a clip influence each other: inside a tile attention sums over all of time and space. Encoding or decoding
+a clip in other pieces therefore gives other numbers, and nothing here pretends otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.models.autoencoders import weights as weight_files
+from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
+from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
+from scenetok_ns.models.presets import AutoencoderConfig
+from scenetok_ns.models.temporal import TemporalLayout
+
+WEIGHTS_FILE = "F32T4C128_AE.safetensors"
+TIME, SPACE = 4, 32
+"""Frames of a latent, and pixels of a latent position in each direction."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How long clips and large frames are cut. A tile of `frames` x `pixels`^2 is what memory must hold."""
+
+    frames: int = 32
+    """Length of a tile; a multiple of 4, at least 8. Clips up to this length are not cut in time."""
+    pixels: int = 256
+    """Side of a tile; a multiple of 32. Frames up to this size are not cut in space."""
+    overlap: float = 0.25
+    """Part of a tile that is cross-faded with the one before it."""
+
+    def __post_init__(self) -> None:
+        if self.frames % TIME or self.pixels % SPACE or self.frames < 2 * TIME or self.pixels < SPACE:
+            raise ValueError(
+                f"Tiling: frames must be a multiple of {TIME} from {2 * TIME}, pixels a multiple of {SPACE}; got {self}"
+            )
+        if not 0 <= self.overlap < 1 or int(self.frames // TIME * (1 - self.overlap)) < 2:
+            raise ValueError(f"Tiling: overlap {self.overlap} leaves less than two latents of a tile; got {self}")
+
+    def encode_axes(self) -> tuple[_Axis, _Axis]:
+        return (
+            _Axis.make(self.frames, self.frames // TIME, self.overlap),
+            _Axis.make(self.pixels, self.pixels // SPACE, self.overlap),
+        )
+
+    def decode_axes(self) -> tuple[_Axis, _Axis]:
+        return (
+            _Axis.make(self.frames // TIME, self.frames, self.overlap),
+            _Axis.make(self.pixels // SPACE, self.pixels, self.overlap),
+        )
+
+
+ONLINE_TILING = Tiling()
+"""What the reference uses to encode and decode on the fly."""
+PRECOMPUTE_TILING = Tiling(frames=16, overlap=0.0)
+"""What the reference computes stored latents with: groups of 16 frames that know nothing of each other."""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Tiling of one axis: input positions of a tile and between tiles, output positions kept and blended."""
+
+    size: int
+    step: int
+    keep: int
+    blend: int
+
+    @classmethod
+    def make(cls, size_in: int, size_out: int, overlap: float) -> _Axis:
+        blend = int(size_out * overlap)
+        return cls(size_in, int(size_in * (1 - overlap)), size_out - blend, blend)
+
+    def cut(self, x: Tensor, dim: int) -> list[Tensor]:
+        """Tiles along `dim`; the last ones may be short, and one starts even where the tail is covered already."""
+        length = x.shape[dim]
+        return [x.narrow(dim, i, min(self.size, length - i)) for i in range(0, length, self.step)]
+
+    def trim(self, x: Tensor, dim: int) -> Tensor:
+        return x.narrow(dim, 0, min(self.keep, x.shape[dim]))
+
+
+def video_dcae_latent_space(config: AutoencoderConfig) -> LatentSpace:
+    return LatentSpace(TemporalLayout(TIME, 1), SPACE, 128, std=(1 / config.scale,))
+
+
+class VideoDCAE(Autoencoder):
+    """Groups of 4 frames <-> latents; the lengths that the network itself gets wrong are dealt with here.
+
+    The published network decodes a tile of a single latent (a clip of one latent, or one left over for the last tile)
+    to ONE frame instead of four. `decode_raw` gives such a tile the latent twice and keeps the first 4 frames, so
+    n latents always give 4 n frames; all other tiles are as published. Deterministic: there is no noise.
+    """
+
+    def __init__(self, space: LatentSpace, network: VideoDCAENetwork, tiling: Tiling = ONLINE_TILING) -> None:
+        super().__init__(space)
+        self.network = network
+        self.tiling = tiling
+
+    def encode_video(
+        self, video: Float[Tensor, "b f 3 height width"], tiling: Tiling | None = None
+    ) -> Float[Tensor, "b l c h w"]:
+        """Plainly as published: pixels in [-1, 1] -> raw latents, tiled where larger than a tile.
+
+        A single frame, or two, give one latent. Lengths whose time is odd where it is halved fail.
+        """
+        time, space = (tiling or self.tiling).encode_axes()
+        return _run_tiled(self.network.encoder, self._to_network(video), time, space).transpose(1, 2)
+
+    def decode_video(
+        self, latents: Float[Tensor, "b l c h w"], tiling: Tiling | None = None
+    ) -> Float[Tensor, "b f 3 height width"]:
+        """Plainly as published: raw latents -> pixels, about [-1, 1], not clamped; may give too few frames."""
+        time, space = (tiling or self.tiling).decode_axes()
+        return _run_tiled(self.network.decoder, self._to_network(latents), time, space).transpose(1, 2)
+
+    def _to_network(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).to(self.network.encoder.project_in.conv.weight.dtype)
+
+    def _encode(self, frames: Tensor, noise: torch.Generator | Tensor | None) -> Tensor:
+        return self.encode_video(frames * 2 - 1).to(frames.dtype)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        time, space = self.tiling.decode_axes()
+        video = _run_tiled(self._decode_all_frames, self._to_network(latents), time, space).transpose(1, 2)
+        return video.to(latents.dtype) / 2 + 0.5
+
+    def _decode_all_frames(self, latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b 3 f height width"]:
+        if latents.shape[2] > 1:
+            return self.network.decoder(latents)
+        return self.network.decoder(latents.expand(-1, -1, 2, -1, -1))[:, :, :TIME]
+
+
+def _run_tiled(network: Callable[[Tensor], Tensor], x: Tensor, time: _Axis, space: _Axis) -> Tensor:
+    """Run `network` on [b, c, t, h, w] in tiles of time, and each of them in tiles of space."""
+    if x.shape[2] <= time.size:
+        return _run_tiled_in_space(network, x, space)
+    done: list[Tensor] = []
+    for tile in time.cut(x, 2):
+        tile = _run_tiled_in_space(network, tile, space)
+        done.append(cross_fade(done[-1], tile, time.blend, 2) if done else tile)
+    return torch.cat([time.trim(tile, 2) for tile in done], dim=2)
+
+
+def _run_tiled_in_space(network: Callable[[Tensor], Tensor], x: Tensor, space: _Axis) -> Tensor:
+    if x.shape[3] <= space.size and x.shape[4] <= space.size:
+        return _run_one_by_one(network, x)
+    above: list[Tensor] = []
+    rows = []
+    for strip in space.cut(x, 3):
+        row: list[Tensor] = []
+        for column, tile in enumerate(space.cut(strip, 4)):
+            tile = _run_one_by_one(network, tile)
+            if above:
+                tile = cross_fade(above[column], tile, space.blend, 3)
+            if row:
+                tile = cross_fade(row[-1], tile, space.blend, 4)
+            row.append(tile)
+        rows.append(torch.cat([space.trim(space.trim(tile, 3), 4) for tile in row], dim=4))
+        above = row
+    return torch.cat(rows, dim=3)
+
+
+def _run_one_by_one(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Batch items share nothing, and memory holds one tile."""
+    return torch.cat([network(item) for item in x.split(1)])
+
+
+def cross_fade(before: Tensor, tile: Tensor, length: int, dim: int) -> Tensor:
+    """`tile` with its first positions along `dim` faded in over the last ones of `before`, itself faded already.
+
+    At offset y of n the new tile has weight y / n: the first position is the old tile's entirely.
+    """
+    n = min(before.shape[dim], tile.shape[dim], length)
+    if n == 0:
+        return tile
+    shape = [1] * tile.ndim
+    shape[dim] = n
+    weight = (torch.arange(n, device=tile.device, dtype=torch.float32) / n).view(shape)
+    old, new = before.narrow(dim, before.shape[dim] - n, n), tile.narrow(dim, 0, n)
+    faded = (old * (1 - weight) + new * weight).to(tile.dtype)
+    return torch.cat([faded, tile.narrow(dim, n, tile.shape[dim] - n)], dim=dim)
+
+
+def load_network(
+    path: Path, config: VideoDCAEConfig, device: torch.device | str, dtype: torch.dtype
+) -> VideoDCAENetwork:
+    """The network with the weights of the published file."""
+    network = weight_files.instantiate_on_meta(lambda: VideoDCAENetwork(config))
+    weight_files.load_strict(
+        network,
+        weight_files.read_state(path),
+        what=f"Video DC-AE f32t4c128 ({WEIGHTS_FILE})",
+        path=path,
+        device=device,
+        dtype=dtype,
+    )
+    return network
