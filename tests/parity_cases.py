@@ -95,7 +95,7 @@ def differences(actual: Mapping[str, Tensor], case: Case, limits: Mapping[str, L
         if name not in actual:
             wrong.append(f"{name}: not computed")
             continue
-        limit = (limits or {}).get(name, case.limits)
+        limit = limits[name] if limits and name in limits else case.limits
         wrong += [f"{name}: {problem}" for problem in difference(actual[name], expected, limit)]
     return wrong
 

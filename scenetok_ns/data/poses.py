@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 COSINE_LIMIT = 1.0 - 1e-6
@@ -35,8 +35,8 @@ def rows_from_cameras(c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 
 
 
 def reflect(
-    images: UInt8[Tensor, "*v 3 h w"], c2w: Float[Tensor, "*v 4 4"]
-) -> tuple[UInt8[Tensor, "*v 3 h w"], Float[Tensor, "*v 4 4"]]:
+    images: Shaped[Tensor, "*v 3 h w"], c2w: Float[Tensor, "*v 4 4"]
+) -> tuple[Shaped[Tensor, "*v 3 h w"], Float[Tensor, "*v 4 4"]]:
     """The scene in a mirror, left and right exchanged: the published training augmentation (parity c11_poses).
 
     Intrinsics stay as they are, which is exact only for a centred principal point.
@@ -100,12 +100,32 @@ def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int6
 
 
 def _partial_rotation(rotation: Float[Tensor, "n 3 3"], fraction: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
-    """Turn by `fraction` of each rotation's angle about its axis (Rodrigues), float64, angles below pi."""
-    skew = (rotation - rotation.mT) / 2
-    sine = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=-1).norm(dim=-1)
-    cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-    angle = torch.atan2(sine, cosine)
-    axis = skew / sine.clamp_min(1e-12)[:, None, None]
-    part = (angle * fraction)[:, None, None]
-    eye = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
-    return eye + part.sin() * axis + (1 - part.cos()) * (axis @ axis)
+    """Turn by `fraction` of each rotation's angle (at most pi) about its axis; float64."""
+    w, axis = _quaternion(rotation).split([1, 3], dim=-1)
+    sine = axis.norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(sine, w) * fraction[:, None]
+    x, y, z = (axis / sine.clamp_min(1e-15)).unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    angle = angle[..., None]
+    return torch.eye(3).to(rotation) + angle.sin() * cross + (1 - angle.cos()) * (cross @ cross)
+
+
+def _quaternion(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
+    """Unit quaternion (w, x, y, z) with w >= 0.
+
+    The rows of the matrix below are the quaternion times four times one of its parts; the row of the largest part is
+    accurate for every rotation, those by pi included.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rotation.unbind(-2))
+    rows = [
+        [1 + a + e + i, h - f, c - g, d - b],
+        [h - f, 1 + a - e - i, b + d, c + g],
+        [c - g, b + d, 1 - a + e - i, f + h],
+        [d - b, c + g, f + h, 1 - a - e + i],
+    ]
+    products = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    best = products.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    quaternion = products[torch.arange(len(rotation), device=rotation.device), best]
+    quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
+    return torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)

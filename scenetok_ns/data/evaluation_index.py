@@ -1,0 +1,93 @@
+"""Evaluation indices: JSON files that fix the context and target views of every evaluated scene."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scenetok_ns.data.scenes import DataError, Scene, SceneSource
+from scenetok_ns.data.view_sampling import ViewIndices
+
+
+@dataclass(frozen=True)
+class EvaluationIndex:
+    """`{scene: {"context": [...], "target": [...]}}` with frame numbers, as SceneTok and pixelSplat publish it."""
+
+    path: Path
+    entries: dict[str, ViewIndices]
+
+    @classmethod
+    def load(cls, path: Path) -> EvaluationIndex:
+        """Read an index. An entry may stand in a list of one, and null entries are left out, as in published files.
+
+        Raises DataError if the file is missing or says something else.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"evaluation index {path} cannot be read as JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise DataError(f"evaluation index {path}: expected an object with an entry for each scene")
+        entries = {key: _entry(path, key, value) for key, value in content.items() if value}
+        if not entries:
+            raise DataError(f"evaluation index {path} names no scenes")
+        return cls(Path(path), entries)
+
+    def keys_in(self, source: SceneSource) -> Sequence[str]:
+        """Scenes of `source` that the index names, in the order of the index.
+
+        Scenes that the source skipped are left out. Raises DataError if it has never heard of one.
+        """
+        known = set(source.keys)
+        pairs = [(name, scene_key(name, known | source.skipped.reasons.keys())) for name in self.entries]
+        unknown = [name for name, key in pairs if key is None]
+        if unknown:
+            raise DataError(
+                f"evaluation index {self.path} names {len(unknown)} scenes that the data set does not have, the first "
+                f"is {unknown[0]!r}; give an index of this split, or take them out"
+            )
+        return [key for _, key in pairs if key in known]
+
+    def views(self, scene: Scene) -> ViewIndices:
+        """The entry of a scene. Raises DataError if there is none, or if it names a frame that does not exist."""
+        matches = [name for name in self.entries if scene_key(name, {scene.key})]
+        if not matches:
+            raise DataError(f"evaluation index {self.path} has no entry for scene {scene.key!r}")
+        entry = self.entries.get(scene.key, self.entries[matches[0]])
+        last = int(torch.cat([entry.context, entry.target]).max())
+        if last >= scene.num_frames:
+            raise DataError(
+                f"evaluation index {self.path} asks for frame {last} of scene {scene.key!r}, which has "
+                f"{scene.num_frames} frames (0 to {scene.num_frames - 1})"
+            )
+        return entry
+
+
+def scene_key(name: str, known: set[str]) -> str | None:
+    """The scene that an index means by `name`: itself, or without a trailing `_1`, as in published DL3DV indices."""
+    if name in known:
+        return name
+    base = re.sub(r"_\d+$", "", name)
+    return base if base in known else None
+
+
+def _entry(path: Path, key: str, value: Any) -> ViewIndices:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    lists = [value.get(name) for name in ("context", "target")] if isinstance(value, dict) else []
+    if not lists or not all(_is_frames(frames) for frames in lists):
+        raise DataError(
+            f'evaluation index {path}: entry of scene {key!r} should be {{"context": [...], "target": [...]}} with '
+            "frame numbers from 0"
+        )
+    return ViewIndices(*(torch.tensor(frames, dtype=torch.int64) for frames in lists))
+
+
+def _is_frames(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(frame) is int and frame >= 0 for frame in value)
