@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -110,6 +111,17 @@ class Autoencoder(nn.Module, ABC):
     def decode(self, latents: Float[Tensor, "b l c h w"]) -> Float[Tensor, "b f 3 height width"]:
         """`decode_raw` of normalised latents."""
         return self.decode_raw(self.space.denormalize(latents))
+
+    def decode_stream(
+        self, pieces: Iterable[Float[Tensor, "b l c h w"]]
+    ) -> Iterator[Float[Tensor, "b f 3 height width"]]:
+        """Decode a clip whose latents arrive in pieces of whole chunks; frames come as soon as they are final.
+
+        Joined, they equal `decode` of the joined latents. Here chunks are taken as independent; an autoencoder whose
+        chunks influence one another overrides this.
+        """
+        for piece in pieces:
+            yield self.decode(piece)
 
     @abstractmethod
     def _encode(self, frames: Tensor, noise: torch.Generator | Tensor | None) -> Tensor: ...

@@ -1,0 +1,63 @@
+"""Rectified flow: times, interpolation, velocity and the Euler step (parity c07).
+
+Time t is in [0, 1], 1 = noise, 0 = data. x_t = (1 - t) x_0 + t noise, and its velocity dx_t/dt = noise - x_0.
+Times have the leading dimensions of what they belong to (`[b, latent]` for `[b, latent, c, h, w]`) and are spread to
+the right.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TRAINING_TIMES = 1000
+"""The networks were trained with times counted in thousandths."""
+
+Time = TypeVar("Time", float, Tensor)
+
+
+def shift_time(t: Time, shift: float) -> Time:
+    """Move times towards noise, keeping 0 and 1: k t / (1 + (k - 1) t). A shift of 1 changes nothing."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def time_grid(steps: int, shift: float | None = None) -> Float[Tensor, "steps+1"]:
+    """Falling times 1 ... 0 of `steps` equal Euler steps, shifted where `shift` is given."""
+    grid = torch.linspace(0.0, 1.0, steps + 1).flip(0)
+    return grid if shift is None else shift_time(grid, shift)
+
+
+def network_time(t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """What the networks' time embeddings are given: max(1000 t - 1, 0)."""
+    return (t * TRAINING_TIMES - 1).clamp(min=0)
+
+
+def interpolate(
+    data: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], t: Float[Tensor, "*lead"]
+) -> Float[Tensor, "*shape"]:
+    """x_t on the straight line from data (t = 0) to noise (t = 1)."""
+    t = _spread(t, data)
+    return (1 - t) * data + t * noise
+
+
+def velocity_target(data: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """What the networks are trained to predict; the same at all times."""
+    return noise - data
+
+
+def euler_step(
+    x: Float[Tensor, "*shape"],
+    velocity: Float[Tensor, "*shape"],
+    t: Float[Tensor, "*lead"],
+    t_next: Float[Tensor, "*lead"],
+) -> Float[Tensor, "*shape"]:
+    """From time t to t_next. With t_next = 0 this is the clean estimate; with t_next = t nothing moves."""
+    return x + _spread(t_next - t, x) * velocity
+
+
+def _spread(t: Tensor, like: Tensor) -> Tensor:
+    """Add trailing dimensions of size 1, so that `t` broadcasts against `like`."""
+    return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))

@@ -1,0 +1,212 @@
+"""A preset's networks and autoencoders together: photographs -> scene tokens -> frames."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scenetok_ns.models.autoencoders.base import Autoencoder
+from scenetok_ns.models.autoencoders.registry import build_autoencoder
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.compressor import Compressor, TokenDistribution
+from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.presets import Preset, SamplerConfig
+from scenetok_ns.models.rendering import RenderedFrames, render_windows
+from scenetok_ns.models.sampling import OnStep
+from scenetok_ns.models.scene_generator import SceneGenerator
+from scenetok_ns.models.tokens import SceneTokens
+
+logger = logging.getLogger(__name__)
+
+
+class SceneTok(nn.Module):
+    """The trained parts, under the attribute names of the released checkpoints, and the frozen autoencoders.
+
+    The autoencoders are no submodules: they are neither trained nor saved. `.to` moves them to the device; their
+    precision is their own affair. They can be left out where training starts from latents.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        context_autoencoder: Autoencoder | None = None,
+        target_autoencoder: Autoencoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.preset = preset
+        self.compressor = Compressor.from_preset(preset)
+        self.denoiser = Denoiser.from_preset(preset)
+        if preset.scene_generator is not None:
+            self.scene_generator = SceneGenerator.from_preset(preset)
+        # A tuple, because nn.Module registers modules that are set as attributes.
+        self._autoencoders = (context_autoencoder, target_autoencoder)
+
+    @classmethod
+    def from_preset(
+        cls, preset: Preset, context_weights: Path | None = None, target_weights: Path | None = None
+    ) -> SceneTok:
+        """With fresh networks, and autoencoders from their published weight files (None: the pixel ones have none)."""
+        return cls(
+            preset,
+            build_autoencoder(preset.context_autoencoder, context_weights),
+            build_autoencoder(preset.target_autoencoder, target_weights),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.compressor.scene_tokens.device
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of all images and frames, in pixels."""
+        return (self.preset.data.image_size,) * 2
+
+    @property
+    def context_autoencoder(self) -> Autoencoder:
+        return self._autoencoder(0, "context")
+
+    @property
+    def target_autoencoder(self) -> Autoencoder:
+        return self._autoencoder(1, "target")
+
+    @torch.no_grad()
+    def encode(
+        self,
+        images: Float[Tensor, "v 3 height width"],
+        cameras: CameraBatch,
+        *,
+        scene: str = "",
+        pose_scale: float = 1.0,
+        sources: tuple[str, ...] = (),
+        autocast: bool | None = None,
+    ) -> SceneTokens:
+        """Tokens of one scene, the same at every call: means, not draws, of autoencoder and compressor.
+
+        The reference is the middle view (number v // 2), as in the published evaluation.
+
+        Args:
+            images: context views in [0, 1].
+            cameras: theirs: a batch of one, in the units and axes of the capture.
+            pose_scale: positions relative to the reference are multiplied by this, here and in `render`.
+            scene, sources: kept with the tokens.
+            autocast: bfloat16 in the compressor; None: on CUDA only.
+
+        Raises:
+            ValueError: numbers of images and cameras, or image sizes, do not fit.
+        """
+        if images.ndim != 4 or images.shape[1:] != (3, *self.image_size) or cameras.c2w.shape[:2] != (1, len(images)):
+            size = self.preset.data.image_size
+            raise ValueError(
+                f"encode: expected images [v, 3, {size}, {size}] and a batch of one with v cameras, got images "
+                f"{list(images.shape)} and cameras {list(cameras.c2w.shape[:2])}"
+            )
+        reference = cameras.c2w[:, len(images) // 2]
+        posed = relative_cameras(cameras, reference, pose_scale).to(self.device)
+        tokens = self.encode_views(images[None].to(self.device), posed, autocast=autocast)
+        return SceneTokens(
+            mean=tokens.mean[0],
+            logvar=tokens.logvar[0],
+            reference_c2w=reference[0].float().to(self.device),
+            preset=self.preset.name,
+            scene=scene,
+            pose_scale=pose_scale,
+            sources=sources,
+        )
+
+    def encode_views(
+        self, images: Float[Tensor, "b v 3 height width"], cameras: CameraBatch, *, autocast: bool | None = None
+    ) -> TokenDistribution:
+        """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
+        with torch.no_grad():
+            latents = self.context_autoencoder.encode(images)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast(autocast)):
+            return self.compressor(latents, cameras)
+
+    def render(
+        self,
+        tokens: SceneTokens,
+        cameras: CameraBatch,
+        *,
+        seed: int = 0,
+        sampler: SamplerConfig | None = None,
+        on_step: OnStep | None = None,
+        autocast: bool | None = None,
+    ) -> Float[Tensor, "f 3 height width"]:
+        """All frames of a path, in [0, 1]. Arguments and errors as `render_windows`."""
+        windows = self.render_windows(tokens, cameras, seed=seed, sampler=sampler, on_step=on_step, autocast=autocast)
+        return torch.cat([window.frames[0] for window in windows])
+
+    def render_windows(
+        self,
+        tokens: SceneTokens,
+        cameras: CameraBatch,
+        *,
+        seed: int = 0,
+        sampler: SamplerConfig | None = None,
+        on_step: OnStep | None = None,
+        autocast: bool | None = None,
+    ) -> Iterator[RenderedFrames]:
+        """Frames of a path as they become final; batches of one.
+
+        Args:
+            cameras: a batch of one with a camera for each frame, at least one; units and axes of the capture.
+            seed: same seed, same frames; the frames of one path belong together.
+            sampler: None: the preset's. Variants with `dataclasses.replace(preset.sampler, steps=4)`.
+            on_step: progress, called as on_step(done, total); what it raises ends the rendering.
+            autocast: bfloat16 in the denoiser; None: on CUDA only.
+
+        Raises (at once, not at the first frame):
+            ValueError: the tokens are of another shape than the preset's; no cameras; see also `sample_windows`.
+        """
+        self._check_tokens(tokens)
+        reference = tokens.reference_c2w[None].to(cameras.c2w.device)
+        return render_windows(
+            self.denoiser,
+            self.target_autoencoder,
+            tokens.mean[None].to(self.device),
+            relative_cameras(cameras, reference, tokens.pose_scale),
+            self.image_size,
+            sampler or self.preset.sampler,
+            seed=seed,
+            on_step=on_step,
+            autocast=self._autocast(autocast),
+        )
+
+    def _check_tokens(self, tokens: SceneTokens) -> None:
+        config = self.preset.compressor
+        if tokens.mean.shape != (config.num_tokens, config.token_dim):
+            raise ValueError(
+                f"render: preset {self.preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "
+                f"{list(tokens.mean.shape)}, made by {tokens.preset}; encode the scene with this model"
+            )
+        if tokens.preset != self.preset.name:
+            logger.warning("tokens made by preset %s are rendered by preset %s", tokens.preset, self.preset.name)
+
+    def _autocast(self, wanted: bool | None) -> bool:
+        return self.device.type == "cuda" if wanted is None else wanted
+
+    def _autoencoder(self, index: int, role: str) -> Autoencoder:
+        found = self._autoencoders[index]
+        if found is None:
+            raise ValueError(f"SceneTok: this model was built without its {role} autoencoder; give it the weights")
+        return found
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SceneTok:
+        super()._apply(fn, recurse)
+        for autoencoder in self._autoencoders:
+            if autoencoder is not None:
+                autoencoder.to(self.device)
+        return self
+
+
+def relative_cameras(cameras: CameraBatch, reference_c2w: Float[Tensor, "b 4 4"], pose_scale: float) -> CameraBatch:
+    """Cameras as the networks see them: in the axes of the reference, positions times `pose_scale`."""
+    relative = cameras.relative_to(reference_c2w)
+    scale = torch.ones(4, 4, dtype=relative.c2w.dtype, device=relative.c2w.device)
+    scale[:3, 3] = pose_scale
+    return CameraBatch(relative.c2w * scale, relative.intrinsics)

@@ -1,0 +1,158 @@
+"""Scene tokens and their file: one safetensors file that holds a scene and what is needed to render it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from scenetok_ns.models.noise import token_noise
+
+FORMAT = "scenetok-tokens-1"
+"""Poses: camera-to-world, OpenCV axes. Intrinsics: divided by the image size."""
+
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_RIGID_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class SceneTokens:
+    """One scene as the compressor, or the scene generator, gives it. Nothing here depends on the target cameras."""
+
+    mean: Float[Tensor, "n dim"]
+    reference_c2w: Float[Tensor, "4 4"]
+    """The camera that all poses are taken relative to before the networks see them; camera-to-world, OpenCV axes."""
+    preset: str
+    """Name of the preset whose networks made the tokens, and must render them."""
+    logvar: Float[Tensor, "n dim"] | None = None
+    """Log-variance of the tokens' Gaussian; None: the tokens are a sample, or generated."""
+    scene: str = ""
+    pose_scale: float = 1.0
+    """What the capture's positions were multiplied by before encoding; cameras to render need the same."""
+    sources: tuple[str, ...] = ()
+    """SHA-256 of the photographs, in order; empty where there are none."""
+
+    def __post_init__(self) -> None:
+        if self.mean.ndim != 2 or (self.logvar is not None and self.logvar.shape != self.mean.shape):
+            shape = None if self.logvar is None else list(self.logvar.shape)
+            raise ValueError(
+                f"SceneTokens: expected mean [n, dim] and logvar of that shape or None, "
+                f"got {list(self.mean.shape)} and {shape}"
+            )
+        if self.reference_c2w.shape != (4, 4):
+            raise ValueError(f"SceneTokens: expected reference_c2w [4, 4], got {list(self.reference_c2w.shape)}")
+
+    def sample(self, seed: int) -> SceneTokens:
+        """A draw of the Gaussian, as the published evaluation renders from; the same on every device."""
+        if self.logvar is None:
+            raise ValueError("SceneTokens.sample: these tokens have no log-variance; render them as they are")
+        noise = token_noise(seed, *self.mean.shape)[0].to(self.mean)
+        return replace(self, mean=self.mean + (0.5 * self.logvar).exp() * noise, logvar=None)
+
+    def to(self, device: torch.device | str) -> SceneTokens:
+        logvar = None if self.logvar is None else self.logvar.to(device)
+        return replace(self, mean=self.mean.to(device), reference_c2w=self.reference_c2w.to(device), logvar=logvar)
+
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the file, whole or not at all. In bfloat16, 512 x 64 tokens without log-variance take 64 KiB."""
+        if dtype not in _DTYPES:
+            raise ValueError(f"SceneTokens.save: expected one of {', '.join(_DTYPES.values())}, got {dtype}")
+        tensors = {"mean": self.mean.to(dtype), "reference_c2w": self.reference_c2w.float()}
+        if self.logvar is not None:
+            tensors["logvar"] = self.logvar.to(dtype)
+        values = {
+            "preset": self.preset,
+            "scene": self.scene,
+            "pose_scale": float(self.pose_scale),
+            "sources": list(self.sources),
+        }
+        packed = save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            metadata={"format": FORMAT, "scene_tokens": json.dumps(values)},
+        )
+        _write_atomically(Path(path), packed)
+
+    @staticmethod
+    def load(path: str | Path) -> SceneTokens:
+        """Read a file; tokens come as float32 on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, not a token file, or of another format; the line names file and reason.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"tokens: {path} does not exist; `scenetok encode` makes token files")
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"tokens: {path} cannot be read ({error}); it is damaged or no safetensors file") from None
+        return _checked(path, metadata, tensors)
+
+
+def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> SceneTokens:
+    def wrong(what: str) -> ValueError:
+        return ValueError(f"tokens: {path}: {what}; encode the scene again with this version")
+
+    if metadata.get("format") != FORMAT:
+        raise wrong(f"expected format {FORMAT!r}, got {metadata.get('format')!r}")
+    if not {"mean", "reference_c2w"} <= set(tensors) <= {"mean", "reference_c2w", "logvar"}:
+        raise wrong(f"expected tensors mean, reference_c2w and perhaps logvar, got {sorted(tensors)}")
+    try:
+        values: dict[str, Any] = json.loads(metadata.get("scene_tokens", ""))
+        found = {name: type(value) for name, value in values.items()}
+    except (ValueError, AttributeError):
+        raise wrong("the description in its header is not readable") from None
+    expected = {"preset": str, "scene": str, "pose_scale": float, "sources": list}
+    if found != expected or not all(isinstance(source, str) for source in values["sources"]):
+        raise wrong(f"expected a header with {', '.join(expected)}, got {', '.join(map(str, values))}")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES or not torch.isfinite(tensor).all():
+            raise wrong(f"{name} holds numbers that are not finite or not floating-point")
+    reference = tensors["reference_c2w"].float()
+    if reference.shape != (4, 4) or not _is_rigid(reference):
+        raise wrong("reference_c2w is not a camera pose (rotation and translation)")
+    logvar = tensors.get("logvar")
+    try:
+        return SceneTokens(
+            mean=tensors["mean"].float(),
+            reference_c2w=reference,
+            preset=values["preset"],
+            logvar=None if logvar is None else logvar.float(),
+            scene=values["scene"],
+            pose_scale=values["pose_scale"],
+            sources=tuple(values["sources"]),
+        )
+    except ValueError as error:
+        raise wrong(str(error)) from None
+
+
+def _is_rigid(pose: Float[Tensor, "4 4"]) -> bool:
+    rotation, last = pose[:3, :3], torch.tensor([0.0, 0.0, 0.0, 1.0])
+    orthogonal = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=_RIGID_TOLERANCE)
+    return orthogonal and bool(torch.linalg.det(rotation) > 0) and torch.equal(pose[3], last)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """A reader, or a crash, never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp's files are readable by their owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
