@@ -124,7 +124,7 @@ def draw_scenegen(
 
 
 def noise_levels(raw: Float[Tensor, "*shape"], weighting: Weighting, shift: float | None) -> Float[Tensor, "*shape"]:
-    """Raw draws to times: normal ones through a sigmoid (logit_normal), uniform ones shifted (shifted) or as they are."""
+    """Raw draws to times: normal ones through a sigmoid, uniform ones shifted or as they are."""
     if weighting == "logit_normal":
         return raw.sigmoid()
     if weighting == "uniform":
