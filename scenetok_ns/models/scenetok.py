@@ -16,6 +16,7 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.presets import Preset, SamplerConfig
+from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.rendering import RenderedFrames, render_windows
 from scenetok_ns.models.sampling import OnStep
 from scenetok_ns.models.scene_generator import SceneGenerator
@@ -125,7 +126,7 @@ class SceneTok(nn.Module):
         with torch.no_grad():
             latents = self.context_autoencoder.encode(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast(autocast)):
-            return self.compressor(latents, cameras)
+            return self.compressor(latents, network_cameras(cameras, "context", self.preset))
 
     def render(
         self,
@@ -165,11 +166,12 @@ class SceneTok(nn.Module):
         """
         self._check_tokens(tokens)
         reference = tokens.reference_c2w[None].to(cameras.c2w.device)
+        relative = relative_cameras(cameras, reference, tokens.pose_scale)
         return render_windows(
             self.denoiser,
             self.target_autoencoder,
             tokens.mean[None].to(self.device),
-            relative_cameras(cameras, reference, tokens.pose_scale),
+            network_cameras(relative, "target", self.preset),
             self.image_size,
             sampler or self.preset.sampler,
             seed=seed,
