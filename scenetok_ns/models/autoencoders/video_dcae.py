@@ -9,7 +9,7 @@ a clip in other pieces therefore gives other numbers, and nothing here pretends 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,45 @@ class VideoDCAE(Autoencoder):
         time, space = self.tiling.decode_axes()
         video = _run_tiled(self._decode_all_frames, self._to_network(latents), time, space).transpose(1, 2)
         return video.to(latents.dtype) / 2 + 0.5
+
+    def decode_stream(
+        self, pieces: Iterable[Float[Tensor, "b l c h w"]]
+    ) -> Iterator[Float[Tensor, "b f 3 height width"]]:
+        """As `decode` of the whole clip: a tile runs as soon as its latents are there.
+
+        The last frames of a tile are held back, since the next tile fades in over them.
+        """
+        time, space = self.tiling.decode_axes()
+        waiting: Tensor | None = None
+        before: Tensor | None = None
+        tiles = 0
+
+        def tile(latents: Tensor) -> Tensor:
+            raw = self._to_network(self.space.denormalize(latents))
+            video = _run_tiled_in_space(self._decode_all_frames, raw, space)
+            return video if before is None else cross_fade(before, video, time.blend, 2)
+
+        def finished(video: Tensor, dtype: torch.dtype) -> Tensor:
+            return (video.transpose(1, 2).to(dtype) / 2 + 0.5).clamp(0, 1)
+
+        for piece in pieces:
+            waiting = piece if waiting is None else torch.cat([waiting, piece], dim=1)
+            while waiting.shape[1] >= time.size:
+                before = tile(waiting[:, : time.size])
+                yield finished(time.trim(before, 2), piece.dtype)
+                waiting, tiles = waiting[:, time.step :], tiles + 1
+        if waiting is None:
+            return
+        if tiles == 0:
+            yield self.decode(waiting)
+        elif tiles == 1 and waiting.shape[1] == time.size - time.step and before is not None:
+            # A clip of exactly one tile is not cut in time: nothing fades in over its end.
+            yield finished(before[:, :, time.keep :], waiting.dtype)
+        else:
+            while waiting.shape[1]:
+                before = tile(waiting)
+                yield finished(time.trim(before, 2), waiting.dtype)
+                waiting = waiting[:, time.step :]
 
     def _decode_all_frames(self, latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b 3 f height width"]:
         if latents.shape[2] > 1:

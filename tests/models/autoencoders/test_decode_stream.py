@@ -1,0 +1,67 @@
+"""Decoding latents as they arrive gives the frames that decoding the whole clip gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from recorded_autoencoders import Case, video_dcae_config, video_dcae_tiling
+
+from scenetok_ns.models.autoencoders.base import LatentSpace
+from scenetok_ns.models.autoencoders.pixel import PixelAutoencoder
+from scenetok_ns.models.autoencoders.video_dcae import VideoDCAE
+from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAENetwork
+from scenetok_ns.models.temporal import TemporalLayout
+
+
+@pytest.fixture(scope="module")
+def video_dcae(video_dcae_case: Case) -> VideoDCAE:
+    network = VideoDCAENetwork(video_dcae_config(video_dcae_case))
+    network.load_state_dict(video_dcae_case.state)
+    return VideoDCAE(video_dcae_case.space("video_dcae", 0.493), network.eval(), video_dcae_tiling(video_dcae_case))
+
+
+def pieces(latents: torch.Tensor, first: int, others: int) -> list[torch.Tensor]:
+    """A first window, then as many new latents at a time as later windows give."""
+    return [latents[:, :first], *latents[:, first:].split(others, dim=1)] if latents.shape[1] > first else [latents]
+
+
+@torch.no_grad()
+def test_video_dcae_of_every_length_equals_the_whole_clip(video_dcae: VideoDCAE) -> None:
+    tile = video_dcae.tiling.frames // 4
+    channels = video_dcae.space.channels
+    for length in range(1, 3 * tile + 2):
+        latents = torch.randn(1, length, channels, 1, 1, generator=torch.Generator().manual_seed(length))
+        whole = video_dcae.decode(latents)
+        for first, others in ((tile, 2), (1, 1), (length, 1)):
+            streamed = list(video_dcae.decode_stream(pieces(latents, first, others)))
+            torch.testing.assert_close(torch.cat(streamed, dim=1), whole, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_video_dcae_gives_frames_before_the_last_latents(video_dcae: VideoDCAE) -> None:
+    tile = video_dcae.tiling.frames // 4
+    arrived = 0
+
+    def arriving():
+        nonlocal arrived
+        for _ in range(3):
+            arrived += tile
+            yield torch.zeros(1, tile, video_dcae.space.channels, 1, 1)
+
+    next(video_dcae.decode_stream(arriving()))
+    assert arrived == tile
+
+
+def test_nothing_comes_of_nothing(video_dcae: VideoDCAE) -> None:
+    assert list(video_dcae.decode_stream([])) == []
+
+
+@pytest.mark.parametrize("layout", [TemporalLayout(1, 1), TemporalLayout(4, 1), TemporalLayout(17, 5)])
+def test_independent_chunks(layout: TemporalLayout) -> None:
+    space = LatentSpace(layout, 8, layout.frames_per_latent * 3 * 64, std=(0.5,))
+    model = PixelAutoencoder(space)
+    frames = torch.rand(2, 3 * layout.frames_per_chunk, 3, 8, 8)
+    latents = model.encode(frames)
+    streamed = list(model.decode_stream(latents.split(layout.latents_per_chunk, dim=1)))
+    assert len(streamed) == 3
+    torch.testing.assert_close(torch.cat(streamed, dim=1), frames)
