@@ -105,7 +105,10 @@ def read_lightning(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError for a file that is truncated, no checkpoint, or mentions names that are not on the list.
     """
     _check_is_zip(path)
-    with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in LIGHTNING_GLOBALS.items()]):
+    # What the process allows already (numpy scalars, for Nerfstudio's sake) stays as it is: it works only together.
+    known = {_full_name(entry) for entry in torch.serialization.get_safe_globals()}
+    stand_ins = [(stand_in, name) for name, stand_in in LIGHTNING_GLOBALS.items() if name not in known]
+    with torch.serialization.safe_globals(stand_ins):
         try:
             refused = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
             if refused:
@@ -127,6 +130,10 @@ def read_lightning(path: Path) -> dict[str, Tensor]:
     if wrong:
         raise CheckpointError(f"{path}: state_dict entries that are not tensors: {_listed(wrong)}")
     return dict(state)
+
+
+def _full_name(entry: Any) -> str:
+    return entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
 
 
 def _check_is_zip(path: Path) -> None:
@@ -237,6 +244,24 @@ def _listed(names: Iterable[str], limit: int = 5) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def check_weights(path: Path | None, sha256: str | None, role: str) -> None:
+    """Raise CheckpointError if the file of an autoencoder's weights is gone, or not the one that a run was made with.
+
+    Nothing is checked without a file (the autoencoder has none) or without a recorded digest.
+    """
+    if path is None:
+        return
+    if not path.is_file():
+        raise CheckpointError(
+            f"weights of the {role} autoencoder are not at {path}: put the file back, or import again with its new path"
+        )
+    if sha256 is not None and (found := sha256_of(path)) != sha256:
+        raise CheckpointError(
+            f"weights of the {role} autoencoder, {path}, have changed: SHA-256 {found}, but the run was made with "
+            f"{sha256}; put the file back, or import again"
+        )
 
 
 def sha256_of(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:

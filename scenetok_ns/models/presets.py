@@ -216,6 +216,8 @@ class Preset:
 
     name: str
     description: str
+    method: str
+    """Name of the Nerfstudio method that trains it and that its imported runs belong to."""
     checkpoint: str | None
     """File name of the released checkpoint; None: there is none."""
     data: DataConfig

@@ -16,6 +16,7 @@ from released_files import foreign_classes, random_state, small_preset, write_li
 from scenetok_ns.models.checkpoint import (
     CheckpointError,
     check_tensors,
+    check_weights,
     drop_reason,
     expected_tensors,
     read_lightning,
@@ -160,6 +161,29 @@ def test_records_of_a_lightning_checkpoint_are_read_over(tmp_path: Path) -> None
             paths={"dir": pathlib.Path("checkpoints"), "best": np.float64(0.25)},
         )
     assert torch.equal(read_lightning(path)["a"], torch.ones(2))
+
+
+def test_numpy_scalars_are_read_over_where_the_process_allows_them_too(tmp_path: Path) -> None:
+    scalar = np.float64(0.5).__reduce__()[0]
+    path = write_lightning(tmp_path / "x.ckpt", {"a": torch.ones(2)}, best=np.float64(0.25), other=np.int64(3))
+    types = [type(np.dtype(name)) for name in ("float64", "int64")]
+    with torch.serialization.safe_globals([scalar, np.dtype, *types]):
+        assert torch.equal(read_lightning(path)["a"], torch.ones(2))
+
+
+def test_missing_and_changed_autoencoder_weights_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "vae.pt"
+    file.write_bytes(b"weights")
+    digest = sha256_of(file)
+    check_weights(file, digest, "context")
+    check_weights(file, None, "context")
+    check_weights(None, None, "context")
+    file.write_bytes(b"Weights")
+    with pytest.raises(CheckpointError, match=rf"context autoencoder, .*vae\.pt, have changed: .*{digest}"):
+        check_weights(file, digest, "context")
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"target autoencoder are not at .*vae\.pt"):
+        check_weights(file, digest, "target")
 
 
 def test_unknown_records_are_refused_by_name(tmp_path: Path) -> None:
