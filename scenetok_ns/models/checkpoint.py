@@ -107,7 +107,7 @@ def read_lightning(path: Path) -> dict[str, Tensor]:
     _check_is_zip(path)
     # What the process allows already (numpy scalars, for Nerfstudio's sake) stays as it is: it works only together.
     known = {_full_name(entry) for entry in torch.serialization.get_safe_globals()}
-    stand_ins = [(stand_in, name) for name, stand_in in LIGHTNING_GLOBALS.items() if name not in known]
+    stand_ins: list[Any] = [(stand_in, name) for name, stand_in in LIGHTNING_GLOBALS.items() if name not in known]
     with torch.serialization.safe_globals(stand_ins):
         try:
             refused = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
