@@ -69,12 +69,12 @@ class DL3DVSource:
     def _find_scenes(self) -> dict[str, Path]:
         if not self.folder.is_dir():
             raise DataError(f"no folder {self.folder}; expected one folder for each scene in it")
-        home = _home(self.folder)
+        home = home_of_scene(self.folder)
         if home is not None:
             return {self.folder.resolve().name: home}
         homes: dict[str, Path] = {}
         for path in sorted(path for path in self.folder.iterdir() if path.is_dir()):
-            home = _home(path)
+            home = home_of_scene(path)
             if home is None:
                 self.skipped.add(BadScene(f"no {TRANSFORMS}", path.name))
             else:
@@ -117,7 +117,7 @@ def parse_transforms(meta: dict[str, Any], key: str) -> tuple[Float[Tensor, "v 4
     return torch.from_numpy(c2w).float(), torch.from_numpy(intrinsics).float(), timestamps
 
 
-def _home(scene: Path) -> Path | None:
+def home_of_scene(scene: Path) -> Path | None:
     """The folder of transforms.json."""
     return next((path for path in (scene / "nerfstudio", scene) if (path / TRANSFORMS).is_file()), None)
 

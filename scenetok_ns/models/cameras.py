@@ -65,19 +65,6 @@ class CameraBatch:
         return CameraBatch(self.c2w.to(device, dtype), self.intrinsics.to(device, dtype))
 
 
-def scale_focal_by_256(
-    intrinsics: Float[Tensor, "*b 3 3"], full_size: tuple[int, int] = (2160, 3840)
-) -> Float[Tensor, "*b 3 3"]:
-    """The wrong focal lengths that released DL3DV weights were trained with: multiplied by image size / 256.
-
-    `full_size` = (height, width) of the photographs before any downscaling; the default is that of DL3DV, which the
-    published latents use for every scene (published docs/KNOWN_BUGS.md; parity c11_dl3dv_metadata).
-    """
-    height, width = full_size
-    factors = [[width / 256, 1.0, 1.0], [1.0, height / 256, 1.0], [1.0, 1.0, 1.0]]
-    return intrinsics * torch.tensor(factors, dtype=intrinsics.dtype).to(intrinsics.device, non_blocking=True)
-
-
 def ray_map(
     cameras: CameraBatch, size: tuple[int, int], *, rays: Literal["ray", "plucker"], normalize: bool
 ) -> Float[Tensor, "b views 6 h w"]:

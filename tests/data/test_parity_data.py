@@ -19,7 +19,8 @@ from scenetok_ns.data.poses import (
     reflect,
     rows_from_cameras,
 )
-from scenetok_ns.models.cameras import CameraBatch, scale_focal_by_256
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.quirks import scale_focal_by_256
 from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout
 
 

@@ -1,0 +1,17 @@
+"""Entry points of the dataparsers.
+
+Nerfstudio imports this module while it is itself half imported (data/datamanagers/base_datamanager.py loads all
+dataparser plugins). So nothing here may lead to a trainer, a pipeline, a datamanager or a model of Nerfstudio.
+"""
+
+from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+
+from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
+from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+
+re10k_data = DataParserSpecification(
+    config=Re10kDataParserConfig(), description="RealEstate10K or ACID in the chunks of pixelSplat and SceneTok"
+)
+dl3dv_data = DataParserSpecification(
+    config=Dl3dvDataParserConfig(), description="DL3DV, or folders of scenes with transforms.json"
+)
