@@ -102,9 +102,7 @@ class Denoiser(nn.Module):
 
     def embed_poses(self, cameras: CameraBatch) -> Float[Tensor, "b l n hidden"]:
         """Embedding of a window's cameras: whole chunks of frames. They are relative to one context view."""
-        poses = self.pose_embed(cameras)
-        # The released weights were trained with this rounding, whatever the precision of the rest.
-        return poses.bfloat16().to(poses.dtype) if self._round_poses else poses
+        return self._rounded(self.pose_embed(cameras))
 
     def velocity(
         self,
@@ -142,3 +140,7 @@ class Denoiser(nn.Module):
                 f"got {num_latents}; denoise in windows"
             )
         return rotary_table(angles_3d(self.model.head_dim, num_latents // splits, self.grid, device), splits)
+
+    def _rounded(self, poses: Tensor) -> Tensor:
+        # The released weights were trained with this rounding, whatever the precision of the rest.
+        return poses.bfloat16().to(poses.dtype) if self._round_poses else poses
