@@ -1,0 +1,37 @@
+"""The `scenetok` command. Only the subcommand that is asked for gets imported, so that `scenetok --help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "demo-data": ("scenetok_ns.cli.demo_data:demo_data", "write procedurally made indoor scenes as a data set"),
+}
+"""Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in sorted(COMMANDS.items())]
+    return "\n".join(
+        ["usage: scenetok COMMAND [options]", "", *lines, "", "scenetok COMMAND --help lists its options."]
+    )
+
+
+def entrypoint(args: list[str] | None = None) -> None:
+    """Run the subcommand that the first argument (of sys.argv) names. Bad input ends in one line and status 1."""
+    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return
+    if name not in COMMANDS:
+        sys.exit(f"scenetok: unknown command {name!r}; known: {', '.join(sorted(COMMANDS))}")
+    import tyro
+
+    module, function = COMMANDS[name][0].split(":")
+    command = getattr(importlib.import_module(module), function)
+    try:
+        tyro.cli(command, prog=f"scenetok {name}", args=rest)
+    except (ValueError, OSError) as error:
+        sys.exit(f"scenetok {name}: {error}")

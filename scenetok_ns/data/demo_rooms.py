@@ -1,0 +1,112 @@
+"""The numbers that describe a batch of procedural rooms, and the layout of one material.
+
+World: metres, z up, origin at the middle of the floor. A room is the inside of a box; its furniture are axis-aligned
+boxes, upright elliptic cylinders and ellipsoids in a fixed number of slots, so that rooms batch. Flat things on a wall,
+floor or ceiling (windows, doors, pictures, rugs, skirting) are rectangles in that face's own coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+NUM_BOXES = 18
+NUM_CYLINDERS = 6
+NUM_ELLIPSOIDS = 4
+NUM_OBJECTS = NUM_BOXES + NUM_CYLINDERS + NUM_ELLIPSOIDS
+NUM_FACES = 6
+"""-x, +x, -y, +y, floor, ceiling."""
+DECALS_PER_FACE = 4
+NUM_SURFACES = NUM_OBJECTS + NUM_FACES + NUM_FACES * DECALS_PER_FACE
+"""One material each: objects, then faces, then decals in order of their faces."""
+
+MATERIAL_FIELDS = {
+    "color_a": 3,  # linear RGB albedo; mixed with color_b by the three amounts below
+    "color_b": 3,
+    "color_gap": 3,  # of the lines between cells: panel edges, mullions, picture frames, rug borders
+    "cell_u": 1,  # cell size in metres along the surface's horizontal (u) and other (v) direction
+    "cell_v": 1,
+    "shift_u": 1,  # cells are counted from the middle plus this many cells; v is counted from the lower edge
+    "stagger": 1,  # every row of cells is moved by this fraction of a cell (planks)
+    "gap": 1,  # width of the lines in metres; 0: none
+    "tone": 1,  # how much of color_b each cell gets, at most, by its number
+    "gradient": 1,  # color_b grows by this from lower to upper edge of a cell
+    "disc": 1,  # color_b in an ellipse in each cell
+    "sides_only": 1,  # 1: no pattern on horizontal faces
+    "emission": 1,  # radiance is color * emission, whatever the light
+    "sky": 1,  # 1: shows what is outside, by the direction of the ray
+}
+_offsets = [0]
+for _width in MATERIAL_FIELDS.values():
+    _offsets.append(_offsets[-1] + _width)
+MATERIAL_SLICES = {
+    name: slice(start, end) for name, start, end in zip(MATERIAL_FIELDS, _offsets[:-1], _offsets[1:], strict=True)
+}
+MATERIAL_SIZE = _offsets[-1]
+
+
+def material(color: Float[Tensor, "*batch 3"], **values: Tensor | float) -> Float[Tensor, "*batch material"]:
+    """A material of `color`, plain unless `values` (fields of MATERIAL_FIELDS) say otherwise."""
+    unknown = sorted(set(values) - set(MATERIAL_FIELDS))
+    if unknown:
+        raise ValueError(f"material: unknown fields {unknown}; known are {list(MATERIAL_FIELDS)}")
+    filled: dict[str, Tensor | float] = {"color_a": color, "color_b": color, "color_gap": color * 0.5}
+    filled |= {"cell_u": 1.0, "cell_v": 1.0} | values
+    batch = color.shape[:-1]
+    parts = []
+    for name, width in MATERIAL_FIELDS.items():
+        value = torch.as_tensor(filled.get(name, 0.0), dtype=color.dtype, device=color.device)
+        parts.append((value if width == 3 else value.unsqueeze(-1)).expand(*batch, width))
+    return torch.cat(parts, dim=-1)
+
+
+@dataclass(frozen=True)
+class RoomBatch:
+    """b rooms. All tensors are float32 on one device; lengths in metres, colours linear RGB."""
+
+    extent: Float[Tensor, "b 3"]
+    """Width (x), depth (y), height (z)."""
+    center: Float[Tensor, "b objects 3"]
+    half: Float[Tensor, "b objects 3"]
+    """Half sizes of boxes, half axes of cylinders and ellipsoids; slots that are not used lie far below the floor."""
+    decal_rect: Float[Tensor, "b faces decals 4"]
+    """Middle (u, v) and half size (u, v); later decals cover earlier ones. Walls: u is x or y, v is z; else x, y."""
+    materials: Float[Tensor, "b surfaces material"]
+    occluder: Float[Tensor, "b groups 6"]
+    """Middle and half size of what darkens its surroundings: one box for each piece of furniture."""
+    object_group: Float[Tensor, "b objects"]
+    """The occluder that an object belongs to (it doesn't darken itself); -1: none."""
+    light_position: Float[Tensor, "b lights 3"]
+    light_color: Float[Tensor, "b lights 3"]
+    light_normal: Float[Tensor, "b lights 3"]
+    """Unit normal of an area light (a window); zero: shines in all directions."""
+    ambient: Float[Tensor, "b 2 3"]
+    """Light from below and from above."""
+    outside: Float[Tensor, "b 3 3"]
+    """Colours seen through windows: ground, horizon, sky."""
+    sun_direction: Float[Tensor, "b 3"]
+    """Unit vector towards the sun, which shines through one window."""
+    sun_color: Float[Tensor, "b 3"]
+    sun_window: Float[Tensor, "b 6"]
+    """Middle and half size of that window; the half size is 0 along the wall's axis."""
+    walk: Float[Tensor, "b walk"]
+    """What `sample_walks` needs to know; its fields are WALK_FIELDS there."""
+    intrinsics: Float[Tensor, "b 3 3"]
+    """Divided by the image size."""
+
+    def __len__(self) -> int:
+        return self.extent.shape[0]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for f in fields(self):
+            yield f.name, getattr(self, f.name)
+
+    def to(self, device: torch.device | str) -> RoomBatch:
+        return RoomBatch(**{name: value.to(device) for name, value in self.tensors()})
+
+    def select(self, index: slice | Tensor) -> RoomBatch:
+        return RoomBatch(**{name: value[index] for name, value in self.tensors()})

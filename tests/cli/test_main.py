@@ -1,0 +1,45 @@
+"""The `scenetok` command: help without heavy imports, subcommands by table, one line for bad input."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scenetok_ns.cli.main import COMMANDS, entrypoint
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from scenetok_ns.cli.main import entrypoint; entrypoint(['--help']);"
+        "assert not {'torch', 'tyro', 'nerfstudio', 'rich'} & set(sys.modules), 'heavy import'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_exists_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, function = COMMANDS[name][0].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    with pytest.raises(SystemExit) as stop:
+        entrypoint([name, "--help"])
+    assert stop.value.code == 0
+    assert f"scenetok {name}" in capsys.readouterr().out
+
+
+def test_unknown_command_is_named() -> None:
+    with pytest.raises(SystemExit, match=r"unknown command 'demo-dada'; known: .*demo-data"):
+        entrypoint(["demo-dada"])
+
+
+def test_demo_data_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--train", "1", "--test", "1", "--frames", "2", "--size", "16"]
+    entrypoint(["demo-data", "--output", str(tmp_path / "data"), *options])
+    assert "1 training and 1 test scenes" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "data/train/000000.torch").is_file() and (tmp_path / "data/test/index.json").is_file()
+    with pytest.raises(SystemExit, match=r"^scenetok demo-data: .*already exists"):
+        entrypoint(["demo-data", "--output", str(tmp_path / "data"), *options])
