@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -12,6 +14,6 @@ def allow_numpy_scalars() -> None:
     Stock learning-rate schedules put them into checkpoints, which stock ns-eval and ns-viewer then refuse since
     torch 2.6. A numpy scalar is a number: reading one runs no code of the file's.
     """
-    core = getattr(np, "_core", None) or np.core
+    make_scalar: Any = np.float64(0).__reduce__()[0]  # lives in another module in each major version of numpy
     number_types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
-    torch.serialization.add_safe_globals([core.multiarray.scalar, np.dtype, *number_types])
+    torch.serialization.add_safe_globals([make_scalar, np.dtype, *number_types])

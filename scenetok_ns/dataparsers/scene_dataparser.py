@@ -42,11 +42,13 @@ class SceneDataParserConfig(DataParserConfig):
     downscale_factor: float | None = None
     """Render and compare at the image size divided by this (ns-render dataset --downscale-factor sets it)."""
     scene: str | None = None
-    """Name of the evaluation scene that methods for one scene, such as splatfacto, work on; None: the first."""
-    num_context: int = 12
-    """Methods for one scene: number of training views, spread over the scene; the other frames are for evaluation."""
+    """Name of the evaluation scene to render and view, and for methods for one scene, such as splatfacto, to fit; None:
+    the first."""
     eval_index: Path | None = None
-    """Methods for one scene: JSON file {scene: {"context": [...], "target": [...]}} that fixes the views instead."""
+    """JSON file {scene: {"context": [...], "target": [...]}} that fixes the views of the evaluation scenes; None:
+    context views spread over each scene by farthest-point sampling, all other frames are targets."""
+    num_context: int = 12
+    """Methods for one scene: number of training views where there is no evaluation index."""
     image_size: int = 256
     """Methods for one scene: side of the square centre crop in pixels."""
     frame_cache: Path | None = None

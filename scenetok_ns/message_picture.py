@@ -1,0 +1,29 @@
+"""A message as a picture, for viewers that can show nothing else."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+LETTER_WIDTH, LINE_HEIGHT, MARGIN = 6, 12, 8
+"""Of Pillow's built-in font, in pixels."""
+SMALLEST_WIDTH = 240
+
+
+def message_picture(message: str, height: int, width: int) -> Float[Tensor, "height width 3"]:
+    """White text on dark red, wrapped. Small pictures are drawn larger and shrunk, which at least suggests a text."""
+    scale = max(1.0, SMALLEST_WIDTH / width)
+    size = (round(width * scale), round(height * scale))
+    picture = Image.new("RGB", size, (70, 10, 10))
+    columns = max((size[0] - 2 * MARGIN) // LETTER_WIDTH, 10)
+    lines = [line for part in message.splitlines() for line in textwrap.wrap(part, columns)]
+    fitting = max((size[1] - 2 * MARGIN) // LINE_HEIGHT, 1)
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(lines[:fitting]):
+        draw.text((MARGIN, MARGIN + number * LINE_HEIGHT), line, fill=(255, 255, 255))
+    return torch.from_numpy(np.array(picture.resize((width, height))).astype(np.float32) / 255)

@@ -1,0 +1,280 @@
+"""Batches from many scenes for training; one active scene, and a set of evaluation scenes, for the tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from jaxtyping import Int64
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.pixel_samplers import PixelSamplerConfig
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from nerfstudio.utils import comms
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from scenetok_ns.data.evaluation_index import EvaluationIndex
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, Views
+from scenetok_ns.data.training_batches import Sharding, TrainingBatch, TrainingLoader, TrainingSamples
+from scenetok_ns.data.view_sampling import ViewIndices, default_views
+from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.presets import Preset, load_preset
+from scenetok_ns.nerfstudio_scenes import SceneViews, StockSceneSource
+
+
+@dataclass
+class SceneTokDataManagerConfig(VanillaDataManagerConfig):
+    """Scenes from a dataparser. re10k-data and dl3dv-data have many; any other dataparser has one."""
+
+    _target: type = field(default_factory=lambda: SceneTokDataManager)
+    dataparser: AnnotatedDataParserUnion = field(default_factory=Re10kDataParserConfig)
+    """Where the scenes come from."""
+    batch_size: int | None = None
+    """Scenes in one training batch of one process; None: the preset's."""
+    num_workers: int = 2
+    """Processes that read and decode training images; 0: none, in the main process."""
+    num_context: int | None = None
+    """Context views of a scene in evaluation, rendering and viewing; None: as many as the dataparser's evaluation index
+    names, or without one as the preset says."""
+    eval_scenes: int = 16
+    """Evaluation scenes taken where no evaluation index says which."""
+    eval_targets: int | None = None
+    """Target views taken of each evaluation scene, from its beginning; None: all."""
+
+    # Set by pipeline and trainer, which know them.
+    preset: tyro.conf.Suppress[str] = "re10k"
+    seed: tyro.conf.Suppress[int] = 42
+    # Of ray-based methods; they mean nothing here.
+    train_num_rays_per_batch: tyro.conf.Suppress[int] = 1024
+    train_num_images_to_sample_from: tyro.conf.Suppress[int] = -1
+    train_num_times_to_repeat_images: tyro.conf.Suppress[int] = -1
+    eval_num_rays_per_batch: tyro.conf.Suppress[int] = 1024
+    eval_num_images_to_sample_from: tyro.conf.Suppress[int] = -1
+    eval_num_times_to_repeat_images: tyro.conf.Suppress[int] = -1
+    eval_image_indices: tyro.conf.Suppress[tuple[int, ...] | None] = None
+    camera_res_scale_factor: tyro.conf.Suppress[float] = 1.0
+    patch_size: tyro.conf.Suppress[int] = 1
+    pixel_sampler: tyro.conf.Suppress[PixelSamplerConfig] = field(default_factory=PixelSamplerConfig)
+    masks_on_gpu: tyro.conf.Suppress[bool] = False
+    images_on_gpu: tyro.conf.Suppress[bool] = False
+
+
+@dataclass(frozen=True)
+class EvaluationScene:
+    """A scene with the views that evaluation, renderer and viewer use of it."""
+
+    number: int
+    scene: Scene
+    context: Int64[Tensor, " context"]
+    target: Int64[Tensor, " target"]
+
+
+class SceneTokDataManager(VanillaDataManager[SceneViews]):
+    """See the module. `train_dataset` and `eval_dataset` are context and target views of the active scene."""
+
+    config: SceneTokDataManagerConfig
+
+    def __init__(
+        self,
+        config: SceneTokDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.test_mode = test_mode
+        self.world_size, self.local_rank = world_size, local_rank
+        self.test_split = "test" if test_mode in ("test", "inference") else "val"
+        self.preset: Preset = load_preset(config.preset)
+        self.dataparser_config = config.dataparser
+        if config.data is not None:
+            config.dataparser.data = Path(config.data)
+        else:
+            config.data = config.dataparser.data
+        self.dataparser = config.dataparser.setup()
+        self.includes_time = False
+        self.evaluation_source = self._source(self.test_split)
+        index_file = getattr(config.dataparser, "eval_index", None)
+        self.index = None if index_file is None else EvaluationIndex.load(index_file)
+        self._indexed = frozenset() if self.index is None else frozenset(self.index.keys_in(self.evaluation_source))
+        self.evaluation_keys = self._evaluation_keys()
+        self.active_scene = self._active_scene()
+        self.train_dataset = self._views(self.active_scene, "context")
+        self.eval_dataset = self._views(self.active_scene, "target")
+        self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
+        self.exclude_batch_keys_from_device = self.train_dataset.exclude_batch_keys_from_device
+        self._training: TrainingLoader | None = None
+        self._held_out: TrainingSamples | None = None
+        # VanillaDataManager.__init__ would build ray samplers over all images.
+        DataManager.__init__(self)
+
+    # --- Scenes ---
+
+    def _source(self, split: str) -> SceneSource:
+        """All scenes of a split. A stock dataparser has one, the same for all splits."""
+        if hasattr(self.dataparser, "scene_source"):
+            return self.dataparser.scene_source(split)
+        parts = [self.dataparser.get_dataparser_outputs(split=name) for name in ("train", self.test_split)]
+        return StockSceneSource(Path(self.config.dataparser.data).stem, *parts)
+
+    def _evaluation_keys(self) -> list[str]:
+        """Scenes to evaluate, which may yet turn out to be unusable."""
+        if self.index is not None:
+            return list(self.index.keys_in(self.evaluation_source))
+        return list(self.evaluation_source.keys)[: self.config.eval_scenes]
+
+    def _active_scene(self) -> int:
+        """Number of the scene to show: the one asked for, else the first that is usable."""
+        key = getattr(self.config.dataparser, "scene", None)
+        if key is None:
+            return next(self.usable_evaluation_scenes()).number
+        if key not in self.evaluation_keys:
+            if key not in self.evaluation_source.keys:
+                some = ", ".join(list(self.evaluation_source.keys)[:5])
+                raise DataError(f"there is no scene {key!r} in this split; it has {some}, ...")
+            self.evaluation_keys = [*self.evaluation_keys, key]
+        return self.evaluation_keys.index(key)
+
+    def usable_evaluation_scenes(self) -> Iterator[EvaluationScene]:
+        """All evaluation scenes that can be read; the others are logged, counted and named once.
+
+        Raises DataError if there is none.
+        """
+        found = False
+        for number, key in enumerate(self.evaluation_keys):
+            try:
+                scene = self.evaluation_scene(number)
+                scene.scene.load_images(scene.context[:1])
+            except BadScene as error:
+                self.evaluation_source.skipped.add(error if error.key else BadScene(error.reason, key))
+                continue
+            found = True
+            yield scene
+        if not found:
+            raise DataError(f"no evaluation scene is usable; {self.evaluation_source.skipped.summary(3)}")
+
+    def evaluation_scene(self, number: int) -> EvaluationScene:
+        """Scene `number` of the evaluation with its views. Raises BadScene."""
+        scene = self.evaluation_source.scene(self.evaluation_keys[number])
+        views = self._evaluation_views(scene)
+        return EvaluationScene(number, scene, views.context, views.target[: self.config.eval_targets])
+
+    def _evaluation_views(self, scene: Scene) -> ViewIndices:
+        count = self.config.num_context or self.preset.data.views.num_context
+        if isinstance(self.evaluation_source, StockSceneSource):
+            return self.evaluation_source.views(count)
+        if self.index is None or scene.key not in self._indexed:
+            return default_views(scene.c2w, count)
+        views = self.index.views(scene)
+        return views if self.config.num_context is None else ViewIndices(views.context[:count], views.target)
+
+    def context_views(self, number: int) -> Views:
+        """Images and cameras that an evaluation scene is encoded from."""
+        scene = self.evaluation_scene(number)
+        return scene.scene.load_views(scene.context, (self.preset.data.image_size,) * 2)
+
+    def target_views(self, number: int) -> Views:
+        """Images and cameras that an evaluation scene is compared with."""
+        scene = self.evaluation_scene(number)
+        return scene.scene.load_views(scene.target, (self.preset.data.image_size,) * 2)
+
+    def _views(self, number: int, role: Literal["context", "target"]) -> SceneViews:
+        scene = self.evaluation_scene(number)
+        downscale = getattr(self.config.dataparser, "downscale_factor", None) or 1
+        side = max(1, round(self.preset.data.image_size / downscale))
+        return SceneViews(scene.scene, scene.context if role == "context" else scene.target, side, number)
+
+    # --- What Nerfstudio's trainer and tools call ---
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.batch_size or self.preset.training.batch_size
+
+    def setup_train(self) -> None:
+        """Nothing: tools may skip it; `next_train` makes its loader when first called."""
+
+    def setup_eval(self) -> None:
+        """Nothing: tools may skip it."""
+
+    @cached_property
+    def fixed_indices_eval_dataloader(self) -> EvaluationViews:
+        """All target views of all evaluation scenes, scene by scene."""
+        return EvaluationViews(self)
+
+    @cached_property
+    def eval_dataloader(self) -> RandIndicesEvalDataloader:
+        return RandIndicesEvalDataloader(self.eval_dataset, self.device)
+
+    def next_train(self, step: int) -> tuple[TrainingBatch, dict]:  # type: ignore[override]
+        self.train_count += 1
+        if self._training is None:
+            pin_memory = torch.device(self.device).type == "cuda"
+            self._training = TrainingLoader(self._samples("train"), self.config.num_workers, pin_memory)
+        return self._training.batch(step).to(self.device), {}
+
+    def next_eval(self, step: int) -> tuple[TrainingBatch, dict]:  # type: ignore[override]
+        """A batch of held-out scenes: always the same, so that its loss is comparable between steps."""
+        self.eval_count += 1
+        if self._held_out is None:
+            self._held_out = self._samples(self.test_split)
+        return self._held_out[0].to(self.device), {}
+
+    def _samples(self, split: str) -> TrainingSamples:
+        source = self._source(split)
+        if isinstance(source, StockSceneSource):
+            source = source.training_part()
+        layout = latent_space(self.preset.target_autoencoder).layout
+        sharding = Sharding(self.batch_size, comms.get_rank(), comms.get_world_size())
+        CONSOLE.print(f"{len(source.keys)} scenes for the {split} split")
+        return TrainingSamples(source, self.preset.data, layout, sharding, self.config.seed)
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
+        """One target view of the active scene; which one follows from the step."""
+        place = step % len(self.eval_dataset)
+        loader = FixedIndicesEvalDataloader(self.eval_dataset, image_indices=(place,), device=self.device)
+        return next(iter(loader))
+
+    def get_train_rays_per_batch(self) -> int:
+        """Pixels of the target frames of a batch: Nerfstudio's unit of speed."""
+        views = self.preset.data.views
+        frames = latent_space(self.preset.target_autoencoder).layout.num_frames(views.num_target_latents)
+        return self.batch_size * frames * self.preset.data.image_size**2
+
+    def get_eval_rays_per_batch(self) -> int:
+        return self.get_train_rays_per_batch()
+
+
+class EvaluationViews:
+    """Iterates over (one-camera slice, batch) of all target views, scene after scene, as Nerfstudio's loaders do.
+
+    Scenes are read when their turn comes. The length is exact once all have been read.
+    """
+
+    def __init__(self, datamanager: SceneTokDataManager) -> None:
+        self._datamanager = datamanager
+        self._scenes = [scene.number for scene in datamanager.usable_evaluation_scenes()]
+        self._length = sum(len(datamanager.evaluation_scene(number).target) for number in self._scenes)
+
+    @property
+    def scenes(self) -> list[int]:
+        """Numbers of the scenes, in order."""
+        return self._scenes
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[tuple[Cameras, dict]]:
+        for number in self._scenes:
+            views = self._datamanager._views(number, "target")
+            yield from FixedIndicesEvalDataloader(views, device=self._datamanager.device)

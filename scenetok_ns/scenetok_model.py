@@ -1,0 +1,239 @@
+"""SceneTok as a Nerfstudio model: holds networks and scene tokens, renders whatever camera it is asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+import tyro
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import comms
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
+from torch import Tensor
+from torch.nn import Parameter
+
+from scenetok_ns.camera_conversion import request_of
+from scenetok_ns.data.scenes import Views as ImageViews
+from scenetok_ns.data.training_batches import Clips, TrainingBatch, mix
+from scenetok_ns.interrupts import asked_by_viewer
+from scenetok_ns.message_picture import message_picture
+from scenetok_ns.metrics import picture_metrics
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.draws import draw_scenetok
+from scenetok_ns.models.losses import Views, scenetok_loss
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.quirks import network_cameras
+from scenetok_ns.models.rendering import RenderedFrames
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.path_renderer import PathRenderer
+
+logger = logging.getLogger(__name__)
+
+FAR = 1000.0
+"""Depth of every pixel, in scene units. The model knows none; a far plane keeps the viewer's frustums in sight."""
+
+
+@dataclass
+class SceneTokModelConfig(ModelConfig):
+    """SceneTok of one preset."""
+
+    _target: type = field(default_factory=lambda: SceneTokModel)
+    preset: str = "re10k"
+    """Architecture and recipe: a name from the project's configs folder, or a YAML file of that form."""
+    context_weights: Path | None = None
+    """Weight file of the autoencoder that encodes photographs (VA-VAE); none for presets with pixel patches."""
+    target_weights: Path | None = None
+    """Weight file of the autoencoder that decodes frames (Video DC-AE, Wan); none for presets with pixel patches."""
+    steps: int | None = None
+    """Denoising steps of a render; None: the preset's."""
+    guidance: float | None = None
+    """Classifier-free guidance scale, 1 is off; None: the preset's."""
+    seed: int = 0
+    """Of the noise that renders start from: another seed gives another of the pictures that fit the scene."""
+
+    # Of ray-based models; they mean nothing here. A collider would expect rays.
+    enable_collider: tyro.conf.Suppress[bool] = False
+    collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
+    loss_coefficients: tyro.conf.Suppress[dict[str, float]] = field(default_factory=dict)
+    eval_num_rays_per_chunk: tyro.conf.Suppress[int] = 4096
+
+
+class ContextProvider(Protocol):
+    """What the model needs of the data manager."""
+
+    active_scene: int
+
+    def context_views(self, number: int) -> ImageViews: ...
+
+
+class SceneTokModel(Model):
+    """See the module. `connect` must be called before the first render."""
+
+    config: SceneTokModelConfig
+
+    def populate_modules(self) -> None:
+        super().populate_modules()
+        self.preset = load_preset(self.config.preset)
+        self.scenetok = SceneTok.from_preset(self.preset, self.config.context_weights, self.config.target_weights)
+        self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
+        self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
+        sampler = self.preset.sampler
+        given: dict[str, Any] = {"steps": self.config.steps, "guidance": self.config.guidance}
+        self.sampler = replace(sampler, **{name: value for name, value in given.items() if value is not None})
+        self.path_renderer = PathRenderer(self._sample)
+        self._tokens: dict[tuple[int, int], SceneTokens] = {}
+        self._provider: ContextProvider | None = None
+        self._weights_version = 0
+        self._training_seed = 0
+
+    def connect(self, provider: ContextProvider, training_seed: int) -> None:
+        """Tell the model where context views come from, and the seed of the noise in training."""
+        # Not as an attribute of a module: a data manager is one, and would become part of the checkpoint.
+        object.__setattr__(self, "_provider", provider)
+        self._training_seed = training_seed
+
+    def forget(self) -> None:
+        """Drop tokens and frames: the weights have changed."""
+        self._weights_version += 1
+
+    # --- Checkpoints ---
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"preset": self.preset.name}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Checked by the pipeline, which can say what to do about it."""
+
+    # --- Training ---
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        parameters = [parameter for parameter in self.scenetok.parameters() if parameter.requires_grad]
+        return {"networks": parameters} if parameters else {}
+
+    def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:  # type: ignore[override]
+        """Training loss and metrics of a batch, as scalars on the device.
+
+        Noise follows from seed, rank and step, like the data. The one entry point of training, so that
+        DistributedDataParallel sees every gradient.
+        """
+        if self.training:
+            self.forget()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            context = self._latents(batch.context, clips=1, role="context")
+            target = self._latents(batch.target, self.preset.data.views.target_splits, role="target")
+            compressor = self.preset.compressor
+            generator = torch.Generator(self.device)
+            generator.manual_seed(mix(self._training_seed, comms.get_rank(), batch.step))
+            draws = draw_scenetok(
+                generator,
+                self.preset.training,
+                num_context=context.latents.shape[1],
+                tokens=(len(context.latents), compressor.num_tokens, compressor.token_dim),
+                latents=tuple(target.latents.shape),  # type: ignore[arg-type]
+                splits=self.preset.data.views.target_splits,
+                device=self.device,
+            )
+            networks = self.scenetok.compressor, self.scenetok.denoiser
+            output = scenetok_loss(*networks, context, target, draws, self.preset.training, batch.step)
+        return {"loss": output.loss, **output.metrics}
+
+    @torch.no_grad()
+    def _latents(self, clips_of_batch: Clips, clips: int, role: Literal["context", "target"]) -> Views:
+        """Latents of images; a sequence of several clips is encoded clip by clip."""
+        images = clips_of_batch.images.float() / 255
+        b = len(images)
+        if role == "context":
+            latents = self.scenetok.context_autoencoder.encode(images)
+        else:
+            parts = images.unflatten(1, (clips, -1)).flatten(0, 1)
+            latents = self.scenetok.target_autoencoder.encode(parts).unflatten(0, (b, clips)).flatten(1, 2)
+        cameras = CameraBatch(clips_of_batch.c2w, clips_of_batch.intrinsics)
+        return Views(latents, network_cameras(cameras, role, self.preset))
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
+        return {name: value for name, value in outputs.items() if name != "loss"}
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: Any, metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        return {"loss": outputs["loss"]}
+
+    # --- Rendering ---
+
+    def tokens_of(self, scene: int) -> SceneTokens:
+        """Tokens of an evaluation scene, made when first needed with the weights of the moment."""
+        key = (scene, self._weights_version)
+        if key not in self._tokens:
+            if self._provider is None:
+                raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
+            views = self._provider.context_views(scene)
+            cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
+            tokens = self.scenetok.encode(views.images.to(self.device).float() / 255, cameras, scene=str(scene))
+            self._tokens = {k: v for k, v in self._tokens.items() if k[1] == self._weights_version} | {key: tokens}
+        return self._tokens[key]
+
+    @torch.no_grad()
+    def render_tokens(self, tokens: SceneTokens, cameras: CameraBatch) -> Float[Tensor, "f 3 height width"]:
+        """All frames of a path from any tokens, with this model's seed and sampler."""
+        return self.scenetok.render(tokens, cameras.to(self.device), seed=self.config.seed, sampler=self.sampler)
+
+    def _sample(
+        self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None]
+    ) -> Iterator[RenderedFrames]:
+        return self.scenetok.render_windows(
+            self.tokens_of(scene),
+            cameras.to(self.device),
+            seed=self.config.seed,
+            sampler=self.sampler,
+            on_step=on_step,
+        )
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Picture of a one-camera slice at exactly the camera's size; `obb_box` has no meaning for this model.
+
+        Tools get errors as they are. A viewer's render thread would end for good, so it gets a picture of the message.
+        """
+        request = request_of(camera)
+        try:
+            active = 0 if self._provider is None else self._provider.active_scene
+            settings = f"{self.config.seed}|{self.sampler}|{self._weights_version}"
+            square = self.path_renderer.frame(camera, active, settings)
+            rgb = request.fit(square[None])[0].permute(1, 2, 0).clamp(0, 1)
+        except IOChangeException:
+            raise
+        except Exception as error:
+            if not asked_by_viewer():
+                raise
+            logger.exception("rendering for the viewer failed")
+            rgb = message_picture(str(error) or type(error).__name__, request.height, request.width).to(self.device)
+        plane = rgb.new_ones(request.height, request.width, 1)
+        return {"rgb": rgb, "depth": FAR * plane, "accumulation": plane}
+
+    def get_outputs(self, ray_bundle: Any) -> dict[str, Tensor | list]:
+        raise NotImplementedError(
+            "SceneTok renders whole pictures, not single rays: --render-nearest-camera and exports are not possible"
+        )
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        return torch.cat([outputs[output_name], outputs["accumulation"]], dim=-1)
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Metrics of one picture, and truth and prediction side by side."""
+        truth, rgb = batch["image"].to(outputs["rgb"].device)[..., :3], outputs["rgb"]
+        metrics = picture_metrics(pred=to_pictures(rgb), target=to_pictures(truth))
+        return {name: float(value) for name, value in metrics.items()}, {"img": torch.cat([truth, rgb], dim=1)}
+
+
+def to_pictures(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "1 3 height width"]:
+    return image.permute(2, 0, 1)[None]

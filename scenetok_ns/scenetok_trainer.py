@@ -1,0 +1,182 @@
+"""Nerfstudio's trainer with atomic checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils import comms
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.optimizers import ClippedAdamW
+
+CHECKPOINT_NAME = "step-{:09d}.ckpt"
+
+
+class SceneTokTrainer(Trainer):
+    """Differs from the stock trainer in what it writes and reads, not in how it trains.
+
+    Checkpoints appear whole or not at all (`save_atomically`), and hold the states of the random generators and the
+    count of skipped steps beside the stock entries. Data and noise of a step follow from the seed and the step, so a
+    resumed run continues as if it had not been interrupted.
+    """
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        self.config.pipeline.datamanager.seed = self.config.machine.seed  # type: ignore[attr-defined]
+        super().setup(test_mode)
+
+    def setup_optimizers(self) -> Optimizers:
+        recipe = load_preset(self.config.pipeline.model.preset).training  # type: ignore[attr-defined]
+        batch = self.pipeline.datamanager.batch_size * self.world_size  # type: ignore[operator]
+        resolved = {
+            name: {
+                role: part and part.resolved(recipe, batch * self.gradient_accumulation_steps[name])
+                for role, part in parts.items()
+            }
+            for name, parts in self.config.optimizers.items()
+        }
+        optimizers = Optimizers(resolved, self.pipeline.get_param_groups())
+        for name, optimizer in optimizers.optimizers.items():
+            optimizer.accumulation_steps = self.gradient_accumulation_steps[name]
+        return optimizers
+
+    def train_iteration(self, step: int) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
+        loss, losses, metrics = super().train_iteration(step)
+        for optimizer in self.optimizers.optimizers.values():
+            if isinstance(optimizer, ClippedAdamW) and optimizer.last_norm is not None:
+                assert optimizer.skipped_steps is not None
+                metrics = {**metrics, "gradient_norm": optimizer.last_norm, "skipped_steps": optimizer.skipped_steps}
+        return loss, losses, metrics
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        path = self.checkpoint_dir / CHECKPOINT_NAME.format(step)
+        save_atomically(self._state(step), path, scratch=self.base_dir)
+        if self.config.save_only_latest_checkpoint:
+            for other in self.checkpoint_dir.glob("*.ckpt"):
+                if other != path:
+                    other.unlink()
+
+    def _state(self, step: int) -> dict[str, Any]:
+        optimizers, schedulers = self.optimizers.optimizers, self.optimizers.schedulers
+        return {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+            "skipped_steps": {
+                name: getattr(optimizer, "skipped_steps", None) for name, optimizer in optimizers.items()
+            },
+            "random_states": random_states(),
+        }
+
+    def _load_checkpoint(self) -> None:
+        path = self.config.load_checkpoint
+        if self.config.load_dir is not None:
+            path = checkpoint_path(self.config.load_dir, self.config.load_step)
+        if path is None:
+            CONSOLE.print("No checkpoint to load: training from scratch.")
+            return
+        state = read_checkpoint(path)
+        self.pipeline.load_pipeline(state["pipeline"], state["step"])
+        self.optimizers.load_optimizers(state["optimizers"])
+        if self.config.load_scheduler:
+            self.optimizers.load_schedulers(state["schedulers"])
+        self.grad_scaler.load_state_dict(state["scalers"])
+        for name, skipped in state.get("skipped_steps", {}).items():
+            self.optimizers.optimizers[name].skipped_steps = skipped
+        if "random_states" in state and comms.is_main_process():  # the file holds rank 0's; the others keep their seeds
+            restore_random_states(state["random_states"])
+        self._start_step = state["step"] + 1
+        CONSOLE.print(f"Resuming after step {state['step']} of {path}")
+
+
+def checkpoint_path(folder: Path, step: int | None = None) -> Path:
+    """The checkpoint of `step`, or the latest one, in a checkpoint folder."""
+    found = sorted(folder.glob("step-*.ckpt"))
+    if not found:
+        raise FileNotFoundError(
+            f"no checkpoint (step-NNNNNNNNN.ckpt) in {folder}; give a run's nerfstudio_models folder"
+        )
+    if step is None:
+        return found[-1]
+    path = folder / CHECKPOINT_NAME.format(step)
+    if path not in found:
+        raise FileNotFoundError(
+            f"no checkpoint of step {step} in {folder}; there are {', '.join(p.name for p in found)}"
+        )
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A whole training checkpoint, on the CPU. Raises ValueError in one line if it isn't one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"cannot read checkpoint {path}: {reason}; is the file whole?") from error
+    missing = {"step", "pipeline", "optimizers", "schedulers", "scalers"} - set(state)
+    if missing:
+        raise ValueError(f"{path} is not a training checkpoint: it lacks {', '.join(sorted(missing))}")
+    return state
+
+
+def save_atomically(state: dict[str, Any], path: Path, scratch: Path) -> None:
+    """Write `state` to `path` so that a crash or a full disk leaves the old file or the new, never a part.
+
+    The unfinished file lies in `scratch`, a folder of the same file system: Nerfstudio takes every file in the
+    checkpoint folder for a checkpoint.
+    """
+    unfinished = scratch / f".{path.name}.{os.getpid()}.unfinished"
+    try:
+        with open(unfinished, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"cannot write checkpoint {path}: {error}; free some space, earlier checkpoints are kept"
+        ) from error
+    finally:
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def random_states() -> dict[str, Any]:
+    """States of Python's, numpy's and torch's global generators, as plain values that load with weights_only."""
+    kind, keys, position, has_gauss, gauss = cast(tuple, np.random.get_state(legacy=True))
+    return {
+        "python": random.getstate(),
+        "numpy": (str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Undo `random_states`. Generators of GPUs that this machine lacks are left out."""
+    random.setstate(states["python"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state, device)
