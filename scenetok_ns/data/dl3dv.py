@@ -44,10 +44,11 @@ class DL3DVSource:
         self.image_folder = image_folder
         self.skipped = SkippedScenes()
         self._home_of = self._find_scenes()
+        self._keys = tuple(self._home_of)
 
     @property
     def keys(self) -> Sequence[str]:
-        return list(self._home_of)
+        return self._keys
 
     def scene(self, key: str) -> Scene:
         if key not in self._home_of:
@@ -73,14 +74,16 @@ class DL3DVSource:
         if home is not None:
             return {self.folder.resolve().name: home}
         homes: dict[str, Path] = {}
+        without: list[str] = []
         for path in sorted(path for path in self.folder.iterdir() if path.is_dir()):
             home = home_of_scene(path)
-            if home is None:
-                self.skipped.add(BadScene(f"no {TRANSFORMS}", path.name))
-            else:
+            if home is not None:
                 homes[path.name] = home
+            else:
+                without.append(path.name)
         if not homes:
             raise DataError(f"{self.folder} holds no scene: expected <scene>/nerfstudio/{TRANSFORMS}")
+        self.skipped.add_all(without, f"no {TRANSFORMS}")
         return homes
 
     def _image_files(self, home: Path, key: str) -> dict[str, Path]:

@@ -35,11 +35,12 @@ class RE10KSource:
         self.folder = Path(folder)
         self.skipped = SkippedScenes()
         self._chunk_of = self._usable(self._read_index())
+        self._keys = tuple(self._chunk_of)
         self._open_chunks: OrderedDict[str, dict[str, dict[str, Any]]] = OrderedDict()
 
     @property
     def keys(self) -> Sequence[str]:
-        return list(self._chunk_of)
+        return self._keys
 
     def scene(self, key: str) -> Scene:
         if key not in self._chunk_of:
@@ -69,12 +70,10 @@ class RE10KSource:
     def _usable(self, index: dict[str, str]) -> dict[str, str]:
         """Leave out scenes whose chunk was not downloaded."""
         present = {path.name for path in self.folder.glob("*.torch")}
-        for key, chunk in index.items():
-            if chunk not in present:
-                self.skipped.add(BadScene(f"chunk {chunk} is missing", key))
         usable = {key: chunk for key, chunk in index.items() if chunk in present}
         if not usable:
             raise DataError(f"{self.folder} holds none of the .torch chunks that its {INDEX} names")
+        self.skipped.add_all((key for key in index if key not in usable), "its .torch chunk is missing")
         return usable
 
     def _chunk(self, key: str) -> dict[str, dict[str, Any]]:

@@ -108,7 +108,7 @@ class Scene:
 
 
 class SkippedScenes:
-    """Scenes left out and why. Each is logged once, with the count so far."""
+    """Scenes left out and why. Each is logged once: by name, or, left out together, by their number."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
@@ -117,6 +117,13 @@ class SkippedScenes:
         if error.key not in self.reasons:
             self.reasons[error.key] = error.reason
             logger.warning("skipped scene %s: %s (%d skipped so far)", error.key, error.reason, len(self.reasons))
+
+    def add_all(self, keys: Iterable[str], reason: str) -> None:
+        """Leave out scenes for one reason that holds for all of them, such as a partial download."""
+        new = [key for key in keys if key not in self.reasons]
+        self.reasons.update(dict.fromkeys(new, reason))
+        if new:
+            logger.warning("skipped %d scenes, the first is %s: %s", len(new), new[0], reason)
 
     def __len__(self) -> int:
         return len(self.reasons)

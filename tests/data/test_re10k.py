@@ -97,7 +97,7 @@ def test_scenes_of_a_missing_chunk_are_skipped_and_named(tmp_path: Path, caplog:
     with caplog.at_level(logging.WARNING):
         source = RE10KSource(folder)
     assert list(source.keys) == ["b"]
-    assert "skipped scene a: chunk 000000.torch is missing (1 skipped so far)" in caplog.text
+    assert "skipped 1 scenes, the first is a: its .torch chunk is missing" in caplog.text
     with pytest.raises(BadScene, match="is missing"):
         source.scene("a")
 
@@ -165,6 +165,16 @@ def test_damaged_scene(tmp_path: Path, kind: str, message: str) -> None:
     with pytest.raises(BadScene, match=message) as caught:
         source.scene("a")
     assert caught.value.key == "a" and "\n" not in str(caught.value)
+
+
+def test_a_partial_download_is_one_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_re10k(tmp_path, [[example("a", 2)]])
+    index = {"a": "000000.torch", **{f"x{number}": f"{number + 1:06d}.torch" for number in range(60_000)}}
+    (folder / "index.json").write_text(json.dumps(index))
+    with caplog.at_level(logging.WARNING):
+        source = RE10KSource(folder)
+    assert list(source.keys) == ["a"] and len(source.skipped) == 60_000 and len(caplog.records) == 1
+    assert "skipped 60000 scenes, the first is x0" in caplog.text
 
 
 def test_truncated_jpeg(tmp_path: Path) -> None:
