@@ -23,13 +23,13 @@ from parity_cases import (
 )
 from torch import Tensor, nn
 
-from scenetok_ns.models import flow, sampling
+from scenetok_ns.models import draws, flow, losses, sampling, schedules
 from scenetok_ns.models.autoencoders.base import LatentSpace
-from scenetok_ns.models.draws import SceneGenDraws, SceneTokDraws, condition_mask, noise_levels, spread_levels
+from scenetok_ns.models.draws import SceneGenDraws, SceneTokDraws, noise_levels, spread_levels
 from scenetok_ns.models.losses import Views, scenegen_loss, scenetok_loss
 from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, TrainingConfig
 from scenetok_ns.models.schedules import schedule_matrix
-from scenetok_ns.models.temporal import IMAGE_LAYOUT
+from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout
 
 Outputs = dict[str, Tensor]
 
@@ -228,7 +228,7 @@ def scenetok_problems(case: Case) -> list[str]:
     time = spread_levels(levels, given["noise"].shape[1])
     problems = [f"time: {p}" for p in difference(time, given["time"], Limits(1e-6))]
     batch, token_shape = len(time), (compressor.scene_tokens.shape[1], denoiser.cnd_proj.in_features)
-    draws = SceneTokDraws(
+    drawn = SceneTokDraws(
         reference=given["ref_index"][:, 0],
         token_noise=given.get("token_noise", torch.zeros(batch, *token_shape)),
         time=time,
@@ -239,7 +239,7 @@ def scenetok_problems(case: Case) -> list[str]:
     scale = LatentSpace(VIDEO_DCAE, 1, 1, std=(1 / p["target_scaling_factor"],))
     target = Views(scale.normalize(given["target_latents"]), case.cameras("target_"))
     seen, encoded = Spy(denoiser), Spy(compressor)
-    output = scenetok_loss(compressor, denoiser, context, target, draws, config, p["global_step"])
+    output = scenetok_loss(compressor, denoiser, context, target, drawn, config, p["global_step"])
     output.loss.backward()
     noisy, cameras, t_net, state = seen.given
     computed = {
@@ -271,11 +271,11 @@ def scenegen_problems(case: Case) -> list[str]:
     batch = len(time)
     nobody, everybody = torch.zeros(batch, dtype=torch.bool), torch.ones(batch, dtype=torch.bool)
     dropout = load_case("c05_scene_generator").config["camera"]["embedding"]["dropout_prob"]
-    draws = SceneGenDraws(
+    drawn = SceneGenDraws(
         token_noise=given["token_noise"],
         time=time,
         noise=given["noise"],
-        condition_mask=condition_mask(given["mask_draw"], ~given.get("conditional", everybody).bool()),
+        condition_mask=draws.condition_mask(given["mask_draw"], ~given.get("conditional", everybody).bool()),
         drop_poses=given["drop_pose"] < dropout if p["train_mode"] else nobody,
         drop_anchors=given["drop_anchor"] < dropout if p["train_mode"] else nobody,
     )
@@ -283,7 +283,7 @@ def scenegen_problems(case: Case) -> list[str]:
     context = Views(va_space().normalize(given["context_latents"]), case.cameras("context_"))
     generator.train(p["train_mode"])
     seen = Spy(generator)
-    output = scenegen_loss(compressor, generator, condition, context, draws)
+    output = scenegen_loss(compressor, generator, condition, context, drawn)
     output.loss.backward()
     noisy, t_net, latents, cameras, anchors, mask = seen.given
     computed = {
@@ -358,6 +358,101 @@ COMPARE: dict[str, Callable[[Case], list[str]]] = {
 }
 
 
+LOSSES = [name for name in COMPARE if name.startswith("c10")]
+CASES_WITH_NETWORKS = [name for name in COMPARE if name[:3] not in ("c06", "c07")]
+
+
 @pytest.mark.parametrize("name", COMPARE)
 def test_every_recorded_output_is_met(name: str) -> None:
     assert COMPARE[name](load_case(name)) == []
+
+
+# --- the comparison notices what is wrong
+
+
+def shifted_more(t: Any, shift: float) -> Any:
+    return SHIFT_TIME(t, 1.02 * shift)
+
+
+def first_becomes_last(name: str, levels: tuple[int, ...], end: int, ceiling: int) -> tuple[int, ...]:
+    """Autoregressive from right to left."""
+    if name != "autoregressive":
+        return SWEEP(name, levels, end, ceiling)
+    inside, outside = levels[:end], levels[end:]
+    return SWEEP(name, inside[::-1], len(inside), ceiling)[::-1] + outside
+
+
+SHIFT_TIME, SWEEP, GUIDED, MASK = flow.shift_time, schedules._sweep, sampling._guided, draws.condition_mask
+PERTURBATIONS: dict[str, tuple[object, str, Any, list[str]]] = {
+    "shift of times": (schedules, "shift_time", shifted_more, ["c06_samplers", "c08_sample_vdc", "c08_sample_wan"]),
+    "shift of the grid": (flow, "shift_time", shifted_more, ["c07_scheduler", "c09_sample_scene"]),
+    "shift in training": (draws, "shift_time", shifted_more, ["c10_loss_scenetok_wan", "c10_loss_scenegen"]),
+    "order of the window": (schedules, "_sweep", first_becomes_last, ["c06_samplers", "c08_sample_vdc"]),
+    "scale of times": (flow, "TRAINING_TIMES", 990, ["c07_scheduler", *CASES_WITH_NETWORKS]),
+    "scale of a sampler's times": (sampling, "network_time", lambda t: 990 * t, ["c08_sample_vdc"]),
+    "guidance": (sampling, "_guided", lambda p, c, g: GUIDED(p, c, 1.02 * g), ["c08_sample_vdc", "c09_sample_scene"]),
+    "sign of the velocity": (losses, "velocity_target", lambda x, e: x - e, LOSSES),
+    "direction of the interpolation": (losses, "interpolate", lambda x, e, t: flow.interpolate(e, x, t), LOSSES),
+    "frames of a window": (
+        TemporalLayout,
+        "frame_slice",
+        lambda self, start, stop: slice(0, self.first_frame(stop) - self.first_frame(start)),
+        ["c08_sample_wan"],
+    ),
+    "KL weight": (losses, "kl_weight", lambda step, config: 10 * max(config.kl_weights), ["c10_loss_scenetok"]),
+    "KL ramp": (losses, "kl_weight", lambda step, config: config.kl_weights[1], ["c10_loss_scenetok_klmid"]),
+    "frozen compressor": (losses, "compressor_frozen", lambda config, step: False, ["c10_loss_scenetok_wan"]),
+    "trained compressor": (losses, "compressor_frozen", lambda config, step: True, ["c10_loss_scenetok"]),
+    "null token": (losses, "_drop_tokens", lambda denoiser, state, draws, config: state, ["c10_loss_scenetok_uncond"]),
+    "condition views": (draws, "condition_mask", lambda u, off: MASK(1 - u, off), ["c10_loss_scenegen"]),
+    "normalisation": (LatentSpace, "normalize", lambda self, raw: raw, ["c09_sample_scene", *LOSSES]),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "name"), [(what, name) for what, (*_, names) in PERTURBATIONS.items() for name in names]
+)
+def test_a_wrong_constant_or_step_shows(what: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, attribute, wrong, _ = PERTURBATIONS[what]
+    monkeypatch.setattr(owner, attribute, wrong)
+    assert COMPARE[name](load_case(name)) != []
+
+
+WEIGHTS = {
+    "compressor.": ["scene_tokens", "out_proj.0.weight", "aggregate.0.attn3.to_v.weight"],
+    "denoiser.": [
+        "model.blocks.0.attn.proj.weight",
+        "model.final_layer.linear.bias",
+        "pose_embed.model.model.1.weight",
+    ],
+    "scene_generator.": ["model.pos_embed", "model.blocks.1.mlp.w12.weight", "anchor_pose_embed.model.model.proj.bias"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        (name, prefix)
+        for name in CASES_WITH_NETWORKS
+        for prefix in load_case(name).info.get("state_files", [load_case(name).info.get("state_prefix")])
+        # Without tokens the compressor changes nothing.
+        if (name, prefix) != ("c10_loss_scenetok_uncond", "compressor.")
+    ],
+)
+def test_one_changed_weight_shows(name: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = load_case(name)
+
+    def changed(case: Case, wanted: str | None = None) -> Case:
+        found = NETWORK_CASE(case, wanted)
+        if wanted not in (None, prefix):
+            return found
+        weight = found.tensors[f"state.{prefix}{key}"].clone()
+        weight.view(-1)[0] += 1.0
+        return replace(found, tensors={**found.tensors, f"state.{prefix}{key}": weight})
+
+    monkeypatch.setitem(globals(), "network_case", changed)
+    for key in WEIGHTS[prefix]:
+        assert COMPARE[name](case) != [], key
+
+
+NETWORK_CASE = network_case
