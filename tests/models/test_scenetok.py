@@ -1,0 +1,259 @@
+"""Photographs to tokens to frames: counts, order, padding, seeds; with an oracle and with a small random model."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import LAYOUTS, SAMPLERS, SIZE, OracleDenoiser, autoencoder, grey, path
+
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, SceneGeneratorConfig, SceneSamplerConfig, load_preset
+from scenetok_ns.models.rendering import RenderedFrames, pad_path, render_windows
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.temporal import TemporalLayout
+
+LENGTHS = (1, 2, 3, 16, 17, 30, 33, 52)
+
+
+def oracle_render(layout: TemporalLayout, cameras: CameraBatch, sampler, **options) -> list[RenderedFrames]:
+    tokens = torch.zeros(cameras.batch_size, 2, 3)
+    return list(
+        render_windows(OracleDenoiser(layout), autoencoder(layout), tokens, cameras, (SIZE, SIZE), sampler, **options)
+    )
+
+
+def check_frames(windows: list[RenderedFrames], cameras: CameraBatch) -> None:
+    """Each frame exactly once, in order, and each the one of its own camera."""
+    expected = 0
+    for window in windows:
+        assert window.first_frame == expected and window.frames.shape[1] > 0
+        expected += window.frames.shape[1]
+    frames = torch.cat([window.frames for window in windows], dim=1)
+    assert frames.dtype == torch.float32
+    torch.testing.assert_close(frames, grey(cameras).clamp(0, 1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_any_number_of_frames_comes_back_in_order(layout: str, length: int) -> None:
+    windows = oracle_render(LAYOUTS[layout], path(length, scenes=2), SAMPLERS[layout])
+    check_frames(windows, path(length, scenes=2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_window_and_schedule(data: st.DataObject) -> None:
+    layout = data.draw(st.sampled_from(list(LAYOUTS.values())))
+    chunk = layout.latents_per_chunk
+    window = data.draw(st.integers(1, 4))
+    clean = data.draw(st.integers(0, window - 1))
+    schedules = ["full_sequence", "autoregressive"] + (["pyramid"] if chunk == 1 else [])
+    sampler = replace(
+        SAMPLERS["1:1"],
+        steps=2,
+        window=window * chunk,
+        clean_targets=clean * chunk,
+        schedule=data.draw(st.sampled_from(schedules)),
+        pyramid_uncertainty=2,
+    )
+    cameras = path(data.draw(st.integers(1, 60)))
+    check_frames(oracle_render(layout, cameras, sampler), cameras)
+
+
+def test_a_lone_camera_is_a_whole_window_of_it() -> None:
+    layout = LAYOUTS["4:1"]
+    padded = pad_path(path(1), layout, window=8)
+    assert padded.num_views == 32 and (padded.c2w == path(1).c2w).all()
+    denoiser = OracleDenoiser(layout)
+    list(render_windows(denoiser, autoencoder(layout), torch.zeros(1, 2, 3), path(1), (SIZE, SIZE), SAMPLERS["4:1"]))
+    assert {tuple(t.shape) for t in denoiser.network_times} == {(1, 8)}
+
+
+def test_frames_come_before_the_path_is_done() -> None:
+    layout, denoiser = LAYOUTS["4:1"], OracleDenoiser(LAYOUTS["4:1"])
+    windows = render_windows(
+        denoiser, autoencoder(layout), torch.zeros(1, 2, 3), path(64), (SIZE, SIZE), SAMPLERS["4:1"]
+    )
+    assert denoiser.forwards == 0
+    assert next(windows).frames.shape[1] == 32 and denoiser.forwards == SAMPLERS["4:1"].steps
+
+
+@pytest.mark.parametrize(
+    ("cameras", "options", "message"),
+    [
+        (path(0), {}, "the camera path is empty; give it at least one camera"),
+        (path(3, scenes=2), {}, "1 scenes need as many camera paths"),
+        (
+            path(3),
+            {"seed": [1, 2]},
+            "1 scenes need as many camera paths, and one seed or one for each; got 1 .* 2 seeds",
+        ),
+    ],
+)
+def test_what_cannot_be_rendered_is_refused_at_once(cameras: CameraBatch, options: dict, message: str) -> None:
+    layout = LAYOUTS["1:1"]
+    with pytest.raises(ValueError, match=message):
+        render_windows(
+            OracleDenoiser(layout),
+            autoencoder(layout),
+            torch.zeros(1, 2, 3),
+            cameras,
+            (SIZE, SIZE),
+            SAMPLERS["1:1"],
+            **options,
+        )
+
+
+# --- a whole small model
+
+
+def small_preset(layout: str = "4:1") -> Preset:
+    """The tiny preset, shrunk to one block of width 24 and 16 pixels, in one of the layouts."""
+    tiny = load_preset("scenetok-tiny")
+    camera = replace(tiny.denoiser.camera, rays="ray", embedding="lvsm", patch_size=8, input_size=16, dropout=0.0)
+    frames, latents = LAYOUTS[layout].frames_per_chunk, LAYOUTS[layout].latents_per_chunk
+    small = {"hidden_size": 24, "depth": 1, "num_heads": 2, "patch_size": 1, "camera": camera}
+    return replace(
+        tiny,
+        data=replace(tiny.data, image_size=16),
+        context_autoencoder=AutoencoderConfig("pixel", spatial_factor=8),
+        target_autoencoder=AutoencoderConfig(
+            "pixel", spatial_factor=8, frames_per_chunk=frames, latents_per_chunk=latents
+        ),
+        compressor=replace(tiny.compressor, **small, num_tokens=6, token_dim=4),
+        denoiser=replace(tiny.denoiser, **small, num_latents=SAMPLERS[layout].window, target_splits=1),
+        sampler=replace(SAMPLERS[layout], steps=2),
+    )
+
+
+def small_model(layout: str = "4:1") -> SceneTok:
+    torch.manual_seed(0)
+    model = SceneTok.from_preset(small_preset(layout)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def views(count: int) -> tuple[torch.Tensor, CameraBatch]:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)), path(count)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("length", [1, 18, 52])
+def test_a_model_renders_any_number_of_frames(layout: str, length: int) -> None:
+    model = small_model(layout)
+    frames = model.render(model.encode(*views(3)), path(length))
+    assert frames.shape == (length, 3, 16, 16) and (frames >= 0).all() and (frames <= 1).all()
+    assert not frames.requires_grad
+
+
+def test_frames_follow_seed_tokens_and_sampler_and_nothing_else() -> None:
+    model, (images, cameras) = small_model(), views(3)
+    tokens = model.encode(images, cameras)
+    frames = model.render(tokens, path(9), seed=5)
+    torch.manual_seed(123)
+    assert torch.equal(model.render(tokens, path(9), seed=5), frames)
+    others = [
+        model.render(tokens, path(9), seed=6),
+        model.render(replace(tokens, mean=tokens.mean + 1), path(9), seed=5),
+        model.render(tokens, path(9), seed=5, sampler=replace(model.preset.sampler, steps=5)),
+        model.render(tokens, CameraBatch(path(9).c2w, torch.tensor([2.0, 2.0, 1.0]) * path(9).intrinsics), seed=5),
+    ]
+    assert not any(torch.allclose(other, frames, atol=1e-3) for other in others)
+    # A longer path starts from the same noise, so what one window sees alike is alike.
+    assert torch.equal(model.render(tokens, path(40), seed=5)[:32], model.render(tokens, path(32), seed=5))
+
+
+def test_the_middle_view_is_the_reference_and_the_world_may_move() -> None:
+    model, (images, cameras) = small_model(), views(4)
+    tokens = model.encode(images, cameras, scene="room", sources=("ab",))
+    assert torch.equal(tokens.reference_c2w, cameras.c2w[0, 2])
+    assert (tokens.preset, tokens.scene, tokens.sources) == (model.preset.name, "room", ("ab",))
+    turn = torch.tensor([[0.0, -1, 0, 2], [1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]])
+
+    def moved(batch: CameraBatch) -> CameraBatch:
+        return CameraBatch(turn @ batch.c2w, batch.intrinsics)
+
+    again = model.encode(images, moved(cameras))
+    torch.testing.assert_close(again.mean, tokens.mean, atol=1e-4, rtol=0)
+    frames, moved_frames = model.render(tokens, path(5)), model.render(again, moved(path(5)))
+    torch.testing.assert_close(moved_frames, frames, atol=2e-2, rtol=0)
+
+
+def test_pose_scale_is_part_of_the_tokens() -> None:
+    model, (images, cameras) = small_model(), views(3)
+
+    def enlarged(batch: CameraBatch) -> CameraBatch:
+        c2w = batch.c2w.clone()
+        c2w[..., :3, 3] *= 4
+        return CameraBatch(c2w, batch.intrinsics)
+
+    tokens = model.encode(images, cameras)
+    large = model.encode(images, enlarged(cameras), pose_scale=0.25)
+    torch.testing.assert_close(large.mean, tokens.mean)
+    torch.testing.assert_close(model.render(large, enlarged(path(5))), model.render(tokens, path(5)), atol=1e-4, rtol=0)
+    assert not torch.allclose(model.encode(images, enlarged(cameras)).mean, tokens.mean)
+
+
+def test_only_networks_are_saved_and_autoencoders_move_along() -> None:
+    model = small_model()
+    assert {key.split(".")[0] for key in model.state_dict()} == {"compressor", "denoiser"}
+    for ours in (model.context_autoencoder, model.target_autoencoder):
+        assert ours not in list(model.modules())
+        ours.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
+    model.to(torch.bfloat16)
+    assert model.device.type == "cpu" and model.target_autoencoder.weight.dtype == torch.float32
+    twin = copy.deepcopy(model).to("meta")
+    assert twin.target_autoencoder.weight.device.type == "meta"
+    assert model.target_autoencoder.weight.device.type == "cpu"
+
+
+def test_a_generator_is_there_where_the_preset_has_one() -> None:
+    preset = small_preset()
+    camera = replace(preset.denoiser.camera, rays="plucker", embedding="patch_embed", dropout=0.1)
+    config = SceneGeneratorConfig(24, 1, 2, 1, camera=camera)
+    sampler = SceneSamplerConfig(steps=2, timestep_shift=4.0)
+    keys = SceneTok(replace(preset, scene_generator=config, scene_sampler=sampler)).state_dict().keys()
+    assert {key.split(".")[0] for key in keys} == {"compressor", "denoiser", "scene_generator"}
+    assert not hasattr(SceneTok(preset), "scene_generator")
+
+
+def test_bfloat16_inference_is_close() -> None:
+    model = small_model()
+    tokens = model.encode(*views(3))
+    rough = model.encode(*views(3), autocast=True)
+    assert 0 < (rough.mean - tokens.mean).abs().max() < 0.1 * tokens.mean.std()
+    frames, rough_frames = model.render(tokens, path(3)), model.render(tokens, path(3), autocast=True)
+    assert 0 < (rough_frames - frames).abs().max() < 0.1
+
+
+def test_wrong_input_is_one_clear_line() -> None:
+    model, (images, cameras) = small_model(), views(3)
+    tokens = model.encode(images, cameras)
+    without = SceneTok(small_preset())
+    cases = [
+        (lambda: model.encode(images, path(2)), r"images \[3, 3, 16, 16\] and cameras \[1, 2\]"),
+        (lambda: model.encode(images[..., :8], cameras), r"expected images \[v, 3, 16, 16\]"),
+        (
+            lambda: model.render(replace(tokens, mean=tokens.mean[:2], logvar=None), path(1)),
+            "has 6 tokens of 4 numbers",
+        ),
+        (lambda: model.render(tokens, path(0)), "the camera path is empty"),
+        (lambda: without.encode(images, cameras), "without its context autoencoder"),
+        (lambda: without.render(tokens, path(1)), "without its target autoencoder"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_tokens_of_another_preset_are_rendered_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    model = small_model()
+    model.render(replace(model.encode(*views(3)), preset="other"), path(1))
+    assert "made by preset other" in caplog.text
