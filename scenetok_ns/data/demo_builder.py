@@ -189,7 +189,7 @@ def draw_small_things(draws: Draws, shell: Shell, roles: dict[str, Tensor], furn
     ]
 
     lamp_height = draws.uniform(1.45, 1.7)
-    has_lamp, has_globe, has_side = draws.chance(0.7), draws.chance(0.75), draws.chance(0.7)
+    has_lamp, has_globe, has_side = draws.chance(0.7), draws.chance(0.9), draws.chance(0.7)
     lamp_at = along + side * beside
     shade_radius, shade_half = draws.uniform(0.18, 0.26), draws.uniform(0.13, 0.18)
     glow = draws.uniform(0.9, 1.5)

@@ -67,4 +67,5 @@ class Draws:
     def color(self, palette: str) -> Float[Tensor, "b 3"]:
         """A colour near one of a palette."""
         color = self.choice(PALETTES[palette])
+        color = torch.lerp(color, color.mean(dim=1, keepdim=True), 0.15)
         return (color * self.uniform(0.85, 1.15)[:, None] * self.uniform(0.94, 1.06, 3)).clamp(0.01, 0.95)

@@ -32,7 +32,7 @@ def draw_lights(draws: Draws, shell: Shell, faces: Faces, things: SmallThings) -
         colors.append(draws.uniform(1.0, 1.6)[:, None] * area * day * DAYLIGHT * window.exists[:, None])
         inward = torch.where(half == 0, -center.sign(), 0.0)
         normals.append(inward)
-    fill = draws.uniform(0.22, 0.34)[:, None] * (0.35 + 0.65 * day)
+    fill = draws.uniform(0.26, 0.38)[:, None] * (0.5 + 0.5 * day)
     tint = day * DAYLIGHT + evening * WARM
     ambient = torch.stack([fill * tint * (0.4 + 0.6 * faces.floor_color), fill * tint], dim=1)
 

@@ -21,9 +21,10 @@ from scenetok_ns.data.demo_rooms import (
     RoomBatch,
 )
 
-RAYS_PER_CHUNK = {"cpu": 1 << 14, "cuda": 1 << 22}
+RAYS_PER_CHUNK = {"cpu": 1 << 14, "gpu": 1 << 20}
 """Bounds memory; on a CPU small enough for its caches."""
-EXPOSURE = 2.2
+EXPOSURE = 2.0
+CONTRAST = 0.6
 NEAR = 0.05
 FAR = 1e4
 
@@ -48,12 +49,14 @@ def render_rooms(
     poses, lenses = c2w.reshape(-1, 4, 4).float(), intrinsics.reshape(-1, 3, 3).float()
     room_of_frame = torch.arange(b, device=c2w.device).repeat_interleave(v)
     side = size * supersample
-    frames = max(1, RAYS_PER_CHUNK.get(c2w.device.type, RAYS_PER_CHUNK["cuda"]) // side**2)
+    limit = RAYS_PER_CHUNK["cpu" if c2w.device.type == "cpu" else "gpu"]
+    num_chunks = -(-len(poses) * side**2 // limit)
     chunks = []
-    for start in range(0, b * v, frames):
-        part = slice(start, start + frames)
-        origin, direction = pixel_rays(poses[part], lenses[part], side)
-        shown = trace(rooms.select(room_of_frame[part]), origin, direction)
+    for room, pose, lens in zip(
+        *(x.tensor_split(min(num_chunks, len(poses))) for x in (room_of_frame, poses, lenses)), strict=True
+    ):
+        origin, direction = pixel_rays(pose, lens, side)
+        shown = trace(rooms.select(room), origin, direction)
         samples = shown.unflatten(-1, (size, supersample, size, supersample))
         chunks.append(display(samples.mean(dim=(-3, -1))))
     return torch.cat(chunks).unflatten(0, (b, v))
@@ -62,7 +65,7 @@ def render_rooms(
 def display(linear: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Gamma, then the S-shaped contrast curve of a camera."""
     value = linear.clamp(0, 1) ** (1 / 2.2)
-    return torch.lerp(value, value * value * (3 - 2 * value), 0.6)
+    return torch.lerp(value, value * value * (3 - 2 * value), CONTRAST)
 
 
 def pixel_rays(

@@ -201,7 +201,7 @@ def draw_floor(draws: Draws) -> tuple[Float[Tensor, "b material"], Float[Tensor,
     width = torch.where(planks, draws.uniform(0.18, 0.3), draws.uniform(0.45, 0.75))
     look = material(
         color,
-        color_b=color * draws.uniform(0.6, 0.8)[:, None],
+        color_b=color * draws.uniform(0.7, 0.85)[:, None],
         color_gap=color * 0.6,
         cell_u=width,
         cell_v=torch.where(planks, 2.4, width),
