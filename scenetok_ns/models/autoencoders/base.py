@@ -139,3 +139,11 @@ class Autoencoder(nn.Module, ABC):
                 f"{type(self).__name__}: {frames.shape[1]} frames are not whole chunks of {chunk}; "
                 "cut the clip or repeat its last frame"
             )
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """Lay out the weights of 2-D and 3-D convolutions with channels last, which their inputs then follow; in place."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
