@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -26,11 +25,29 @@ def attention(
     flash-attn serves half-precision CUDA tensors. Everything else goes to scaled_dot_product_attention, whose choice
     of kernel is never restricted.
     """
-    if _flash_usable(q, k, v):
-        flash = _flash_attention()
-        if flash is not None:
-            return flash(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+    if _flash_usable(q, k, v) and flash_available():
+        from flash_attn import flash_attn_func
+
+        return flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+@torch.compiler.assume_constant_result
+def flash_available() -> bool:
+    """Whether flash-attn can be used. torch.compile asks once instead of tracing an import."""
+    return _import_flash()
+
+
+@cache
+def _import_flash() -> bool:
+    try:
+        return callable(importlib.import_module("flash_attn").flash_attn_func)
+    except ModuleNotFoundError:
+        return False
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        # Typical for a wheel built for another torch: an undefined symbol at import.
+        logger.warning("flash-attn is installed but cannot be used (%s); torch's attention is used instead", error)
+        return False
 
 
 def _flash_usable(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -41,16 +58,3 @@ def _flash_usable(q: Tensor, k: Tensor, v: Tensor) -> bool:
         and q.shape[-1] <= FLASH_MAX_HEAD_DIM
         and q.shape[-1] % 8 == 0
     )
-
-
-@cache
-def _flash_attention() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """flash_attn_func on [b, length, heads, d]; None, once and for all, where the package is missing or broken."""
-    try:
-        return importlib.import_module("flash_attn").flash_attn_func
-    except ModuleNotFoundError:
-        return None
-    except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        # Typical for a wheel built for another torch: an undefined symbol at import.
-        logger.warning("flash-attn is installed but cannot be used (%s); torch's attention is used instead", error)
-        return None

@@ -96,10 +96,6 @@ class PoseEmbedding(nn.Module):
         self, config: CameraConfig, hidden_size: int, layout: TemporalLayout, *, channels_last: bool = False
     ) -> None:
         super().__init__()
-        if config.input_size % config.patch_size:
-            raise ValueError(
-                f"camera: input_size {config.input_size} is not divisible by patch_size {config.patch_size}"
-            )
         self.config, self.layout = config, layout
         frames = layout.frames_per_latent
         if config.embedding == "lvsm":

@@ -17,7 +17,6 @@ from scenetok_ns.models.layers import (
     SelfAttention,
     SwiGLU,
     adaln,
-    check_heads,
     check_shape,
     modulate,
     reset_to_defaults,
@@ -104,7 +103,6 @@ class Compressor(nn.Module):
         """`latent_channels`, `latent_size`: channels and (height, width) of one view's latent."""
         super().__init__()
         hidden = config.hidden_size
-        check_heads(hidden, config.num_heads)
         self.latent_shape = (latent_channels, *latent_size)
         self.checkpointed = False
         self.pose_embed = PoseEmbedding(config.camera, hidden, IMAGE_LAYOUT)

@@ -44,10 +44,6 @@ class Denoiser(nn.Module):
     ) -> None:
         """`latent_channels`, `latent_size` (height, width), `layout`: of the target autoencoder."""
         super().__init__()
-        if config.num_latents % config.target_splits:
-            raise ValueError(
-                f"denoiser: num_latents {config.num_latents} is not divisible by target_splits {config.target_splits}"
-            )
         self.config, self.num_tokens = config, num_tokens
         self.latent_shape = (latent_channels, *latent_size)
         self.pose_embed = PoseEmbedding(

@@ -17,7 +17,6 @@ from scenetok_ns.models.layers import (
     SelfAttention,
     SwiGLU,
     adaln,
-    check_heads,
     linears,
     modulate,
     reset_to_defaults,
@@ -101,7 +100,6 @@ class Trunk(nn.Module):
 
     def __init__(self, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float, out_features: int) -> None:
         super().__init__()
-        check_heads(hidden_size, num_heads)
         self.head_dim = hidden_size // num_heads
         self.checkpointed = False
         self.t_embedder = TimestepEmbedder(hidden_size)

@@ -151,11 +151,6 @@ def reset_to_defaults(module: nn.Module) -> None:
             layer.fill_tables()
 
 
-def check_heads(hidden_size: int, num_heads: int) -> None:
-    if hidden_size % num_heads:
-        raise ValueError(f"hidden_size {hidden_size} is not divisible by num_heads {num_heads}")
-
-
 def check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...]) -> None:
     """Raise ValueError unless `tensor` has the expected sizes; None: any size."""
     fits = tensor.dim() == len(expected) and all(e in (None, n) for e, n in zip(expected, tensor.shape, strict=True))
