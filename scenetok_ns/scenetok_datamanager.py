@@ -21,7 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from scenetok_ns.data.evaluation_index import EvaluationIndex
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, Views
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes, Views
 from scenetok_ns.data.training_batches import Sharding, TrainingBatch, TrainingLoader, TrainingSamples
 from scenetok_ns.data.view_sampling import ViewIndices, default_views
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
@@ -229,6 +229,11 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         if self._held_out is None:
             self._held_out = self._samples(self.test_split)
         return self._held_out[0].to(self.device), {}
+
+    @property
+    def training_skipped(self) -> SkippedScenes:
+        """Scenes that training has met and could not use."""
+        return SkippedScenes() if self._training is None else self._training.samples.source.skipped
 
     def _samples(self, split: str) -> TrainingSamples:
         source = self._source(split)

@@ -1,0 +1,68 @@
+"""The smallest method, data sets and runs that exercise the whole glue, for the tests of it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.engine.trainer import TrainerConfig
+from scene_files import example, write_dl3dv, write_re10k
+
+from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
+from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.scenetok_config import scenetok_tiny
+from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+
+PRESET = Path(__file__).with_name("tiny_preset.yaml")
+IMAGE_SIZE, NUM_CONTEXT, FRAMES = 32, 3, 12
+"""Of the preset, and of each scene."""
+
+
+def write_small_re10k(root: Path, bad_scene: bool = False) -> Path:
+    """4 scenes to train on, 3 to evaluate on; one more of each with a NaN pose if `bad_scene`."""
+    for split, count in (("train", 4), ("test", 3)):
+        scenes = [example(f"{split}{i}", FRAMES, size=(36, 64)) for i in range(count)]
+        if bad_scene:
+            scenes.append(example(f"{split}-bad", FRAMES))
+            scenes[-1]["cameras"][1, 8] = float("nan")
+        write_re10k(root / split, [scenes])
+    return root
+
+
+def write_small_dl3dv(root: Path) -> Path:
+    for split, count in (("train", 2), ("test", 2)):
+        for i in range(count):
+            write_dl3dv(root / split / f"{split}{i}" / "nerfstudio", FRAMES)
+    return root
+
+
+def small_config(data: Path, output: Path, **fields: Any) -> TrainerConfig:
+    """The registered method scenetok-tiny with the smallest preset, on a CPU; `fields` are the trainer's."""
+    config = copy.deepcopy(scenetok_tiny.config)
+    config.output_dir, config.experiment_name, config.timestamp = output, "small", "run"
+    config.machine.device_type = "cpu"
+    config.max_num_iterations, config.steps_per_save = 4, 1000
+    config.pipeline.model.preset = str(PRESET)  # type: ignore[attr-defined]
+    is_re10k = (data / "train" / "index.json").is_file()
+    config.pipeline.datamanager.dataparser = Re10kDataParserConfig() if is_re10k else Dl3dvDataParserConfig()
+    config.pipeline.datamanager.data = data
+    config.pipeline.datamanager.num_workers = 0
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return config
+
+
+def small_pipeline(data: Path, test_mode: str = "test", seed: int = 0, **fields: Any) -> SceneTokPipeline:
+    """A pipeline with fresh weights; `fields` are the data manager's."""
+    torch.manual_seed(seed)
+    config = small_config(data, Path("unused")).pipeline
+    for name, value in fields.items():
+        setattr(config.datamanager, name, value)
+    return config.setup(device="cpu", test_mode=test_mode)
+
+
+def final_state(config: TrainerConfig, step: int) -> dict[str, Any]:
+    path = config.get_checkpoint_dir() / f"step-{step:09d}.ckpt"
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,143 @@
+"""Scenes, views and batches as Nerfstudio's trainer and tools see them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.utils.eval_utils import all_methods
+from scene_files import write_dl3dv
+from small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, small_config, write_small_dl3dv, write_small_re10k
+
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.scenetok_datamanager import SceneTokDataManager
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_re10k(tmp_path_factory.mktemp("re10k"))
+
+
+def manager(
+    data: Path, test_mode: str = "test", dataparser: dict | None = None, **fields: object
+) -> SceneTokDataManager:
+    config = small_config(data, Path("unused")).pipeline
+    config.datamanager.preset = config.model.preset
+    for name, value in fields.items():
+        setattr(config.datamanager, name, value)
+    for name, value in (dataparser or {}).items():
+        setattr(config.datamanager.dataparser, name, value)
+    return config.datamanager.setup(device="cpu", test_mode=test_mode)
+
+
+def test_both_methods_are_registered() -> None:
+    assert {"scenetok", "scenetok-tiny"} <= set(all_methods)
+
+
+@pytest.mark.parametrize("test_mode", ["val", "test", "inference"])
+def test_active_scene_is_shown_in_every_mode(data: Path, test_mode: str) -> None:
+    datamanager = manager(data, test_mode)
+    assert isinstance(datamanager, VanillaDataManager)
+    assert len(datamanager.train_dataset) == NUM_CONTEXT
+    assert len(datamanager.eval_dataset) == FRAMES - NUM_CONTEXT
+    item = datamanager.train_dataset[0]
+    assert item["image"].shape == (IMAGE_SIZE, IMAGE_SIZE, 3) and item["image"].dtype == torch.float32
+    assert datamanager.eval_dataset.cameras[0].height == IMAGE_SIZE
+    assert datamanager.train_dataparser_outputs.image_filenames
+
+
+def test_context_and_target_views_are_those_of_the_data_sets(data: Path) -> None:
+    datamanager = manager(data)
+    context, target = datamanager.context_views(0), datamanager.target_views(0)
+    for views, dataset in ((context, datamanager.train_dataset), (target, datamanager.eval_dataset)):
+        images = torch.stack([dataset[i]["image"] for i in range(len(dataset))])
+        assert torch.equal((images.permute(0, 3, 1, 2) * 255).round().byte(), views.images)
+        centres = dataset.cameras.camera_to_worlds[:, :, 3]
+        torch.testing.assert_close(centres, views.c2w[:, :3, 3])
+
+
+def test_evaluation_covers_all_scenes_in_order(data: Path) -> None:
+    views = manager(data).fixed_indices_eval_dataloader
+    seen = [(int(camera.metadata["scene_idx"]), batch["image"].shape) for camera, batch in views]
+    assert len(seen) == len(views) == 3 * (FRAMES - NUM_CONTEXT)
+    assert [scene for scene, _ in seen] == [number for number in range(3) for _ in range(FRAMES - NUM_CONTEXT)]
+
+
+def test_evaluation_options(data: Path) -> None:
+    datamanager = manager(data, eval_scenes=2, eval_targets=4, num_context=5)
+    assert len(datamanager.fixed_indices_eval_dataloader) == 8
+    assert len(datamanager.context_views(1).images) == 5
+
+
+def test_evaluation_index_and_scene_choose_the_views(data: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"test2": {"context": [0, 5, 9], "target": [2, 3]}}))
+    datamanager = manager(data, dataparser={"eval_index": index})
+    assert datamanager.evaluation_keys == ["test2"]
+    scene = datamanager.evaluation_scene(0)
+    assert scene.context.tolist() == [0, 5, 9] and scene.target.tolist() == [2, 3]
+    other = manager(data, dataparser={"eval_index": index, "scene": "test1"})
+    assert other.evaluation_keys[other.active_scene] == "test1"
+    assert len(other.eval_dataset) == FRAMES - NUM_CONTEXT
+
+
+def test_unknown_scene_is_named(data: Path) -> None:
+    with pytest.raises(DataError, match=r"no scene 'nowhere'.*test0"):
+        manager(data, dataparser={"scene": "nowhere"})
+
+
+def test_bad_scenes_are_skipped_counted_and_named(tmp_path: Path) -> None:
+    datamanager = manager(write_small_re10k(tmp_path, bad_scene=True))
+    assert len(datamanager.fixed_indices_eval_dataloader.scenes) == 3
+    assert list(datamanager.evaluation_source.skipped.reasons) == ["test-bad"]
+    seen = {key for step in range(5) for key in datamanager.next_train(step)[0].scenes}
+    assert seen == {f"train{i}" for i in range(4)}
+    assert "NaN" in datamanager.training_skipped.reasons["train-bad"]
+
+
+def test_too_few_frames_for_the_context(data: Path) -> None:
+    with pytest.raises(DataError, match=f"{FRAMES} frames, but {FRAMES + 1} context views"):
+        manager(data, num_context=FRAMES + 1)
+
+
+def test_training_batches_follow_from_seed_and_step(data: Path) -> None:
+    first, second = manager(data), manager(data)
+    first.next_train(0)
+    a, b = first.next_train(1)[0], second.next_train(1)[0]
+    assert a.scenes == b.scenes and torch.equal(a.target.images, b.target.images)
+    assert all(key.startswith("train") for key in a.scenes)
+    held_out = [first.next_eval(step)[0] for step in (0, 7)]
+    assert all(key.startswith("test") for key in held_out[0].scenes)
+    assert torch.equal(held_out[0].target.images, held_out[1].target.images)
+    assert first.get_train_rays_per_batch() == a.target.images.shape[0] * a.target.images.shape[1] * IMAGE_SIZE**2
+
+
+def test_dl3dv(tmp_path: Path) -> None:
+    datamanager = manager(write_small_dl3dv(tmp_path))
+    assert datamanager.next_train(0)[0].context.images.shape == (2, NUM_CONTEXT, 3, IMAGE_SIZE, IMAGE_SIZE)
+    camera, batch = datamanager.next_eval_image(5)
+    assert camera.shape == (1,) and batch["image"].shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+
+
+def test_stock_dataparser_of_one_scene(tmp_path: Path) -> None:
+    """Context from the training views, targets are the evaluation views, training sees no evaluation view."""
+    scene = write_dl3dv(tmp_path / "capture", frames=20, image_folder="images", divide=1)
+    parser = NerfstudioDataParserConfig(downscale_factor=1, train_split_fraction=0.75)
+    config = small_config(tmp_path, Path("unused")).pipeline
+    config.datamanager.preset, config.datamanager.dataparser = config.model.preset, parser
+    config.datamanager.data = scene
+    datamanager = config.datamanager.setup(device="cpu", test_mode="test")
+    train_part = parser.setup().get_dataparser_outputs("train")
+    evaluation_part = parser.setup().get_dataparser_outputs("test")
+    assert len(datamanager.eval_dataset) == len(evaluation_part.image_filenames) == 5
+    held_out = datamanager.eval_dataset.cameras.camera_to_worlds[:, :, 3]
+    torch.testing.assert_close(held_out, evaluation_part.cameras.camera_to_worlds[:, :, 3])
+    known = train_part.cameras.camera_to_worlds[:, :, 3]
+    batch, _ = datamanager.next_train(0)
+    for clip in (batch.context, batch.target):
+        distances = torch.cdist(clip.c2w[..., :3, 3].flatten(0, 1), known)
+        assert distances.amin(dim=1).max() < 1e-5
