@@ -70,6 +70,27 @@ def test_every_pixel_looks_where_its_camera_says(tmp_path: Path, distortion: lis
         assert difference.abs().max() <= 2 and difference.float().mean(dim=(0, 1)).abs().max() < 0.3
 
 
+def test_the_lens_is_centred_as_nerfstudio_centres_it(tmp_path: Path) -> None:
+    """A wide lens in the middle of a tiny picture: half a pixel, in which OpenCV differs, would tip the picture."""
+    camera = Cameras(
+        camera_to_worlds=torch.eye(4)[None, :3],
+        fx=12.0,
+        fy=12.0,
+        cx=12.0,
+        cy=12.0,
+        width=24,
+        height=24,
+        distortion_params=torch.tensor([[-0.25, 0.05, 0.0, 0.0, 0.0, 0.0]]),
+    ).reshape((1,))
+    rays = camera.generate_rays(0, keep_shape=True).directions * OPENGL[:3]
+    gain = 0.8
+    seen = colours(gain * rays[..., 0] / rays[..., 2], gain * rays[..., 1] / rays[..., 2])
+    Image.fromarray(seen).save(tmp_path / "frame_00000.png")
+    scene = scene_of_outputs("x", [DataparserOutputs([tmp_path / "frame_00000.png"], camera)])
+    image = scene.load_images([0])[0].double()
+    assert (image.mean(dim=(1, 2))[:2] - 128).abs().max() < 0.1
+
+
 def test_transparent_images_are_laid_on_the_background(tmp_path: Path) -> None:
     part = outputs(tmp_path, None, n=1)
     Image.new("RGBA", (WIDTH, HEIGHT), (200, 0, 0, 0)).save(part.image_filenames[0])

@@ -24,6 +24,7 @@ TRANSFORMS = "transforms.json"
 IMAGE_FOLDERS = ("images_4", "images_8", "images_2", "images")
 """Looked for in this order: images_4 is what the released models were trained on."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+DISTORTION = ("k1", "k2", "k3", "p1", "p2")
 SUPPORTED_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL")
 ASPECT_TOLERANCE = 0.02
 """Stored images are rounded to whole pixels after division by 4 or 8; a larger difference is another image."""
@@ -43,6 +44,7 @@ class DL3DVSource:
         self.folder = Path(folder)
         self.image_folder = image_folder
         self.skipped = SkippedScenes()
+        self._told_of_distortion = False
         self._home_of = self._find_scenes()
         self._keys = tuple(self._home_of)
 
@@ -60,6 +62,9 @@ class DL3DVSource:
         order = sorted(range(len(meta["frames"])), key=lambda i: _natural(_stem(meta["frames"][i], key)))
         meta = {**meta, "frames": [meta["frames"][i] for i in order]}
         c2w, intrinsics, timestamps = parse_transforms(meta, key)
+        if not self._told_of_distortion and any(meta.get(name) for name in DISTORTION):
+            self._told_of_distortion = True
+            logger.info("%s: lens distortion (%s) is left in the images", self.folder, ", ".join(DISTORTION))
         names = tuple(_stem(frame, key) for frame in meta["frames"])
         missing = [name for name in names if name not in files]
         if missing:

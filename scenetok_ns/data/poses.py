@@ -84,7 +84,8 @@ def pose_distances(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v v"]:
 def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int64[Tensor, " count"]:
     """`count` different frames, spread out: from `start`, always the one farthest from those taken; sorted.
 
-    The published context selection (parity c11_fps); it draws `start` uniformly. Raises ValueError if there are fewer
+    The published context selection (parity c11_fps); it draws `start` uniformly. No frame comes twice, because two
+    frames of equal pose still count as an angle of arccos(COSINE_LIMIT) apart. Raises ValueError if there are fewer
     than `count` poses.
     """
     if not 0 < count <= len(c2w):
@@ -93,7 +94,6 @@ def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int6
     nearest = distances[start].clone()
     taken = [start]
     for _ in range(count - 1):
-        nearest[taken[-1]] = -1.0  # so that a pose that occurs twice does not bring the same frame again
         taken.append(int(nearest.argmax()))
         nearest = torch.minimum(nearest, distances[taken[-1]])
     return torch.tensor(sorted(taken))

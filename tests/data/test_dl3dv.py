@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ def test_cameras_and_images_of_a_scene(tmp_path: Path, inner: str) -> None:
     assert scene.timestamps is not None and scene.timestamps.tolist() == list(range(1, 13))
     image = scene.load_images([7])[0]
     assert image.shape == (3, 36, 64) and int(image[0, 0, 0]) == 28
+
+
+def test_lens_distortion_is_mentioned_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_dl3dv(tmp_path / "a")
+    source = DL3DVSource(tmp_path)
+    with caplog.at_level(logging.INFO):
+        source.scene("a"), source.scene("a")
+    assert caplog.text.count("is left in the images") == 1
 
 
 def test_the_folder_may_be_the_scene_itself(tmp_path: Path) -> None:
