@@ -8,10 +8,14 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
 
 re10k_data = DataParserSpecification(
     config=Re10kDataParserConfig(), description="RealEstate10K or ACID in the chunks of pixelSplat and SceneTok"
 )
 dl3dv_data = DataParserSpecification(
     config=Dl3dvDataParserConfig(), description="DL3DV, or folders of scenes with transforms.json"
+)
+tokens_data = DataParserSpecification(
+    config=TokensDataParserConfig(), description="A file of scene tokens (scenetok encode), without photographs"
 )

@@ -1,0 +1,58 @@
+"""A token file as a source of one scene without photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from scenetok_ns.data.scenes import DataError, Scene, SkippedScenes
+from scenetok_ns.data.view_sampling import ViewIndices
+from scenetok_ns.models.tokens import SceneTokens
+
+FOCAL = 0.9
+"""Focal length, divided by the image size, of the camera that stands for the photographs: some 58 degrees."""
+GREY = 128
+PICTURE_SIZE = 256
+
+
+class TokenSource:
+    """One scene: its tokens, and a single camera at their reference pose with a grey picture in place of a photograph.
+
+    Raises DataError for a file that is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.skipped = SkippedScenes()
+        try:
+            self.tokens = SceneTokens.load(path)
+        except (OSError, ValueError) as error:
+            raise DataError(str(error)) from error
+        self.key = self.tokens.scene or path.stem
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [self.key]
+
+    def scene(self, key: str) -> Scene:
+        if key != self.key:
+            raise DataError(f"there is one scene, {self.key!r}, not {key!r}")
+        intrinsics = torch.tensor([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]])
+        return Scene(
+            key=key,
+            c2w=self.tokens.reference_c2w[None],
+            intrinsics=intrinsics[None],
+            frame_names=("reference",),
+            read_frame=_grey,
+        )
+
+    def views(self, num_context: int) -> ViewIndices:
+        """The one camera, whatever number is asked for: nothing is encoded."""
+        return ViewIndices(context=torch.zeros(1, dtype=torch.int64), target=torch.zeros(1, dtype=torch.int64))
+
+
+def _grey(index: int) -> UInt8[Tensor, "3 h w"]:
+    return torch.full((3, PICTURE_SIZE, PICTURE_SIZE), GREY, dtype=torch.uint8)

@@ -1,0 +1,99 @@
+"""Run folders of our own: whole or not there, and what stock Nerfstudio reads in them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from nerfstudio.engine.trainer import TrainerConfig
+
+from scenetok_ns.run_folder import (
+    RunFolderConfig,
+    link_checkpoints,
+    read_run,
+    run_config,
+    save_tensors,
+    size_of,
+    write_run_folder,
+)
+
+
+@pytest.fixture
+def method() -> TrainerConfig:
+    return TrainerConfig(method_name="some-method", load_dir=Path("elsewhere"))
+
+
+def no_checkpoint(folder: Path) -> None:
+    (folder / "step-000000000.ckpt").write_bytes(b"")
+
+
+def test_the_configuration_finds_its_checkpoints_from_any_folder(
+    method: TrainerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run_folder(Path("my run"), run_config(method, Path("my run")), no_checkpoint)
+    monkeypatch.chdir("/")
+    config = read_run(tmp_path / "my run")
+    assert isinstance(config, TrainerConfig) and config.method_name == "some-method"
+    assert config.get_base_dir() == tmp_path / "my run"
+    assert [file.name for file in config.get_checkpoint_dir().iterdir()] == ["step-000000000.ckpt"]
+    assert config.load_dir is None and method.load_dir == Path("elsewhere")
+    assert read_run(tmp_path / "my run" / "config.yml") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["my run"]
+
+
+def test_a_run_derived_from_a_run_has_its_own_folder(method: TrainerConfig, tmp_path: Path) -> None:
+    first = run_config(method, tmp_path / "first")
+    second = run_config(first, tmp_path / "second")
+    assert isinstance(second, RunFolderConfig) and second.get_base_dir() == tmp_path / "second"
+    assert first.get_base_dir() == tmp_path / "first"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_write_leaves_nothing(method: TrainerConfig, tmp_path: Path, error: BaseException) -> None:
+    def interrupted(folder: Path) -> None:
+        no_checkpoint(folder)
+        raise error
+
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        write_run_folder(tmp_path / "run", run_config(method, tmp_path / "run"), interrupted)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_not_touched(method: TrainerConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("")
+    with pytest.raises(FileExistsError, match="run exists; choose another --output"):
+        write_run_folder(tmp_path / "run", run_config(method, tmp_path / "run"), no_checkpoint)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_checkpoints_are_what_torch_load_takes_and_the_bar_counts_them(tmp_path: Path) -> None:
+    tensors = {"_model.a": torch.arange(6.0).reshape(2, 3), "_model.extra": {"preset": "x"}}
+    counts: list[int] = []
+    save_tensors(tmp_path / "step-000000000.ckpt", tensors, progress=counts.append)
+    assert sum(counts) == (tmp_path / "step-000000000.ckpt").stat().st_size >= size_of(tensors) == 24
+    state = torch.load(tmp_path / "step-000000000.ckpt", map_location="cpu", weights_only=True)
+    assert state["step"] == 0 and state["optimizers"] == state["schedulers"] == state["scalers"] == {}
+    assert torch.equal(state["pipeline"]["_model.a"], tensors["_model.a"])
+
+
+def test_checkpoints_are_linked_not_copied(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    no_checkpoint(tmp_path / "a")
+    link_checkpoints(tmp_path / "a", tmp_path / "b")
+    assert os.path.samefile(tmp_path / "a" / "step-000000000.ckpt", tmp_path / "b" / "step-000000000.ckpt")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        link_checkpoints(tmp_path, tmp_path / "b")
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder: it has no config\.yml"):
+        read_run(tmp_path)
+    (tmp_path / "config.yml").write_text(yaml.dump({"a": 1}))
+    with pytest.raises(ValueError, match="does not hold the configuration of a run"):
+        read_run(tmp_path)
