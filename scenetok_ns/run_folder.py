@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from torch import Tensor
 
 from scenetok_ns.safe_config import read_config
+from scenetok_ns.scenetok_pipeline import SceneTokPipelineConfig
 
 CHECKPOINTS = "nerfstudio_models"
 CONFIG = "config.yml"
@@ -29,6 +30,7 @@ class RunFolderConfig(TrainerConfig):
     Stock tools look for checkpoints in the folder that the configuration names, not beside config.yml.
     """
 
+    pipeline: SceneTokPipelineConfig = field(default_factory=SceneTokPipelineConfig)
     run_folder: Path | None = None
 
     def get_base_dir(self) -> Path:
@@ -37,7 +39,7 @@ class RunFolderConfig(TrainerConfig):
 
 def run_config(method: TrainerConfig, folder: Path) -> RunFolderConfig:
     """A copy of a method's (or another run's) configuration, for a run in `folder`."""
-    values = {field.name: deepcopy(getattr(method, field.name)) for field in fields(TrainerConfig)}
+    values = {entry.name: deepcopy(getattr(method, entry.name)) for entry in fields(TrainerConfig)}
     folder = folder.absolute()
     values.update(output_dir=folder.parent, experiment_name=folder.name, timestamp="imported")
     values.update(relative_model_dir=Path(CHECKPOINTS), load_dir=None, load_checkpoint=None, load_config=None)
@@ -53,6 +55,17 @@ def read_run(run: Path) -> TrainerConfig:
     if not isinstance(config, TrainerConfig):
         raise ValueError(f"{path} does not hold the configuration of a run")
     return config
+
+
+def derive_run(run: Path, folder: Path) -> tuple[RunFolderConfig, Path]:
+    """Configuration for a variant of `run` in `folder`, and the folder of the run's checkpoints.
+
+    Checkpoints of ns-train are where the configuration says, which need not be beside config.yml.
+    """
+    source = read_run(run)
+    if not isinstance(source.pipeline, SceneTokPipelineConfig):
+        raise ValueError(f"{run} is a run of {source.method_name}, not of a scenetok method")
+    return run_config(source, folder), source.get_checkpoint_dir().absolute()
 
 
 def write_run_folder(folder: Path, config: RunFolderConfig, write_checkpoint: Callable[[Path], None]) -> None:
@@ -88,7 +101,7 @@ def save_tensors(
     """
     state = {"step": step, "pipeline": tensors, "optimizers": {}, "schedulers": {}, "scalers": {}}
     with path.open("wb") as file:
-        torch.save(state, _Counted(file.write, progress))
+        torch.save(state, _Counted(file.write, progress))  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
 

@@ -6,6 +6,9 @@ from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
+from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.optimizers import AdamWConfig, WarmupMilestonesConfig
 from scenetok_ns.scenetok_datamanager import SceneTokDataManagerConfig
@@ -17,7 +20,7 @@ from scenetok_ns.tool_compat import allow_numpy_scalars
 allow_numpy_scalars()
 
 
-def method(name: str, preset: str, description: str) -> MethodSpecification:
+def method(name: str, preset: str, description: str, dataparser: SceneDataParserConfig) -> MethodSpecification:
     """A method whose every default follows from its preset."""
     steps = load_preset(preset).training.max_steps
     return MethodSpecification(
@@ -31,7 +34,8 @@ def method(name: str, preset: str, description: str) -> MethodSpecification:
             steps_per_eval_all_images=max(steps // 4, 1),
             mixed_precision=False,  # the model uses bfloat16 where it should; Nerfstudio's own would be float16
             pipeline=SceneTokPipelineConfig(
-                datamanager=SceneTokDataManagerConfig(preset=preset), model=SceneTokModelConfig(preset=preset)
+                datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=dataparser),
+                model=SceneTokModelConfig(preset=preset),
             ),
             optimizers={"networks": {"optimizer": AdamWConfig(), "scheduler": WarmupMilestonesConfig()}},
             viewer=ViewerConfig(quit_on_train_completion=True),  # else ns-train never ends
@@ -42,8 +46,34 @@ def method(name: str, preset: str, description: str) -> MethodSpecification:
 
 
 scenetok = method(
-    "scenetok", "re10k", "SceneTok: scenes as tokens, new views by rectified flow (RealEstate10K preset)."
+    "scenetok",
+    "re10k",
+    "SceneTok: scenes as tokens, new views by rectified flow (RealEstate10K preset).",
+    Re10kDataParserConfig(),
+)
+scenetok_dl3dv = method(
+    "scenetok-dl3dv",
+    "dl3dv-shift8-fixed",
+    "SceneTok for DL3DV, VA-VAE and Video DC-AE; trains without the released weights' focal quirk.",
+    Dl3dvDataParserConfig(),
+)
+scenetok_dl3dv_wan = method(
+    "scenetok-dl3dv-wan",
+    "dl3dv-wan-shift4",
+    "SceneTok for DL3DV, VA-VAE and Wan 2.2, as released.",
+    Dl3dvDataParserConfig(),
 )
 scenetok_tiny = method(
-    "scenetok-tiny", "scenetok-tiny", "SceneTok small enough to train and render on a CPU; needs no downloads."
+    "scenetok-tiny",
+    "scenetok-tiny",
+    "SceneTok small enough to train and render on a CPU; needs no downloads.",
+    Re10kDataParserConfig(),
 )
+
+
+def method_config(name: str) -> TrainerConfig:
+    """Configuration of one of our methods, by the name that presets give it."""
+    for specification in (scenetok, scenetok_dl3dv, scenetok_dl3dv_wan, scenetok_tiny):
+        if specification.config.method_name == name:
+            return specification.config
+    raise ValueError(f"there is no scenetok method {name!r}")

@@ -22,11 +22,13 @@ from torch import Tensor
 
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes, Views
+from scenetok_ns.data.token_scene import TokenSource
 from scenetok_ns.data.training_batches import Sharding, TrainingBatch, TrainingLoader, TrainingSamples
 from scenetok_ns.data.view_sampling import ViewIndices, default_views
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import Preset, load_preset
+from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.nerfstudio_scenes import SceneViews, StockSceneSource
 
 
@@ -172,7 +174,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 
     def _evaluation_views(self, scene: Scene) -> ViewIndices:
         count = self.config.num_context or self.preset.data.views.num_context
-        if isinstance(self.evaluation_source, StockSceneSource):
+        if isinstance(self.evaluation_source, (StockSceneSource, TokenSource)):
             return self.evaluation_source.views(count)
         if self.index is None or scene.key not in self._indexed:
             return default_views(scene.c2w, count)
@@ -183,6 +185,10 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         """Images and cameras that an evaluation scene is encoded from."""
         scene = self.evaluation_scene(number)
         return scene.scene.load_views(scene.context, (self.preset.data.image_size,) * 2)
+
+    def stored_tokens(self, number: int) -> SceneTokens | None:
+        """Tokens of an evaluation scene that comes as tokens; None where photographs are to be encoded."""
+        return self.evaluation_source.tokens if isinstance(self.evaluation_source, TokenSource) else None
 
     def target_views(self, number: int) -> Views:
         """Images and cameras that an evaluation scene is compared with."""

@@ -26,6 +26,7 @@ from scenetok_ns.interrupts import asked_by_viewer
 from scenetok_ns.message_picture import message_picture
 from scenetok_ns.metrics import picture_metrics
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.checkpoint import check_weights
 from scenetok_ns.models.draws import draw_scenetok
 from scenetok_ns.models.losses import Views, scenetok_loss
 from scenetok_ns.models.presets import load_preset
@@ -52,6 +53,10 @@ class SceneTokModelConfig(ModelConfig):
     """Weight file of the autoencoder that encodes photographs (VA-VAE); none for presets with pixel patches."""
     target_weights: Path | None = None
     """Weight file of the autoencoder that decodes frames (Video DC-AE, Wan); none for presets with pixel patches."""
+    context_weights_sha256: str | None = None
+    """SHA-256 that the weight file must have; `scenetok import` writes it. None: not checked."""
+    target_weights_sha256: str | None = None
+    """SHA-256 that the weight file must have; `scenetok import` writes it. None: not checked."""
     steps: int | None = None
     """Denoising steps of a render; None: the preset's."""
     guidance: float | None = None
@@ -73,6 +78,8 @@ class ContextProvider(Protocol):
 
     def context_views(self, number: int) -> ImageViews: ...
 
+    def stored_tokens(self, number: int) -> SceneTokens | None: ...
+
 
 class SceneTokModel(Model):
     """See the module. `connect` must be called before the first render."""
@@ -82,6 +89,8 @@ class SceneTokModel(Model):
     def populate_modules(self) -> None:
         super().populate_modules()
         self.preset = load_preset(self.config.preset)
+        check_weights(self.config.context_weights, self.config.context_weights_sha256, "context")
+        check_weights(self.config.target_weights, self.config.target_weights_sha256, "target")
         self.scenetok = SceneTok.from_preset(self.preset, self.config.context_weights, self.config.target_weights)
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
@@ -169,11 +178,13 @@ class SceneTokModel(Model):
     # --- Rendering ---
 
     def tokens_of(self, scene: int) -> SceneTokens:
-        """Tokens of an evaluation scene, made when first needed with the weights of the moment."""
+        """Tokens of an evaluation scene: as stored, or made when first needed with the weights of the moment."""
         key = (scene, self._weights_version)
+        if self._provider is None:
+            raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
+        if (stored := self._provider.stored_tokens(scene)) is not None:
+            return stored.to(self.device)
         if key not in self._tokens:
-            if self._provider is None:
-                raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
             views = self._provider.context_views(scene)
             cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
             tokens = self.scenetok.encode(views.images.to(self.device).float() / 255, cameras, scene=str(scene))

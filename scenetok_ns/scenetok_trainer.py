@@ -87,6 +87,12 @@ class SceneTokTrainer(Trainer):
             path = checkpoint_path(self.config.load_dir, self.config.load_step)
         if path is None:
             CONSOLE.print("No checkpoint to load: training from scratch.")
+            preset = load_preset(self.config.pipeline.model.preset)  # type: ignore[attr-defined]
+            for quirk in preset.quirks:
+                CONSOLE.print(
+                    f"[bold yellow]Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
+                    "need; train afresh with a preset that has none (docs/quirks.md)."
+                )
             return
         state = read_checkpoint(path)
         self.pipeline.load_pipeline(state["pipeline"], state["step"])

@@ -6,6 +6,9 @@ import importlib
 import sys
 
 COMMANDS = {
+    "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "make a run folder of a released checkpoint"),
+    "open": ("scenetok_ns.cli.open_run:open_run", "make a run folder that shows something else of a run"),
+    "encode": ("scenetok_ns.cli.encode:encode", "write the tokens of a scene to a file"),
     "demo-data": ("scenetok_ns.cli.demo_data:demo_data", "write procedurally made indoor scenes as a data set"),
 }
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""

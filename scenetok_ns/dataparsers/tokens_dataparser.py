@@ -14,7 +14,7 @@ from scenetok_ns.data.token_scene import TokenSource
 
 @dataclass
 class TokensDataParserConfig(DataParserConfig):
-    """A scene as `scenetok encode` writes it: rendered from its tokens; there is nothing to train on or compare with."""
+    """A scene as `scenetok encode` writes it: it can be rendered, but not trained on or compared with."""
 
     _target: type = field(default_factory=lambda: TokensDataParser)
     data: Path = Path("scene.safetensors")

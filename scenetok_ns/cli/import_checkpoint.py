@@ -1,0 +1,137 @@
+"""`scenetok import`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from scenetok_ns.models.autoencoders.registry import weights_file
+from scenetok_ns.models.checkpoint import CheckpointError, released_state, sha256_of
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
+
+STATE_PREFIX = "_model.scenetok."
+"""Where the networks are in the state of our Nerfstudio pipeline."""
+
+Bar = Callable[[str, int], Callable[[int], None]]
+
+
+def import_checkpoint(
+    preset: str,
+    checkpoint: Path,
+    output: Path,
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+    vavae: Path | None = None,
+    video_dcae: Path | None = None,
+    wan: Path | None = None,
+) -> None:
+    """Make a run folder of a released checkpoint: ns-viewer, ns-render and ns-eval then take it like a run of ns-train.
+
+    Args:
+        preset: What the checkpoint is: a preset's name, or a preset file of your own (.yaml).
+        checkpoint: The released .ckpt file.
+        output: The run folder to make; it must not exist.
+        data: Data set to show and evaluate, in the form that the preset's method expects; can be changed later with
+            `scenetok open`.
+        tokenizer: For scenegen presets: the released file that holds compressor and denoiser, where `checkpoint` holds
+            the generator alone.
+        vavae: Published weights of VA-VAE. Autoencoder weights stay where they are; the run remembers path and SHA-256.
+        video_dcae: Published weights of Video DC-AE.
+        wan: Published weights of the Wan 2.2 VAE.
+    """
+    console = Console(stderr=True)
+    described = load_preset(preset)
+    given = {"vavae": vavae, "video_dcae": video_dcae, "wan": wan}
+    weights = autoencoder_files(described, given)
+    if output.exists():
+        raise FileExistsError(f"{output} exists; choose another --output, or remove it")
+    if data is not None and not data.exists():
+        raise FileNotFoundError(f"no data at {data}")
+    released = released_state(described, checkpoint, tokenizer)
+    for reason in sorted(set(released.dropped.values())):
+        keys = [key for key, why in released.dropped.items() if why == reason]
+        console.print(f"left out {len(keys)} tensors ({keys[0]}{', ...' if keys[1:] else ''}): {reason}")
+    with progress_bars(console) as bar:
+        write_import(preset, described, released.tensors, output, data, weights, bar)
+    console.print(f"{output}: preset {described.name}, {len(released.tensors)} tensors. Next:")
+    console.print(f"  ns-viewer --load-config {output / 'config.yml'}")
+
+
+def autoencoder_files(preset: Preset, given: dict[str, Path | None]) -> dict[str, Path | None]:
+    """Role ("context", "target") -> absolute path of the weights; None where the autoencoder has none.
+
+    Raises CheckpointError for files that are missing, or given though the preset does not use them.
+    """
+
+    def file_of(config: AutoencoderConfig) -> Path | None:
+        published = weights_file(config)
+        if published is None:
+            return None
+        option, path = f"--{config.name.replace('_', '-')}", given[config.name]
+        if path is None:
+            raise CheckpointError(f"preset {preset.name} needs the weights of {config.name}: {option} .../{published}")
+        if not path.is_file():
+            raise CheckpointError(f"{option}: there is no file {path}")
+        return path.absolute()
+
+    files = {"context": file_of(preset.context_autoencoder), "target": file_of(preset.target_autoencoder)}
+    used = {preset.context_autoencoder.name, preset.target_autoencoder.name}
+    for name, path in given.items():
+        if path is not None and name not in used:
+            raise CheckpointError(f"preset {preset.name} does not use {name}: leave out {path}")
+    return files
+
+
+def write_import(
+    preset_name: str,
+    preset: Preset,
+    tensors: dict[str, Any],
+    output: Path,
+    data: Path | None,
+    weights: dict[str, Path | None],
+    bar: Bar,
+) -> None:
+    """Write the run folder; nothing is left of it if this is interrupted."""
+    # Nerfstudio takes seconds to import, and bad input should be told before.
+    from scenetok_ns.cli.open_run import show_data
+    from scenetok_ns.run_folder import run_config, save_tensors, size_of, write_run_folder
+    from scenetok_ns.scenetok_config import method_config
+
+    own_file = Path(preset_name).absolute() if preset_name.endswith(".yaml") else None
+    config = run_config(method_config(preset.method), output)
+    model = config.pipeline.model
+    model.preset = str(own_file or preset_name)
+    for role, path in weights.items():
+        digest = None if path is None else sha256_of(path, bar(f"SHA-256 of {path.name}", path.stat().st_size))
+        setattr(model, f"{role}_weights", path)
+        setattr(model, f"{role}_weights_sha256", digest)
+    if data is not None:
+        show_data(config, data)
+
+    state = {STATE_PREFIX + key: value for key, value in tensors.items()}
+    state["_model.device_indicator_param"] = torch.empty(0)
+    state["_model._extra_state"] = {"preset": preset.name}
+
+    def write_checkpoint(folder: Path) -> None:
+        save_tensors(folder / "step-000000000.ckpt", state, progress=bar("writing the run folder", size_of(state)))
+
+    write_run_folder(output, config, write_checkpoint)
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Bar]:
+    """Bars that count bytes: bar(text, total) -> function to call with the number of bytes done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+
+        def bar(text: str, total: int) -> Callable[[int], None]:
+            task = progress.add_task(text, total=total)
+            return lambda count: progress.advance(task, count)
+
+        yield bar
