@@ -10,6 +10,7 @@ COMMANDS = {
     "open": ("scenetok_ns.cli.open_run:open_run", "make a run folder that shows something else of a run"),
     "encode": ("scenetok_ns.cli.encode:encode", "write the tokens of a scene to a file"),
     "demo-data": ("scenetok_ns.cli.demo_data:demo_data", "write procedurally made indoor scenes as a data set"),
+    "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from scenetok_ns.models.autoencoders import pixel, vavae, video_dcae, wan
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
 from scenetok_ns.models.presets import AutoencoderConfig
+
+Use = Literal["online", "precompute"]
+"""online: images are encoded and latents decoded when needed. precompute: latents are made once and stored. The
+reference runs the same networks differently in the two."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +24,8 @@ class _Pretrained:
 
     file: str
     url: str
-    load: Callable[[LatentSpace, Path, torch.device, torch.dtype], Autoencoder]
-    cuda_dtype: torch.dtype
+    load: Callable[[LatentSpace, Path, torch.device, torch.dtype, Use], Autoencoder]
+    cuda_dtype: dict[Use, torch.dtype]
     """What it runs in on CUDA if nothing else is asked for; elsewhere float32."""
 
 
@@ -33,6 +38,20 @@ class _Entry:
     build: Callable[[LatentSpace], Autoencoder] | None = None
 
 
+def _load_vavae(space: LatentSpace, path: Path, device: torch.device, dtype: torch.dtype, use: Use) -> Autoencoder:
+    return vavae.VAVAE(space, vavae.load_network(path, vavae.VAVAEConfig(), device, dtype))
+
+
+def _load_video_dcae(space: LatentSpace, path: Path, device: torch.device, dtype: torch.dtype, use: Use) -> Autoencoder:
+    network = video_dcae.load_network(path, video_dcae.VideoDCAEConfig(), device, dtype)
+    tiling = video_dcae.ONLINE_TILING if use == "online" else video_dcae.PRECOMPUTE_TILING
+    return video_dcae.VideoDCAE(space, network, tiling)
+
+
+def _load_wan(space: LatentSpace, path: Path, device: torch.device, dtype: torch.dtype, use: Use) -> Autoencoder:
+    return wan.WanVAE(space, wan.load_network(path, wan.WanConfig(), device, dtype))
+
+
 _ENTRIES: dict[str, _Entry] = {
     "pixel": _Entry(pixel.pixel_latent_space, build=pixel.PixelAutoencoder),
     "vavae": _Entry(
@@ -40,10 +59,8 @@ _ENTRIES: dict[str, _Entry] = {
         _Pretrained(
             vavae.WEIGHTS_FILE,
             "https://huggingface.co/hustvl/vavae-imagenet256-f16d32-dinov2",
-            lambda space, path, device, dtype: vavae.VAVAE(
-                space, vavae.load_network(path, vavae.VAVAEConfig(), device, dtype)
-            ),
-            torch.bfloat16,
+            _load_vavae,
+            {"online": torch.bfloat16, "precompute": torch.float32},
         ),
     ),
     "video_dcae": _Entry(
@@ -51,10 +68,8 @@ _ENTRIES: dict[str, _Entry] = {
         _Pretrained(
             video_dcae.WEIGHTS_FILE,
             "https://huggingface.co/hpcai-tech/Open-Sora-v2-Video-DC-AE",
-            lambda space, path, device, dtype: video_dcae.VideoDCAE(
-                space, video_dcae.load_network(path, video_dcae.VideoDCAEConfig(), device, dtype)
-            ),
-            torch.float32,
+            _load_video_dcae,
+            {"online": torch.float32, "precompute": torch.bfloat16},
         ),
     ),
     "wan": _Entry(
@@ -62,10 +77,8 @@ _ENTRIES: dict[str, _Entry] = {
         _Pretrained(
             wan.WEIGHTS_FILE,
             "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B",
-            lambda space, path, device, dtype: wan.WanVAE(
-                space, wan.load_network(path, wan.WanConfig(), device, dtype)
-            ),
-            torch.bfloat16,
+            _load_wan,
+            {"online": torch.bfloat16, "precompute": torch.float32},  # the reference has no script that precomputes
         ),
     ),
 }
@@ -82,12 +95,15 @@ def build_autoencoder(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    use: Use = "online",
 ) -> Autoencoder:
     """The frozen autoencoder on `device`, ready to use.
 
     `weights`: the file as published (or a folder in diffusers' format); None only for autoencoders without weights.
-    `dtype` of the weights and of the computation; None: what the reference runs it in on CUDA (VA-VAE and Wan bfloat16,
-    Video DC-AE float32), float32 elsewhere.
+    `use` picks the settings of the reference for encoding and decoding on the fly or for latents that are stored: for
+    the latter Video DC-AE encodes groups of 16 frames on their own.
+    `dtype` of the weights and of the computation; None: what the reference runs on CUDA (online: VA-VAE and Wan in
+    bfloat16, Video DC-AE in float32; precompute: Video DC-AE in bfloat16, the others in float32), float32 elsewhere.
     Raises ValueError (wrong or missing weights, by name) and ImportError (names the extra to install).
     """
     entry, device = _entry(config), torch.device(device)
@@ -104,9 +120,15 @@ def build_autoencoder(
                 f"({entry.pretrained.url})"
             )
         if dtype is None:
-            dtype = entry.pretrained.cuda_dtype if device.type == "cuda" else torch.float32
-        made = entry.pretrained.load(space, Path(weights), device, dtype)
+            dtype = default_dtype(config, device, use)
+        made = entry.pretrained.load(space, Path(weights), device, dtype, use)
     return made.requires_grad_(False).eval()
+
+
+def default_dtype(config: AutoencoderConfig, device: torch.device, use: Use = "online") -> torch.dtype:
+    """What `build_autoencoder` runs an autoencoder in if it is not told."""
+    pretrained = _entry(config).pretrained
+    return pretrained.cuda_dtype[use] if pretrained and device.type == "cuda" else torch.float32
 
 
 def weights_file(config: AutoencoderConfig) -> str | None:

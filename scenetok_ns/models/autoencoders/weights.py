@@ -58,16 +58,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
+def diffusers_file(folder: Path) -> Path:
+    """The weight file of a model saved by diffusers, or of the `vae` part of a saved pipeline."""
+    return (folder / "vae" if (folder / "vae").is_dir() else folder) / DIFFUSERS_WEIGHTS
+
+
 def read_diffusers_folder(folder: Path, class_name: str) -> tuple[dict[str, Tensor], Path]:
-    """State and weight file of a model saved by diffusers (or of the `vae` part of a saved pipeline)."""
-    folder = folder / "vae" if (folder / "vae").is_dir() else folder
-    config = folder / "config.json"
+    """State and weight file of a model saved by diffusers; raises ValueError if it is of another class."""
+    file = diffusers_file(folder)
+    config = file.with_name("config.json")
     if not config.is_file():
-        raise ValueError(f"{folder} is not a model folder in diffusers' format: it has no config.json")
+        raise ValueError(f"{file.parent} is not a model folder in diffusers' format: it has no config.json")
     found = _read_json(config).get("_class_name")
     if found != class_name:
-        raise ValueError(f"{folder} holds {found}, expected {class_name}")
-    return read_state(folder / DIFFUSERS_WEIGHTS), folder / DIFFUSERS_WEIGHTS
+        raise ValueError(f"{file.parent} holds {found}, expected {class_name}")
+    return read_state(file), file
 
 
 def load_strict(
