@@ -10,15 +10,8 @@ import torch
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
-from scenetok_ns.run_folder import (
-    RunFolderConfig,
-    link_checkpoints,
-    read_run,
-    run_config,
-    save_tensors,
-    size_of,
-    write_run_folder,
-)
+from scenetok_ns.run_files import link_checkpoints, save_tensors, size_of, write_run_folder
+from scenetok_ns.run_folder import RunFolderConfig, read_run, run_config
 
 
 @pytest.fixture
@@ -34,7 +27,7 @@ def test_the_configuration_finds_its_checkpoints_from_any_folder(
     method: TrainerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_run_folder(Path("my run"), run_config(method, Path("my run")), no_checkpoint)
+    write_run_folder(Path("my run"), no_checkpoint, lambda: run_config(method, Path("my run")))
     monkeypatch.chdir("/")
     config = read_run(tmp_path / "my run")
     assert isinstance(config, TrainerConfig) and config.method_name == "some-method"
@@ -59,7 +52,7 @@ def test_an_interrupted_write_leaves_nothing(method: TrainerConfig, tmp_path: Pa
         raise error
 
     with pytest.raises((KeyboardInterrupt, OSError)):
-        write_run_folder(tmp_path / "run", run_config(method, tmp_path / "run"), interrupted)
+        write_run_folder(tmp_path / "run", interrupted, lambda: run_config(method, tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,7 +60,7 @@ def test_an_existing_folder_is_not_touched(method: TrainerConfig, tmp_path: Path
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("")
     with pytest.raises(FileExistsError, match="run exists; choose another --output"):
-        write_run_folder(tmp_path / "run", run_config(method, tmp_path / "run"), no_checkpoint)
+        write_run_folder(tmp_path / "run", no_checkpoint, lambda: run_config(method, tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from scenetok_ns.models.autoencoders.registry import weights_file
 from scenetok_ns.models.checkpoint import CheckpointError, released_state, sha256_of
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
+from scenetok_ns.run_files import save_tensors, size_of, write_run_folder
 
 STATE_PREFIX = "_model.scenetok."
 """Where the networks are in the state of our Nerfstudio pipeline."""
@@ -53,14 +54,14 @@ def import_checkpoint(
         raise FileExistsError(f"{output} exists; choose another --output, or remove it")
     if data is not None and not data.exists():
         raise FileNotFoundError(f"no data at {data}")
-    released = released_state(described, checkpoint, tokenizer)
-    for reason in sorted(set(released.dropped.values())):
-        keys = [key for key, why in released.dropped.items() if why == reason]
-        console.print(f"left out {len(keys)} tensors ({keys[0]}{', ...' if keys[1:] else ''}): {reason}")
     with progress_bars(console) as bar:
-        write_import(preset, described, released.tensors, output, data, weights, bar)
-    console.print(f"{output}: preset {described.name}, {len(released.tensors)} tensors. Next:")
-    console.print(f"  ns-viewer --load-config {output / 'config.yml'}")
+        # The tensors are gone when the checkpoint is written, and Nerfstudio is imported after that.
+        write_run_folder(
+            output,
+            lambda folder: write_checkpoint(folder, described, checkpoint, tokenizer, console, bar),
+            lambda: imported_config(preset, described, output, data, weights, bar),
+        )
+    console.print(f"{output}: {described.description}\n  ns-viewer --load-config {output / 'config.yml'}")
 
 
 def autoencoder_files(preset: Preset, given: dict[str, Path | None]) -> dict[str, Path | None]:
@@ -88,40 +89,39 @@ def autoencoder_files(preset: Preset, given: dict[str, Path | None]) -> dict[str
     return files
 
 
-def write_import(
-    preset_name: str,
-    preset: Preset,
-    tensors: dict[str, Any],
-    output: Path,
-    data: Path | None,
-    weights: dict[str, Path | None],
-    bar: Bar,
+def write_checkpoint(
+    folder: Path, preset: Preset, checkpoint: Path, tokenizer: Path | None, console: Console, bar: Bar
 ) -> None:
-    """Write the run folder; nothing is left of it if this is interrupted."""
-    # Nerfstudio takes seconds to import, and bad input should be told before.
+    """Copy the released tensors into a checkpoint of our pipeline; says what is left out. Raises CheckpointError."""
+    released = released_state(preset, checkpoint, tokenizer)
+    for reason in sorted(set(released.dropped.values())):
+        keys = [key for key, why in released.dropped.items() if why == reason]
+        console.print(f"left out {len(keys)} tensors ({keys[0]}{', ...' if keys[1:] else ''}): {reason}")
+    state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in released.tensors.items()}
+    state["_model.device_indicator_param"] = torch.empty(0)
+    state["_model._extra_state"] = {"preset": preset.name}
+    progress = bar(f"copying {len(released.tensors)} tensors", size_of(state))
+    save_tensors(folder / "step-000000000.ckpt", state, progress=progress)
+
+
+def imported_config(
+    preset_name: str, preset: Preset, output: Path, data: Path | None, weights: dict[str, Path | None], bar: Bar
+) -> Any:
+    """Configuration of the preset's method for the imported run."""
     from scenetok_ns.cli.open_run import show_data
-    from scenetok_ns.run_folder import run_config, save_tensors, size_of, write_run_folder
+    from scenetok_ns.run_folder import run_config
     from scenetok_ns.scenetok_config import method_config
 
-    own_file = Path(preset_name).absolute() if preset_name.endswith(".yaml") else None
     config = run_config(method_config(preset.method), output)
     model = config.pipeline.model
-    model.preset = str(own_file or preset_name)
+    model.preset = str(Path(preset_name).absolute()) if preset_name.endswith(".yaml") else preset_name
     for role, path in weights.items():
         digest = None if path is None else sha256_of(path, bar(f"SHA-256 of {path.name}", path.stat().st_size))
         setattr(model, f"{role}_weights", path)
         setattr(model, f"{role}_weights_sha256", digest)
     if data is not None:
         show_data(config, data)
-
-    state = {STATE_PREFIX + key: value for key, value in tensors.items()}
-    state["_model.device_indicator_param"] = torch.empty(0)
-    state["_model._extra_state"] = {"preset": preset.name}
-
-    def write_checkpoint(folder: Path) -> None:
-        save_tensors(folder / "step-000000000.ckpt", state, progress=bar("writing the run folder", size_of(state)))
-
-    write_run_folder(output, config, write_checkpoint)
+    return config
 
 
 @contextmanager

@@ -46,7 +46,8 @@ def open_run(
     if tokens is not None and (scene is not None or data is not None or num_context is not None):
         raise ValueError("--tokens shows that file alone: leave out --scene, --data and --num-context")
     # Nerfstudio takes seconds to import, and bad options should be told before.
-    from scenetok_ns.run_folder import derive_run, link_checkpoints, write_run_folder
+    from scenetok_ns.run_files import link_checkpoints, write_run_folder
+    from scenetok_ns.run_folder import derive_run
 
     config, checkpoints = derive_run(run, output)
     set_sampling(config, seed, steps, guidance)
@@ -58,7 +59,7 @@ def open_run(
         show_scene(config, scene)
     if tokens is not None:
         show_tokens(config, tokens)
-    write_run_folder(output, config, lambda folder: link_checkpoints(checkpoints, folder))
+    write_run_folder(output, lambda folder: link_checkpoints(checkpoints, folder), lambda: config)
     Console(stderr=True).print(f"{output} is ready:\n  ns-viewer --load-config {output / 'config.yml'}")
 
 

@@ -1,0 +1,88 @@
+"""The files of a run folder: written whole or not at all. Needs no Nerfstudio, so that bad input is told at once and an
+import of gigabytes has the memory to itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+CHECKPOINTS = "nerfstudio_models"
+CONFIG = "config.yml"
+
+
+def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], make_config: Callable[[], Any]) -> None:
+    """Make `folder`: `write_checkpoint` fills the checkpoint folder it is given, then config.yml gets `make_config()`.
+
+    All of it is written beside the final place and renamed at the end: an interrupted call leaves no `folder`.
+
+    Raises:
+        FileExistsError: `folder` exists already and is not empty.
+    """
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists; choose another --output, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.part-"))
+    try:
+        part.chmod(0o755)
+        (part / CHECKPOINTS).mkdir()
+        write_checkpoint(part / CHECKPOINTS)
+        (part / CONFIG).write_text(yaml.dump(make_config()), "utf8")
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, Any], step: int = 0, progress: Callable[[int], None] = lambda count: None
+) -> None:
+    """Write a checkpoint as Nerfstudio's tools read it, without optimizer states; `progress` gets bytes as written.
+
+    Memory-mapped tensors are copied from file to file, never held in memory as a whole.
+    """
+    state = {"step": step, "pipeline": tensors, "optimizers": {}, "schedulers": {}, "scalers": {}}
+    with path.open("wb") as file:
+        torch.save(state, _Counted(file.write, progress))  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def size_of(tensors: dict[str, Any]) -> int:
+    """Bytes of all tensors: what a progress bar of `save_tensors` counts to."""
+    return sum(value.numel() * value.element_size() for value in tensors.values() if isinstance(value, Tensor))
+
+
+class _Counted:
+    """A file to write to, for torch.save."""
+
+    def __init__(self, write: Callable[[Any], int], progress: Callable[[int], None]) -> None:
+        self._write, self._progress = write, progress
+
+    def write(self, data: Any) -> int:
+        count = self._write(data)
+        self._progress(count)
+        return count
+
+    def flush(self) -> None:
+        """torch.save calls this; the file is flushed when all is written."""
+
+
+def link_checkpoints(source: Path, target: Path) -> None:
+    """Put hard links to the checkpoints of one folder into another; copies where the file system has no such links."""
+    found = sorted(source.glob("step-*.ckpt"))
+    if not found:
+        raise FileNotFoundError(f"no checkpoint (step-NNNNNNNNN.ckpt) in {source}")
+    for file in found:
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copy2(file, target / file.name)
