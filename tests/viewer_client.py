@@ -1,0 +1,59 @@
+"""A browser's side of viser's protocol, as much of it as a test needs."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import msgspec
+from jaxtyping import UInt8
+from numpy import asarray, ndarray
+from PIL import Image
+from websockets.sync.client import connect
+
+
+class ViewerClient:
+    """One connection to a viewer."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = connect(f"ws://127.0.0.1:{port}", max_size=None)
+
+    def __enter__(self) -> ViewerClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def look(self, position: tuple[float, float, float], aspect: float) -> None:
+        """Send a camera at `position`."""
+        message: dict[str, Any] = {
+            "type": "ViewerCameraMessage",
+            "wxyz": (1.0, 0.0, 0.0, 0.0),
+            "position": position,
+            "fov": 1.0,
+            "aspect": aspect,
+            "look_at": (0.0, 0.0, 1.0),
+            "up_direction": (0.0, 0.0, 1.0),
+        }
+        self._socket.send(msgspec.msgpack.encode(message))
+
+    def messages(self, seconds: float) -> Iterator[dict[str, Any]]:
+        """What the server sends in the next `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (rest := deadline - time.monotonic()) > 0:
+            try:
+                packet = msgspec.msgpack.decode(self._socket.recv(timeout=rest))
+            except TimeoutError:
+                return
+            yield from packet if isinstance(packet, list) else [packet]
+
+    def pictures(self, seconds: float) -> Iterator[UInt8[ndarray, "h w 3"]]:
+        """The rendered pictures among the messages."""
+        for message in self.messages(seconds):
+            if message.get("type") == "BackgroundImageMessage":
+                yield asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
