@@ -15,9 +15,10 @@ from scenetok_ns.scenetok_datamanager import SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModelConfig
 from scenetok_ns.scenetok_pipeline import SceneTokPipelineConfig
 from scenetok_ns.scenetok_trainer import SceneTokTrainer
-from scenetok_ns.tool_compat import allow_numpy_scalars
+from scenetok_ns.tool_compat import allow_numpy_scalars, shorten_errors
 
 allow_numpy_scalars()
+shorten_errors()
 
 
 def method(name: str, preset: str, description: str, dataparser: SceneDataParserConfig) -> MethodSpecification:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from scenetok_ns.evaluation import compare_with_baselines
+from scenetok_ns.models.checkpoint import CheckpointError
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
 
@@ -130,13 +131,13 @@ class SceneTokPipeline(VanillaPipeline):
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint whose preset, keys and shapes are exactly this model's.
 
-        Raises ValueError that names the preset or the first differences. The stock pipeline loads what it can and
+        Raises CheckpointError that names the preset or the first differences. The stock pipeline loads what it can and
         leaves the rest random, without a word.
         """
         state = model_state(loaded_state)
         extra = state.get("_extra_state")
         if extra is not None and extra["preset"] != self.model.preset.name:
-            raise ValueError(
+            raise CheckpointError(
                 f"the checkpoint is of preset {extra['preset']!r}, this run of {self.model.preset.name!r}; "
                 f"give --pipeline.model.preset {extra['preset']}, or another checkpoint"
             )
@@ -157,7 +158,7 @@ def model_state(pipeline_state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same(own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
-    """Raise ValueError in one line unless both have the same keys and shapes."""
+    """Raise CheckpointError in one line unless both have the same keys and shapes."""
     missing = [key for key in own if key not in loaded]
     surplus = [key for key in loaded if key not in own]
     shapes = [
@@ -168,7 +169,7 @@ def check_same(own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
     problems = [("misses", missing), ("has unknown", surplus), ("has other shapes:", shapes)]
     found = [f"it {what} {first_few(keys)}" for what, keys in problems if keys]
     if found:
-        raise ValueError(f"the checkpoint does not fit this model: {'; '.join(found)}. It was not loaded.")
+        raise CheckpointError(f"the checkpoint does not fit this model: {'; '.join(found)}. It was not loaded.")
 
 
 def first_few(keys: list[str]) -> str:

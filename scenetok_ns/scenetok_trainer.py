@@ -16,6 +16,7 @@ from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from scenetok_ns.models.checkpoint import CheckpointError
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.optimizers import ClippedAdamW
 
@@ -32,7 +33,21 @@ class SceneTokTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         self.config.pipeline.datamanager.seed = self.config.machine.seed  # type: ignore[attr-defined]
-        super().setup(test_mode)
+        try:
+            super().setup(test_mode)
+        except Exception:
+            self._remove_unused_folder()
+            raise
+
+    @check_main_thread
+    def _remove_unused_folder(self) -> None:
+        """A run that could not begin leaves no folder that looks like one; ns-train has written config.yml into it."""
+        config = self.base_dir / "config.yml"
+        if self.base_dir.is_dir() and list(self.base_dir.iterdir()) in ([], [config]):
+            config.unlink(missing_ok=True)
+            with suppress(OSError):  # the first parent that holds anything else ends it
+                for folder in (self.base_dir, *self.base_dir.parents[:3]):
+                    folder.rmdir()
 
     def setup_optimizers(self) -> Optimizers:
         recipe = load_preset(self.config.pipeline.model.preset).training  # type: ignore[attr-defined]
@@ -126,17 +141,17 @@ def checkpoint_path(folder: Path, step: int | None = None) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A whole training checkpoint, on the CPU. Raises ValueError in one line if it isn't one."""
+    """A whole training checkpoint, on the CPU. Raises CheckpointError in one line if it isn't one."""
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"cannot read checkpoint {path}: {reason}; is the file whole?") from error
+        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; is the file whole?") from error
     missing = {"step", "pipeline", "optimizers", "schedulers", "scalers"} - set(state)
     if missing:
-        raise ValueError(f"{path} is not a training checkpoint: it lacks {', '.join(sorted(missing))}")
+        raise CheckpointError(f"{path} is not a training checkpoint: it lacks {', '.join(sorted(missing))}")
     return state
 
 

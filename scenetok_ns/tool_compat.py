@@ -1,11 +1,18 @@
-"""What Nerfstudio's own tools need from the outside to work with the torch versions that we allow."""
+"""What Nerfstudio's own tools need from the outside: newer torch, and errors that a person can read."""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
+
+TRACEBACK = "SCENETOK_TRACEBACK"
+"""Environment variable; if set, errors show where they come from."""
 
 
 def allow_numpy_scalars() -> None:
@@ -17,3 +24,26 @@ def allow_numpy_scalars() -> None:
     make_scalar: Any = np.float64(0).__reduce__()[0]  # lives in another module in each major version of numpy
     number_types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
     torch.serialization.add_safe_globals([make_scalar, np.dtype, *number_types])
+
+
+def shorten_errors() -> None:
+    """Let errors that this package raises about its input end a tool with their one line instead of a traceback."""
+    stock = sys.excepthook
+
+    def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if TRACEBACK in os.environ or not is_about_input(error, traceback):
+            stock(kind, error, traceback)
+        else:
+            print(f"error: {error}\n({TRACEBACK}=1 shows where)", file=sys.stderr)
+
+    sys.excepthook = report
+
+
+def is_about_input(error: BaseException, traceback: TracebackType | None) -> bool:
+    """Whether `error` was raised by this package's own code as a complaint about what it was given."""
+    if traceback is None or not isinstance(error, (ValueError, OSError)):
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    source = Path(traceback.tb_frame.f_code.co_filename)
+    return Path(__file__).parent in source.parents

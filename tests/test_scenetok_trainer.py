@@ -14,6 +14,7 @@ from nerfstudio.scripts.train import train_loop
 from small_runs import final_state, small_config, write_small_re10k
 
 from scenetok_ns import scenetok_trainer
+from scenetok_ns.data.scenes import DataError
 from scenetok_ns.optimizers import learning_rate
 from scenetok_ns.scenetok_trainer import (
     checkpoint_path,
@@ -99,6 +100,14 @@ def test_checkpoint_is_found_by_step_or_as_the_latest(tmp_path: Path) -> None:
         checkpoint_path(tmp_path, 3)
     with pytest.raises(FileNotFoundError, match="nerfstudio_models"):
         checkpoint_path(tmp_path / "nowhere")
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "nowhere", tmp_path / "outputs")
+    config.save_config()  # as ns-train does before anything else
+    with pytest.raises(DataError, match="no data folder"):
+        train_loop(0, 1, config)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Code:
