@@ -21,13 +21,14 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from scenetok_ns.data.evaluation_index import EvaluationIndex
+from scenetok_ns.data.latents import LatentScenes, LatentStore
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes, Views
 from scenetok_ns.data.token_scene import TokenSource
-from scenetok_ns.data.training_batches import Sharding, TrainingBatch, TrainingLoader, TrainingSamples
+from scenetok_ns.data.training_batches import LatentSamples, Sharding, TrainingBatch, TrainingLoader, TrainingSamples
 from scenetok_ns.data.view_sampling import ViewIndices, default_views
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.models.autoencoders.registry import latent_space
-from scenetok_ns.models.presets import Preset, load_preset
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.nerfstudio_scenes import SceneViews, StockSceneSource
 
@@ -43,6 +44,10 @@ class SceneTokDataManagerConfig(VanillaDataManagerConfig):
     """Scenes in one training batch of one process; None: the preset's."""
     num_workers: int = 2
     """Processes that read and decode training images; 0: none, in the main process."""
+    context_latents: Path | None = None
+    """Folder that `scenetok latents --role context` wrote; training then reads latents in the place of photographs."""
+    target_latents: Path | None = None
+    """Folder that `scenetok latents --role target` wrote; both are needed, or neither."""
     num_context: int | None = None
     """Context views of a scene in evaluation, rendering and viewing; None: as many as the dataparser's evaluation index
     names, or without one as the preset says."""
@@ -245,10 +250,29 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         source = self._source(split)
         if isinstance(source, StockSceneSource):
             source = source.training_part()
+        if split == "train" and (self.config.context_latents or self.config.target_latents):
+            return self._latent_samples(source)
         layout = latent_space(self.preset.target_autoencoder).layout
         sharding = Sharding(self.batch_size, comms.get_rank(), comms.get_world_size())
         CONSOLE.print(f"{len(source.keys)} scenes for the {split} split")
         return TrainingSamples(source, self.preset.data, layout, sharding, self.config.seed)
+
+    def _latent_samples(self, source: SceneSource) -> LatentSamples:
+        context, target = (
+            LatentStore(folder, latent_space(autoencoder), autoencoder=autoencoder.name)
+            for folder, autoencoder in self._latent_folders()
+        )
+        scenes = LatentScenes(context, target, source.keys)
+        sharding = Sharding(self.batch_size, comms.get_rank(), comms.get_world_size())
+        for line in (f"{len(scenes.keys)} scenes with latents", *scenes.summary(self.preset.data.random_flip)):
+            CONSOLE.print(line)
+        return LatentSamples(scenes, self.preset.data, target.space.layout, sharding, self.config.seed)
+
+    def _latent_folders(self) -> tuple[tuple[Path, AutoencoderConfig], tuple[Path, AutoencoderConfig]]:
+        context, target = self.config.context_latents, self.config.target_latents
+        if context is None or target is None:
+            raise DataError("training from latents needs both --context-latents and --target-latents")
+        return (context, self.preset.context_autoencoder), (target, self.preset.target_autoencoder)
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
         """One target view of the active scene; which one follows from the step."""

@@ -25,6 +25,7 @@ from scenetok_ns.data.training_batches import Clips, TrainingBatch, mix
 from scenetok_ns.interrupts import asked_by_viewer
 from scenetok_ns.message_picture import message_picture
 from scenetok_ns.metrics import picture_metrics
+from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.checkpoint import check_weights
 from scenetok_ns.models.draws import draw_scenetok
@@ -156,7 +157,12 @@ class SceneTokModel(Model):
 
     @torch.no_grad()
     def _latents(self, clips_of_batch: Clips, clips: int, role: Literal["context", "target"]) -> Views:
-        """Latents of images; a sequence of several clips is encoded clip by clip."""
+        """Latents of images; a sequence of several clips is encoded clip by clip. Stored latents are normalised."""
+        cameras = network_cameras(CameraBatch(clips_of_batch.c2w, clips_of_batch.intrinsics), role, self.preset)
+        if clips_of_batch.images is None:
+            assert clips_of_batch.latents is not None
+            config = self.preset.context_autoencoder if role == "context" else self.preset.target_autoencoder
+            return Views(latent_space(config).normalize(clips_of_batch.latents.float()), cameras)
         images = clips_of_batch.images.float() / 255
         b = len(images)
         if role == "context":
@@ -164,8 +170,7 @@ class SceneTokModel(Model):
         else:
             parts = images.unflatten(1, (clips, -1)).flatten(0, 1)
             latents = self.scenetok.target_autoencoder.encode(parts).unflatten(0, (b, clips)).flatten(1, 2)
-        cameras = CameraBatch(clips_of_batch.c2w, clips_of_batch.intrinsics)
-        return Views(latents, network_cameras(cameras, role, self.preset))
+        return Views(latents, cameras)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
         return {name: value for name, value in outputs.items() if name != "loss"}

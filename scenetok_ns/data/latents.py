@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.data.latent_files import FLIPPED, LatentSettings, MappedLatents, latent_path
-from scenetok_ns.data.scenes import BadScene, DataError
+from scenetok_ns.data.scenes import BadScene, DataError, SkippedScenes
 from scenetok_ns.models.autoencoders.base import LatentSpace
 
 logger = logging.getLogger(__name__)
@@ -121,3 +121,31 @@ class LatentStore:
         if not whole or layout.num_frames(file.num_latents) != file.num_frames:
             raise BadScene(f"{file.num_latents} latents do not fit {file.num_frames} cameras", key)
         return file
+
+
+class LatentScenes:
+    """Scenes that have latents of both autoencoders: what training takes in the place of photographs."""
+
+    def __init__(self, context: LatentStore, target: LatentStore, keys: Iterable[str]) -> None:
+        """`keys`: the scenes of the data set, which may lack latents. Raises DataError if none has both."""
+        self.context, self.target = context, target
+        self.skipped = SkippedScenes()
+        wanted = list(keys)
+        self.coverages = (context.coverage(wanted), target.coverage(wanted))
+        both = set(self.coverages[1].present)
+        self.keys: Sequence[str] = [key for key in self.coverages[0].present if key in both]
+        if not self.keys:
+            raise DataError("; ".join(coverage.summary() for coverage in self.coverages))
+
+    def has_flipped(self, key: str) -> bool:
+        return self.context.has(key, flipped=True) and self.target.has(key, flipped=True)
+
+    def summary(self, random_flip: bool) -> list[str]:
+        """Lines for the log: which scenes lack latents, or, if they are wanted, mirrored latents."""
+        lines = [coverage.summary() for coverage in self.coverages if coverage.missing]
+        plain = sum(not self.has_flipped(key) for key in self.keys) if random_flip else 0
+        if plain:
+            lines.append(
+                f"{plain} of {len(self.keys)} scenes have no mirrored latents; `scenetok latents --flip` makes them"
+            )
+        return lines

@@ -5,7 +5,7 @@ So a resumed run continues with the data it would have had, and ranks and worker
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from scenetok_ns.data.latents import LatentScenes, LatentViews
 from scenetok_ns.data.poses import reflect
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
+from scenetok_ns.data.scenes import BadScene, DataError, SceneSource
 from scenetok_ns.data.view_sampling import ViewIndices, sample_views
 from scenetok_ns.models.presets import DataConfig
 from scenetok_ns.models.temporal import TemporalLayout
@@ -25,26 +26,31 @@ REPLACEMENTS = 50
 
 @dataclass(frozen=True)
 class Clips:
-    """Frames with their cameras; in a batch with a leading batch dimension."""
+    """Frames, or the latents made of them, with the frames' cameras; in a batch with a leading batch dimension."""
 
-    images: UInt8[Tensor, "*b v 3 h w"]
+    images: UInt8[Tensor, "*b v 3 h w"] | None
+    """Photographs; None if there are latents in their place."""
     c2w: Float[Tensor, "*b v 4 4"]
     intrinsics: Float[Tensor, "*b v 3 3"]
+    latents: Float[Tensor, "*b l c h w"] | None = None
+    """Raw, in the precision they are stored in; None if there are photographs."""
 
     def to(self, device: torch.device | str) -> Clips:
-        fields = (self.images, self.c2w, self.intrinsics)
-        return Clips(*(field.to(device, non_blocking=True) for field in fields))
+        return self._map(lambda field: field.to(device, non_blocking=True))
 
     def pin_memory(self) -> Clips:
-        return Clips(self.images.pin_memory(), self.c2w.pin_memory(), self.intrinsics.pin_memory())
+        return self._map(torch.Tensor.pin_memory)
 
     @staticmethod
     def stack(items: list[Clips]) -> Clips:
-        return Clips(
-            images=torch.stack([item.images for item in items]),
-            c2w=torch.stack([item.c2w for item in items]),
-            intrinsics=torch.stack([item.intrinsics for item in items]),
-        )
+        columns = zip(*(item._fields() for item in items), strict=True)
+        return Clips(*(None if column[0] is None else torch.stack(column) for column in columns))  # type: ignore[arg-type]
+
+    def _fields(self) -> tuple[Tensor | None, ...]:
+        return self.images, self.c2w, self.intrinsics, self.latents
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Clips:
+        return Clips(*(None if field is None else change(field) for field in self._fields()))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class TrainingSamples(Dataset[TrainingBatch]):
             key = self._key(number, replacement)
             generator = torch.Generator().manual_seed(mix(self.seed, number, replacement))
             try:
-                return key, *self._load(self.source.scene(key), step, generator)
+                return key, *self._load(key, step, generator)
             except BadScene as error:
                 self.source.skipped.add(error if error.key else BadScene(error.reason, key))
                 tried.append(key)
@@ -127,7 +133,8 @@ class TrainingSamples(Dataset[TrainingBatch]):
             self._pass = epoch, torch.randperm(len(self.keys), generator=generator)
         return self.keys[int(self._pass[1][(place + replacement) % len(self.keys)])]
 
-    def _load(self, scene: Scene, step: int, generator: torch.Generator) -> tuple[Clips, Clips]:
+    def _load(self, key: str, step: int, generator: torch.Generator) -> tuple[Clips, Clips]:
+        scene = self.source.scene(key)
         views: ViewIndices = sample_views(scene.c2w, self.data.views, self.layout, step=step, generator=generator)
         size = (self.data.image_size, self.data.image_size)
         # Context and target views overlap: decode each frame once.
@@ -141,6 +148,35 @@ class TrainingSamples(Dataset[TrainingBatch]):
             Clips(images[context], c2w[context], loaded.intrinsics[context]),
             Clips(images[target], c2w[target], loaded.intrinsics[target]),
         )
+
+
+class LatentSamples(TrainingSamples):
+    """As `TrainingSamples`, from latents that were computed before; nothing is decoded or encoded.
+
+    Views are drawn from the frames that have target latents; where these are all frames, they are the views that
+    training from photographs would take. A mirrored sample takes the latents of the mirrored scene, where both exist.
+    """
+
+    source: LatentScenes  # type: ignore[assignment]
+
+    def __init__(
+        self, scenes: LatentScenes, data: DataConfig, layout: TemporalLayout, sharding: Sharding, seed: int
+    ) -> None:
+        super().__init__(scenes, data, layout, sharding, seed)  # type: ignore[arg-type]  # `scene` is not called
+
+    def _load(self, key: str, step: int, generator: torch.Generator) -> tuple[Clips, Clips]:
+        c2w, _ = self.source.target.cameras(key)
+        views = sample_views(c2w, self.data.views, self.layout, step=step, generator=generator)
+        flipped = self.data.random_flip and bool(torch.rand((), generator=generator) < 0.5)
+        flipped = flipped and self.source.has_flipped(key)
+        return (
+            self._clips(self.source.context.views(key, views.context, flipped=flipped)),
+            self._clips(self.source.target.views(key, views.target, flipped=flipped)),
+        )
+
+    @staticmethod
+    def _clips(views: LatentViews) -> Clips:
+        return Clips(None, views.c2w, views.intrinsics, views.latents)
 
 
 class StepsFrom(Sampler[int]):

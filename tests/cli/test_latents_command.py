@@ -12,35 +12,20 @@ from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.latents import LatentStore
 from scenetok_ns.data.re10k import RE10KSource
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
-from scenetok_ns.models.presets import AutoencoderConfig, load_preset
+from scenetok_ns.models.presets import load_preset
 
-PRESET = "latents-test"
+PRESET = Path(__file__).parents[1] / "tiny_preset.yaml"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "data"
-    entrypoint(["demo-data", "--output", str(folder), "--train", "2", "--test", "1", "--frames", "5", "--size", "16"])
+    entrypoint(["demo-data", "--output", str(folder), "--train", "2", "--test", "1", "--frames", "5", "--size", "32"])
     return folder
 
 
-@pytest.fixture(autouse=True)
-def pixel_preset(monkeypatch):
-    """A preset whose target autoencoder has no weights, at the size of the demo scenes."""
-    import dataclasses
-
-    from scenetok_ns.models import presets
-
-    tiny = load_preset("scenetok-tiny")
-    pixel = AutoencoderConfig("pixel", spatial_factor=8, frames_per_chunk=4, latents_per_chunk=1)
-    preset = dataclasses.replace(
-        tiny, data=dataclasses.replace(tiny.data, image_size=16), target_autoencoder=pixel, context_autoencoder=pixel
-    )
-    monkeypatch.setattr(presets, "load_preset", lambda name: preset if name == PRESET else load_preset(name))
-
-
 def run(*options: object) -> None:
-    entrypoint(["latents", "--preset", PRESET, "--min-frames", "4", *map(str, options)])
+    entrypoint(["latents", "--preset", str(PRESET), "--min-frames", "4", *map(str, options)])
 
 
 def test_from_photographs_to_a_verified_set(data, tmp_path, capsys):
@@ -54,13 +39,12 @@ def test_from_photographs_to_a_verified_set(data, tmp_path, capsys):
     run("--output", out, "--data", data, "--verify")
     assert "the files of 3 scenes are complete" in " ".join(capsys.readouterr().out.split())
     source = RE10KSource(data / "train")
-    config = AutoencoderConfig("pixel", spatial_factor=8, frames_per_chunk=4, latents_per_chunk=1)
-    autoencoder = build_autoencoder(config)
+    autoencoder = build_autoencoder(load_preset(str(PRESET)).target_autoencoder)
     store = LatentStore(out, autoencoder.space, autoencoder="pixel")
     assert store.coverage(source.keys).missing == ()
     key = source.keys[0]
     decoded = autoencoder.decode_raw(store.views(key, torch.arange(4)).latents.float()[None])[0]
-    assert torch.allclose(decoded, source.scene(key).load_views(range(4), (16, 16)).images / 255, atol=1e-3)
+    assert torch.allclose(decoded, source.scene(key).load_views(range(4), (32, 32)).images / 255, atol=1e-3)
 
 
 def test_verify_names_what_is_wrong(data, tmp_path, capsys):
