@@ -84,7 +84,7 @@ class Things:
 
 
 def draw_shell(draws: Draws) -> Shell:
-    extent = torch.cat([draws.uniform(4.2, 6.2, 2), draws.uniform(2.45, 2.9, 1)], dim=1)
+    extent = torch.cat([draws.uniform(4.1, 5.4, 2), draws.uniform(2.45, 2.9, 1)], dim=1)
     wall_of_spot = draws.uniform(0, 1, 4).argsort(dim=1)
     sides = torch.stack([extent[:, 1], extent[:, 1], extent[:, 0], extent[:, 0]], dim=1)
     return Shell(extent, wall_of_spot, sides.gather(1, wall_of_spot))
@@ -189,7 +189,7 @@ def draw_small_things(draws: Draws, shell: Shell, roles: dict[str, Tensor], furn
     ]
 
     lamp_height = draws.uniform(1.45, 1.7)
-    has_lamp, has_globe, has_side = draws.chance(0.7), draws.chance(0.9), draws.chance(0.7)
+    has_lamp, has_side = draws.chance(0.7), draws.chance(0.7)
     lamp_at = along + side * beside
     shade_radius, shade_half = draws.uniform(0.18, 0.26), draws.uniform(0.13, 0.18)
     glow = draws.uniform(0.9, 1.5)
@@ -224,7 +224,7 @@ def draw_small_things(draws: Draws, shell: Shell, roles: dict[str, Tensor], furn
             *table_cylinders,
             thing(side_table, ellipse(zero + 0.22, side_height / 2), material(roles["wood"]), has_side),
             thing(foliage, ellipse(leaves, leaves_height), material(green), has_plant),
-            thing(globe, ellipse(globe_radius, globe_radius), shade, has_globe),
+            thing(globe, ellipse(globe_radius, globe_radius), shade),
             thing(pouf, ellipse(pouf_radius, pouf_height), material(roles["accent"]), has_pouf),
             thing(small_lamp, ellipse(zero + 0.15, zero + 0.15), shade, has_side),
         ]
@@ -241,7 +241,11 @@ def draw_small_things(draws: Draws, shell: Shell, roles: dict[str, Tensor], furn
     return SmallThings(
         objects,
         torch.stack(occluder, dim=1),
-        (Lamp(globe[:, None], has_globe), Lamp(lamp_center[:, None], has_lamp), Lamp(small_lamp[:, None], has_side)),
+        (
+            Lamp(globe[:, None], torch.ones_like(has_lamp)),
+            Lamp(lamp_center[:, None], has_lamp),
+            Lamp(small_lamp[:, None], has_side),
+        ),
         (shell.place(0, along, ahead, zero), rug_half),
     )
 

@@ -20,7 +20,7 @@ def draw_lights(draws: Draws, shell: Shell, faces: Faces, things: SmallThings) -
     day = torch.where(draws.chance(0.75), draws.uniform(0.7, 1.0), draws.uniform(0.0, 0.15))[:, None]
     evening = 1 - day
     positions, colors, normals = [], [], []
-    for lamp, strength in zip(things.lamps, (1.8, 0.9, 0.5), strict=True):
+    for lamp, strength in zip(things.lamps, (2.6, 1.3, 0.7), strict=True):
         positions.append(lamp.center[:, 0])
         power = draws.uniform(0.7, 1.3)[:, None] * strength * (0.15 + evening) * lamp.exists[:, None]
         colors.append(power * WARM)
@@ -29,10 +29,10 @@ def draw_lights(draws: Draws, shell: Shell, faces: Faces, things: SmallThings) -
         center, half = window_in_world(shell, window)
         area = 4 * window.rect[:, 2:3] * window.rect[:, 3:]
         positions.append(center)
-        colors.append(draws.uniform(1.0, 1.6)[:, None] * area * day * DAYLIGHT * window.exists[:, None])
+        colors.append(draws.uniform(1.5, 2.4)[:, None] * area * day * DAYLIGHT * window.exists[:, None])
         inward = torch.where(half == 0, -center.sign(), 0.0)
         normals.append(inward)
-    fill = draws.uniform(0.26, 0.38)[:, None] * (0.5 + 0.5 * day)
+    fill = draws.uniform(0.22, 0.34)[:, None] * (0.5 + 0.5 * day)
     tint = day * DAYLIGHT + evening * WARM
     ambient = torch.stack([fill * tint * (0.4 + 0.6 * faces.floor_color), fill * tint], dim=1)
 

@@ -31,7 +31,6 @@ MATERIAL_FIELDS = {
     "cell_u": 1,  # cell size in metres along the surface's horizontal (u) and other (v) direction
     "cell_v": 1,
     "shift_u": 1,  # cells are counted from the middle plus this many cells; v is counted from the lower edge
-    "stagger": 1,  # every row of cells is moved by this fraction of a cell (planks)
     "gap": 1,  # width of the lines in metres; 0: none
     "tone": 1,  # how much of color_b each cell gets, at most, by its number
     "gradient": 1,  # color_b grows by this from lower to upper edge of a cell

@@ -77,8 +77,8 @@ def draw_walk(draws: Draws, extent: Float[Tensor, "b 3"]) -> Float[Tensor, "b wa
     values = {
         "yaw": draws.uniform(0, 2 * math.pi),
         "turn": torch.deg2rad(draws.uniform(300, 420)) * draws.sign(),
-        "reach_x": space[:, 0] * draws.uniform(0.6, 1.0),
-        "reach_y": space[:, 1] * draws.uniform(0.6, 1.0),
+        "reach_x": space[:, 0] * draws.uniform(0.7, 1.0),
+        "reach_y": space[:, 1] * draws.uniform(0.7, 1.0),
         "lag": torch.deg2rad(draws.uniform(-35, 35)),
         "height": draws.uniform(1.3, 1.6),
         "pitch": torch.deg2rad(draws.uniform(-16, -6)),
@@ -100,7 +100,7 @@ def sample_walks(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
     s = torch.linspace(0, 1, num_frames, dtype=torch.float64, device=rooms.walk.device)
     progress = s + w["unevenness"] * (torch.sin(2 * math.pi * s + w["phase"]) - torch.sin(w["phase"]))
     yaw = w["yaw"] + w["turn"] * progress
-    pitch = w["pitch"] + 0.08 * torch.sin(4 * math.pi * s + 2 * w["phase"])
+    pitch = w["pitch"] + 0.1 * torch.sin(4 * math.pi * s + 2 * w["phase"])
     roll = 0.015 * torch.sin(4 * math.pi * s + w["phase"])
     x = -w["reach_x"] * torch.cos(yaw + w["lag"])
     y = -w["reach_y"] * torch.sin(yaw + w["lag"])

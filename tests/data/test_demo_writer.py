@@ -14,6 +14,8 @@ from PIL import Image
 from scenetok_ns.data import demo_writer
 from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.data.demo_writer import write_demo_data
+from scenetok_ns.data.dl3dv import DL3DVSource
+from scenetok_ns.data.re10k import RE10KSource
 
 FRAMES, SIZE = 3, 16
 
@@ -122,3 +124,18 @@ def test_wrong_requests_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 2 frames"):
         write_demo_data(tmp_path / "data", "re10k", {"train": 1}, 1, SIZE)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("layout", "source"), [("re10k", RE10KSource), ("dl3dv", DL3DVSource)])
+def test_our_readers_read_what_was_made(tmp_path: Path, layout: str, source: type) -> None:
+    root = write(tmp_path / "data", layout)
+    for split, number in (("train", 2), ("test", 1)):
+        scenes = source(root / split)
+        assert len(scenes.keys) == number
+        for index, key in enumerate(scenes.keys):
+            images, c2w, k = expected(split, index)
+            scene = scenes.scene(key)
+            assert torch.allclose(scene.c2w.float(), c2w, atol=1e-5)
+            assert torch.allclose(scene.intrinsics.float(), k.expand(FRAMES, 3, 3), atol=1e-6)
+            for picture, image in zip(scene.load_images(range(FRAMES)), images, strict=True):
+                assert (picture / 255 - image).abs().mean() < 0.02
