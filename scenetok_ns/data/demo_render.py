@@ -24,7 +24,7 @@ from scenetok_ns.data.demo_rooms import (
     RoomBatch,
 )
 
-RAYS_PER_CHUNK = {"cpu": 1 << 14, "gpu": 1 << 21}
+RAYS_PER_CHUNK = {"cpu": 1 << 13, "gpu": 1 << 21}
 """Bounds memory (2.5 GB on a GPU, 1 GB compiled); on a CPU small enough for its caches."""
 EXPOSURE = 2.0
 CONTRAST = 0.5
@@ -63,7 +63,8 @@ def render_rooms(
         *(x.tensor_split(min(num_chunks, len(poses))) for x in (room_of_frame, poses, lenses)), strict=True
     ):
         origin, direction = pixel_rays(pose, lens, side)
-        shown = caster(rooms.select(room), origin, direction)
+        of_frames = rooms.select(room)
+        shown = torch.cat([caster(of_frames, origin, rays) for rays in direction.split(limit, dim=2)], dim=2)
         samples = shown.unflatten(-1, (size, supersample, size, supersample))
         chunks.append(display(samples.mean(dim=(-3, -1))))
     return torch.cat(chunks).unflatten(0, (b, v))
