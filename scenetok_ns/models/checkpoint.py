@@ -252,7 +252,7 @@ def check_weights(path: Path | None, sha256: str | None, role: str) -> None:
     """
     if path is None:
         return
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(
             f"weights of the {role} autoencoder are not at {path}: put the file back, or import again with its new path"
         )
