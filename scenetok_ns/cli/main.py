@@ -9,6 +9,7 @@ COMMANDS = {
     "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "make a run folder of a released checkpoint"),
     "open": ("scenetok_ns.cli.open_run:open_run", "make a run folder that shows something else of a run"),
     "encode": ("scenetok_ns.cli.encode:encode", "write the tokens of a scene to a file"),
+    "demo": ("scenetok_ns.cli.demo:demo", "make rooms, train, evaluate and render once"),
     "demo-data": ("scenetok_ns.cli.demo_data:demo_data", "write procedurally made indoor scenes as a data set"),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
