@@ -27,6 +27,9 @@ ROWS = (
 )
 """What the evaluation compares, and how ns-eval's results call it."""
 
+CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+"""Colours and cursor movements of a terminal."""
+
 USED_FROM_DB = 0.5
 """Own minus other tokens from which the tokens count as used."""
 
@@ -35,8 +38,9 @@ def demo(
     output: Path = Path("demo"),
     train_scenes: int = 56,
     test_scenes: int = 8,
-    steps: int = 200,
+    steps: int = 150,
     seed: int = 0,
+    preset: str = METHOD,
 ) -> None:
     """Make rooms, train a small model on them with ns-train, evaluate with ns-eval, render a video with ns-render.
 
@@ -48,6 +52,7 @@ def demo(
         test_scenes: Rooms to evaluate on; none is among those to train on.
         steps: Training steps.
         seed: Of rooms and training.
+        preset: Of the model: a name, or a YAML file; one that needs no downloaded weights.
     """
     console = Console()
     begin = time.monotonic()
@@ -64,7 +69,8 @@ def demo(
     tools.run("training", [
         *("ns-train", METHOD, "--data", data, "--output-dir", output / "runs", "--experiment-name", "demo"),
         *("--timestamp", name, "--max-num-iterations", steps, "--machine.seed", seed),
-        *("--machine.device-type", _device(), "--pipeline.baselines", "True", "re10k-data"),
+        *("--machine.device-type", _device(), "--pipeline.model.preset", preset),
+        *("--pipeline.baselines", "True", "re10k-data"),
     ])  # fmt: skip
     config, figures, video = run / "config.yml", results / "figures.json", results / "walk.mp4"
     tools.run("evaluating", [
@@ -132,7 +138,7 @@ class Tools:
             assert process.stdout is not None
             try:
                 while chunk := os.read(process.stdout.fileno(), 1 << 16):
-                    file.write(chunk)
+                    file.write(CONTROL.sub(b"", chunk))
                     if (done := fraction_done(chunk.decode(errors="ignore"))) is not None:
                         bar.update(task, completed=done)
                 code = process.wait()

@@ -1,0 +1,69 @@
+"""`scenetok demo`: its words and figures, its tools, and the whole of it on the smallest model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import mediapy
+import pytest
+from rich.console import Console
+from small_runs import FRAMES, NUM_CONTEXT, PRESET, write_small_re10k
+
+from scenetok_ns.cli import demo as module
+from scenetok_ns.cli.demo import ToolError, Tools, demo, fraction_done, table, verdict
+
+VALUES = {
+    "num_views": 36.0,
+    "num_scenes": 2.0,
+    "psnr": 17.0,
+    "ssim": 0.5,
+    "psnr_nearest_view": 15.5,
+    "ssim_nearest_view": 0.4,
+    "psnr_other_tokens": 12.0,
+    "ssim_other_tokens": 0.2,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "fraction"),
+    [
+        ("30 (15.00%)         1 s, 200 ms", 0.15),
+        ("0 (0.00%) 3 s\n10 (50.00%) 2 s", 0.5),
+        ("Evaluating all images... ━━━━ 0:00:12 36/144", 0.25),
+        ("🎥 Rendering 🎥 ━━━━━ 6/12(50.0%) 34.41 fps", 0.5),
+        ("nothing of the kind 3/0", None),
+    ],
+)
+def test_progress_is_read_from_what_tools_say(text: str, fraction: float | None) -> None:
+    assert fraction_done(text) == fraction
+
+
+def test_verdict_says_which_side_the_model_is_on() -> None:
+    assert "1.5 dB better than" in verdict(VALUES) and "tokens are used" in verdict(VALUES)
+    bad = {**VALUES, "psnr": 12.1}
+    assert "3.4 dB worse than" in verdict(bad) and "hardly used" in verdict(bad)
+    assert table(VALUES).row_count == 3
+
+
+def test_a_failing_tool_shows_the_end_of_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_tool", lambda name: sys.executable)
+    tools = Tools(Console(quiet=True), tmp_path)
+    with pytest.raises(ToolError, match="the reason") as caught:
+        tools.run("trying", ["python", "-c", "print('\\033[1mthe reason\\033[0m'); raise SystemExit(3)"])
+    assert "\033" not in str(caught.value)
+    tools.run("trying", ["python", "-c", "print('12/12')"])
+
+
+@pytest.mark.slow
+def test_demo_on_the_smallest_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_small_re10k(tmp_path / "demo" / "data")  # in place of rooms, which take longer
+    demo(tmp_path / "demo", steps=2, preset=str(PRESET))
+    (results,) = (tmp_path / "demo").glob("results-*")
+    values = json.loads((results / "figures.json").read_text())["results"]
+    assert values["num_views"] == 3 * (FRAMES - NUM_CONTEXT)
+    assert len(list((results / "views").glob("*.png"))) == values["num_views"]
+    assert len(mediapy.read_video(results / "walk.mp4")) == 3 * (FRAMES - NUM_CONTEXT - 1)
+    said = capsys.readouterr().out
+    assert f"{values['psnr_nearest_view']:.2f}" in said and "copying the nearest context view" in said
