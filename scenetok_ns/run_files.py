@@ -3,6 +3,7 @@ import of gigabytes has the memory to itself."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -37,8 +38,10 @@ def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], mak
         write_checkpoint(part / CHECKPOINTS)
         (part / CONFIG).write_text(yaml.dump(make_config()), "utf8")
         os.replace(part, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(f"cannot write {folder}: the disk is full; nothing of it is left") from error
         raise
 
 
@@ -51,7 +54,12 @@ def save_tensors(
     """
     state = {"step": step, "pipeline": tensors, "optimizers": {}, "schedulers": {}, "scalers": {}}
     with path.open("wb") as file:
-        torch.save(state, _Counted(file.write, progress))  # type: ignore[arg-type]
+        counted = _Counted(file.write, progress)
+        try:
+            torch.save(state, counted)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            # torch turns a full disk, or an interrupt, into an error about the position in the file.
+            raise counted.error or error from None
         file.flush()
         os.fsync(file.fileno())
 
@@ -66,10 +74,17 @@ class _Counted:
 
     def __init__(self, write: Callable[[Any], int], progress: Callable[[int], None]) -> None:
         self._write, self._progress = write, progress
+        self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
-        count = self._write(data)
-        self._progress(count)
+        if self.error is not None:
+            raise self.error
+        try:
+            count = self._write(data)
+            self._progress(count)
+        except BaseException as error:
+            self.error = error
+            raise
         return count
 
     def flush(self) -> None:

@@ -45,13 +45,17 @@ def test_a_run_derived_from_a_run_has_its_own_folder(method: TrainerConfig, tmp_
     assert first.get_base_dir() == tmp_path / "first"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_write_leaves_nothing(method: TrainerConfig, tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"), [(KeyboardInterrupt(), "^$"), (OSError(28, "No space left"), "run: the disk is full")]
+)
+def test_an_interrupted_write_leaves_nothing(
+    method: TrainerConfig, tmp_path: Path, error: BaseException, message: str
+) -> None:
     def interrupted(folder: Path) -> None:
         no_checkpoint(folder)
         raise error
 
-    with pytest.raises((KeyboardInterrupt, OSError)):
+    with pytest.raises(type(error), match=message):
         write_run_folder(tmp_path / "run", interrupted, lambda: run_config(method, tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
 
@@ -72,6 +76,21 @@ def test_checkpoints_are_what_torch_load_takes_and_the_bar_counts_them(tmp_path:
     state = torch.load(tmp_path / "step-000000000.ckpt", map_location="cpu", weights_only=True)
     assert state["step"] == 0 and state["optimizers"] == state["schedulers"] == state["scalers"] == {}
     assert torch.equal(state["pipeline"]["_model.a"], tensors["_model.a"])
+
+
+@pytest.mark.parametrize("place", [1, 5_000, 2**20])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_errors_while_writing_come_out_as_they_are(tmp_path: Path, place: int, error: BaseException) -> None:
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        if done >= place:
+            raise error
+
+    with pytest.raises(type(error)):
+        save_tensors(tmp_path / "step-000000000.ckpt", {"a": torch.zeros(2**19)}, progress=progress)
 
 
 def test_memory_mapped_tensors_are_copied_without_being_held(tmp_path: Path) -> None:
