@@ -35,6 +35,7 @@ from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.rendering import RenderedFrames
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.models.weights import embedded_weights, load_weights
 from scenetok_ns.path_renderer import PathRenderer
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class SceneTokModelConfig(ModelConfig):
     """SHA-256 that the weight file must have; `scenetok import` writes it. None: not checked."""
     target_weights_sha256: str | None = None
     """SHA-256 that the weight file must have; `scenetok import` writes it. None: not checked."""
+    pretrained: bool = True
+    """Start from the weights that come with the package, where the preset has some; False: from random weights."""
     steps: int | None = None
     """Denoising steps of a render; None: the preset's."""
     guidance: float | None = None
@@ -93,6 +96,9 @@ class SceneTokModel(Model):
         check_weights(self.config.context_weights, self.config.context_weights_sha256, "context")
         check_weights(self.config.target_weights, self.config.target_weights_sha256, "target")
         self.scenetok = SceneTok.from_preset(self.preset, self.config.context_weights, self.config.target_weights)
+        if self.config.pretrained and self.preset.embedded_weights is not None:
+            trained = {"compressor": self.scenetok.compressor, "denoiser": self.scenetok.denoiser}
+            load_weights(trained, embedded_weights(self.preset.embedded_weights))
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
         sampler = self.preset.sampler

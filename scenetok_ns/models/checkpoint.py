@@ -11,7 +11,7 @@ import hashlib
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,10 @@ import torch
 from torch import Tensor
 
 from scenetok_ns.models.presets import Preset
+from scenetok_ns.models.state_check import CheckpointError, check_tensors, listed
 
 TOKENIZER_PREFIXES = ("compressor.", "denoiser.")
 GENERATOR_PREFIX = "scene_generator."
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names file and problem."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ def read_lightning(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: expected a Lightning checkpoint with the entry 'state_dict', found {found}")
     wrong = [str(key) for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if wrong:
-        raise CheckpointError(f"{path}: state_dict entries that are not tensors: {_listed(wrong)}")
+        raise CheckpointError(f"{path}: state_dict entries that are not tensors: {listed(wrong)}")
     return dict(state)
 
 
@@ -191,7 +188,7 @@ def released_state(preset: Preset, checkpoint: Path, tokenizer: Path | None = No
         other = read_lightning(tokenizer)
         surplus = [key for key in other if key.startswith(GENERATOR_PREFIX)]
         if surplus:
-            raise CheckpointError(f"{tokenizer}: a tokenizer file must not hold generator keys: {_listed(surplus)}")
+            raise CheckpointError(f"{tokenizer}: a tokenizer file must not hold generator keys: {listed(surplus)}")
         found.update(other)
     elif preset.scene_generator is not None and not any(key.startswith(TOKENIZER_PREFIXES) for key in found):
         raise CheckpointError(
@@ -214,35 +211,6 @@ def drop_reason(key: str, preset: Preset) -> str | None:
         if re.fullmatch(rule.pattern.replace("{last}", str(preset.compressor.depth - 1)), key):
             return rule.reason
     return None
-
-
-def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], context: str) -> None:
-    """Raise CheckpointError that lists missing, surplus, wrongly shaped and wrongly stored tensors."""
-    problems = []
-    if missing := [key for key in expected if key not in found]:
-        problems.append(f"{len(missing)} missing: {_listed(missing)}")
-    if surplus := [key for key in found if key not in expected]:
-        problems.append(f"{len(surplus)} surplus: {_listed(surplus)}")
-    both = [key for key in expected if key in found]
-    if shapes := [
-        f"{key} {list(found[key].shape)} instead of {list(expected[key].shape)}"
-        for key in both
-        if found[key].shape != expected[key].shape
-    ]:
-        problems.append(f"{len(shapes)} of another shape: {_listed(shapes)}")
-    # A square matrix that was transposed keeps its shape; torch.save keeps its strides.
-    if strides := [key for key in both if not found[key].is_contiguous()]:
-        problems.append(f"{len(strides)} not stored row by row (transposed?): {_listed(strides)}")
-    if kinds := [key for key in both if found[key].is_floating_point() != expected[key].is_floating_point()]:
-        problems.append(f"{len(kinds)} of another kind of number: {_listed(kinds)}")
-    if problems:
-        raise CheckpointError(f"{context}: " + "; ".join(problems))
-
-
-def _listed(names: Iterable[str], limit: int = 5) -> str:
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def check_weights(path: Path | None, sha256: str | None, role: str) -> None:

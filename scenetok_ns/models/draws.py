@@ -82,10 +82,11 @@ def draw_scenetok(
     together = _bernoulli(generator, (batch, 1), config.uniform_noise_prob)
     # A frozen denoiser cannot learn its null token (published training step).
     unconditional = 0.0 if config.freeze_denoiser else config.unconditional_prob
+    time = spread_levels(torch.where(together, levels[:, :1], levels), num_latents)
     draws = SceneTokDraws(
         reference=torch.randint(num_context, (batch,), generator=generator, device=generator.device),
         token_noise=_normal(generator, tokens),
-        time=spread_levels(torch.where(together, levels[:, :1], levels), num_latents),
+        time=time.masked_fill(_bernoulli(generator, (batch, 1), config.pure_noise_prob), 1.0),
         noise=_normal(generator, latents),
         unconditional=_bernoulli(generator, (batch,), unconditional),
     )

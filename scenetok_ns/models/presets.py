@@ -202,6 +202,9 @@ class TrainingConfig:
     processes x accumulation); None: it is taken as it stands."""
     uniform_noise_prob: float = 0.2
     """Probability of one noise level for the whole element; else one for each target split."""
+    pure_noise_prob: float = 0.0
+    """Probability of pure noise (t = 1) at all latents of an element: there the decoder has only the tokens to go by,
+    which keeps them informative where pixels are redundant. No published recipe has it; the embedded one does."""
     unconditional_prob: float = 0.0
     """Classifier-free drop of the scene tokens."""
     freeze_compressor: bool = False
@@ -227,6 +230,8 @@ class Preset:
     denoiser: DenoiserConfig
     sampler: SamplerConfig
     training: TrainingConfig
+    embedded_weights: str | None = None
+    """Name of the trained weights that come with the package (models/weights.py); None: there are none."""
     scene_generator: SceneGeneratorConfig | None = None
     scene_sampler: SceneSamplerConfig | None = None
     tokenizer_checkpoint: str | None = None

@@ -90,5 +90,15 @@ class TemporalLayout:
             maps = chunks.flatten(1, 2)
         return maps.reshape(b, maps.shape[1] // k, k * c, h, w)
 
+    def unpack(self, packed: Float[Tensor, "b latents packed h w"]) -> Float[Tensor, "b frames c h w"]:
+        """The inverse of `pack`: what filled up the latent of a lone first frame is dropped."""
+        b, latents, channels, h, w = packed.shape
+        k = self.frames_per_latent
+        frames = packed.reshape(b, latents * k, channels // k, h, w)
+        if self.first_frame_alone:
+            chunks = frames.unflatten(1, (-1, self.latents_per_chunk * k))
+            frames = torch.cat([chunks[:, :, :1], chunks[:, :, k:]], dim=2).flatten(1, 2)
+        return frames
+
 
 IMAGE_LAYOUT = TemporalLayout(1, 1)

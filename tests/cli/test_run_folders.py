@@ -34,6 +34,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     write_demo_data(folder / "data", "re10k", {"train": 1, "test": 2}, 16, 64, 0)
     values = yaml.safe_load((config_folder() / "scenetok-tiny.yaml").read_text())
+    del values["embedded_weights"]
     values["compressor"].update(hidden_size=32, depth=1, num_heads=2, num_tokens=16, token_dim=8)
     values["denoiser"].update(hidden_size=32, depth=1, num_heads=2)
     values["data"]["views"]["num_context"] = 4

@@ -62,5 +62,6 @@ def test_wrong_input_is_named() -> None:
 
 def test_a_context_of_video_latents_is_refused() -> None:
     preset = load_preset("scenetok-tiny")
+    video = dataclasses.replace(preset.context_autoencoder, frames_per_chunk=4)
     with pytest.raises(ValueError, match="one latent of each image"):
-        Compressor.from_preset(dataclasses.replace(preset, context_autoencoder=preset.target_autoencoder))
+        Compressor.from_preset(dataclasses.replace(preset, context_autoencoder=video))

@@ -147,6 +147,13 @@ def test_levels_of_each_weighting() -> None:
         noise_levels(raw, "shifted", None)
 
 
+def test_pure_noise_is_at_all_latents_of_its_share_of_elements() -> None:
+    assert (scenetok_draws(replace(CONFIG, pure_noise_prob=1.0), batch=5).time == 1).all()
+    pure = (scenetok_draws(replace(CONFIG, pure_noise_prob=0.5), batch=400).time == 1).float()
+    assert torch.equal(pure.amin(1), pure.amax(1)) and 0.4 < pure.mean() < 0.6
+    assert (scenetok_draws(CONFIG, batch=400).time < 1).all()
+
+
 def test_splits_must_divide_the_latents() -> None:
     with pytest.raises(ValueError, match="5 target latents cannot be cut into 2 equal parts"):
         draw_scenetok(

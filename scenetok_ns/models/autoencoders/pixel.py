@@ -38,9 +38,5 @@ class PixelAutoencoder(Autoencoder):
 
     def _decode(self, latents: Tensor) -> Tensor:
         p = self.space.spatial_factor
-        packed = rearrange(latents, "b l (k c p q) h w -> b (l k) c (h p) (w q)", c=3, p=p, q=p)
-        layout = self.space.layout
-        if layout.first_frame_alone:
-            chunks = packed.unflatten(1, (-1, layout.latents_per_chunk * layout.frames_per_latent))
-            packed = torch.cat([chunks[:, :, :1], chunks[:, :, layout.frames_per_latent :]], dim=2).flatten(1, 2)
-        return packed / 2 + 0.5
+        packed = rearrange(latents, "b l (k c p q) h w -> b l (k c) (h p) (w q)", c=3, p=p, q=p)
+        return self.space.layout.unpack(packed) / 2 + 0.5

@@ -9,9 +9,10 @@ from typing import Literal
 
 import torch
 
-from scenetok_ns.models.autoencoders import pixel, vavae, video_dcae, wan
+from scenetok_ns.models.autoencoders import conv, pixel, vavae, video_dcae, wan
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
 from scenetok_ns.models.presets import AutoencoderConfig
+from scenetok_ns.models.weights import embedded_weights, load_weights
 
 Use = Literal["online", "precompute"]
 """online: images are encoded and latents decoded when needed. precompute: latents are made once and stored. The
@@ -52,8 +53,15 @@ def _load_wan(space: LatentSpace, path: Path, device: torch.device, dtype: torch
     return wan.WanVAE(space, wan.load_network(path, wan.WanConfig(), device, dtype))
 
 
+def _build_conv(space: LatentSpace) -> Autoencoder:
+    codec = conv.ConvCodec()
+    load_weights({"codec": codec}, embedded_weights("scenetok-tiny"))
+    return conv.ConvAutoencoder(space, codec)
+
+
 _ENTRIES: dict[str, _Entry] = {
     "pixel": _Entry(pixel.pixel_latent_space, build=pixel.PixelAutoencoder),
+    "conv": _Entry(conv.conv_latent_space, build=_build_conv),
     "vavae": _Entry(
         vavae.vavae_latent_space,
         _Pretrained(

@@ -122,7 +122,7 @@ def test_statistics_first_used_in_inference_mode_serve_training():
 
 
 def test_unknown_and_useless():
-    with pytest.raises(ValueError, match=r"no autoencoder 'conv'; known: .*pixel"):
-        latent_space(AutoencoderConfig("conv"))
+    with pytest.raises(ValueError, match=r"no autoencoder 'jpeg'; known: .*pixel"):
+        latent_space(AutoencoderConfig("jpeg"))
     with pytest.raises(ValueError, match=r"has no weights, got x\.pt"):
         build_autoencoder(pixel_config(1, 1), "x.pt")

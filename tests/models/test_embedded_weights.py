@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from scenetok_ns.models.autoencoders.conv import CHANNELS, ConvAutoencoder, ConvCodec, conv_latent_space
+from scenetok_ns.models.autoencoders.registry import build_autoencoder
+from scenetok_ns.models.presets import AutoencoderConfig, load_preset
+from scenetok_ns.models.weights import embedded_weights, load_weights, save_weights
+
+
+def test_weights_come_back_in_half_precision(tmp_path: Path) -> None:
+    saved, loaded = nn.Linear(3, 2), nn.Linear(3, 2)
+    save_weights({"a": saved, "b": nn.Linear(1, 1)}, tmp_path / "w.safetensors")
+    load_weights({"a": loaded}, tmp_path / "w.safetensors")
+    assert torch.equal(loaded.weight, saved.weight.half().float())
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_weights_of_something_else_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights({"a": nn.Linear(3, 2)}, path)
+    with pytest.raises(ValueError, match=r"w\.safetensors.*do not fit a"):
+        load_weights({"a": nn.Linear(4, 2)}, path)
+    with pytest.raises(ValueError, match="do not fit b"):
+        load_weights({"b": nn.Linear(3, 2)}, path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="not a readable weights file"):
+        load_weights({"a": nn.Linear(3, 2)}, path)
+
+
+@pytest.mark.parametrize("layout", [(1, 1), (4, 1), (17, 5)])
+def test_conv_autoencoder_keeps_frames_in_order_in_every_layout(layout: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    config = AutoencoderConfig("conv", frames_per_chunk=layout[0], latents_per_chunk=layout[1])
+    codec = ConvCodec().eval()
+    model = ConvAutoencoder(conv_latent_space(config), codec)
+    frames = torch.rand(1, 2 * layout[0], 3, 16, 24)
+    latents = model.encode(frames)
+    per_latent = -(-layout[0] // layout[1])
+    assert latents.shape == (1, 2 * layout[1], CHANNELS * per_latent, 2, 3)
+    alone = torch.cat([codec.decode(codec.encode(f[None] * 2 - 1)) for f in frames[0]]) / 2 + 0.5
+    torch.testing.assert_close(model.decode(latents)[0], alone.clamp(0, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_shipped_codec_gives_pictures_back_and_codes_of_unit_size() -> None:
+    from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks
+
+    rooms = sample_rooms([3])
+    c2w = sample_walks(rooms, 12)[:, ::3]
+    frames = render_rooms(rooms, c2w, rooms.intrinsics[:, None].expand(-1, 4, 3, 3), 64)
+    model = build_autoencoder(load_preset("scenetok-tiny").target_autoencoder)
+    latents = model.encode(frames)
+    psnr = -10 * (model.decode(latents) - frames).square().mean().log10()
+    assert psnr > 28
+    assert 0.5 < latents.std() < 1.5
+
+
+def test_shipped_weights_are_small_enough_to_ship() -> None:
+    assert embedded_weights("scenetok-tiny").stat().st_size <= 15 * 2**20

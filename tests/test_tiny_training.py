@@ -1,0 +1,81 @@
+"""The training of the embedded model, at a size where it only has to run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from scenetok_ns import tiny_training
+from scenetok_ns.models.autoencoders.conv import ConvCodec
+from scenetok_ns.models.weights import load_weights
+from scenetok_ns.tiny_training import TinyOptions, codec_loss, cosine, run_training
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(tiny_training, "HELD_OUT_SCENES", 2)
+    run_training(
+        TinyOptions(
+            output=folder,
+            codec_steps=2,
+            codec_batch_size=4,
+            token_steps=3,
+            regression=0.5,
+            batch_size=2,
+            scenes=2,
+            renew=0,
+            frames_per_scene=24,
+            device="cpu",
+        )
+    )
+    patch.undo()
+    return folder
+
+
+def test_a_run_leaves_weights_log_figures_and_pictures(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {"weights.safetensors", "log.jsonl", "figures.json", "samples.png"}
+    figures = json.loads((run / "figures.json").read_text())
+    assert {"nearest", "one_step", "sampled", "other_tokens"} <= figures.keys()
+    assert all(3 < value < 60 for value in figures.values())
+    load_weights({"codec": ConvCodec()}, run / "weights.safetensors")
+
+
+def test_the_codec_alone_can_be_taken_over(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_training, "HELD_OUT_SCENES", 1)
+    path = run / "weights.safetensors"
+    run_training(
+        TinyOptions(
+            output=tmp_path,
+            resume_codec=path,
+            codec_steps=0,
+            token_steps=0,
+            scenes=1,
+            frames_per_scene=24,
+            device="cpu",
+        )
+    )
+    before, after = ConvCodec(), ConvCodec()
+    load_weights({"codec": before}, path)
+    load_weights({"codec": after}, tmp_path / "weights.safetensors")
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)
+    )
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    assert cosine(0, 0.0, warmup=10) == pytest.approx(0.1)
+    assert cosine(10, 0.0, warmup=10) == pytest.approx(1.0)
+    assert cosine(99, 1.0, warmup=10) == pytest.approx(0.02)
+
+
+def test_codec_loss_sees_colours_and_edges() -> None:
+    image = torch.zeros(1, 3, 4, 4)
+    assert codec_loss(image, image) == 0
+    shifted = image + 0.5
+    striped = image + 0.5 * torch.tensor([1.0, -1.0, 1.0, -1.0])
+    assert codec_loss(striped, image) > codec_loss(shifted, image) > 0
