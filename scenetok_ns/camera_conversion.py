@@ -181,10 +181,7 @@ def _place_in_parent(row: Tensor) -> tuple[int, int] | None:
         return None
     available = row.untyped_storage().nbytes() // row.element_size()
     index, first = divmod(int(row.storage_offset()), stride)
-    span = _span(row)
-    if span >= stride:  # rows overlap or are interleaved: not a slice along the first dimension
-        return 0, 1
-    return index, (available - first - span - 1) // stride + 1
+    return index, (available - first - _span(row) - 1) // stride + 1
 
 
 def _parent_rows(row: Tensor, count: int, broadcast: bool) -> Tensor:

@@ -116,6 +116,12 @@ def strided_path(n: int) -> Cameras:
     return Cameras(camera_to_worlds=square[:, :3], fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)
 
 
+def interleaved_path(n: int) -> Cameras:
+    """Poses whose rows are interleaved in memory."""
+    poses = random_poses(n).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return Cameras(camera_to_worlds=poses, fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)
+
+
 def interpolated_path(n: int) -> Cameras:
     return get_interpolated_camera_path(path(2), steps=n, order_poses=False)
 
@@ -124,7 +130,7 @@ def spiral_path(n: int) -> Cameras:
     return get_spiral_path(strided_path(1), steps=n, radius=0.1)
 
 
-@pytest.mark.parametrize("make", [path, json_path, strided_path, interpolated_path, spiral_path])
+@pytest.mark.parametrize("make", [path, json_path, strided_path, interleaved_path, interpolated_path, spiral_path])
 @pytest.mark.parametrize("to_device", [False, True])
 def test_path_is_recovered(make, to_device: bool) -> None:  # type: ignore[no-untyped-def]
     cameras = make(7)
@@ -158,11 +164,10 @@ def one_field_converted(cameras: Cameras) -> Cameras:
 
 
 def not_poses(cameras: Cameras) -> Cameras:
-    """The storage around the row holds other things than poses."""
-    memory = torch.randn(5 * 12)
-    memory[24:36] = cameras.camera_to_worlds[2].flatten()
-    poses = memory.reshape(5, 3, 4)[2:3]
-    return Cameras(camera_to_worlds=poses, fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)
+    """The rows around hold other things than poses."""
+    poses = torch.randn(5, 3, 4)
+    poses[2] = cameras.camera_to_worlds[2]
+    return Cameras(poses, fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)[2:3]
 
 
 @pytest.mark.parametrize("spoil", [cloned, one_field_converted, not_poses])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from small_runs import IMAGE_SIZE, small_pipeline, write_small_re10k
 from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.flow import euler_step
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.path_renderer import scene_path
 from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 
@@ -108,6 +110,18 @@ def test_data_set_cameras_render_their_own_scene(pipeline: SceneTokPipeline) -> 
         whole = model.render_tokens(model.tokens_of(number), cameras)
         torch.testing.assert_close(torch.stack(of_scene), whole.permute(0, 2, 3, 1))
     assert len(frames) == 3
+
+
+def test_path_ends_where_another_scene_begins() -> None:
+    cameras = walk_path(7)
+    cameras.metadata = {"scene_idx": torch.tensor([4, 4, 4, 2, 2, 4, 4])[:, None]}
+    found = [scene_path(cameras[i : i + 1], active_scene=9) for i in range(7)]
+    assert [scene for scene, _, _ in found] == [4, 4, 4, 2, 2, 4, 4]
+    assert [len(path) for _, path, _ in found] == [3, 3, 3, 2, 2, 2, 2]
+    assert [index for _, _, index in found] == [0, 1, 2, 0, 1, 0, 1]
+    for i, (_, path, index) in enumerate(found):
+        assert torch.equal(path.camera_to_worlds[index], cameras.camera_to_worlds[i])
+    assert scene_path(walk_path(3)[1:2], active_scene=9)[0] == 9
 
 
 def test_seed_and_tokens_decide_the_picture(pipeline: SceneTokPipeline) -> None:
@@ -213,8 +227,9 @@ def test_single_rays_are_refused_with_a_reason(pipeline: SceneTokPipeline) -> No
         pipeline.model.get_outputs(None)
 
 
-def test_training_loss_is_the_same_for_the_same_step(data: Path) -> None:
-    losses = [small_pipeline(data).get_train_loss_dict(step)[1]["loss"].item() for step in (3, 3, 4)]
+def test_noise_follows_from_the_step_alone(pipeline: SceneTokPipeline) -> None:
+    batch, _ = pipeline.datamanager.next_train(3)
+    losses = [pipeline.model(replace(batch, step=step))["loss"].item() for step in (3, 3, 4)]
     assert losses[0] == losses[1] != losses[2]
 
 

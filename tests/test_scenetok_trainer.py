@@ -61,6 +61,15 @@ def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> No
     assert [path.name for path in rest.get_checkpoint_dir().iterdir()] == ["step-000000007.ckpt"]
 
 
+def test_global_random_states_go_on_after_a_resume(data: Path, tmp_path: Path) -> None:
+    part = train(data, tmp_path / "part", 1)
+    drawn = torch.rand(3)
+    torch.manual_seed(123)
+    trainer = small_config(data, tmp_path / "rest", load_dir=part.get_checkpoint_dir()).setup()
+    trainer.setup()
+    assert torch.equal(torch.rand(3), drawn)
+
+
 def test_accumulation_is_known_to_optimizer_and_learning_rate(data: Path, tmp_path: Path) -> None:
     trainer = small_config(data, tmp_path, gradient_accumulation_steps={"networks": 3}).setup()
     trainer.setup()

@@ -61,6 +61,13 @@ def test_same_seed_and_step_same_batch_whatever_was_read_before(folder: Path) ->
     assert other.scenes != last.scenes or not torch.equal(other.target.c2w, last.target.c2w)
 
 
+def test_a_scene_gives_other_views_each_time(folder: Path) -> None:
+    drawn = samples(folder)
+    batches = [drawn[step] for step in range(20)]
+    targets = [batch.target.c2w[batch.scenes.index("scene0")] for batch in batches if "scene0" in batch.scenes]
+    assert len({tuple(target.flatten().tolist()) for target in targets}) > len(targets) / 2
+
+
 def test_every_scene_once_a_pass_over_all_ranks(folder: Path) -> None:
     ranks = [samples(folder, Sharding(1, rank, 5)) for rank in range(5)]
     orders = [[r[step].scenes[0] for r in ranks] for step in range(4)]
