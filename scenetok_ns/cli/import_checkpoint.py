@@ -96,7 +96,7 @@ def write_checkpoint(
     released = released_state(preset, checkpoint, tokenizer)
     for reason in sorted(set(released.dropped.values())):
         keys = [key for key, why in released.dropped.items() if why == reason]
-        console.print(f"left out {len(keys)} tensors ({keys[0]}{', ...' if keys[1:] else ''}): {reason}")
+        console.print(f"left out {keys[0]}{f' and {len(keys) - 1} more' if keys[1:] else ''}: {reason}")
     state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in released.tensors.items()}
     state["_model.device_indicator_param"] = torch.empty(0)
     state["_model._extra_state"] = {"preset": preset.name}
