@@ -154,22 +154,26 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         return self.evaluation_keys.index(key)
 
     def usable_evaluation_scenes(self) -> Iterator[EvaluationScene]:
-        """All evaluation scenes that can be read; the others are logged, counted and named once.
+        """All evaluation scenes whose context views can be read; the others are skipped.
 
         Raises DataError if there is none.
         """
         found = False
-        for number, key in enumerate(self.evaluation_keys):
+        for number in range(len(self.evaluation_keys)):
             try:
-                scene = self.evaluation_scene(number)
-                scene.scene.load_images(scene.context[:1])
+                self.context_views(number)
             except BadScene as error:
-                self.evaluation_source.skipped.add(error if error.key else BadScene(error.reason, key))
+                self.skip(number, error)
                 continue
             found = True
-            yield scene
+            yield self.evaluation_scene(number)
         if not found:
             raise DataError(f"no evaluation scene is usable; {self.evaluation_source.skipped.summary(3)}")
+
+    def skip(self, number: int, error: BadScene) -> None:
+        """Log, count and name an evaluation scene as unusable, once."""
+        key = self.evaluation_keys[number]
+        self.evaluation_source.skipped.add(error if error.key else BadScene(error.reason, key))
 
     def evaluation_scene(self, number: int) -> EvaluationScene:
         """Scene `number` of the evaluation with its views. Raises BadScene."""
@@ -293,23 +297,31 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 class EvaluationViews:
     """Iterates over (one-camera slice, batch) of all target views, scene after scene, as Nerfstudio's loaders do.
 
-    Scenes are read when their turn comes. The length is exact once all have been read.
+    A scene is read when its turn comes. If a target view turns out to be damaged, the scene is skipped as a whole, and
+    `scenes` and the length are without it from then on.
     """
 
     def __init__(self, datamanager: SceneTokDataManager) -> None:
         self._datamanager = datamanager
-        self._scenes = [scene.number for scene in datamanager.usable_evaluation_scenes()]
-        self._length = sum(len(datamanager.evaluation_scene(number).target) for number in self._scenes)
+        self._lengths = {scene.number: len(scene.target) for scene in datamanager.usable_evaluation_scenes()}
 
     @property
     def scenes(self) -> list[int]:
         """Numbers of the scenes, in order."""
-        return self._scenes
+        return list(self._lengths)
 
     def __len__(self) -> int:
-        return self._length
+        return sum(self._lengths.values())
 
     def __iter__(self) -> Iterator[tuple[Cameras, dict]]:
-        for number in self._scenes:
+        for number in self.scenes:
+            try:
+                self._datamanager.target_views(number)
+            except BadScene as error:
+                self._datamanager.skip(number, error)
+                del self._lengths[number]
+                continue
             views = self._datamanager._views(number, "target")
             yield from FixedIndicesEvalDataloader(views, device=self._datamanager.device)
+        if not self._lengths:
+            raise DataError(f"no evaluation scene is usable; {self._datamanager.evaluation_source.skipped.summary(3)}")

@@ -79,6 +79,7 @@ class ContextProvider(Protocol):
     """What the model needs of the data manager."""
 
     active_scene: int
+    evaluation_keys: list[str]
 
     def context_views(self, number: int) -> ImageViews: ...
 
@@ -198,7 +199,8 @@ class SceneTokModel(Model):
         if key not in self._tokens:
             views = self._provider.context_views(scene)
             cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
-            tokens = self.scenetok.encode(views.images.to(self.device).float() / 255, cameras, scene=str(scene))
+            name = self._provider.evaluation_keys[scene]
+            tokens = self.scenetok.encode(views.images.to(self.device).float() / 255, cameras, scene=name)
             self._tokens = {k: v for k, v in self._tokens.items() if k[1] == self._weights_version} | {key: tokens}
         return self._tokens[key]
 

@@ -45,7 +45,7 @@ def small_config(data: Path, output: Path, **fields: Any) -> TrainerConfig:
     config.machine.device_type = "cpu"
     config.max_num_iterations, config.steps_per_save = 4, 1000
     config.pipeline.model.preset = str(PRESET)  # type: ignore[attr-defined]
-    is_re10k = (data / "train" / "index.json").is_file()
+    is_re10k = any(data.glob("*/index.json"))
     config.pipeline.datamanager.dataparser = Re10kDataParserConfig() if is_re10k else Dl3dvDataParserConfig()
     config.pipeline.datamanager.data = data
     config.pipeline.datamanager.num_workers = 0

@@ -10,10 +10,12 @@ import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.eval_utils import all_methods
-from scene_files import write_dl3dv
+from scene_files import example, write_dl3dv, write_re10k
 from small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, small_config, write_small_dl3dv, write_small_re10k
 
+from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.view_sampling import default_views
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager
 
 
@@ -97,6 +99,18 @@ def test_bad_scenes_are_skipped_counted_and_named(tmp_path: Path) -> None:
     seen = {key for step in range(5) for key in datamanager.next_train(step)[0].scenes}
     assert seen == {f"train{i}" for i in range(4)}
     assert "NaN" in datamanager.training_skipped.reasons["train-bad"]
+
+
+def test_a_scene_with_a_damaged_target_view_is_skipped_as_a_whole(tmp_path: Path) -> None:
+    scenes = [example(f"test{i}", FRAMES, size=(36, 64)) for i in range(3)]
+    damaged = default_views(cameras_from_rows(scenes[1]["cameras"])[0], NUM_CONTEXT).target[4]
+    scenes[1]["images"][damaged] = scenes[1]["images"][damaged][:60]
+    datamanager = manager(write_re10k(tmp_path / "test", [scenes]).parent)
+    views = datamanager.fixed_indices_eval_dataloader
+    seen = [int(camera.metadata["scene_idx"]) for camera, _ in views]
+    assert sorted(set(seen)) == views.scenes == [0, 2]
+    assert len(seen) == len(views) == 2 * (FRAMES - NUM_CONTEXT)
+    assert f"frame_{damaged:05d}" in datamanager.evaluation_source.skipped.reasons["test1"]
 
 
 def test_too_few_frames_for_the_context(data: Path) -> None:
