@@ -48,7 +48,7 @@ def nerfstudio_to_camera_batch(cameras: Cameras) -> CameraBatch:
         torch.cat([zero, cameras.fy.float() / height, cameras.cy.float() / height], dim=-1),
         torch.cat([zero, zero, one], dim=-1),
     ]
-    c2w = _flip_axes(torch.cat([c2w_gl, bottom], dim=1))
+    c2w = flip_axes(torch.cat([c2w_gl, bottom], dim=1))
     return CameraBatch(c2w=c2w[None], intrinsics=torch.stack(rows, dim=1)[None])
 
 
@@ -60,7 +60,7 @@ def camera_batch_to_nerfstudio(
         raise ValueError(f"camera_batch_to_nerfstudio: expected a batch of one element, got {batch.c2w.shape[0]}")
     intrinsics = batch.intrinsics[0]
     return Cameras(
-        camera_to_worlds=_flip_axes(batch.c2w[0])[:, :3],
+        camera_to_worlds=flip_axes(batch.c2w[0])[:, :3],
         fx=(intrinsics[:, 0, 0] * width)[:, None],
         fy=(intrinsics[:, 1, 1] * height)[:, None],
         cx=(intrinsics[:, 0, 2] * width)[:, None],
@@ -72,7 +72,7 @@ def camera_batch_to_nerfstudio(
     )
 
 
-def _flip_axes(c2w: Float[Tensor, "*n 4 4"]) -> Float[Tensor, "*n 4 4"]:
+def flip_axes(c2w: Float[Tensor, "*n 4 4"]) -> Float[Tensor, "*n 4 4"]:
     """OpenGL <-> OpenCV camera axes: y and z change sign; its own inverse."""
     return c2w * c2w.new_tensor([1.0, -1.0, -1.0, 1.0])
 

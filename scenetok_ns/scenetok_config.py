@@ -70,11 +70,25 @@ scenetok_tiny = method(
     "SceneTok small enough to train and render on a CPU; needs no downloads.",
     Re10kDataParserConfig(),
 )
+scenegen = method(
+    "scenegen",
+    "scenegen-shift4",
+    "SceneGen: scenes from one to three photographs (RealEstate10K; presets scenegen-shift1, -shift4, -shift12).",
+    Re10kDataParserConfig(),
+)
+scenegen_tiny = method(
+    "scenegen-tiny",
+    "scenegen-tiny",
+    "SceneGen on the tokenizer of scenetok-tiny, small enough to train and generate on a CPU.",
+    Re10kDataParserConfig(),
+)
+
+METHODS = (scenetok, scenetok_dl3dv, scenetok_dl3dv_wan, scenetok_tiny, scenegen, scenegen_tiny)
 
 
 def method_config(name: str) -> TrainerConfig:
     """Configuration of one of our methods, by the name that presets give it."""
-    for specification in (scenetok, scenetok_dl3dv, scenetok_dl3dv_wan, scenetok_tiny):
+    for specification in METHODS:
         if specification.config.method_name == name:
             return specification.config
     raise ValueError(f"there is no scenetok method {name!r}")

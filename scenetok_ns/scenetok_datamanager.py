@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager, VanillaDataManagerConfig
@@ -20,11 +20,22 @@ from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from scenetok_ns.data.anchors import anchors_along
+from scenetok_ns.data.condition_views import condition_of, path_of
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.latents import LatentScenes, LatentStore
+from scenetok_ns.data.photograph_scene import Conditions, PhotographSource
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes, Views
 from scenetok_ns.data.token_scene import TokenSource
-from scenetok_ns.data.training_batches import LatentSamples, Sharding, TrainingBatch, TrainingLoader, TrainingSamples
+from scenetok_ns.data.token_sets import TokenStore
+from scenetok_ns.data.training_batches import (
+    LatentSamples,
+    Sharding,
+    TokenSamples,
+    TrainingBatch,
+    TrainingLoader,
+    TrainingSamples,
+)
 from scenetok_ns.data.view_sampling import ViewIndices, default_views
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.models.autoencoders.registry import latent_space
@@ -47,10 +58,15 @@ class SceneTokDataManagerConfig(VanillaDataManagerConfig):
     context_latents: Path | None = None
     """Folder that `scenetok latents --role context` wrote; training then reads latents in the place of photographs."""
     target_latents: Path | None = None
-    """Folder that `scenetok latents --role target` wrote; both are needed, or neither."""
+    """Folder that `scenetok latents --role target` wrote; both are needed, or neither. SceneGen needs none."""
+    tokens: Path | None = None
+    """SceneGen: folder that `scenetok encode --split train` wrote; training then encodes no context views."""
     num_context: int | None = None
     """Context views of a scene in evaluation, rendering and viewing; None: as many as the dataparser's evaluation index
-    names, or without one as the preset says."""
+    names, or without one as the preset says. SceneGen: number of anchor poses."""
+    num_condition: int | None = None
+    """SceneGen: photographs that a scene is generated from; None: those that the evaluation index names if the model
+    takes as many, else one."""
     eval_scenes: int = 16
     """Evaluation scenes taken where no evaluation index says which."""
     eval_targets: int | None = None
@@ -81,7 +97,10 @@ class EvaluationScene:
     number: int
     scene: Scene
     context: Int64[Tensor, " context"]
+    """Views whose photographs the model is given: SceneGen's condition views, else those to be encoded."""
     target: Int64[Tensor, " target"]
+    anchors: Float[Tensor, "a 4 4"] | None = None
+    """SceneGen: poses at which the scene is meant to be seen."""
 
 
 class SceneTokDataManager(VanillaDataManager[SceneViews]):
@@ -123,6 +142,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         self.exclude_batch_keys_from_device = self.train_dataset.exclude_batch_keys_from_device
         self._training: TrainingLoader | None = None
         self._held_out: TrainingSamples | None = None
+        self.compressor_sha256: Callable[[], str] | None = None
+        """SHA-256 of the model's compressor, which stored tokens must come from; set by the pipeline."""
         # VanillaDataManager.__init__ would build ray samplers over all images.
         DataManager.__init__(self)
 
@@ -179,11 +200,21 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         """Scene `number` of the evaluation with its views. Raises BadScene."""
         scene = self.evaluation_source.scene(self.evaluation_keys[number])
         views = self._evaluation_views(scene)
-        return EvaluationScene(number, scene, views.context, views.target[: self.config.eval_targets])
+        given, anchors = views.context, None
+        if self.preset.scene_generator is not None:
+            given = condition_of(views, self.preset, self.config.num_condition)
+            if isinstance(self.evaluation_source, PhotographSource):
+                path = self.evaluation_source.path
+            else:
+                path = scene.c2w[path_of(views, self._num_context)]
+            anchors = anchors_along(path, self._num_context)
+        return EvaluationScene(number, scene, given, views.target[: self.config.eval_targets], anchors)
 
     def _evaluation_views(self, scene: Scene) -> ViewIndices:
-        count = self.config.num_context or self.preset.data.views.num_context
-        if isinstance(self.evaluation_source, (StockSceneSource, TokenSource)):
+        count = self._num_context
+        if isinstance(self.evaluation_source, StockSceneSource) and self.preset.scene_generator is not None:
+            count = min(count, max(self.evaluation_source.num_train, 1))  # a generator does with one
+        if isinstance(self.evaluation_source, (StockSceneSource, TokenSource, PhotographSource)):
             return self.evaluation_source.views(count)
         if self.index is None or scene.key not in self._indexed:
             return default_views(scene.c2w, count)
@@ -191,9 +222,17 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         return views if self.config.num_context is None else ViewIndices(views.context[:count], views.target)
 
     def context_views(self, number: int) -> Views:
-        """Images and cameras that an evaluation scene is encoded from."""
+        """Images and cameras that an evaluation scene is encoded, or generated, from."""
         scene = self.evaluation_scene(number)
         return scene.scene.load_views(scene.context, (self.preset.data.image_size,) * 2)
+
+    def conditions(self, number: int) -> Conditions | None:
+        """What an evaluation scene is generated from; None where scenes are encoded from their context views."""
+        scene = self.evaluation_scene(number)
+        if scene.anchors is None:
+            return None
+        scale = self.evaluation_source.pose_scale if isinstance(self.evaluation_source, PhotographSource) else 1.0
+        return Conditions(self.context_views(number), scene.anchors, scale)
 
     def stored_tokens(self, number: int) -> SceneTokens | None:
         """Tokens of an evaluation scene that comes as tokens; None where photographs are to be encoded."""
@@ -209,6 +248,10 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         downscale = getattr(self.config.dataparser, "downscale_factor", None) or 1
         side = max(1, round(self.preset.data.image_size / downscale))
         return SceneViews(scene.scene, scene.context if role == "context" else scene.target, side, number)
+
+    @property
+    def _num_context(self) -> int:
+        return self.config.num_context or self.preset.data.views.num_context
 
     # --- What Nerfstudio's trainer and tools call ---
 
@@ -258,8 +301,20 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             return self._latent_samples(source)
         layout = latent_space(self.preset.target_autoencoder).layout
         sharding = Sharding(self.batch_size, comms.get_rank(), comms.get_world_size())
+        rest = (self.preset.data, layout, sharding, self.config.seed)
+        if split == "train" and self.config.tokens is not None:
+            store = self._token_store(self.config.tokens, split)
+            samples: TrainingSamples = TokenSamples(source, store, *rest)
+            CONSOLE.print(f"{len(samples.keys)} scenes with tokens, {store.encodings} encodings of each")
+            return samples
         CONSOLE.print(f"{len(source.keys)} scenes for the {split} split")
-        return TrainingSamples(source, self.preset.data, layout, sharding, self.config.seed)
+        return TrainingSamples(source, *rest)
+
+    def _token_store(self, folder: Path, split: str) -> TokenStore:
+        if self.preset.scene_generator is None:
+            raise DataError(f"--tokens is for training a scene generator, and preset {self.preset.name} has none")
+        assert self.compressor_sha256 is not None, "the pipeline sets it"
+        return TokenStore(folder, split, self.compressor_sha256())
 
     def _latent_samples(self, source: SceneSource) -> LatentSamples:
         context, target = (
@@ -274,6 +329,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 
     def _latent_folders(self) -> tuple[tuple[Path, AutoencoderConfig], tuple[Path, AutoencoderConfig]]:
         context, target = self.config.context_latents, self.config.target_latents
+        if self.preset.scene_generator is not None and context is not None:
+            return ((context, self.preset.context_autoencoder),) * 2  # it has condition views, but no targets
         if context is None or target is None:
             raise DataError("training from latents needs both --context-latents and --target-latents")
         return (context, self.preset.context_autoencoder), (target, self.preset.target_autoencoder)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import tyro
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from scenetok_ns.camera_conversion import request_of
+from scenetok_ns.data.photograph_scene import Conditions
 from scenetok_ns.data.scenes import Views as ImageViews
 from scenetok_ns.data.training_batches import Clips, TrainingBatch, mix
 from scenetok_ns.interrupts import asked_by_viewer
@@ -28,17 +29,21 @@ from scenetok_ns.metrics import picture_metrics
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.checkpoint import check_weights
-from scenetok_ns.models.draws import draw_scenetok
-from scenetok_ns.models.losses import Views, scenetok_loss
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.compressor import TokenDistribution
+from scenetok_ns.models.draws import draw_scenegen, draw_scenetok
+from scenetok_ns.models.losses import LossOutput, Views, scenegen_loss, scenetok_loss, token_flow_loss
+from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, Solver, load_preset
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.rendering import RenderedFrames
+from scenetok_ns.models.sampling import OnStep
+from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.models.weights import embedded_weights, load_weights
 from scenetok_ns.path_renderer import PathRenderer
 
 logger = logging.getLogger(__name__)
+
+Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)
 
 FAR = 1000.0
 """Depth of every pixel, in scene units. The model knows none; a far plane keeps the viewer's frustums in sight."""
@@ -65,8 +70,21 @@ class SceneTokModelConfig(ModelConfig):
     """Denoising steps of a render; None: the preset's."""
     guidance: float | None = None
     """Classifier-free guidance scale, 1 is off; None: the preset's."""
+    solver: Solver | None = None
+    """euler, or multistep (second order, for fewer steps); None: the preset's."""
     seed: int = 0
     """Of the noise that renders start from: another seed gives another of the pictures that fit the scene."""
+    scene_steps: int | None = None
+    """SceneGen: steps in which a scene is generated; None: the preset's."""
+    scene_guidance: float | None = None
+    """SceneGen: classifier-free guidance scale, 1 is off; None: the preset's."""
+    scene_solver: Solver | None = None
+    """SceneGen: euler, or multistep (second order, for fewer steps); None: the preset's."""
+    scene_seed: int = 0
+    """SceneGen: another seed gives another of the scenes that fit the photographs."""
+    tokenizer: Path | None = None
+    """SceneGen, training afresh: run folder or released checkpoint with the compressor and the denoiser that stay
+    frozen; None: those in the package, where the preset's tokenizer comes with it."""
 
     # Of ray-based models; they mean nothing here. A collider would expect rays.
     enable_collider: tyro.conf.Suppress[bool] = False
@@ -83,6 +101,8 @@ class ContextProvider(Protocol):
 
     def context_views(self, number: int) -> ImageViews: ...
 
+    def conditions(self, number: int) -> Conditions | None: ...
+
     def stored_tokens(self, number: int) -> SceneTokens | None: ...
 
 
@@ -97,16 +117,20 @@ class SceneTokModel(Model):
         check_weights(self.config.context_weights, self.config.context_weights_sha256, "context")
         check_weights(self.config.target_weights, self.config.target_weights_sha256, "target")
         self.scenetok = SceneTok.from_preset(self.preset, self.config.context_weights, self.config.target_weights)
-        if self.config.pretrained and self.preset.embedded_weights is not None:
-            trained = {"compressor": self.scenetok.compressor, "denoiser": self.scenetok.denoiser}
-            load_weights(trained, embedded_weights(self.preset.embedded_weights))
+        if self.config.pretrained:
+            self.scenetok.load_embedded()
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
-        sampler = self.preset.sampler
-        given: dict[str, Any] = {"steps": self.config.steps, "guidance": self.config.guidance}
-        self.sampler = replace(sampler, **{name: value for name, value in given.items() if value is not None})
+        config = self.config
+        self.sampler = changed(self.preset.sampler, steps=config.steps, guidance=config.guidance, solver=config.solver)
+        self.scene_sampler = self.preset.scene_sampler and changed(
+            self.preset.scene_sampler,
+            steps=config.scene_steps,
+            guidance=config.scene_guidance,
+            solver=config.scene_solver,
+        )
         self.path_renderer = PathRenderer(self._sample)
-        self._tokens: dict[tuple[int, int], SceneTokens] = {}
+        self._tokens: dict[tuple[int, str], SceneTokens] = {}
         self._provider: ContextProvider | None = None
         self._weights_version = 0
         self._training_seed = 0
@@ -143,24 +167,48 @@ class SceneTokModel(Model):
         """
         if self.training:
             self.forget()
+        generator = torch.Generator(self.device)
+        generator.manual_seed(mix(self._training_seed, comms.get_rank(), batch.step))
+        loss = self._scenetok_loss if self.preset.scene_generator is None else self._scenegen_loss
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            context = self._latents(batch.context, clips=1, role="context")
-            target = self._latents(batch.target, self.preset.data.views.target_splits, role="target")
-            compressor = self.preset.compressor
-            generator = torch.Generator(self.device)
-            generator.manual_seed(mix(self._training_seed, comms.get_rank(), batch.step))
-            draws = draw_scenetok(
-                generator,
-                self.preset.training,
-                num_context=context.latents.shape[1],
-                tokens=(len(context.latents), compressor.num_tokens, compressor.token_dim),
-                latents=tuple(target.latents.shape),  # type: ignore[arg-type]
-                splits=self.preset.data.views.target_splits,
-                device=self.device,
-            )
-            networks = self.scenetok.compressor, self.scenetok.denoiser
-            output = scenetok_loss(*networks, context, target, draws, self.preset.training, batch.step)
+            output = loss(batch, generator)
         return {"loss": output.loss, **output.metrics}
+
+    def _scenetok_loss(self, batch: TrainingBatch, generator: torch.Generator) -> LossOutput:
+        context = self._latents(batch.context, clips=1, role="context")
+        target = self._latents(batch.target, self.preset.data.views.target_splits, role="target")
+        draws = draw_scenetok(
+            generator,
+            self.preset.training,
+            num_context=context.latents.shape[1],
+            tokens=self._token_shape(batch),
+            latents=tuple(target.latents.shape),  # type: ignore[arg-type]
+            splits=self.preset.data.views.target_splits,
+            device=self.device,
+        )
+        networks = self.scenetok.compressor, self.scenetok.denoiser
+        return scenetok_loss(*networks, context, target, draws, self.preset.training, batch.step)
+
+    def _scenegen_loss(self, batch: TrainingBatch, generator: torch.Generator) -> LossOutput:
+        assert self.preset.scene_generator is not None
+        condition = self._latents(batch.condition, clips=1, role="context")
+        draws = draw_scenegen(
+            generator,
+            self.preset.training,
+            num_condition=condition.latents.shape[1],
+            tokens=self._token_shape(batch),
+            pose_dropout=self.preset.scene_generator.camera.dropout if self.training else 0.0,
+            device=self.device,
+        )
+        network, stored = self.scenetok.scene_generator, batch.sample.tokens
+        if stored is None:
+            context = self._latents(batch.context, clips=1, role="context")
+            return scenegen_loss(self.scenetok.compressor, network, condition, context, draws)
+        anchors = network_cameras(CameraBatch(batch.context.c2w, batch.context.intrinsics), "context", self.preset)
+        return token_flow_loss(TokenDistribution(stored.mean, stored.logvar), network, condition, anchors, draws)
+
+    def _token_shape(self, batch: TrainingBatch) -> tuple[int, int, int]:
+        return len(batch.scenes), self.preset.compressor.num_tokens, self.preset.compressor.token_dim
 
     @torch.no_grad()
     def _latents(self, clips_of_batch: Clips, clips: int, role: Literal["context", "target"]) -> Views:
@@ -189,20 +237,46 @@ class SceneTokModel(Model):
 
     # --- Rendering ---
 
-    def tokens_of(self, scene: int) -> SceneTokens:
-        """Tokens of an evaluation scene: as stored, or made when first needed with the weights of the moment."""
-        key = (scene, self._weights_version)
+    def tokens_of(self, scene: int, on_step: OnStep | None = None) -> SceneTokens:
+        """Tokens of an evaluation scene: as stored, or encoded or generated when first needed, with the weights of the
+        moment. `on_step` reports on a generation, and ends it by raising."""
         if self._provider is None:
             raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
         if (stored := self._provider.stored_tokens(scene)) is not None:
             return stored.to(self.device)
+        key = (scene, self._scene_settings())
         if key not in self._tokens:
-            views = self._provider.context_views(scene)
-            cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
-            name = self._provider.evaluation_keys[scene]
-            tokens = self.scenetok.encode(views.images.to(self.device).float() / 255, cameras, scene=name)
-            self._tokens = {k: v for k, v in self._tokens.items() if k[1] == self._weights_version} | {key: tokens}
+            conditions, name = self._provider.conditions(scene), self._provider.evaluation_keys[scene]
+            if conditions is None:
+                tokens = self.encode_views(self._provider.context_views(scene), name)
+            else:
+                tokens = self.generate(conditions, name, on_step)
+            self._tokens = {k: v for k, v in self._tokens.items() if k[1] == key[1]} | {key: tokens}
         return self._tokens[key]
+
+    def encode_views(self, views: ImageViews, scene: str) -> SceneTokens:
+        cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
+        return self.scenetok.encode(views.images.to(self.device).float() / 255, cameras, scene=scene)
+
+    def generate(self, conditions: Conditions, scene: str, on_step: OnStep | None = None) -> SceneTokens:
+        """A scene from photographs and anchors, with this model's scene seed and scene sampler."""
+        views, anchors = conditions.views, conditions.anchors
+        return generate(
+            self.scenetok,
+            views.images.to(self.device).float() / 255,
+            CameraBatch(views.c2w[None], views.intrinsics[None]),
+            CameraBatch(anchors[None], views.intrinsics[:1].expand(len(anchors), -1, -1)[None]),
+            seed=self.config.scene_seed,
+            sampler=self.scene_sampler,
+            scene=scene,
+            pose_scale=conditions.pose_scale,
+            on_step=on_step,
+        )
+
+    def _scene_settings(self) -> str:
+        """All that the tokens of a scene depend on, beside the scene."""
+        generation = f"|{self.config.scene_seed}|{self.scene_sampler}" if self.scene_sampler else ""
+        return f"{self._weights_version}{generation}"
 
     @torch.no_grad()
     def render_tokens(self, tokens: SceneTokens, cameras: CameraBatch) -> Float[Tensor, "f 3 height width"]:
@@ -213,7 +287,7 @@ class SceneTokModel(Model):
         self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None]
     ) -> Iterator[RenderedFrames]:
         return self.scenetok.render_windows(
-            self.tokens_of(scene),
+            self.tokens_of(scene, on_step),
             cameras.to(self.device),
             seed=self.config.seed,
             sampler=self.sampler,
@@ -229,7 +303,7 @@ class SceneTokModel(Model):
         request = request_of(camera)
         try:
             active = 0 if self._provider is None else self._provider.active_scene
-            settings = f"{self.config.seed}|{self.sampler}|{self._weights_version}"
+            settings = f"{self.config.seed}|{self.sampler}|{self._scene_settings()}"
             square = self.path_renderer.frame(camera, active, settings)
             rgb = request.fit(square[None])[0].permute(1, 2, 0).clamp(0, 1)
         except IOChangeException:
@@ -257,6 +331,11 @@ class SceneTokModel(Model):
         truth, rgb = batch["image"].to(outputs["rgb"].device)[..., :3], outputs["rgb"]
         metrics = picture_metrics(pred=to_pictures(rgb), target=to_pictures(truth))
         return {name: float(value) for name, value in metrics.items()}, {"img": torch.cat([truth, rgb], dim=1)}
+
+
+def changed(sampler: Sampler, **values: Any) -> Sampler:
+    """The sampler with those values that are not None."""
+    return replace(sampler, **{name: value for name, value in values.items() if value is not None})
 
 
 def to_pictures(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "1 3 height width"]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from scenetok_ns.evaluation import compare_with_baselines
-from scenetok_ns.models.checkpoint import CheckpointError
+from scenetok_ns.models.checkpoint import CheckpointError, module_sha256
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
 
@@ -58,6 +58,7 @@ class SceneTokPipeline(VanillaPipeline):
         # World size 1: the stock constructor can wrap for CUDA only.
         super().__init__(config, str(device), test_mode, 1, local_rank, grad_scaler)
         self.model.connect(self.datamanager, training_seed=config.datamanager.seed)
+        self.datamanager.compressor_sha256 = lambda: module_sha256(self.model.scenetok.compressor)
         self.model.device_indicator_param.requires_grad_(False)
         self.world_size = world_size
         if world_size > 1:

@@ -12,10 +12,12 @@ from scene_files import example, write_dl3dv, write_re10k
 
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
-from scenetok_ns.scenetok_config import scenetok_tiny
+from scenetok_ns.scenetok_config import scenegen_tiny, scenetok_tiny
 from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 
 PRESET = Path(__file__).with_name("tiny_preset.yaml")
+GENERATOR = Path(__file__).with_name("tiny_scenegen.yaml")
+"""Scene generator on the tokenizer of `PRESET`."""
 IMAGE_SIZE, NUM_CONTEXT, FRAMES = 32, 3, 12
 """Of the preset, and of each scene."""
 
@@ -38,13 +40,13 @@ def write_small_dl3dv(root: Path) -> Path:
     return root
 
 
-def small_config(data: Path, output: Path, **fields: Any) -> TrainerConfig:
-    """The registered method scenetok-tiny with the smallest preset, on a CPU; `fields` are the trainer's."""
-    config = copy.deepcopy(scenetok_tiny.config)
+def small_config(data: Path, output: Path, preset: Path = PRESET, **fields: Any) -> TrainerConfig:
+    """The registered tiny method with the smallest preset of its kind, on a CPU; `fields` are the trainer's."""
+    config = copy.deepcopy((scenegen_tiny if preset == GENERATOR else scenetok_tiny).config)
     config.output_dir, config.experiment_name, config.timestamp = output, "small", "run"
     config.machine.device_type = "cpu"
     config.max_num_iterations, config.steps_per_save = 4, 1000
-    config.pipeline.model.preset = str(PRESET)  # type: ignore[attr-defined]
+    config.pipeline.model.preset = str(preset)  # type: ignore[attr-defined]
     is_re10k = any(data.glob("*/index.json"))
     config.pipeline.datamanager.dataparser = Re10kDataParserConfig() if is_re10k else Dl3dvDataParserConfig()
     config.pipeline.datamanager.data = data
@@ -54,10 +56,12 @@ def small_config(data: Path, output: Path, **fields: Any) -> TrainerConfig:
     return config
 
 
-def small_pipeline(data: Path, test_mode: str = "test", seed: int = 0, **fields: Any) -> SceneTokPipeline:
+def small_pipeline(
+    data: Path, test_mode: str = "test", seed: int = 0, preset: Path = PRESET, **fields: Any
+) -> SceneTokPipeline:
     """A pipeline with fresh weights; `fields` are the data manager's."""
     torch.manual_seed(seed)
-    config = small_config(data, Path("unused")).pipeline
+    config = small_config(data, Path("unused"), preset).pipeline
     for name, value in fields.items():
         setattr(config.datamanager, name, value)
     return config.setup(device="cpu", test_mode=test_mode)

@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import platform
-import time
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,53 +26,29 @@ from jaxtyping import Float
 from numpy.lib import format as npy_format
 from torch import Tensor
 
-from scenetok_ns.data.scenes import BadScene, DataError
+from scenetok_ns.data.atomic_files import write_atomically
+from scenetok_ns.data.scenes import BadScene
+from scenetok_ns.data.set_settings import SetSettings
 
-SETTINGS_FILE = "latents.json"
 MAP_FILE = "map_dict.json"
 SPLITS = ("train", "test")
 FLIPPED = "_flipped"
 ARRAYS = {"latent": 4, "extrinsics": 3, "intrinsics": 3}
 """Names of the arrays and their number of axes. Files of the published scripts hold a fourth, `allow_pickle`."""
-TEMPORARY = ".part"
-"""Suffix of unfinished files. What a killed process leaves is removed by `remove_leftovers`."""
-LEFTOVER_AGE_S = 3600.0
-"""Age from which an unfinished file of another machine counts as left behind. Writing one takes seconds."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class LatentSettings:
+class LatentSettings(SetSettings):
     """Everything that the numbers in a set depend on, beside the photographs."""
+
+    FILE, PATTERN, KIND = "latents.json", "*/*/*.npz", "latents"
 
     autoencoder: str
     weights_sha256: str | None
     image_size: int
     precision: str
     seed: int
-
-    @classmethod
-    def read(cls, root: Path) -> LatentSettings | None:
-        """Settings of an existing set; None if it does not say. Raises DataError for a damaged file."""
-        path = root / SETTINGS_FILE
-        if not path.is_file():
-            return None
-        try:
-            return cls(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}); choose another folder for the latents") from error
-
-    def claim(self, root: Path) -> None:
-        """Write the settings of a new set, or make sure that the existing set has the same ones."""
-        existing = self.read(root)
-        if existing is None:
-            if any(root.glob("*/*/*.npz")):
-                raise DataError(f"{root} holds latents made by other means (no {SETTINGS_FILE}); choose another folder")
-            write_atomically(root / SETTINGS_FILE, json.dumps(asdict(self), indent=1).encode())
-        elif existing != self:
-            ours, theirs = asdict(self), asdict(existing)
-            differ = ", ".join(f"{k} {theirs[k]} (now {ours[k]})" for k in ours if ours[k] != theirs[k])
-            raise DataError(f"{root} was made with {differ}; choose another folder or the same settings")
 
 
 def latent_path(root: Path, split: str, factor: int, scene: str, flipped: bool) -> Path:
@@ -201,45 +174,6 @@ def scene_names(folder: Path) -> list[str]:
     """Scenes with latents in the folder of a split and factor, sorted."""
     names = (path.stem for path in folder.glob("*.npz") if not path.name.startswith("."))
     return sorted(name for name in names if not name.endswith(FLIPPED))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is either complete or absent, also after a kill or a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{_this_process()}{TEMPORARY}")  # no two processes share one
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def remove_leftovers(root: Path) -> None:
-    """Remove unfinished files of processes that are gone: on this machine by process number, on others by age."""
-    node = _this_process().split("@")[1]
-    for path in root.rglob(f".*{TEMPORARY}"):
-        owner = path.name[: -len(TEMPORARY)].rsplit(".", 1)[1]
-        pid, _, other = owner.partition("@")
-        try:
-            gone = not _runs(int(pid)) if other == node else time.time() - path.stat().st_mtime > LEFTOVER_AGE_S
-            if gone:
-                path.unlink()
-        except FileNotFoundError:
-            continue  # finished, or removed by another process
-
-
-def _this_process() -> str:
-    return f"{os.getpid()}@{platform.node().replace('.', '-')}"
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _map_npz(path: Path) -> dict[str, np.ndarray]:

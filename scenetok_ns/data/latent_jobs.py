@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scenetok_ns.data.atomic_files import remove_leftovers
 from scenetok_ns.data.latent_files import (
     SPLITS,
     LatentFile,
     LatentSettings,
     check_scene_name,
     latent_path,
-    remove_leftovers,
     verify_file,
     write_map,
 )

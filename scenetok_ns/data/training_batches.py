@@ -6,17 +6,19 @@ So a resumed run continues with the data it would have had, and ranks and worker
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scenetok_ns.data.latents import LatentScenes, LatentViews
 from scenetok_ns.data.poses import reflect
 from scenetok_ns.data.scenes import BadScene, DataError, SceneSource
-from scenetok_ns.data.view_sampling import ViewIndices, sample_views
+from scenetok_ns.data.token_sets import TokenStore
+from scenetok_ns.data.view_sampling import ViewIndices, condition_views, sample_views
 from scenetok_ns.models.presets import DataConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
@@ -29,11 +31,11 @@ class Clips:
     """Frames, or the latents made of them, with the frames' cameras; in a batch with a leading batch dimension."""
 
     images: UInt8[Tensor, "*b v 3 h w"] | None
-    """Photographs; None if there are latents in their place."""
+    """Photographs; None if there are latents, or scene tokens, in their place."""
     c2w: Float[Tensor, "*b v 4 4"]
     intrinsics: Float[Tensor, "*b v 3 3"]
     latents: Float[Tensor, "*b l c h w"] | None = None
-    """Raw, in the precision they are stored in; None if there are photographs."""
+    """Raw, in the precision they are stored in; None if there are photographs or scene tokens."""
 
     def to(self, device: torch.device | str) -> Clips:
         return self._map(lambda field: field.to(device, non_blocking=True))
@@ -54,21 +56,79 @@ class Clips:
 
 
 @dataclass(frozen=True)
+class TokenMoments:
+    """Gaussians of scene tokens that were computed before."""
+
+    mean: Float[Tensor, "*b n dim"]
+    logvar: Float[Tensor, "*b n dim"]
+
+    def to(self, device: torch.device | str) -> TokenMoments:
+        return TokenMoments(self.mean.to(device, non_blocking=True), self.logvar.to(device, non_blocking=True))
+
+    def pin_memory(self) -> TokenMoments:
+        return TokenMoments(self.mean.pin_memory(), self.logvar.pin_memory())
+
+    @staticmethod
+    def stack(items: list[TokenMoments]) -> TokenMoments:
+        return TokenMoments(torch.stack([i.mean for i in items]), torch.stack([i.logvar for i in items]))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is taken of one scene, or of all scenes of a batch."""
+
+    context: Clips
+    """Views that are encoded, or that the tokens were encoded from."""
+    target: Clips | None = None
+    """SceneTok: clips to be denoised."""
+    condition: Clips | None = None
+    """SceneGen: views that the scene is to be generated from."""
+    tokens: TokenMoments | None = None
+    """SceneGen: tokens of the context views, if they are not to be encoded at each step."""
+
+    def map(self, change: Callable[[Any], Any]) -> Sample:
+        parts = (self.context, self.target, self.condition, self.tokens)
+        return Sample(*(None if part is None else change(part) for part in parts))  # type: ignore[arg-type]
+
+    @staticmethod
+    def of(clips: dict[str, Clips]) -> Sample:
+        return Sample(clips["context"], clips.get("target"), clips.get("condition"))
+
+    @staticmethod
+    def stack(samples: list[Sample]) -> Sample:
+        columns = zip(*((s.context, s.target, s.condition, s.tokens) for s in samples), strict=True)
+        return Sample(*(None if column[0] is None else type(column[0]).stack(list(column)) for column in columns))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
     """Samples of one step, each from a scene of its own."""
 
     step: int
     scenes: tuple[str, ...]
-    context: Clips
-    target: Clips
+    sample: Sample
     skipped: tuple[tuple[str, str], ...] = ()
     """Names and reasons of scenes that were to be in this batch and are unusable."""
 
+    @property
+    def context(self) -> Clips:
+        return self.sample.context
+
+    @property
+    def target(self) -> Clips:
+        assert self.sample.target is not None, "a batch for a scene generator has no targets"
+        return self.sample.target
+
+    @property
+    def condition(self) -> Clips:
+        assert self.sample.condition is not None, "only batches for a scene generator have condition views"
+        return self.sample.condition
+
     def to(self, device: torch.device | str) -> TrainingBatch:
-        return TrainingBatch(self.step, self.scenes, self.context.to(device), self.target.to(device), self.skipped)
+        return replace(self, sample=self.sample.map(lambda part: part.to(device)))
 
     def pin_memory(self) -> TrainingBatch:
-        return TrainingBatch(self.step, self.scenes, self.context.pin_memory(), self.target.pin_memory(), self.skipped)
+        return replace(self, sample=self.sample.map(lambda part: part.pin_memory()))
 
 
 @dataclass(frozen=True)
@@ -106,20 +166,19 @@ class TrainingSamples(Dataset[TrainingBatch]):
         skipped = self.source.skipped.reasons
         return TrainingBatch(
             step=step,
-            scenes=tuple(scene for scene, _, _ in samples),
-            context=Clips.stack([context for _, context, _ in samples]),
-            target=Clips.stack([target for _, _, target in samples]),
+            scenes=tuple(scene for scene, _ in samples),
+            sample=Sample.stack([sample for _, sample in samples]),
             skipped=tuple((key, reason) for key, reason in skipped.items() if key not in known),
         )
 
-    def _sample(self, step: int, element: int) -> tuple[str, Clips, Clips]:
+    def _sample(self, step: int, element: int) -> tuple[str, Sample]:
         number = self.sharding.sample_number(step, element)
         tried = []
         for replacement in range(REPLACEMENTS):
             key = self._key(number, replacement)
             generator = torch.Generator().manual_seed(mix(self.seed, number, replacement))
             try:
-                return key, *self._load(key, step, generator)
+                return key, self._load(key, step, generator)
             except BadScene as error:
                 self.source.skipped.add(error if error.key else BadScene(error.reason, key))
                 tried.append(key)
@@ -133,21 +192,27 @@ class TrainingSamples(Dataset[TrainingBatch]):
             self._pass = epoch, torch.randperm(len(self.keys), generator=generator)
         return self.keys[int(self._pass[1][(place + replacement) % len(self.keys)])]
 
-    def _load(self, key: str, step: int, generator: torch.Generator) -> tuple[Clips, Clips]:
+    def _load(self, key: str, step: int, generator: torch.Generator) -> Sample:
         scene = self.source.scene(key)
         views: ViewIndices = sample_views(scene.c2w, self.data.views, self.layout, step=step, generator=generator)
         size = (self.data.image_size, self.data.image_size)
-        # Context and target views overlap: decode each frame once.
-        frames, place = torch.cat([views.context, views.target]).unique(return_inverse=True)
+        wanted = wanted_views(views)
+        # The views of a sample overlap: decode each frame once.
+        frames, place = torch.cat(list(wanted.values())).unique(return_inverse=True)
         loaded = scene.load_views(frames, size)
         images, c2w = loaded.images, loaded.c2w
         if self.data.random_flip and torch.rand((), generator=generator) < 0.5:
             images, c2w = reflect(images, c2w)
-        context, target = place.split([len(views.context), len(views.target)])
-        return (
-            Clips(images[context], c2w[context], loaded.intrinsics[context]),
-            Clips(images[target], c2w[target], loaded.intrinsics[target]),
-        )
+        places = place.split([len(indices) for indices in wanted.values()])
+        clips = (Clips(images[part], c2w[part], loaded.intrinsics[part]) for part in places)
+        return Sample.of(dict(zip(wanted, clips, strict=True)))
+
+
+def wanted_views(views: ViewIndices) -> dict[str, Int64[Tensor, " v"]]:
+    """Frames by their part in a `Sample`: a scene generator has condition views in the place of targets."""
+    if views.condition is None:
+        return {"context": views.context, "target": views.target}
+    return {"context": views.context, "condition": views.condition}
 
 
 class LatentSamples(TrainingSamples):
@@ -164,19 +229,61 @@ class LatentSamples(TrainingSamples):
     ) -> None:
         super().__init__(scenes, data, layout, sharding, seed)  # type: ignore[arg-type]  # `scene` is not called
 
-    def _load(self, key: str, step: int, generator: torch.Generator) -> tuple[Clips, Clips]:
+    def _load(self, key: str, step: int, generator: torch.Generator) -> Sample:
         c2w, _ = self.source.target.cameras(key)
         views = sample_views(c2w, self.data.views, self.layout, step=step, generator=generator)
         flipped = self.data.random_flip and bool(torch.rand((), generator=generator) < 0.5)
         flipped = flipped and self.source.has_flipped(key)
-        return (
-            self._clips(self.source.context.views(key, views.context, flipped=flipped)),
-            self._clips(self.source.target.views(key, views.target, flipped=flipped)),
+        stores = {"context": self.source.context, "target": self.source.target, "condition": self.source.context}
+        return Sample.of(
+            {
+                part: self._clips(stores[part].views(key, indices, flipped=flipped))
+                for part, indices in wanted_views(views).items()
+            }
         )
 
     @staticmethod
     def _clips(views: LatentViews) -> Clips:
         return Clips(None, views.c2w, views.intrinsics, views.latents)
+
+
+class TokenSamples(TrainingSamples):
+    """As `TrainingSamples` for a scene generator, with scene tokens that were encoded before.
+
+    Only the condition views are read as photographs. Which of a scene's encodings is taken is drawn anew each time.
+    """
+
+    def __init__(
+        self,
+        source: SceneSource,
+        store: TokenStore,
+        data: DataConfig,
+        layout: TemporalLayout,
+        sharding: Sharding,
+        seed: int,
+    ) -> None:
+        super().__init__(source, data, layout, sharding, seed)
+        self.store = store
+        self.keys = list(store.present(self.keys))
+
+    def _load(self, key: str, step: int, generator: torch.Generator) -> Sample:
+        number = int(torch.randint(self.store.encodings, (), generator=generator))
+        encoding, scene = self.store.encoding(key, number), self.source.scene(key)
+        if encoding.num_frames != scene.num_frames:
+            raise BadScene(
+                f"{scene.num_frames} frames, but its tokens are of {encoding.num_frames}; encode it again", key
+            )
+        count = self.data.views.max_condition_views
+        condition = condition_views(encoding.reference, scene.num_frames, count, generator)
+        loaded = scene.load_views(condition, (self.data.image_size, self.data.image_size))
+        images, c2w = loaded.images, loaded.c2w
+        if encoding.flipped:
+            images, c2w = reflect(images, c2w)
+        return Sample(
+            context=Clips(None, encoding.c2w, encoding.intrinsics),
+            condition=Clips(images, c2w, loaded.intrinsics),
+            tokens=TokenMoments(encoding.mean, encoding.logvar),
+        )
 
 
 class StepsFrom(Sampler[int]):

@@ -71,6 +71,17 @@ def default_views(c2w: Float[Tensor, "v 4 4"], num_context: int) -> ViewIndices:
     return ViewIndices(context, rest.nonzero().flatten())
 
 
+def condition_views(reference: int, frames: int, count: int, generator: Generator) -> Int64[Tensor, " condition"]:
+    """SceneGen's condition views of a training sample: `reference` and, from all other frames, `count` - 1 more.
+
+    Raises BadScene if there are too few frames.
+    """
+    if count > frames:
+        raise BadScene(f"{frames} frames, but {count} condition views are needed")
+    order = torch.randperm(frames, generator=generator)
+    return torch.cat([torch.tensor([reference]), order[order != reference][: count - 1]])
+
+
 def _draw_interval(frames: int, config: ViewSamplingConfig, step: int, generator: Generator) -> tuple[int, int]:
     """First and last context view of a bounded sample."""
     smallest, largest = config.min_gap, config.max_gap or frames
@@ -155,8 +166,5 @@ def _draw_condition(
     """A context view and, from all other frames, `count` - 1 more."""
     if not count:
         return None
-    if count > frames:
-        raise BadScene(f"{frames} frames, but {count} condition views are needed")
     reference = context[_draw(0, len(context) - 1, generator)]
-    order = torch.randperm(frames, generator=generator)
-    return torch.cat([reference[None], order[order != reference][: count - 1]])
+    return condition_views(int(reference), frames, count, generator)

@@ -7,6 +7,7 @@ dataparser plugins). So nothing here may lead to a trainer, a pipeline, a datama
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
+from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
 
@@ -18,4 +19,7 @@ dl3dv_data = DataParserSpecification(
 )
 tokens_data = DataParserSpecification(
     config=TokensDataParserConfig(), description="A file of scene tokens (scenetok encode), without photographs"
+)
+photograph_data = DataParserSpecification(
+    config=PhotographDataParserConfig(), description="One photograph and a camera path, for the scenegen methods"
 )

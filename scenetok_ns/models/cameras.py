@@ -61,6 +61,10 @@ class CameraBatch:
             return CameraBatch(self.c2w[rows, index], self.intrinsics[rows, index])
         return CameraBatch(self.c2w[:, index], self.intrinsics[:, index])
 
+    def repeat(self, copies: int) -> CameraBatch:
+        """The whole batch `copies` times, one after another."""
+        return CameraBatch(self.c2w.repeat(copies, 1, 1, 1), self.intrinsics.repeat(copies, 1, 1, 1))
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CameraBatch:
         return CameraBatch(self.c2w.to(device, dtype), self.intrinsics.to(device, dtype))
 

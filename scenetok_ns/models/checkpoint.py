@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.state_check import CheckpointError, check_tensors, listed
@@ -238,4 +238,13 @@ def sha256_of(path: Path, progress: Callable[[int], None] = lambda count: None) 
         while piece := file.read(1 << 22):
             digest.update(piece)
             progress(len(piece))
+    return digest.hexdigest()
+
+
+def module_sha256(module: nn.Module) -> str:
+    """SHA-256 of all tensors of a module, with their names and types; the same on every device."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Rectified flow: times, interpolation, velocity and the Euler step (parity c07).
+"""Rectified flow: times, interpolation, velocity and the steps along it (parity c07).
 
 Time t is in [0, 1], 1 = noise, 0 = data. x_t = (1 - t) x_0 + t noise, and its velocity dx_t/dt = noise - x_0.
 Times have the leading dimensions of what they belong to (`[b, latent]` for `[b, latent, c, h, w]`) and are spread to
@@ -56,6 +56,25 @@ def euler_step(
 ) -> Float[Tensor, "*shape"]:
     """From time t to t_next. With t_next = 0 this is the clean estimate; with t_next = t nothing moves."""
     return x + _spread(t_next - t, x) * velocity
+
+
+def multistep_velocity(
+    velocity: Float[Tensor, "*shape"],
+    previous: Float[Tensor, "*shape"],
+    t_previous: Float[Tensor, "*lead"],
+    t: Float[Tensor, "*lead"],
+    t_next: Float[Tensor, "*lead"],
+) -> Float[Tensor, "*shape"]:
+    """The velocity with which a Euler step from t to t_next is of second order (Adams-Bashforth, unequal steps).
+
+    `previous` is the velocity that was found at t_previous, before the step to t. Where that step had no length, as
+    before the first one, this is `velocity` itself, whatever (finite) `previous` is. Each position has times of its
+    own, so it serves the windows of a path as well; nothing here waits for the device.
+    """
+    before = t - t_previous
+    known = before != 0
+    ratio = torch.where(known, (t_next - t) / torch.where(known, before, 1.0), 0.0) / 2
+    return velocity + _spread(ratio, velocity) * (velocity - previous)
 
 
 def _spread(t: Tensor, like: Tensor) -> Tensor:

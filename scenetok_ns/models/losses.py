@@ -84,16 +84,28 @@ def scenegen_loss(
     The compressor is frozen. Poses are taken relative to the first condition view; the context cameras are the
     anchors.
     """
+    distribution = encode_tokens(compressor, context.relative_to(condition.cameras.c2w[:, 0]), frozen=True)
+    return token_flow_loss(distribution, generator, condition, context.cameras, draws)
+
+
+def token_flow_loss(
+    distribution: TokenDistribution,
+    generator: SceneGenerator,
+    condition: Views,
+    anchors: CameraBatch,
+    draws: SceneGenDraws,
+) -> LossOutput:
+    """`scenegen_loss` of tokens that are encoded already, relative to the first condition view."""
     reference = condition.cameras.c2w[:, 0]
-    condition, context = condition.relative_to(reference), context.relative_to(reference)
-    tokens = encode_tokens(compressor, context, frozen=True).sample(draws.token_noise) * generator.config.scale
+    condition = condition.relative_to(reference)
+    tokens = distribution.sample(draws.token_noise) * generator.config.scale
     time = draws.time[:, None].expand(tokens.shape[:2])
     velocity = generator(
         interpolate(tokens, draws.noise, time),
         network_time(time),
         condition.latents,
         condition.cameras,
-        context.cameras,
+        anchors.relative_to(reference),
         draws.condition_mask,
         pose_drop=draws.drop_poses,
         anchor_drop=draws.drop_anchors,

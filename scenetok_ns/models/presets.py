@@ -11,6 +11,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+Solver = Literal["euler", "multistep"]
+"""euler: as published. multistep: second order at the same cost, for fewer steps (`flow.multistep_velocity`)."""
+
 
 @dataclass(frozen=True)
 class CameraConfig:
@@ -119,6 +122,8 @@ class SamplerConfig:
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is off."""
     pyramid_uncertainty: int = 1
+    solver: Solver = "euler"
+    """As released: euler. multistep needs fewer steps for the same error."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.clean_targets < self.window:
@@ -133,6 +138,12 @@ class SceneSamplerConfig:
     timestep_shift: float
     guidance: float = 1.0
     """As released: off. The published code has 3.0 behind a switch that is false by default."""
+    solver: Solver = "euler"
+    """As released: euler. multistep needs fewer steps for the same error."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"scene_sampler: steps must be at least 1, got {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -232,16 +243,23 @@ class Preset:
     training: TrainingConfig
     embedded_weights: str | None = None
     """Name of the trained weights that come with the package (models/weights.py); None: there are none."""
+    embedded_generator: str | None = None
+    """The same for the scene generator, whose weights are a file of their own beside its tokenizer's."""
     scene_generator: SceneGeneratorConfig | None = None
     scene_sampler: SceneSamplerConfig | None = None
     tokenizer_checkpoint: str | None = None
     """File name of the released checkpoint that holds compressor and denoiser, where `checkpoint` does not."""
+    tokenizer_preset: str | None = None
+    """Preset of the model whose frozen compressor and denoiser a scene generator is trained on; its architecture is
+    repeated in this one."""
     experiment: str | None = None
     """Name of the published experiment that this preset reproduces."""
 
     def __post_init__(self) -> None:
         if (self.scene_generator is None) != (self.scene_sampler is None):
             raise ValueError(f"{self.name}: scene_generator and scene_sampler must be given together")
+        if self.scene_generator is not None and not self.data.views.max_condition_views:
+            raise ValueError(f"{self.name}: a scene generator needs data.views.max_condition_views of at least 1")
         if self.sampler.window > self.denoiser.num_latents:
             raise ValueError(
                 f"{self.name}: sampler.window {self.sampler.window} exceeds denoiser.num_latents "

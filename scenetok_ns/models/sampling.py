@@ -16,9 +16,8 @@ from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.dit import Context
-from scenetok_ns.models.flow import euler_step, network_time, time_grid
-from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig
+from scenetok_ns.models.flow import euler_step, multistep_velocity, network_time, time_grid
+from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, Solver
 from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.schedules import Schedule, schedule_matrix
 from scenetok_ns.models.temporal import TemporalLayout
@@ -110,9 +109,7 @@ def sample_windows(
     _check_guidance(config.guidance)
     # Asked for here, so that a model without null token is refused before any work is done.
     states = [denoiser.null_state(len(tokens))] if config.guidance > 1 else []
-    return _denoise(
-        denoiser, tokens, states, cameras, noise, layout, schedule, config.guidance, on_step or _no_report, autocast
-    )
+    return _denoise(denoiser, tokens, states, cameras, noise, layout, schedule, config, on_step or _no_report, autocast)
 
 
 @torch.no_grad()
@@ -124,7 +121,7 @@ def _denoise(
     noise: Tensor,
     layout: TemporalLayout,
     schedule: Schedule,
-    guidance: float,
+    config: SamplerConfig,
     on_step: OnStep,
     autocast: bool,
 ) -> Iterator[SampledLatents]:
@@ -134,7 +131,7 @@ def _denoise(
     times = schedule.times.to(noise.device)
     with precision():
         contexts = [denoiser.cross_attention_kv(state) for state in (denoiser.project(tokens), *null_states)]
-    x = noise.clone()
+    x, velocities = noise.clone(), torch.zeros_like(noise)
     window, given_out = slice(0, 0), 0
     poses = torch.empty(0)
     for step in range(schedule.steps):
@@ -145,10 +142,11 @@ def _denoise(
             if moved != window:
                 window = moved
                 poses = denoiser.embed_poses(cameras.select(layout.frame_slice(window.start, window.stop)))
-            t, t_next = times[step, window], times[step + 1, window]
-            predict = partial(denoiser.velocity, x[:, window], poses, network_time(t).expand(len(x), -1))
-            conditional, velocity = _guided(predict, contexts, guidance)
-        x[:, window] = euler_step(x[:, window], velocity, t.expand(len(x), -1), t_next.expand(len(x), -1))
+            t_previous, t, t_next = (times[i, window].expand(len(x), -1) for i in (max(step - 1, 0), step, step + 1))
+            predict = partial(denoiser.velocity, x[:, window], poses, network_time(t))
+            conditional, velocity = _guided([predict(context) for context in contexts], config.guidance)
+        previous, velocities[:, window] = velocities[:, window].clone(), velocity
+        x[:, window] = _advance(config.solver, x[:, window], velocity, previous, (t_previous, t, t_next))
         final = schedule.finished(step + 1) // chunk * chunk
         if final > given_out:
             yield SampledLatents(given_out, x[:, given_out:final].clone(), window.start, conditional.norm(dim=2))
@@ -182,32 +180,42 @@ def sample_scene_tokens(
     _check_guidance(config.guidance)
     report = on_step or _no_report
     precision = partial(torch.autocast, noise.device.type, torch.bfloat16, enabled=autocast)
+    # With guidance, both predictions of a step are one batch: first all elements as given, then all without views.
     masks = [mask, torch.zeros_like(mask)] if config.guidance > 1 else [mask]
+    copies = len(masks)
     with precision():
-        contexts = [
-            generator.cross_attention_kv(generator.embed_condition(latents, cameras, anchors, shown)) for shown in masks
-        ]
+        context = generator.cross_attention_kv(
+            generator.embed_condition(
+                latents.repeat(copies, 1, 1, 1, 1), cameras.repeat(copies), anchors.repeat(copies), torch.cat(masks)
+            )
+        )
     times = time_grid(config.steps, config.timestep_shift).to(noise.device)
-    x = noise
+    x, previous = noise, torch.zeros_like(noise)
     for step in range(config.steps):
         report(step, config.steps)
-        t, t_next = (times[i].expand(noise.shape[:2]) for i in (step, step + 1))
+        t_previous, t, t_next = (times[i].expand(noise.shape[:2]) for i in (max(step - 1, 0), step, step + 1))
         with precision():
-            _, velocity = _guided(partial(generator.velocity, x, network_time(t)), contexts, config.guidance)
-        x = euler_step(x, velocity, t, t_next)
+            both = generator.velocity(x.repeat(copies, 1, 1), network_time(t).repeat(copies, 1), context)
+        _, velocity = _guided(both.chunk(copies), config.guidance)
+        x, previous = _advance(config.solver, x, velocity, previous, (t_previous, t, t_next)), velocity
     report(config.steps, config.steps)
     return x / generator.config.scale
 
 
-def _guided(
-    predict: Callable[[Context], Tensor], contexts: Sequence[Context], guidance: float
-) -> tuple[Tensor, Tensor]:
+def _guided(velocities: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tensor]:
     """Conditional velocity, and the velocity to follow: null + guidance * (conditional - null)."""
-    conditional = predict(contexts[0])
-    if len(contexts) == 1:
-        return conditional, conditional
-    null = predict(contexts[1])
-    return conditional, null + guidance * (conditional - null)
+    conditional, *null = velocities
+    return conditional, null[0] + guidance * (conditional - null[0]) if null else conditional
+
+
+def _advance(
+    solver: Solver, x: Tensor, velocity: Tensor, previous: Tensor, times: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """One step of `solver`; `times` are those before the last step, now and next."""
+    t_previous, t, t_next = times
+    if solver == "multistep":
+        velocity = multistep_velocity(velocity, previous, t_previous, t, t_next)
+    return euler_step(x, velocity, t, t_next)
 
 
 def _check_guidance(guidance: float) -> None:

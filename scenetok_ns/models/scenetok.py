@@ -21,6 +21,7 @@ from scenetok_ns.models.rendering import RenderedFrames, render_windows
 from scenetok_ns.models.sampling import OnStep
 from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.models.weights import embedded_weights, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,14 @@ class SceneTok(nn.Module):
             build_autoencoder(preset.context_autoencoder, context_weights),
             build_autoencoder(preset.target_autoencoder, target_weights),
         )
+
+    def load_embedded(self) -> None:
+        """Take the trained weights that come with the package, as far as the preset has some."""
+        if self.preset.embedded_weights is not None:
+            tokenizer = {"compressor": self.compressor, "denoiser": self.denoiser}
+            load_weights(tokenizer, embedded_weights(self.preset.embedded_weights))
+        if self.preset.embedded_generator is not None:
+            load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
 
     @property
     def device(self) -> torch.device:
@@ -125,7 +134,7 @@ class SceneTok(nn.Module):
         """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
         with torch.no_grad():
             latents = self.context_autoencoder.encode(images)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast(autocast)):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocasts(autocast)):
             return self.compressor(latents, network_cameras(cameras, "context", self.preset))
 
     def render(
@@ -176,7 +185,7 @@ class SceneTok(nn.Module):
             sampler or self.preset.sampler,
             seed=seed,
             on_step=on_step,
-            autocast=self._autocast(autocast),
+            autocast=self.autocasts(autocast),
         )
 
     def _check_tokens(self, tokens: SceneTokens) -> None:
@@ -189,7 +198,8 @@ class SceneTok(nn.Module):
         if tokens.preset != self.preset.name:
             logger.warning("tokens made by preset %s are rendered by preset %s", tokens.preset, self.preset.name)
 
-    def _autocast(self, wanted: bool | None) -> bool:
+    def autocasts(self, wanted: bool | None) -> bool:
+        """Whether to run in bfloat16, for the meaning of `autocast` arguments: None is on CUDA only."""
         return self.device.type == "cuda" if wanted is None else wanted
 
     def _autoencoder(self, index: int, role: str) -> Autoencoder:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scenetok_ns.data import latent_files
+from scenetok_ns.data import atomic_files
 from scenetok_ns.data.latent_files import LatentFile, LatentSettings, MappedLatents, latent_path, verify_file, write_map
 from scenetok_ns.data.latents import LatentStore
 from scenetok_ns.data.scenes import BadScene, DataError
@@ -207,7 +207,7 @@ def test_map_has_the_published_form(tmp_path):
 
 def test_leftovers_of_dead_processes_go(tmp_path):
     """A live process keeps its unfinished file; one of another machine is judged by its age."""
-    node = latent_files._this_process().split("@")[1]
+    node = atomic_files._this_process().split("@")[1]
     dead = os.fork()
     if dead == 0:
         os._exit(0)
@@ -221,5 +221,5 @@ def test_leftovers_of_dead_processes_go(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     os.utime(tmp_path / f".c.npz.{dead}@elsewhere.part", (0, 0))
-    latent_files.remove_leftovers(tmp_path)
+    atomic_files.remove_leftovers(tmp_path)
     assert {name: (tmp_path / name).exists() for name in names} == names

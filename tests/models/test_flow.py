@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -50,3 +51,29 @@ def test_each_latent_has_its_own_time() -> None:
     assert flow.interpolate(data, noise, t).flatten().tolist() == [0.25, 0.75]
     moved = flow.euler_step(data, noise, t, torch.tensor([[0.0, 0.75]]))
     assert moved.flatten().tolist() == [-0.25, 0.0]
+
+
+def follow(solver: str, steps: int) -> float:
+    """Error at t = 0 of dx/dt = -x * (1 + 3 t^2) from x(1) = 1, along a shifted grid."""
+    times = flow.time_grid(steps, 3.0).double()
+    x, previous = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    for step in range(steps):
+        before, t, t_next = (times[i].reshape(1) for i in (max(step - 1, 0), step, step + 1))
+        velocity = -x * (1 + 3 * t**2)
+        used = velocity if solver == "euler" else flow.multistep_velocity(velocity, previous, before, t, t_next)
+        x, previous = flow.euler_step(x, used, t, t_next), velocity
+    return abs(float(x) - math.exp(2.0))
+
+
+def test_multistep_is_of_second_order_and_euler_of_first() -> None:
+    for solver, order in (("euler", 1), ("multistep", 2)):
+        ratio = follow(solver, 100) / follow(solver, 200)
+        assert 0.85 * 2**order < ratio < 1.15 * 2**order
+    assert follow("multistep", 20) < follow("euler", 150)
+
+
+def test_the_first_step_is_a_euler_step_and_each_position_has_its_own_times() -> None:
+    velocity, previous = torch.tensor([[1.0], [1.0]]), torch.tensor([[torch.finfo(torch.float32).max], [3.0]])
+    before, t, t_next = torch.tensor([0.5, 1.0]), torch.tensor([0.5, 0.8]), torch.tensor([0.4, 0.4])
+    used = flow.multistep_velocity(velocity, previous, before, t, t_next)
+    torch.testing.assert_close(used, torch.tensor([[1.0], [1.0 + (-0.4 / -0.2) / 2 * (1.0 - 3.0)]]))

@@ -47,7 +47,7 @@ PERTURBATIONS: dict[str, tuple[object, str, Any, list[str]]] = {
     "order of the window": (schedules, "_sweep", first_becomes_last, ["c06_samplers", "c08_sample_vdc"]),
     "scale of times": (flow, "TRAINING_TIMES", 990, ["c07_scheduler", *CASES_WITH_NETWORKS]),
     "scale of a sampler's times": (sampling, "network_time", lambda t: 990 * t, ["c08_sample_vdc"]),
-    "guidance": (sampling, "_guided", lambda p, c, g: GUIDED(p, c, 1.02 * g), ["c08_sample_vdc", "c09_sample_scene"]),
+    "guidance": (sampling, "_guided", lambda v, g: GUIDED(v, 1.02 * g), ["c08_sample_vdc", "c09_sample_scene"]),
     "sign of the velocity": (losses, "velocity_target", lambda x, e: x - e, LOSSES),
     "direction of the interpolation": (losses, "interpolate", lambda x, e, t: flow.interpolate(e, x, t), LOSSES),
     "frames of a window": (

@@ -7,6 +7,7 @@ import yaml
 
 from scenetok_ns.models import presets
 from scenetok_ns.models.presets import Preset, build, config_folder, load_preset, preset_names
+from scenetok_ns.models.scene_generator import SceneGenerator
 
 PUBLISHED = {
     "re10k": "va-videodc_re10k.ckpt",
@@ -127,3 +128,22 @@ def test_missing_config_folder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(presets, "__file__", str(tmp_path / "a" / "b" / "presets.py"))
     with pytest.raises(FileNotFoundError, match="reinstall scenetok-ns"):
         config_folder()
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if load_preset(name).scene_generator])
+def test_a_scene_generator_repeats_its_tokenizer(name: str) -> None:
+    """Where this fails, copy the changed sections of the tokenizer's preset into the generator's."""
+    preset = load_preset(name)
+    assert preset.tokenizer_preset is not None
+    tokenizer = load_preset(preset.tokenizer_preset)
+    for part in ("compressor", "denoiser", "context_autoencoder", "target_autoencoder", "sampler"):
+        assert getattr(preset, part) == getattr(tokenizer, part), part
+    assert preset.data.image_size == tokenizer.data.image_size
+    assert preset.data.views.num_context == tokenizer.data.views.num_context
+    assert preset.training.freeze_compressor and preset.training.freeze_denoiser
+
+
+def test_the_embedded_generator_fits_into_the_package() -> None:
+    """Its weights are shipped in half precision, at most 15 MiB."""
+    state = SceneGenerator.from_preset(load_preset("scenegen-tiny")).state_dict()
+    assert 2 * sum(value.numel() for value in state.values()) < 15 * 2**20

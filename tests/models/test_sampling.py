@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from oracle import LAYOUTS, SAMPLERS, OracleDenoiser, grey, path
+from small_networks import NUM_TOKENS, TOKEN_DIM, generator_inputs, randomized, small_generator
 
 from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.flow import TRAINING_TIMES, network_time, time_grid
 from scenetok_ns.models.noise import latent_noise, token_noise
 from scenetok_ns.models.presets import (
     CameraConfig,
@@ -172,7 +176,30 @@ def test_a_real_network_in_bfloat16_is_close_and_leaves_no_gradient() -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_scene_tokens_follow_seed_mask_and_guidance() -> None:
+class TimedDenoiser(OracleDenoiser):
+    """Its velocity is 1 + 3 t^2 everywhere, so each latent must move by -2 from noise to data."""
+
+    def velocity(self, latents: torch.Tensor, poses: Any, t_net: torch.Tensor, context: Any) -> torch.Tensor:
+        t = (t_net + 1) / TRAINING_TIMES
+        return (1 + 3 * t**2)[:, :, None, None, None].expand_as(latents)
+
+
+@pytest.mark.parametrize("schedule", ["full_sequence", "autoregressive"])
+def test_the_multistep_solver_is_of_second_order_in_every_window(schedule: str) -> None:
+    layout, noise, cameras = LAYOUTS["1:1"], start("1:1", 20), path(20)
+
+    def error(solver: str, steps: int) -> torch.Tensor:
+        """For each latent."""
+        config = replace(SAMPLERS["1:1"], solver=solver, steps=steps, schedule=schedule, timestep_shift=3.0)
+        latents, _ = sample_latents(TimedDenoiser(layout), TOKENS, cameras, noise, layout, config)
+        return (latents - noise + 2).abs().amax(dim=(0, 2, 3, 4))
+
+    for solver, order in (("euler", 1), ("multistep", 2)):
+        ratio = error(solver, 10) / error(solver, 20)
+        assert (ratio > 0.75 * 2**order).all() and (ratio < 1.3 * 2**order).all()
+
+
+def test_scene_tokens_follow_seed_mask_guidance_and_solver() -> None:
     torch.manual_seed(0)
     camera = CameraConfig(rays="plucker", normalize=True, embedding="patch_embed", patch_size=4, input_size=8)
     generator = SceneGenerator(
@@ -186,7 +213,9 @@ def test_scene_tokens_follow_seed_mask_and_guidance() -> None:
         torch.nn.init.normal_(parameter, std=0.2)
     reports: list[tuple[int, int]] = []
 
-    def tokens(seed: int = 0, shown: tuple[bool, bool] = (True, True), guidance: float = 1.0) -> torch.Tensor:
+    def tokens(
+        seed: int = 0, shown: tuple[bool, bool] = (True, True), guidance: float = 1.0, solver: str = "euler"
+    ) -> torch.Tensor:
         return sample_scene_tokens(
             generator,
             token_noise(seed, 5, 3),
@@ -194,16 +223,47 @@ def test_scene_tokens_follow_seed_mask_and_guidance() -> None:
             path(2),
             path(3),
             torch.tensor([shown]),
-            SceneSamplerConfig(steps=3, timestep_shift=4.0, guidance=guidance),
+            SceneSamplerConfig(steps=3, timestep_shift=4.0, guidance=guidance, solver=solver),
             on_step=lambda *report: reports.append(report),
         )
 
     same = tokens()
     assert reports == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert torch.equal(tokens(), same)
-    for other in (tokens(seed=1), tokens(shown=(True, False)), tokens(guidance=2.0)):
+    changes = ({"seed": 1}, {"shown": (True, False)}, {"guidance": 2.0}, {"solver": "multistep"})
+    for other in (tokens(**change) for change in changes):
         assert not torch.allclose(other, same, atol=1e-3)
     # Without any view shown there is nothing to guide towards.
     torch.testing.assert_close(tokens(shown=(False, False), guidance=5.0), tokens(shown=(False, False)))
     with pytest.raises(ValueError, match="guidance of at least 1"):
         tokens(guidance=0.0)
+
+
+def test_the_condition_is_embedded_once_and_guidance_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    generator = randomized(small_generator())
+    _, _, latents, cameras, anchors, mask = generator_inputs()
+    noise = token_noise([0, 1], NUM_TOKENS, TOKEN_DIM)
+    calls: list[tuple[str, int]] = []
+    for name in ("embed_condition", "cross_attention_kv", "velocity"):
+        whole = getattr(generator, name)
+
+        def counted(*args: Any, name: str = name, whole: Any = whole) -> Any:
+            first = args[0]
+            calls.append((name, len(first)))
+            return whole(*args)
+
+        monkeypatch.setattr(generator, name, counted)
+    config = SceneSamplerConfig(steps=3, timestep_shift=4.0, guidance=3.0)
+    tokens = sample_scene_tokens(generator, noise, latents, cameras, anchors, mask, config)
+    monkeypatch.undo()
+    assert calls == [("embed_condition", 4), ("cross_attention_kv", 4), *[("velocity", 4)] * 3]
+
+    # The plain loop: two calls a step, everything embedded anew.
+    x, times = noise, time_grid(3, 4.0)
+    with torch.no_grad():
+        for t, t_next in pairwise(times):
+            t_net = network_time(t).expand(2, NUM_TOKENS)
+            given, nothing = (generator(x, t_net, latents, cameras, anchors, m) for m in (mask, mask & False))
+            x = x + (t_next - t) * (nothing + 3.0 * (given - nothing))
+    torch.testing.assert_close(tokens, x / 0.1, rtol=1e-4, atol=1e-4)

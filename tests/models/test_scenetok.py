@@ -218,7 +218,8 @@ def test_a_generator_is_there_where_the_preset_has_one() -> None:
     camera = replace(preset.denoiser.camera, rays="plucker", embedding="patch_embed", dropout=0.1)
     config = SceneGeneratorConfig(24, 1, 2, 1, camera=camera)
     sampler = SceneSamplerConfig(steps=2, timestep_shift=4.0)
-    keys = SceneTok(replace(preset, scene_generator=config, scene_sampler=sampler)).state_dict().keys()
+    data = replace(preset.data, views=replace(preset.data.views, max_condition_views=3))
+    keys = SceneTok(replace(preset, data=data, scene_generator=config, scene_sampler=sampler)).state_dict().keys()
     assert {key.split(".")[0] for key in keys} == {"compressor", "denoiser", "scene_generator"}
     assert not hasattr(SceneTok(preset), "scene_generator")
 

@@ -1,0 +1,53 @@
+"""Dataparser photograph-data: one photograph and a path, for scene generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+
+from scenetok_ns.camera_path_file import read_camera_path
+from scenetok_ns.data.anchors import Trajectory, home_pose, trajectory
+from scenetok_ns.data.photograph_scene import PhotographSource
+from scenetok_ns.data.scenes import DataError
+
+
+@dataclass
+class PhotographDataParserConfig(DataParserConfig):
+    """One photograph, from which a scenegen method makes a scene along a path."""
+
+    _target: type = field(default_factory=lambda: PhotographDataParser)
+    data: Path = Path("photo.jpg")
+    """The photograph; its middle square is what the model sees."""
+    path: Path | None = None
+    """Camera path (camera_path.json of the viewer) along which the scene is meant to be seen; None: the trajectory."""
+    trajectory: Trajectory = "forward"
+    """Where there is no path: 1 unit straight ahead, or to the right, or a quarter of a circle of radius 1."""
+    photo_at: Literal["first", "origin"] = "first"
+    """Where the photograph was taken: at the first camera of the path, or at the world's origin, level, looking along
+    +y, where a photograph with a trajectory is."""
+    fov: float | None = None
+    """Field of view along the photograph's shorter side in degrees; None: from EXIF, else 58."""
+    pose_scale: float = 1.0
+    """Positions are multiplied by this: units of the path -> units of the training data."""
+
+
+@dataclass
+class PhotographDataParser(DataParser):
+    config: PhotographDataParserConfig
+
+    def scene_source(self, split: str) -> PhotographSource:
+        """The scene, for every split but training. Raises DataError."""
+        if split == "train":
+            raise DataError("a photograph is nothing to train on; give ns-train re10k-data, dl3dv-data, ...")
+        config = self.config
+        path = trajectory(config.trajectory) if config.path is None else read_camera_path(Path(config.path))
+        if config.photo_at == "origin":
+            path = torch.cat([home_pose()[None], path])
+        return PhotographSource(Path(config.data), path, fov=config.fov, pose_scale=config.pose_scale)
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        raise DataError("a lone photograph can be shown by the scenegen methods only")

@@ -1,0 +1,128 @@
+"""Generation of a scene: one to a few photographs and the poses where the path will lead -> scene tokens (c05, c09)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.noise import token_noise
+from scenetok_ns.models.presets import Preset, SceneSamplerConfig
+from scenetok_ns.models.quirks import network_cameras
+from scenetok_ns.models.sampling import OnStep, sample_scene_tokens
+from scenetok_ns.models.scenetok import SceneTok, relative_cameras
+from scenetok_ns.models.tokens import SceneTokens
+
+SMALLEST_REACH = 1e-5
+"""Distance of the farthest anchor from the first condition view, over the size of the positions, below which all
+anchors count as one place: float32 poses hold about seven digits."""
+RIGID_TOLERANCE = 1e-3
+
+
+def generate(
+    model: SceneTok,
+    images: Float[Tensor, "v 3 height width"],
+    cameras: CameraBatch,
+    anchors: CameraBatch,
+    *,
+    seed: int = 0,
+    sampler: SceneSamplerConfig | None = None,
+    scene: str = "",
+    pose_scale: float = 1.0,
+    sources: tuple[str, ...] = (),
+    on_step: OnStep | None = None,
+    autocast: bool | None = None,
+) -> SceneTokens:
+    """Tokens of a scene that looks like the photographs from their cameras and goes on along the anchors.
+
+    The reference is the first photograph's camera. Same weights and seed, same scene, to rounding, on every device.
+
+    Args:
+        model: with a scene generator (a scenegen preset).
+        images: the condition views, in [0, 1]; from one to `preset.data.views.max_condition_views`.
+        cameras: theirs: a batch of one, in the units and axes of the capture.
+        anchors: poses at which the scene is meant to be seen, spread over the paths to come: a batch of one, same
+            units. Training has `preset.data.views.num_context` of them, the first condition view's among them.
+        sampler: None: the preset's. Variants with `dataclasses.replace(preset.scene_sampler, steps=30, ...)`.
+        pose_scale: positions relative to the reference are multiplied by this, here and in `SceneTok.render`: units of
+            the capture -> units of the training data.
+        scene, sources: kept with the tokens.
+        on_step: progress, called as on_step(done, total); what it raises ends the generation.
+        autocast: bfloat16 in the generator; None: on CUDA only.
+
+    Raises:
+        ValueError: the preset has no generator; numbers of views, image sizes or cameras do not fit; the anchors are no
+            poses, or all in one place, which gives the scene no scale.
+    """
+    preset = model.preset
+    if preset.scene_sampler is None:
+        raise ValueError(f"preset {preset.name} has no scene generator; choose a scenegen preset")
+    _check_views(preset, images, cameras)
+    reference = cameras.c2w[:, 0]
+    posed, aimed = (relative_cameras(each, reference.to(each.c2w), pose_scale) for each in (cameras, anchors))
+    check_anchors(aimed)
+    shown = torch.arange(preset.data.views.max_condition_views, device=model.device) < len(images)
+    # Training always had this many views, with null tokens in the place of those that are not shown.
+    filled = [min(view, len(images) - 1) for view in range(len(shown))]
+    config = preset.compressor
+    with torch.no_grad():
+        latents = model.context_autoencoder.encode(images[None].to(model.device))
+        tokens = sample_scene_tokens(
+            model.scene_generator,
+            token_noise(seed, config.num_tokens, config.token_dim).to(model.device),
+            latents[:, filled],
+            network_cameras(posed.select(filled).to(model.device), "context", preset),
+            network_cameras(aimed.to(model.device), "context", preset),
+            shown[None],
+            sampler or preset.scene_sampler,
+            on_step=on_step,
+            autocast=model.autocasts(autocast),
+        )
+    return SceneTokens(
+        mean=tokens[0],
+        reference_c2w=reference[0].float().to(model.device),
+        preset=preset.name,
+        scene=scene,
+        pose_scale=pose_scale,
+        sources=sources,
+    )
+
+
+def check_anchors(anchors: CameraBatch) -> None:
+    """Raise ValueError unless a batch of one holds poses, relative to the first condition view, that give a scale."""
+    c2w = anchors.c2w.double()
+    if len(c2w) != 1 or c2w.shape[1] == 0:
+        raise ValueError(f"generate: expected a batch of one with at least one anchor, got {list(c2w.shape[:2])}")
+    rotation, position = c2w[0, :, :3, :3], c2w[0, :, :3, 3]
+    deviation = (rotation.mT @ rotation - torch.eye(3).to(rotation)).abs().amax(dim=(1, 2))
+    wrong = ~(deviation <= RIGID_TOLERANCE) | ~position.isfinite().all(1)
+    if wrong.any():
+        raise ValueError(
+            f"generate: anchor {int(wrong.nonzero()[0])} of {len(wrong)} is no camera pose (a rotation without scale, "
+            "and a finite position)"
+        )
+    size = 1 + float(position.abs().amax())
+    if float(position.norm(dim=1).max()) < SMALLEST_REACH * size:
+        raise ValueError(
+            f"generate: all {len(position)} anchors are where the first photograph was taken, so nothing tells how "
+            "large the scene is; give a path that moves (turning on the spot is not enough), in the units of the "
+            "training data, or a pose_scale that makes it so"
+        )
+
+
+def _check_views(preset: Preset, images: Tensor, cameras: CameraBatch) -> None:
+    size = preset.data.image_size
+    if images.ndim != 4 or images.shape[1:] != (3, size, size) or cameras.c2w.shape[:2] != (1, len(images)):
+        raise ValueError(
+            f"generate: expected images [v, 3, {size}, {size}] and a batch of one with v cameras, got images "
+            f"{list(images.shape)} and cameras {list(cameras.c2w.shape[:2])}"
+        )
+    check_condition_count(preset, len(images))
+
+
+def check_condition_count(preset: Preset, count: int) -> None:
+    """Raise ValueError unless the generator of `preset` takes that many condition views."""
+    most = preset.data.views.max_condition_views
+    if not 1 <= count <= most:
+        raise ValueError(f"{count} condition views, but preset {preset.name} takes 1 to {most}")
