@@ -226,6 +226,10 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         scene = self.evaluation_scene(number)
         return scene.scene.load_views(scene.context, (self.preset.data.image_size,) * 2)
 
+    def context_indices(self, number: int) -> Int64[Tensor, " context"]:
+        """Views that an evaluation scene is encoded from, also where a generator is given fewer. Raises BadScene."""
+        return self._evaluation_views(self.evaluation_source.scene(self.evaluation_keys[number])).context
+
     def conditions(self, number: int) -> Conditions | None:
         """What an evaluation scene is generated from; None where scenes are encoded from their context views."""
         scene = self.evaluation_scene(number)
@@ -293,10 +297,13 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         """Scenes that training has met and could not use."""
         return SkippedScenes() if self._training is None else self._training.samples.source.skipped
 
-    def _samples(self, split: str) -> TrainingSamples:
+    def training_source(self, split: str) -> SceneSource:
+        """All scenes of a split, without views that are kept for evaluation."""
         source = self._source(split)
-        if isinstance(source, StockSceneSource):
-            source = source.training_part()
+        return source.training_part() if isinstance(source, StockSceneSource) else source
+
+    def _samples(self, split: str) -> TrainingSamples:
+        source = self.training_source(split)
         if split == "train" and (self.config.context_latents or self.config.target_latents):
             return self._latent_samples(source)
         layout = latent_space(self.preset.target_autoencoder).layout

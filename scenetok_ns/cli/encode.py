@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from rich.console import Console
 
+from scenetok_ns.cli.run_tokens import check_token_file, load_run, save_tokens, with_sources
 from scenetok_ns.data.scenes import DataError
+
+if TYPE_CHECKING:
+    from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+
+Split = Literal["train", "test"]
+DType = Literal["float32", "bfloat16", "float16"]
 
 
 def encode(
@@ -19,25 +24,41 @@ def encode(
     data: Path | None = None,
     scene: str | None = None,
     num_context: int | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    split: Split | None = None,
+    encodings: int = 8,
+    seed: int = 0,
+    shard: str | None = None,
+    dtype: DType | None = None,
 ) -> None:
-    """Write the tokens of a scene to a file, from which it can be shown without its photographs.
+    """Write the tokens of a scene to a file, from which it can be shown without its photographs; or, with --split, the
+    tokens of all scenes, from which scene generators train faster than from photographs.
+
+    A split that was interrupted is continued by running the same command again. Several processes may share the work:
+    under SLURM job arrays, srun or torchrun each takes its part by itself, else give --shard.
 
     Args:
         run: Run folder with the model (or its config.yml).
-        output: The token file to write (.safetensors).
+        output: The token file to write (.safetensors); with --split a folder.
         data: Data set with the scene; default: the run's.
         scene: Name of the evaluation scene; default: the run's, or the first.
         num_context: Number of photographs to encode; default: the run's.
-        dtype: Of the numbers in the file; bfloat16 halves it at no visible loss.
+        split: Encode all scenes of this split for training, ns-train scenegen --pipeline.datamanager.tokens OUTPUT.
+        encodings: With --split: encodings of each scene, with different views.
+        seed: With --split: of the choice of views.
+        shard: With --split: which part of the work, i/n with i from 0; default: as SLURM's or torchrun's variables say,
+            else all.
+        dtype: Of the numbers in the file; bfloat16 halves it at no visible loss. Default: float32, with --split
+            float16.
     """
-    if output.suffix != ".safetensors":
-        raise ValueError(f"--output: token files end in .safetensors, got {output.name}")
+    if split is None:
+        check_token_file(output)
+    elif scene is not None or num_context is not None:
+        raise ValueError("--split encodes all scenes as in training: leave out --scene and --num-context")
     from scenetok_ns.cli.open_run import positive, show_data, show_scene
     from scenetok_ns.run_folder import derive_run
-    from scenetok_ns.scenetok_trainer import checkpoint_path, read_checkpoint
 
     config, checkpoints = derive_run(run, output)
+    positive("--encodings", encodings)
     if data is not None:
         show_data(config, data)
     if scene is not None:
@@ -45,22 +66,68 @@ def encode(
     if num_context is not None:
         config.pipeline.datamanager.num_context = positive("--num-context", num_context)
     console = Console(stderr=True)
-    with console.status("loading the model"):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        pipeline = config.pipeline.setup(device=device, test_mode="inference").eval()
-        state = read_checkpoint(checkpoint_path(checkpoints))
-        pipeline.load_pipeline(state["pipeline"], state["step"])
+    pipeline = load_run(config, checkpoints, console)
+    if split is None:
+        _encode_scene(pipeline, output, dtype or "float32", run, console)
+    else:
+        _encode_split(pipeline, output, split, encodings, seed, shard, dtype or "float16", console)
+
+
+def _encode_scene(pipeline: SceneTokPipeline, output: Path, dtype: DType, run: Path, console: Console) -> None:
     datamanager = pipeline.datamanager
     shown = datamanager.evaluation_scene(datamanager.active_scene)
     if datamanager.stored_tokens(shown.number) is not None:
         raise DataError(f"{datamanager.config.data} is a token file already; give --data with photographs")
-    with console.status(f"encoding {len(shown.context)} photographs of {shown.scene.key}"):
-        photographs = shown.scene.load_images(shown.context)
-        sources = tuple(hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in photographs)
-        tokens = replace(pipeline.model.tokens_of(shown.number), scene=shown.scene.key, sources=sources)
-    tokens.save(output, getattr(torch, dtype))
-    count, size = tokens.mean.shape
-    console.print(
-        f"{output}: {count} tokens of {size} numbers, {output.stat().st_size:,} bytes. Show it with\n"
-        f"  scenetok open {run} --tokens {output} --output RUN2"
+    # All context views, also of a model that would generate the scene from fewer.
+    context = datamanager.context_indices(shown.number)
+    with console.status(f"encoding {len(context)} photographs of {shown.scene.key}"):
+        views = shown.scene.load_views(context, pipeline.model.scenetok.image_size)
+        tokens = pipeline.model.encode_views(views, shown.scene.key)
+        tokens = with_sources(tokens, shown.scene, context)
+    save_tokens(tokens, output, dtype, run, console)
+
+
+def _encode_split(
+    pipeline: SceneTokPipeline,
+    output: Path,
+    split: Split,
+    encodings: int,
+    seed: int,
+    shard: str | None,
+    dtype: DType,
+    console: Console,
+) -> None:
+    import os
+
+    from scenetok_ns.cli.latents import scene_progress
+    from scenetok_ns.data.latent_jobs import Shard
+    from scenetok_ns.data.token_jobs import TokenJob, compute_tokens
+    from scenetok_ns.data.token_sets import TokenSettings
+    from scenetok_ns.models.checkpoint import module_sha256
+
+    model = pipeline.model.scenetok
+    preset = model.preset
+    settings = TokenSettings(
+        preset=preset.name,
+        compressor_sha256=module_sha256(model.compressor),
+        image_size=preset.data.image_size,
+        views=asdict(preset.data.views),
+        random_flip=preset.data.random_flip,
+        encodings=encodings,
+        seed=seed,
+        dtype=dtype,
     )
+    job = TokenJob(
+        root=output,
+        split=split,
+        source=pipeline.datamanager.training_source(split),
+        settings=settings,
+        shard=Shard.parse(shard) if shard is not None else Shard.from_environment(os.environ),
+    )
+    with scene_progress(console) as progress:
+        label = f"{split} tokens" + (f", shard {job.shard.index}/{job.shard.count}" * (job.shard.count > 1))
+        task = progress.add_task(label, total=len(job.scenes()))
+        report = compute_tokens(job, model, lambda key: progress.advance(task))
+    console.print(f"{report.written} files written to {output}, {report.present} scenes were there already")
+    if report.skipped:
+        console.print(report.skipped.summary())

@@ -95,7 +95,7 @@ def latents(
         autoencoder = build_autoencoder(config, weights, device=where, dtype=dtype, use="precompute")
     except ImportError as error:  # its message names the extra to install
         raise ValueError(str(error)) from error
-    with _progress(console) as progress:
+    with scene_progress(console) as progress:
         label = f"{config.name} latents" + (f", shard {job.shard.index}/{job.shard.count}" * (job.shard.count > 1))
         task = progress.add_task(label, total=len(job.scenes()))
         report = compute_latents(job, autoencoder, lambda key: progress.advance(task))
@@ -108,7 +108,7 @@ def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: C
     from scenetok_ns.data.latent_files import make_map, read_map
     from scenetok_ns.data.latent_jobs import verify_set
 
-    with _progress(console) as progress:
+    with scene_progress(console) as progress:
         task = progress.add_task("reading latents", total=sum(1 for _ in root.glob("*/*/*.npz")))
         bad = verify_set(root, lambda path: progress.advance(task))
     for path, problem in bad.items():
@@ -168,6 +168,7 @@ def _sha256(weights: Path) -> str:
     return digest.hexdigest()
 
 
-def _progress(console: Console) -> Progress:
+def scene_progress(console: Console) -> Progress:
+    """A bar that counts scenes or files."""
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)

@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from scenetok_ns.cli.generation_options import (
+    GenerationOptions,
+    PhotographOptions,
+    check_generator,
+    condition_count,
+    scene_guidance,
+    show_photograph,
+)
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.token_scene import TokenSource
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.presets import Solver, load_preset
+
+CAMERA_PATH = "camera_path.json"
+"""In the folder of a photograph that came without a path: its trajectory, for ns-render."""
 
 if TYPE_CHECKING:
     from scenetok_ns.run_folder import RunFolderConfig
@@ -22,10 +33,14 @@ def open_run(
     scene: str | None = None,
     data: Path | None = None,
     tokens: Path | None = None,
+    photograph: Annotated[PhotographOptions, tyro.conf.arg(name="")] = PhotographOptions(),  # noqa: B008  frozen
     num_context: int | None = None,
+    num_condition: int | None = None,
     seed: int | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    solver: Solver | None = None,
+    generation: Annotated[GenerationOptions, tyro.conf.arg(name="")] = GenerationOptions(),  # noqa: B008  frozen
 ) -> None:
     """Make a run folder that shows something else of a run; ns-viewer, ns-render and ns-eval take it unchanged.
 
@@ -37,20 +52,30 @@ def open_run(
         scene: Name of the evaluation scene to show.
         data: Another data set, of the same kind.
         tokens: File of scene tokens to show, in place of a scene that is encoded from photographs.
-        num_context: Number of photographs that scenes are encoded from.
+        photograph: See the options.
+        num_context: Number of photographs that scenes are encoded from; of a scenegen run, number of anchor poses.
+        num_condition: Of a scenegen run: number of photographs that scenes of a data set are generated from.
         seed: Of the noise that renders start from.
         steps: Denoising steps of a render.
         guidance: Classifier-free guidance scale of a render, 1 is off. More needs a preset with a null token; no
             released model has one.
+        solver: Of a render: euler, or multistep, which needs fewer steps for the same error.
+        generation: See the options.
     """
-    if tokens is not None and (scene is not None or data is not None or num_context is not None):
-        raise ValueError("--tokens shows that file alone: leave out --scene, --data and --num-context")
+    check_one_scene(tokens, photograph, {"--scene": scene, "--data": data, "--num-context": num_context})
     # Nerfstudio takes seconds to import, and bad options should be told before.
+    from scenetok_ns.camera_path_file import write_camera_path
     from scenetok_ns.run_files import link_checkpoints, write_run_folder
     from scenetok_ns.run_folder import derive_run
 
     config, checkpoints = derive_run(run, output)
+    console = Console(stderr=True)
     set_sampling(config, seed, steps, guidance)
+    config.pipeline.model.solver = solver or config.pipeline.model.solver
+    set_generation(config, generation)
+    if num_condition is not None:
+        check_generator(config, "--num-condition")
+        config.pipeline.datamanager.num_condition = condition_count(config, num_condition)
     if num_context is not None:
         config.pipeline.datamanager.num_context = positive("--num-context", num_context)
     if data is not None:
@@ -59,8 +84,47 @@ def open_run(
         show_scene(config, scene)
     if tokens is not None:
         show_tokens(config, tokens)
-    write_run_folder(output, lambda folder: link_checkpoints(checkpoints, folder), lambda: config)
-    Console(stderr=True).print(f"{output} is ready:\n  ns-viewer --load-config {output / 'config.yml'}")
+    source = show_photograph(config, photograph, console)
+
+    def fill(folder: Path) -> None:
+        link_checkpoints(checkpoints, folder)
+        if source is not None and photograph.path is None:
+            side = load_preset(config.pipeline.model.preset).data.image_size
+            write_camera_path(folder.parent / CAMERA_PATH, source.path, source.fov, side)
+
+    write_run_folder(output, fill, lambda: config)
+    console.print(f"{output} is ready:\n  ns-viewer --load-config {output / 'config.yml'}", soft_wrap=True)
+    if source is not None:
+        path = photograph.path or output / CAMERA_PATH
+        console.print(
+            f"  ns-render camera-path --load-config {output / 'config.yml'} --camera-path-filename {path} "
+            "--output-path scene.mp4",
+            soft_wrap=True,
+        )
+
+
+def check_one_scene(tokens: Path | None, photograph: PhotographOptions, others: dict[str, object]) -> None:
+    """Raise ValueError if more than one thing to show is given."""
+    only = "--tokens" if tokens is not None else "--image" if photograph.image is not None else None
+    if tokens is not None:
+        others = {**others, "--image": photograph.image}
+    if only is not None and any(value is not None for value in others.values()):
+        *first, last = others
+        raise ValueError(f"{only} shows that file alone: leave out {', '.join(first)} and {last}")
+
+
+def set_generation(config: RunFolderConfig, options: GenerationOptions) -> None:
+    """Options of the generation of scenes; None leaves the run's. Raises ValueError for values that cannot be."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if not given:
+        return
+    check_generator(config, f"--{next(iter(given)).replace('_', '-')}")
+    if "scene_steps" in given:
+        positive("--scene-steps", given["scene_steps"])
+    if "scene_guidance" in given:
+        scene_guidance(given["scene_guidance"], "--scene-guidance")
+    for name, value in given.items():
+        setattr(config.pipeline.model, name, value)
 
 
 def set_sampling(config: RunFolderConfig, seed: int | None, steps: int | None, guidance: float | None) -> None:

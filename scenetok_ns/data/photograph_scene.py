@@ -36,14 +36,16 @@ class PhotographSource:
     def __init__(
         self, file: Path, path: Float[Tensor, "k 4 4"], *, fov: float | None = None, pose_scale: float = 1.0
     ) -> None:
-        """`path`: camera-to-world, OpenCV axes. `fov`, `pose_scale`: see `Photograph.intrinsics` and `Conditions`."""
+        """`path`: camera-to-world, OpenCV axes. `fov`: along the shorter side in degrees; None: from EXIF, else
+        assumed. `pose_scale`: see `Conditions`."""
         if not 0 < pose_scale < float("inf"):
             raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
         self.skipped = SkippedScenes()
         self.key = file.stem
         self.path, self.pose_scale = path, pose_scale
         self.photograph: Photograph = read_photograph(file)
-        self.intrinsics, self.focal_note = self.photograph.intrinsics(fov)
+        self.fov, source = self.photograph.field_of_view(fov)
+        self.focal_note = f"field of view {self.fov:.1f} degrees along the shorter side ({source})"
 
     @property
     def keys(self) -> Sequence[str]:
@@ -55,7 +57,7 @@ class PhotographSource:
         return Scene(
             key=key,
             c2w=self.path[:1],
-            intrinsics=self.intrinsics[None],
+            intrinsics=self.photograph.intrinsics(self.fov)[None],
             frame_names=("photograph",),
             read_frame=self._read,
         )
@@ -63,6 +65,15 @@ class PhotographSource:
     def views(self, num_context: int) -> ViewIndices:
         """The photograph, whatever number is asked for; it is also what a render from its place is compared with."""
         return ViewIndices(context=torch.zeros(1, dtype=torch.int64), target=torch.zeros(1, dtype=torch.int64))
+
+    def path_note(self) -> str:
+        """How large the path is in the units that the model knows: a path has no scale of its own."""
+        positions = self.path[:, :3, 3]
+        reach = float((positions - positions[:1]).norm(dim=1).max()) * self.pose_scale
+        return (
+            f"the path of {len(self.path)} cameras leads up to {reach:.2g} units of the training data away from it; "
+            "another --pose-scale makes the scene larger or smaller"
+        )
 
     def check_size(self, side: int) -> None:
         """Raise DataError unless the photograph holds a square of `side` pixels."""

@@ -41,25 +41,25 @@ class Photograph:
     notes: tuple[str, ...]
     """What was done to make it a picture of three channels of bytes."""
 
-    def intrinsics(self, fov: float | None = None) -> tuple[Float[Tensor, "3 3"], str]:
-        """Intrinsics divided by the image size, principal point in the middle, and where the focal length is from.
+    def field_of_view(self, fov: float | None = None) -> tuple[float, str]:
+        """Field of view along the shorter side in degrees: as given, from EXIF, or `DEFAULT_FOV`; and which it is.
 
-        Args:
-            fov: field of view along the shorter side in degrees; None: from EXIF, else `DEFAULT_FOV`.
+        Raises DataError for one that is not plausible.
         """
         if fov is not None:
             low, high = PLAUSIBLE_FOV
             if not low <= fov <= high:
                 raise DataError(f"a field of view of {fov:g} degrees was given; expected {low:g} to {high:g}")
-            used, source = fov, "as given"
-        elif self.fov is not None:
-            used, source = self.fov, "from EXIF"
-        else:
-            used, source = DEFAULT_FOV, "assumed, as EXIF does not tell; give --fov if you know it"
+            return fov, "as given"
+        if self.fov is not None:
+            return self.fov, "from EXIF"
+        return DEFAULT_FOV, "assumed, as EXIF does not tell; give --fov if you know it"
+
+    def intrinsics(self, fov: float) -> Float[Tensor, "3 3"]:
+        """Intrinsics divided by the image size, principal point in the middle; `fov` along the shorter side."""
         height, width = self.image.shape[1:]
-        focal = 0.5 * min(height, width) / math.tan(math.radians(used) / 2)
-        matrix = torch.tensor([[focal / width, 0.0, 0.5], [0.0, focal / height, 0.5], [0.0, 0.0, 1.0]])
-        return matrix, f"field of view {used:.1f} degrees along the shorter side ({source})"
+        focal = 0.5 * min(height, width) / math.tan(math.radians(fov) / 2)
+        return torch.tensor([[focal / width, 0.0, 0.5], [0.0, focal / height, 0.5], [0.0, 0.0, 1.0]])
 
 
 def read_photograph(path: Path) -> Photograph:

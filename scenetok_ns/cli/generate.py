@@ -1,0 +1,108 @@
+"""`scenetok generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from scenetok_ns.cli.generation_options import (
+    PhotographOptions,
+    check_generator,
+    condition_count,
+    scene_guidance,
+    show_photograph,
+)
+from scenetok_ns.cli.run_tokens import check_token_file, load_run, save_tokens, with_sources
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.models.presets import Solver, load_preset
+from scenetok_ns.models.tokens import SceneTokens
+
+if TYPE_CHECKING:
+    from scenetok_ns.run_folder import RunFolderConfig
+
+EMBEDDED = "scenegen-tiny"
+"""Method whose model is used where no run is given."""
+
+
+def generate(
+    output: Path,
+    photograph: Annotated[PhotographOptions, tyro.conf.arg(name="")] = PhotographOptions(),  # noqa: B008  frozen
+    run: Path | None = None,
+    data: Path | None = None,
+    scene: str | None = None,
+    num_condition: int | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    solver: Solver | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+) -> None:
+    """Generate a scene from a photograph and a path (--image), or from one to a few views of a data set's scene, and
+    write its tokens to a file, which everything else can render.
+
+    The same seed gives the same scene on every device, but for rounding.
+
+    Args:
+        output: The token file to write (.safetensors).
+        photograph: See the options.
+        run: Run folder of a scenegen method (or its config.yml); default: the small model that comes with the package.
+        data: Without --image: data set with the scene; default: the run's.
+        scene: Without --image: name of the evaluation scene; default: the run's, or the first.
+        num_condition: Without --image: number of photographs to generate from; default: the run's.
+        seed: Another seed gives another of the scenes that fit.
+        steps: Steps of the generation; default: the run's.
+        guidance: Classifier-free guidance scale, 1 is off; default: the run's.
+        solver: euler, or multistep, which needs fewer steps for the same error; default: the run's.
+        dtype: Of the numbers in the file; bfloat16 halves it at no visible loss.
+    """
+    check_token_file(output)
+    if photograph.image is not None and (data is not None or scene is not None or num_condition is not None):
+        raise ValueError("--image is a scene of its own: leave out --data, --scene and --num-condition")
+    from scenetok_ns.cli.open_run import positive, show_data, show_scene
+
+    console = Console(stderr=True)
+    config, checkpoints = _config(run, output)
+    check_generator(config, "scenetok generate")
+    show_photograph(config, photograph, console)
+    if data is not None:
+        show_data(config, data)
+    if scene is not None:
+        show_scene(config, scene)
+    if num_condition is not None:
+        config.pipeline.datamanager.num_condition = condition_count(config, num_condition)
+    model = config.pipeline.model
+    model.scene_seed = seed
+    model.scene_steps = model.scene_steps if steps is None else positive("--steps", steps)
+    model.scene_guidance = model.scene_guidance if guidance is None else scene_guidance(guidance, "--guidance")
+    model.scene_solver = solver or model.scene_solver
+    save_tokens(_generated(config, checkpoints, console), output, dtype, run, console)
+
+
+def _config(run: Path | None, output: Path) -> tuple[RunFolderConfig, Path | None]:
+    from scenetok_ns.run_folder import derive_run, run_config
+    from scenetok_ns.scenetok_config import method_config
+
+    if run is not None:
+        return derive_run(run, output)
+    config = run_config(method_config(EMBEDDED), output)
+    if load_preset(config.pipeline.model.preset).embedded_generator is None:
+        raise DataError("no trained scene generator comes with this package: give --run, a run of a scenegen method")
+    return config, None
+
+
+def _generated(config: RunFolderConfig, checkpoints: Path | None, console: Console) -> SceneTokens:
+    pipeline = load_run(config, checkpoints, console)
+    datamanager = pipeline.datamanager
+    shown = datamanager.evaluation_scene(datamanager.active_scene)
+    if datamanager.stored_tokens(shown.number) is not None:
+        raise DataError(f"{datamanager.config.data} is a token file already; give --image, or --data with photographs")
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+        task = progress.add_task(f"generating {shown.scene.key}", total=None)
+        tokens = pipeline.model.tokens_of(
+            shown.number, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    return with_sources(tokens, shown.scene, shown.context)

@@ -1,0 +1,55 @@
+"""What commands that write token files share: a run's pipeline, and the file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int64
+from rich.console import Console
+from torch import Tensor
+
+from scenetok_ns.data.scenes import Scene
+from scenetok_ns.models.tokens import SceneTokens
+
+if TYPE_CHECKING:
+    from scenetok_ns.run_folder import RunFolderConfig
+    from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+
+
+def check_token_file(output: Path) -> None:
+    if output.suffix != ".safetensors":
+        raise ValueError(f"--output: token files end in .safetensors, got {output.name}")
+
+
+def load_run(config: RunFolderConfig, checkpoints: Path | None, console: Console) -> SceneTokPipeline:
+    """The pipeline with the latest checkpoint of a folder; None: with the weights that come with the package."""
+    from scenetok_ns.scenetok_trainer import checkpoint_path, read_checkpoint
+
+    with console.status("loading the model"):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        pipeline = config.pipeline.setup(device=device, test_mode="inference").eval()
+        if checkpoints is not None:
+            state = read_checkpoint(checkpoint_path(checkpoints))
+            pipeline.load_pipeline(state["pipeline"], state["step"])
+    return pipeline
+
+
+def with_sources(tokens: SceneTokens, scene: Scene, indices: Int64[Tensor, " v"]) -> SceneTokens:
+    """The tokens with the digests of the photographs that they are made from."""
+    photographs = scene.load_images(indices)
+    digests = tuple(hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in photographs)
+    return replace(tokens, scene=scene.key, sources=digests)
+
+
+def save_tokens(tokens: SceneTokens, output: Path, dtype: str, run: Path | None, console: Console) -> None:
+    tokens.save(output, getattr(torch, dtype))
+    count, size = tokens.mean.shape
+    console.print(
+        f"{output}: {count} tokens of {size} numbers, {output.stat().st_size:,} bytes. Show it with\n"
+        f"  scenetok open {run or 'RUN'} --tokens {output} --output RUN2",
+        soft_wrap=True,
+    )

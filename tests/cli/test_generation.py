@@ -1,0 +1,233 @@
+"""scenetok generate, open --image and encode --split: files and folders that the rest of the tools take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.scripts.render import RenderCameraPath
+from nerfstudio.utils import eval_utils
+from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image
+from released_files import random_state, write_lightning
+from small_runs import GENERATOR, PRESET, write_small_re10k
+
+from scenetok_ns.camera_path_file import write_camera_path
+from scenetok_ns.cli import generate as generate_command
+from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.data.anchors import home_pose, trajectory
+from scenetok_ns.data.token_sets import TokenStore
+from scenetok_ns.models.checkpoint import module_sha256
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.run_folder import read_run
+from scenetok_ns.scenetok_config import scenegen_tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    """The method, also where the installed entry points are older than this checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(eval_utils.all_methods, "scenegen-tiny", scenegen_tiny.config)
+        yield
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a photograph, a camera path, and runs of a generator and of its tokenizer."""
+    folder = tmp_path_factory.mktemp("work")
+    write_small_re10k(folder / "data")
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.jpg", quality=95)
+    write_camera_path(folder / "path.json", trajectory("sideways", 6), fov=60.0, side=24)
+    for preset in (GENERATOR, PRESET):
+        state = {key: 0.2 * value for key, value in random_state(load_preset(str(preset))).items()}
+        checkpoint = write_lightning(folder / f"{preset.stem}.ckpt", state)
+        options = {"preset": preset, "checkpoint": checkpoint, "data": folder / "data", "output": folder / preset.stem}
+        scenetok("import", **options)
+    return folder
+
+
+def scenetok(command: str, *positional: Any, **options: Any) -> None:
+    words = [command, *map(str, positional)]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    entrypoint(words)
+
+
+def failure(command: str, *positional: Any, **options: Any) -> str:
+    with pytest.raises(SystemExit) as stop:
+        scenetok(command, *positional, **options)
+    assert isinstance(stop.value.code, str) and "\n" not in stop.value.code
+    return stop.value.code
+
+
+def generated(work: Path, output: Path, **options: Any) -> SceneTokens:
+    scenetok("generate", run=work / "tiny_scenegen", output=output, **options)
+    return SceneTokens.load(output)
+
+
+def render(run: Path, path: Path, output: Path) -> list[bytes]:
+    RenderCameraPath(
+        load_config=run / "config.yml",
+        camera_path_filename=path,
+        output_path=output,
+        output_format="images",
+        image_format="png",
+    ).main()
+    return [file.read_bytes() for file in sorted(output.glob("*.png"))]
+
+
+def test_a_photograph_becomes_a_scene_that_other_runs_render(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"image": work / "photo.jpg", "path": work / "path.json"}
+    tokens = generated(work, tmp_path / "scene.safetensors", seed=7, **options)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "field of view 58.0 degrees along the shorter side (assumed, as EXIF does not tell; give --fov" in said
+    assert "64 x 48 pixels" in said and "6 cameras leads up to 1 units of the training data" in said
+    assert (tokens.preset, tokens.scene, tokens.logvar) == ("tiny_scenegen", "photo", None)
+    assert len(tokens.sources) == 1 and len(tokens.sources[0]) == 64
+    torch.testing.assert_close(tokens.reference_c2w, home_pose(), atol=1e-5, rtol=0)
+
+    again = generated(work, tmp_path / "again.safetensors", seed=7, **options)
+    assert torch.equal(again.mean, tokens.mean)
+    for number, change in enumerate(({"seed": 8}, {"steps": 5}, {"guidance": 3}, {"solver": "multistep"}, {"fov": 40})):
+        other = generated(work, tmp_path / f"{number}.safetensors", **{"seed": 7, **options, **change})
+        assert not torch.allclose(other.mean, tokens.mean, atol=1e-3), change
+
+    # The run folder of the photograph renders the same as the token file.
+    opened, stored = tmp_path / "opened", tmp_path / "stored"
+    scenetok("open", work / "tiny_scenegen", output=opened, scene_seed=7, **options)
+    scenetok("open", work / "tiny_scenegen", output=stored, tokens=tmp_path / "scene.safetensors")
+    pictures = [render(run, work / "path.json", tmp_path / f"{run.name}-pictures") for run in (opened, stored)]
+    assert len(pictures[0]) == 6 and pictures[0] == pictures[1]
+
+
+def test_a_photograph_without_a_path_gets_a_trajectory_to_render(work: Path, tmp_path: Path) -> None:
+    scenetok("open", work / "tiny_scenegen", output=tmp_path / "run", image=work / "photo.jpg", trajectory="turn")
+    path = json.loads((tmp_path / "run" / "camera_path.json").read_text())
+    assert (len(path["camera_path"]), path["render_height"]) == (48, 32)
+    assert path["camera_path"][0]["fov"] == pytest.approx(58.0)
+    # Stock ns-eval compares the scene from the photograph's place with the photograph.
+    _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="test")
+    shown = pipeline.datamanager.evaluation_scene(0)
+    assert torch.equal(shown.anchors, trajectory("turn")[[0, 23, 47]])
+    metrics = pipeline.get_average_eval_image_metrics()
+    assert metrics["num_views"] == 1 and 0 < metrics["psnr"] < 60
+    assert pipeline.datamanager.stored_tokens(0) is None
+
+
+def test_where_the_photograph_was_taken_and_the_units_of_the_path(work: Path, tmp_path: Path) -> None:
+    away = trajectory("forward", 4)
+    away[:, 2, 3] += 5
+    write_camera_path(tmp_path / "path.json", away, fov=60.0, side=24)
+    options = {"image": work / "photo.jpg", "path": tmp_path / "path.json"}
+    first = generated(work, tmp_path / "first.safetensors", **options)
+    torch.testing.assert_close(first.reference_c2w, away[0])
+    origin = generated(work, tmp_path / "origin.safetensors", photo_at="origin", pose_scale=0.5, **options)
+    torch.testing.assert_close(origin.reference_c2w, home_pose())
+    assert (first.pose_scale, origin.pose_scale) == (1.0, 0.5)
+
+
+def test_a_scene_of_the_data_set_is_generated_from_some_of_its_views(work: Path, tmp_path: Path) -> None:
+    one = generated(work, tmp_path / "one.safetensors", scene="test1")
+    two = generated(work, tmp_path / "two.safetensors", scene="test1", num_condition=2)
+    assert one.scene == two.scene == "test1" and (len(one.sources), len(two.sources)) == (1, 2)
+    assert one.sources[0] == two.sources[0] and not torch.allclose(one.mean, two.mean, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image": "none.jpg"}, "no image at .*none.jpg"),
+        ({"image": "path.json"}, "path.json cannot be read as an image"),
+        ({"image": "photo.jpg", "path": "photo.jpg"}, "no camera path of Nerfstudio"),
+        ({"path": "path.json"}, "--path belongs to --image"),
+        ({"image": "photo.jpg", "path": "path.json", "trajectory": "turn"}, "leave one out"),
+        ({"image": "photo.jpg", "scene": "test1"}, "--image is a scene of its own"),
+        ({"image": "photo.jpg", "fov": 179}, "a field of view of 179 degrees"),
+        ({"image": "photo.jpg", "pose_scale": -1}, "expected a pose scale above 0"),
+        ({"image": "pixel.png"}, "pixel has 1 x 1 pixels, but this model sees 32 x 32"),
+        ({"image": "photo.jpg", "path": "turning.json"}, "where the first photograph was taken"),
+        ({"scene": "test1", "num_condition": 3}, "--num-condition 3: preset tiny_scenegen takes 1 to 2"),
+        ({"guidance": 0.5}, "--guidance must be at least 1"),
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"run": "tiny_preset", "image": "photo.jpg"}, "scenetok generate is for runs that generate scenes"),
+        ({"run": None, "image": "photo.jpg"}, "no trained scene generator comes with this package: give --run"),
+    ],
+)
+def test_wrong_generations_are_told_in_one_line(
+    work: Path, tmp_path: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import re
+
+    Image.new("RGB", (1, 1)).save(work / "pixel.png")
+    write_camera_path(work / "turning.json", home_pose().repeat(4, 1, 1), fov=60.0, side=24)
+    if options.get("run", "") is None:
+        without = load_preset(str(GENERATOR))
+        monkeypatch.setattr(generate_command, "load_preset", lambda name: without)
+    files = {"image", "path", "run"}
+    words = {"run": work / "tiny_scenegen", **{k: work / v if k in files and v else v for k, v in options.items()}}
+    words = {name: value for name, value in words.items() if value is not None}
+    assert re.search(message, failure("generate", output=tmp_path / "new.safetensors", **words))
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": "a.safetensors", "image": "photo.jpg"}, "--tokens shows that file alone"),
+        ({"image": "photo.jpg", "scene": "test1"}, "--image shows that file alone: leave out --scene, --data"),
+        ({"scene_guidance": 0.9}, "--scene-guidance must be at least 1"),
+        ({"scene_steps": 0}, "--scene-steps must be at least 1"),
+        ({"num_condition": 0}, "--num-condition 0: preset tiny_scenegen takes 1 to 2"),
+        ({"fov": 60}, "--fov belongs to --image"),
+    ],
+)
+def test_wrong_openings_are_told_in_one_line(work: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    words = {k: work / v if k in ("tokens", "image") else v for k, v in options.items()}
+    assert message in failure("open", work / "tiny_scenegen", output=tmp_path / "new", **words)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("options", [{"image": "photo.jpg"}, {"scene_seed": 1}, {"num_condition": 1}])
+def test_a_tokenizer_generates_nothing(work: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    words = {k: work / v if k == "image" else v for k, v in options.items()}
+    said = failure("open", work / "tiny_preset", output=tmp_path / "new", **words)
+    assert "preset tiny_preset encodes" in said
+
+
+def test_options_of_the_generation_are_kept_in_the_run(work: Path, tmp_path: Path) -> None:
+    options = {"scene_seed": 3, "scene_steps": 9, "scene_guidance": 2.5, "scene_solver": "multistep"}
+    scenetok("open", work / "tiny_scenegen", output=tmp_path / "run", num_condition=2, solver="multistep", **options)
+    config = read_run(tmp_path / "run").pipeline
+    assert all(getattr(config.model, name) == value for name, value in options.items())
+    assert (config.datamanager.num_condition, config.model.solver) == (2, "multistep")
+
+
+def test_a_split_is_encoded_for_training(work: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # the second call finds everything there
+        scenetok("encode", run=work / "tiny_preset", output=tmp_path / "tokens", split="train", encodings=3, seed=1)
+    _, pipeline, _, _ = eval_setup(work / "tiny_preset" / "config.yml", test_mode="inference")
+    store = TokenStore(tmp_path / "tokens", "train", module_sha256(pipeline.model.scenetok.compressor))
+    assert store.encodings == 3 and len(store.present([f"train{i}" for i in range(4)])) == 4
+    assert store.encoding("train2", 2).mean.shape == (8, 4)
+    settings = json.loads((tmp_path / "tokens" / "tokens.json").read_text())
+    assert (settings["dtype"], settings["seed"], settings["preset"]) == ("float16", 1, "tiny_preset")
+    said = failure("encode", run=work / "tiny_preset", output=tmp_path / "tokens", split="train", encodings=2, seed=1)
+    assert "was made with encodings 3 (now 2)" in said
+    said = failure("encode", run=work / "tiny_preset", output=tmp_path / "x", split="train", scene="test0")
+    assert "leave out --scene" in said
+
+
+def test_encode_encodes_with_a_generator_too(work: Path, tmp_path: Path) -> None:
+    """All context views, not a scene generated from one."""
+    scenetok("encode", run=work / "tiny_scenegen", output=tmp_path / "scene.safetensors", scene="test0")
+    tokens = SceneTokens.load(tmp_path / "scene.safetensors")
+    assert tokens.logvar is not None and len(tokens.sources) == 3
