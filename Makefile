@@ -1,5 +1,5 @@
 # Two commands do everything on a machine that has Python 3.10 to 3.12, git and make:
-#   make demo   make a small data set, train, evaluate, render a video
+#   make demo   make rooms, train on them, evaluate on others, render a video
 #   make test   the checks that CI runs
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,6 +12,8 @@ export PATH := $(abspath $(BIN)):$(PATH)
 demo: $(STAMP)
 	$(BIN)/scenetok demo
 
+# Two test processes with one thread each: more threads than cores would wait for one another.
+test: export OMP_NUM_THREADS := 1
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

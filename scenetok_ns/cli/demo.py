@@ -37,12 +37,12 @@ USED_FROM_DB = 0.5
 def demo(
     output: Path = Path("demo"),
     train_scenes: int = 56,
-    test_scenes: int = 8,
-    steps: int = 150,
+    test_scenes: int = 6,
+    steps: int = 60,
     seed: int = 0,
     preset: str = METHOD,
 ) -> None:
-    """Make rooms, train a small model on them with ns-train, evaluate with ns-eval, render a video with ns-render.
+    """Make rooms, train on them with ns-train from the shipped weights, evaluate with ns-eval, render with ns-render.
 
     About ten minutes on two CPU cores. A second call makes a second run from the same rooms.
 
