@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from scenetok_ns.models.autoencoders import conv, pixel, vavae, video_dcae, wan
-from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
+from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace, to_channels_last
 from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.weights import embedded_weights, load_weights
 
@@ -50,7 +50,10 @@ def _load_video_dcae(space: LatentSpace, path: Path, device: torch.device, dtype
 
 
 def _load_wan(space: LatentSpace, path: Path, device: torch.device, dtype: torch.dtype, use: Use) -> Autoencoder:
-    return wan.WanVAE(space, wan.load_network(path, wan.WanConfig(), device, dtype))
+    network = wan.load_network(path, wan.WanConfig(), device, dtype)
+    if device.type == "cuda":  # measured: 14 % faster; the other autoencoders lose (docs/performance.md)
+        to_channels_last(network)
+    return wan.WanVAE(space, network)
 
 
 def _build_conv(space: LatentSpace) -> Autoencoder:
