@@ -66,6 +66,8 @@ class SceneTokModelConfig(ModelConfig):
     """SHA-256 that the weight file must have; `scenetok import` writes it. None: not checked."""
     pretrained: bool = True
     """Start from the weights that come with the package, where the preset has some; False: from random weights."""
+    low_vram: bool = False
+    """Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower."""
     steps: int | None = None
     """Denoising steps of a render; None: the preset's."""
     guidance: float | None = None
@@ -116,7 +118,8 @@ class SceneTokModel(Model):
         self.preset = load_preset(self.config.preset)
         check_weights(self.config.context_weights, self.config.context_weights_sha256, "context")
         check_weights(self.config.target_weights, self.config.target_weights_sha256, "target")
-        self.scenetok = SceneTok.from_preset(self.preset, self.config.context_weights, self.config.target_weights)
+        weights = self.config.context_weights, self.config.target_weights
+        self.scenetok = SceneTok.from_preset(self.preset, *weights, low_vram=self.config.low_vram)
         if self.config.pretrained:
             self.scenetok.load_embedded()
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)

@@ -40,6 +40,7 @@ def open_run(
     steps: int | None = None,
     guidance: float | None = None,
     solver: Solver | None = None,
+    low_vram: bool = False,
     generation: Annotated[GenerationOptions, tyro.conf.arg(name="")] = GenerationOptions(),  # noqa: B008  frozen
 ) -> None:
     """Make a run folder that shows something else of a run; ns-viewer, ns-render and ns-eval take it unchanged.
@@ -60,6 +61,7 @@ def open_run(
         guidance: Classifier-free guidance scale of a render, 1 is off. More needs a preset with a null token; no
             released model has one.
         solver: Of a render: euler, or multistep, which needs fewer steps for the same error.
+        low_vram: Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower.
         generation: See the options.
     """
     check_one_scene(tokens, photograph, {"--scene": scene, "--data": data, "--num-context": num_context})
@@ -72,6 +74,7 @@ def open_run(
     console = Console(stderr=True)
     set_sampling(config, seed, steps, guidance)
     config.pipeline.model.solver = solver or config.pipeline.model.solver
+    config.pipeline.model.low_vram = config.pipeline.model.low_vram or low_vram
     set_generation(config, generation)
     if num_condition is not None:
         check_generator(config, "--num-condition")

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.base import Autoencoder
+from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.compressor import Compressor, TokenDistribution
@@ -50,14 +51,22 @@ class SceneTok(nn.Module):
 
     @classmethod
     def from_preset(
-        cls, preset: Preset, context_weights: Path | None = None, target_weights: Path | None = None
+        cls,
+        preset: Preset,
+        context_weights: Path | None = None,
+        target_weights: Path | None = None,
+        *,
+        low_vram: bool = False,
     ) -> SceneTok:
-        """With fresh networks, and autoencoders from their published weight files (None: the pixel ones have none)."""
-        return cls(
-            preset,
+        """With fresh networks, and autoencoders from their published weight files (None: those without any).
+
+        low_vram: the autoencoders are on the GPU only while they work.
+        """
+        autoencoders = (
             build_autoencoder(preset.context_autoencoder, context_weights),
             build_autoencoder(preset.target_autoencoder, target_weights),
         )
+        return cls(preset, *(map(OffloadedAutoencoder, autoencoders) if low_vram else autoencoders))
 
     def load_embedded(self) -> None:
         """Take the trained weights that come with the package, as far as the preset has some."""

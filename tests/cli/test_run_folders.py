@@ -18,6 +18,7 @@ from released_files import random_state, write_lightning
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.demo_writer import write_demo_data
+from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
 from scenetok_ns.models.checkpoint import sha256_of
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.tokens import SceneTokens
@@ -146,7 +147,7 @@ def test_autoencoder_weights_stay_outside_and_are_checked_when_the_run_is_loaded
 
 def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -> None:
     options = {"scene": SCENES[1], "num_context": 3, "seed": 7, "steps": 2, "guidance": 1.5}
-    scenetok("open", workplace, str(workplace / "run"), output="other", **options)
+    scenetok("open", workplace, str(workplace / "run"), "--low-vram", output="other", **options)
     assert os.path.samefile(workplace / "run" / CHECKPOINT, workplace / "other" / CHECKPOINT)
     _, pipeline, checkpoint, _ = eval_setup(workplace / "other" / "config.yml", test_mode="inference")
     assert checkpoint == workplace / "other" / CHECKPOINT
@@ -154,6 +155,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
     assert manager.evaluation_scene(manager.active_scene).scene.key == SCENES[1]
     assert len(manager.train_dataset) == 3
     assert (model.config.seed, model.sampler.steps, model.sampler.guidance) == (7, 2, 1.5)
+    assert isinstance(model.scenetok.target_autoencoder, OffloadedAutoencoder)
     first = read_run(workplace / "run").pipeline
     assert (first.model.seed, first.model.steps, first.datamanager.num_context) == (0, None, None)
 

@@ -1,0 +1,69 @@
+"""Autoencoders that take memory on the GPU only while they work (the low-VRAM option)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.models.autoencoders.base import Autoencoder
+
+HOME = torch.device("cpu")
+
+
+class OffloadedAutoencoder(Autoencoder):
+    """Another autoencoder whose weights stay in main memory and visit the device of the input for each call.
+
+    Same results; each visit costs the copy of the weights. `.to` moves nothing.
+    """
+
+    def __init__(self, inner: Autoencoder) -> None:
+        super().__init__(inner.space)
+        self.inner = inner.to(HOME)
+
+    def decode_stream(
+        self, pieces: Iterable[Float[Tensor, "b l c h w"]]
+    ) -> Iterator[Float[Tensor, "b f 3 height width"]]:
+        """As the inner one's; the weights are away while the next piece is being made."""
+        try:
+            yield from self.inner.decode_stream(self._arriving(pieces))
+        finally:
+            self._go_home()
+
+    def _arriving(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        iterator, device = iter(pieces), HOME
+        while True:
+            self._go_home()
+            piece = next(iterator, None)
+            device = device if piece is None else piece.device
+            self.inner.to(device)  # after the last piece too: the inner one may still have frames to decode
+            if piece is None:
+                return
+            yield piece
+
+    def _encode(self, frames: Tensor, noise: torch.Generator | Tensor | None) -> Tensor:
+        with self._visit(frames.device):
+            return self.inner._encode(frames, noise)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        with self._visit(latents.device):
+            return self.inner._decode(latents)
+
+    @contextmanager
+    def _visit(self, device: torch.device) -> Iterator[None]:
+        self.inner.to(device)
+        try:
+            yield
+        finally:
+            self._go_home()
+
+    def _go_home(self) -> None:
+        self.inner.to(HOME)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OffloadedAutoencoder:
+        return self

@@ -1,0 +1,91 @@
+"""The low-VRAM wrapper: where the weights are while what happens, and equal results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
+from scenetok_ns.models.autoencoders.pixel import PixelAutoencoder, pixel_latent_space
+from scenetok_ns.models.presets import AutoencoderConfig, load_preset
+from scenetok_ns.models.scenetok import SceneTok
+
+SPACE = pixel_latent_space(AutoencoderConfig("pixel", spatial_factor=8))
+
+
+class Watched(PixelAutoencoder):
+    """Notes where it is sent; holds one piece back and decodes it after the last one, as Video DC-AE does."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACE)
+        self.events: list[str] = []
+
+    def decode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        held = None
+        for piece in pieces:
+            if held is not None:
+                self.events.append("decode")
+                yield self.decode(held)
+            held = piece
+        assert held is not None
+        self.events.append("decode")
+        yield self.decode(held)
+
+
+def latents(count: int) -> Tensor:
+    return torch.randn(1, count, SPACE.channels, 1, 1, generator=torch.Generator().manual_seed(0))
+
+
+def test_results_are_those_of_the_inner_one() -> None:
+    plain, offloaded = PixelAutoencoder(SPACE), OffloadedAutoencoder(PixelAutoencoder(SPACE))
+    frames = torch.rand(1, 3, 3, 8, 8)
+    assert torch.equal(offloaded.encode(frames), plain.encode(frames))
+    pieces = [latents(2), latents(1)]
+    streamed = torch.cat(list(offloaded.decode_stream(pieces)), dim=1)
+    assert torch.equal(streamed, plain.decode(torch.cat(pieces, dim=1)))
+
+
+def test_weights_are_away_only_while_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Everything is on the CPU here, so the device is told apart by identity: the wrapper's HOME is replaced.
+    from scenetok_ns.models.autoencoders import offload
+
+    home = torch.device("meta")
+    monkeypatch.setattr(offload, "HOME", home)
+    inner = Watched()
+    log = inner.events
+    inner.to = lambda device: (log.append("home" if device == home else "device"), inner)[1]  # type: ignore[method-assign]
+    wrapper = OffloadedAutoencoder(inner)
+    assert log == ["home"]
+
+    def pieces() -> Iterator[Tensor]:
+        for _ in range(2):
+            log.append("denoise")
+            yield latents(1)
+
+    del log[:]
+    list(wrapper.decode_stream(pieces()))
+    where, state = {"denoise": [], "decode": []}, None
+    for event in log:
+        if event in where:
+            where[event].append(state)
+        else:
+            state = event
+    assert where == {"denoise": ["home"] * 2, "decode": ["device"] * 2}
+    assert log[-1] == "home"
+
+    del log[:]
+    with pytest.raises(RuntimeError, match="stop"):
+        monkeypatch.setattr(inner, "_decode", lambda latents: (_ for _ in ()).throw(RuntimeError("stop")))
+        wrapper.decode(latents(1))
+    assert log == ["device", "home"]
+
+
+def test_the_model_takes_it() -> None:
+    preset = load_preset("scenetok-tiny")
+    model = SceneTok.from_preset(preset, low_vram=True)
+    assert isinstance(model.target_autoencoder, OffloadedAutoencoder)
+    model.to(torch.float64)
+    assert next(model.target_autoencoder.parameters()).dtype == torch.float32
