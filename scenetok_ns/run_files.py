@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
+
+from scenetok_ns.atomic_files import save_torch
 
 CHECKPOINTS = "nerfstudio_models"
 CONFIG = "config.yml"
@@ -54,12 +55,7 @@ def save_tensors(
     """
     state = {"step": step, "pipeline": tensors, "optimizers": {}, "schedulers": {}, "scalers": {}}
     with path.open("wb") as file:
-        counted = _Counted(file.write, progress)
-        try:
-            torch.save(state, counted)  # type: ignore[arg-type]
-        except RuntimeError as error:
-            # torch turns a full disk, or an interrupt, into an error about the position in the file.
-            raise counted.error or error from None
+        save_torch(state, file, progress)
         file.flush()
         os.fsync(file.fileno())
 
@@ -67,28 +63,6 @@ def save_tensors(
 def size_of(tensors: dict[str, Any]) -> int:
     """Bytes of all tensors: what a progress bar of `save_tensors` counts to."""
     return sum(value.numel() * value.element_size() for value in tensors.values() if isinstance(value, Tensor))
-
-
-class _Counted:
-    """A file to write to, for torch.save."""
-
-    def __init__(self, write: Callable[[Any], int], progress: Callable[[int], None]) -> None:
-        self._write, self._progress = write, progress
-        self.error: BaseException | None = None
-
-    def write(self, data: Any) -> int:
-        if self.error is not None:
-            raise self.error
-        try:
-            count = self._write(data)
-            self._progress(count)
-        except BaseException as error:
-            self.error = error
-            raise
-        return count
-
-    def flush(self) -> None:
-        """torch.save calls this; the file is flushed when all is written."""
 
 
 def link_checkpoints(source: Path, target: Path) -> None:

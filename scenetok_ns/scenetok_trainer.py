@@ -16,6 +16,7 @@ from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from scenetok_ns.atomic_files import save_torch
 from scenetok_ns.models.checkpoint import CheckpointError
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.optimizers import ClippedAdamW
@@ -169,7 +170,7 @@ def save_atomically(state: dict[str, Any], path: Path, scratch: Path) -> None:
     unfinished = scratch / f".{path.name}.{os.getpid()}.unfinished"
     try:
         with open(unfinished, "wb") as file:
-            torch.save(state, file)
+            save_torch(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)

@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from scenetok_ns.atomic_files import save_torch
 from scenetok_ns.data.demo_scenes import SPLITS, Split, render_rooms, sample_rooms, sample_walks, scene_seed
 
 Layout = Literal["re10k", "dl3dv"]
@@ -93,8 +94,10 @@ def whole_folder(output: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o755)
         os.replace(partial, output)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OSError(f"cannot write {output}: {error.strerror or error}; nothing of it is left") from error
         raise
 
 
@@ -108,12 +111,17 @@ def write_re10k(folder: Path, scenes: Iterator[DemoScene], on_scene: Callable[[]
         index[scene.key] = name
         chunk.append(re10k_example(scene))
         if len(chunk) == SCENES_PER_CHUNK:
-            torch.save(chunk, folder / name)
+            _write_chunk(folder / name, chunk)
             chunk = []
         on_scene()
     if chunk:
-        torch.save(chunk, folder / name)
+        _write_chunk(folder / name, chunk)
     (folder / "index.json").write_text(json.dumps(index, indent=1))
+
+
+def _write_chunk(path: Path, scenes: list[dict]) -> None:
+    with path.open("wb") as file:
+        save_torch(scenes, file)
 
 
 def re10k_example(scene: DemoScene) -> dict:

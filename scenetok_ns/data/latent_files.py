@@ -26,7 +26,7 @@ from jaxtyping import Float
 from numpy.lib import format as npy_format
 from torch import Tensor
 
-from scenetok_ns.data.atomic_files import write_atomically
+from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.data.scenes import BadScene
 from scenetok_ns.data.set_settings import SetSettings
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scenetok_ns.data.atomic_files import remove_leftovers
+from scenetok_ns.atomic_files import remove_leftovers
 from scenetok_ns.data.latent_files import (
     SPLITS,
     LatentFile,

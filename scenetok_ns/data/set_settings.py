@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from scenetok_ns.data.atomic_files import write_atomically
+from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.data.scenes import DataError
 
 Settings = TypeVar("Settings", bound="SetSettings")

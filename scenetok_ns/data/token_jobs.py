@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from scenetok_ns.data.atomic_files import remove_leftovers
+from scenetok_ns.atomic_files import remove_leftovers
 from scenetok_ns.data.latent_files import check_scene_name
 from scenetok_ns.data.latent_jobs import JobReport, Shard
 from scenetok_ns.data.poses import reflect

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from scenetok_ns.data.atomic_files import write_atomically
+from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.data.set_settings import SetSettings
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.models.noise import token_noise
 
 FORMAT = "scenetok-tokens-1"
@@ -79,7 +78,7 @@ class SceneTokens:
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             metadata={"format": FORMAT, "scene_tokens": json.dumps(values)},
         )
-        _write_atomically(Path(path), packed)
+        write_atomically(Path(path), packed)
 
     @staticmethod
     def load(path: str | Path) -> SceneTokens:
@@ -142,17 +141,3 @@ def _is_rigid(pose: Float[Tensor, "4 4"]) -> bool:
     rotation, last = pose[:3, :3], torch.tensor([0.0, 0.0, 0.0, 1.0])
     orthogonal = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=_RIGID_TOLERANCE)
     return orthogonal and bool(torch.linalg.det(rotation) > 0) and torch.equal(pose[3], last)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """A reader, or a crash, never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's files are readable by their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
+from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.models.state_check import check_tensors
 
 
@@ -20,9 +20,7 @@ def save_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
-    partial = path.with_name(path.name + ".partial")
-    save_file(state, partial)
-    os.replace(partial, path)
+    write_atomically(path, save(state))
 
 
 def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scenetok_ns.data import atomic_files
+from scenetok_ns import atomic_files
 from scenetok_ns.data.latent_files import LatentFile, LatentSettings, MappedLatents, latent_path, verify_file, write_map
 from scenetok_ns.data.latents import LatentStore
 from scenetok_ns.data.scenes import BadScene, DataError
