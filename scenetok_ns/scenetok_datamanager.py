@@ -135,9 +135,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         self.index = None if index_file is None else EvaluationIndex.load(index_file)
         self._indexed = frozenset() if self.index is None else frozenset(self.index.keys_in(self.evaluation_source))
         self.evaluation_keys = self._evaluation_keys()
-        self.active_scene = self._active_scene()
-        self.train_dataset = self._views(self.active_scene, "context")
-        self.eval_dataset = self._views(self.active_scene, "target")
+        self.active_scene, self.train_dataset, self.eval_dataset = self._shown()
         self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
         self.exclude_batch_keys_from_device = self.train_dataset.exclude_batch_keys_from_device
         self._training: TrainingLoader | None = None
@@ -162,11 +160,21 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             return list(self.index.keys_in(self.evaluation_source))
         return list(self.evaluation_source.keys)[: self.config.eval_scenes]
 
-    def _active_scene(self) -> int:
-        """Number of the scene to show: the one asked for, else the first that is usable."""
-        key = getattr(self.config.dataparser, "scene", None)
-        if key is None:
-            return next(self.usable_evaluation_scenes()).number
+    def _shown(self) -> tuple[int, SceneViews, SceneViews]:
+        """Number of the scene to show, its context views and its target views. Raises DataError."""
+        if getattr(self.config.dataparser, "scene", None) is not None:
+            number = self._number_of_scene()
+            return number, self._views(number, "context"), self._views(number, "target")
+        for scene in self.usable_evaluation_scenes():
+            try:
+                return scene.number, self._views(scene.number, "context"), self._views(scene.number, "target")
+            except BadScene as error:  # of a target view
+                self.skip(scene.number, error)
+        raise DataError(f"no evaluation scene is usable; {self.evaluation_source.skipped.summary(3)}")
+
+    def _number_of_scene(self) -> int:
+        """Number of the scene that was asked for."""
+        key = self.config.dataparser.scene  # type: ignore[attr-defined]
         if key not in self.evaluation_keys:
             if key not in self.evaluation_source.keys:
                 some = ", ".join(list(self.evaluation_source.keys)[:5])
@@ -343,10 +351,15 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         return (context, self.preset.context_autoencoder), (target, self.preset.target_autoencoder)
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
-        """One target view of the active scene; which one follows from the step."""
-        place = step % len(self.eval_dataset)
-        loader = FixedIndicesEvalDataloader(self.eval_dataset, image_indices=(place,), device=self.device)
-        return next(iter(loader))
+        """One target view of the active scene; which one follows from the step. Training goes on past a damaged one."""
+        count = len(self.eval_dataset)
+        for place in (*range(step % count, count), *range(step % count)):
+            loader = FixedIndicesEvalDataloader(self.eval_dataset, image_indices=(place,), device=self.device)
+            try:
+                return next(iter(loader))
+            except BadScene as error:
+                self.skip(self.active_scene, error)
+        raise DataError(f"scene {self.evaluation_keys[self.active_scene]}: no target view can be decoded")
 
     def get_train_rays_per_batch(self) -> int:
         """Pixels of the target frames of a batch: Nerfstudio's unit of speed."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer
-from nerfstudio.utils import comms
+from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -23,6 +23,9 @@ from scenetok_ns.optimizers import ClippedAdamW
 
 CHECKPOINT_NAME = "step-{:09d}.ckpt"
 
+FILES_OF_A_NEW_RUN, TENSORBOARD = ("config.yml", "dataparser_transforms.json"), "events.out.tfevents."
+"""What Nerfstudio has written before the first step."""
+
 
 class SceneTokTrainer(Trainer):
     """Differs from the stock trainer in what it writes and reads, not in how it trains.
@@ -32,6 +35,8 @@ class SceneTokTrainer(Trainer):
     resumed run continues as if it had not been interrupted.
     """
 
+    _has_trained = False
+
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         self.config.pipeline.datamanager.seed = self.config.machine.seed  # type: ignore[attr-defined]
         try:
@@ -40,15 +45,32 @@ class SceneTokTrainer(Trainer):
             self._remove_unused_folder()
             raise
 
+    def train(self) -> None:
+        try:
+            super().train()
+        except Exception:
+            if not self._has_trained:
+                self._remove_unused_folder()
+            raise
+
     @check_main_thread
     def _remove_unused_folder(self) -> None:
-        """A run that could not begin leaves no folder that looks like one; ns-train has written config.yml into it."""
-        config = self.base_dir / "config.yml"
-        if self.base_dir.is_dir() and list(self.base_dir.iterdir()) in ([], [config]):
-            config.unlink(missing_ok=True)
-            with suppress(OSError):  # the first parent that holds anything else ends it
-                for folder in (self.base_dir, *self.base_dir.parents[:3]):
-                    folder.rmdir()
+        """A run that could not begin leaves no folder that looks like one: what ns-train has put into it goes."""
+        if not self.base_dir.is_dir():
+            return
+        for event_writer in list(writer.EVENT_WRITERS):  # its thread would go on writing, and fail aloud
+            if isinstance(event_writer, writer.TensorboardWriter):
+                event_writer.tb_writer.close()
+                writer.EVENT_WRITERS.remove(event_writer)
+        with suppress(OSError):  # the first folder that holds anything else ends it
+            if self.checkpoint_dir.is_dir():
+                self.checkpoint_dir.rmdir()
+            files = list(self.base_dir.iterdir())
+            if all(file.name in FILES_OF_A_NEW_RUN or file.name.startswith(TENSORBOARD) for file in files):
+                for file in files:
+                    file.unlink()
+            for folder in (self.base_dir, *self.base_dir.parents[:3]):
+                folder.rmdir()
 
     def setup_optimizers(self) -> Optimizers:
         recipe = load_preset(self.config.pipeline.model.preset).training  # type: ignore[attr-defined]
@@ -67,6 +89,7 @@ class SceneTokTrainer(Trainer):
 
     def train_iteration(self, step: int) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
         loss, losses, metrics = super().train_iteration(step)
+        self._has_trained = True
         for optimizer in self.optimizers.optimizers.values():
             if isinstance(optimizer, ClippedAdamW) and optimizer.last_norm is not None:
                 assert optimizer.skipped_steps is not None

@@ -101,16 +101,23 @@ def test_bad_scenes_are_skipped_counted_and_named(tmp_path: Path) -> None:
     assert "NaN" in datamanager.training_skipped.reasons["train-bad"]
 
 
-def test_a_scene_with_a_damaged_target_view_is_skipped_as_a_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bad", "target", "shown"), [(1, 4, 0), (0, 0, 1), (0, 4, 0)])
+def test_a_scene_with_a_damaged_target_view_is_skipped_as_a_whole(
+    tmp_path: Path, bad: int, target: int, shown: int
+) -> None:
+    """Also the first one, which the tools would show; there, a view in the middle is noticed when its turn comes."""
     scenes = [example(f"test{i}", FRAMES, size=(36, 64)) for i in range(3)]
-    damaged = default_views(cameras_from_rows(scenes[1]["cameras"])[0], NUM_CONTEXT).target[4]
-    scenes[1]["images"][damaged] = scenes[1]["images"][damaged][:60]
+    damaged = default_views(cameras_from_rows(scenes[bad]["cameras"])[0], NUM_CONTEXT).target[target]
+    scenes[bad]["images"][damaged] = scenes[bad]["images"][damaged][:60]
     datamanager = manager(write_re10k(tmp_path / "test", [scenes]).parent)
+    assert datamanager.active_scene == shown
+    during_training = [datamanager.next_eval_image(step)[1]["image"] for step in range(6)]
+    assert all(image.shape == (IMAGE_SIZE, IMAGE_SIZE, 3) for image in during_training)
     views = datamanager.fixed_indices_eval_dataloader
     seen = [int(camera.metadata["scene_idx"]) for camera, _ in views]
-    assert sorted(set(seen)) == views.scenes == [0, 2]
+    assert sorted(set(seen)) == views.scenes == sorted({0, 1, 2} - {bad})
     assert len(seen) == len(views) == 2 * (FRAMES - NUM_CONTEXT)
-    assert f"frame_{damaged:05d}" in datamanager.evaluation_source.skipped.reasons["test1"]
+    assert f"frame_{damaged:05d}" in datamanager.evaluation_source.skipped.reasons[f"test{bad}"]
 
 
 def test_too_few_frames_for_the_context(data: Path) -> None:

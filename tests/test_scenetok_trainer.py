@@ -119,6 +119,33 @@ def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("fault", ["no training scenes", "damaged chunk"])
+def test_a_run_that_fails_at_its_first_step_leaves_nothing(tmp_path: Path, fault: str) -> None:
+    data = write_small_re10k(tmp_path / "data")
+    chunk = data / "train" / "000000.torch"
+    if fault == "damaged chunk":
+        chunk.write_bytes(chunk.read_bytes()[:1000])
+    else:
+        (data / "train").rename(data / "elsewhere")
+    config = small_config(data, tmp_path / "outputs", vis="tensorboard")
+    config.save_config()
+    with pytest.raises(DataError):
+        train_loop(0, 1, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_run_that_fails_later_keeps_what_it_has(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scenetok_trainer, "save_atomically", full)
+    config = small_config(data, tmp_path / "outputs", max_num_iterations=1)
+    config.save_config()
+    with pytest.raises(OSError, match="No space"):
+        train_loop(0, 1, config)
+    assert (config.get_base_dir() / "config.yml").is_file()
+
+
 class Code:
     """What a hostile checkpoint would hold."""
 
