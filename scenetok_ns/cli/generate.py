@@ -65,7 +65,7 @@ def generate(
     from scenetok_ns.cli.open_run import positive, show_data, show_scene
 
     console = Console(stderr=True)
-    config, checkpoints = _config(run, output)
+    config, checkpoints = run_or_embedded(run, output)
     check_generator(config, "scenetok generate")
     show_photograph(config, photograph, console)
     if data is not None:
@@ -82,7 +82,8 @@ def generate(
     save_tokens(_generated(config, checkpoints, console), output, dtype, run, console)
 
 
-def _config(run: Path | None, output: Path) -> tuple[RunFolderConfig, Path | None]:
+def run_or_embedded(run: Path | None, output: Path) -> tuple[RunFolderConfig, Path | None]:
+    """Configuration for what is made of a run, and its checkpoints; or of the model in the package, without."""
     from scenetok_ns.run_folder import derive_run, run_config
     from scenetok_ns.scenetok_config import method_config
 

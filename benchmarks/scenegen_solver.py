@@ -1,0 +1,114 @@
+"""Fewer steps in the generation of scenes: error of both solvers against 150 Euler steps, and seconds.
+
+    python benchmarks/scenegen_solver.py [--run RUN] [--scenes 8] [--steps 5 10 20 30 50] [--output FILE.json]
+
+Generates the evaluation scenes of a run (default: the model in the package, on rooms made for this) with the same seed
+by each solver in each number of steps. Prints the root mean square difference of the tokens from those of 150 Euler
+steps, divided by these tokens' standard deviation, and the PSNR between the pictures rendered from both at the anchors.
+"another seed" is what an unrelated scene that fits the same photographs scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from scenetok_ns.cli.generate import EMBEDDED, run_or_embedded
+from scenetok_ns.cli.open_run import show_data
+from scenetok_ns.cli.run_tokens import load_run
+from scenetok_ns.data.demo_writer import write_demo_data
+from scenetok_ns.data.photograph_scene import Conditions
+from scenetok_ns.metrics import psnr
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.presets import SceneSamplerConfig
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.scenetok_model import SceneTokModel
+
+REFERENCE_STEPS = 150
+SOLVERS = ("euler", "multistep")
+
+
+def solver_errors(model: SceneTokModel, scenes: Sequence[Conditions], steps: Sequence[int]) -> list[dict[str, Any]]:
+    """One row for each solver and number of steps; see the module."""
+    preset = model.scene_sampler
+    assert preset is not None, "the model generates no scenes"
+    references = [made(model, scene, replace(preset, solver="euler", steps=REFERENCE_STEPS)) for scene in scenes]
+    pictures = [rendered(model, tokens, scene) for tokens, scene in zip(references, scenes, strict=True)]
+
+    def row(label: str, number: int, sampler: SceneSamplerConfig, seed: int = 0) -> dict[str, Any]:
+        begin = time.perf_counter()
+        tokens = [made(model, scene, sampler, seed) for scene in scenes]
+        seconds = (time.perf_counter() - begin) / len(scenes)
+        apart = [
+            float((own.mean - other.mean).square().mean().sqrt() / other.mean.std())
+            for own, other in zip(tokens, references, strict=True)
+        ]
+        alike = [
+            float(psnr(pred=rendered(model, own, scene), target=picture).mean())
+            for own, scene, picture in zip(tokens, scenes, pictures, strict=True)
+        ]
+        means = {"token_error": sum(apart) / len(apart), "psnr": sum(alike) / len(alike)}
+        return {"solver": label, "steps": number, **means, "seconds": seconds}
+
+    cases = [(solver, number) for solver in SOLVERS for number in steps]
+    rows = [row(s, n, replace(preset, solver=s, steps=n)) for s, n in track(cases, "generating", transient=True)]
+    return [*rows, row("another seed", REFERENCE_STEPS, replace(preset, solver="euler", steps=REFERENCE_STEPS), seed=1)]
+
+
+def made(model: SceneTokModel, scene: Conditions, sampler: SceneSamplerConfig, seed: int = 0) -> SceneTokens:
+    model.scene_sampler, model.config.scene_seed = sampler, seed
+    tokens = model.generate(scene, scene="")
+    return tokens.to("cpu")  # waits for the device, so that the time is that of the work
+
+
+def rendered(model: SceneTokModel, tokens: SceneTokens, scene: Conditions) -> torch.Tensor:
+    intrinsics = scene.views.intrinsics[:1].expand(len(scene.anchors), -1, -1)
+    return model.render_tokens(tokens.to(model.device), CameraBatch(scene.anchors[None], intrinsics[None])).cpu()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help=f"run folder of a scenegen method; default: the shipped {EMBEDDED}")
+    parser.add_argument("--scenes", type=int, default=8)
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 30, 50])
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    options = parser.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        config, checkpoints = run_or_embedded(options.run, Path(folder) / "unused")
+        if options.run is None:
+            write_demo_data(Path(folder) / "rooms", "re10k", {"train": 1, "test": options.scenes})
+            show_data(config, Path(folder) / "rooms")
+        pipeline = load_run(config, checkpoints, console)
+        manager = pipeline.datamanager
+        usable = islice(manager.usable_evaluation_scenes(), options.scenes)
+        scenes = [manager.conditions(scene.number) for scene in usable]
+        rows = solver_errors(pipeline.model, [scene for scene in scenes if scene is not None], options.steps)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    table = Table(
+        title=f"{len(scenes)} scenes, preset {pipeline.model.preset.name}, {device}, torch {torch.__version__}"
+    )
+    for column in ("solver", "steps", "token error", "PSNR (dB)", "seconds a scene"):
+        table.add_column(column, justify="left" if column == "solver" else "right")
+    for row in rows:
+        values = f"{row['token_error']:.4f}", f"{row['psnr']:.2f}", f"{row['seconds']:.2f}"
+        table.add_row(row["solver"], str(row["steps"]), *values)
+    console.print(table)
+    if options.output is not None:
+        options.output.write_text(json.dumps({"device": device, "torch": torch.__version__, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
