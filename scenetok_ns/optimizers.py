@@ -49,8 +49,8 @@ class ClippedAdamW(torch.optim.AdamW):
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return super().step(closure)
-        divisor = gradients[0].new_tensor(float(self.accumulation_steps), dtype=torch.float32)
-        norms = torch.stack(torch._foreach_norm(gradients)).float() / divisor
+        norms = torch.stack(torch._foreach_norm(gradients)).float() / self.accumulation_steps
+        divisor = torch.full_like(norms[0], self.accumulation_steps)  # a fill; a copy from the host would be waited for
         norm = torch.linalg.vector_norm(norms)
         bad = ~torch.isfinite(norm)
         if self.skip_mean_norm is not None:

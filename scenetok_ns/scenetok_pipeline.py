@@ -17,6 +17,7 @@ from nerfstudio.utils import profiler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation import compare_with_baselines
 from scenetok_ns.models.checkpoint import CheckpointError, module_sha256
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
@@ -112,6 +113,10 @@ class SceneTokPipeline(VanillaPipeline):
 
         Also counts scenes, views and skipped scenes; every value is a finite number.
         """
+        if self.datamanager.stored_tokens(self.datamanager.active_scene) is not None:
+            raise DataError(
+                f"{self.datamanager.config.data} holds tokens alone: there are no photographs to compare with"
+            )
         views = self.datamanager.fixed_indices_eval_dataloader
         metrics = self.get_average_image_metrics(views, "eval", step, output_path, get_std)
         # The spread of a single picture is NaN, which is no JSON.
@@ -137,10 +142,11 @@ class SceneTokPipeline(VanillaPipeline):
         """
         state = model_state(loaded_state)
         extra = state.get("_extra_state")
-        if extra is not None and extra["preset"] != self.model.preset.name:
+        preset = extra.get("preset") if isinstance(extra, dict) else extra
+        if preset is not None and preset != self.model.preset.name:
             raise CheckpointError(
-                f"the checkpoint is of preset {extra['preset']!r}, this run of {self.model.preset.name!r}; "
-                f"give --pipeline.model.preset {extra['preset']}, or another checkpoint"
+                f"the checkpoint is of preset {preset!r}, this run of {self.model.preset.name!r}; "
+                f"give --pipeline.model.preset {preset}, or another checkpoint"
             )
         own = self.model.state_dict()
         check_same(own, {"_extra_state": own["_extra_state"], **state})

@@ -31,19 +31,31 @@ def shorten_errors() -> None:
     stock = sys.excepthook
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if TRACEBACK in os.environ or not is_about_input(error, traceback):
+        message = str(error) if is_about_input(error, traceback) else about_checkpoint(error, traceback)
+        if TRACEBACK in os.environ or message is None:
             stock(kind, error, traceback)
         else:
-            print(f"error: {error}\n({TRACEBACK}=1 shows where)", file=sys.stderr)
+            print(f"error: {message}\n({TRACEBACK}=1 shows where)", file=sys.stderr)
 
     sys.excepthook = report
 
 
 def is_about_input(error: BaseException, traceback: TracebackType | None) -> bool:
     """Whether `error` was raised by this package's own code as a complaint about what it was given."""
-    if traceback is None or not isinstance(error, (ValueError, OSError)):
+    if traceback is None or not isinstance(error, (ValueError, OSError, ImportError)):
         return False
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     source = Path(traceback.tb_frame.f_code.co_filename)
     return Path(__file__).parent in source.parents
+
+
+def about_checkpoint(error: BaseException, traceback: TracebackType | None) -> str | None:
+    """One line about a checkpoint that torch could not read for a stock tool; None: `error` is about something else."""
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code is torch.load.__code__:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+            return f"checkpoint {traceback.tb_frame.f_locals.get('f')} cannot be read: {reason}; is the file whole?"
+        traceback = traceback.tb_next
+    return None

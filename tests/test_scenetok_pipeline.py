@@ -114,6 +114,7 @@ def spoilt(state: dict[str, Any], how: str) -> dict[str, Any]:
         "surplus": {**state, "_model.scenetok.extra": torch.zeros(1)},
         "transposed": {**state, key: value.T},
         "preset": {**state, "_model._extra_state": {"preset": "re10k"}},
+        "nonsense": {**state, "_model._extra_state": 5},
     }[how]
 
 
@@ -125,6 +126,7 @@ def spoilt(state: dict[str, Any], how: str) -> dict[str, Any]:
         ("surplus", r"unknown scenetok\.extra"),
         ("transposed", r"w12\.weight is \[.*\] instead of \["),
         ("preset", "preset 're10k'.*--pipeline.model.preset re10k"),
+        ("nonsense", "the checkpoint is of preset 5"),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused(

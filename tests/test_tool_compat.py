@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def reported(action: object, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_our_complaints_are_one_line_and_bugs_keep_their_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.delenv(TRACEBACK, raising=False)
@@ -41,5 +42,10 @@ def test_our_complaints_are_one_line_and_bugs_keep_their_traceback(
     assert complaint.startswith("error: unknown preset 'nothing'") and "Traceback" not in complaint
     assert "Traceback" in reported(lambda: Path("nowhere").read_text(), capsys)
     assert "Traceback" in reported(lambda: [][1], capsys)
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "cut.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "cut.ckpt").read_bytes()[:2000])
+    damaged = reported(lambda: torch.load(tmp_path / "cut.ckpt", weights_only=True), capsys)  # as stock ns-eval does
+    assert re.search(r"^error: checkpoint .*cut\.ckpt cannot be read: .*; is the file whole\?$", damaged, re.MULTILINE)
+    assert "Traceback" not in damaged
     monkeypatch.setenv(TRACEBACK, "1")
     assert "Traceback" in reported(lambda: load_preset("nothing"), capsys)

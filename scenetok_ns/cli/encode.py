@@ -77,7 +77,9 @@ def _encode_scene(pipeline: SceneTokPipeline, output: Path, dtype: DType, run: P
     datamanager = pipeline.datamanager
     shown = datamanager.evaluation_scene(datamanager.active_scene)
     if datamanager.stored_tokens(shown.number) is not None:
-        raise DataError(f"{datamanager.config.data} is a token file already; give --data with photographs")
+        raise DataError(
+            f"{datamanager.config.data} is a token file already; give --run the run that it was opened from"
+        )
     # All context views, also of a model that would generate the scene from fewer.
     context = datamanager.context_indices(shown.number)
     with console.status(f"encoding {len(context)} photographs of {shown.scene.key}"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -159,13 +158,12 @@ def _own_device() -> torch.device:
 def _sha256(weights: Path) -> str:
     """Of the file, or of the one in a folder in diffusers' format."""
     from scenetok_ns.models.autoencoders.weights import diffusers_file
+    from scenetok_ns.models.checkpoint import sha256_of
 
     file = diffusers_file(weights) if weights.is_dir() else weights
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    if not file.is_file():
+        raise ValueError(f"--weights: there is no file {file}")
+    return sha256_of(file)
 
 
 def scene_progress(console: Console) -> Progress:

@@ -40,5 +40,7 @@ def entrypoint(args: list[str] | None = None) -> None:
     command = getattr(importlib.import_module(module), function)
     try:
         tyro.cli(command, prog=f"scenetok {name}", args=rest)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"scenetok {name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"scenetok {name}: interrupted")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -16,9 +17,12 @@ from scenetok_ns.cli.generation_options import (
     scene_guidance,
     show_photograph,
 )
+from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.token_scene import TokenSource
 from scenetok_ns.models.presets import Solver, load_preset
+
+logger = logging.getLogger(__name__)
 
 CAMERA_PATH = "camera_path.json"
 """In the folder of a photograph that came without a path: its trajectory, for ns-render."""
@@ -138,7 +142,9 @@ def set_sampling(config: RunFolderConfig, seed: int | None, steps: int | None, g
     if steps is not None:
         model.steps = positive("--steps", steps)
     if guidance is not None:
-        if guidance < 1 or (guidance > 1 and not load_preset(model.preset).denoiser.null_token):
+        if guidance < 1:
+            raise ValueError(f"--guidance must be at least 1 (off), got {guidance}")
+        if guidance > 1 and not load_preset(model.preset).denoiser.null_token:
             raise ValueError(f"--guidance {guidance}: preset {model.preset} without null token takes 1 (off) only")
         model.guidance = guidance
 
@@ -150,11 +156,32 @@ def positive(option: str, value: int) -> int:
 
 
 def show_data(config: RunFolderConfig, data: Path) -> None:
-    """Choose another data set, of the kind that the run's dataparser reads."""
+    """Choose another data set, of the kind that the run's dataparser reads; raises DataError if it is none.
+
+    The run's scene and evaluation index are kept where the new data set has their scenes.
+    """
+    from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
+    from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
+    from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
+
     if not data.exists():
         raise FileNotFoundError(f"no data at {data}")
-    config.data = config.pipeline.datamanager.data = data.absolute()
-    config.pipeline.datamanager.dataparser.data = data.absolute()
+    dataparser: Any = config.pipeline.datamanager.dataparser
+    config.data = config.pipeline.datamanager.data = dataparser.data = data.absolute()
+    if isinstance(dataparser, (TokensDataParserConfig, PhotographDataParserConfig)):
+        raise DataError("this run shows a single file: give --data with the run that it was opened from")
+    if not isinstance(dataparser, SceneDataParserConfig):
+        return
+    source = dataparser.setup().scene_source("test")
+    if dataparser.scene is not None and dataparser.scene not in source.keys:
+        logger.warning("%s has no scene %s, which the run showed: the first is shown", data, dataparser.scene)
+        dataparser.scene = None
+    if dataparser.eval_index is not None:
+        try:
+            EvaluationIndex.load(dataparser.eval_index).keys_in(source)
+        except DataError as error:
+            logger.warning("the run's evaluation index is left out: %s", error)
+            dataparser.eval_index = None
 
 
 def show_scene(config: RunFolderConfig, scene: str) -> None:

@@ -21,8 +21,7 @@ NUM_OBJECTS = NUM_BOXES + NUM_CYLINDERS + NUM_ELLIPSOIDS
 NUM_FACES = 6
 """-x, +x, -y, +y, floor, ceiling."""
 DECALS_PER_FACE = 4
-NUM_SURFACES = NUM_OBJECTS + NUM_FACES + NUM_FACES * DECALS_PER_FACE
-"""One material each: objects, then faces, then decals in order of their faces."""
+"""Surfaces have one material each: objects, then faces, then decals in order of their faces."""
 
 MATERIAL_FIELDS = {
     "color_a": 3,  # linear RGB albedo; mixed with color_b by the three amounts below
@@ -45,7 +44,6 @@ for _width in MATERIAL_FIELDS.values():
 MATERIAL_SLICES = {
     name: slice(start, end) for name, start, end in zip(MATERIAL_FIELDS, _offsets[:-1], _offsets[1:], strict=True)
 }
-MATERIAL_SIZE = _offsets[-1]
 
 
 def material(color: Float[Tensor, "*batch 3"], **values: Tensor | float) -> Float[Tensor, "*batch material"]:

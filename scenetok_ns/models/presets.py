@@ -100,7 +100,7 @@ class AutoencoderConfig:
     name: Literal["pixel", "conv", "vavae", "video_dcae", "wan"]
     scale: float = 1.0
     spatial_factor: int = 8
-    """pixel and conv only: side of the patch that becomes one latent position."""
+    """pixel only (the others have their own): side of the patch that becomes one latent position."""
     frames_per_chunk: int = 1
     """pixel and conv only: 1, 4 or 17 frames ..."""
     latents_per_chunk: int = 1
@@ -126,6 +126,8 @@ class SamplerConfig:
     """As released: euler. multistep needs fewer steps for the same error."""
 
     def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampler: steps must be at least 1, got {self.steps}")
         if not 0 <= self.clean_targets < self.window:
             raise ValueError(f"sampler: clean_targets {self.clean_targets} must be below window {self.window}")
 

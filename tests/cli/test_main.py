@@ -36,6 +36,25 @@ def test_unknown_command_is_named() -> None:
         entrypoint(["demo-dada"])
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (ImportError("needs diffusers"), "needs diffusers"),
+        (OSError("full"), "full"),
+    ],
+)
+def test_interrupts_and_complaints_are_one_line(
+    error: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("scenetok_ns.data.demo_writer.write_demo_data", fail)
+    with pytest.raises(SystemExit, match=f"^scenetok demo-data: {message}$"):
+        entrypoint(["demo-data", "--output", str(tmp_path / "data")])
+
+
 def test_demo_data_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--train", "1", "--test", "1", "--frames", "2", "--size", "16"]
     entrypoint(["demo-data", "--output", str(tmp_path / "data"), *options])

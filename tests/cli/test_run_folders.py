@@ -121,7 +121,7 @@ def test_an_import_interrupted_while_writing_leaves_nothing(workplace: Path, mon
 
     monkeypatch.setattr(os, "fsync", interrupted)
     before = sorted(workplace.iterdir())
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="scenetok import: interrupted"):
         scenetok("import", workplace, checkpoint="small.ckpt", preset="small.yaml", output="new")
     assert sorted(workplace.iterdir()) == before
 
@@ -166,8 +166,9 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
         ({"scene": "attic"}, f"no evaluation scene 'attic' in .*; it has {SCENES[0]}"),
         ({"steps": 0}, "--steps must be at least 1, got 0"),
         ({"num_context": 0}, "--num-context must be at least 1, got 0"),
-        ({"guidance": 0.5}, "--guidance 0.5: "),
+        ({"guidance": 0.5}, "--guidance must be at least 1"),
         ({"data": "nowhere"}, "no data at "),
+        ({"data": "run"}, "/run has no folder 'test'"),
         ({"tokens": "nothing.safetensors"}, "nothing.safetensors does not exist"),
         ({"tokens": "small.ckpt", "scene": SCENES[0]}, "--tokens shows that file alone"),
     ],
@@ -177,6 +178,29 @@ def test_wrong_openings_are_told_in_one_line(workplace: Path, options: dict[str,
     said = failure("open", workplace, str(workplace / "run"), output="new", **options)
     assert re.search(message, said) and "\n" not in said
     assert sorted(workplace.iterdir()) == before
+
+
+def test_other_data_takes_scene_and_index_along_where_they_fit(
+    workplace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({SCENES[1]: {"context": [0, 1, 2, 3], "target": [4]}}))
+    config = read_run(workplace / "run")
+    config.pipeline.datamanager.dataparser.eval_index = index
+    config.pipeline.datamanager.dataparser.scene = SCENES[1]
+    (tmp_path / "old").mkdir()
+    shutil.copytree(workplace / "run" / "nerfstudio_models", tmp_path / "old" / "nerfstudio_models")
+    config.run_folder = tmp_path / "old"
+    (tmp_path / "old" / "config.yml").write_text(yaml.dump(config))
+    shutil.copytree(workplace / "data", tmp_path / "same")
+    write_demo_data(tmp_path / "other", "re10k", {"test": 1}, 16, 64, seed=5)
+    found = {}
+    for name in ("same", "other"):
+        scenetok("open", tmp_path, str(tmp_path / "old"), data=name, output=f"run-{name}")
+        dataparser = read_run(tmp_path / f"run-{name}").pipeline.datamanager.dataparser
+        found[name] = (dataparser.scene, dataparser.eval_index)
+    assert found == {"same": (SCENES[1], index), "other": (None, None)}
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
 
 def test_open_refuses_what_is_no_run_of_ours(workplace: Path) -> None:
@@ -199,6 +223,18 @@ def test_a_scene_is_rendered_from_its_token_file_without_its_photographs(workpla
     finally:
         hidden.rename(workplace / "data")
     assert len(pictures) == 3 and pictures == expected
+
+
+def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workplace: Path, tmp_path: Path) -> None:
+    scenetok("encode", workplace, run="run", output=tmp_path / "scene.safetensors")
+    scenetok(
+        "open", workplace, str(workplace / "run"), tokens=tmp_path / "scene.safetensors", output=tmp_path / "shown"
+    )
+    said = failure("open", workplace, str(tmp_path / "shown"), data="data", output=tmp_path / "other")
+    assert "give --data with the run that it was opened from" in said
+    _, pipeline, *_ = eval_setup(tmp_path / "shown" / "config.yml", test_mode="test")
+    with pytest.raises(ValueError, match=r"scene\.safetensors holds tokens alone"):
+        pipeline.get_average_eval_image_metrics()
 
 
 def test_encode_refuses_other_endings_and_other_shapes_do_not_open(workplace: Path) -> None:

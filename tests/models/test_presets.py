@@ -83,6 +83,7 @@ def test_unknown_names_list_the_known_and_published_names_are_translated() -> No
         (("target_autoencoder", "name"), "dcae", r"name: expected one of .*'video_dcae'.*, got 'dcae'"),
         (("denoiser", "camera"), None, "camera: expected the fields of CameraConfig, got None"),
         (("sampler", "steps"), None, "steps: expected int, got None"),
+        (("sampler", "steps"), 0, "sampler: steps must be at least 1, got 0"),
         (("denoiser", "num_heads"), 15, "hidden_size 1024 is not a multiple of num_heads 15"),
         (("denoiser", "target_splits"), 3, "num_latents 8 is not a multiple of target_splits 3"),
         (("denoiser", "num_latents"), 4, "sampler.window 8 exceeds denoiser.num_latents 4"),
