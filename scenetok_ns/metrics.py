@@ -30,3 +30,20 @@ def ssim(*, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
 def picture_metrics(*, pred: Pictures, target: Pictures) -> dict[str, Float[Tensor, "n"]]:
     """All metrics that need no weights, by the names under which they are reported."""
     return {"psnr": psnr(pred=pred, target=target), "ssim": ssim(pred=pred, target=target)}
+
+
+def frechet_distance(first: Float[Tensor, "k d"], second: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+    """Squared Frechet (2-Wasserstein) distance between the Gaussians fitted to two sets of features, in float64."""
+    (mean_a, root_a, trace_a), (mean_b, root_b, trace_b) = (_gaussian(features) for features in (first, second))
+    # The trace of the root of A B is the sum of the singular values of the product of their roots.
+    shared = torch.linalg.svdvals(root_a @ root_b).sum()
+    return (mean_a - mean_b).square().sum() + trace_a + trace_b - 2 * shared
+
+
+def _gaussian(features: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, symmetric root of the covariance, and its trace."""
+    values = features.double()
+    covariance = torch.cov(values.T).reshape(values.shape[1], values.shape[1])
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    root = vectors * eigenvalues.clamp(min=0).sqrt() @ vectors.T
+    return values.mean(dim=0), root, covariance.trace()

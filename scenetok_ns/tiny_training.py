@@ -11,23 +11,17 @@ import copy
 import dataclasses
 import json
 import logging
-import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from scenetok_ns.data.demo_scenes import scene_seed
-from scenetok_ns.data.scene_pool import PoolBatch, ScenePool, draw_training_views
-from scenetok_ns.models.autoencoders.conv import ConvCodec
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.data.scene_pool import ScenePool, draw_training_views
 from scenetok_ns.models.compressor import Compressor
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.draws import draw_scenetok
@@ -37,22 +31,26 @@ from scenetok_ns.models.presets import Preset, SamplerConfig, TrainingConfig, lo
 from scenetok_ns.models.sampling import sample_latents
 from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.models.weights import load_weights, save_weights
+from scenetok_ns.pool_training import (
+    HELD_OUT_SEED,
+    TRAINING_SEED,
+    PoolOptions,
+    PoolRun,
+    as_views,
+    psnr,
+    update_average,
+)
 
 logger = logging.getLogger(__name__)
 
-TRAINING_SEED = scene_seed(0, "train", 1_000_000)
-"""First scene of training. `scenetok demo-data` reaches neither these nor their neighbours."""
-HELD_OUT_SEED = scene_seed(0, "test", 0)
 HELD_OUT_SCENES = 64
 LAYOUT = TemporalLayout(1, 1)
 
 
 @dataclass
-class TinyOptions:
-    """What a run is asked for."""
+class TinyOptions(PoolOptions):
+    """What a run of the tokenizer is asked for."""
 
-    output: Path
-    """Folder for weights.safetensors, log.jsonl and figures.json."""
     preset: str = "scenetok-tiny"
     """Architecture and recipe."""
     codec_steps: int = 4000
@@ -61,26 +59,11 @@ class TinyOptions:
     """Steps of the compressor and the denoiser."""
     regression: float = 0.3
     """First part of these that is at pure noise only."""
-    seconds: float = 1e9
-    """End the token stage after this long; learning rate and stages are planned for whichever end comes first."""
-    batch_size: int = 128
     codec_batch_size: int = 512
-    learning_rate: float = 1e-3
-    """Peak; warmed up over 500 steps and brought down along a cosine."""
-    scenes: int = 8000
-    """Scenes held at once; `renew` of them are replaced every 50 steps."""
-    renew: int = 16
-    frames_per_scene: int = 48
     resume: Path | None = None
     """Weights to start from."""
     resume_codec: Path | None = None
     """Weights to take only the codec from."""
-    compile: bool = False
-    """torch.compile the blocks (a minute or two, then about twice as fast)."""
-    cuda_graph: bool = False
-    """Record a step once and replay it (CUDA): the host then launches one graph instead of thousands of kernels."""
-    seed: int = 0
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def run_training(options: TinyOptions) -> dict[str, float]:
@@ -104,19 +87,17 @@ def run_training(options: TinyOptions) -> dict[str, float]:
     return figures
 
 
-class TinyRun:
+class TinyRun(PoolRun):
     """State of one training run, and its stages."""
 
+    options: TinyOptions
+
     def __init__(self, options: TinyOptions, preset: Preset) -> None:
-        self.options, self.preset = options, preset
-        self.device = torch.device(options.device)
-        self.codec = ConvCodec().to(self.device).to(memory_format=torch.channels_last)
+        super().__init__(options, preset)
         self.compressor = Compressor.from_preset(preset).to(self.device)
         self.denoiser = Denoiser.from_preset(preset).to(self.device)
         start_informative(self.compressor)
         self.averaged = copy.deepcopy(nn.ModuleList([self.compressor, self.denoiser])).requires_grad_(False)
-        self.generator = torch.Generator(self.device).manual_seed(options.seed)
-        self.log = (options.output / "log.jsonl").open("a")
 
     def modules(self) -> dict[str, nn.Module]:
         return {"codec": self.codec, "compressor": self.compressor, "denoiser": self.denoiser}
@@ -126,42 +107,6 @@ class TinyRun:
 
     def save(self) -> None:
         save_weights(self.averaged_modules(), self.options.output / "weights.safetensors")
-
-    def write(self, **values: float | str) -> None:
-        self.log.write(json.dumps(values) + "\n")
-        self.log.flush()
-        logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()))
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
-
-    def pool(self, capacity: int, first_seed: int, encoded: bool) -> ScenePool:
-        started = time.perf_counter()
-        pool = ScenePool(
-            capacity=capacity,
-            num_frames=self.options.frames_per_scene,
-            image_size=self.preset.data.image_size,
-            first_seed=first_seed,
-            device=self.device,
-            **({"encode": self.encode} if encoded else {}),
-        )
-        pool.fill()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-        self.write(stage="pool", scenes=capacity, frames_per_second=capacity * pool.num_frames / seconds)
-        return pool
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        with self.autocast():
-            return self.codec.encode(images / 127.5 - 1).to(torch.bfloat16)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents -> frames in [0, 1]."""
-        with self.autocast():
-            return self.codec.decode(latents.float()).float() / 2 + 0.5
 
     def train_codec(self) -> None:
         options = self.options
@@ -197,18 +142,7 @@ class TinyRun:
         pool = self.pool(options.scenes, TRAINING_SEED, encoded=True)
         held_out = self.pool(HELD_OUT_SCENES, HELD_OUT_SEED, encoded=True)
         parameters = [*self.compressor.parameters(), *self.denoiser.parameters()]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=torch.tensor(options.learning_rate, device=self.device),
-            betas=(0.9, 0.99),
-            weight_decay=0.02,
-            fused=self.device.type == "cuda",
-            capturable=options.cuda_graph,
-        )
+        optimizer = self.optimizer(parameters)
         if options.compile:
             for block in [*self.compressor.aggregate, *self.denoiser.model.blocks]:
                 block.compile()
@@ -219,8 +153,7 @@ class TinyRun:
             along = max(step / options.token_steps, (time.perf_counter() - started) / options.seconds)
             if along >= 1:
                 break
-            for group in optimizer.param_groups:
-                group["lr"].fill_(options.learning_rate * cosine(step, along, warmup=500))
+            self.set_learning_rate(optimizer, step, along)
             if stage != (now_stage := "regression" if along < options.regression else "flow"):
                 stage = now_stage
                 recipe = dataclasses.replace(config, pure_noise_prob=1.0) if stage == "regression" else config
@@ -244,27 +177,6 @@ class TinyRun:
                 last = time.perf_counter()
                 if step % 2000 == 1999:
                     self.save()
-
-    def recorded(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """`step` as a CUDA graph, if asked for; its tensors stay where they are, so a replay is a whole new step."""
-        if not self.options.cuda_graph:
-            return step
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(4):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
-            loss = step()
-
-        def replay() -> Tensor:
-            graph.replay()
-            return loss
-
-        return replay
 
     def token_step(
         self, pool: ScenePool, recipe: TrainingConfig, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer
@@ -370,10 +282,6 @@ class TinyRun:
         return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
-def as_views(batch: PoolBatch) -> Views:
-    return Views(batch.frames, CameraBatch(batch.c2w, batch.intrinsics))
-
-
 @torch.no_grad()
 def start_informative(compressor: Compressor) -> None:
     """Narrow Gaussians and token queries of unit size at the start, so that the tokens carry something at once."""
@@ -383,23 +291,7 @@ def start_informative(compressor: Compressor) -> None:
     last.bias[last.out_features // 2 :] = -4.0
 
 
-def cosine(step: int, along: float, warmup: int) -> float:
-    """Learning rate factor: linear warm-up, then down along half a cosine to 2 %."""
-    return min((step + 1) / warmup, 1.0) * (0.02 + 0.49 * (1 + math.cos(along * math.pi)))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
-
-
 def codec_loss(decoded: Tensor, images: Tensor) -> Tensor:
     """Absolute and square error, and absolute error of neighbour differences (edges)."""
     edges = sum(F.l1_loss(decoded.diff(dim=d), images.diff(dim=d)) for d in (-1, -2))
     return F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + edges
-
-
-def psnr(prediction: Tensor, target: Tensor) -> float:
-    """Mean over images of the peak signal-to-noise ratio, in dB."""
-    error = (prediction.clamp(0, 1) - target).square().flatten(-3).mean(-1)
-    return (-10 * error.clamp(min=1e-10).log10()).mean().item()

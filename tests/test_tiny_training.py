@@ -11,7 +11,8 @@ import torch
 from scenetok_ns import tiny_training
 from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.weights import load_weights
-from scenetok_ns.tiny_training import TinyOptions, codec_loss, cosine, run_training
+from scenetok_ns.pool_training import cosine
+from scenetok_ns.tiny_training import TinyOptions, codec_loss, run_training
 
 
 @pytest.fixture(scope="module")

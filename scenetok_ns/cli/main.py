@@ -13,6 +13,10 @@ COMMANDS = {
     "demo": ("scenetok_ns.cli.demo:demo", "make rooms, train, evaluate and render once"),
     "demo-data": ("scenetok_ns.cli.demo_data:demo_data", "write procedurally made indoor scenes as a data set"),
     "train-tiny": ("scenetok_ns.cli.train_tiny:train_tiny", "train the embedded model afresh, on a GPU"),
+    "train-tiny-generator": (
+        "scenetok_ns.cli.train_tiny_generator:train_tiny_generator",
+        "train the embedded scene generator afresh, on a GPU",
+    ),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""

@@ -1,0 +1,160 @@
+"""What the trainings on a pool of demo scenes have in common: options, the pool, precision, optimizer, the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scenetok_ns.data.demo_scenes import scene_seed
+from scenetok_ns.data.scene_pool import PoolBatch, ScenePool
+from scenetok_ns.models.autoencoders.conv import ConvCodec
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.losses import Views
+from scenetok_ns.models.presets import Preset
+
+logger = logging.getLogger(__name__)
+
+TRAINING_SEED = scene_seed(0, "train", 1_000_000)
+"""First scene of training. `scenetok demo-data` reaches neither these nor their neighbours."""
+HELD_OUT_SEED = scene_seed(0, "test", 0)
+
+
+@dataclass
+class PoolOptions:
+    """What a run is asked for."""
+
+    output: Path
+    """Folder for weights.safetensors, log.jsonl and figures.json."""
+    seconds: float = 1e9
+    """End training after this long; learning rate and stages are planned for whichever end comes first."""
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    """Peak; warmed up over 500 steps and brought down along a cosine."""
+    scenes: int = 8000
+    """Scenes held at once; `renew` of them are replaced every 50 steps."""
+    renew: int = 16
+    frames_per_scene: int = 48
+    compile: bool = False
+    """torch.compile the blocks (a minute or two, then about twice as fast)."""
+    cuda_graph: bool = False
+    """Record a step once and replay it (CUDA): the host then launches one graph instead of thousands of kernels."""
+    seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class PoolRun:
+    """State of a training run: device, codec, random numbers and log."""
+
+    options: PoolOptions
+
+    def __init__(self, options: PoolOptions, preset: Preset) -> None:
+        self.options, self.preset = options, preset
+        self.device = torch.device(options.device)
+        self.codec = ConvCodec().to(self.device).to(memory_format=torch.channels_last)
+        self.generator = torch.Generator(self.device).manual_seed(options.seed)
+        self.log = (options.output / "log.jsonl").open("a")
+
+    def write(self, **values: float | str) -> None:
+        self.log.write(json.dumps(values) + "\n")
+        self.log.flush()
+        logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()))
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def pool(self, capacity: int, first_seed: int, encoded: bool) -> ScenePool:
+        started = time.perf_counter()
+        pool = ScenePool(
+            capacity=capacity,
+            num_frames=self.options.frames_per_scene,
+            image_size=self.preset.data.image_size,
+            first_seed=first_seed,
+            device=self.device,
+            **({"encode": self.encode} if encoded else {}),
+        )
+        pool.fill()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        self.write(stage="pool", scenes=capacity, frames_per_second=capacity * pool.num_frames / seconds)
+        return pool
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        with self.autocast():
+            return self.codec.encode(images / 127.5 - 1).to(torch.bfloat16)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> frames in [0, 1]."""
+        with self.autocast():
+            return self.codec.decode(latents.float()).float() / 2 + 0.5
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            groups,
+            lr=torch.tensor(self.options.learning_rate, device=self.device),
+            betas=(0.9, 0.99),
+            weight_decay=0.02,
+            fused=self.device.type == "cuda",
+            capturable=self.options.cuda_graph,
+        )
+
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, along: float) -> None:
+        """`along`: part of the training that is done."""
+        for group in optimizer.param_groups:
+            group["lr"].fill_(self.options.learning_rate * cosine(step, along, warmup=500))
+
+    def recorded(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """`step` as a CUDA graph, if asked for; its tensors stay where they are, so a replay is a whole new step."""
+        if not self.options.cuda_graph:
+            return step
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(4):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        with torch.cuda.graph(graph):
+            loss = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return loss
+
+        return replay
+
+
+def as_views(batch: PoolBatch) -> Views:
+    return Views(batch.frames, CameraBatch(batch.c2w, batch.intrinsics))
+
+
+def cosine(step: int, along: float, warmup: int) -> float:
+    """Learning rate factor: linear warm-up, then down along half a cosine to 2 %."""
+    return min((step + 1) / warmup, 1.0) * (0.02 + 0.49 * (1 + math.cos(along * math.pi)))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
+
+
+def psnr(prediction: Tensor, target: Tensor) -> float:
+    """Mean over images of the peak signal-to-noise ratio, in dB."""
+    error = (prediction.clamp(0, 1) - target).square().flatten(-3).mean(-1)
+    return (-10 * error.clamp(min=1e-10).log10()).mean().item()
