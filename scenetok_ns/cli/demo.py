@@ -57,7 +57,11 @@ def demo(
     console = Console()
     begin = time.monotonic()
     name = datetime.now().strftime("%Y-%m-%d_%H%M%S")
-    data, results = output / "data", output / f"results-{name}"
+    if min(train_scenes, test_scenes, steps) < 1:
+        raise ValueError("--train-scenes, --test-scenes and --steps must be at least 1")
+    # One folder for each set of rooms: a second call with other numbers must not take the old ones.
+    data = output / f"rooms-{train_scenes}-{test_scenes}-seed{seed}"
+    results = output / f"results-{name}"
     tools = Tools(console, results)
     results.mkdir(parents=True)
 

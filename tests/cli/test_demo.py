@@ -56,10 +56,17 @@ def test_a_failing_tool_shows_the_end_of_its_log(tmp_path: Path, monkeypatch: py
     tools.run("trying", ["python", "-c", "print('12/12')"])
 
 
+@pytest.mark.parametrize("wrong", ["steps", "train_scenes", "test_scenes"])
+def test_impossible_numbers_are_told_before_anything_is_made(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        demo(tmp_path / "demo", **{wrong: 0})
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.slow
 def test_demo_on_the_smallest_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_small_re10k(tmp_path / "demo" / "data")  # in place of rooms, which take longer
-    demo(tmp_path / "demo", steps=2, preset=str(PRESET))
+    write_small_re10k(tmp_path / "demo" / "rooms-2-3-seed0")  # in place of rooms, which take longer
+    demo(tmp_path / "demo", train_scenes=2, test_scenes=3, steps=2, preset=str(PRESET))
     (results,) = (tmp_path / "demo").glob("results-*")
     values = json.loads((results / "figures.json").read_text())["results"]
     assert values["num_views"] == 3 * (FRAMES - NUM_CONTEXT)
