@@ -110,14 +110,31 @@ class Request:
     def left(self) -> int:
         return (self.side - self.width) // 2
 
-    def fit(self, square: Float[Tensor, "n c side side"]) -> Float[Tensor, "n c height width"]:
-        """Pictures of the square at any resolution -> pictures of the request."""
+    def fit(
+        self,
+        square: Float[Tensor, "n c side side"],
+        made_for: Float[Tensor, "3 3"] | None = None,
+        wanted: Float[Tensor, "3 3"] | None = None,
+    ) -> Float[Tensor, "n c height width"]:
+        """Pictures of the square at any resolution -> pictures of the request.
+
+        Where the square was `made_for` intrinsics that are nearly, not quite, those `wanted` (both normalised, of the
+        square), it is scaled and moved to fit, to whole pixels of the request; its edge is repeated where it ends.
+        """
         if square.shape[-2] != square.shape[-1]:
             raise ValueError(f"Request.fit: expected square pictures, got {tuple(square.shape[-2:])}")
-        if square.shape[-1] != self.side:
-            size = (self.side, self.side)
+        scaled, top, left = self.side, self.top, self.left
+        if made_for is not None and wanted is not None and not torch.equal(made_for, wanted):
+            zoom = float(wanted[1, 1] / made_for[1, 1])
+            scaled = max(1, round(self.side * zoom))
+            left += round(float(made_for[0, 2]) * scaled - float(wanted[0, 2]) * self.side)
+            top += round(float(made_for[1, 2]) * scaled - float(wanted[1, 2]) * self.side)
+        if square.shape[-1] != scaled:
+            size = (scaled, scaled)
             square = F.interpolate(square.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
-        return square[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        rows = torch.arange(top, top + self.height, device=square.device).clamp(0, scaled - 1)
+        columns = torch.arange(left, left + self.width, device=square.device).clamp(0, scaled - 1)
+        return square[..., rows[:, None], columns]
 
 
 def request_of(camera: Cameras) -> Request:

@@ -29,7 +29,8 @@ def compare_with_baselines(
 ) -> dict[str, float]:
     """Metrics of each baseline as `<metric>_<baseline>`, averaged over all target views of `scenes`.
 
-    mean_colour: the mean colour of the scene's context views. nearest_view: the context view whose camera is nearest.
+    mean_colour: the mean colour of the scene's context views. nearest_view: the nearest context view
+    (`nearest_view`).
     other_tokens: the model given the tokens of the next scene (left out if there is only one scene).
     noise_tokens: the model given the scene's tokens with all their numbers shuffled.
     """
@@ -55,9 +56,14 @@ def compare_with_baselines(
 
 
 def nearest_view(context: Float[Tensor, "c 4 4"], target: Float[Tensor, "t 4 4"]) -> Int64[Tensor, " t"]:
-    """For each target camera the context camera nearest in position and angle (`pose_distances`)."""
-    distances = pose_distances(torch.cat([target, context]))
-    return distances[: len(target), len(target) :].argmin(dim=1)
+    """For each target camera the context camera nearest in position and angle (`pose_distances`).
+
+    Published evaluation indices count context views among the targets: such a target takes the nearest other view,
+    since copying it onto itself would say nothing.
+    """
+    distances = pose_distances(torch.cat([target, context]))[: len(target), len(target) :]
+    itself = (target[:, None] == context[None]).all(dim=(2, 3))
+    return distances.masked_fill(itself, torch.inf).argmin(dim=1)
 
 
 def foreign(tokens: SceneTokens, scene: SceneTokens) -> SceneTokens:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from scenetok_ns.captures import scene_of_outputs
 from scenetok_ns.data.poses import farthest_points
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes, scene_part
 from scenetok_ns.data.view_sampling import ViewIndices
 from scenetok_ns.dataparsers.scene_dataparser import view_outputs
 
@@ -72,20 +71,3 @@ class StockSceneSource:
         part = copy(self)
         part._scene = scene_part(self._scene, torch.arange(self.num_train))
         return part
-
-
-def scene_part(scene: Scene, indices: Int64[Tensor, " v"]) -> Scene:
-    """The scene with only the frames `indices`, in that order."""
-    chosen = indices.tolist()
-    return Scene(
-        key=scene.key,
-        c2w=scene.c2w[indices],
-        intrinsics=scene.intrinsics[indices],
-        frame_names=tuple(scene.frame_names[i] for i in chosen),
-        read_frame=partial(_read_chosen, scene, chosen),
-        timestamps=None if scene.timestamps is None else scene.timestamps[indices],
-    )
-
-
-def _read_chosen(scene: Scene, chosen: Sequence[int], index: int) -> UInt8[Tensor, "3 h w"]:
-    return scene.read_frame(chosen[index])

@@ -11,7 +11,13 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch, recover_path, square_cameras
+from scenetok_ns.camera_conversion import (
+    Request,
+    nerfstudio_to_camera_batch,
+    recover_path,
+    request_of,
+    square_cameras,
+)
 from scenetok_ns.interrupts import Untraced
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.rendering import RenderedFrames
@@ -44,9 +50,29 @@ class _Path:
         self.first += count
 
 
+@dataclass(frozen=True)
+class Rest:
+    """A camera that was asked for alone, with the short side of that request in pixels."""
+
+    key: str
+    camera: CameraBatch
+    short_side: int
+
+    def serves(self, key: str, camera: CameraBatch, short_side: int) -> bool:
+        """Whether another request is for the same view, but for the rounding of its size to whole pixels."""
+        if key != self.key:
+            return False
+        tolerance = 1 / short_side + 1 / self.short_side
+        wanted, own = camera.intrinsics[..., :2, :], self.camera.intrinsics[..., :2, :]
+        return bool(((wanted - own).abs() <= tolerance * own.abs().clamp(min=0.5)).all())
+
+
 class PathRenderer:
     """Recovers the path behind a one-camera slice, samples it window by window as frames are asked for, and keeps
     recent frames. The same cameras give the same frames, whoever asks and however often.
+
+    A viewer asks for each view it rests at in several sizes, whose rounding changes the focal length a little: these
+    get one sample, and `Request.fit` makes up for the difference.
 
     `settings` stands for all else that the frames depend on (weights, tokens, seed, sampler); it enters the key.
     """
@@ -54,21 +80,36 @@ class PathRenderer:
     def __init__(self, sample: Sample) -> None:
         self._sample = sample
         self._paths: OrderedDict[str, _Path] = OrderedDict()
+        self._rest: Rest | None = None
 
-    def frame(self, camera: Cameras, active_scene: int, settings: str) -> Float[Tensor, "3 side side"]:
-        """The square picture of a one-camera slice at the model's size, on the model's device.
+    def frame(
+        self, camera: Cameras, active_scene: int, settings: str
+    ) -> tuple[Float[Tensor, "3 side side"], Float[Tensor, "3 3"]]:
+        """The square picture of a one-camera slice at the model's size, on the model's device, and the intrinsics it
+        was made for.
 
         Raises what a viewer's interrupt raises, between denoising steps; nothing half-done is kept.
         """
         scene, path, index = scene_path(camera, active_scene)
         cameras = nerfstudio_to_camera_batch(square_cameras(path))
+        if cameras.num_views == 1:
+            cameras = self._resting(cameras, request_of(camera), f"{scene}|{settings}")
         key = path_key(cameras, scene, settings)
         with Untraced() as untraced:
             try:
-                return self._frame_at(key, scene, cameras, index, lambda done, total: untraced.check())
+                picture = self._frame_at(key, scene, cameras, index, lambda done, total: untraced.check())
+                return picture, cameras.intrinsics[0, index]
             except BaseException:
                 self._paths.pop(key, None)
                 raise
+
+    def _resting(self, camera: CameraBatch, request: Request, settings: str) -> CameraBatch:
+        """The camera that was sampled for the same view in another size, else the camera itself."""
+        key = hashlib.sha256(settings.encode() + camera.c2w.cpu().numpy().tobytes()).hexdigest()
+        short_side = min(request.height, request.width)
+        if self._rest is None or not self._rest.serves(key, camera, short_side):
+            self._rest = Rest(key, camera, short_side)
+        return self._rest.camera
 
     def _frame_at(
         self, key: str, scene: int, cameras: CameraBatch, index: int, check: Callable[[int, int], None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nerfstudio.configs.base_config import ViewerConfig
+import torch
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
@@ -33,6 +34,7 @@ def method(name: str, preset: str, description: str, dataparser: SceneDataParser
             steps_per_eval_batch=500,
             steps_per_eval_image=500,
             steps_per_eval_all_images=max(steps // 4, 1),
+            machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
             mixed_precision=False,  # the model uses bfloat16 where it should; Nerfstudio's own would be float16
             pipeline=SceneTokPipelineConfig(
                 datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=dataparser),

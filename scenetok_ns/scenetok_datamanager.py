@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from scenetok_ns.data.anchors import anchors_along
 from scenetok_ns.data.condition_views import condition_of, path_of
 from scenetok_ns.data.evaluation_index import EvaluationIndex
+from scenetok_ns.data.held_out import HeldOutTargets
 from scenetok_ns.data.latents import LatentScenes, LatentStore
 from scenetok_ns.data.photograph_scene import Conditions, PhotographSource
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes, Views
@@ -38,6 +39,7 @@ from scenetok_ns.data.training_batches import (
 )
 from scenetok_ns.data.view_sampling import ViewIndices, default_views
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.dataparsers.scene_dataparser import SceneDataParser
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.models.tokens import SceneTokens
@@ -224,10 +226,12 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             count = min(count, max(self.evaluation_source.num_train, 1))  # a generator does with one
         if isinstance(self.evaluation_source, (StockSceneSource, TokenSource, PhotographSource)):
             return self.evaluation_source.views(count)
-        if self.index is None or scene.key not in self._indexed:
-            return default_views(scene.c2w, count)
-        views = self.index.views(scene)
-        return views if self.config.num_context is None else ViewIndices(views.context[:count], views.target)
+        return self._views_by_index(scene)
+
+    @property
+    def _views_by_index(self) -> Callable[[Scene], ViewIndices]:
+        limit, preset = self.config.num_context, self.preset.data.views.num_context
+        return partial(views_by_index, self.index, self._indexed, limit, limit or preset)
 
     def context_views(self, number: int) -> Views:
         """Images and cameras that an evaluation scene is encoded, or generated, from."""
@@ -323,7 +327,20 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             CONSOLE.print(f"{len(samples.keys)} scenes with tokens, {store.encodings} encodings of each")
             return samples
         CONSOLE.print(f"{len(source.keys)} scenes for the {split} split")
-        return TrainingSamples(source, *rest)
+        return TrainingSamples(self._without_targets(source) if split == "train" else source, *rest)
+
+    def _without_targets(self, source: SceneSource) -> SceneSource:
+        """The scenes to train on, without the target views of those that are also evaluated."""
+        shares = isinstance(self.dataparser, SceneDataParser)
+        shares = shares and self.dataparser.split_folder("train") == self.dataparser.split_folder(self.test_split)
+        if not shares:
+            return source
+        CONSOLE.print(
+            f"Training and evaluation share {self.dataparser.split_folder('train')}: the target views of the "
+            f"{len(self.evaluation_keys)} scenes to evaluate are kept out of training",
+            soft_wrap=True,
+        )
+        return HeldOutTargets(source, self.evaluation_keys, self._views_by_index)
 
     def _token_store(self, folder: Path, split: str) -> TokenStore:
         if self.preset.scene_generator is None:
@@ -369,6 +386,17 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 
     def get_eval_rays_per_batch(self) -> int:
         return self.get_train_rays_per_batch()
+
+
+def views_by_index(
+    index: EvaluationIndex | None, indexed: Collection[str], limit: int | None, default: int, scene: Scene
+) -> ViewIndices:
+    """Evaluation views of a scene: those of the index if `indexed` has it, with at most `limit` context views, else
+    `default` context views spread over the scene. A function, so that workers can be given it."""
+    if index is None or scene.key not in indexed:
+        return default_views(scene.c2w, default)
+    views = index.views(scene)
+    return ViewIndices(views.context[:limit], views.target)
 
 
 class EvaluationViews:

@@ -19,7 +19,7 @@ from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 from torch.nn import Parameter
 
-from scenetok_ns.camera_conversion import request_of
+from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch, request_of, square_cameras
 from scenetok_ns.data.photograph_scene import Conditions
 from scenetok_ns.data.scenes import Views as ImageViews
 from scenetok_ns.data.training_batches import Clips, TrainingBatch, mix
@@ -307,8 +307,9 @@ class SceneTokModel(Model):
         try:
             active = 0 if self._provider is None else self._provider.active_scene
             settings = f"{self.config.seed}|{self.sampler}|{self._scene_settings()}"
-            square = self.path_renderer.frame(camera, active, settings)
-            rgb = request.fit(square[None])[0].permute(1, 2, 0).clamp(0, 1)
+            square, made_for = self.path_renderer.frame(camera, active, settings)
+            wanted = nerfstudio_to_camera_batch(square_cameras(camera)).intrinsics[0, 0]
+            rgb = request.fit(square[None], made_for, wanted)[0].permute(1, 2, 0).clamp(0, 1)
         except IOChangeException:
             raise
         except Exception as error:

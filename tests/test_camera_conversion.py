@@ -181,3 +181,22 @@ def test_doubtful_slices_are_rendered_alone(spoil) -> None:  # type: ignore[no-u
 def test_integer_index_is_rendered_alone() -> None:
     found, index = recover_path(path(5)[2])
     assert index == 0 and found.size == 1
+
+
+def test_a_square_made_for_a_nearly_equal_camera_is_moved_into_place() -> None:
+    """Painted with the rays of one camera and fitted to another, a square shows the rays of the other."""
+    made_for, wanted = (
+        torch.tensor([[focal, 0.0, x], [0.0, focal, y], [0.0, 0.0, 1.0]])
+        for focal, x, y in ((0.8, 0.5, 0.49), (0.83, 0.51, 0.5))
+    )
+    centres = (torch.arange(64) + 0.5) / 64
+    rows, cols = torch.meshgrid(centres, centres, indexing="ij")
+    pixels = torch.stack([cols, rows, torch.ones_like(rows)], dim=-1)
+    painted = (pixels @ torch.linalg.inv(made_for).T).permute(2, 0, 1)[None]
+    request = Request(240, 400)
+    seen = request.fit(painted, made_for, wanted)[0, :2]
+    rows, cols = torch.meshgrid(torch.arange(240) + 80.5, torch.arange(400) + 0.5, indexing="ij")
+    rays = torch.stack([(cols / 400 - wanted[0, 2]), (rows / 400 - wanted[1, 2])]) / wanted[0, 0]
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    torch.testing.assert_close(seen[inner], rays[inner], rtol=0, atol=1.1 / 400 / 0.83)  # a pixel of the request
+    assert (request.fit(painted)[0, :2] - rays)[inner].abs().max() > 5 / 400

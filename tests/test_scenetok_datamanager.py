@@ -162,3 +162,21 @@ def test_stock_dataparser_of_one_scene(tmp_path: Path) -> None:
     for clip in (batch.context, batch.target):
         distances = torch.cdist(clip.c2w[..., :3, 3].flatten(0, 1), known)
         assert distances.amin(dim=1).max() < 1e-5
+
+
+def test_without_a_train_folder_targets_stay_out_of_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_re10k(tmp_path / "test", [[example("a", FRAMES), example("b", FRAMES)]])
+    index = tmp_path / "views.json"
+    index.write_text(json.dumps({"a": {"context": [0, 5, 9], "target": [0, 1, 2]}}))
+    datamanager = manager(tmp_path, "val", dataparser={"eval_index": index})
+    source = datamanager._samples("train").source
+    assert torch.equal(source.scene("a").c2w, datamanager.evaluation_source.scene("a").c2w[[0, *range(3, FRAMES)]])
+    assert source.scene("b").num_frames == FRAMES  # not evaluated
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the target views of the 1 scenes to evaluate are kept out of training" in said
+    assert datamanager._samples("test").source.scene("a").num_frames == FRAMES
+
+
+def test_a_train_folder_is_used_whole(data: Path) -> None:
+    source = manager(data, "val")._samples("train").source
+    assert [source.scene(key).num_frames for key in source.keys] == [FRAMES] * 4

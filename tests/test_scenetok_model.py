@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -97,6 +98,34 @@ def test_outputs_have_exactly_the_requested_size(pipeline: SceneTokPipeline, hei
     }
     assert outputs["rgb"].min() >= 0 and outputs["rgb"].max() <= 1
     assert pipeline.model.get_rgba_image(outputs).shape == (height, width, 4)
+
+
+def viewer_camera(height: int, width: int, fov: float = 1.0, turn: float = 0.0) -> Cameras:
+    """As Nerfstudio's viewer makes them: the field of view is that of the height, the centre may lie on half pixels."""
+    angle = torch.tensor(turn)
+    pose = torch.eye(4)[None, :3].clone()
+    pose[0, 0, 0], pose[0, 0, 2], pose[0, 2, 0], pose[0, 2, 2] = angle.cos(), angle.sin(), -angle.sin(), angle.cos()
+    focal = height / 2 / math.tan(fov / 2)
+    return Cameras(pose, fx=focal, fy=focal, cx=width / 2, cy=height / 2)
+
+
+def test_one_sample_for_all_sizes_that_a_viewer_asks_for_at_a_pose(
+    pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, model = count_samplings(pipeline.model, monkeypatch), pipeline.model
+    aspect = 1.7742
+    sizes = [(30, int(30 * aspect)), (230, int(230 * aspect)), (int(512 / aspect), 512)]
+    pictures = [model.get_outputs_for_camera(viewer_camera(*size))["rgb"] for size in sizes]
+    assert [picture.shape[:2] for picture in pictures] == sizes
+    assert lengths == [1]
+    # The same view in the end: what a sample for this size alone would be, but for edges and whole pixels.
+    model.path_renderer._rest = None
+    alone = model.get_outputs_for_camera(viewer_camera(*sizes[-1]))["rgb"]
+    assert lengths == [1, 1]
+    assert (pictures[-1] - alone).abs().mean() < 0.5 * (alone - alone.roll(40, 1)).abs().mean()
+    for changed in (viewer_camera(*sizes[0], turn=0.01), viewer_camera(*sizes[0], fov=1.2, turn=0.01)):
+        model.get_outputs_for_camera(changed)
+    assert lengths == [1, 1, 1, 1]
 
 
 def test_data_set_cameras_render_their_own_scene(pipeline: SceneTokPipeline) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -105,6 +106,23 @@ class Scene:
         # Pillow reports damaged files as OSError, SyntaxError (PNG) or ValueError.
         except (OSError, SyntaxError, ValueError) as error:
             raise BadScene(f"frame {self.frame_names[index]} cannot be decoded: {error}", self.key) from error
+
+
+def scene_part(scene: Scene, indices: Int64[Tensor, " v"]) -> Scene:
+    """The scene with only the frames `indices`, in that order."""
+    chosen = indices.tolist()
+    return Scene(
+        key=scene.key,
+        c2w=scene.c2w[indices],
+        intrinsics=scene.intrinsics[indices],
+        frame_names=tuple(scene.frame_names[i] for i in chosen),
+        read_frame=partial(_read_chosen, scene, chosen),
+        timestamps=None if scene.timestamps is None else scene.timestamps[indices],
+    )
+
+
+def _read_chosen(scene: Scene, chosen: Sequence[int], index: int) -> UInt8[Tensor, "3 h w"]:
+    return scene.read_frame(chosen[index])
 
 
 class SkippedScenes:

@@ -36,7 +36,8 @@ class SceneDataParserConfig(DataParserConfig):
     """Options of re10k-data and dl3dv-data."""
 
     train_split: str = "train"
-    """Folder in the data folder with the scenes to train on."""
+    """Folder in the data folder with the scenes to train on. Without a folder `train`, or with that of the evaluation,
+    training takes the evaluation's scenes without their target views."""
     eval_split: str = "test"
     """Folder in the data folder with the scenes to evaluate, render and view."""
     downscale_factor: float | None = None
@@ -70,20 +71,28 @@ class SceneDataParser(DataParser):
         """Whether `folder` is itself what `open_folder` expects."""
 
     def scene_source(self, split: str) -> SceneSource:
-        """All scenes of Nerfstudio's split "train", "val" or "test".
+        """All scenes of Nerfstudio's split "train", "val" or "test", from `split_folder`. Raises DataError."""
+        return self.open_folder(self.split_folder(split))
 
-        A data folder that has no split folders but holds scenes serves all splits. Raises DataError.
+    def split_folder(self, split: str) -> Path:
+        """Folder with the scenes of a split. Raises DataError.
+
+        Training and evaluation share it where the data folder has no split folders but holds scenes itself, and where
+        it has those to evaluate on but no `train`.
         """
         root = Path(self.config.data)
         if not root.is_dir():
             raise DataError(f"no data folder {root}; give it with --data")
+        evaluation = root / self.config.eval_split
         name, option = (
             (self.config.train_split, "--train-split") if split == "train" else (self.config.eval_split, "--eval-split")
         )
         if (root / name).is_dir():
-            return self.open_folder(root / name)
+            return root / name
         if self.holds_scenes(root):
-            return self.open_folder(root)
+            return root
+        if name == SceneDataParserConfig.train_split and evaluation.is_dir():
+            return evaluation
         there = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:5]) or "no folders"
         raise DataError(f"{root} has no folder {name!r} (it has {there}); choose another with {option}")
 

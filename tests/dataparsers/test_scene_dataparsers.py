@@ -39,7 +39,9 @@ def test_dl3dv_folders(tmp_path: Path) -> None:
     write_dl3dv(tmp_path / "test" / "x" / "nerfstudio")
     parser = Dl3dvDataParserConfig(data=tmp_path).setup()
     assert list(parser.scene_source("test").keys) == ["x"]
-    with pytest.raises(DataError, match=r"has no folder 'train' \(it has test\); choose another with --train-split"):
+    assert parser.split_folder("train") == parser.split_folder("test") == tmp_path / "test"  # no train: shared
+    parser = Dl3dvDataParserConfig(data=tmp_path, train_split="trian").setup()
+    with pytest.raises(DataError, match=r"has no folder 'trian' \(it has test\); choose another with --train-split"):
         parser.scene_source("train")
     for data in (tmp_path / "test", tmp_path / "test" / "x"):
         parser = Dl3dvDataParserConfig(data=data).setup()

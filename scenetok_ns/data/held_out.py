@@ -1,0 +1,35 @@
+"""Training on the scenes that are also evaluated, without the views that they are evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import torch
+
+from scenetok_ns.data.scenes import Scene, SceneSource, scene_part
+from scenetok_ns.data.view_sampling import ViewIndices
+
+
+class HeldOutTargets:
+    """A source whose evaluation scenes are without their target views; a target that is also context stays.
+
+    `views` gives the evaluation views of a scene, and may raise BadScene. Frames keep their order.
+    """
+
+    def __init__(self, source: SceneSource, evaluated: Collection[str], views: Callable[[Scene], ViewIndices]) -> None:
+        self._source, self._evaluated, self._views = source, frozenset(evaluated), views
+        self.skipped = source.skipped
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self._source.keys
+
+    def scene(self, key: str) -> Scene:
+        scene = self._source.scene(key)
+        if key not in self._evaluated:
+            return scene
+        views = self._views(scene)
+        kept = torch.ones(scene.num_frames, dtype=torch.bool)
+        kept[views.target] = False
+        kept[views.context] = True
+        return scene_part(scene, kept.nonzero().flatten())
