@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from scenetok_ns.cli.generate import EMBEDDED, run_or_embedded
+from scenetok_ns.cli.generate import EMBEDDED
 from scenetok_ns.cli.open_run import show_data
 from scenetok_ns.cli.run_tokens import load_run
 from scenetok_ns.data.demo_writer import write_demo_data
@@ -34,6 +34,7 @@ from scenetok_ns.metrics import psnr
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import SceneSamplerConfig
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.run_folder import derive_run
 from scenetok_ns.scenetok_model import SceneTokModel
 
 REFERENCE_STEPS = 150
@@ -87,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        config, checkpoints = run_or_embedded(options.run, Path(folder) / "unused")
+        config, checkpoints = derive_run(options.run or Path(EMBEDDED), Path(folder) / "unused")
         if options.run is None:
             write_demo_data(Path(folder) / "rooms", "re10k", {"train": 1, "test": options.scenes})
             show_data(config, Path(folder) / "rooms")

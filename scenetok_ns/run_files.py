@@ -7,10 +7,11 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from scenetok_ns.atomic_files import save_torch
 
 CHECKPOINTS = "nerfstudio_models"
 CONFIG = "config.yml"
+FIRST_CHECKPOINT = "step-000000000.ckpt"
+STATE_PREFIX = "_model.scenetok."
+"""Where the networks are in the state of our Nerfstudio pipeline."""
 
 
 def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], make_config: Callable[[], Any]) -> None:
@@ -58,6 +62,14 @@ def save_tensors(
         save_torch(state, file, progress)
         file.flush()
         os.fsync(file.fileno())
+
+
+def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
+    """The state of our pipeline with these networks (keys of the released checkpoints), for `save_tensors`."""
+    state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in networks.items()}
+    state["_model.device_indicator_param"] = torch.empty(0)
+    state["_model._extra_state"] = {"preset": preset}
+    return state
 
 
 def size_of(tensors: dict[str, Any]) -> int:

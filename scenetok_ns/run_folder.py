@@ -8,7 +8,9 @@ from pathlib import Path
 
 from nerfstudio.engine.trainer import TrainerConfig
 
-from scenetok_ns.run_files import CHECKPOINTS, CONFIG
+from scenetok_ns.models.presets import Preset, load_preset, preset_names
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.run_files import CHECKPOINTS, CONFIG, FIRST_CHECKPOINT, link_checkpoints, run_state, save_tensors
 from scenetok_ns.safe_config import read_config
 from scenetok_ns.scenetok_pipeline import SceneTokPipelineConfig
 
@@ -47,12 +49,37 @@ def read_run(run: Path) -> TrainerConfig:
     return config
 
 
-def derive_run(run: Path, folder: Path) -> tuple[RunFolderConfig, Path]:
+def derive_run(run: Path, folder: Path) -> tuple[RunFolderConfig, Path | None]:
     """Configuration for a variant of `run` in `folder`, and the folder of the run's checkpoints.
 
+    `run` may also be the name of a preset whose trained weights come with the package: there is no folder then.
     Checkpoints of ns-train are where the configuration says, which need not be beside config.yml.
     """
+    if not run.exists() and str(run) in preset_names():
+        return _embedded_config(load_preset(str(run)), folder), None
     source = read_run(run)
     if not isinstance(source.pipeline, SceneTokPipelineConfig):
         raise ValueError(f"{run} is a run of {source.method_name}, not of a scenetok method")
     return run_config(source, folder), source.get_checkpoint_dir().absolute()
+
+
+def _embedded_config(preset: Preset, folder: Path) -> RunFolderConfig:
+    from scenetok_ns.scenetok_config import (
+        method_config,  # all methods: seconds, and the runs of most commands need none
+    )
+
+    if not preset.is_embedded:
+        raise ValueError(f"no trained weights of preset {preset.name} come with this package; give a run folder")
+    config = run_config(method_config(preset.method), folder)
+    config.pipeline.model.preset = preset.name
+    return config
+
+
+def fill_checkpoints(config: RunFolderConfig, checkpoints: Path | None, target: Path) -> None:
+    """Put the checkpoints that `derive_run` told of into a new run's folder: links, or the weights of the package."""
+    if checkpoints is not None:
+        link_checkpoints(checkpoints, target)
+        return
+    model = SceneTok(load_preset(config.pipeline.model.preset))
+    model.load_embedded()
+    save_tensors(target / FIRST_CHECKPOINT, run_state(model.state_dict(), model.preset.name))

@@ -37,7 +37,7 @@ def encode(
     under SLURM job arrays, srun or torchrun each takes its part by itself, else give --shard.
 
     Args:
-        run: Run folder with the model (or its config.yml).
+        run: Run folder with the model (or its config.yml), or a preset whose weights come with the package.
         output: The token file to write (.safetensors); with --split a folder.
         data: Data set with the scene; default: the run's.
         scene: Name of the evaluation scene; default: the run's, or the first.

@@ -18,20 +18,20 @@ from scenetok_ns.cli.generation_options import (
 )
 from scenetok_ns.cli.run_tokens import check_token_file, load_run, save_tokens, with_sources
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.models.presets import Solver, load_preset
+from scenetok_ns.models.presets import Solver
 from scenetok_ns.models.tokens import SceneTokens
 
 if TYPE_CHECKING:
     from scenetok_ns.run_folder import RunFolderConfig
 
 EMBEDDED = "scenegen-tiny"
-"""Method whose model is used where no run is given."""
+"""Preset whose model is used where no run is given."""
 
 
 def generate(
     output: Path,
     photograph: Annotated[PhotographOptions, tyro.conf.arg(name="")] = PhotographOptions(),  # noqa: B008  frozen
-    run: Path | None = None,
+    run: Path = Path(EMBEDDED),
     data: Path | None = None,
     scene: str | None = None,
     num_condition: int | None = None,
@@ -49,7 +49,7 @@ def generate(
     Args:
         output: The token file to write (.safetensors).
         photograph: See the options.
-        run: Run folder of a scenegen method (or its config.yml); default: the small model that comes with the package.
+        run: Run folder of a scenegen method (or its config.yml), or a preset whose weights come with the package.
         data: Without --image: data set with the scene; default: the run's.
         scene: Without --image: name of the evaluation scene; default: the run's, or the first.
         num_condition: Without --image: number of photographs to generate from; default: the run's.
@@ -63,9 +63,10 @@ def generate(
     if photograph.image is not None and (data is not None or scene is not None or num_condition is not None):
         raise ValueError("--image is a scene of its own: leave out --data, --scene and --num-condition")
     from scenetok_ns.cli.open_run import positive, show_data, show_scene
+    from scenetok_ns.run_folder import derive_run
 
     console = Console(stderr=True)
-    config, checkpoints = run_or_embedded(run, output)
+    config, checkpoints = derive_run(run, output)
     check_generator(config, "scenetok generate")
     show_photograph(config, photograph, console)
     if data is not None:
@@ -80,19 +81,6 @@ def generate(
     model.scene_guidance = model.scene_guidance if guidance is None else scene_guidance(guidance, "--guidance")
     model.scene_solver = solver or model.scene_solver
     save_tokens(_generated(config, checkpoints, console), output, dtype, run, console)
-
-
-def run_or_embedded(run: Path | None, output: Path) -> tuple[RunFolderConfig, Path | None]:
-    """Configuration for what is made of a run, and its checkpoints; or of the model in the package, without."""
-    from scenetok_ns.run_folder import derive_run, run_config
-    from scenetok_ns.scenetok_config import method_config
-
-    if run is not None:
-        return derive_run(run, output)
-    config = run_config(method_config(EMBEDDED), output)
-    if load_preset(config.pipeline.model.preset).embedded_generator is None:
-        raise DataError("no trained scene generator comes with this package: give --run, a run of a scenegen method")
-    return config, None
 
 
 def _generated(config: RunFolderConfig, checkpoints: Path | None, console: Console) -> SceneTokens:

@@ -7,17 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from scenetok_ns.models.autoencoders.registry import weights_file
 from scenetok_ns.models.checkpoint import CheckpointError, released_state, sha256_of
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
-from scenetok_ns.run_files import save_tensors, size_of, write_run_folder
-
-STATE_PREFIX = "_model.scenetok."
-"""Where the networks are in the state of our Nerfstudio pipeline."""
+from scenetok_ns.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
 
 Bar = Callable[[str, int], Callable[[int], None]]
 
@@ -97,11 +93,9 @@ def write_checkpoint(
     for reason in sorted(set(released.dropped.values())):
         keys = [key for key, why in released.dropped.items() if why == reason]
         console.print(f"left out {keys[0]}{f' and {len(keys) - 1} more' if keys[1:] else ''}: {reason}")
-    state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in released.tensors.items()}
-    state["_model.device_indicator_param"] = torch.empty(0)
-    state["_model._extra_state"] = {"preset": preset.name}
+    state = run_state(released.tensors, preset.name)
     progress = bar(f"copying {len(released.tensors)} tensors", size_of(state))
-    save_tensors(folder / "step-000000000.ckpt", state, progress=progress)
+    save_tensors(folder / FIRST_CHECKPOINT, state, progress=progress)
 
 
 def imported_config(

@@ -52,7 +52,8 @@ def open_run(
     The checkpoint is shared with the run by a hard link, so the new folder takes no space worth mentioning.
 
     Args:
-        run: Run folder of ns-train, `scenetok import` or `scenetok open` (or its config.yml).
+        run: Run folder of ns-train, `scenetok import` or `scenetok open` (or its config.yml), or the name of a preset
+            whose trained weights come with the package (scenetok-tiny).
         output: The run folder to make; it must not exist.
         scene: Name of the evaluation scene to show.
         data: Another data set, of the same kind.
@@ -71,8 +72,8 @@ def open_run(
     check_one_scene(tokens, photograph, {"--scene": scene, "--data": data, "--num-context": num_context})
     # Nerfstudio takes seconds to import, and bad options should be told before.
     from scenetok_ns.camera_path_file import write_camera_path
-    from scenetok_ns.run_files import link_checkpoints, write_run_folder
-    from scenetok_ns.run_folder import derive_run
+    from scenetok_ns.run_files import write_run_folder
+    from scenetok_ns.run_folder import derive_run, fill_checkpoints
 
     config, checkpoints = derive_run(run, output)
     console = Console(stderr=True)
@@ -94,7 +95,7 @@ def open_run(
     source = show_photograph(config, photograph, console)
 
     def fill(folder: Path) -> None:
-        link_checkpoints(checkpoints, folder)
+        fill_checkpoints(config, checkpoints, folder)
         if source is not None and photograph.path is None:
             side = load_preset(config.pipeline.model.preset).data.image_size
             write_camera_path(folder.parent / CAMERA_PATH, source.path, source.fov, side)

@@ -45,11 +45,11 @@ def with_sources(tokens: SceneTokens, scene: Scene, indices: Int64[Tensor, " v"]
     return replace(tokens, scene=scene.key, sources=digests)
 
 
-def save_tokens(tokens: SceneTokens, output: Path, dtype: str, run: Path | None, console: Console) -> None:
+def save_tokens(tokens: SceneTokens, output: Path, dtype: str, run: Path, console: Console) -> None:
     tokens.save(output, getattr(torch, dtype))
     count, size = tokens.mean.shape
     console.print(
         f"{output}: {count} tokens of {size} numbers, {output.stat().st_size:,} bytes. Show it with\n"
-        f"  scenetok open {run or 'RUN'} --tokens {output} --output RUN2",
+        f"  scenetok open {run} --tokens {output} --output RUN2",
         soft_wrap=True,
     )

@@ -269,6 +269,12 @@ class Preset:
             )
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether trained weights of all its networks come with the package."""
+        generator = self.scene_generator is None or self.embedded_generator is not None
+        return self.embedded_weights is not None and generator
+
+    @property
     def quirks(self) -> tuple[str, ...]:
         """Fields of released weights' quirks that are on; none should be when a model is trained afresh."""
         focal = self.data.scale_focal_by_256

@@ -204,7 +204,7 @@ class SceneTok(nn.Module):
                 f"render: preset {self.preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "
                 f"{list(tokens.mean.shape)}, made by {tokens.preset}; encode the scene with this model"
             )
-        if tokens.preset != self.preset.name:
+        if tokens.preset not in (self.preset.name, self.preset.tokenizer_preset):
             logger.warning("tokens made by preset %s are rendered by preset %s", tokens.preset, self.preset.name)
 
     def autocasts(self, wanted: bool | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from nerfstudio.scripts.render import RenderCameraPath
 from nerfstudio.utils import eval_utils
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 from released_files import random_state, write_lightning
+from safetensors.torch import load_file
+from small_networks import randomized
 from small_runs import GENERATOR, PRESET, write_small_re10k
 
+from scenetok_ns import run_folder, scenetok_datamanager, scenetok_model, scenetok_trainer
 from scenetok_ns.camera_path_file import write_camera_path
-from scenetok_ns.cli import generate as generate_command
+from scenetok_ns.cli import generation_options, open_run
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.anchors import home_pose, trajectory
+from scenetok_ns.data.demo_writer import write_demo_data
 from scenetok_ns.data.token_sets import TokenStore
+from scenetok_ns.models import scenetok as scenetok_module
 from scenetok_ns.models.checkpoint import module_sha256
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.presets import Preset, build, config_folder, load_preset
+from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.models.weights import embedded_weights, save_weights
 from scenetok_ns.run_folder import read_run
 from scenetok_ns.scenetok_config import scenegen_tiny
 
@@ -159,22 +168,16 @@ def test_a_scene_of_the_data_set_is_generated_from_some_of_its_views(work: Path,
         ({"guidance": 0.5}, "--guidance must be at least 1"),
         ({"steps": 0}, "--steps must be at least 1"),
         ({"run": "tiny_preset", "image": "photo.jpg"}, "scenetok generate is for runs that generate scenes"),
-        ({"run": None, "image": "photo.jpg"}, "no trained scene generator comes with this package: give --run"),
+        ({"run": "re10k", "image": "photo.jpg"}, "no trained weights of preset re10k come with this package"),
     ],
 )
 def test_wrong_generations_are_told_in_one_line(
-    work: Path, tmp_path: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    work: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    import re
-
     Image.new("RGB", (1, 1)).save(work / "pixel.png")
     write_camera_path(work / "turning.json", home_pose().repeat(4, 1, 1), fov=60.0, side=24)
-    if options.get("run", "") is None:
-        without = load_preset(str(GENERATOR))
-        monkeypatch.setattr(generate_command, "load_preset", lambda name: without)
-    files = {"image", "path", "run"}
-    words = {"run": work / "tiny_scenegen", **{k: work / v if k in files and v else v for k, v in options.items()}}
-    words = {name: value for name, value in words.items() if value is not None}
+    words = {k: work / v if k in ("image", "path") or v == "tiny_preset" else v for k, v in options.items()}
+    words = {"run": work / "tiny_scenegen", **words}
     assert re.search(message, failure("generate", output=tmp_path / "new.safetensors", **words))
     assert not (tmp_path / "new.safetensors").exists()
 
@@ -231,3 +234,39 @@ def test_encode_encodes_with_a_generator_too(work: Path, tmp_path: Path) -> None
     scenetok("encode", run=work / "tiny_scenegen", output=tmp_path / "scene.safetensors", scene="test0")
     tokens = SceneTokens.load(tmp_path / "scene.safetensors")
     assert tokens.logvar is not None and len(tokens.sources) == 3
+
+
+def test_the_model_in_the_package_is_opened_by_its_name(work: Path, tmp_path: Path) -> None:
+    write_demo_data(tmp_path / "rooms", "re10k", {"train": 1, "test": 1}, 16, 64, 0)
+    scenetok("open", "scenetok-tiny", output=tmp_path / "run", data=tmp_path / "rooms")
+    _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="inference")
+    model = pipeline.model.scenetok
+    expected = load_file(embedded_weights("scenetok-tiny"))
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected[name].to(value.dtype))
+    scenetok("encode", run="scenetok-tiny", output=tmp_path / "scene.safetensors", data=tmp_path / "rooms")
+    assert SceneTokens.load(tmp_path / "scene.safetensors").preset == "scenetok-tiny"
+
+
+def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for the shipped one: its weights are a file of their own, beside the tokenizer's."""
+    values = yaml.safe_load((config_folder() / "scenegen-tiny.yaml").read_text())
+    values["scene_generator"].update(hidden_size=32, depth=1, num_heads=2)
+    values["scene_sampler"]["steps"] = 2
+    values["embedded_generator"] = "stand-in"
+    preset = build(Preset, {"name": "scenegen-tiny", **values}, "stand-in")
+    network = randomized(SceneGenerator.from_preset(preset))
+    save_weights({"scene_generator": network}, tmp_path / "stand-in.safetensors")
+    files = {"stand-in": tmp_path / "stand-in.safetensors", "scenetok-tiny": embedded_weights("scenetok-tiny")}
+    for module in (scenetok_model, run_folder, generation_options, open_run):
+        monkeypatch.setattr(module, "load_preset", lambda name: preset)
+    for module in (scenetok_datamanager, scenetok_trainer):
+        monkeypatch.setattr(module, "load_preset", lambda name: preset)
+    monkeypatch.setattr(scenetok_module, "embedded_weights", lambda name: files[name])
+    Image.new("RGB", (80, 70), (90, 120, 30)).save(tmp_path / "photo.png")
+    scenetok("generate", image=tmp_path / "photo.png", seed=7, output=tmp_path / "scene.safetensors")
+    tokens = SceneTokens.load(tmp_path / "scene.safetensors")
+    assert tokens.preset == "scenegen-tiny" and tokens.mean.shape == (128, 32)
+    scenetok("open", "scenegen-tiny", image=tmp_path / "photo.png", scene_seed=7, output=tmp_path / "run")
+    _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="inference")
+    torch.testing.assert_close(pipeline.model.tokens_of(0).mean.cpu(), tokens.mean)

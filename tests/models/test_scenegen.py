@@ -155,3 +155,14 @@ def test_a_model_without_generator_is_refused() -> None:
     model = SceneTok.from_preset(load_preset(str(Path(__file__).parents[1] / "tiny_preset.yaml")))
     with pytest.raises(ValueError, match="preset tiny_preset has no scene generator"):
         generate(model, IMAGES, CAMERAS, ANCHORS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_seed_is_the_same_scene_on_a_gpu(model: SceneTok) -> None:
+    expected = generate(model, IMAGES, CAMERAS, ANCHORS, seed=7)
+    try:
+        found = generate(model.to("cuda"), IMAGES, CAMERAS, ANCHORS, seed=7, autocast=False)
+    finally:
+        model.to("cpu")
+    torch.testing.assert_close(found.mean.cpu(), expected.mean, atol=2e-2, rtol=2e-2)
