@@ -175,7 +175,7 @@ def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: P
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(distributed_worker, args=(2, port, data, tmp_path), nprocs=2, start_method="fork")
+    mp.start_processes(distributed_worker, args=(2, port, data, tmp_path), nprocs=2, start_method="spawn")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     different = 0
     for name, together in first["together"].items():
