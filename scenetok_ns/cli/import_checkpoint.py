@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from scenetok_ns.models.autoencoders.registry import weights_file
+from scenetok_ns.models.autoencoders.registry import build_autoencoder, weights_file
 from scenetok_ns.models.checkpoint import CheckpointError, released_state, sha256_of
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
@@ -109,7 +109,11 @@ def imported_config(
     config = run_config(method_config(preset.method), output)
     model = config.pipeline.model
     model.preset = str(Path(preset_name).absolute()) if preset_name.endswith(".yaml") else preset_name
+    configs = {"context": preset.context_autoencoder, "target": preset.target_autoencoder}
     for role, path in weights.items():
+        if path is not None:
+            # Names and shapes only, on no device: a file of another autoencoder is refused here, not by the first tool.
+            build_autoencoder(configs[role], path, device="meta")
         digest = None if path is None else sha256_of(path, bar(f"SHA-256 of {path.name}", path.stat().st_size))
         setattr(model, f"{role}_weights", path)
         setattr(model, f"{role}_weights_sha256", digest)

@@ -126,6 +126,21 @@ def test_an_import_interrupted_while_writing_leaves_nothing(workplace: Path, mon
     assert sorted(workplace.iterdir()) == before
 
 
+def test_the_file_of_another_autoencoder_is_refused_at_import(workplace: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((workplace / "small.yaml").read_text())
+    values["context_autoencoder"] = {"name": "vavae"}
+    values["compressor"]["camera"]["patch_size"] = 16
+    (tmp_path / "photographs.yaml").write_text(yaml.dump(values))
+    state = random_state(load_preset(str(tmp_path / "photographs.yaml")))
+    write_lightning(tmp_path / "small.ckpt", state)
+    torch.save({"conv1.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    before = sorted(tmp_path.iterdir())
+    options = {"checkpoint": "small.ckpt", "preset": "photographs.yaml", "vavae": "other.pt", "output": "new"}
+    said = failure("import", tmp_path, **options)
+    assert "other.pt is not VA-VAE" in said and "\n" not in said
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_autoencoder_weights_stay_outside_and_are_checked_when_the_run_is_loaded(
     workplace: Path, tmp_path: Path
 ) -> None:
