@@ -44,7 +44,7 @@ def demo(
 ) -> None:
     """Make rooms, train on them with ns-train from the shipped weights, evaluate with ns-eval, render with ns-render.
 
-    About ten minutes on two CPU cores. A second call makes a second run from the same rooms.
+    About five minutes on two CPU cores. A second call makes a second run from the same rooms.
 
     Args:
         output: Folder for data, runs, figures and video.
