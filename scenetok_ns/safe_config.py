@@ -44,11 +44,20 @@ class ConfigLoader(yaml.UnsafeLoader):
     def make_python_instance(
         self, suffix: str, node: Any, args: Any = None, kwds: Any = None, newobj: bool = False, unsafe: bool = False
     ) -> Any:
+        if suffix == "builtins.getattr" and _names_a_member(args):
+            return args[0][args[1]]  # how Python 3.11.0 to 3.11.3 write the member of an enumeration
         kind = self.find_python_name(suffix, node.start_mark)
         is_value = isinstance(kind, type) and issubclass(kind, VALUES)
         if not is_value and not (newobj and dataclasses.is_dataclass(kind)):
             raise _refused(suffix, node.start_mark)
         return super().make_python_instance(suffix, node, args, kwds, newobj)
+
+
+def _names_a_member(args: Any) -> bool:
+    """Whether `args` are an enumeration and the name of one of its members."""
+    if not args or len(args) != 2 or not isinstance(args[0], type) or not issubclass(args[0], enum.Enum):
+        return False
+    return isinstance(args[1], str) and args[1] in args[0].__members__
 
 
 def _refused(name: str, mark: Any) -> yaml.YAMLError:

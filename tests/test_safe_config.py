@@ -49,3 +49,17 @@ def test_anything_that_could_run_code_is_refused_by_name(tmp_path: Path, tag: st
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.yml cannot be read as the configuration of a run: expected"):
         read_config(written(tmp_path / "config.yml", "{a: 1"))
+
+
+MEMBER = "!!python/object/apply:builtins.getattr [!!python/name:{} '', {}]\n"
+CAMERA_TYPE = "nerfstudio.cameras.cameras.CameraType"
+
+
+def test_members_of_enumerations_as_some_pythons_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(MEMBER.format(CAMERA_TYPE, "FISHEYE"))
+    assert read_config(path) is CameraType.FISHEYE
+    for cls, name in ((CAMERA_TYPE, "mro"), ("pathlib.Path", "unlink")):
+        path.write_text(MEMBER.format(cls, name))
+        with pytest.raises(ValueError, match=r"builtins\.getattr has no place"):
+            read_config(path)
