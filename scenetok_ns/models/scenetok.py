@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -170,29 +170,55 @@ class SceneTok(nn.Module):
         on_step: OnStep | None = None,
         autocast: bool | None = None,
     ) -> Iterator[RenderedFrames]:
-        """Frames of a path as they become final; batches of one.
+        """Frames of a path as they become final: `render_many` for one scene, so frames are a batch of one."""
+        return self.render_many([tokens], [cameras], seeds=[seed], sampler=sampler, on_step=on_step, autocast=autocast)
+
+    def render_many(
+        self,
+        tokens: Sequence[SceneTokens],
+        cameras: Sequence[CameraBatch],
+        *,
+        seeds: int | Sequence[int] = 0,
+        sampler: SamplerConfig | None = None,
+        on_step: OnStep | None = None,
+        autocast: bool | None = None,
+    ) -> Iterator[RenderedFrames]:
+        """Frames of one path in each of several scenes, rendered together; each scene's are those it has alone.
 
         Args:
-            cameras: a batch of one with a camera for each frame, at least one; units and axes of the capture.
-            seed: same seed, same frames; the frames of one path belong together.
+            tokens: the scenes.
+            cameras: their paths, equally long: batches of one with a camera for each frame, at least one; units and
+                axes of the capture.
+            seeds: of each scene, or one for all: same seed, same frames; the frames of one path belong together.
             sampler: None: the preset's. Variants with `dataclasses.replace(preset.sampler, steps=4)`.
             on_step: progress, called as on_step(done, total); what it raises ends the rendering.
             autocast: bfloat16 in the denoiser; None: on CUDA only.
 
         Raises (at once, not at the first frame):
-            ValueError: the tokens are of another shape than the preset's; no cameras; see also `sample_windows`.
+            ValueError: the tokens are of another shape than the preset's; numbers of scenes, paths and cameras do not
+                agree; no cameras; see also `sample_windows`.
         """
-        self._check_tokens(tokens)
-        reference = tokens.reference_c2w[None].to(cameras.c2w.device)
-        relative = relative_cameras(cameras, reference, tokens.pose_scale)
+        if not tokens or len(tokens) != len(cameras) or len({path.c2w.shape for path in cameras}) > 1:
+            raise ValueError(
+                f"render: expected at least one scene and as many equally long paths, got {len(tokens)} scenes and "
+                f"paths of {[path.num_views for path in cameras]} cameras; render paths of other lengths apart"
+            )
+        relative = []
+        for scene, path in zip(tokens, cameras, strict=True):
+            self._check_tokens(scene)
+            reference = scene.reference_c2w[None].to(path.c2w.device)
+            relative.append(relative_cameras(path, reference, scene.pose_scale).to(self.device))
+        together = CameraBatch(
+            torch.cat([path.c2w for path in relative]), torch.cat([path.intrinsics for path in relative])
+        )
         return render_windows(
             self.denoiser,
             self.target_autoencoder,
-            tokens.mean[None].to(self.device),
-            network_cameras(relative, "target", self.preset),
+            torch.stack([scene.mean.to(self.device) for scene in tokens]),
+            network_cameras(together, "target", self.preset),
             self.image_size,
             sampler or self.preset.sampler,
-            seed=seed,
+            seed=seeds,
             on_step=on_step,
             autocast=self.autocasts(autocast),
         )

@@ -169,6 +169,26 @@ def test_frames_follow_seed_tokens_and_sampler_and_nothing_else() -> None:
     assert torch.equal(model.render(tokens, path(40), seed=5)[:32], model.render(tokens, path(32), seed=5))
 
 
+def test_scenes_rendered_together_are_as_alone() -> None:
+    model, (images, cameras) = small_model(), views(3)
+    first = model.encode(images, cameras)
+    second = replace(model.encode(images.flip(0), cameras), pose_scale=2.0)
+    paths = [path(9), path(12, scenes=2).select(slice(3, 12))]
+    paths[1] = CameraBatch(paths[1].c2w[1:], paths[1].intrinsics[1:])
+    windows = list(model.render_many([first, second], paths, seeds=[5, 6]))
+    together = torch.cat([window.frames for window in windows], dim=1)
+    for frames, tokens, cameras, seed in zip(together, (first, second), paths, (5, 6), strict=True):
+        torch.testing.assert_close(frames, model.render(tokens, cameras, seed=seed), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [(), (3,), (3, 4)])
+def test_scenes_need_a_path_each_of_one_length(lengths: tuple[int, ...]) -> None:
+    model = small_model()
+    tokens = model.encode(*views(3))
+    with pytest.raises(ValueError, match="render: expected at least one scene and as many equally long paths"):
+        model.render_many([tokens] * (2 if lengths else 0), [path(length) for length in lengths])
+
+
 def test_the_middle_view_is_the_reference_and_the_world_may_move() -> None:
     model, (images, cameras) = small_model(), views(4)
     tokens = model.encode(images, cameras, scene="room", sources=("ab",))
