@@ -138,7 +138,7 @@ def _distance(c2w: Float[Tensor, "v 4 4"]) -> float:
 def _reach(c2w: Float[Tensor, "v 4 4"], name: str) -> float:
     reach = min(camera_spread(c2w), REACH_TO_FOCUS * _distance(c2w))
     if reach <= 1e-6 * (1 + float(c2w[:, :3, 3].abs().amax())):
-        raise DataError(f"all {len(c2w)} cameras are in one place, so nothing tells how far a {name} goes; take an orbit")
+        raise DataError(f"{len(c2w)} cameras are all in one place: nothing tells how far a {name} goes; take an orbit")
     return reach
 
 

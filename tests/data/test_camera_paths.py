@@ -66,7 +66,7 @@ def test_a_turn_on_the_spot() -> None:
     torch.testing.assert_close(path[:, :3, 3], cameras[:1, :3, 3].expand(16, 3), atol=1e-9, rtol=0)
     assert path[:, :3, 2].mean(0).norm() < 1e-6
     for name in ("dolly", "spiral"):
-        with pytest.raises(DataError, match=f"8 cameras are in one place.*how far a {name} goes"):
+        with pytest.raises(DataError, match=f"8 cameras are all in one place.*how far a {name} goes"):
             preset_path(name, cameras, 16)
 
 
