@@ -14,14 +14,15 @@ from scenetok_ns.data.view_sampling import ViewIndices
 from scenetok_ns.models.tokens import SceneTokens
 
 FOCAL = 0.9
-"""Focal length, divided by the image size, of the camera that stands for the photographs: some 58 degrees."""
+"""Focal length, divided by the image size, where the file holds no cameras: some 58 degrees."""
 GREY = 128
 PICTURE_SIZE = 256
 
 
 class TokenSource:
-    """One scene: its tokens, and a single camera at their reference pose with a grey picture in place of a photograph.
+    """One scene: its tokens, and the cameras that it was seen from with grey pictures in place of the photographs.
 
+    Where the file holds no cameras there is a single one, at the reference pose.
     Raises DataError for a file that is missing or damaged.
     """
 
@@ -40,18 +41,17 @@ class TokenSource:
     def scene(self, key: str) -> Scene:
         if key != self.key:
             raise DataError(f"there is one scene, {self.key!r}, not {key!r}")
-        intrinsics = torch.tensor([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]])
-        return Scene(
-            key=key,
-            c2w=self.tokens.reference_c2w[None],
-            intrinsics=intrinsics[None],
-            frame_names=("reference",),
-            read_frame=_grey,
-        )
+        c2w, intrinsics = self.tokens.cameras_c2w, self.tokens.cameras_intrinsics
+        if c2w is None or intrinsics is None:
+            c2w = self.tokens.reference_c2w[None]
+            intrinsics = torch.tensor([[[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]]])
+        names = ("reference",) if len(c2w) == 1 else tuple(f"camera_{index:03d}" for index in range(len(c2w)))
+        return Scene(key=key, c2w=c2w, intrinsics=intrinsics, frame_names=names, read_frame=_grey)
 
     def views(self, num_context: int) -> ViewIndices:
-        """The one camera, whatever number is asked for: nothing is encoded."""
-        return ViewIndices(context=torch.zeros(1, dtype=torch.int64), target=torch.zeros(1, dtype=torch.int64))
+        """All cameras, whatever number is asked for: nothing is encoded, and nothing compared with."""
+        indices = torch.arange(self.scene(self.key).num_frames)
+        return ViewIndices(context=indices, target=indices)
 
 
 def _grey(index: int) -> UInt8[Tensor, "3 h w"]:

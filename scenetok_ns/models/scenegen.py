@@ -86,6 +86,8 @@ def generate(
         scene=scene,
         pose_scale=pose_scale,
         sources=sources,
+        cameras_c2w=anchors.c2w[0].float().to(model.device),
+        cameras_intrinsics=anchors.intrinsics[0].float().to(model.device),
     )
 
 

@@ -135,6 +135,8 @@ class SceneTok(nn.Module):
             scene=scene,
             pose_scale=pose_scale,
             sources=sources,
+            cameras_c2w=cameras.c2w[0].float().to(self.device),
+            cameras_intrinsics=cameras.intrinsics[0].float().to(self.device),
         )
 
     def encode_views(

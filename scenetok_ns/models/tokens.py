@@ -21,6 +21,8 @@ FORMAT = "scenetok-tokens-1"
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _RIGID_TOLERANCE = 1e-3
+OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics")
+"""Tensors that a file need not have."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class SceneTokens:
     """What the capture's positions were multiplied by before encoding; cameras to render need the same."""
     sources: tuple[str, ...] = ()
     """SHA-256 of the photographs, in order; empty where there are none."""
+    cameras_c2w: Float[Tensor, "v 4 4"] | None = None
+    """Where the scene was seen from, or is meant to be: the cameras of the photographs, or a generated scene's anchors.
+    Camera-to-world, OpenCV axes, units of the capture; paths are made from them. None: not known."""
+    cameras_intrinsics: Float[Tensor, "v 3 3"] | None = None
+    """Theirs, of the square pictures."""
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or (self.logvar is not None and self.logvar.shape != self.mean.shape):
@@ -49,6 +56,14 @@ class SceneTokens:
             )
         if self.reference_c2w.shape != (4, 4):
             raise ValueError(f"SceneTokens: expected reference_c2w [4, 4], got {list(self.reference_c2w.shape)}")
+        known = [None if cameras is None else list(cameras.shape) for cameras in self._cameras]
+        views = known[0][0] if known[0] else 0
+        if known not in ([None, None], [[views, 4, 4], [views, 3, 3]]):
+            raise ValueError(f"SceneTokens: expected cameras [v, 4, 4] and [v, 3, 3] or none, got {known}")
+
+    @property
+    def _cameras(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.cameras_c2w, self.cameras_intrinsics
 
     def sample(self, seed: int) -> SceneTokens:
         """A draw of the Gaussian, as the published evaluation renders from; the same on every device."""
@@ -58,8 +73,8 @@ class SceneTokens:
         return replace(self, mean=self.mean + (0.5 * self.logvar).exp() * noise, logvar=None)
 
     def to(self, device: torch.device | str) -> SceneTokens:
-        logvar = None if self.logvar is None else self.logvar.to(device)
-        return replace(self, mean=self.mean.to(device), reference_c2w=self.reference_c2w.to(device), logvar=logvar)
+        tensors = {name: getattr(self, name) for name in ("mean", "reference_c2w", *OPTIONAL)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the file, whole or not at all. In bfloat16, 512 x 64 tokens without log-variance take 64 KiB."""
@@ -68,6 +83,8 @@ class SceneTokens:
         tensors = {"mean": self.mean.to(dtype), "reference_c2w": self.reference_c2w.float()}
         if self.logvar is not None:
             tensors["logvar"] = self.logvar.to(dtype)
+        if self.cameras_c2w is not None and self.cameras_intrinsics is not None:
+            tensors |= {"cameras_c2w": self.cameras_c2w.float(), "cameras_intrinsics": self.cameras_intrinsics.float()}
         values = {
             "preset": self.preset,
             "scene": self.scene,
@@ -106,8 +123,8 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
 
     if metadata.get("format") != FORMAT:
         raise wrong(f"expected format {FORMAT!r}, got {metadata.get('format')!r}")
-    if not {"mean", "reference_c2w"} <= set(tensors) <= {"mean", "reference_c2w", "logvar"}:
-        raise wrong(f"expected tensors mean, reference_c2w and perhaps logvar, got {sorted(tensors)}")
+    if not {"mean", "reference_c2w"} <= set(tensors) <= {"mean", "reference_c2w", *OPTIONAL}:
+        raise wrong(f"expected tensors mean, reference_c2w and perhaps {', '.join(OPTIONAL)}, got {sorted(tensors)}")
     try:
         values: dict[str, Any] = json.loads(metadata.get("scene_tokens", ""))
         found = {name: type(value) for name, value in values.items()}
@@ -120,15 +137,17 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
         if tensor.dtype not in _DTYPES or not torch.isfinite(tensor).all():
             raise wrong(f"{name} holds numbers that are not finite or not floating-point")
     reference = tensors["reference_c2w"].float()
-    if reference.shape != (4, 4) or not _is_rigid(reference):
+    if reference.shape != (4, 4) or not _are_rigid(reference):
         raise wrong("reference_c2w is not a camera pose (rotation and translation)")
-    logvar = tensors.get("logvar")
+    cameras = tensors.get("cameras_c2w", reference[None]).float()
+    if cameras.shape[1:] != (4, 4) or not _are_rigid(cameras):
+        raise wrong("cameras_c2w are not camera poses")
     try:
         return SceneTokens(
             mean=tensors["mean"].float(),
             reference_c2w=reference,
             preset=values["preset"],
-            logvar=None if logvar is None else logvar.float(),
+            **{name: tensors[name].float() for name in OPTIONAL if name in tensors},  # type: ignore[arg-type]
             scene=values["scene"],
             pose_scale=values["pose_scale"],
             sources=tuple(values["sources"]),
@@ -137,7 +156,9 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
         raise wrong(str(error)) from None
 
 
-def _is_rigid(pose: Float[Tensor, "4 4"]) -> bool:
-    rotation, last = pose[:3, :3], torch.tensor([0.0, 0.0, 0.0, 1.0])
-    orthogonal = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=_RIGID_TOLERANCE)
-    return orthogonal and bool(torch.linalg.det(rotation) > 0) and torch.equal(pose[3], last)
+def _are_rigid(poses: Float[Tensor, "*v 4 4"]) -> bool:
+    rotation, last = poses[..., :3, :3], torch.tensor([0.0, 0.0, 0.0, 1.0])
+    gram = rotation @ rotation.mT
+    orthogonal = torch.allclose(gram, torch.eye(3).expand_as(gram), atol=_RIGID_TOLERANCE)
+    proper = bool((torch.linalg.det(rotation) > 0).all())
+    return orthogonal and proper and torch.allclose(poses[..., 3, :], last, atol=_RIGID_TOLERANCE)

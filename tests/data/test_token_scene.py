@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from scene_files import walk
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.token_scene import TokenSource
@@ -32,6 +34,15 @@ def test_the_scene_has_the_tokens_and_one_camera_at_their_reference(tmp_path: Pa
     assert picture.shape == (1, 3, 64, 64) and picture.min() == picture.max() == 128
     with pytest.raises(DataError, match="there is one scene, 'attic', not 'cellar'"):
         source.scene("cellar")
+
+
+def test_the_cameras_of_the_photographs_are_shown(tmp_path: Path) -> None:
+    lens = torch.diag(torch.tensor([0.7, 0.8, 1.0])).repeat(5, 1, 1)
+    tokens = write_tokens(tmp_path / "scene.safetensors")
+    replace(tokens, cameras_c2w=walk(5), cameras_intrinsics=lens).save(tmp_path / "scene.safetensors")
+    source = TokenSource(tmp_path / "scene.safetensors")
+    views = source.scene("attic").load_views(source.views(12).context, (32, 32))
+    assert torch.equal(views.c2w, walk(5)) and torch.equal(views.intrinsics, lens) and len(views.images) == 5
 
 
 def test_tokens_without_a_scene_name_are_called_after_their_file(tmp_path: Path) -> None:

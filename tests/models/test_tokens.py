@@ -33,11 +33,13 @@ def tokens(n: int = 512, dim: int = 64) -> SceneTokens:
         scene="0123abc / 中",
         pose_scale=0.5,
         sources=("a" * 64, "b" * 64),
+        cameras_c2w=torch.stack([pose(), torch.eye(4)]),
+        cameras_intrinsics=torch.diag(torch.tensor([0.5, 0.6, 1.0])).repeat(2, 1, 1),
     )
 
 
 def same(a: SceneTokens, b: SceneTokens) -> bool:
-    tensors = ("mean", "logvar", "reference_c2w")
+    tensors = ("mean", "logvar", "reference_c2w", "cameras_c2w", "cameras_intrinsics")
     equal = all(
         x is y if x is None or y is None else torch.equal(x, y)
         for x, y in ((getattr(a, name), getattr(b, name)) for name in tensors)
@@ -47,7 +49,7 @@ def same(a: SceneTokens, b: SceneTokens) -> bool:
 
 @pytest.mark.parametrize("logvar", [True, False])
 def test_saved_is_loaded(tmp_path: Path, logvar: bool) -> None:
-    saved = tokens() if logvar else replace(tokens(), logvar=None)
+    saved = tokens() if logvar else replace(tokens(), logvar=None, cameras_c2w=None, cameras_intrinsics=None)
     saved.save(tmp_path / "new" / "scene.safetensors")
     assert same(SceneTokens.load(tmp_path / "new" / "scene.safetensors"), saved)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["scene.safetensors"]
@@ -110,6 +112,10 @@ WRONG = {
     "reference_c2w is not": {"tensors": {"reference_c2w": 2 * torch.eye(4)}},
     "reference_c2w is not a camera pose": {"tensors": {"reference_c2w": torch.diag(torch.tensor([-1.0, 1, 1, 1]))}},
     "not a camera pose": {"tensors": {"reference_c2w": torch.eye(3)}},
+    "cameras_c2w are not camera poses": {"tensors": {"cameras_c2w": torch.ones(2, 4, 4)}},
+    "cameras_c2w are not": {"tensors": {"cameras_c2w": torch.ones(5)}},
+    "expected cameras": {"tensors": {"cameras_intrinsics": torch.ones(3, 3, 3)}},
+    "expected cameras .* or none": {"tensors": {"cameras_intrinsics": None}},
 }
 
 
