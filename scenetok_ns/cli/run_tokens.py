@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from scenetok_ns.data.scenes import Scene
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.run_files import CHECKPOINTS, CONFIG
 
 if TYPE_CHECKING:
     from scenetok_ns.run_folder import RunFolderConfig
@@ -45,11 +47,33 @@ def with_sources(tokens: SceneTokens, scene: Scene, indices: Int64[Tensor, " v"]
     return replace(tokens, scene=scene.key, sources=digests)
 
 
-def save_tokens(tokens: SceneTokens, output: Path, dtype: str, run: Path, console: Console) -> None:
+def write_tokens(
+    tokens: SceneTokens, output: Path, dtype: str, run: Path, console: Console, *, run_folder: bool
+) -> None:
+    """Save tokens and tell how to look at them; `run_folder`: make the run folder that shows them, beside the file."""
     tokens.save(output, getattr(torch, dtype))
     count, size = tokens.mean.shape
-    console.print(
-        f"{output}: {count} tokens of {size} numbers, {output.stat().st_size:,} bytes. Show it with\n"
-        f"  scenetok open {run} --tokens {output} --output RUN2",
-        soft_wrap=True,
-    )
+    console.print(f"{output}: {count} tokens of {size} numbers, {output.stat().st_size:,} bytes", soft_wrap=True)
+    folder = output.with_suffix("")
+    if not run_folder or not free_for(folder, output):
+        there = f"{folder} is something else. " if run_folder else ""
+        console.print(f"{there}Show it with\n  scenetok open {run} --tokens {output} --output RUN2", soft_wrap=True)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    from scenetok_ns.cli.open_run import open_run
+
+    open_run(run, folder, tokens=output)
+
+
+def free_for(folder: Path, tokens: Path) -> bool:
+    """Whether a run folder for a token file may be made here: there is none, or one that was made for the same file."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != {CONFIG, CHECKPOINTS}:
+        return False
+    from scenetok_ns.run_folder import read_run
+
+    try:
+        return read_run(folder).data == tokens.absolute()
+    except (ValueError, OSError):
+        return False

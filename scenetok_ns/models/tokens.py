@@ -92,7 +92,8 @@ class SceneTokens:
             "sources": list(self.sources),
         }
         packed = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            # Copies: the reference is one of the cameras, and the format refuses tensors that share memory.
+            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
             metadata={"format": FORMAT, "scene_tokens": json.dumps(values)},
         )
         write_atomically(Path(path), packed)

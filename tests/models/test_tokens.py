@@ -55,6 +55,13 @@ def test_saved_is_loaded(tmp_path: Path, logvar: bool) -> None:
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["scene.safetensors"]
 
 
+def test_the_reference_may_be_a_view_of_the_cameras(tmp_path: Path) -> None:
+    cameras = torch.stack([torch.eye(4), pose()])
+    saved = replace(tokens(), cameras_c2w=cameras, reference_c2w=cameras[1])
+    saved.save(tmp_path / "scene.safetensors")
+    assert same(SceneTokens.load(tmp_path / "scene.safetensors"), saved)
+
+
 def test_published_size_in_bfloat16_is_64_kib(tmp_path: Path) -> None:
     path = tmp_path / "scene.safetensors"
     saved = replace(tokens(), logvar=None)
