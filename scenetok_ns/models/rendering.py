@@ -7,7 +7,7 @@ number of the autoencoder's chunks, is continued with copies of its last camera,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,19 @@ class RenderedFrames:
     first_frame: int
     frames: Float[Tensor, "b f 3 height width"]
     """In [0, 1], float32."""
+    denoised: tuple[SampledLatents, ...] = ()
+    """Latents that have become final since the part before. They run ahead of the frames, and count from the first new
+    latent on, whatever the path goes on from."""
+
+
+@dataclass(frozen=True)
+class CleanViews:
+    """Views of the same scene that are there already, for a path to go on from."""
+
+    latents: Float[Tensor, "b l c h w"]
+    """Final: whole chunks, at most `SamplerConfig.clean_targets`."""
+    cameras: CameraBatch
+    """Of all their frames."""
 
 
 def render_windows(
@@ -40,6 +53,7 @@ def render_windows(
     sampler: SamplerConfig,
     *,
     seed: int | Sequence[int] = 0,
+    clean: CleanViews | None = None,
     on_step: OnStep | None = None,
     autocast: bool = False,
 ) -> Iterator[RenderedFrames]:
@@ -50,11 +64,14 @@ def render_windows(
         cameras: one for each frame (at least one), relative to each scene's reference view.
         image_size: height and width of the frames in pixels.
         seed: of the starting noise; one for all scenes, or one for each.
+        clean: views that the path goes on from, cameras relative like the others. The noise of the path is the same
+            with and without.
         on_step: progress, called as on_step(done, total); what it raises ends the rendering.
         autocast: run the denoiser in bfloat16. The autoencoder chooses its own precision.
 
     Raises (at once, not at the first frame):
-        ValueError: no cameras, or too few seeds; see also `sample_windows`.
+        ValueError: no cameras, or too few seeds; more clean views than the sampler has room for; see also
+            `sample_windows`.
     """
     space = autoencoder.space
     seeds = [seed] * len(tokens) if isinstance(seed, int) else list(seed)
@@ -63,21 +80,42 @@ def render_windows(
             f"render: {len(tokens)} scenes need as many camera paths, and one seed or one for each; "
             f"got {cameras.batch_size} paths and {len(seeds)} seeds"
         )
-    padded = pad_path(cameras.to(tokens.device), space.layout, sampler.window)
+    before = 0 if clean is None else clean.latents.shape[1]
+    padded = pad_path(cameras.to(tokens.device), space.layout, sampler.window - before)
     shape = (space.channels, *space.latent_size(image_size))
-    noise = latent_noise(seeds, space.layout.num_latents(padded.num_views), shape).to(tokens.device)
-    sampled = sample_windows(denoiser, tokens, padded, noise, space.layout, sampler, on_step=on_step, autocast=autocast)
-    return _decode(autoencoder, sampled, cameras.num_views)
+    start = latent_noise(seeds, space.layout.num_latents(padded.num_views), shape).to(tokens.device)
+    if clean is not None:
+        padded = join_paths(clean.cameras.to(tokens.device), padded)
+        start = torch.cat([clean.latents.to(start), start], dim=1)
+    sampled = sample_windows(
+        denoiser, tokens, padded, start, space.layout, sampler, clean=before, on_step=on_step, autocast=autocast
+    )
+    return _decode(autoencoder, sampled, cameras.num_views, before)
 
 
 @torch.no_grad()
-def _decode(autoencoder: Autoencoder, sampled: Iterator[SampledLatents], num_frames: int) -> Iterator[RenderedFrames]:
-    first = 0
-    for decoded in autoencoder.decode_stream(part.latents for part in sampled):
+def _decode(
+    autoencoder: Autoencoder, sampled: Iterator[SampledLatents], num_frames: int, clean: int
+) -> Iterator[RenderedFrames]:
+    first, arrived = 0, []
+
+    def arriving() -> Iterator[Tensor]:
+        for part in sampled:
+            arrived.append(replace(part, first=part.first - clean, window_first=part.window_first - clean))
+            yield part.latents
+
+    for decoded in autoencoder.decode_stream(arriving()):
         frames = decoded[:, : num_frames - first].float()
         if frames.shape[1]:
-            yield RenderedFrames(first, frames)
+            denoised, arrived = tuple(arrived), []
+            yield RenderedFrames(first, frames, denoised)
         first += frames.shape[1]
+
+
+def join_paths(first: CameraBatch, second: CameraBatch) -> CameraBatch:
+    """One path after the other."""
+    c2w = torch.cat([first.c2w, second.c2w.to(first.c2w)], dim=1)
+    return CameraBatch(c2w, torch.cat([first.intrinsics, second.intrinsics.to(first.intrinsics)], dim=1))
 
 
 def pad_path(cameras: CameraBatch, layout: TemporalLayout, window: int) -> CameraBatch:

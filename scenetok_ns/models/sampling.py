@@ -38,7 +38,7 @@ class SampledLatents:
     """Norm over the channels of the last conditional velocity, for the latents from `window_first` on."""
 
 
-def path_schedule(config: SamplerConfig, num_latents: int) -> Schedule:
+def path_schedule(config: SamplerConfig, num_latents: int, clean: int = 0) -> Schedule:
     """The schedule of a path of `num_latents`, as `config` says; see `schedule_matrix`."""
     return schedule_matrix(
         config.schedule,
@@ -48,6 +48,7 @@ def path_schedule(config: SamplerConfig, num_latents: int) -> Schedule:
         clean_targets=config.clean_targets,
         uncertainty=config.pyramid_uncertainty,
         shift=config.timestep_shift,
+        clean=clean,
     )
 
 
@@ -75,6 +76,7 @@ def sample_windows(
     layout: TemporalLayout,
     config: SamplerConfig,
     *,
+    clean: int = 0,
     on_step: OnStep | None = None,
     autocast: bool = False,
 ) -> Iterator[SampledLatents]:
@@ -85,6 +87,8 @@ def sample_windows(
         cameras: of all frames of the path, relative to the scene's reference view. Whole chunks.
         noise: where the path starts; its device is where everything runs.
         layout: temporal layout of the latents' autoencoder.
+        clean: the first latents of `noise` that are no noise but final (whole chunks, at most
+            `config.clean_targets`): the path goes on from them, and they are not given out.
         autocast: run the network in bfloat16.
 
     Raises (at once, not at the first window):
@@ -97,9 +101,11 @@ def sample_windows(
             f"sample: {num_latents} latents are {layout.num_frames(num_latents)} frames, but there are "
             f"{cameras.num_views} cameras; pad the path first (rendering.pad_path)"
         )
-    schedule = path_schedule(config, num_latents)
-    if any(start % layout.latents_per_chunk for start in schedule.window_starts) or (
-        min(schedule.window, num_latents) % layout.latents_per_chunk
+    schedule = path_schedule(config, num_latents, clean)
+    if (
+        clean % layout.latents_per_chunk
+        or any(start % layout.latents_per_chunk for start in schedule.window_starts)
+        or (min(schedule.window, num_latents) % layout.latents_per_chunk)
     ):
         raise ValueError(
             f"sample: the {config.schedule} schedule with windows of {config.window} and {config.clean_targets} clean "
@@ -132,7 +138,7 @@ def _denoise(
     with precision():
         contexts = [denoiser.cross_attention_kv(state) for state in (denoiser.project(tokens), *null_states)]
     x, velocities = noise.clone(), torch.zeros_like(noise)
-    window, given_out = slice(0, 0), 0
+    window, given_out = slice(0, 0), schedule.finished(0)
     poses = torch.empty(0)
     for step in range(schedule.steps):
         on_step(step, schedule.steps)

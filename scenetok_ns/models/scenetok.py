@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from scenetok_ns.models.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.presets import Preset, SamplerConfig
 from scenetok_ns.models.quirks import network_cameras
-from scenetok_ns.models.rendering import RenderedFrames, render_windows
+from scenetok_ns.models.rendering import CleanViews, RenderedFrames, render_windows
 from scenetok_ns.models.sampling import OnStep
 from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.tokens import SceneTokens
@@ -169,11 +170,14 @@ class SceneTok(nn.Module):
         *,
         seed: int = 0,
         sampler: SamplerConfig | None = None,
+        clean: CleanViews | None = None,
         on_step: OnStep | None = None,
         autocast: bool | None = None,
     ) -> Iterator[RenderedFrames]:
         """Frames of a path as they become final: `render_many` for one scene, so frames are a batch of one."""
-        return self.render_many([tokens], [cameras], seeds=[seed], sampler=sampler, on_step=on_step, autocast=autocast)
+        return self.render_many(
+            [tokens], [cameras], seeds=[seed], sampler=sampler, clean=clean, on_step=on_step, autocast=autocast
+        )
 
     def render_many(
         self,
@@ -182,6 +186,7 @@ class SceneTok(nn.Module):
         *,
         seeds: int | Sequence[int] = 0,
         sampler: SamplerConfig | None = None,
+        clean: CleanViews | None = None,
         on_step: OnStep | None = None,
         autocast: bool | None = None,
     ) -> Iterator[RenderedFrames]:
@@ -193,6 +198,7 @@ class SceneTok(nn.Module):
                 axes of the capture.
             seeds: of each scene, or one for all: same seed, same frames; the frames of one path belong together.
             sampler: None: the preset's. Variants with `dataclasses.replace(preset.sampler, steps=4)`.
+            clean: views that the paths go on from, a batch of as many scenes; cameras in units of the capture.
             on_step: progress, called as on_step(done, total); what it raises ends the rendering.
             autocast: bfloat16 in the denoiser; None: on CUDA only.
 
@@ -205,29 +211,39 @@ class SceneTok(nn.Module):
                 f"render: expected at least one scene and as many equally long paths, got {len(tokens)} scenes and "
                 f"paths of {[path.num_views for path in cameras]} cameras; render paths of other lengths apart"
             )
-        relative = []
-        for scene, path in zip(tokens, cameras, strict=True):
+        for scene in tokens:
             self._check_tokens(scene)
+        if clean is not None:
+            paths = zip(clean.cameras.c2w.split(1), clean.cameras.intrinsics.split(1), strict=True)
+            clean = replace(clean, cameras=self._target_cameras(tokens, [CameraBatch(*path) for path in paths]))
+        return render_windows(
+            self.denoiser,
+            self.target_autoencoder,
+            torch.stack([scene.mean.to(self.device) for scene in tokens]),
+            self._target_cameras(tokens, cameras),
+            self.image_size,
+            sampler or self.preset.sampler,
+            seed=seeds,
+            clean=clean,
+            on_step=on_step,
+            autocast=self.autocasts(autocast),
+        )
+
+    def _target_cameras(self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch]) -> CameraBatch:
+        """One path for each scene, in units of the capture -> a batch of them as the denoiser needs them."""
+        relative = []
+        for scene, path in zip(tokens, paths, strict=True):
             reference = scene.reference_c2w[None].to(path.c2w.device)
             relative.append(relative_cameras(path, reference, scene.pose_scale).to(self.device))
         together = CameraBatch(
             torch.cat([path.c2w for path in relative]), torch.cat([path.intrinsics for path in relative])
         )
-        return render_windows(
-            self.denoiser,
-            self.target_autoencoder,
-            torch.stack([scene.mean.to(self.device) for scene in tokens]),
-            network_cameras(together, "target", self.preset),
-            self.image_size,
-            sampler or self.preset.sampler,
-            seed=seeds,
-            on_step=on_step,
-            autocast=self.autocasts(autocast),
-        )
+        return network_cameras(together, "target", self.preset)
 
     def _check_tokens(self, tokens: SceneTokens) -> None:
         config = self.preset.compressor
-        if tokens.mean.shape != (config.num_tokens, config.token_dim):
+        count, dim = tokens.mean.shape
+        if not 1 <= count <= config.num_tokens or dim != config.token_dim:
             raise ValueError(
                 f"render: preset {self.preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "
                 f"{list(tokens.mean.shape)}, made by {tokens.preset}; encode the scene with this model"

@@ -57,6 +57,7 @@ def schedule_matrix(
     clean_targets: int,
     uncertainty: int = 1,
     shift: float | None = None,
+    clean: int = 0,
 ) -> Schedule:
     """Levels of `horizon` latents from noise to clean.
 
@@ -69,6 +70,7 @@ def schedule_matrix(
         clean_targets: clean latents at the head of each next window.
         uncertainty: pyramid only, 0 to `steps`.
         shift: moves all times towards noise, see `flow.shift_time`.
+        clean: leading latents that are clean from the start, at most `clean_targets`: a path that goes on from them.
 
     Raises:
         ValueError: a number is out of range, or the pyramid would never end: the window moves on when exactly
@@ -76,6 +78,11 @@ def schedule_matrix(
             published code loops for ever there.
     """
     _check(name, horizon=horizon, steps=steps, window=window, clean_targets=clean_targets, uncertainty=uncertainty)
+    if not 0 <= clean <= min(clean_targets, horizon - 1):
+        raise ValueError(
+            f"schedule_matrix: a path of {horizon} latents can begin with 0 to {min(clean_targets, horizon - 1)} clean "
+            f"ones, got {clean}"
+        )
     one_by_one = name == "pyramid" and uncertainty > 0
     as_a_whole = name != "pyramid" or uncertainty in (0, steps)
 
@@ -87,7 +94,7 @@ def schedule_matrix(
             return position + window - clean_targets
         return position
 
-    levels: Levels = (steps,) * horizon
+    levels: Levels = (0,) * clean + (steps,) * (horizon - clean)
     position = 0
     rows, positions = [levels], [position]
     while any(levels):

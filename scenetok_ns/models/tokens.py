@@ -72,6 +72,18 @@ class SceneTokens:
         noise = token_noise(seed, *self.mean.shape)[0].to(self.mean)
         return replace(self, mean=self.mean + (0.5 * self.logvar).exp() * noise, logvar=None)
 
+    def subset(self, count: int) -> SceneTokens:
+        """`count` of the tokens, in their order; always the same ones, and those of a smaller subset among them.
+
+        Raises ValueError for a count that is not between 1 and all.
+        """
+        there = len(self.mean)
+        if not 1 <= count <= there:
+            raise ValueError(f"SceneTokens.subset: expected 1 to {there} tokens, got {count}")
+        order = torch.randperm(there, generator=torch.Generator().manual_seed(0))
+        kept = order[:count].sort().values.to(self.mean.device)
+        return replace(self, mean=self.mean[kept], logvar=None if self.logvar is None else self.logvar[kept])
+
     def to(self, device: torch.device | str) -> SceneTokens:
         tensors = {name: getattr(self, name) for name in ("mean", "reference_c2w", *OPTIONAL)}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})

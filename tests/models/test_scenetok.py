@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from oracle import LAYOUTS, SAMPLERS, SIZE, OracleDenoiser, autoencoder, grey, p
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, SceneGeneratorConfig, SceneSamplerConfig, load_preset
-from scenetok_ns.models.rendering import RenderedFrames, pad_path, render_windows
+from scenetok_ns.models.rendering import CleanViews, RenderedFrames, pad_path, render_windows
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.temporal import TemporalLayout
 
@@ -81,6 +82,56 @@ def test_frames_come_before_the_path_is_done() -> None:
     )
     assert denoiser.forwards == 0
     assert next(windows).frames.shape[1] == 32 and denoiser.forwards == SAMPLERS["4:1"].steps
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("length", [1, 3, 40])
+def test_a_path_goes_on_from_clean_views(layout: str, length: int) -> None:
+    """They stand at the head of the first window at time 0; frames and latents that come back are the new ones."""
+    form, sampler = LAYOUTS[layout], SAMPLERS[layout]
+    denoiser, coder = OracleDenoiser(form), autoencoder(form)
+    chunks = sampler.clean_targets // form.latents_per_chunk
+    before = path(form.frames_per_chunk * chunks)
+    clean = CleanViews(coder.encode(torch.rand(1, before.num_views, 3, SIZE, SIZE)), before)
+    untouched = clean.latents.clone()
+    cameras = path(length)
+    windows = list(render_windows(denoiser, coder, torch.zeros(1, 2, 3), cameras, (SIZE, SIZE), sampler, clean=clean))
+    check_frames(windows, cameras)
+    for t_net in denoiser.network_times[: sampler.steps]:
+        assert (t_net[:, : sampler.clean_targets] == 0).all() and (t_net[:, sampler.clean_targets :] > 0).all()
+    assert torch.equal(clean.latents, untouched)
+    latents = [part for window in windows for part in window.denoised]
+    assert latents[0].first == 0 and latents[0].window_first == -sampler.clean_targets
+    assert latents[0].first + latents[0].latents.shape[1] == sampler.window - sampler.clean_targets
+
+
+def test_noise_is_the_same_whatever_a_path_goes_on_from() -> None:
+    """Else a view would change its looks with the number of views that were there before."""
+    layout, sampler = LAYOUTS["1:1"], SAMPLERS["1:1"]
+
+    class Recording(OracleDenoiser):
+        def velocity(self, latents: torch.Tensor, *arguments: Any) -> torch.Tensor:
+            starts.append(latents)
+            return super().velocity(latents, *arguments)
+
+    new = []
+    for count in (0, 1, 3):
+        starts: list[torch.Tensor] = []
+        clean = CleanViews(torch.zeros(1, count, 48, 1, 1), path(count)) if count else None
+        given = (autoencoder(layout), torch.zeros(1, 2, 3), path(1), (SIZE, SIZE), sampler)
+        list(render_windows(Recording(layout), *given, seed=4, clean=clean))
+        new.append(starts[0][:, count])
+    assert torch.equal(new[0], new[1]) and torch.equal(new[0], new[2])
+
+
+def test_more_clean_views_than_room_are_refused() -> None:
+    layout, sampler = LAYOUTS["1:1"], SAMPLERS["1:1"]
+    clean = CleanViews(torch.zeros(1, 5, 48, 1, 1), path(5))
+    with pytest.raises(ValueError, match="can begin with 0 to 4 clean ones, got 5"):
+        render_windows(
+            *(OracleDenoiser(layout), autoencoder(layout), torch.zeros(1, 2, 3), path(1), (SIZE, SIZE), sampler),
+            clean=clean,
+        )
 
 
 @pytest.mark.parametrize(
@@ -261,9 +312,10 @@ def test_wrong_input_is_one_clear_line() -> None:
         (lambda: model.encode(images, path(2)), r"images \[3, 3, 16, 16\] and cameras \[1, 2\]"),
         (lambda: model.encode(images[..., :8], cameras), r"expected images \[v, 3, 16, 16\]"),
         (
-            lambda: model.render(replace(tokens, mean=tokens.mean[:2], logvar=None), path(1)),
+            lambda: model.render(replace(tokens, mean=tokens.mean.repeat(2, 1), logvar=None), path(1)),
             "has 6 tokens of 4 numbers",
         ),
+        (lambda: model.render(replace(tokens, mean=tokens.mean[:, :2], logvar=None), path(1)), "has 6 tokens of 4"),
         (lambda: model.render(tokens, path(0)), "the camera path is empty"),
         (lambda: without.encode(images, cameras), "without its context autoencoder"),
         (lambda: without.render(tokens, path(1)), "without its target autoencoder"),
@@ -272,6 +324,15 @@ def test_wrong_input_is_one_clear_line() -> None:
         with pytest.raises(ValueError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_fewer_tokens_render_and_their_order_means_nothing() -> None:
+    model = small_model()
+    tokens = model.encode(*views(3))
+    whole, part = model.render(tokens, path(1)), model.render(tokens.subset(2), path(1))
+    assert (whole - part).abs().max() > 1e-3
+    turned = replace(tokens, mean=tokens.mean.flip(0), logvar=None)
+    torch.testing.assert_close(model.render(turned, path(1)), whole, atol=1e-5, rtol=0)
 
 
 def test_tokens_of_another_preset_are_rendered_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

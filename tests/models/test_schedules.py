@@ -66,9 +66,24 @@ def test_shift_moves_times_towards_noise() -> None:
     torch.testing.assert_close(shifted.times, 4 * plain.times / (1 + 3 * plain.times))
 
 
+@pytest.mark.parametrize("name", ["full_sequence", "autoregressive", "pyramid"])
+@pytest.mark.parametrize("clean", [0, 1, 4])
+def test_a_path_may_begin_with_clean_latents(name: str, clean: int) -> None:
+    """They never move, and the rest falls as a later window of a longer path does."""
+    given = {"steps": 4, "window": 8, "clean_targets": 4, "uncertainty": 2}
+    schedule = schedule_matrix(name, horizon=20, clean=clean, **given)
+    assert (schedule.times[:, :clean] == 0).all() and (schedule.times[0, clean:] == 1).all()
+    assert schedule.finished(0) == clean and schedule.finished(schedule.steps) == 20
+    if name == "full_sequence" and clean == 4:
+        later = schedule_matrix(name, horizon=20, **given)
+        assert torch.equal(schedule.times[:4, :8], later.times[4:8, 4:12])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"clean": 5}, "a path of 12 latents can begin with 0 to 4 clean ones, got 5"),
+        ({"clean": 3, "horizon": 3}, "a path of 3 latents can begin with 0 to 2 clean ones, got 3"),
         ({"name": "cosine"}, "expected one of full_sequence, autoregressive, pyramid, got 'cosine'"),
         ({"horizon": 0}, "expected horizon of at least 1, got 0"),
         ({"steps": 0}, "expected steps of at least 1, got 0"),

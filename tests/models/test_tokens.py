@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,18 @@ WRONG = {
     "expected cameras": {"tensors": {"cameras_intrinsics": torch.ones(3, 3, 3)}},
     "expected cameras .* or none": {"tensors": {"cameras_intrinsics": None}},
 }
+
+
+def test_subsets_are_nested_and_keep_their_order() -> None:
+    tokens = SceneTokens(torch.arange(20.0)[:, None], torch.eye(4), preset="tiny", logvar=torch.arange(20.0)[:, None])
+    kept = [tokens.subset(count).mean[:, 0].tolist() for count in range(1, 21)]
+    for count, (fewer, more) in enumerate(itertools.pairwise(kept), 1):
+        assert len(fewer) == count and fewer == sorted(fewer) and set(fewer) < set(more)
+    part = tokens.subset(5)
+    assert part.logvar is not None and torch.equal(part.logvar, part.mean)
+    for count in (0, 21):
+        with pytest.raises(ValueError, match=f"expected 1 to 20 tokens, got {count}"):
+            tokens.subset(count)
 
 
 @pytest.mark.parametrize("message", WRONG)
