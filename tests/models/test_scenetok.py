@@ -17,6 +17,7 @@ from scenetok_ns.models.presets import AutoencoderConfig, Preset, SceneGenerator
 from scenetok_ns.models.rendering import CleanViews, RenderedFrames, pad_path, render_windows
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.temporal import TemporalLayout
+from scenetok_ns.models.tokens import SceneTokens
 
 LENGTHS = (1, 2, 3, 16, 17, 30, 33, 52)
 
@@ -324,6 +325,28 @@ def test_wrong_input_is_one_clear_line() -> None:
         with pytest.raises(ValueError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_clean_views_are_in_the_units_of_the_capture() -> None:
+    """Nothing changes when the whole capture is moved, clean views included."""
+    model, (images, cameras) = small_model("1:1"), views(3)
+    tokens = model.encode(images, cameras, pose_scale=3.0)
+    move = torch.tensor([[0.0, -1, 0, 2], [1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]])
+    latents = torch.randn(1, 2, *model.denoiser.latent_shape)
+
+    def frames(tokens: SceneTokens, cameras: CameraBatch, before: CameraBatch) -> torch.Tensor:
+        (window,) = model.render_windows(tokens, cameras, clean=CleanViews(latents, before))
+        return window.frames
+
+    def moved(cameras: CameraBatch) -> CameraBatch:
+        return CameraBatch(move @ cameras.c2w, cameras.intrinsics)
+
+    found = frames(tokens, path(5).select([3, 4]), path(2))
+    elsewhere = replace(tokens, reference_c2w=move @ tokens.reference_c2w)
+    torch.testing.assert_close(
+        frames(elsewhere, moved(path(5).select([3, 4])), moved(path(2))), found, atol=1e-4, rtol=0
+    )
+    assert (frames(elsewhere, moved(path(5).select([3, 4])), path(2)) - found).abs().max() > 1e-3
 
 
 def test_fewer_tokens_render_and_their_order_means_nothing() -> None:
