@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.evaluation import compare_with_baselines
+from scenetok_ns.evaluation.baselines import compare_with_baselines
 from scenetok_ns.models.checkpoint import CheckpointError, module_sha256
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig

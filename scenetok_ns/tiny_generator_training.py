@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scenetok_ns.data.scene_pool import PoolBatch, ScenePool, draw_training_views
-from scenetok_ns.metrics import frechet_distance
+from scenetok_ns.evaluation.distributions import frechet_distance
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.draws import draw_scenegen
 from scenetok_ns.models.losses import Views, encode_tokens, scenegen_loss

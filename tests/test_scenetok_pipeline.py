@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from small_runs import FRAMES, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
 
-from scenetok_ns.evaluation import BASELINES, nearest_view, shuffled
+from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
 from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from scenetok_ns import tiny_generator_training as training
-from scenetok_ns.metrics import frechet_distance
+from scenetok_ns.evaluation.distributions import frechet_distance
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.weights import load_weights

@@ -1,0 +1,182 @@
+"""All measurements of one scene's views: one number a view, and features for the distances over the set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from scenetok_ns.evaluation import weights as published
+from scenetok_ns.evaluation.features import (
+    I3DFeatures,
+    InceptionFeatures,
+    clips_of,
+    standin_clip_features,
+    standin_features,
+    to_bytes,
+)
+from scenetok_ns.evaluation.options import MetricOptions
+from scenetok_ns.evaluation.perceptual import Perceptual, lpips, stlpips
+from scenetok_ns.evaluation.weights import MissingWeightsError
+from scenetok_ns.metrics import Pictures, picture_metrics
+from scenetok_ns.models.checkpoint import sha256_of
+
+CHUNK = 16
+"""Views that go through the metric networks together: bounds their memory."""
+STANDIN = "stlpips_alex"
+
+Features = dict[str, Float[Tensor, "n d"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Of one scene; everything on the CPU."""
+
+    views: dict[str, Float[Tensor, " v"]]
+    """Metric -> value of each view."""
+    pred: Features
+    """Feature network -> features of the predicted pictures (or clips)."""
+    target: Features
+
+
+@dataclass
+class Measures:
+    """The networks of the metrics that were asked for, as far as their weights are at hand."""
+
+    options: MetricOptions
+    perceptual: dict[str, Perceptual] = field(default_factory=dict)
+    """Metric -> network."""
+    inception: nn.Module | None = None
+    i3d: nn.Module | None = None
+    not_computed: dict[str, str] = field(default_factory=dict)
+    """Metric -> why not, and what to do about it."""
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Network -> file name and SHA-256 of its weights."""
+
+    @classmethod
+    def load(cls, options: MetricOptions, device: torch.device | str) -> Measures:
+        """Networks from their files. A missing file is no error here: see `not_computed`."""
+        found = cls(options)
+        wanted = set(options.metrics)
+        if "lpips" in wanted:
+            name = f"lpips_{options.lpips_network}"
+            with found._explained(name):
+                trunk = published.lpips_file(options.lpips_network).find(options.lpips_weights, options.download)
+                heads = published.lpips_heads(options.lpips_network)
+                found.perceptual[name] = lpips(options.lpips_network, trunk, heads).to(device)
+                found._note(name, trunk, heads)
+        if wanted & {"fid", "kid"}:
+            with found._explained(*sorted(wanted & {"fid", "kid"})):
+                path = published.inception_file().find(options.inception_weights, options.download)
+                found.inception = InceptionFeatures(path).to(device)
+                found._note("inception", path)
+        if "fvd" in wanted:
+            with found._explained("fvd"):
+                path = published.I3D_FILE.find(options.i3d_weights, options.download)
+                found.i3d = I3DFeatures(path).to(device)
+                found._note("i3d", path)
+        if "stlpips" in wanted:
+            with found._explained(STANDIN):
+                path = published.stlpips_file()
+                found.perceptual[STANDIN] = stlpips(path).to(device)
+                found._note(STANDIN, path)
+        return found
+
+    @classmethod
+    def without_networks(cls) -> Measures:
+        """PSNR and SSIM alone."""
+        return cls(MetricOptions(metrics=()))
+
+    def _explained(self, *metrics: str) -> _Explained:
+        return _Explained(self.not_computed, metrics)
+
+    def _note(self, network: str, *paths: Path) -> None:
+        self.sources[network] = {path.name: sha256_of(path) for path in paths}
+
+    @torch.no_grad()
+    def views(self, *, pred: Pictures, target: Pictures) -> dict[str, Float[Tensor, " v"]]:
+        """PSNR, SSIM and the perceptual distances of each view."""
+        return _in_chunks(lambda p, t: self._compare(pred=p, target=t)[0], pred, target)
+
+    @torch.no_grad()
+    def measure(self, *, pred: Pictures, target: UInt8[Tensor, "v 3 height width"], frames: Sequence[int]) -> Measured:
+        """Everything about a scene. `frames` are the numbers of the views in the capture, which say what is a clip."""
+
+        def chunk(p: Tensor, t: Tensor) -> dict[str, Tensor]:
+            values, standins = self._compare(pred=p, target=t.float() / 255)
+            found = {f"view/{name}": value for name, value in values.items()}
+            for side, pictures in (("pred", to_bytes(p)), ("target", t)):
+                if self.inception is not None:
+                    found[f"{side}/inception"] = self.inception(pictures)
+                if STANDIN in self.perceptual:
+                    found[f"{side}/{STANDIN}"] = standins[side]
+            return found
+
+        found = _in_chunks(chunk, pred, target)
+        clips = clips_of(frames, self.options.fvd_frames)
+        for side, pictures in (("pred", to_bytes(pred)), ("target", target)):
+            if STANDIN in self.perceptual:
+                found[f"{side}/{STANDIN}_clips"] = standin_clip_features(found[f"{side}/{STANDIN}"], clips)
+            if self.i3d is not None and clips:
+                parts = [self.i3d(pictures[list(clip)][None]).cpu() for clip in clips]
+                found[f"{side}/i3d"] = torch.cat(parts)
+        return Measured(*(_part(found, name) for name in ("view", "pred", "target")))
+
+    def _compare(self, *, pred: Pictures, target: Pictures) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Values of each view, and the stand-in's features of both sides."""
+        values, standins = picture_metrics(pred=pred, target=target), {}
+        for name, network in self.perceptual.items():
+            first, second = network.features(pred), network.features(target)
+            values[name] = network.compare(first, second)
+            if name == STANDIN:
+                # On bytes, as all features of sets; the truth is bytes already.
+                standins["pred"] = standin_features(network, to_bytes(pred))
+                standins["target"] = second[-1].mean(dim=(2, 3))
+        return values, standins
+
+    def describe(self) -> dict[str, Any]:
+        """For the protocol: what each metric is computed with."""
+        return {
+            "psnr": "dB, mean over the pixels of a view, then over views; float pictures in [0, 1]",
+            "ssim": "torchmetrics, Gaussian window of 11 pixels, sigma 1.5",
+            "ssim_skimage": "scikit-image's as pixelSplat and SceneTok publish it: inner windows, sample variances",
+            "networks": self.sources,
+            "set_metrics": "pictures rounded to 8 bits; Inception: torch-fidelity's graph and TensorFlow 1 resizing",
+            "clip_frames": self.options.fvd_frames,
+        }
+
+
+class _Explained:
+    """Turns MissingWeightsError into entries of `not_computed`."""
+
+    def __init__(self, reasons: dict[str, str], metrics: Sequence[str]) -> None:
+        self._reasons, self._metrics = reasons, metrics
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, MissingWeightsError):
+            return False
+        self._reasons.update(dict.fromkeys(self._metrics, str(error)))
+        return True
+
+
+def _in_chunks(
+    function: Callable[[Tensor, Tensor], dict[str, Tensor]], pred: Tensor, target: Tensor
+) -> dict[str, Tensor]:
+    """`function` of a few views at a time; the results are joined, on the CPU."""
+    parts = [
+        {name: value.float().cpu() for name, value in function(p, t).items()}
+        for p, t in zip(pred.split(CHUNK), target.split(CHUNK), strict=True)
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _part(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.split("/", 1)[1]: value for name, value in found.items() if name.startswith(f"{prefix}/")}

@@ -1,0 +1,32 @@
+"""What an evaluation measures. Imports nothing heavy: Nerfstudio loads configurations at every start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Metric = Literal["lpips", "fid", "kid", "fvd", "stlpips"]
+"""Beside PSNR and SSIM, which need no weights."""
+ALL_METRICS: tuple[Metric, ...] = ("lpips", "fid", "kid", "fvd", "stlpips")
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """Metrics that need a network's weights: those whose file is not at hand are named in the results, with why."""
+
+    metrics: tuple[Metric, ...] = ALL_METRICS
+    """Beside PSNR and SSIM. stlpips needs no download: ST-LPIPS for each view, and distances of its features over the
+    set that stand in, under their own names, where Inception and I3D are not at hand."""
+    lpips_network: Literal["vgg", "alex", "squeeze"] = "vgg"
+    """Trunk of LPIPS; it is part of the metric's name in the results. Published figures are with vgg."""
+    lpips_weights: Path | None = None
+    """torchvision's ImageNet weights of that network; None: the file in torch's hub folder."""
+    inception_weights: Path | None = None
+    """Inception of FID and KID (weights-inception-2015-12-05-6726825d.pth); None: the file in torch's hub folder."""
+    i3d_weights: Path | None = None
+    """I3D of FVD (i3d_torchscript.pt); None: the file in torch's hub folder."""
+    fvd_frames: int = 16
+    """Frames of a clip of FVD: 16 by custom."""
+    download: bool = False
+    """Download missing weights to torch's hub folder, up to 620 MB with all metrics."""

@@ -1,0 +1,132 @@
+"""Published weight files of metric networks: found by path, in torch's hub folder, or downloaded when asked.
+
+A figure may carry a published metric's name only if its network has the published weights, so a file of another content
+is refused, whatever it is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import torch
+
+from scenetok_ns.models.checkpoint import sha256_of
+
+PROBE_TIMEOUT_S = 10.0
+"""A machine without a network must say so soon; torch's own download has no time limit."""
+
+
+class MissingWeightsError(ValueError):
+    """A metric cannot be computed; the message says which file is needed and where to put it."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file that a library publishes."""
+
+    option: str
+    """The evaluation option that takes its path."""
+    name: str
+    url: str
+    sha256_prefix: str | None
+    """As in the name of the file (torch's convention); None: the publisher gives none."""
+    downloads: bool = True
+    """Whether the library downloads it itself, from `url`."""
+
+    def find(self, given: Path | None, download: bool) -> Path:
+        """The file: `given`, or in torch's hub folder, or downloaded there if `download`.
+
+        Raises MissingWeightsError if it is nowhere, or is not the published file.
+        """
+        path = given or self.hub_path
+        if given is None and not path.is_file() and download and self.downloads:
+            self._download()
+        if not path.is_file():
+            raise MissingWeightsError(self._where(given))
+        digest = sha256_of(path) if self.sha256_prefix else ""
+        if self.sha256_prefix and not digest.startswith(self.sha256_prefix):
+            raise MissingWeightsError(
+                f"{path} is not the published {self.name}: its SHA-256 begins with {digest[:8]}, not with "
+                f"{self.sha256_prefix}; get it from {self.url}"
+            )
+        return path
+
+    @property
+    def hub_path(self) -> Path:
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.name
+
+    def _where(self, given: Path | None) -> str:
+        if given is not None:
+            return f"there is no file {given}; {self.name} comes from {self.url}"
+        fetch = "evaluate with --download, or put" if self.downloads else "put"
+        return (
+            f"needs {self.name} from {self.url}: {fetch} it at {self.hub_path}, or give its path with "
+            f"--{self.option.replace('_', '-')}"
+        )
+
+    def _download(self) -> None:
+        try:
+            with urlopen(Request(self.url, method="HEAD"), timeout=PROBE_TIMEOUT_S):
+                pass
+            self.hub_path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(self.url, str(self.hub_path), self.sha256_prefix)
+        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: another hash
+            reason = getattr(error, "reason", error)
+            raise MissingWeightsError(
+                f"{self.name} cannot be downloaded ({reason}); put it at {self.hub_path}, or give its path with "
+                f"--{self.option.replace('_', '-')}. It comes from {self.url}"
+            ) from error
+
+
+def lpips_file(network: str) -> WeightFile:
+    """The ImageNet weights of an LPIPS trunk, as torchvision publishes them."""
+    from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
+
+    kinds = {"vgg": VGG16_Weights, "alex": AlexNet_Weights, "squeeze": SqueezeNet1_1_Weights}
+    url = kinds[network].IMAGENET1K_V1.url
+    name = url.rsplit("/", 1)[1]
+    return WeightFile("lpips_weights", name, url, name.removesuffix(".pth").rsplit("-", 1)[1])
+
+
+def inception_file() -> WeightFile:
+    """The Inception-v3 of FID and KID, converted from the original graph by torch-fidelity."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    name = URL_INCEPTION_V3.rsplit("/", 1)[1]
+    return WeightFile("inception_weights", name, URL_INCEPTION_V3, name.removesuffix(".pth").rsplit("-", 1)[1])
+
+
+I3D_FILE = WeightFile(
+    "i3d_weights",
+    "i3d_torchscript.pt",
+    "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt",
+    None,
+    downloads=False,
+)
+"""The Kinetics-400 I3D of StyleGAN-V and fvd-comparison. No hash is published: the JSON names the file's own."""
+
+
+def lpips_heads(network: str) -> Path:
+    """The linear heads of LPIPS (version 0.1), which torchmetrics ships. Raises MissingWeightsError."""
+    import torchmetrics
+
+    path = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / f"{network}.pth"
+    if not path.is_file():
+        raise MissingWeightsError(f"this torchmetrics has no {path.name} of LPIPS; install torchmetrics 1.0 or newer")
+    return path
+
+
+def stlpips_file() -> Path:
+    """The whole network of ST-LPIPS (AlexNet), which the package stlpips_pytorch ships. Raises MissingWeightsError."""
+    spec = find_spec("stlpips_pytorch")
+    folders = spec.submodule_search_locations if spec is not None else None
+    for folder in folders or ():
+        # The package itself is not imported: it wants packages that only its training needs.
+        path = Path(folder) / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
+        if path.is_file():
+            return path
+    raise MissingWeightsError("needs the package stlpips_pytorch, whose wheel holds the weights: pip install it")
