@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from jaxtyping import Float, Int64
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from scenetok_ns.captures import scene_of_outputs
-from scenetok_ns.data.poses import farthest_points
+from scenetok_ns.captures import SAME_WORLD, FileWorld, file_world, scene_of_outputs
+from scenetok_ns.data.poses import camera_spread, farthest_points
+from scenetok_ns.data.poses import pose_scale as scale_to
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes, scene_part
 from scenetok_ns.data.view_sampling import ViewIndices
 from scenetok_ns.dataparsers.scene_dataparser import view_outputs
@@ -37,14 +40,27 @@ class SceneViews(InputDataset):
 class StockSceneSource:
     """The one scene of a stock dataparser (nerfstudio-data, colmap, ...): its training views, then those of evaluation.
 
-    Poses are used as the dataparser gives them, in its units.
+    Poses are those of the capture's files (`scene_of_outputs`). `pose_scale` brings their units to those of the
+    training data; poses leave this class unscaled, but for `training_part`.
     """
 
-    def __init__(self, key: str, train: DataparserOutputs, evaluation: DataparserOutputs) -> None:
+    def __init__(
+        self,
+        key: str,
+        train: DataparserOutputs,
+        evaluation: DataparserOutputs,
+        *,
+        world: FileWorld = SAME_WORLD,
+        pose_scale: float | None = None,
+        typical_spread: float | None = None,
+    ) -> None:
+        """pose_scale: None: such that the cameras spread by `typical_spread` (see `poses.pose_scale`)."""
         self.skipped = SkippedScenes()
         self.key = key
         self.num_train = len(train.image_filenames)
-        self._scene = scene_of_outputs(key, [train, evaluation])
+        self._scene = scene_of_outputs(key, [train, evaluation], world)
+        self.typical_spread = None if pose_scale is not None else typical_spread
+        self.pose_scale = scale_to(self._scene.c2w, typical_spread) if pose_scale is None else pose_scale
 
     @property
     def keys(self) -> Sequence[str]:
@@ -60,14 +76,54 @@ class StockSceneSource:
         if self.num_train < num_context:
             raise BadScene(
                 f"{self.num_train} training views, but {num_context} context views are needed; "
-                "set --pipeline.datamanager.num-context",
+                "set --pipeline.datamanager.num-context (scenetok commands: --num-context)",
                 self.key,
             )
-        context = farthest_points(self._scene.c2w[: self.num_train], num_context, start=0)
+        poses = scaled_poses(self._scene.c2w[: self.num_train], self.pose_scale)
+        context = farthest_points(poses, num_context, start=0)
         return ViewIndices(context, torch.arange(self.num_train, self._scene.num_frames))
 
     def training_part(self) -> StockSceneSource:
-        """The same without the evaluation views."""
+        """The same without the evaluation views, in units of the training data."""
         part = copy(self)
-        part._scene = scene_part(self._scene, torch.arange(self.num_train))
+        scene = scene_part(self._scene, torch.arange(self.num_train))
+        part._scene = replace(scene, c2w=scaled_poses(scene.c2w, self.pose_scale))
+        part.pose_scale = 1.0
         return part
+
+    def summary(self) -> str:
+        """One line: how many views, and how their units become those of the training data."""
+        held_out = self._scene.num_frames - self.num_train
+        views = f"{self.num_train} views to encode or train on, {held_out} to evaluate on"
+        if self.typical_spread is None:
+            return f"{self.key}: {views}; positions times {self.pose_scale:.4g} are in units of the training data"
+        return (
+            f"{self.key}: {views}; its cameras are {camera_spread(self._scene.c2w):.3g} units from their middle (root "
+            f"mean square), those of the training data {self.typical_spread:.3g}: pose scale {self.pose_scale:.4g}"
+        )
+
+
+def read_capture(
+    dataparser: DataParser, split: str, *, pose_scale: float | None = None, typical_spread: float | None = None
+) -> StockSceneSource:
+    """What a stock dataparser reads, with the views of `split` ("val", "test") for evaluation. Raises DataError."""
+    data = Path(dataparser.config.data).absolute()
+    if pose_scale is not None and not 0 < pose_scale < float("inf"):
+        raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
+    try:
+        train, evaluation = (dataparser.get_dataparser_outputs(split=name) for name in ("train", split))
+        world = file_world(dataparser.config)
+    except DataError:
+        raise
+    # Stock dataparsers check little: a missing file, key or number shows as whatever it leads to.
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError, OSError, EOFError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{data} cannot be read by {type(dataparser).__name__}: {reason}") from error
+    key = data.parent.name if data.is_file() else data.name
+    return StockSceneSource(key, train, evaluation, world=world, pose_scale=pose_scale, typical_spread=typical_spread)
+
+
+def scaled_poses(c2w: Float[Tensor, "v 4 4"], scale: float) -> Float[Tensor, "v 4 4"]:
+    poses = c2w.clone()
+    poses[:, :3, 3] *= scale
+    return poses

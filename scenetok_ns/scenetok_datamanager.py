@@ -43,7 +43,7 @@ from scenetok_ns.dataparsers.scene_dataparser import SceneDataParser
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.nerfstudio_scenes import SceneViews, StockSceneSource
+from scenetok_ns.nerfstudio_scenes import SceneViews, StockSceneSource, read_capture
 
 
 @dataclass
@@ -69,6 +69,9 @@ class SceneTokDataManagerConfig(VanillaDataManagerConfig):
     num_condition: int | None = None
     """SceneGen: photographs that a scene is generated from; None: those that the evaluation index names if the model
     takes as many, else one."""
+    pose_scale: float | None = None
+    """A capture of a stock dataparser: what its positions are multiplied by to be in units of the training data; None:
+    so that its cameras spread as those of the training scenes do."""
     eval_scenes: int = 16
     """Evaluation scenes taken where no evaluation index says which."""
     eval_targets: int | None = None
@@ -153,8 +156,17 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         """All scenes of a split. A stock dataparser has one, the same for all splits."""
         if hasattr(self.dataparser, "scene_source"):
             return self.dataparser.scene_source(split)
-        parts = [self.dataparser.get_dataparser_outputs(split=name) for name in ("train", self.test_split)]
-        return StockSceneSource(Path(self.config.dataparser.data).stem, *parts)
+        return self._capture
+
+    @cached_property
+    def _capture(self) -> StockSceneSource:
+        """The one scene of a stock dataparser."""
+        spread = self.preset.data.camera_spread
+        capture = read_capture(
+            self.dataparser, self.test_split, pose_scale=self.config.pose_scale, typical_spread=spread
+        )
+        CONSOLE.print(capture.summary(), soft_wrap=True)
+        return capture
 
     def _evaluation_keys(self) -> list[str]:
         """Scenes to evaluate, which may yet turn out to be unusable."""
@@ -247,8 +259,12 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         scene = self.evaluation_scene(number)
         if scene.anchors is None:
             return None
-        scale = self.evaluation_source.pose_scale if isinstance(self.evaluation_source, PhotographSource) else 1.0
-        return Conditions(self.context_views(number), scene.anchors, scale)
+        return Conditions(self.context_views(number), scene.anchors, self.pose_scale(number))
+
+    def pose_scale(self, number: int) -> float:
+        """What positions of an evaluation scene are multiplied by to be in units of the training data."""
+        source = self.evaluation_source
+        return source.pose_scale if isinstance(source, (PhotographSource, StockSceneSource)) else 1.0
 
     def stored_tokens(self, number: int) -> SceneTokens | None:
         """Tokens of an evaluation scene that comes as tokens; None where photographs are to be encoded."""

@@ -105,6 +105,8 @@ class ContextProvider(Protocol):
 
     def conditions(self, number: int) -> Conditions | None: ...
 
+    def pose_scale(self, number: int) -> float: ...
+
     def stored_tokens(self, number: int) -> SceneTokens | None: ...
 
 
@@ -251,15 +253,16 @@ class SceneTokModel(Model):
         if key not in self._tokens:
             conditions, name = self._provider.conditions(scene), self._provider.evaluation_keys[scene]
             if conditions is None:
-                tokens = self.encode_views(self._provider.context_views(scene), name)
+                tokens = self.encode_views(self._provider.context_views(scene), name, self._provider.pose_scale(scene))
             else:
                 tokens = self.generate(conditions, name, on_step)
             self._tokens = {k: v for k, v in self._tokens.items() if k[1] == key[1]} | {key: tokens}
         return self._tokens[key]
 
-    def encode_views(self, views: ImageViews, scene: str) -> SceneTokens:
+    def encode_views(self, views: ImageViews, scene: str, pose_scale: float = 1.0) -> SceneTokens:
         cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
-        return self.scenetok.encode(views.images.to(self.device).float() / 255, cameras, scene=scene)
+        images = views.images.to(self.device).float() / 255
+        return self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale)
 
     def generate(self, conditions: Conditions, scene: str, on_step: OnStep | None = None) -> SceneTokens:
         """A scene from photographs and anchors, with this model's scene seed and scene sampler."""

@@ -12,13 +12,20 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.utils.colmap_parsing_utils import rotmat2qvec
 from PIL import Image
 from scene_files import transforms, walk
 from torch import Tensor
 
+from scenetok_ns.capture_kinds import find_dataparser
 from scenetok_ns.captures import scene_of_outputs
-from scenetok_ns.data.scenes import BadScene
+from scenetok_ns.data.poses import camera_spread
+from scenetok_ns.data.scenes import BadScene, DataError
+from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
+from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.nerfstudio_scenes import read_capture
 
 HEIGHT, WIDTH = 60, 100
 OPENGL = torch.tensor([1.0, -1.0, -1.0, 1.0])
@@ -116,18 +123,114 @@ def test_what_is_refused(tmp_path: Path) -> None:
         scene.load_images([0])
 
 
-def test_a_stock_dataparser(tmp_path: Path) -> None:
-    """The relative poses of nerfstudio-data, whose world is turned and scaled, are those of the file."""
-    meta = {**transforms(10, (HEIGHT, WIDTH)), "k1": 0.0}
-    (tmp_path / "images").mkdir()
+def write_capture(folder: Path, n: int = 10, **fields: Any) -> Path:
+    meta = {**transforms(n, (HEIGHT, WIDTH)), "k1": 0.0, **fields}
+    (folder / "images").mkdir(parents=True)
     for frame in meta["frames"]:
-        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / frame["file_path"])
-    (tmp_path / "transforms.json").write_text(json.dumps(meta))
-    parser = NerfstudioDataParserConfig(data=tmp_path, downscale_factor=1).setup()
-    train, test = (parser.get_dataparser_outputs(split) for split in ("train", "test"))
-    scene = scene_of_outputs("capture", [train, test])
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / frame["file_path"])
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    return folder
+
+
+APPLIED = [[0.0, 1.0, 0.0, 0.5], [-1.0, 0.0, 0.0, -2.0], [0.0, 0.0, 1.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"applied_transform": APPLIED}, {"applied_scale": 3.0, "applied_transform": APPLIED}]
+)
+def test_poses_are_those_of_the_file(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """nerfstudio-data turns, centres and scales the world, and counts in what ns-process-data had turned before."""
+    folder = write_capture(tmp_path / "my.capture", **fields)
+    source = read_capture(NerfstudioDataParserConfig(data=folder).setup(), "test")
+    scene = source.scene("my.capture")
     order = [int(name.removeprefix("frame_")) - 1 for name in scene.frame_names]
-    assert sorted(order) == list(range(10)) and len(test.image_filenames) > 0
-    ours, wanted = scene.c2w[0].inverse() @ scene.c2w, walk(10)[order[0]].inverse() @ walk(10)[order]
-    wanted[:, :3, 3] *= train.dataparser_scale
-    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
+    assert sorted(order) == list(range(10)) and source.num_train == 9
+    torch.testing.assert_close(scene.c2w, walk(10)[order], atol=1e-5, rtol=1e-5)
+
+
+def test_poses_of_colmap_are_those_of_its_model(tmp_path: Path) -> None:
+    poses = walk(9)
+    write_colmap(tmp_path, poses)
+    config = find_dataparser(tmp_path)
+    assert isinstance(config, ColmapDataParserConfig) and config.colmap_path == Path("sparse/0")
+    scene = read_capture(config.setup(), "val").scene(tmp_path.name)
+    order = [int(name.removeprefix("photo_")) for name in scene.frame_names]
+    assert sorted(order) == list(range(9))
+    torch.testing.assert_close(scene.c2w, poses[order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scene.intrinsics[0, 0, 0], torch.tensor(70.0 / WIDTH))
+
+
+def write_colmap(folder: Path, c2w: Tensor) -> None:
+    """A COLMAP model in text form, with pictures."""
+    (folder / "sparse/0").mkdir(parents=True)
+    (folder / "images").mkdir()
+    lines = []
+    for index, pose in enumerate(c2w.double()):
+        w2c = torch.linalg.inv(pose)
+        quaternion = rotmat2qvec(w2c[:3, :3].numpy())
+        values = " ".join(f"{value:.12f}" for value in [*quaternion, *w2c[:3, 3].tolist()])
+        lines += [f"{index + 1} {values} 1 photo_{index}.png", "1.0 1.0 -1"]
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / f"photo_{index}.png")
+    (folder / "sparse/0/images.txt").write_text("\n".join(lines) + "\n")
+    (folder / "sparse/0/cameras.txt").write_text(f"1 OPENCV {WIDTH} {HEIGHT} 70 72 50 30 0 0 0 0\n")
+    (folder / "sparse/0/points3D.txt").write_text("1 0 0 1 10 20 30 0.1 1 0\n")
+
+
+def test_captures_of_any_unit_are_scaled_to_the_training_data(tmp_path: Path) -> None:
+    folder = write_capture(tmp_path / "metres")
+    meta = json.loads((folder / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        for row in frame["transform_matrix"][:3]:
+            row[3] *= 1000
+    other = write_capture(tmp_path / "millimetres", frames=meta["frames"])
+    metres, millimetres = (
+        read_capture(NerfstudioDataParserConfig(data=data).setup(), "test", typical_spread=2.5)
+        for data in (folder, other)
+    )
+    assert metres.pose_scale == pytest.approx(1000 * millimetres.pose_scale, rel=1e-4)
+    assert camera_spread(metres.scene("metres").c2w) * metres.pose_scale == pytest.approx(2.5)
+    assert torch.equal(metres.views(4).context, millimetres.views(4).context)
+    trained = [source.training_part() for source in (metres, millimetres)]
+    torch.testing.assert_close(*(source.scene(source.key).c2w for source in trained), atol=1e-5, rtol=1e-5)
+    assert trained[0].scene("metres").num_frames == 9 and metres.scene("metres").num_frames == 10
+    for word in ("metres: 9 views", "1 to evaluate on", "those of the training data 2.5", "pose scale"):
+        assert word in metres.summary()
+    given = read_capture(NerfstudioDataParserConfig(data=folder).setup(), "test", pose_scale=0.3, typical_spread=2.5)
+    assert given.pose_scale == 0.3 and "times 0.3" in given.summary()
+    with pytest.raises(DataError, match="a pose scale above 0, got -1"):
+        read_capture(NerfstudioDataParserConfig(data=folder).setup(), "test", pose_scale=-1)
+
+
+def test_what_a_stock_dataparser_chokes_on_is_one_line(tmp_path: Path) -> None:
+    folder = write_capture(tmp_path / "scan")
+    (folder / "transforms.json").write_text("{}")
+    with pytest.raises(DataError, match="scan cannot be read by Nerfstudio: 'frames'"):
+        read_capture(NerfstudioDataParserConfig(data=folder).setup(), "test")
+
+
+def test_kinds_of_data(tmp_path: Path) -> None:
+    def kind(name: str, *files: str) -> type:
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).touch()
+        return type(find_dataparser(tmp_path / name))
+
+    assert kind("processed", "transforms.json", "colmap/sparse/0/cameras.bin") is NerfstudioDataParserConfig
+    assert type(find_dataparser(tmp_path / "processed/transforms.json")) is NerfstudioDataParserConfig
+    assert kind("colmap", "colmap/sparse/0/cameras.bin") is ColmapDataParserConfig
+    assert kind("undistorted", "sparse/cameras.bin", "images/a.jpg") is ColmapDataParserConfig
+    assert kind("chunks", "test/index.json") is Re10kDataParserConfig
+    assert kind("videos", "test/scene/nerfstudio/transforms.json") is Dl3dvDataParserConfig
+    for name, file, advice in (
+        ("phone", "keyframes/images/1.jpg", "ns-process-data polycam --data .*phone --output-dir .*phone-processed"),
+        ("lidar", "EXR_RGBD/metadata.json", "ns-process-data record3d"),
+        ("holiday", "beach/IMG_1.JPG", "ns-process-data images"),
+        ("empty", "notes.txt", "is no data set: expected transforms.json"),
+    ):
+        with pytest.raises(DataError, match=advice):
+            kind(name, file)
+    (tmp_path / "walk.mp4").touch()
+    with pytest.raises(DataError, match="ns-process-data video"):
+        find_dataparser(tmp_path / "walk.mp4")
+    with pytest.raises(DataError, match="no data at"):
+        find_dataparser(tmp_path / "nowhere")

@@ -8,40 +8,49 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from scenetok_ns.cli.run_tokens import check_token_file, load_run, save_tokens, with_sources
+from scenetok_ns.cli.run_tokens import check_token_file, load_run, with_sources, write_tokens
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.models.tokens import SceneTokens
 
 if TYPE_CHECKING:
     from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 
 Split = Literal["train", "test"]
 DType = Literal["float32", "bfloat16", "float16"]
+EMBEDDED = "scenetok-tiny"
+"""Preset whose model is used where no run is given."""
 
 
 def encode(
-    run: Path,
     output: Path,
+    run: Path = Path(EMBEDDED),
     data: Path | None = None,
     scene: str | None = None,
     num_context: int | None = None,
+    pose_scale: float | None = None,
+    run_folder: bool = True,
     split: Split | None = None,
     encodings: int = 8,
     seed: int = 0,
     shard: str | None = None,
     dtype: DType | None = None,
 ) -> None:
-    """Write the tokens of a scene to a file, from which it can be shown without its photographs; or, with --split, the
-    tokens of all scenes, from which scene generators train faster than from photographs.
+    """Write the tokens of a scene to a file, from which it can be shown without its photographs, with a run folder that
+    shows it; or, with --split, those of all scenes, from which scene generators train faster than from photographs.
 
     A split that was interrupted is continued by running the same command again. Several processes may share the work:
     under SLURM job arrays, srun or torchrun each takes its part by itself, else give --shard.
 
     Args:
-        run: Run folder with the model (or its config.yml), or a preset whose weights come with the package.
         output: The token file to write (.safetensors); with --split a folder.
-        data: Data set with the scene; default: the run's.
+        run: Run folder with the model (or its config.yml), or a preset whose weights come with the package.
+        data: A capture (a folder of ns-process-data, or a COLMAP model with its pictures), or a data set with the
+            scene; default: the run's.
         scene: Name of the evaluation scene; default: the run's, or the first.
         num_context: Number of photographs to encode; default: the run's.
+        pose_scale: Of a capture: what its positions are multiplied by to be in units of the training data; default:
+            so that its cameras spread as those of the training scenes.
+        run_folder: Also make a run folder of the output's name without its ending, for ns-viewer and ns-render.
         split: Encode all scenes of this split for training, ns-train scenegen --pipeline.datamanager.tokens OUTPUT.
         encodings: With --split: encodings of each scene, with different views.
         seed: With --split: of the choice of views.
@@ -54,7 +63,7 @@ def encode(
         check_token_file(output)
     elif scene is not None or num_context is not None:
         raise ValueError("--split encodes all scenes as in training: leave out --scene and --num-context")
-    from scenetok_ns.cli.open_run import positive, show_data, show_scene
+    from scenetok_ns.cli.open_run import positive, set_pose_scale, show_data, show_scene
     from scenetok_ns.run_folder import derive_run
 
     config, checkpoints = derive_run(run, output)
@@ -65,15 +74,17 @@ def encode(
         show_scene(config, scene)
     if num_context is not None:
         config.pipeline.datamanager.num_context = positive("--num-context", num_context)
+    set_pose_scale(config, pose_scale)
     console = Console(stderr=True)
     pipeline = load_run(config, checkpoints, console)
     if split is None:
-        _encode_scene(pipeline, output, dtype or "float32", run, console)
+        tokens = _encoded_scene(pipeline, console)
+        write_tokens(tokens, output, dtype or "float32", run, console, run_folder=run_folder)
     else:
         _encode_split(pipeline, output, split, encodings, seed, shard, dtype or "float16", console)
 
 
-def _encode_scene(pipeline: SceneTokPipeline, output: Path, dtype: DType, run: Path, console: Console) -> None:
+def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:
     datamanager = pipeline.datamanager
     shown = datamanager.evaluation_scene(datamanager.active_scene)
     if datamanager.stored_tokens(shown.number) is not None:
@@ -84,9 +95,8 @@ def _encode_scene(pipeline: SceneTokPipeline, output: Path, dtype: DType, run: P
     context = datamanager.context_indices(shown.number)
     with console.status(f"encoding {len(context)} photographs of {shown.scene.key}"):
         views = shown.scene.load_views(context, pipeline.model.scenetok.image_size)
-        tokens = pipeline.model.encode_views(views, shown.scene.key)
-        tokens = with_sources(tokens, shown.scene, context)
-    save_tokens(tokens, output, dtype, run, console)
+        tokens = pipeline.model.encode_views(views, shown.scene.key, datamanager.pose_scale(shown.number))
+        return with_sources(tokens, shown.scene, context)
 
 
 def _encode_split(

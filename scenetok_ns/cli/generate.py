@@ -16,7 +16,7 @@ from scenetok_ns.cli.generation_options import (
     scene_guidance,
     show_photograph,
 )
-from scenetok_ns.cli.run_tokens import check_token_file, load_run, save_tokens, with_sources
+from scenetok_ns.cli.run_tokens import check_token_file, load_run, with_sources, write_tokens
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver
 from scenetok_ns.models.tokens import SceneTokens
@@ -40,6 +40,7 @@ def generate(
     guidance: float | None = None,
     solver: Solver | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    run_folder: bool = True,
 ) -> None:
     """Generate a scene from a photograph and a path (--image), or from one to a few views of a data set's scene, and
     write its tokens to a file, which everything else can render.
@@ -58,6 +59,7 @@ def generate(
         guidance: Classifier-free guidance scale, 1 is off; default: the run's.
         solver: euler, or multistep, which needs fewer steps for the same error; default: the run's.
         dtype: Of the numbers in the file; bfloat16 halves it at no visible loss.
+        run_folder: Also make a run folder of the output's name without its ending, for ns-viewer and ns-render.
     """
     check_token_file(output)
     if photograph.image is not None and (data is not None or scene is not None or num_condition is not None):
@@ -80,7 +82,8 @@ def generate(
     model.scene_steps = model.scene_steps if steps is None else positive("--steps", steps)
     model.scene_guidance = model.scene_guidance if guidance is None else scene_guidance(guidance, "--guidance")
     model.scene_solver = solver or model.scene_solver
-    save_tokens(_generated(config, checkpoints, console), output, dtype, run, console)
+    tokens = _generated(config, checkpoints, console)
+    write_tokens(tokens, output, dtype, run, console, run_folder=run_folder)
 
 
 def _generated(config: RunFolderConfig, checkpoints: Path | None, console: Console) -> SceneTokens:

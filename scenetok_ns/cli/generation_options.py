@@ -34,7 +34,8 @@ class PhotographOptions:
     fov: float | None = None
     """With --image: field of view along its shorter side in degrees; default: from EXIF, else 58."""
     pose_scale: float | None = None
-    """With --image: positions are multiplied by this (default 1): units of the path -> units of the training data."""
+    """With --image, or of a capture: positions are multiplied by this to be in units of the training data. Default: 1
+    for the path of a photograph; captures are scaled so that their cameras spread as those of the training scenes."""
 
 
 @dataclass(frozen=True)

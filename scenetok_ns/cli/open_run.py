@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,7 +57,7 @@ def open_run(
             whose trained weights come with the package (scenetok-tiny).
         output: The run folder to make; it must not exist.
         scene: Name of the evaluation scene to show.
-        data: Another data set, of the same kind.
+        data: Another data set, or a capture: a folder of ns-process-data, a COLMAP model with its pictures.
         tokens: File of scene tokens to show, in place of a scene that is encoded from photographs.
         photograph: See the options.
         num_context: Number of photographs that scenes are encoded from; of a scenegen run, number of anchor poses.
@@ -88,6 +89,9 @@ def open_run(
         config.pipeline.datamanager.num_context = positive("--num-context", num_context)
     if data is not None:
         show_data(config, data)
+    if photograph.image is None and photograph.pose_scale is not None:
+        set_pose_scale(config, photograph.pose_scale)
+        photograph = replace(photograph, pose_scale=None)
     if scene is not None:
         show_scene(config, scene)
     if tokens is not None:
@@ -157,20 +161,28 @@ def positive(option: str, value: int) -> int:
 
 
 def show_data(config: RunFolderConfig, data: Path) -> None:
-    """Choose another data set, of the kind that the run's dataparser reads; raises DataError if it is none.
+    """Choose another data set or capture; raises DataError if it is none.
 
-    The run's scene and evaluation index are kept where the new data set has their scenes.
+    The run's dataparser reads it if it can, else the one that fits what is there. The run's scene and evaluation index
+    are kept where the new data set has their scenes.
     """
+    from scenetok_ns.capture_kinds import find_dataparser
     from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
     from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
     from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
 
     if not data.exists():
         raise FileNotFoundError(f"no data at {data}")
-    dataparser: Any = config.pipeline.datamanager.dataparser
-    config.data = config.pipeline.datamanager.data = dataparser.data = data.absolute()
+    datamanager = config.pipeline.datamanager
+    dataparser: Any = datamanager.dataparser
     if isinstance(dataparser, (TokensDataParserConfig, PhotographDataParserConfig)):
         raise DataError("this run shows a single file: give --data with the run that it was opened from")
+    data = data.absolute()
+    config.data = datamanager.data = dataparser.data = data
+    if not (isinstance(dataparser, SceneDataParserConfig) and _reads(dataparser)):
+        found: Any = find_dataparser(data)
+        if type(found) is not type(dataparser):
+            dataparser = datamanager.dataparser = found
     if not isinstance(dataparser, SceneDataParserConfig):
         return
     source = dataparser.setup().scene_source("test")
@@ -183,6 +195,31 @@ def show_data(config: RunFolderConfig, data: Path) -> None:
         except DataError as error:
             logger.warning("the run's evaluation index is left out: %s", error)
             dataparser.eval_index = None
+
+
+def set_pose_scale(config: RunFolderConfig, scale: float | None) -> None:
+    """Choose what a capture's positions are multiplied by, to get to the training data's; None: as the run says."""
+    if scale is None:
+        return
+    from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
+    from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
+    from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
+
+    datamanager = config.pipeline.datamanager
+    others = (SceneDataParserConfig, TokensDataParserConfig, PhotographDataParserConfig)
+    if isinstance(datamanager.dataparser, others):
+        raise ValueError("--pose-scale is for captures (--data) and photographs (--image), whose units are their own")
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"--pose-scale must be above 0, got {scale:g}")
+    datamanager.pose_scale = scale
+
+
+def _reads(dataparser: Any) -> bool:
+    """Whether a dataparser of many scenes finds some in its data folder."""
+    try:
+        return bool(dataparser.setup().scene_source("test").keys)
+    except DataError:
+        return False
 
 
 def show_scene(config: RunFolderConfig, scene: str) -> None:

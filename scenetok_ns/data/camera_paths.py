@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.data.poses import pose_distances
+from scenetok_ns.data.poses import ONE_PLACE, camera_spread, pose_distances
 from scenetok_ns.data.scenes import DataError
 
 PathName = Literal["orbit", "dolly", "spiral", "interpolate"]
@@ -46,12 +46,6 @@ def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Floa
     poses = c2w.detach().double()
     path = {"orbit": _orbit, "dolly": _dolly, "spiral": _spiral, "interpolate": _interpolate}[name](poses, count)
     return path.to(c2w.dtype)
-
-
-def camera_spread(c2w: Float[Tensor, "v 4 4"]) -> float:
-    """Root of the mean square distance of the cameras from their middle."""
-    positions = c2w[:, :3, 3].double()
-    return float((positions - positions.mean(0)).square().sum(1).mean().sqrt())
 
 
 @dataclass(frozen=True)
@@ -137,7 +131,7 @@ def _distance(c2w: Float[Tensor, "v 4 4"]) -> float:
 
 def _reach(c2w: Float[Tensor, "v 4 4"], name: str) -> float:
     reach = min(camera_spread(c2w), REACH_TO_FOCUS * _distance(c2w))
-    if reach <= 1e-6 * (1 + float(c2w[:, :3, 3].abs().amax())):
+    if reach <= ONE_PLACE * (1 + float(c2w[:, :3, 3].abs().amax())):
         raise DataError(f"{len(c2w)} cameras are all in one place: nothing tells how far a {name} goes; take an orbit")
     return reach
 

@@ -1,4 +1,4 @@
-"""Arithmetic on camera-to-world matrices: camera rows, reflection, interpolation, distances, farthest points."""
+"""Arithmetic on camera-to-world matrices: camera rows, reflection, interpolation, distances, scale, farthest points."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch import Tensor
 
 COSINE_LIMIT = 1.0 - 1e-6
 """Clamp of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
+ONE_PLACE = 1e-6
+"""Spread of cameras, over the size of their positions, below which they are in one place."""
 
 
 def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 3 3"]]:
@@ -79,6 +81,22 @@ def pose_distances(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v v"]:
     # At the clamp the published angle is zero, because its axis vanishes together with the skew part of the matrix.
     angle = torch.where(torch.eye(len(poses), dtype=torch.bool, device=poses.device), 0.0, angle)
     return apart + angle.square()
+
+
+def camera_spread(c2w: Float[Tensor, "v 4 4"]) -> float:
+    """Root of the mean square distance of the cameras from their middle."""
+    positions = c2w[:, :3, 3].double()
+    return float((positions - positions.mean(0)).square().sum(1).mean().sqrt())
+
+
+def pose_scale(c2w: Float[Tensor, "v 4 4"], typical_spread: float | None) -> float:
+    """What positions are multiplied by so that the cameras spread as those of the training scenes do.
+
+    1 where that is not known (None), and where all cameras are in one place.
+    """
+    spread = camera_spread(c2w)
+    size = 1 + float(c2w[:, :3, 3].abs().amax())
+    return 1.0 if typical_spread is None or spread <= ONE_PLACE * size else typical_spread / spread
 
 
 def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int64[Tensor, " count"]:

@@ -180,6 +180,9 @@ class DataConfig:
     image_size: int
     """Side of the square crop in pixels."""
     views: ViewSamplingConfig
+    camera_spread: float | None = None
+    """Root mean square distance of a training scene's cameras from their middle, in units of the training data: what
+    captures in units of their own are scaled to. None: not known, captures are taken as they are."""
     random_flip: bool = False
     """Training scenes are mirrored left to right, cameras with them, with probability one half."""
     scale_focal_by_256: Literal["none", "context", "all"] = "none"

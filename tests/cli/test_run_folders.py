@@ -183,7 +183,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
         ({"num_context": 0}, "--num-context must be at least 1, got 0"),
         ({"guidance": 0.5}, "--guidance must be at least 1"),
         ({"data": "nowhere"}, "no data at "),
-        ({"data": "run"}, "/run has no folder 'test'"),
+        ({"data": "run"}, "/run is no data set: expected transforms.json"),
         ({"tokens": "nothing.safetensors"}, "nothing.safetensors does not exist"),
         ({"tokens": "small.ckpt", "scene": SCENES[0]}, "--tokens shows that file alone"),
     ],

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from scene_files import walk
 from torch import Tensor
 
-from scenetok_ns.data.camera_paths import PATH_NAMES, _looking, camera_spread, preset_path
+from scenetok_ns.data.camera_paths import PATH_NAMES, _looking, preset_path
+from scenetok_ns.data.poses import camera_spread
 from scenetok_ns.data.scenes import DataError
 
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
