@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from scenetok_ns.data.demo_scenes import scene_seed
-from scenetok_ns.data.scene_pool import PoolBatch, ScenePool
+from scenetok_ns.data.scene_pool import SCENES_AT_A_TIME, PoolBatch, ScenePool
 from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.losses import Views
 from scenetok_ns.models.presets import Preset
+from scenetok_ns.muon import Muon, Together, matrices_inside
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +40,15 @@ class PoolOptions:
     """End training after this long; learning rate and stages are planned for whichever end comes first."""
     batch_size: int = 128
     learning_rate: float = 1e-3
-    """Peak; warmed up over 500 steps and brought down along a cosine."""
+    """Peak, of AdamW; warmed up over 200 steps and brought down along a cosine."""
+    matrix_learning_rate: float = 8e-3
+    """Peak, of Muon, which moves the matrices inside the blocks."""
     scenes: int = 8000
     """Scenes held at once; `renew` of them are replaced every 50 steps."""
-    renew: int = 16
+    renew: int = SCENES_AT_A_TIME
     frames_per_scene: int = 48
     compile: bool = False
-    """torch.compile the blocks (a minute or two, then about twice as fast)."""
+    """torch.compile the blocks and the renderer of the scenes (a minute or two, then about twice as fast)."""
     cuda_graph: bool = False
     """Record a step once and replay it (CUDA): the host then launches one graph instead of thousands of kernels."""
     seed: int = 0
@@ -79,6 +83,7 @@ class PoolRun:
             image_size=self.preset.data.image_size,
             first_seed=first_seed,
             device=self.device,
+            compiled=self.options.compile,
             **({"encode": self.encode} if encoded else {}),
         )
         pool.fill()
@@ -99,24 +104,28 @@ class PoolRun:
         with self.autocast():
             return self.codec.decode(latents.float()).float() / 2 + 0.5
 
-    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
+    def optimizer(self, parameters: list[nn.Parameter], blocks: Sequence[nn.Module]) -> Together:
+        """Muon for the matrices inside `blocks`, AdamW for all other parameters."""
+        options, matrices = self.options, matrices_inside(blocks)
+        inside = {id(p) for p in matrices}
+        others = [p for p in parameters if id(p) not in inside]
+        rate = partial(torch.tensor, device=self.device)
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in others if p.ndim > 1], "lr": rate(options.learning_rate)},
+            {"params": [p for p in others if p.ndim <= 1], "lr": rate(options.learning_rate), "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(
+        adam = torch.optim.AdamW(
             groups,
-            lr=torch.tensor(self.options.learning_rate, device=self.device),
             betas=(0.9, 0.99),
             weight_decay=0.02,
             fused=self.device.type == "cuda",
-            capturable=self.options.cuda_graph,
+            capturable=options.cuda_graph,
         )
+        return Together(adam, Muon(matrices, lr=rate(options.matrix_learning_rate)))
 
-    def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, along: float) -> None:
+    def set_learning_rate(self, optimizer: Together, step: int, along: float) -> None:
         """`along`: part of the training that is done."""
-        for group in optimizer.param_groups:
-            group["lr"].fill_(self.options.learning_rate * cosine(step, along, warmup=500))
+        optimizer.set_learning_rate(cosine(step, along, warmup=200))
 
     def recorded(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """`step` as a CUDA graph, if asked for; its tensors stay where they are, so a replay is a whole new step."""

@@ -31,6 +31,7 @@ from scenetok_ns.models.presets import Preset, SamplerConfig, TrainingConfig, lo
 from scenetok_ns.models.sampling import sample_latents
 from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.models.weights import load_weights, save_weights
+from scenetok_ns.muon import Together
 from scenetok_ns.pool_training import (
     HELD_OUT_SEED,
     TRAINING_SEED,
@@ -142,9 +143,10 @@ class TinyRun(PoolRun):
         pool = self.pool(options.scenes, TRAINING_SEED, encoded=True)
         held_out = self.pool(HELD_OUT_SCENES, HELD_OUT_SEED, encoded=True)
         parameters = [*self.compressor.parameters(), *self.denoiser.parameters()]
-        optimizer = self.optimizer(parameters)
+        blocks = [*self.compressor.aggregate, *self.denoiser.model.blocks]
+        optimizer = self.optimizer(parameters, blocks)
         if options.compile:
-            for block in [*self.compressor.aggregate, *self.denoiser.model.blocks]:
+            for block in blocks:
                 block.compile()
         trained = nn.ModuleList([self.compressor, self.denoiser])
         stage, take_step = "", lambda: torch.tensor(0.0)
@@ -179,7 +181,7 @@ class TinyRun(PoolRun):
                     self.save()
 
     def token_step(
-        self, pool: ScenePool, recipe: TrainingConfig, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer
+        self, pool: ScenePool, recipe: TrainingConfig, parameters: list[nn.Parameter], optimizer: Together
     ) -> Tensor:
         preset, batch = self.preset, self.options.batch_size
         views = preset.data.views
@@ -200,7 +202,7 @@ class TinyRun(PoolRun):
         )
         with self.autocast():
             loss = scenetok_loss(self.compressor, self.denoiser, context, target, draws, recipe, step=0).loss
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

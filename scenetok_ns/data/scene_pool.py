@@ -29,7 +29,8 @@ class ScenePool:
     """`capacity` scenes of `num_frames` frames, held on the device as what `encode` makes of uint8 images.
 
     Scene number n comes from the seed `first_seed + n`, so pools with distant first seeds never share a scene.
-    `renew` replaces the oldest scenes by new ones.
+    `renew` replaces the oldest scenes by new ones. compiled: see `render_rooms`; then renew as many scenes at a time as
+    `fill` does, since each other number is compiled anew.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class ScenePool:
         first_seed: int,
         device: torch.device,
         encode: Encode = lambda images: images,
+        compiled: bool = False,
     ) -> None:
         self.capacity, self.num_frames, self.image_size = capacity, num_frames, image_size
-        self.first_seed, self.device, self.encode = first_seed, device, encode
+        self.first_seed, self.device, self.encode, self.compiled = first_seed, device, encode, compiled
         self.made = 0
         self._frames: Tensor | None = None
         self._c2w = torch.empty(capacity, num_frames, 4, 4, device=device)
@@ -62,7 +64,8 @@ class ScenePool:
         rooms = sample_rooms(list(range(first, first + count)), self.device)
         c2w = sample_walks(rooms, self.num_frames)
         intrinsics = rooms.intrinsics[:, None].expand(-1, self.num_frames, 3, 3)
-        images = (render_rooms(rooms, c2w, intrinsics, self.image_size) * 255).round().byte()
+        shown = render_rooms(rooms, c2w, intrinsics, self.image_size, compiled=self.compiled)
+        images = (shown * 255).round().byte()
         frames = self.encode(images)
         if self._frames is None:
             self._frames = frames.new_empty(self.capacity, *frames.shape[1:])
