@@ -1,9 +1,9 @@
 """Muon: momentum whose matrix is orthogonalised, for the matrices inside transformer blocks.
 
 Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024); the scale that makes its
-learning rate read like AdamW's is that of Liu et al., "Muon is scalable for LLM training" (2025). torch.optim.Muon reads
-its learning rate on the host and works matrix by matrix; this one does all matrices of a shape as one batch and never
-waits for the device, so that a training step can be recorded as a CUDA graph.
+learning rate read like AdamW's is that of Liu et al., "Muon is scalable for LLM training" (2025). torch.optim.Muon
+reads its learning rate on the host and works matrix by matrix; this one does all matrices of a shape as one batch and
+never waits for the device, so that a training step can be recorded as a CUDA graph.
 """
 
 from __future__ import annotations

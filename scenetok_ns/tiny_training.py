@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from scenetok_ns.data.scene_pool import ScenePool, draw_training_views
@@ -26,10 +24,8 @@ from scenetok_ns.models.compressor import Compressor
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.draws import draw_scenetok
 from scenetok_ns.models.flow import network_time
-from scenetok_ns.models.losses import Views, scenetok_loss
-from scenetok_ns.models.presets import Preset, SamplerConfig, TrainingConfig, load_preset
-from scenetok_ns.models.sampling import sample_latents
-from scenetok_ns.models.temporal import TemporalLayout
+from scenetok_ns.models.losses import scenetok_loss
+from scenetok_ns.models.presets import Preset, TrainingConfig, load_preset
 from scenetok_ns.models.weights import load_weights, save_weights
 from scenetok_ns.muon import Together
 from scenetok_ns.pool_training import (
@@ -41,11 +37,11 @@ from scenetok_ns.pool_training import (
     psnr,
     update_average,
 )
+from scenetok_ns.tiny_evaluation import held_out_views, write_figures
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SCENES = 64
-LAYOUT = TemporalLayout(1, 1)
 
 
 @dataclass
@@ -83,9 +79,7 @@ def run_training(options: TinyOptions) -> dict[str, float]:
         run.save()
     run.train_tokens()
     run.save()
-    figures = run.evaluate()
-    (options.output / "figures.json").write_text(json.dumps(figures, indent=2))
-    return figures
+    return write_figures(run, run.averaged[0], run.averaged[1], HELD_OUT_SCENES)
 
 
 class TinyRun(PoolRun):
@@ -213,7 +207,8 @@ class TinyRun(PoolRun):
         """PSNR of one window rendered by a single step from pure noise, with own and with another scene's tokens."""
         compressor, denoiser = self.averaged[0], self.averaged[1]
         assert isinstance(compressor, Compressor) and isinstance(denoiser, Denoiser)
-        context, target, frames = self.held_out_views(pool, window_start)
+        context, target = held_out_views(self.preset, pool, window_start)
+        frames = self.decode(target.latents)
         noise = torch.randn(target.latents.shape, generator=self.generator, device=self.device)
         t_net = network_time(torch.ones(noise.shape[:2], device=self.device))
         with self.autocast():
@@ -223,65 +218,6 @@ class TinyRun(PoolRun):
                 velocity = denoiser(noise, target.cameras, t_net, denoiser.project(shown))
                 scores.append(psnr(self.decode(noise - velocity), frames))
         return scores[0], scores[1]
-
-    def held_out_views(self, pool: ScenePool, start: int) -> tuple[Views, Views, Tensor]:
-        """Context, one window of targets (relative to the middle context camera) and its frames in [0, 1]."""
-        views, n = self.preset.data.views, pool.capacity
-        device = self.device
-        context_views = torch.linspace(0, pool.num_frames - 1, views.num_context, device=device).round().long()
-        target_views = start + torch.arange(views.num_target_latents, device=device)
-        scenes = torch.arange(n, device=device)
-        context = as_views(pool.take(scenes, context_views.expand(n, -1)))
-        target = as_views(pool.take(scenes, target_views.expand(n, -1)))
-        reference = context.cameras.c2w[:, views.num_context // 2]
-        return context.relative_to(reference), target.relative_to(reference), self.decode(target.latents)
-
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """Figures on held-out scenes against true pixels, and a sheet of pictures: truth, one step, sampled."""
-        views = self.preset.data.views
-        truth = self.pool(HELD_OUT_SCENES, HELD_OUT_SEED, encoded=False)
-        latents = self.pool(HELD_OUT_SCENES, HELD_OUT_SEED, encoded=True)
-        compressor, denoiser = self.averaged[0], self.averaged[1]
-        assert isinstance(compressor, Compressor) and isinstance(denoiser, Denoiser)
-        scenes = torch.arange(truth.capacity, device=self.device)
-        context_views = torch.linspace(0, truth.num_frames - 1, views.num_context, device=self.device).round().long()
-        context_images = truth.take(scenes, context_views.expand(len(scenes), -1)).frames / 255
-        scores: dict[str, list[float]] = {}
-        sampler = self.preset.sampler
-        for start in range(4, truth.num_frames - views.num_target_latents, 12):
-            context, target, decoded = self.held_out_views(latents, start)
-            target_views = start + torch.arange(views.num_target_latents, device=self.device)
-            frames = truth.take(scenes, target_views.expand(len(scenes), -1)).frames / 255
-            away = (target_views[:, None] - context_views[None]).abs().amin(1) > 0  # context views are not scored
-            closest = (target_views[:, None] - context_views[None]).abs().argmin(1)
-            with self.autocast():
-                tokens = compressor(context.latents, context.cameras).mean
-            noise = torch.randn(target.latents.shape, generator=self.generator, device=self.device)
-
-            def render(shown: Tensor, config: SamplerConfig, cameras=target.cameras, noise=noise) -> Tensor:
-                autocast = self.device.type == "cuda"
-                return self.decode(
-                    sample_latents(denoiser, shown, cameras, noise, LAYOUT, config, autocast=autocast)[0]
-                )
-
-            pictures = {
-                "mean_color": context_images.mean(dim=(1, 3, 4), keepdim=True).expand_as(frames),
-                "nearest": context_images[:, closest],
-                "codec": decoded,
-                "one_step": render(tokens, dataclasses.replace(sampler, steps=1)),
-                "sampled": render(tokens, sampler),
-                "sampled_64_tokens": render(tokens[:, :64], sampler),
-                "other_tokens": render(tokens.roll(1, 0), sampler),
-                "noise_tokens": render(torch.randn_like(tokens) * tokens.std() + tokens.mean(), sampler),
-            }
-            for name, picture in pictures.items():
-                scores.setdefault(name, []).append(psnr(picture[:, away], frames[:, away]))
-            if len(scores["nearest"]) == 1:
-                rows = torch.stack([frames, pictures["one_step"], pictures["sampled"]], 1)[:8].flatten(0, 1)
-                sheet = (rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).clamp(0, 1) * 255).byte()
-                Image.fromarray(sheet.cpu().numpy()).save(self.options.output / "samples.png")
-        return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
 @torch.no_grad()

@@ -39,7 +39,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_weights_log_figures_and_pictures(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == {"weights.safetensors", "log.jsonl", "figures.json", "samples.png"}
+    assert {path.name for path in run.iterdir()} == {
+        "weights.safetensors",
+        "log.jsonl",
+        "figures.json",
+        "samples.png",
+        "curves.json",
+        "curves.png",
+    }
     figures = json.loads((run / "figures.json").read_text())
     assert {"nearest", "one_step", "sampled", "other_tokens"} <= figures.keys()
     assert all(3 < value < 60 for value in figures.values())
