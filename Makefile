@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint venv clean
+.PHONY: demo test lint notebooks venv clean
 
 demo: $(STAMP)
 	$(BIN)/scenetok demo
@@ -21,6 +21,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Runs the notebooks and stores their output, to be looked at.
+notebooks: $(STAMP)
+	$(BIN)/python scripts/run_notebooks.py
 
 venv: $(STAMP)
 

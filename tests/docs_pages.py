@@ -14,6 +14,7 @@ commands of a page run in order, in one folder. `<!-- page with: ... -->` names 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -81,11 +82,20 @@ class Page:
 
 
 def pages() -> list[Page]:
-    return [read_page(path) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    return [read_page(path) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *notebooks)]
+
+
+def read_text(path: Path) -> str:
+    """The words of a page; of a notebook, those of its text cells."""
+    if path.suffix != ".ipynb":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def read_page(path: Path) -> Page:
-    text = path.read_text()
+    text = read_text(path)
     materials: list[tuple[str, str]] = []
     for comment in COMMENT.findall(text):
         if comment.strip().startswith("page with:"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 from docs_materials import Materials
-from docs_pages import ROOT, Command, Page, pages, read_page
+from docs_pages import ROOT, Command, Page, pages, read_page, read_text
 from docs_runner import CommandError, check_options, run
 
 PAGES = pages()
@@ -91,7 +92,7 @@ def test_a_failing_command_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links(page: Page) -> None:
-    for match in LINK.findall(page.path.read_text()):
+    for match in LINK.findall(read_text(page.path)):
         target = "".join(match)
         if "://" in target:
             continue
@@ -109,8 +110,7 @@ def headings(text: str) -> set[str]:
 
 
 def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "docs" / "README.md").read_text()
-    missing = [
-        page.path.name for page in PAGES if page.path.parent.name == "docs" and f"({page.path.name})" not in index
-    ]
+    links = {"".join(found) for found in LINK.findall((ROOT / "docs" / "README.md").read_text())}
+    paths = [page.path for page in PAGES if page.path != ROOT / "README.md"]
+    missing = [path.name for path in paths if os.path.relpath(path, ROOT / "docs") not in links]
     assert missing == ["README.md"]
