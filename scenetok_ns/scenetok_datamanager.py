@@ -177,7 +177,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
     def _shown(self) -> tuple[int, SceneViews, SceneViews]:
         """Number of the scene to show, its context views and its target views. Raises DataError."""
         if getattr(self.config.dataparser, "scene", None) is not None:
-            number = self._number_of_scene()
+            number = self.number_of(self.config.dataparser.scene)  # type: ignore[attr-defined]
             return number, self._views(number, "context"), self._views(number, "target")
         for scene in self.usable_evaluation_scenes():
             try:
@@ -186,9 +186,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
                 self.skip(scene.number, error)
         raise DataError(f"no evaluation scene is usable; {self.evaluation_source.skipped.summary(3)}")
 
-    def _number_of_scene(self) -> int:
-        """Number of the scene that was asked for."""
-        key = self.config.dataparser.scene  # type: ignore[attr-defined]
+    def number_of(self, key: str) -> int:
+        """Number of an evaluation scene by its name; it joins the scenes to evaluate. Raises DataError."""
         if key not in self.evaluation_keys:
             if key not in self.evaluation_source.keys:
                 some = ", ".join(list(self.evaluation_source.keys)[:5])

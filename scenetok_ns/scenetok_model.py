@@ -284,15 +284,20 @@ class SceneTokModel(Model):
         generation = f"|{self.config.scene_seed}|{self.scene_sampler}" if self.scene_sampler else ""
         return f"{self._weights_version}{generation}"
 
+    @property
+    def renderer(self) -> SceneTok:
+        """The networks that pictures are rendered with."""
+        return self.scenetok
+
     @torch.no_grad()
     def render_tokens(self, tokens: SceneTokens, cameras: CameraBatch) -> Float[Tensor, "f 3 height width"]:
         """All frames of a path from any tokens, with this model's seed and sampler."""
-        return self.scenetok.render(tokens, cameras.to(self.device), seed=self.config.seed, sampler=self.sampler)
+        return self.renderer.render(tokens, cameras.to(self.device), seed=self.config.seed, sampler=self.sampler)
 
     def _sample(
         self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None]
     ) -> Iterator[RenderedFrames]:
-        return self.scenetok.render_windows(
+        return self.renderer.render_windows(
             self.tokens_of(scene, on_step),
             cameras.to(self.device),
             seed=self.config.seed,

@@ -1,0 +1,191 @@
+"""`scenetok render`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+from scenetok_ns.data.camera_paths import PATH_NAMES
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.models.presets import Solver, preset_names
+from scenetok_ns.models.tokens import SceneTokens
+
+if TYPE_CHECKING:
+    from scenetok_ns.path_videos import CameraPath, Shot
+    from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+
+Format = Literal["mp4", "png"]
+EMBEDDED = "scenetok-tiny"
+"""Preset whose model is used where neither a run is given nor the tokens say another."""
+NUM_FRAMES = 96
+
+
+def render(
+    output: Path,
+    path: str = "orbit",
+    run: Path | None = None,
+    tokens: tuple[Path, ...] = (),
+    data: Path | None = None,
+    scenes: tuple[str, ...] = (),
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    frame_rate: float = 24.0,
+    formats: tuple[Format, ...] = ("mp4",),
+    compare: bool = False,
+    num_context: int | None = None,
+    pose_scale: float | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    solver: Solver | None = None,
+) -> None:
+    """Render a path through one or several scenes to videos and pictures. The path used is written beside them, as a
+    camera path for the viewer and ns-render.
+
+    Args:
+        output: Folder for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json.
+        path: orbit, dolly, spiral or interpolate (through the photographs' cameras), or a file with poses in the
+            capture's coordinates: a camera path of the viewer, or a transforms.json.
+        run: Run folder with the model (or its config.yml), or a preset whose weights come with the package; default:
+            the preset that the tokens are of, else scenetok-tiny.
+        tokens: Token files, one for each scene.
+        data: In the place of token files: a capture or a data set with the scenes; default: the run's.
+        scenes: Of a data set: names of the scenes, or all (those that an evaluation takes); default: the run's, or the
+            first.
+        frames: Number of frames of a path that is not a file's; default 96.
+        size: Width and height of the pictures in pixels; default: a camera path's own, else the model's square.
+        frame_rate: Frames of the videos in a second.
+        formats: mp4, png or both.
+        compare: Put the photograph that was taken nearest beside each picture.
+        num_context: Number of photographs that scenes are encoded from.
+        pose_scale: Of a capture: what its positions are multiplied by to be in units of the training data; default:
+            so that its cameras spread as those of the training scenes.
+        seed: Of the noise that renders start from.
+        steps: Denoising steps.
+        guidance: Classifier-free guidance scale, 1 is off.
+        solver: euler, or multistep, which needs fewer steps for the same error.
+    """
+    from scenetok_ns.cli.open_run import positive, set_pose_scale, set_sampling, show_data, show_scene, show_tokens
+
+    if tokens and (data is not None or scenes or compare):
+        raise ValueError("--tokens are scenes without photographs: leave out --data, --scenes and --compare")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"--size must be at least 1 x 1, got {size[0]} x {size[1]}")
+    if not formats or frame_rate <= 0:
+        raise ValueError("expected at least one of --formats mp4 png, and a --frame-rate above 0")
+    if path not in PATH_NAMES and frames is not None:
+        raise ValueError("--frames is for paths by name: a file has its own number of frames")
+    count = positive("--frames", NUM_FRAMES if frames is None else frames)
+    from scenetok_ns.cli.run_tokens import load_run
+    from scenetok_ns.run_folder import derive_run
+
+    console = Console(stderr=True)
+    config, checkpoints = derive_run(run or _preset_of(tokens), output)
+    set_sampling(config, seed, steps, guidance)
+    config.pipeline.model.solver = solver or config.pipeline.model.solver
+    if num_context is not None:
+        config.pipeline.datamanager.num_context = positive("--num-context", num_context)
+    if data is not None:
+        show_data(config, data)
+    set_pose_scale(config, pose_scale)
+    if scenes and scenes[0] != "all":
+        show_scene(config, scenes[0])
+    for file in tokens[::-1]:  # each is checked, and the pipeline is made for the first
+        show_tokens(config, file)
+    pipeline = load_run(config, checkpoints, console)
+    shots = _shots(pipeline, path, tokens, scenes, count, size, compare)
+    _render(pipeline, shots, output, formats, frame_rate, console)
+
+
+def _preset_of(tokens: tuple[Path, ...]) -> Path:
+    """The embedded preset that renders these token files."""
+    if not tokens:
+        return Path(EMBEDDED)
+    made = SceneTokens.load(tokens[0]).preset
+    if made not in preset_names():
+        raise ValueError(f"{tokens[0]} was made by preset {made}, which is not in this package: give --run")
+    return Path(made)
+
+
+def _shots(
+    pipeline: SceneTokPipeline,
+    path: str,
+    files: tuple[Path, ...],
+    scenes: tuple[str, ...],
+    frames: int,
+    size: tuple[int, int] | None,
+    compare: bool,
+) -> list[Shot]:
+    from scenetok_ns.path_videos import Shot, file_names
+
+    if files:
+        found = [(tokens.scene or file.stem, tokens, None) for file in files for tokens in (SceneTokens.load(file),)]
+    else:
+        found = _scenes_of_data(pipeline, scenes, compare)
+    names = file_names([name for name, *_ in found])
+    side = pipeline.model.preset.data.image_size
+    height_width = None if size is None else (size[1], size[0])
+    return [
+        Shot(name, tokens, _path(path, tokens, frames, height_width, side), photographs)
+        for name, (_, tokens, photographs) in zip(names, found, strict=True)
+    ]
+
+
+def _scenes_of_data(pipeline: SceneTokPipeline, scenes: tuple[str, ...], compare: bool) -> list[tuple[str, Any, Any]]:
+    datamanager = pipeline.datamanager
+    if scenes == ("all",):
+        numbers = [scene.number for scene in datamanager.usable_evaluation_scenes()]
+    elif scenes:
+        numbers = [datamanager.number_of(key) for key in scenes]
+    else:
+        numbers = [datamanager.active_scene]
+    found = []
+    for number in numbers:
+        scene = datamanager.evaluation_scene(number).scene
+        if compare and datamanager.stored_tokens(number) is not None:
+            raise DataError(f"{datamanager.config.data} holds tokens alone: there are no photographs to --compare with")
+        found.append((scene.key, pipeline.model.tokens_of(number), scene if compare else None))
+    return found
+
+
+def _path(path: str, tokens: SceneTokens, frames: int, size: tuple[int, int] | None, side: int) -> CameraPath:
+    from scenetok_ns.camera_path_file import read_path
+    from scenetok_ns.path_videos import path_around
+
+    if path in PATH_NAMES:
+        return path_around(path, tokens, frames, size or (side, side))  # type: ignore[arg-type]
+    if not Path(path).suffix:
+        raise DataError(f"unknown path {path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
+    return read_path(Path(path), size, side)
+
+
+def _render(
+    pipeline: SceneTokPipeline,
+    shots: list[Shot],
+    output: Path,
+    formats: tuple[Format, ...],
+    frame_rate: float,
+    console: Console,
+) -> None:
+    from scenetok_ns.path_videos import ShotFiles, render_shots
+
+    model = pipeline.model
+    with ExitStack() as stack, Progress(*Progress.get_default_columns(), console=console) as progress:
+        writers = {shot.name: stack.enter_context(ShotFiles(shot, output, formats, frame_rate)) for shot in shots}
+        task = progress.add_task(f"rendering {len(shots)} scene{'s' * (len(shots) > 1)}", total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        rendered = render_shots(model.renderer, shots, seed=model.config.seed, sampler=model.sampler, on_step=report)
+        for shot, first, frames in rendered:
+            writers[shot.name].add(first, frames)
+    for shot in shots:
+        made = [output / f"{shot.name}.mp4"] if "mp4" in formats else []
+        made += [output / shot.name] if "png" in formats else []
+        files = ", ".join(map(str, [*made, output / f"{shot.name}.camera_path.json"]))
+        console.print(f"{len(shot.path.c2w)} frames: {files}", soft_wrap=True)

@@ -1,0 +1,164 @@
+"""scenetok render, and a capture's way to it: what is encoded, which path is taken, what the files hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mediapy
+import numpy as np
+import pytest
+import torch
+from capture_files import write_demo_capture
+from nerfstudio.cameras.camera_paths import get_path_from_json
+from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image
+
+from scenetok_ns.camera_path_file import read_camera_path
+from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.data.camera_paths import preset_path
+from scenetok_ns.data.poses import camera_spread
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.path_videos import file_names
+from scenetok_ns.run_folder import read_run
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="writing videos needs ffmpeg")
+
+
+def scenetok(command: str, *words: Any) -> None:
+    entrypoint([command, *map(str, words)])
+
+
+def failure(command: str, *words: Any) -> str:
+    with pytest.raises(SystemExit) as stop:
+        scenetok(command, *words)
+    return str(stop.value.code)
+
+
+def pictures(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two captures, each encoded with the model in the package."""
+    folder = tmp_path_factory.mktemp("captures")
+    for index, name in enumerate(("attic", "cellar")):
+        write_demo_capture(folder / name, index=index)
+        scenetok("encode", "--data", folder / name, "--output", folder / f"{name}-scene.safetensors")
+    return folder
+
+
+def test_a_capture_is_encoded_in_its_own_world(workplace: Path) -> None:
+    tokens = SceneTokens.load(workplace / "attic-scene.safetensors")
+    meta = json.loads((workplace / "attic" / "transforms.json").read_text())
+    opencv = torch.tensor([frame["transform_matrix"] for frame in meta["frames"]]) * torch.tensor([1, -1, -1, 1])
+    cameras = tokens.cameras_c2w
+    assert cameras is not None and len(cameras) == len(tokens.sources) == 12 and tokens.scene == "attic"
+    assert (cameras[:, None] - opencv).abs().amax(dim=(2, 3)).amin(1).max() < 1e-3
+    torch.testing.assert_close(tokens.reference_c2w, cameras[6])
+    spread = load_preset("scenetok-tiny").data.camera_spread
+    assert tokens.pose_scale == pytest.approx(spread / camera_spread(opencv), rel=1e-4)
+
+
+def test_the_run_folder_beside_a_token_file_shows_it(workplace: Path, tmp_path: Path) -> None:
+    """Also after encoding again; what lies there otherwise stays."""
+    config, pipeline, *_ = eval_setup(workplace / "attic-scene" / "config.yml", test_mode="test")
+    assert config.data == workplace / "attic-scene.safetensors"
+    assert len(pipeline.datamanager.train_dataset) == 12
+    words = ("--run", workplace / "attic-scene", "--data", workplace / "attic")
+    assert "give --data with the run that it was opened from" in failure("encode", *words, "--output", "x.safetensors")
+    output = tmp_path / "attic.safetensors"
+    for scale in (0.01, 0.02):
+        scenetok("encode", "--data", workplace / "attic", "--output", output, "--pose-scale", scale)
+        assert SceneTokens.load(read_run(tmp_path / "attic").data).pose_scale == scale  # type: ignore[arg-type]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    scenetok("encode", "--data", workplace / "attic", "--output", tmp_path / "mine.safetensors")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+@needs_ffmpeg
+def test_the_path_beside_a_video_gives_its_frames_again(workplace: Path, tmp_path: Path) -> None:
+    scene, sampled = workplace / "attic-scene", ("--steps", 2, "--formats", "mp4", "png")
+    words = ("--path", "spiral", "--frames", 9, "--size", 48, 32, "--frame-rate", 12)
+    scenetok("render", "--tokens", f"{scene}.safetensors", "--output", tmp_path, *words, *sampled)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["attic", "attic.camera_path.json", "attic.mp4"]
+    found = pictures(tmp_path / "attic")
+    assert found.shape == (9, 32, 48, 3) and found.std() > 10
+    video = mediapy.read_video(tmp_path / "attic.mp4")
+    assert video.metadata.fps == 12 and np.abs(video.astype(float) - found).mean() < 6
+
+    tokens = SceneTokens.load(workplace / "attic-scene.safetensors")
+    file = tmp_path / "attic.camera_path.json"
+    wanted = preset_path("spiral", tokens.cameras_c2w, 9)  # type: ignore[arg-type]
+    torch.testing.assert_close(read_camera_path(file), wanted, atol=1e-4, rtol=1e-5)
+    cameras = get_path_from_json(json.loads(file.read_text()))
+    _, pipeline, *_ = eval_setup(workplace / "attic-scene" / "config.yml", test_mode="inference")
+    pipeline.model.sampler = pipeline.model.sampler.__class__(**{**vars(pipeline.model.sampler), "steps": 2})
+    cameras = cameras.to(pipeline.device)
+    for index in (0, 5):
+        rgb = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])["rgb"].cpu().numpy()
+        assert np.abs(rgb * 255 - found[index]).max() < 2
+
+    scenetok("render", "--run", scene, "--output", tmp_path / "2", "--path", file, *sampled)
+    assert (pictures(tmp_path / "2" / "attic") == found).all()
+
+
+def test_photographs_stand_beside_the_views_they_were_taken_from(workplace: Path, tmp_path: Path) -> None:
+    """Along transforms.json every picture has its own photograph beside it, and looks more like it than like others."""
+    path = workplace / "cellar" / "transforms.json"
+    words = ("--path", path, "--compare", "--formats", "png", "--num-context", 12, "--steps", 4)
+    scenetok("render", "--data", workplace / "cellar", "--output", tmp_path, *words)
+    found = pictures(tmp_path / "cellar").astype(float)
+    assert found.shape == (20, 64, 128, 3)
+    ours, beside = found[:, :, :64], found[:, :, 64:]
+    for index, file in enumerate(sorted((workplace / "cellar" / "images").iterdir())):
+        photograph = np.asarray(Image.open(file).resize((64, 64), Image.Resampling.LANCZOS)).astype(float)
+        assert np.abs(photograph - beside[index]).max() <= 1
+    errors = np.square(ours[:, None] - beside[None]).mean(axis=(2, 3, 4))
+    assert (errors.argmin(axis=1) == np.arange(20)).mean() > 0.7
+
+
+def test_several_scenes_are_rendered_together_as_each_alone(workplace: Path, tmp_path: Path) -> None:
+    files = [workplace / f"{name}-scene.safetensors" for name in ("attic", "cellar")]
+    words = ("--path", "dolly", "--frames", 5, "--steps", 1, "--formats", "png")
+    scenetok("render", "--tokens", *files, "--output", tmp_path / "both", *words)
+    scenetok("render", "--tokens", files[1], "--output", tmp_path / "one", *words)
+    together, alone = pictures(tmp_path / "both" / "cellar").astype(int), pictures(tmp_path / "one" / "cellar")
+    assert np.abs(together - alone).max() <= 1
+    assert np.abs(together - pictures(tmp_path / "both" / "attic")).mean() > 5
+
+
+def test_names_of_files() -> None:
+    assert file_names(["a/b", "room", "room", "..", "room"]) == ["a_b", "room", "room-2", "scene", "room-3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--path", "loop"], "unknown path 'loop'; give orbit, dolly, spiral, interpolate or a JSON file"),
+        (["--path", "nothing.json"], "no file nothing.json"),
+        (["--path", "{}/attic/transforms.json", "--frames", "4"], "--frames is for paths by name"),
+        (["--compare"], "--tokens are scenes without photographs: leave out"),
+        (["--size", "0", "4"], "--size must be at least 1 x 1"),
+        (["--frames", "0"], "--frames must be at least 1"),
+        (["--frame-rate", "0"], "--frame-rate above 0"),
+        (["--pose-scale", "2"], "--pose-scale is for captures"),
+    ],
+)
+def test_wrong_renderings_are_told_in_one_line(workplace: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    given = [word.format(workplace) for word in words]
+    said = failure("render", "--tokens", workplace / "attic-scene.safetensors", "--output", tmp_path / "out", *given)
+    assert message in said and "\n" not in said and not (tmp_path / "out").exists()
+
+
+def test_tokens_without_cameras_need_a_path(workplace: Path, tmp_path: Path) -> None:
+    tokens = SceneTokens.load(workplace / "attic-scene.safetensors")
+    old = SceneTokens(tokens.mean, tokens.reference_c2w, tokens.preset, scene="old")
+    old.save(tmp_path / "old.safetensors")
+    said = failure("render", "--tokens", tmp_path / "old.safetensors", "--output", tmp_path / "out")
+    assert "the tokens of old hold no cameras to make a path from" in said
