@@ -112,7 +112,7 @@ def _encode_split(
     import os
 
     from scenetok_ns.cli.latents import scene_progress
-    from scenetok_ns.data.latent_jobs import Shard
+    from scenetok_ns.data.scene_jobs import Shard
     from scenetok_ns.data.token_jobs import TokenJob, compute_tokens
     from scenetok_ns.data.token_sets import TokenSettings
     from scenetok_ns.models.checkpoint import module_sha256

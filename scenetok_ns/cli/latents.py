@@ -66,7 +66,8 @@ def latents(
     import torch
 
     from scenetok_ns.data.latent_files import LatentSettings
-    from scenetok_ns.data.latent_jobs import LatentJob, Shard, compute_latents
+    from scenetok_ns.data.latent_jobs import LatentJob, compute_latents
+    from scenetok_ns.data.scene_jobs import Shard
     from scenetok_ns.models.autoencoders.registry import build_autoencoder, default_dtype
     from scenetok_ns.models.presets import load_preset
 

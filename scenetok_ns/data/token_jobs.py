@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +12,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from scenetok_ns.atomic_files import remove_leftovers
-from scenetok_ns.data.latent_files import check_scene_name
-from scenetok_ns.data.latent_jobs import JobReport, Shard
 from scenetok_ns.data.poses import reflect
-from scenetok_ns.data.scenes import BadScene, Scene, SceneSource, SkippedScenes, Views
+from scenetok_ns.data.scene_jobs import JobReport, SceneTask, Shard, named_generator, run_tasks
+from scenetok_ns.data.scenes import Scene, SceneSource, Views
 from scenetok_ns.data.token_sets import SceneEncodings, TokenSettings, token_path
 from scenetok_ns.data.view_sampling import sample_views
 from scenetok_ns.models.autoencoders.registry import latent_space
@@ -63,57 +59,27 @@ def compute_tokens(job: TokenJob, model: SceneTok, on_scene: Callable[[str], Non
     continued by running it again. `on_scene` is called after each scene of the shard. Raises DataError if the folder
     holds a set with other settings.
     """
-    job.root.mkdir(parents=True, exist_ok=True)
-    job.settings.claim(job.root)
-    remove_leftovers(job.root)
-    skipped = SkippedScenes()
-    written = present = 0
-    for key, loaded in _load_ahead(job, model.preset):
-        try:
-            if loaded is None:
-                present += 1
-            else:
-                file = token_path(job.root, job.split, key)
-                _encode(model, *loaded()).save(file, getattr(torch, job.settings.dtype))
-                written += 1
-        except BadScene as error:
-            skipped.add(error if error.key else BadScene(error.reason, key))
-        on_scene(key)
-    return JobReport(written, present, skipped)
+    tasks = (_task(job, model, key) for key in job.scenes())
+    return run_tasks(job.root, job.settings, tasks, job.workers, on_scene)
 
 
 Loaded = tuple[list[_Draw], Int64[Tensor, " f"], Views, int]
 """Draws, the frames they need and these frames' views, and the number of frames of the scene."""
 
 
-def _load_ahead(job: TokenJob, preset: Preset) -> Iterator[tuple[str, Callable[[], Loaded] | None]]:
-    """Scenes of the shard, photographs decoded by threads some scenes ahead; None for what is there already."""
-    queue: deque[tuple[str, Callable[[], Loaded] | None]] = deque()
-    with ThreadPoolExecutor(job.workers) as pool:
-        try:
-            for key in job.scenes():
-                there = token_path(job.root, job.split, key).is_file()
-                queue.append((key, None if there else _start_loading(job, preset, pool, key)))
-                if len(queue) > job.workers:
-                    yield queue.popleft()
-            yield from queue
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _task(job: TokenJob, model: SceneTok, key: str) -> SceneTask[Loaded]:
+    path = token_path(job.root, job.split, key)
 
-
-def _start_loading(job: TokenJob, preset: Preset, pool: ThreadPoolExecutor, key: str) -> Callable[[], Loaded]:
-    """Opens the scene at once (sources are not made for threads), its photographs in a thread."""
-    future: Future[Loaded]
-    try:
-        check_scene_name(key)
+    def open_scene() -> Callable[[], Loaded]:
         scene = job.source.scene(key)
-        future = pool.submit(
-            _load, scene, draw_encodings(scene, preset, job.settings.encodings, job.settings.seed), preset
-        )
-    except BadScene as error:
-        future = Future()
-        future.set_exception(error)
-    return future.result
+        draws = draw_encodings(scene, model.preset, job.settings.encodings, job.settings.seed)
+        return partial(_load, scene, draws, model.preset)
+
+    def write(loaded: Loaded) -> Iterator[Path]:
+        _encode(model, *loaded).save(path, getattr(torch, job.settings.dtype))
+        yield path
+
+    return SceneTask(key, path.is_file(), open_scene, write)
 
 
 def draw_encodings(scene: Scene, preset: Preset, count: int, seed: int) -> list[_Draw]:
@@ -121,8 +87,7 @@ def draw_encodings(scene: Scene, preset: Preset, count: int, seed: int) -> list[
     layout = latent_space(preset.target_autoencoder).layout
     draws = []
     for number in range(count):
-        digest = hashlib.sha256(f"{seed}/{scene.key}/{number}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        generator = named_generator(seed, scene.key, number)
         step = preset.training.max_steps  # after every warm-up of the view sampling
         context = sample_views(scene.c2w, preset.data.views, layout, step=step, generator=generator).context
         reference = int(torch.randint(len(context), (), generator=generator))

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from scene_files import example, write_dl3dv, write_re10k
 
 from scenetok_ns.data.latent_files import LatentSettings
-from scenetok_ns.data.latent_jobs import LatentJob, Shard, compute_latents, frame_noise, verify_set
+from scenetok_ns.data.latent_jobs import LatentJob, compute_latents, frame_noise, verify_set
 from scenetok_ns.data.latents import LatentStore
 from scenetok_ns.data.poses import reflect
 from scenetok_ns.data.re10k import RE10KSource
+from scenetok_ns.data.scene_jobs import Shard
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
