@@ -15,7 +15,7 @@ from scenetok_ns.optimizers import AdamWConfig, WarmupMilestonesConfig
 from scenetok_ns.scenetok_datamanager import SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModelConfig
 from scenetok_ns.scenetok_pipeline import SceneTokPipelineConfig
-from scenetok_ns.scenetok_trainer import SceneTokTrainer
+from scenetok_ns.scenetok_trainer import SceneTokTrainerConfig
 from scenetok_ns.tool_compat import allow_numpy_scalars, shorten_errors
 
 allow_numpy_scalars()
@@ -26,8 +26,7 @@ def method(name: str, preset: str, description: str, dataparser: SceneDataParser
     """A method whose every default follows from its preset."""
     steps = load_preset(preset).training.max_steps
     return MethodSpecification(
-        config=TrainerConfig(
-            _target=SceneTokTrainer,
+        config=SceneTokTrainerConfig(
             method_name=name,
             max_num_iterations=steps,
             steps_per_save=max(min(steps // 10, 1000), 1),

@@ -54,7 +54,7 @@ class SceneTokDataManagerConfig(VanillaDataManagerConfig):
     dataparser: AnnotatedDataParserUnion = field(default_factory=Re10kDataParserConfig)
     """Where the scenes come from."""
     batch_size: int | None = None
-    """Scenes in one training batch of one process; None: the preset's."""
+    """Scenes in one training batch of one process, at least 1; None: the preset's."""
     num_workers: int = 2
     """Processes that read and decode training images; 0: none, in the main process."""
     context_latents: Path | None = None
@@ -76,6 +76,11 @@ class SceneTokDataManagerConfig(VanillaDataManagerConfig):
     """Evaluation scenes taken where no evaluation index says which."""
     eval_targets: int | None = None
     """Target views taken of each evaluation scene, from its beginning; None: all."""
+
+    @property
+    def trains_from_latents(self) -> bool:
+        """Whether no training step needs an autoencoder."""
+        return self.context_latents is not None or self.target_latents is not None
 
     # Set by pipeline and trainer, which know them.
     preset: tyro.conf.Suppress[str] = "re10k"
@@ -128,6 +133,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         self.world_size, self.local_rank = world_size, local_rank
         self.test_split = "test" if test_mode in ("test", "inference") else "val"
         self.preset: Preset = load_preset(config.preset)
+        check_counts(config)
         self.dataparser_config = config.dataparser
         if config.data is not None:
             config.dataparser.data = Path(config.data)
@@ -241,8 +247,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 
     @property
     def _views_by_index(self) -> Callable[[Scene], ViewIndices]:
-        limit, preset = self.config.num_context, self.preset.data.views.num_context
-        return partial(views_by_index, self.index, self._indexed, limit, limit or preset)
+        return partial(views_by_index, self.index, self._indexed, self.config.num_context, self._num_context)
 
     def context_views(self, number: int) -> Views:
         """Images and cameras that an evaluation scene is encoded, or generated, from."""
@@ -282,13 +287,15 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 
     @property
     def _num_context(self) -> int:
-        return self.config.num_context or self.preset.data.views.num_context
+        given = self.config.num_context
+        return self.preset.data.views.num_context if given is None else given
 
     # --- What Nerfstudio's trainer and tools call ---
 
     @property
     def batch_size(self) -> int:
-        return self.config.batch_size or self.preset.training.batch_size
+        given = self.config.batch_size
+        return self.preset.training.batch_size if given is None else given
 
     def setup_train(self) -> None:
         """Nothing: tools may skip it; `next_train` makes its loader when first called."""
@@ -401,6 +408,24 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 
     def get_eval_rays_per_batch(self) -> int:
         return self.get_train_rays_per_batch()
+
+
+def check_counts(config: SceneTokDataManagerConfig) -> None:
+    """Raise DataError unless all counts that are given are possible."""
+    least = {
+        "batch_size": 1,
+        "num_context": 1,
+        "num_condition": 1,
+        "eval_scenes": 1,
+        "eval_targets": 1,
+        "num_workers": 0,
+    }
+    for name, minimum in least.items():
+        given = getattr(config, name)
+        if given is not None and given < minimum:
+            option = name.replace("_", "-")
+            rest = "; leave it out for the preset's" if name in ("batch_size", "num_context") else ""
+            raise DataError(f"--pipeline.datamanager.{option}: expected at least {minimum}, got {given}{rest}")
 
 
 def views_by_index(

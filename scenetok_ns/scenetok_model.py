@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -16,7 +17,7 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import comms
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch, request_of, square_cameras
@@ -26,9 +27,11 @@ from scenetok_ns.data.training_batches import Clips, TrainingBatch, mix
 from scenetok_ns.interrupts import asked_by_viewer
 from scenetok_ns.message_picture import message_picture
 from scenetok_ns.metrics import picture_metrics
-from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.autoencoders.registry import latent_space, weights_file
+from scenetok_ns.models.averaging import WeightAverage
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.checkpoint import check_weights
+from scenetok_ns.models.compilation import Checkpointing
 from scenetok_ns.models.compressor import TokenDistribution
 from scenetok_ns.models.draws import draw_scenegen, draw_scenetok
 from scenetok_ns.models.losses import LossOutput, Views, scenegen_loss, scenetok_loss, token_flow_loss
@@ -68,6 +71,14 @@ class SceneTokModelConfig(ModelConfig):
     """Start from the weights that come with the package, where the preset has some; False: from random weights."""
     low_vram: bool = False
     """Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower."""
+    compile: bool = False
+    """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
+    on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""
+    gradient_checkpointing: Checkpointing = "none"
+    """Training: what is computed again in the backward pass to save memory. selective: what is cheap; full: all."""
+    ema_decay: float | None = None
+    """Training: keep an exponential moving average of the trained weights, with a decay of e.g. 0.9999, and evaluate,
+    render and open the run with it; None: no average. Costs the memory of the trained weights once more."""
     steps: int | None = None
     """Denoising steps of a render; None: the preset's."""
     guidance: float | None = None
@@ -88,6 +99,8 @@ class SceneTokModelConfig(ModelConfig):
     """SceneGen, training afresh: run folder or released checkpoint with the compressor and the denoiser that stay
     frozen; None: those in the package, where the preset's tokenizer comes with it."""
 
+    # Set by the pipeline, which knows where training data comes from.
+    defer_autoencoders: tyro.conf.Suppress[bool] = False
     # Of ray-based models; they mean nothing here. A collider would expect rays.
     enable_collider: tyro.conf.Suppress[bool] = False
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
@@ -121,12 +134,15 @@ class SceneTokModel(Model):
         check_weights(self.config.context_weights, self.config.context_weights_sha256, "context")
         check_weights(self.config.target_weights, self.config.target_weights_sha256, "target")
         weights = self.config.context_weights, self.config.target_weights
-        self.scenetok = SceneTok.from_preset(self.preset, *weights, low_vram=self.config.low_vram)
+        deferred = self.config.defer_autoencoders
+        self.scenetok = SceneTok.from_preset(self.preset, *weights, low_vram=self.config.low_vram, deferred=deferred)
         if self.config.pretrained:
             self.scenetok.load_embedded()
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
         config = self.config
+        self.average = None if config.ema_decay is None else WeightAverage(self.trained_networks(), config.ema_decay)
+        self.scenetok.prepare_training(compiled=config.compile, checkpointing=config.gradient_checkpointing)
         self.sampler = changed(self.preset.sampler, steps=config.steps, guidance=config.guidance, solver=config.solver)
         self.scene_sampler = self.preset.scene_sampler and changed(
             self.preset.scene_sampler,
@@ -150,7 +166,75 @@ class SceneTokModel(Model):
         """Drop tokens and frames: the weights have changed."""
         self._weights_version += 1
 
+    def average_of(self) -> dict[str, nn.Module]:
+        """The networks that the average is of."""
+        assert self.average is not None
+        return {name: self.scenetok.get_submodule(name) for name in self.average.networks}
+
+    def update_average(self) -> None:
+        """After a step of the optimizer."""
+        if self.average is not None:
+            self.average.update(self.average_of())
+
+    def restart_average(self) -> None:
+        """Begin the average anew from the present weights."""
+        if self.average is not None:
+            with self._weights_in_place():
+                self.average.restart(self.average_of())
+
+    def trained_networks(self) -> dict[str, nn.Module]:
+        """Those networks of `scenetok` whose weights training changes, at first at least."""
+        return {
+            name: network
+            for name, network in self.scenetok.named_children()
+            if any(parameter.requires_grad for parameter in network.parameters())
+        }
+
+    def train(self, mode: bool = True) -> SceneTokModel:
+        """As of any module; outside of training the networks have their averaged weights, if there are some."""
+        super().train(mode)
+        if self.average is not None and self.average.shown == mode:
+            self.average.show(self.average_of(), shown=not mode)
+            self.forget()
+        return self
+
+    def freeze_compressor(self) -> None:
+        """End the training of the compressor; its weights stay as they are."""
+        self.scenetok.compressor.requires_grad_(False)
+        for parameter in self.scenetok.compressor.parameters():
+            parameter.grad = None
+
+    @property
+    def has_autoencoders(self) -> bool:
+        """Whether photographs can be encoded and latents decoded; False: training from latents, no weights given."""
+        sources = (
+            (self.preset.context_autoencoder, self.config.context_weights),
+            (self.preset.target_autoencoder, self.config.target_weights),
+        )
+        return all(weights is not None or weights_file(config) is None for config, weights in sources)
+
     # --- Checkpoints ---
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As of any module: trained weights are trained weights, also while the averaged ones are in their place."""
+        with self._weights_in_place():
+            return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        with self._weights_in_place():
+            return super().load_state_dict(*args, **kwargs)
+
+    @contextmanager
+    def _weights_in_place(self) -> Iterator[None]:
+        if self.average is None or not self.average.shown:
+            yield
+            return
+        networks = self.average_of()
+        self.average.show(networks, shown=False)
+        try:
+            yield
+        finally:
+            self.average.show(networks, shown=True)
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"preset": self.preset.name}

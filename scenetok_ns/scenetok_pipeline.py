@@ -20,8 +20,15 @@ from torch.nn.parallel import DistributedDataParallel
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.baselines import compare_with_baselines
 from scenetok_ns.models.checkpoint import CheckpointError, module_sha256
+from scenetok_ns.models.losses import compressor_frozen
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
+
+AVERAGE = "average."
+"""Where a model's state has the averaged weights of training with --pipeline.model.ema-decay."""
+
+BUCKET_MB = 100
+"""Gradients that are sent together: about those of one block of the full-size denoiser."""
 
 SHOWN_DIFFERENCES = 3
 """Keys of each kind that an error about a checkpoint names."""
@@ -56,26 +63,20 @@ class SceneTokPipeline(VanillaPipeline):
     ) -> None:
         # ns-render makes a second data manager from the same configuration object.
         config.datamanager.preset = config.model.preset
+        config.model.defer_autoencoders = test_mode == "val" and config.datamanager.trains_from_latents
+        if test_mode != "val":
+            config.model.ema_decay = None  # the averaged weights are then the weights: `load_pipeline`
         # World size 1: the stock constructor can wrap for CUDA only.
         super().__init__(config, str(device), test_mode, 1, local_rank, grad_scaler)
         self.model.connect(self.datamanager, training_seed=config.datamanager.seed)
         self.datamanager.compressor_sha256 = lambda: module_sha256(self.model.scenetok.compressor)
         self.model.device_indicator_param.requires_grad_(False)
         self.world_size = world_size
+        self.accumulation_steps = 1
+        """Steps whose gradients are summed before the optimizer's step; set by the trainer."""
         if world_size > 1:
-            self._model = typing.cast(Model, self._distributed(torch.device(device), local_rank))
-
-    def _distributed(self, device: torch.device, local_rank: int) -> DistributedDataParallel:
-        model = typing.cast(SceneTokModel, self._model)
-        recipe = model.preset.training
-        wrapped = DistributedDataParallel(
-            model,
-            device_ids=[local_rank] if device.type == "cuda" else None,
-            # Parts that stop being trained at some step have no gradient from then on.
-            find_unused_parameters=recipe.freeze_compressor_after is not None,
-        )
-        dist.barrier()
-        return wrapped
+            self._model = typing.cast(Model, distributed(self.model, torch.device(device), local_rank))
+            dist.barrier()
 
     @property
     def model(self) -> SceneTokModel:
@@ -87,10 +88,24 @@ class SceneTokPipeline(VanillaPipeline):
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        self._follow_recipe(step)
         batch, _ = self.datamanager.next_train(step)
         outputs = self._model(batch)
         metrics = self.model.get_metrics_dict(outputs, batch)
         return outputs, self.model.get_loss_dict(outputs, batch, metrics), metrics
+
+    def _follow_recipe(self, step: int) -> None:
+        """Freeze what the recipe freezes from this step on, and send gradients only where the optimizer uses them."""
+        model, wrapped = self.model, isinstance(self._model, DistributedDataParallel)
+        training = any(parameter.requires_grad for parameter in model.scenetok.compressor.parameters())
+        if training and compressor_frozen(model.preset.training, step):
+            model.freeze_compressor()
+            if wrapped:  # anew, because the old one would wait for the gradients of what is frozen now
+                rank = model.device.index or 0
+                self._model = typing.cast(Model, distributed(model, model.device, rank))
+        if wrapped:
+            last = step % self.accumulation_steps == self.accumulation_steps - 1
+            typing.cast(DistributedDataParallel, self._model).require_backward_grad_sync = last
 
     @profiler.time_function
     @torch.no_grad()
@@ -149,10 +164,32 @@ class SceneTokPipeline(VanillaPipeline):
                 f"give --pipeline.model.preset {preset}, or another checkpoint"
             )
         own = self.model.state_dict()
+        has_average = any(key.startswith(AVERAGE) for key in state)
+        restart = self.model.average is not None and not has_average
+        if restart:
+            state |= {key: value for key, value in own.items() if key.startswith(AVERAGE)}
+        elif has_average and self.model.average is None:
+            if self.test_mode == "val":
+                raise CheckpointError(
+                    "the checkpoint keeps averaged weights: give --pipeline.model.ema-decay, as its run did, to go on"
+                )
+            state = averaged_weights(state)
         check_same(own, {"_extra_state": own["_extra_state"], **state})
         self.model.update_to_step(step)
         self.model.load_state_dict({"_extra_state": own["_extra_state"], **state}, strict=True)
+        if restart:
+            self.model.restart_average()
         self.model.forget()
+
+
+def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> DistributedDataParallel:
+    """The model wrapped for several processes. What never gets a gradient must not require one."""
+    return DistributedDataParallel(
+        model,
+        device_ids=[local_rank] if device.type == "cuda" else None,
+        bucket_cap_mb=BUCKET_MB,
+        gradient_as_bucket_view=True,  # one copy of the gradients instead of two
+    )
 
 
 def model_state(pipeline_state: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +199,13 @@ def model_state(pipeline_state: Mapping[str, Any]) -> dict[str, Any]:
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
+
+
+def averaged_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's saved state with the averaged weights, where training kept some, in the place of the trained ones."""
+    networks = AVERAGE + "networks."
+    averaged = {"scenetok." + key.removeprefix(networks): v for key, v in state.items() if key.startswith(networks)}
+    return {**{key: value for key, value in state.items() if not key.startswith(AVERAGE)}, **averaged}
 
 
 def check_same(own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:

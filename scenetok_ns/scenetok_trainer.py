@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import random
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import Trainer
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -27,25 +28,57 @@ FILES_OF_A_NEW_RUN, TENSORBOARD = ("config.yml", "dataparser_transforms.json"), 
 """What Nerfstudio has written before the first step."""
 
 
+LEAST_SAVES = 4
+"""Checkpoints that even a short run writes."""
+
+
+@dataclass
+class SceneTokTrainerConfig(TrainerConfig):
+    """Nerfstudio's, and runs that continue themselves."""
+
+    _target: type = field(default_factory=lambda: SceneTokTrainer)
+    resume: bool = False
+    """Go on from the last checkpoint of this very run (its folder follows from --output-dir, --experiment-name and
+    --timestamp), if it has one, up to --max-num-iterations in total. The same command starts a run and continues it."""
+
+    def set_timestamp(self) -> None:
+        """As of any run; one to be resumed needs a name of its own, or each start would be a new run."""
+        if self.resume and self.timestamp == TrainerConfig.timestamp:
+            raise ValueError("--resume True needs a fixed run folder: give --timestamp a name, e.g. --timestamp run1")
+        super().set_timestamp()
+
+
 class SceneTokTrainer(Trainer):
     """Differs from the stock trainer in what it writes and reads, not in how it trains.
 
     Checkpoints appear whole or not at all (`save_atomically`), and hold the states of the random generators and the
     count of skipped steps beside the stock entries. Data and noise of a step follow from the seed and the step, so a
-    resumed run continues as if it had not been interrupted.
+    resumed run continues as if it had not been interrupted. Of several processes, one evaluates.
     """
 
     _has_trained = False
+    _save_is_due = False
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        self.config.pipeline.datamanager.seed = self.config.machine.seed  # type: ignore[attr-defined]
+        config = self.config
+        config.pipeline.datamanager.seed = config.machine.seed  # type: ignore[attr-defined]
+        if str(self.device).startswith("cuda"):
+            torch.set_float32_matmul_precision("high")  # of camera embeddings, whose result is rounded further anyway
+        if getattr(config, "resume", False) and any(config.get_checkpoint_dir().glob("step-*.ckpt")):
+            config.load_dir = config.get_checkpoint_dir()
+        config.steps_per_save = min(config.steps_per_save, max(config.max_num_iterations // LEAST_SAVES, 1))
         try:
             super().setup(test_mode)
         except Exception:
             self._remove_unused_folder()
             raise
+        if getattr(config, "resume", False):
+            config.max_num_iterations = max(config.max_num_iterations - self._start_step, 0)
 
     def train(self) -> None:
+        if self.config.max_num_iterations == 0:
+            CONSOLE.print(f"This run is complete: {self._start_step} steps in {self.checkpoint_dir}")
+            return
         try:
             super().train()
         except Exception:
@@ -85,11 +118,25 @@ class SceneTokTrainer(Trainer):
         optimizers = Optimizers(resolved, self.pipeline.get_param_groups())
         for name, optimizer in optimizers.optimizers.items():
             optimizer.accumulation_steps = self.gradient_accumulation_steps[name]
+        self.pipeline.accumulation_steps = self._accumulation_steps  # type: ignore[assignment]
         return optimizers
+
+    @property
+    def _accumulation_steps(self) -> int:
+        return self.gradient_accumulation_steps["networks"]
+
+    def _ends_cycle(self, step: int) -> bool:
+        """Whether the optimizer has used all gradients up to this step."""
+        return step % self._accumulation_steps == self._accumulation_steps - 1
 
     def train_iteration(self, step: int) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
         loss, losses, metrics = super().train_iteration(step)
         self._has_trained = True
+        if self._ends_cycle(step):
+            self.pipeline.model.update_average()  # type: ignore[operator]
+            if self._save_is_due:
+                self._save_is_due = False
+                self.save_checkpoint(step)
         for optimizer in self.optimizers.optimizers.values():
             if isinstance(optimizer, ClippedAdamW) and optimizer.last_norm is not None:
                 assert optimizer.skipped_steps is not None
@@ -97,7 +144,20 @@ class SceneTokTrainer(Trainer):
         return loss, losses, metrics
 
     @check_main_thread
+    def eval_iteration(self, step: int) -> None:
+        """Of several processes the first evaluates; the others wait for it in the next step.
+
+        Without an autoencoder (training from latents, no weights given) there is nothing to compare pictures with.
+        """
+        if self.pipeline.model.has_autoencoders:
+            super().eval_iteration(step)
+
+    @check_main_thread
     def save_checkpoint(self, step: int) -> None:
+        """Write a checkpoint; while gradients are being summed up, it waits for the optimizer's step."""
+        if not self._ends_cycle(step) and self.training_state != "completed":
+            self._save_is_due = True
+            return
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         path = self.checkpoint_dir / CHECKPOINT_NAME.format(step)
         save_atomically(self._state(step), path, scratch=self.base_dir)

@@ -16,7 +16,7 @@ from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.state_check import CheckpointError, check_tensors
 from scenetok_ns.models.weights import embedded_weights
 from scenetok_ns.run_folder import read_run
-from scenetok_ns.scenetok_pipeline import model_state
+from scenetok_ns.scenetok_pipeline import averaged_weights, model_state
 from scenetok_ns.scenetok_trainer import checkpoint_path, read_checkpoint
 
 
@@ -62,7 +62,7 @@ def _read(file: Path, preset: Preset, expected: Mapping[str, Tensor]) -> dict[st
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file}: not a readable weights file ({error})") from error
     if re.fullmatch(r"step-\d+\.ckpt", file.name):
-        state = model_state(read_checkpoint(file)["pipeline"])
+        state = averaged_weights(model_state(read_checkpoint(file)["pipeline"]))
         return {key.removeprefix("scenetok."): value for key, value in state.items() if isinstance(value, Tensor)}
     state = read_lightning(file)
     return {key: value for key, value in state.items() if key in expected or drop_reason(key, preset) is None}

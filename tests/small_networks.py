@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -120,3 +121,24 @@ def generator_inputs(batch: int = 2, views: int = 2, anchors: int = 3):
         random_cameras(batch, anchors, seed=5),
         mask,
     )
+
+
+def compress(network: Compressor) -> Tensor:
+    return network.gaussian_parameters(normal(2, 3, CHANNELS, 8, 8), random_cameras(2, 3))
+
+
+def denoise(network: Denoiser) -> Tensor:
+    latents, cameras, t_net, tokens = denoiser_inputs()
+    return network(latents, cameras, t_net, network.project(tokens))
+
+
+def generate(network: SceneGenerator) -> Tensor:
+    return network(*generator_inputs())
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor]]] = {
+    "compressor": (small_compressor, compress),
+    "denoiser": (small_denoiser, denoise),
+    "scene_generator": (small_generator, generate),
+}
+"""How to make each network, and how to run it on inputs that are always the same."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, PoseEmbedding
+from scenetok_ns.models.compilation import Checkpointing, run_block
 from scenetok_ns.models.layers import (
     CrossAttention,
     PatchEmbed,
@@ -20,7 +21,6 @@ from scenetok_ns.models.layers import (
     check_shape,
     modulate,
     reset_to_defaults,
-    run_block,
 )
 from scenetok_ns.models.presets import CompressorConfig, Preset
 from scenetok_ns.models.rope import GridRotary, RotaryTable
@@ -104,7 +104,7 @@ class Compressor(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.latent_shape = (latent_channels, *latent_size)
-        self.checkpointed = False
+        self.checkpointing: Checkpointing = "none"
         self.pose_embed = PoseEmbedding(config.camera, hidden, IMAGE_LAYOUT)
         grid = self.pose_embed.check_grid(latent_size, config.patch_size)
         self.feat_rope = GridRotary(hidden // config.num_heads, grid)
@@ -131,9 +131,13 @@ class Compressor(nn.Module):
         reset_to_defaults(self)
         nn.init.normal_(self.scene_tokens, std=TOKEN_STD)
 
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Trade time for memory in training: recompute each block in the backward pass."""
-        self.checkpointed = enabled
+    def set_gradient_checkpointing(self, checkpointing: Checkpointing) -> None:
+        """Trade time for memory in training: what of each block is computed again in the backward pass."""
+        self.checkpointing = checkpointing
+
+    def compilable(self) -> list[nn.Module]:
+        """Modules for `compile_for_training`."""
+        return [self.pose_embed, *self.aggregate]
 
     def gaussian_parameters(
         self, latents: Float[Tensor, "b v c h w"], cameras: CameraBatch
@@ -142,11 +146,12 @@ class Compressor(nn.Module):
         check_shape("Compressor: latents", latents, (cameras.batch_size, cameras.num_views, *self.latent_shape))
         dtype = self.scene_tokens.dtype
         views = self.y_embed(latents.to(dtype)).flatten(1, 2)
-        pose = self.pose_embed(cameras).flatten(1, 2).to(dtype)
-        tokens = self.scene_tokens.expand(len(latents), -1, -1)
+        pose = run_block(self.pose_embed, "none", cameras).flatten(1, 2).to(dtype)
+        # Contiguous, so that the first block looks to the compiler like the others.
+        tokens = self.scene_tokens.expand(len(latents), -1, -1).contiguous()
         rotary = self.feat_rope(cameras.num_views)
         for block in self.aggregate:
-            tokens, views = run_block(block, self.checkpointed, tokens, views, pose, rotary)
+            tokens, views = run_block(block, self.checkpointing, tokens, views, pose, rotary)
         return self.out_proj(tokens)
 
     def forward(self, latents: Float[Tensor, "b v c h w"], cameras: CameraBatch) -> TokenDistribution:

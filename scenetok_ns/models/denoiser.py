@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, PoseEmbedding
+from scenetok_ns.models.compilation import Checkpointing, run_block
 from scenetok_ns.models.dit import Context, Trunk
 from scenetok_ns.models.layers import KeyValues, PatchEmbed, check_shape, reset_to_defaults
 from scenetok_ns.models.presets import DenoiserConfig, Preset
@@ -77,9 +78,13 @@ class Denoiser(nn.Module):
         if self.config.null_token:
             nn.init.zeros_(self.null_tokens)
 
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Trade time for memory in training: recompute each block in the backward pass."""
-        self.model.checkpointed = enabled
+    def set_gradient_checkpointing(self, checkpointing: Checkpointing) -> None:
+        """Trade time for memory in training: what of each block is computed again in the backward pass."""
+        self.model.checkpointing = checkpointing
+
+    def compilable(self) -> list[nn.Module]:
+        """Modules for `compile_for_training`."""
+        return [self.pose_embed, *self.model.compilable()]
 
     def project(self, tokens: Float[Tensor, "b N token"]) -> Float[Tensor, "b N hidden"]:
         """Scene tokens -> the state that the blocks attend to."""
@@ -98,7 +103,7 @@ class Denoiser(nn.Module):
 
     def embed_poses(self, cameras: CameraBatch) -> Float[Tensor, "b l n hidden"]:
         """Embedding of a window's cameras: whole chunks of frames. They are relative to one context view."""
-        return self._rounded(self.pose_embed(cameras))
+        return self._rounded(run_block(self.pose_embed, "none", cameras))
 
     def velocity(
         self,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scenetok_ns.models.compilation import Checkpointing, run_block
 from scenetok_ns.models.layers import (
     CrossAttention,
     KeyValues,
@@ -20,7 +21,6 @@ from scenetok_ns.models.layers import (
     linears,
     modulate,
     reset_to_defaults,
-    run_block,
 )
 from scenetok_ns.models.rope import RotaryTable
 
@@ -101,7 +101,7 @@ class Trunk(nn.Module):
     def __init__(self, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float, out_features: int) -> None:
         super().__init__()
         self.head_dim = hidden_size // num_heads
-        self.checkpointed = False
+        self.checkpointing: Checkpointing = "none"
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, out_features)
@@ -118,8 +118,11 @@ class Trunk(nn.Module):
     ) -> Float[Tensor, "b n out"]:
         for index, block in enumerate(self.blocks):
             own = context if isinstance(context, Tensor) else context[index]
-            x = run_block(block, self.checkpointed, x, condition, own, rotary)
-        return self.final_layer(x, condition)
+            x = run_block(block, self.checkpointing, x, condition, own, rotary)
+        return run_block(self.final_layer, "none", x, condition)
+
+    def compilable(self) -> list[nn.Module]:
+        return [*self.blocks, self.final_layer]
 
     @torch.no_grad()
     def initialize(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, PoseEmbedding
+from scenetok_ns.models.compilation import Checkpointing, run_block
 from scenetok_ns.models.dit import Context, Trunk
 from scenetok_ns.models.layers import KeyValues, PatchEmbed, check_shape, reset_to_defaults
 from scenetok_ns.models.presets import Preset, SceneGeneratorConfig
@@ -79,9 +80,13 @@ class SceneGenerator(nn.Module):
         reset_to_defaults(self)
         self.model.initialize()
 
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Trade time for memory in training: recompute each block in the backward pass."""
-        self.model.checkpointed = enabled
+    def set_gradient_checkpointing(self, checkpointing: Checkpointing) -> None:
+        """Trade time for memory in training: what of each block is computed again in the backward pass."""
+        self.model.checkpointing = checkpointing
+
+    def compilable(self) -> list[nn.Module]:
+        """Modules for `compile_for_training`."""
+        return [self.pose_embed, self.anchor_pose_embed, *self.model.compilable()]
 
     def embed_condition(
         self,
@@ -101,9 +106,11 @@ class SceneGenerator(nn.Module):
         check_shape("SceneGenerator: latents", latents, (cameras.batch_size, cameras.num_views, *self.latent_shape))
         check_shape("SceneGenerator: mask", mask, tuple(latents.shape[:2]))
         views = self.model.c_embedder(latents.to(self.model.pos_embed.dtype))
-        views = views + self._rounded(self.pose_embed(cameras, pose_drop)).to(views.dtype)
+        views = views + self._rounded(run_block(self.pose_embed, "none", cameras, pose_drop)).to(views.dtype)
         views = torch.where(mask[:, :, None, None], views, self.model.null_tokens.to(views.dtype))
-        anchor = self._rounded(self.anchor_pose_embed(anchors, anchor_drop).mean(dim=2)).to(views.dtype)
+        anchor = self._rounded(run_block(self.anchor_pose_embed, "none", anchors, anchor_drop).mean(dim=2)).to(
+            views.dtype
+        )
         return torch.cat([views.flatten(1, 2), anchor], dim=1)
 
     def cross_attention_kv(self, context: Float[Tensor, "b keys hidden"]) -> list[KeyValues]:

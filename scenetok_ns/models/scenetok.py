@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,9 +16,10 @@ from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.compilation import Checkpointing, compile_for_training
 from scenetok_ns.models.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.presets import Preset, SamplerConfig
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.rendering import CleanViews, RenderedFrames, render_windows
 from scenetok_ns.models.sampling import OnStep
@@ -32,23 +34,24 @@ class SceneTok(nn.Module):
     """The trained parts, under the attribute names of the released checkpoints, and the frozen autoencoders.
 
     The autoencoders are no submodules: they are neither trained nor saved. `.to` moves them to the device; their
-    precision is their own affair. They can be left out where training starts from latents.
+    precision is their own affair. They can be left out, or wait to be made, where training starts from latents.
     """
 
     def __init__(
         self,
         preset: Preset,
-        context_autoencoder: Autoencoder | None = None,
-        target_autoencoder: Autoencoder | None = None,
+        context_autoencoder: Autoencoder | Callable[[], Autoencoder] | None = None,
+        target_autoencoder: Autoencoder | Callable[[], Autoencoder] | None = None,
     ) -> None:
+        """An autoencoder may be given as a function, which is called when the autoencoder is first needed."""
         super().__init__()
         self.preset = preset
         self.compressor = Compressor.from_preset(preset)
         self.denoiser = Denoiser.from_preset(preset)
         if preset.scene_generator is not None:
             self.scene_generator = SceneGenerator.from_preset(preset)
-        # A tuple, because nn.Module registers modules that are set as attributes.
-        self._autoencoders = (context_autoencoder, target_autoencoder)
+        # A list, because nn.Module registers modules that are set as attributes.
+        self._autoencoders = [context_autoencoder, target_autoencoder]
 
     @classmethod
     def from_preset(
@@ -58,16 +61,23 @@ class SceneTok(nn.Module):
         target_weights: Path | None = None,
         *,
         low_vram: bool = False,
+        deferred: bool = False,
     ) -> SceneTok:
         """With fresh networks, and autoencoders from their published weight files (None: those without any).
 
         low_vram: the autoencoders are on the GPU only while they work.
+        deferred: they are made when they are first needed; training from latents may never need them.
         """
-        autoencoders = (
-            build_autoencoder(preset.context_autoencoder, context_weights),
-            build_autoencoder(preset.target_autoencoder, target_weights),
+
+        def make(config: AutoencoderConfig, weights: Path | None) -> Autoencoder:
+            autoencoder = build_autoencoder(config, weights)
+            return OffloadedAutoencoder(autoencoder) if low_vram else autoencoder
+
+        makers = (
+            partial(make, preset.context_autoencoder, context_weights),
+            partial(make, preset.target_autoencoder, target_weights),
         )
-        return cls(preset, *(map(OffloadedAutoencoder, autoencoders) if low_vram else autoencoders))
+        return cls(preset, *(makers if deferred else (maker() for maker in makers)))
 
     def load_embedded(self) -> None:
         """Take the trained weights that come with the package, as far as the preset has some."""
@@ -76,6 +86,17 @@ class SceneTok(nn.Module):
             load_weights(tokenizer, embedded_weights(self.preset.embedded_weights))
         if self.preset.embedded_generator is not None:
             load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
+
+    def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing) -> None:
+        """Set how the networks run where gradients are wanted; see `compilation`."""
+        networks = [
+            getattr(self, name) for name in ("compressor", "denoiser", "scene_generator") if hasattr(self, name)
+        ]
+        for network in networks:
+            network.set_gradient_checkpointing(checkpointing)
+        if compiled:
+            modules = [module for network in networks for module in network.compilable()]
+            compile_for_training(modules, keep_less=checkpointing == "selective")
 
     @property
     def device(self) -> torch.device:
@@ -259,12 +280,14 @@ class SceneTok(nn.Module):
         found = self._autoencoders[index]
         if found is None:
             raise ValueError(f"SceneTok: this model was built without its {role} autoencoder; give it the weights")
+        if not isinstance(found, Autoencoder):
+            self._autoencoders[index] = found = found().to(self.device)
         return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SceneTok:
         super()._apply(fn, recurse)
         for autoencoder in self._autoencoders:
-            if autoencoder is not None:
+            if isinstance(autoencoder, Autoencoder):
                 autoencoder.to(self.device)
         return self
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from scenetok_ns.models.layers import CrossAttention, PatchEmbed, RMSNorm, SelfAttention, SwiGLU, check_shape
+from scenetok_ns.models.layers import (
+    CrossAttention,
+    PatchEmbed,
+    RMSNorm,
+    SelfAttention,
+    SwiGLU,
+    check_shape,
+    padded_feed_forward,
+)
 from scenetok_ns.models.rope import axis_angles, rotary_table
 
 
@@ -30,6 +38,20 @@ def test_feed_forward_has_the_width_of_the_released_models(dim: int, hidden: int
     with torch.device("meta"):
         layer = SwiGLU(dim, 4.0)
     assert layer.w12.weight.shape == (2 * hidden, dim) and layer.w3.weight.shape == (dim, hidden)
+
+
+@pytest.mark.parametrize(("multiple", "padded"), [(1, 42), (7, 42), (8, 48), (64, 64)])
+def test_wider_feed_forward_is_the_same_function(multiple: int, padded: int) -> None:
+    layer = SwiGLU(16, 4.0).double()
+    wider = SwiGLU(16, 4.0)
+    x = torch.randn(2, 3, 16, dtype=torch.float64)
+    weights = padded_feed_forward(layer.w12.weight, layer.w12.bias, layer.w3.weight, multiple)
+    assert [tuple(w.shape) for w in weights] == [(2 * padded, 16), (2 * padded,), (16, padded)]
+    with torch.no_grad():  # as if they were the weights of a wider layer
+        for parameter, weight in zip((wider.w12.weight, wider.w12.bias, wider.w3.weight), weights, strict=True):
+            parameter.data = weight.detach()
+        wider.w3.bias.data = layer.w3.bias.detach()
+    torch.testing.assert_close(wider(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
 def test_patches_are_a_strided_convolution_in_row_order() -> None:

@@ -1,0 +1,293 @@
+"""Speed, memory and compile time of a training step: one configuration a call, tables from the JSON files of many.
+
+    python benchmarks/training.py measure --batch-size 32 [--preset re10k] [--plain] [--checkpointing selective]
+        [--devices 2] [--steps 20] [--profile FILE] --output FILE.json
+    python benchmarks/training.py table FILE.json ...
+
+A step is what ns-train does from latents: batch to the device, forward, backward, clip, AdamW. The networks have random
+weights of full size. `--plain` is the twin without any of our work: eager, widths as released, torch's AdamW and clip.
+
+Model FLOPs are those of the forward pass (matrix products and attentions, counted by torch's FlopCounterMode on the
+plain networks) times 3; what is computed again in the backward pass does not count. MFU is over `--peak` (790 TFLOP/s:
+what large bfloat16 products reach on an H100 SXM, measured). With several devices, one of them alone is measured first,
+in the same processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from nerfstudio.data.scene_box import SceneBox
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from scenetok_ns.data.training_batches import Clips, Sample, TrainingBatch
+from scenetok_ns.models import compilation, layers
+from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.compressor import Compressor
+from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
+from scenetok_ns.optimizers import AdamWConfig
+from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
+from scenetok_ns.scenetok_pipeline import distributed
+
+WARM_UP = 5
+"""Steps before the clock runs; the first of them compiles."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("measure")
+    command.add_argument("--preset", default="re10k")
+    command.add_argument("--batch-size", type=int, default=32, help="of one device")
+    command.add_argument("--devices", type=int, default=1)
+    command.add_argument("--plain", action="store_true")
+    command.add_argument("--checkpointing", choices=("none", "selective", "full"), default="none")
+    command.add_argument("--steps", type=int, default=20)
+    command.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that MFU is measured against")
+    command.add_argument("--profile", type=Path, help="file for the times of the kernels of one step")
+    command.add_argument("--backend", default=compilation.BACKEND, help="of torch.compile; aot_eager builds no kernels")
+    command.add_argument("--output", type=Path, required=True)
+    command = commands.add_parser("table")
+    command.add_argument("files", type=Path, nargs="+")
+    options = parser.parse_args()
+    if options.command == "table":
+        Console(width=160).print(table([json.loads(path.read_text()) for path in options.files]))
+    elif options.devices == 1:
+        measure(options)
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        mp.start_processes(worker, args=(options, port), nprocs=options.devices, start_method="spawn")
+
+
+def worker(rank: int, options: argparse.Namespace, port: int) -> None:
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, f"tcp://127.0.0.1:{port}", rank=rank, world_size=options.devices)
+    measure(options, rank)
+    dist.destroy_process_group()
+
+
+def measure(options: argparse.Namespace, rank: int = 0) -> None:
+    compilation.BACKEND = options.backend
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    preset = load_preset(options.preset)
+    flops = 3 * forward_flops(preset)
+    row: dict[str, Any] = {
+        "preset": preset.name,
+        "batch_size": options.batch_size,
+        "devices": options.devices,
+        "mode": "plain" if options.plain else "compiled",
+        "checkpointing": options.checkpointing,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "model_gflops_a_sample": flops / 1e9,
+        "peak_tflops": options.peak,
+    }
+    try:
+        row |= results(options, preset, device, rank)
+        speed = row["samples_per_second"] / options.devices
+        row["mfu"] = speed * flops / (options.peak * 1e12)
+    except torch.cuda.OutOfMemoryError:
+        row["failed"] = "out of memory"
+    if rank == 0:
+        options.output.write_text(json.dumps(row, indent=1))
+        Console(width=160).print(table([row]))
+
+
+def results(options: argparse.Namespace, preset: Preset, device: torch.device, rank: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = make_model(options, device)
+    step = make_step(model, options, preset, device)
+    row: dict[str, Any] = {}
+    if options.devices == 1:
+        row |= timed(step, options.steps, device)
+    else:
+        compiled = timed(step, 1, device)
+        dist.barrier()
+        if rank == 0:  # the others wait, compiled and warm
+            row["alone"] = timed(step, options.steps, device, warm_up=2)
+        dist.barrier()
+        del step  # and with it an optimizer's moments
+        step = make_step(distributed(model, device, rank), options, preset, device)
+        row |= timed(step, options.steps, device)
+        row["first_step_seconds"] = compiled["first_step_seconds"]
+        row["all_reduce_gb_per_second"] = all_reduce_speed(device)
+        if rank == 0:
+            row["efficiency"] = row["alone"]["step_ms"] / row["step_ms"]
+    row["samples_per_second"] = 1000 * options.batch_size * options.devices / row["step_ms"]
+    if options.profile is not None and rank == 0 and options.devices == 1:
+        options.profile.write_text(profile(step))
+    return row
+
+
+def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokModel:
+    if options.plain:
+        layers.FEED_FORWARD_MULTIPLE = 1
+    else:
+        torch.set_float32_matmul_precision("high")
+    config = SceneTokModelConfig(
+        preset=options.preset,
+        pretrained=False,
+        defer_autoencoders=True,
+        compile=not options.plain,
+        gradient_checkpointing=options.checkpointing,
+    )
+    box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+    model = config.setup(scene_box=box, num_train_data=1).to(device)
+    model.device_indicator_param.requires_grad_(False)
+    return model.train()
+
+
+def make_step(
+    model: nn.Module, options: argparse.Namespace, preset: Preset, device: torch.device
+) -> Callable[[int], Tensor]:
+    """A function that takes one training step."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    recipe = preset.training
+    if options.plain:
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, recipe.betas)
+    else:
+        optimizer = AdamWConfig().resolved(recipe, options.batch_size * options.devices).setup(parameters)
+    batch = made_up_batch(preset, options.batch_size)
+    batch = batch.pin_memory() if device.type == "cuda" else batch
+
+    def step(number: int) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(batch.to(device))["loss"]
+        loss.backward()
+        if options.plain:
+            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def made_up_batch(preset: Preset, size: int) -> TrainingBatch:
+    """Latents of noise and cameras along a line, as `LatentSamples` gives them."""
+    views, side = preset.data.views, preset.data.image_size
+    layout = latent_space(preset.target_autoencoder).layout
+    context = _clips(size, views.num_context, views.num_context, preset.context_autoencoder, side)
+    frames = layout.num_frames(views.num_target_latents)
+    target = _clips(size, frames, views.num_target_latents, preset.target_autoencoder, side)
+    return TrainingBatch(0, ("",) * size, Sample(context, target))
+
+
+def _clips(size: int, frames: int, latents: int, autoencoder: AutoencoderConfig, side: int) -> Clips:
+    space = latent_space(autoencoder)
+    c2w = torch.eye(4).repeat(size, frames, 1, 1)
+    c2w[..., 2, 3] = torch.linspace(0, 1, frames)
+    intrinsics = torch.tensor([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]]).repeat(size, frames, 1, 1)
+    shape = (size, latents, space.channels, *space.latent_size((side, side)))
+    return Clips(None, c2w, intrinsics, torch.randn(shape, dtype=torch.float16))
+
+
+@functools.cache
+def forward_flops(preset: Preset) -> int:
+    """Of one sample: every matrix product and attention of compressor and denoiser."""
+    clips = made_up_batch(preset, 1).sample
+    assert clips.target is not None and clips.context.latents is not None and clips.target.latents is not None
+    modes = FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
+    with modes[0], modes[1], modes[2] as counter:  # attention as products, which are counted
+        compressor, denoiser = Compressor.from_preset(preset), Denoiser.from_preset(preset)
+        context, target = (CameraBatch(clip.c2w, clip.intrinsics) for clip in (clips.context, clips.target))
+        tokens = compressor(clips.context.latents.float(), context).mean
+        latents = clips.target.latents.float()
+        denoiser(latents, target, torch.zeros(latents.shape[:2]), denoiser.project(tokens))
+    return counter.get_total_flops()
+
+
+def timed(step: Callable[[int], Tensor], steps: int, device: torch.device, warm_up: int = WARM_UP) -> dict[str, Any]:
+    """Mean time of steps queued one behind the other, as in training; peak memory; time of the very first step."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    begin = time.perf_counter()
+    step(0)
+    synchronize(device)
+    first = time.perf_counter() - begin
+    for number in range(1, warm_up):
+        step(number)
+    synchronize(device)
+    begin = time.perf_counter()
+    for number in range(warm_up, warm_up + steps):
+        step(number)
+    synchronize(device)
+    each = (time.perf_counter() - begin) / steps
+    row = {"step_ms": 1000 * each, "first_step_seconds": first}
+    if device.type == "cuda":
+        row["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return row
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def all_reduce_speed(device: torch.device, count: int = 1 << 28) -> float:
+    """Gigabytes of gradients that all processes add up in a second."""
+    gradients = torch.zeros(count if device.type == "cuda" else 1 << 16, device=device)
+    for _ in range(2):
+        synchronize(device)
+        begin = time.perf_counter()
+        dist.all_reduce(gradients)
+        synchronize(device)
+        seconds = time.perf_counter() - begin
+    return gradients.numel() * gradients.element_size() / 1e9 / seconds
+
+
+def profile(step: Callable[[int], Tensor]) -> str:
+    """Kernels of two steps, those that take longest first, and the parts of the step on the host."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as recorded:
+        for number in range(2):
+            step(number)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    averages = recorded.key_averages()
+    order = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    device = averages.table(sort_by=order, row_limit=70, max_name_column_width=110)
+    return device + "\n" + averages.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60)
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    made = Table(title="training step")
+    for name in ("device", "preset", "mode", "batch x devices", "ms", "samples/s", "MFU", "peak GiB", "first step s"):
+        made.add_column(name, justify="right")
+    made.add_column("efficiency", justify="right")
+    for row in sorted(rows, key=lambda row: (row["preset"], row["devices"], row["mode"], row["batch_size"])):
+        mode = row["mode"] + ("" if row["checkpointing"] == "none" else f", {row['checkpointing']}")
+        start = (row["device"], row["preset"], mode, f"{row['batch_size']} x {row['devices']}")
+        if "failed" in row:
+            made.add_row(*start, row["failed"])
+            continue
+        numbers = (f"{row['step_ms']:.1f}", f"{row['samples_per_second']:.1f}", f"{row['mfu']:.1%}")
+        rest = (f"{row.get('peak_gib', 0):.1f}", f"{row['first_step_seconds']:.0f}")
+        made.add_row(*start, *numbers, *rest, f"{row['efficiency']:.1%}" if "efficiency" in row else "")
+    return made
+
+
+if __name__ == "__main__":
+    main()
