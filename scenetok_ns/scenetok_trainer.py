@@ -28,6 +28,9 @@ FILES_OF_A_NEW_RUN, TENSORBOARD = ("config.yml", "dataparser_transforms.json"), 
 """What Nerfstudio has written before the first step."""
 
 
+UNFINISHED = ".unfinished"
+"""Ends the names of checkpoints that are being written."""
+
 LEAST_SAVES = 4
 """Checkpoints that even a short run writes."""
 
@@ -72,6 +75,7 @@ class SceneTokTrainer(Trainer):
         except Exception:
             self._remove_unused_folder()
             raise
+        self._remove_unfinished()
         if getattr(config, "resume", False):
             config.max_num_iterations = max(config.max_num_iterations - self._start_step, 0)
 
@@ -85,6 +89,12 @@ class SceneTokTrainer(Trainer):
             if not self._has_trained:
                 self._remove_unused_folder()
             raise
+
+    @check_main_thread
+    def _remove_unfinished(self) -> None:
+        """What a killed process of this run was writing."""
+        for path in self.base_dir.glob(f".*{UNFINISHED}"):
+            path.unlink()
 
     @check_main_thread
     def _remove_unused_folder(self) -> None:
@@ -250,7 +260,7 @@ def save_atomically(state: dict[str, Any], path: Path, scratch: Path) -> None:
     The unfinished file lies in `scratch`, a folder of the same file system: Nerfstudio takes every file in the
     checkpoint folder for a checkpoint.
     """
-    unfinished = scratch / f".{path.name}.{os.getpid()}.unfinished"
+    unfinished = scratch / f".{path.name}.{os.getpid()}{UNFINISHED}"
     try:
         with open(unfinished, "wb") as file:
             save_torch(state, file)

@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from small_runs import FRAMES, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
+from scenetok_ns.models import compilation
 from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 
 
@@ -152,22 +153,39 @@ def test_checkpoint_names_its_preset_and_holds_no_data_or_autoencoder(pipeline: 
 # --- Several processes ---
 
 
-def gradients(pipeline: SceneTokPipeline) -> dict[str, torch.Tensor]:
+FROZEN_AFTER = 3
+
+
+def gradients(pipeline: SceneTokPipeline, steps: range) -> dict[str, torch.Tensor]:
+    """Sum over some steps."""
     pipeline.train()
-    pipeline.get_train_loss_dict(0)[1]["loss"].backward()
+    pipeline.model.zero_grad()
+    for step in steps:
+        pipeline.get_train_loss_dict(step)[1]["loss"].backward()
     parameters = pipeline.model.scenetok.named_parameters()
     return {name: p.grad.clone() for name, p in parameters if p.grad is not None}
 
 
 def distributed_worker(rank: int, world_size: int, port: int, data: Path, folder: Path) -> None:
+    """Gradients with the other process and, from the same batches and noise, without it: of a step, of two that are
+    accumulated, and of one after the compressor was frozen."""
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    torch.manual_seed(0)
-    config = small_config(data, folder).pipeline
-    wrapped = config.setup(device="cpu", test_mode="val", world_size=world_size, local_rank=rank)
-    together = gradients(wrapped)
-    torch.manual_seed(0)
-    alone = config.setup(device="cpu", test_mode="val")  # draws the same batch and noise as this rank
-    torch.save({"together": together, "alone": gradients(alone)}, folder / f"{rank}.pt")
+    compilation.BACKEND = "eager"
+    preset = folder / f"{rank}.yaml"
+    preset.write_text(PRESET.read_text() + f"  freeze_compressor_after: {FROZEN_AFTER}\n")
+    found: dict[str, list[dict[str, torch.Tensor]]] = {}
+    for name, processes in (("together", world_size), ("alone", 1)):
+        torch.manual_seed(0)
+        config = small_config(data, folder, preset).pipeline
+        config.model.compile = name == "together"
+        pipeline = config.setup(device="cpu", test_mode="val", world_size=processes, local_rank=rank)
+        pipeline.accumulation_steps = 1
+        found[name] = [gradients(pipeline, range(1))]
+        pipeline.accumulation_steps = 2
+        found[name].append(gradients(pipeline, range(2)))
+        pipeline.accumulation_steps = 1
+        found[name].append(gradients(pipeline, range(FROZEN_AFTER, FROZEN_AFTER + 1)))
+    torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -177,10 +195,13 @@ def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: P
         port = free.getsockname()[1]
     mp.start_processes(distributed_worker, args=(2, port, data, tmp_path), nprocs=2, start_method="spawn")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    different = 0
-    for name, together in first["together"].items():
-        torch.testing.assert_close(together, second["together"][name])
-        mean = (first["alone"][name] + second["alone"][name]) / 2
-        torch.testing.assert_close(together, mean, rtol=1e-4, atol=1e-6)
-        different += not torch.equal(first["alone"][name], second["alone"][name])
-    assert different  # the ranks saw different samples
+    for part in range(3):
+        together = first["together"][part]
+        assert any("compressor" in name for name in together) == (part < 2), "only the last part is frozen"
+        different = 0
+        for name, gradient in together.items():
+            torch.testing.assert_close(gradient, second["together"][part][name])
+            alone = first["alone"][part][name], second["alone"][part][name]
+            torch.testing.assert_close(gradient, sum(alone) / 2, rtol=1e-4, atol=1e-6)
+            different += not torch.equal(*alone)
+        assert different  # the ranks saw different samples

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import PRESET, small_pipeline, write_small_re10k
+from small_runs import PRESET, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.latents import LatentScenes, LatentStore
 from scenetok_ns.data.re10k import RE10KSource
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.training_batches import LatentSamples, Sharding, TrainingLoader, TrainingSamples
+from scenetok_ns.models import scenetok
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.presets import AutoencoderConfig, load_preset
 
 TINY = load_preset(str(PRESET))
 
@@ -115,3 +116,38 @@ def test_both_folders_or_none(data: Path, folders: dict[str, Path]) -> None:
     pipeline = small_pipeline(data, context_latents=folders["context_latents"])
     with pytest.raises(DataError, match="needs both --context-latents and --target-latents"):
         pipeline.datamanager.next_train(0)
+
+
+def test_autoencoders_are_made_when_photographs_are_met(
+    data: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    build = scenetok.build_autoencoder
+    monkeypatch.setattr(scenetok, "build_autoencoder", lambda config, weights: made.append(config) or build(config))
+    pipeline = small_pipeline(data, "val", **folders)
+    pipeline.train()
+    pipeline.get_train_loss_dict(0)[1]["loss"].backward()
+    assert made == []
+    pipeline.get_eval_loss_dict(0)  # of photographs
+    assert made == [TINY.context_autoencoder, TINY.target_autoencoder]
+    small_pipeline(data, "test", **folders)
+    assert len(made) == 4, "tools find out at once whether they can decode"
+
+
+def test_training_from_latents_needs_no_weights_of_autoencoders(
+    data: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of the real autoencoders; nothing is then evaluated, because nothing can be decoded."""
+    config = small_config(data, tmp_path, vis="tensorboard", max_num_iterations=2, steps_per_eval_batch=1)
+    for role, folder in folders.items():
+        setattr(config.pipeline.datamanager, role, folder)
+    trainer = config.setup()
+    trainer.setup()
+    model = trainer.pipeline.model
+    assert model.has_autoencoders
+    model.preset = replace(model.preset, target_autoencoder=AutoencoderConfig("wan"))
+    assert not model.has_autoencoders
+    trainer.pipeline.get_eval_loss_dict = lambda step: pytest.fail("evaluated")
+    trainer.eval_iteration(1)
+    model.config.target_weights = tmp_path / "wan.pt"
+    assert model.has_autoencoders
