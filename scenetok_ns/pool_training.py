@@ -6,9 +6,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.losses import Views
 from scenetok_ns.models.presets import Preset
-from scenetok_ns.muon import Muon, Together, matrices_inside
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +38,7 @@ class PoolOptions:
     """End training after this long; learning rate and stages are planned for whichever end comes first."""
     batch_size: int = 128
     learning_rate: float = 1e-3
-    """Peak, of AdamW; warmed up over 200 steps and brought down along a cosine."""
-    matrix_learning_rate: float = 8e-3
-    """Peak, of Muon, which moves the matrices inside the blocks."""
+    """Peak; warmed up over 500 steps and brought down along a cosine."""
     scenes: int = 8000
     """Scenes held at once; `renew` of them are replaced every 50 steps."""
     renew: int = SCENES_AT_A_TIME
@@ -104,28 +100,34 @@ class PoolRun:
         with self.autocast():
             return self.codec.decode(latents.float()).float() / 2 + 0.5
 
-    def optimizer(self, parameters: list[nn.Parameter], blocks: Sequence[nn.Module]) -> Together:
-        """Muon for the matrices inside `blocks`, AdamW for all other parameters."""
-        options, matrices = self.options, matrices_inside(blocks)
-        inside = {id(p) for p in matrices}
-        others = [p for p in parameters if id(p) not in inside]
-        rate = partial(torch.tensor, device=self.device)
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in others if p.ndim > 1], "lr": rate(options.learning_rate)},
-            {"params": [p for p in others if p.ndim <= 1], "lr": rate(options.learning_rate), "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        adam = torch.optim.AdamW(
+        return torch.optim.AdamW(
             groups,
+            lr=torch.tensor(self.options.learning_rate, device=self.device),
             betas=(0.9, 0.99),
             weight_decay=0.02,
             fused=self.device.type == "cuda",
-            capturable=options.cuda_graph,
+            capturable=self.options.cuda_graph,
         )
-        return Together(adam, Muon(matrices, lr=rate(options.matrix_learning_rate)))
 
-    def set_learning_rate(self, optimizer: Together, step: int, along: float) -> None:
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, along: float) -> None:
         """`along`: part of the training that is done."""
-        optimizer.set_learning_rate(cosine(step, along, warmup=200))
+        for group in optimizer.param_groups:
+            group["lr"].fill_(self.options.learning_rate * cosine(step, along, warmup=500))
+
+    def finite(self, loss: Tensor, step: int) -> float:
+        """The loss as a number. Raises ValueError if it is none any more: what follows could only be lost."""
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ValueError(
+                f"training diverged: the loss is {value} after {step + 1} steps; start again with a lower "
+                f"--learning-rate (now {self.options.learning_rate:g})"
+            )
+        return value
 
     def recorded(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """`step` as a CUDA graph, if asked for; its tensors stay where they are, so a replay is a whole new step."""

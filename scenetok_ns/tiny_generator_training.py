@@ -29,7 +29,6 @@ from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
 from scenetok_ns.models.weights import embedded_weights, load_weights, save_weights
-from scenetok_ns.muon import Together
 from scenetok_ns.pool_training import (
     HELD_OUT_SEED,
     TRAINING_SEED,
@@ -101,7 +100,7 @@ class GeneratorRun(PoolRun):
         pool = self.pool(options.scenes, TRAINING_SEED, encoded=True)
         held_out = self.pool(min(options.batch_size, HELD_OUT_SCENES), HELD_OUT_SEED, encoded=True)
         parameters = list(self.network.parameters())
-        optimizer = self.optimizer(parameters, list(self.network.model.blocks))
+        optimizer = self.optimizer(parameters)
         if options.compile:
             for block in self.network.model.blocks:
                 block.compile()
@@ -123,16 +122,16 @@ class GeneratorRun(PoolRun):
                     step=step,
                     seconds=now - started,
                     samples_per_second=(step % 500 + 1) * options.batch_size / (now - last),
-                    loss=loss.item(),
+                    loss=self.finite(loss, step),
                     held_out_loss=self.held_out_loss(held_out),
                 )
                 last = time.perf_counter()
                 self.save()
 
-    def step(self, pool: ScenePool, parameters: list[nn.Parameter], optimizer: Together) -> Tensor:
+    def step(self, pool: ScenePool, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Tensor:
         scenes = torch.randint(pool.capacity, (self.options.batch_size,), generator=self.generator, device=self.device)
         loss = self.loss(self.network, pool, scenes, self.generator)
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

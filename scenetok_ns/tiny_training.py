@@ -27,7 +27,6 @@ from scenetok_ns.models.flow import network_time
 from scenetok_ns.models.losses import scenetok_loss
 from scenetok_ns.models.presets import Preset, TrainingConfig, load_preset
 from scenetok_ns.models.weights import load_weights, save_weights
-from scenetok_ns.muon import Together
 from scenetok_ns.pool_training import (
     HELD_OUT_SEED,
     TRAINING_SEED,
@@ -138,7 +137,7 @@ class TinyRun(PoolRun):
         held_out = self.pool(HELD_OUT_SCENES, HELD_OUT_SEED, encoded=True)
         parameters = [*self.compressor.parameters(), *self.denoiser.parameters()]
         blocks = [*self.compressor.aggregate, *self.denoiser.model.blocks]
-        optimizer = self.optimizer(parameters, blocks)
+        optimizer = self.optimizer(parameters)
         if options.compile:
             for block in blocks:
                 block.compile()
@@ -166,7 +165,7 @@ class TinyRun(PoolRun):
                     step=step,
                     seconds=now - started,
                     samples_per_second=500 * options.batch_size / (now - last),
-                    loss=loss.item(),
+                    loss=self.finite(loss, step),
                     one_step_psnr=own,
                     other_tokens_psnr=other,
                 )
@@ -175,7 +174,7 @@ class TinyRun(PoolRun):
                     self.save()
 
     def token_step(
-        self, pool: ScenePool, recipe: TrainingConfig, parameters: list[nn.Parameter], optimizer: Together
+        self, pool: ScenePool, recipe: TrainingConfig, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer
     ) -> Tensor:
         preset, batch = self.preset, self.options.batch_size
         views = preset.data.views
@@ -196,7 +195,7 @@ class TinyRun(PoolRun):
         )
         with self.autocast():
             loss = scenetok_loss(self.compressor, self.denoiser, context, target, draws, recipe, step=0).loss
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

@@ -10,9 +10,10 @@ import torch
 
 from scenetok_ns import tiny_training
 from scenetok_ns.models.autoencoders.conv import ConvCodec
+from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.weights import load_weights
 from scenetok_ns.pool_training import cosine
-from scenetok_ns.tiny_training import TinyOptions, codec_loss, run_training
+from scenetok_ns.tiny_training import TinyOptions, TinyRun, codec_loss, run_training
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,11 @@ def test_codec_loss_sees_colours_and_edges() -> None:
     shifted = image + 0.5
     striped = image + 0.5 * torch.tensor([1.0, -1.0, 1.0, -1.0])
     assert codec_loss(striped, image) > codec_loss(shifted, image) > 0
+
+
+def test_a_training_that_diverged_stops_and_says_what_to_do(tmp_path: Path) -> None:
+    options = TinyOptions(output=tmp_path, device="cpu", learning_rate=0.5)
+    run = TinyRun(options, load_preset(options.preset))
+    assert run.finite(torch.tensor(0.25), 9) == 0.25
+    with pytest.raises(ValueError, match=r"loss is nan after 10 steps.*lower --learning-rate \(now 0.5\)"):
+        run.finite(torch.tensor(float("nan")), 9)
