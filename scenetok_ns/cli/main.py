@@ -9,6 +9,10 @@ COMMANDS = {
     "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "make a run folder of a released checkpoint"),
     "open": ("scenetok_ns.cli.open_run:open_run", "make a run folder that shows something else of a run"),
     "encode": ("scenetok_ns.cli.encode:encode", "write the tokens of a scene, or of a whole split, to files"),
+    "export-dataset": (
+        "scenetok_ns.cli.export_dataset:export_dataset",
+        "render views of a scene as a data set for other methods of Nerfstudio",
+    ),
     "generate": ("scenetok_ns.cli.generate:generate", "make a scene from one to three photographs"),
     "render": ("scenetok_ns.cli.render:render", "render paths through scenes: videos, pictures, beside photographs"),
     "demo": ("scenetok_ns.cli.demo:demo", "make rooms, train, evaluate and render once"),
@@ -18,6 +22,7 @@ COMMANDS = {
         "scenetok_ns.cli.train_tiny_generator:train_tiny_generator",
         "train the embedded scene generator afresh, on a GPU",
     ),
+    "splat": ("scenetok_ns.cli.splat:splat", "fit 3D Gaussians to rendered views of a scene, as a PLY file"),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""

@@ -84,7 +84,7 @@ def render(
     from scenetok_ns.run_folder import derive_run
 
     console = Console(stderr=True)
-    config, checkpoints = derive_run(run or _preset_of(tokens), output)
+    config, checkpoints = derive_run(run or preset_of(tokens), output)
     set_sampling(config, seed, steps, guidance)
     config.pipeline.model.solver = solver or config.pipeline.model.solver
     if num_context is not None:
@@ -101,7 +101,7 @@ def render(
     _render(pipeline, shots, output, formats, frame_rate, console)
 
 
-def _preset_of(tokens: tuple[Path, ...]) -> Path:
+def preset_of(tokens: tuple[Path, ...]) -> Path:
     """The embedded preset that renders these token files."""
     if not tokens:
         return Path(EMBEDDED)

@@ -1,0 +1,245 @@
+"""The shipped scenetok-tiny against Nerfstudio's splatfacto, given the same 12 photographs of the same held-out rooms.
+
+    python benchmarks/splatfacto.py [--scenes 8] [--steps 30000] [--report 1000 7000] [--points] [--processes 1]
+                                    [--output FILE.json] [--pictures FOLDER]
+
+Rooms and views are those of the model card's evaluation: 12 context views spread over a walk of 48 frames at 64 x 64,
+and windows of 8 other frames. splatfacto has its default settings, on the context views as a nerfstudio-data set
+without a point cloud, so that it starts at random; with --points also once from the points of a plane sweep over the
+12 views, in the place of COLMAP's. It is evaluated at the steps of --report, and its settings do not depend on --steps.
+Its LPIPS metric, which would download weights, is replaced by zero. Figures are means over frames of PSNR and SSIM, by
+the same functions for both. Several processes share one GPU, which makes each scene slower. splatfacto needs CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import multiprocessing
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks
+from scenetok_ns.metrics import picture_metrics
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.nerfstudio_dataset import save_picture, write_dataset
+from scenetok_ns.pool_training import HELD_OUT_SEED
+from scenetok_ns.rendered_views import RenderedViews
+from scenetok_ns.splats.points import SweepOptions, surface_points
+
+PRESET = "scenetok-tiny"
+NUM_FRAMES, FIRST, STRIDE = 48, 4, 12
+"""Of the model card's evaluation: frames of a walk, first window, from one window to the next."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One room: what a method is given, and what it is asked for."""
+
+    scene: int
+    context: RenderedViews
+    windows: list[RenderedViews]
+    """Consecutive frames, some of which may be context views."""
+    scored: list[list[int]]
+    """Frames of each window that are none."""
+
+    @property
+    def truth(self) -> RenderedViews:
+        """The scored frames of all windows."""
+        frames = [window.frames[kept] for window, kept in zip(self.windows, self.scored, strict=True)]
+        cameras = [window.cameras.select(kept) for window, kept in zip(self.windows, self.scored, strict=True)]
+        c2w, intrinsics = (torch.cat([getattr(c, name) for c in cameras], 1) for name in ("c2w", "intrinsics"))
+        return RenderedViews(torch.cat(frames), CameraBatch(c2w, intrinsics))
+
+
+def held_out_case(scene: int, num_context: int, window: int, size: int) -> Case:
+    """Held-out room number `scene` of the model card; true frames have 256 levels, as photographs do."""
+    rooms = sample_rooms([HELD_OUT_SEED + scene])
+    c2w = sample_walks(rooms, NUM_FRAMES)
+    frames = (render_rooms(rooms, c2w, rooms.intrinsics, size)[0] * 255).round() / 255
+    views = RenderedViews(frames, CameraBatch(c2w, rooms.intrinsics[:, None].expand(-1, NUM_FRAMES, 3, 3)))
+    context = torch.linspace(0, NUM_FRAMES - 1, num_context).round().long()
+    starts = range(FIRST, NUM_FRAMES - window, STRIDE)
+    scored = [[i for i in range(window) if start + i not in context.tolist()] for start in starts]
+    return Case(scene, views.select(context), [views.select(torch.arange(s, s + window)) for s in starts], scored)
+
+
+def scores(pred: Tensor, truth: Tensor) -> dict[str, float]:
+    values = picture_metrics(pred=pred.clamp(0, 1), target=truth.to(pred))
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+def measure_scenetok(model: SceneTok, case: Case, steps: int | None) -> tuple[dict[str, Any], Tensor]:
+    """Encode the context once, render each window; scores, seconds for both, and the scored frames."""
+    synchronize(model.device)
+    begin = time.perf_counter()
+    tokens = model.encode(case.context.frames, case.context.cameras)
+    encoded = time.perf_counter() - begin
+    sampler = replace(model.preset.sampler, steps=steps or model.preset.sampler.steps)
+    frames = [model.render(tokens, window.cameras, sampler=sampler) for window in case.windows]
+    pictures = torch.cat([window[kept] for window, kept in zip(frames, case.scored, strict=True)])
+    synchronize(model.device)
+    seconds = time.perf_counter() - begin
+    return {**scores(pictures, case.truth.frames), "seconds_encode": encoded, "seconds": seconds}, pictures
+
+
+def measure_splatfacto(case: Case, steps: int, report: list[int], points: bool) -> tuple[list[dict[str, Any]], Tensor]:
+    """Train on the context; scores and seconds of training after the steps of `report`, and the last frames."""
+    from nerfstudio.engine.callbacks import TrainingCallbackLocation
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = splatfacto_trainer(Path(folder), case, points)
+        trainer.setup()
+        device = torch.device(trainer.device)
+        model = trainer.pipeline.model
+        truth = case.truth
+        seconds, pictures = 0.0, torch.empty(0)
+        begin = time.perf_counter()
+        for step in range(steps):
+            trainer.pipeline.train()
+            for location in ("before", "after"):
+                if location == "after":
+                    trainer.train_iteration(step)
+                where = TrainingCallbackLocation[f"{location.upper()}_TRAIN_ITERATION"]
+                for callback in trainer.callbacks:
+                    callback.run_callback_at_location(step, location=where)
+            if step + 1 in report or step + 1 == steps:
+                synchronize(device)
+                seconds += time.perf_counter() - begin
+                trainer.pipeline.eval()
+                loader = trainer.pipeline.datamanager.fixed_indices_eval_dataloader
+                shown = [model.get_outputs_for_camera(camera)["rgb"].permute(2, 0, 1) for camera, _ in loader]
+                pictures = torch.stack(shown)
+                row = {"steps": step + 1, **scores(pictures, truth.frames), "seconds": seconds}
+                rows.append({**row, "gaussians": model.num_points})
+                begin = time.perf_counter()
+    return rows, pictures
+
+
+def splatfacto_trainer(folder: Path, case: Case, points: bool) -> Any:
+    """Stock splatfacto on the case's context views, without viewer and checkpoints."""
+    import torchmetrics.image.lpip
+
+    torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = NoLpips
+    from nerfstudio.configs.method_configs import method_configs
+
+    (folder / "data").mkdir()
+    start = surface_points(case.context.frames, case.context.cameras, SweepOptions()) if points else None
+    write_dataset(folder / "data", case.context, case.truth, start)
+    config = copy.deepcopy(method_configs["splatfacto"])
+    config.vis = "none"
+    config.data = config.pipeline.datamanager.data = folder / "data"
+    config.output_dir, config.experiment_name, config.timestamp = folder / "out", "splatfacto", "run"
+    config.logging.local_writer.enable = False
+    config.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(config.machine.seed)
+    return config.setup(local_rank=0, world_size=1)
+
+
+class NoLpips(torch.nn.Module):
+    """In the place of a metric that downloads weights when it is built."""
+
+    def __init__(self, normalize: bool = True) -> None:
+        super().__init__()
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return first.new_zeros(())
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(scene: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows of one room; its pictures, if asked for, one row of frames a method."""
+    preset = load_preset(PRESET)
+    data = preset.data
+    case = held_out_case(scene, data.views.num_context, data.views.num_target_latents, data.image_size)
+    rows: list[dict[str, Any]] = []
+    strips = [case.truth.frames]
+    model = SceneTok.from_preset(preset)
+    model.load_embedded()
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    for steps in (None, 1):
+        measure_scenetok(model, case, steps)  # the first call is slower: kernels are chosen
+        row, pictures = measure_scenetok(model, case, steps)
+        rows.append({"scene": scene, "method": PRESET, "steps": steps or preset.sampler.steps, **row})
+        strips.append(pictures.cpu())
+    starts = ([False, True] if options.points else [False]) if options.steps else []
+    for points in starts:
+        found, pictures = measure_splatfacto(case, options.steps, options.report, points)
+        name = "splatfacto, from points" if points else "splatfacto"
+        rows += [{"scene": scene, "method": name, **row} for row in found]
+        strips.append(pictures.cpu())
+    if options.pictures is not None:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+        sheet = torch.cat([torch.cat(list(strip[::3]), dim=-1) for strip in strips], dim=-2)
+        save_picture(options.pictures / f"room{scene}.png", sheet)
+    return rows
+
+
+def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Over the scenes, of each method after each number of steps."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["steps"]), []).append(row)
+    return [
+        {
+            "method": method,
+            "steps": steps,
+            "scenes": len(group),
+            **{name: sum(row[name] for row in group) / len(group) for name in ("psnr", "ssim", "seconds")},
+        }
+        for (method, steps), group in groups.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=30_000, help="of splatfacto; 0 leaves it out")
+    parser.add_argument("--report", type=int, nargs="+", default=[1000, 2000, 7000])
+    parser.add_argument("--points", action="store_true", help="also once from the points of a plane sweep")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--pictures", type=Path, help="folder for a sheet of pictures of each room")
+    options = parser.parse_args()
+    console = Console()
+    rows: list[dict[str, Any]] = []
+    # Each room in a process of its own kind: gsplat and Nerfstudio keep things in global variables.
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for found in pool.imap_unordered(partial(measure, options=options), range(options.scenes)):
+            rows += found
+            for row in found:
+                console.print(f"room {row['scene']}  {row['method']}, {row['steps']} steps: {row['psnr']:.2f} dB")
+    rows.sort(key=lambda row: row["scene"])
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    table = Table(title=f"{options.scenes} held-out rooms, 12 views at 64 x 64, {device}, torch {torch.__version__}")
+    for column in ("method", "steps", "PSNR (dB)", "SSIM", "seconds a room"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in means(rows):
+        table.add_row(
+            row["method"], f"{row['steps']:,}", f"{row['psnr']:.2f}", f"{row['ssim']:.3f}", f"{row['seconds']:.2f}"
+        )
+    console.print(table)
+    if options.output is not None:
+        about = {"device": device, "torch": torch.__version__, "options": vars(options), "means": means(rows)}
+        options.output.write_text(json.dumps({**about, "rows": rows}, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()

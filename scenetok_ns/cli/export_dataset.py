@@ -1,0 +1,47 @@
+"""`scenetok export-dataset`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
+
+
+def export_dataset(
+    output: Path,
+    view: Annotated[ViewOptions, tyro.conf.arg(name="")] = ViewOptions(),  # noqa: B008  frozen
+) -> None:
+    """Render views around a scene from its tokens and write them as a data set of Nerfstudio, on which its other
+    methods train: `ns-train splatfacto --data OUTPUT`.
+
+    Photographs that the tokens were not encoded from are its evaluation views, where there are any; else some rendered
+    views are. Points on surfaces, found by comparing the views, are in it for methods that start from points.
+
+    Args:
+        output: The folder to make; it must not exist.
+        view: See the options.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists; choose another --output, or remove it")
+    console = Console(stderr=True)
+    rendered = rendered_scene(output, view, console)
+    from scenetok_ns.data.demo_writer import whole_folder
+    from scenetok_ns.nerfstudio_dataset import write_dataset
+    from scenetok_ns.rendered_views import RenderedViews
+    from scenetok_ns.splats.points import surface_points
+
+    held_out = rendered.held_out
+    evaluation = held_out if rendered.photographs is None else RenderedViews(rendered.photographs, held_out.cameras)
+    points = surface_points(rendered.path.frames, rendered.path.cameras)
+    with whole_folder(output) as folder:
+        write_dataset(folder, rendered.path, evaluation, points)
+    kind = "rendered views" if rendered.photographs is None else "photographs"
+    console.print(
+        f"{output}: {len(rendered.path.frames)} rendered views to train on, {len(evaluation.frames)} {kind} to "
+        f"evaluate on, {len(points.means):,} points. Train on it with\n  ns-train splatfacto --data {output}",
+        soft_wrap=True,
+    )

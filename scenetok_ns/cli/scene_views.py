@@ -1,0 +1,83 @@
+"""What `scenetok splat` and `scenetok export-dataset` share: the options of the views, and their rendering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+
+from scenetok_ns.data.camera_paths import PATH_NAMES
+
+if TYPE_CHECKING:
+    from scenetok_ns.rendered_views import RenderedScene
+
+FEWEST_VIEWS = 16
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Which views of which scene."""
+
+    path: str = "interpolate"
+    """Where the views are: interpolate (through the photographs' cameras), orbit, dolly, spiral, or a file with poses
+    in the capture's coordinates: a camera path of the viewer, or a transforms.json."""
+    run: Path | None = None
+    """Run folder with the model (or its config.yml), or a preset whose weights come with the package; default: the
+    preset that the tokens are of, else scenetok-tiny."""
+    tokens: Path | None = None
+    """A token file."""
+    data: Path | None = None
+    """In the place of a token file: a capture or a data set with the scene; default: the run's."""
+    scene: str | None = None
+    """Of a data set: name of the scene; default: the run's, or the first."""
+    views: int = 120
+    """Number of views on a path by name."""
+    num_context: int | None = None
+    """Number of photographs that the scene is encoded from."""
+    pose_scale: float | None = None
+    """Of a capture: what its positions are multiplied by to be in units of the training data; default: so that its
+    cameras spread as those of the training scenes."""
+    seed: int | None = None
+    """Of the noise that renders start from."""
+    steps: int | None = None
+    """Denoising steps of a render. Few make pictures that agree with each other, but are softer."""
+
+
+def rendered_scene(output: Path, options: ViewOptions, console: Console) -> RenderedScene:
+    """Load a run and render the views. Raises DataError, ValueError or OSError, in one line."""
+    if options.tokens is not None and (options.data is not None or options.scene is not None):
+        raise ValueError("--tokens are a scene without photographs: leave out --data and --scene")
+    if options.path not in PATH_NAMES and not Path(options.path).suffix:
+        raise ValueError(f"unknown path {options.path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
+    if options.views < FEWEST_VIEWS:
+        raise ValueError(f"--views must be at least {FEWEST_VIEWS}, got {options.views}")
+    from scenetok_ns.cli.open_run import positive, set_pose_scale, set_sampling, show_data, show_scene, show_tokens
+    from scenetok_ns.cli.render import preset_of
+    from scenetok_ns.cli.run_tokens import load_run
+    from scenetok_ns.rendered_views import render_scene
+    from scenetok_ns.run_folder import derive_run
+
+    run = options.run or preset_of(() if options.tokens is None else (options.tokens,))
+    config, checkpoints = derive_run(run, output)
+    set_sampling(config, options.seed, options.steps, None)
+    if options.num_context is not None:
+        config.pipeline.datamanager.num_context = positive("--num-context", options.num_context)
+    if options.data is not None:
+        show_data(config, options.data)
+    set_pose_scale(config, options.pose_scale)
+    if options.scene is not None:
+        show_scene(config, options.scene)
+    if options.tokens is not None:
+        show_tokens(config, options.tokens)
+    pipeline = load_run(config, checkpoints, console)
+    with Progress(*Progress.get_default_columns(), console=console) as progress:
+        task = progress.add_task("rendering views", total=None)
+        return render_scene(
+            pipeline,
+            options.path,
+            options.views,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )

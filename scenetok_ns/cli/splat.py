@@ -1,0 +1,139 @@
+"""`scenetok splat`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
+
+from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
+
+if TYPE_CHECKING:
+    from scenetok_ns.rendered_views import RenderedScene
+    from scenetok_ns.splats.gaussians import Gaussians
+    from scenetok_ns.splats.rasterizer import Rasterize
+
+
+def splat(
+    output: Path,
+    view: Annotated[ViewOptions, tyro.conf.arg(name="")] = ViewOptions(),  # noqa: B008  frozen
+    iterations: int = 2000,
+    gaussians: int = 60_000,
+) -> None:
+    """Render views around a scene from its tokens, fit 3D Gaussians to them, and write these as a PLY file, which
+    SuperSplat, Nerfstudio's viewer and other programs show in real time.
+
+    Reports how well the splat matches views that it was not fitted to, and, where there are photographs of them, how
+    well the model's renders and the splat match those; also as JSON beside the PLY. Needs an NVIDIA GPU.
+
+    Args:
+        output: The file to write (.ply).
+        view: See the options.
+        iterations: Steps of the fit.
+        gaussians: Gaussians at most.
+    """
+    from scenetok_ns.splats.rasterizer import gsplat_rasterize, require_gsplat
+
+    if output.suffix != ".ply":
+        raise ValueError(f"--output: splat files end in .ply, got {output.name}")
+    if iterations < 1 or gaussians < 1:
+        raise ValueError(f"--iterations and --gaussians must be at least 1, got {iterations} and {gaussians}")
+    console = Console(stderr=True)
+    with console.status("preparing gsplat (its first use compiles for minutes)"):
+        require_gsplat()
+    begin = time.perf_counter()
+    rendered = rendered_scene(output, view, console)
+    render_seconds = time.perf_counter() - begin
+    fit = Fit(iterations, gaussians)
+    found = fit.run(rendered, gsplat_rasterize, console)
+    from scenetok_ns.splats.gaussians import save_splat
+
+    save_splat(found, output)
+    figures = compare(found, rendered, gsplat_rasterize)
+    report = {
+        "scene": rendered.scene,
+        "gaussians": len(found),
+        "views": len(rendered.path.frames),
+        "held_out_views": len(rendered.held_out.frames),
+        "seconds": {"load_and_render": render_seconds, "fit": fit.seconds},
+        **figures,
+    }
+    output.with_suffix(".json").write_text(json.dumps(report, indent=1), "utf8")
+    console.print(table(figures, len(rendered.held_out.frames)))
+    console.print(
+        f"{output}: {len(found):,} Gaussians, {output.stat().st_size / 2**20:.1f} MiB; rendered in "
+        f"{render_seconds:.0f} s, fitted in {fit.seconds:.0f} s. Drop it on SuperSplat, or any program for splats.",
+        soft_wrap=True,
+    )
+
+
+@dataclass
+class Fit:
+    """The fit with its progress bar; `seconds` after `run`."""
+
+    iterations: int
+    gaussians: int
+    seconds: float = 0.0
+
+    def run(self, rendered: RenderedScene, rasterize: Rasterize, console: Console) -> Gaussians:
+        from scenetok_ns.splats.fitting import FitOptions, Relocation, fit_gaussians
+        from scenetok_ns.splats.points import gaussians_at, surface_points
+
+        begin = time.perf_counter()
+        views = rendered.path
+        start = gaussians_at(surface_points(views.frames, views.cameras), self.gaussians // 2, SH_DEGREE)
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+            task = progress.add_task("fitting Gaussians", total=self.iterations)
+            found = fit_gaussians(
+                start,
+                views.frames,
+                views.cameras,
+                FitOptions(self.iterations),
+                rasterize,
+                Relocation(self.gaussians, self.iterations),
+                lambda done, total: progress.update(task, completed=done),
+            )
+        self.seconds = time.perf_counter() - begin
+        return found
+
+
+SH_DEGREE = 1
+"""Colours may change a little with the direction. More would fit what differs from window to window."""
+
+ROWS = (
+    ("the splat, against the model's renders", "splat_against_renders"),
+    ("the model's renders, against photographs", "renders_against_photographs"),
+    ("the splat, against photographs", "splat_against_photographs"),
+)
+
+
+def compare(found: Gaussians, rendered: RenderedScene, rasterize: Rasterize) -> dict[str, dict[str, float]]:
+    """Mean PSNR and SSIM over the held-out views, of each comparison that there are pictures for."""
+    from scenetok_ns.metrics import picture_metrics
+    from scenetok_ns.splats.rasterizer import render_splat
+
+    views, photographs = rendered.held_out, rendered.photographs
+    drawn = render_splat(found, views.cameras, (views.frames.shape[-2], views.frames.shape[-1]), rasterize).rgb
+    pairs = {"splat_against_renders": (drawn, views.frames)}
+    if photographs is not None:
+        pairs["renders_against_photographs"] = (views.frames, photographs)
+        pairs["splat_against_photographs"] = (drawn, photographs)
+    return {
+        name: {metric: float(value.mean()) for metric, value in picture_metrics(pred=pred, target=target).items()}
+        for name, (pred, target) in pairs.items()
+    }
+
+
+def table(figures: dict[str, dict[str, float]], count: int) -> Table:
+    found = Table("", "PSNR (dB)", "SSIM", title=f"{count} views that the splat was not fitted to")
+    for label, name in ROWS:
+        if name in figures:
+            found.add_row(label, f"{figures[name]['psnr']:.2f}", f"{figures[name]['ssim']:.3f}")
+    return found

@@ -1,0 +1,134 @@
+"""Fitting of 3D Gaussians to pictures with known cameras."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scenetok_ns.data.poses import camera_spread
+from scenetok_ns.metrics import ssim
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.splats.gaussians import Gaussians
+from scenetok_ns.splats.rasterizer import Rasterize
+
+LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "sh_rest": 1.25e-4}
+"""Of 3D Gaussian splatting for one picture a step; that of the means is in units of the cameras' spread."""
+FINAL_MEANS_RATE = 0.01
+"""Part of the means' learning rate that is left at the end; it falls exponentially."""
+SSIM_WEIGHT = 0.2
+OPACITY_WEIGHT, SCALE_WEIGHT = 0.01, 0.01
+"""Regularisation of Kheradmand et al. 2024 (3D Gaussian splatting as Markov chain Monte Carlo): what is not needed
+becomes transparent and small."""
+
+Parameters = dict[str, nn.Parameter]
+Optimizers = dict[str, torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What a fit is asked for."""
+
+    iterations: int = 2000
+    batch_size: int = 8
+    """Views drawn in one step."""
+    seed: int = 0
+
+
+class Refinement(Protocol):
+    """Changes the set of Gaussians between steps, in place: see `Relocation`."""
+
+    def __call__(self, parameters: Parameters, optimizers: Optimizers, step: int, means_rate: float) -> None: ...
+
+
+class Relocation:
+    """gsplat's Markov chain Monte Carlo strategy: dead Gaussians move to where others are, up to `limit` are added,
+    and positions are jittered. It ends in time for the last tenth of the iterations to settle."""
+
+    def __init__(self, limit: int, iterations: int) -> None:
+        from gsplat.strategy import MCMCStrategy
+
+        self.strategy = MCMCStrategy(
+            cap_max=limit, refine_start_iter=min(500, iterations // 4), refine_stop_iter=int(0.9 * iterations)
+        )
+        self.state = self.strategy.initialize_state()
+
+    def __call__(self, parameters: Parameters, optimizers: Optimizers, step: int, means_rate: float) -> None:
+        if step < self.strategy.refine_stop_iter:
+            self.strategy.step_post_backward(parameters, optimizers, self.state, step, info={}, lr=means_rate)
+
+
+def fit_gaussians(
+    start: Gaussians,
+    frames: Float[Tensor, "n 3 height width"],
+    cameras: CameraBatch,
+    options: FitOptions,
+    rasterize: Rasterize,
+    refine: Refinement | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Gaussians:
+    """Gaussians that look like the frames from their cameras; `start` stays as it is.
+
+    Absolute error and structural similarity as in 3D Gaussian splatting; a background of random colour behind every
+    picture makes holes visible.
+
+    Args:
+        frames: in [0, 1], on the device of `start`.
+        cameras: a batch of one.
+        refine: None: the number of Gaussians stays.
+        on_step: progress, called as on_step(done, total).
+    """
+    size = (frames.shape[-2], frames.shape[-1])
+    parameters: Parameters = {name: nn.Parameter(value.clone()) for name, value in start.tensors().items()}
+    unit = camera_spread(cameras.c2w[0]) or 1.0
+    # The noise of a gradient over several views is smaller by the root of their number.
+    rates = {name: math.sqrt(options.batch_size) * rate for name, rate in LEARNING_RATES.items()}
+    rates["means"] *= unit
+    optimizers: Optimizers = {
+        name: torch.optim.Adam([value], lr=rates[name], eps=1e-15) for name, value in parameters.items()
+    }
+    decay = FINAL_MEANS_RATE ** (1 / options.iterations)
+    draws = torch.Generator().manual_seed(options.seed)
+    order = epochs(len(frames), options, draws)
+    backgrounds = torch.rand(options.iterations, options.batch_size, 3, 1, 1, generator=draws).to(frames.device)
+    for step in range(options.iterations):
+        views = order[step].to(frames.device)
+        truth = frames[views]
+        gaussians = Gaussians(**parameters)
+        drawn = rasterize(gaussians, cameras.select(views), size)
+        rgb = drawn.rgb + (1 - drawn.alpha) * backgrounds[step, : len(views)]
+        loss = picture_loss(rgb, truth) + regularisation(gaussians, unit)
+        loss.backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        rate = optimizers["means"].param_groups[0]["lr"]
+        if refine is not None:
+            refine(parameters, optimizers, step, rate)
+        optimizers["means"].param_groups[0]["lr"] = rate * decay
+        on_step(step + 1, options.iterations)
+    return Gaussians(**parameters).detach()
+
+
+def epochs(count: int, options: FitOptions, generator: torch.Generator) -> Tensor:
+    """Which views each step sees [iterations, batch]: all of them once, in random order, before any comes again."""
+    batch = min(options.batch_size, count)
+    passes = -(-options.iterations * batch // count)
+    order = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
+    return order[: options.iterations * batch].reshape(options.iterations, batch)
+
+
+def picture_loss(rgb: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> Float[Tensor, ""]:
+    absolute = (rgb - truth).abs().mean()
+    return (1 - SSIM_WEIGHT) * absolute + SSIM_WEIGHT * (1 - ssim(pred=rgb, target=truth).mean())
+
+
+def regularisation(gaussians: Gaussians, unit: float) -> Float[Tensor, ""]:
+    """Opacities, and sizes in units of the cameras' spread."""
+    sizes = gaussians.scales.exp().mean() / unit
+    return OPACITY_WEIGHT * gaussians.opacities.sigmoid().mean() + SCALE_WEIGHT * sizes

@@ -1,0 +1,90 @@
+"""scenetok splat and export-dataset on the smallest model; gsplat is stood in for by the plain rasterizer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from capture_files import write_demo_capture
+
+from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.splats import fitting, rasterizer
+from scenetok_ns.splats.gaussians import load_splat
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "splats"))
+from torch_rasterizer import rasterize
+
+
+def scenetok(command: str, *words: Any) -> None:
+    entrypoint([command, *map(str, words)])
+
+
+def failure(command: str, *words: Any) -> str:
+    with pytest.raises(SystemExit) as stop:
+        scenetok(command, *words)
+    return str(stop.value.code)
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captures") / "attic"
+    write_demo_capture(folder)
+    return folder
+
+
+def test_a_capture_becomes_a_data_set_in_its_own_world(capture: Path, tmp_path: Path) -> None:
+    scenetok("export-dataset", "--data", capture, "--output", tmp_path / "out", "--views", 16, "--steps", 1)
+    made = json.loads((tmp_path / "out" / "transforms.json").read_text())
+    taken = json.loads((capture / "transforms.json").read_text())
+    assert len(made["train_filenames"]) == 16 and made["test_filenames"] == made["val_filenames"]
+    photographs = {frame["file_path"]: torch.tensor(frame["transform_matrix"]) for frame in taken["frames"]}
+    rendered = {frame["file_path"]: torch.tensor(frame["transform_matrix"]) for frame in made["frames"]}
+    assert set(rendered) == {*made["train_filenames"], *made["test_filenames"]}
+    for name in made["test_filenames"]:  # the photographs that were not encoded, at their poses
+        assert min((rendered[name] - pose).abs().max() for pose in photographs.values()) < 1e-2
+    centres, path = (torch.stack([pose[:3, 3] for pose in poses.values()]) for poses in (photographs, rendered))
+    assert (path.mean(0) - centres.mean(0)).norm() < 0.5 * (centres - centres.mean(0)).norm(dim=1).max()
+
+
+def test_a_token_file_becomes_a_splat_with_a_report(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rasterizer, "require_gsplat", lambda: None)
+    monkeypatch.setattr(rasterizer, "gsplat_rasterize", rasterize)
+    monkeypatch.setattr(fitting, "Relocation", lambda limit, iterations: None)
+    tokens = tmp_path / "attic.safetensors"
+    scenetok("encode", "--data", capture, "--output", tokens)
+    few = ("--views", 16, "--steps", 1, "--iterations", 2, "--gaussians", 40)
+    scenetok("splat", "--tokens", tokens, "--output", tmp_path / "tokens.ply", *few)
+    assert len(load_splat(tmp_path / "tokens.ply")) == 20  # half of what may become of them
+    report = json.loads((tmp_path / "tokens.json").read_text())
+    assert report["views"] == 14 and report["held_out_views"] == 2 and report["scene"] == "attic"
+    assert set(report) == {"scene", "gaussians", "views", "held_out_views", "seconds", "splat_against_renders"}
+    scenetok("splat", "--data", capture, "--output", tmp_path / "photographs.ply", "--path", "orbit", *few)
+    report = json.loads((tmp_path / "photographs.json").read_text())
+    assert report["views"] == 16
+    for name in ("splat_against_renders", "renders_against_photographs", "splat_against_photographs"):
+        assert 3 < report[name]["psnr"] < 40 and -1 < report[name]["ssim"] < 1
+    assert report["renders_against_photographs"]["psnr"] > report["splat_against_photographs"]["psnr"]
+
+
+def test_what_is_refused_before_anything_is_rendered(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "x.ply"
+    assert "end in .ply" in failure("splat", "--data", capture, "--output", tmp_path / "x.splat")
+    if not torch.cuda.is_available():
+        assert "needs an NVIDIA GPU" in failure("splat", "--data", capture, "--output", out)
+    monkeypatch.setattr(rasterizer, "require_gsplat", lambda: None)
+    assert "--views must be at least 16" in failure("splat", "--data", capture, "--output", out, "--views", 3)
+    assert "at least 1" in failure("splat", "--data", capture, "--output", out, "--iterations", 0)
+    assert "unknown path" in failure("splat", "--data", capture, "--output", out, "--path", "circle")
+    assert "leave out" in failure("splat", "--data", capture, "--tokens", out, "--output", out)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert "exists" in failure("export-dataset", "--data", capture, "--output", tmp_path / "full")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]

@@ -1,0 +1,97 @@
+"""The fit of Gaussians, drawn by the plain rasterizer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_splats import blobs, ring_of_cameras, row_of_cameras, wall
+from torch_rasterizer import rasterize
+
+from scenetok_ns.metrics import psnr
+from scenetok_ns.splats.fitting import FitOptions, epochs, fit_gaussians, picture_loss, regularisation
+from scenetok_ns.splats.gaussians import Gaussians
+from scenetok_ns.splats.rasterizer import render_splat, require_gsplat
+
+SIZE = (16, 16)
+
+
+def test_a_fit_gets_views_right_that_it_has_not_seen() -> None:
+    """From Gaussians that are paler, smaller and more transparent than they were."""
+    cameras, scene = row_of_cameras(16), wall(12)
+    truth = render_splat(scene, cameras, SIZE, rasterize).rgb
+    train, held_out = cameras.select(list(range(0, 16, 2))), cameras.select(list(range(1, 16, 2)))
+    start = Gaussians(
+        **{**scene.tensors(), "opacities": scene.opacities - 5, "scales": scene.scales - 0.5, "sh0": 0.8 * scene.sh0}
+    )
+    kept = {name: value.clone() for name, value in start.tensors().items()}
+    seen: list[int] = []
+    options = FitOptions(iterations=100, batch_size=4)
+    found = fit_gaussians(start, truth[::2], train, options, rasterize, on_step=lambda done, total: seen.append(done))
+    assert seen == list(range(1, 101))
+    before = psnr(pred=render_splat(start, held_out, SIZE, rasterize).rgb, target=truth[1::2]).mean()
+    after = psnr(pred=render_splat(found, held_out, SIZE, rasterize).rgb, target=truth[1::2]).mean()
+    assert after > before + 4, (before, after)
+    for name, value in start.tensors().items():
+        torch.testing.assert_close(value, kept[name], rtol=0, atol=0)
+        assert not getattr(found, name).requires_grad
+
+
+def test_the_same_seed_gives_the_same_fit_and_a_refinement_has_its_say() -> None:
+    cameras = ring_of_cameras(4)
+    truth = render_splat(blobs(6), cameras, SIZE, rasterize).rgb
+    start = blobs(8, seed=1)
+    rates = []
+
+    def refine(parameters: dict, optimizers: dict, step: int, means_rate: float) -> None:
+        assert set(parameters) == set(optimizers) == set(start.tensors())
+        rates.append(means_rate)
+        parameters["opacities"].data.fill_(-9.0)
+
+    options = FitOptions(iterations=6, batch_size=2)
+    first, second = (fit_gaussians(start, truth, cameras, options, rasterize) for _ in range(2))
+    torch.testing.assert_close(first.means, second.means, rtol=0, atol=0)
+    other = fit_gaussians(start, truth, cameras, FitOptions(6, 2, seed=1), rasterize)
+    assert not torch.equal(first.means, other.means)
+    faded = fit_gaussians(start, truth, cameras, options, rasterize, refine)
+    assert (faded.opacities == -9.0).all() and len(rates) == 6
+    assert rates[-1] < rates[0] and rates[-1] / rates[0] == pytest.approx(0.01 ** (5 / 6))
+
+
+@given(count=st.integers(1, 20), iterations=st.integers(1, 30), batch=st.integers(1, 12))
+def test_every_view_comes_before_any_comes_again(count: int, iterations: int, batch: int) -> None:
+    order = epochs(count, FitOptions(iterations, batch), torch.Generator().manual_seed(0))
+    assert order.shape == (iterations, min(batch, count))
+    flat = order.flatten().tolist()
+    for first in range(0, len(flat) - count + 1, count):
+        assert sorted(flat[first : first + count]) == list(range(count))
+
+
+def test_losses_see_differences_holes_and_waste() -> None:
+    pictures = torch.rand(2, 3, 16, 16)
+    assert picture_loss(pictures, pictures).abs() < 1e-6
+    assert picture_loss(pictures.flip(-1), pictures) > 0.2
+    made = blobs(5)
+    big = Gaussians(**{**made.tensors(), "scales": made.scales + 2})
+    opaque = Gaussians(**{**made.tensors(), "opacities": made.opacities + 3})
+    base = regularisation(made, unit=1.0)
+    assert regularisation(big, 1.0) > base and regularisation(opaque, 1.0) > base
+    torch.testing.assert_close(
+        regularisation(Gaussians(**{**made.tensors(), "scales": made.scales + torch.tensor(10.0).log()}), 10.0), base
+    )
+
+
+def test_holes_are_filled_because_the_background_changes() -> None:
+    """A black wall: without a background of changing colours, empty space would fit it as well."""
+    cameras = ring_of_cameras(4)
+    start = Gaussians(**{**blobs(20).tensors(), "opacities": torch.full((20,), -2.0)})
+    found = fit_gaussians(start, torch.zeros(4, 3, *SIZE), cameras, FitOptions(60, 4), rasterize)
+    alpha = [render_splat(g, cameras, SIZE, rasterize).alpha.mean() for g in (start, found)]
+    assert alpha[1] > alpha[0] + 0.1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_there_is_a_clear_refusal() -> None:
+    with pytest.raises(ImportError, match="needs an NVIDIA GPU"):
+        require_gsplat()
