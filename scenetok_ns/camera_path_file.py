@@ -60,7 +60,9 @@ def read_camera_path(path: Path) -> Float[Tensor, "n 4 4"]:
     try:
         rows = [entry["camera_to_world"] for entry in json.loads(path.read_text("utf8"))["camera_path"]]
         poses = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4, 4)
-    except (ValueError, KeyError, TypeError, RuntimeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:  # its repr holds the whole file
+        raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): it is no text file") from error
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): {error!r}") from error
     return _checked(path, poses)
 

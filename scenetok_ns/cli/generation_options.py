@@ -11,6 +11,7 @@ from rich.console import Console
 from scenetok_ns.data.anchors import Trajectory
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver, load_preset
+from scenetok_ns.models.scenegen import SMALLEST_REACH
 
 if TYPE_CHECKING:
     from scenetok_ns.data.photograph_scene import PhotographSource
@@ -81,6 +82,11 @@ def show_photograph(config: RunFolderConfig, options: PhotographOptions, console
     config.data = datamanager.data = image
     source = datamanager.dataparser.setup().scene_source("test")
     source.check_size(preset.data.image_size)
+    if source.reach < SMALLEST_REACH:
+        raise DataError(
+            f"the path of {image.name} stays where the photograph was taken, so nothing tells how large the scene is: "
+            "give one that moves (turning on the spot is not enough), or a larger --pose-scale"
+        )
     height, width = source.photograph.image.shape[1:]
     for note in (f"{width} x {height} pixels", *source.photograph.notes, source.focal_note, source.path_note()):
         console.print(f"{image.name}: {note}", highlight=False, soft_wrap=True)

@@ -14,6 +14,9 @@ from scenetok_ns.data.photographs import Photograph, read_photograph
 from scenetok_ns.data.scenes import DataError, Scene, SkippedScenes, Views
 from scenetok_ns.data.view_sampling import ViewIndices
 
+FARTHEST_REACH = 30.0
+"""Units of the training data; its rooms are a few wide. Paths that lead farther are most likely in other units."""
+
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
@@ -68,20 +71,25 @@ class PhotographSource:
 
     def path_note(self) -> str:
         """How large the path is in the units that the model knows: a path has no scale of its own."""
+        advice = "another --pose-scale makes the scene larger or smaller"
+        if self.reach > FARTHEST_REACH:
+            advice = "scenes in training reach a few units: make --pose-scale smaller"
+        size = f"up to {self.reach:.2g} units of the training data away"
+        return f"the path of {len(self.path)} cameras leads {size}; {advice}"
+
+    @property
+    def reach(self) -> float:
+        """Distance of the farthest camera of the path from the first, in units of the training data."""
         positions = self.path[:, :3, 3]
-        reach = float((positions - positions[:1]).norm(dim=1).max()) * self.pose_scale
-        return (
-            f"the path of {len(self.path)} cameras leads up to {reach:.2g} units of the training data away from it; "
-            "another --pose-scale makes the scene larger or smaller"
-        )
+        return float((positions - positions[:1]).norm(dim=1).max()) * self.pose_scale
 
     def check_size(self, side: int) -> None:
         """Raise DataError unless the photograph holds a square of `side` pixels."""
         height, width = self.photograph.image.shape[1:]
         if min(height, width) < side:
             raise DataError(
-                f"the photograph {self.key} has {width} x {height} pixels, but this model sees {side} x {side}: give a "
-                "larger one"
+                f"the photograph {self.key} has {width} x {height} pixels, but this model sees {side} x {side}: give "
+                f"one whose shorter side has at least {side}"
             )
 
     def _read(self, index: int) -> UInt8[Tensor, "3 h w"]:

@@ -74,9 +74,12 @@ def read_photograph(path: Path) -> Photograph:
         with Image.open(path) as stored:
             stored.load()
             tags = _exif(stored)
+            count = getattr(stored, "n_frames", 1)
             fov = _fov(tags, stored.size)
             upright = ImageOps.exif_transpose(stored)
             notes = ["turned upright as EXIF says"] if tags.get(_ORIENTATION, 1) not in (0, 1) else []
+            # Telephones put previews after the photograph (MPO).
+            notes += [f"the first of its {count} pictures"] if count > 1 and stored.format != "MPO" else []
             pixels, note = _to_rgb(upright)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large to be read: {error}") from error

@@ -183,9 +183,25 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_one_pixel_is_too_small_for_any_model(tmp_path: Path) -> None:
     source = PhotographSource(file(tmp_path, Image.new("RGB", (1, 1))), trajectory("forward", 3))
-    with pytest.raises(DataError, match="photo has 1 x 1 pixels, but this model sees 32 x 32: give a larger one"):
+    with pytest.raises(DataError, match=r"photo has 1 x 1 pixels, .* sees 32 x 32: give one whose shorter side has"):
         source.check_size(32)
     PhotographSource(file(tmp_path, Image.new("RGB", (32, 40))), trajectory("forward", 3)).check_size(32)
+
+
+def test_paths_in_other_units_are_told(tmp_path: Path) -> None:
+    picture = file(tmp_path, Image.new("RGB", (32, 40)))
+    near, far = (PhotographSource(picture, trajectory("forward", 3), pose_scale=scale) for scale in (2.0, 1000.0))
+    assert near.reach == pytest.approx(2.0) and "make --pose-scale smaller" not in near.path_note()
+    assert far.reach == pytest.approx(1000.0) and "make --pose-scale smaller" in far.path_note()
+
+
+def test_which_picture_of_several_is_said(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (8, 8), (250, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 250))
+    path = tmp_path / "both.gif"
+    first.save(path, save_all=True, append_images=[second])
+    photograph = read_photograph(path)
+    assert "the first of its 2 pictures" in photograph.notes
+    assert photograph.image[:, 0, 0].tolist() == [250, 0, 0]
 
 
 def test_the_scene_of_a_photograph(tmp_path: Path) -> None:
