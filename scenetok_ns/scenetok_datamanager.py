@@ -431,12 +431,17 @@ def check_counts(config: SceneTokDataManagerConfig) -> None:
 def views_by_index(
     index: EvaluationIndex | None, indexed: Collection[str], limit: int | None, default: int, scene: Scene
 ) -> ViewIndices:
-    """Evaluation views of a scene: those of the index if `indexed` has it, with at most `limit` context views, else
-    `default` context views spread over the scene. A function, so that workers can be given it."""
+    """Evaluation views of a scene: those of the index if `indexed` has it, with at most `limit` of its context views,
+    spread evenly, else `default` context views spread over the scene. A function, so that workers can be given it."""
     if index is None or scene.key not in indexed:
         return default_views(scene.c2w, default)
     views = index.views(scene)
-    return ViewIndices(views.context[:limit], views.target)
+    if limit is None or limit >= len(views.context):
+        return views
+    if limit == 1:
+        return ViewIndices(views.context[len(views.context) // 2][None], views.target)
+    places = torch.linspace(0, len(views.context) - 1, limit).round().long()
+    return ViewIndices(views.context[places], views.target)
 
 
 class EvaluationViews:

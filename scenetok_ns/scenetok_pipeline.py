@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from nerfstudio.utils import profiler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from scenetok_ns.data.scenes import DataError
-from scenetok_ns.evaluation.baselines import compare_with_baselines
+from scenetok_ns.evaluation.options import EvaluationOptions
+from scenetok_ns.evaluation.whole import evaluate_quickly, evaluate_resumable
 from scenetok_ns.models.checkpoint import CheckpointError, module_sha256
 from scenetok_ns.models.losses import compressor_frozen
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
@@ -44,6 +43,8 @@ class SceneTokPipelineConfig(VanillaPipelineConfig):
     baselines: bool = False
     """ns-eval also measures, on the same views: the mean colour, the nearest context view copied, and the model given
     another scene's tokens and shuffled-noise tokens. Shows whether the tokens are used."""
+    evaluation: EvaluationOptions = EvaluationOptions()  # noqa: RUF009  frozen
+    """What ns-eval measures, and the weights of its networks."""
 
 
 class SceneTokPipeline(VanillaPipeline):
@@ -123,29 +124,21 @@ class SceneTokPipeline(VanillaPipeline):
     @profiler.time_function
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Mean over all target views of all evaluation scenes, and the baselines if the configuration asks for them.
 
-        Also counts scenes, views and skipped scenes; every value is a finite number.
+        With the protocol, every view's values, and the reasons for what was skipped or could not be computed; in
+        training (`step` is given) PSNR and SSIM alone, as numbers. An evaluation that was killed is continued.
         """
-        if self.datamanager.stored_tokens(self.datamanager.active_scene) is not None:
-            raise DataError(
-                f"{self.datamanager.config.data} holds tokens alone: there are no photographs to compare with"
-            )
-        views = self.datamanager.fixed_indices_eval_dataloader
-        metrics = self.get_average_image_metrics(views, "eval", step, output_path, get_std)
-        # The spread of a single picture is NaN, which is no JSON.
-        metrics = {
-            name: 0.0 if math.isnan(value) and name.endswith("_std") else value for name, value in metrics.items()
-        }
-        metrics["num_scenes"] = float(len(views.scenes))
-        metrics["num_views"] = float(len(views))
-        metrics["num_skipped_scenes"] = float(len(self.datamanager.evaluation_source.skipped))
-        if self.config.baselines:
-            self.eval()
-            metrics |= compare_with_baselines(self.model, self.datamanager, views.scenes)
+        self.eval()
+        try:
+            if step is None:
+                found = evaluate_resumable(self.model, self.datamanager, self.config, output_path)
+            else:
+                found = evaluate_quickly(self.model, self.datamanager, self.config.baselines)
+        finally:
             self.train()
-        return metrics
+        return {name: value for name, value in found.items() if get_std or not name.endswith("_std")}
 
     # --- Checkpoints ---
 

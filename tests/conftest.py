@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 from hypothesis import settings
 
 # Time depends on the machine and on what else it does; no test may fail for it.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# Nothing of a test goes to the user's cache folder, or comes from it: neither interrupted evaluations nor weights.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="scenetok-tests-")
+os.environ.pop("TORCH_HOME", None)

@@ -75,7 +75,7 @@ def test_a_single_view_gives_valid_json(data: Path) -> None:
     pipeline.config.baselines = True
     metrics = pipeline.get_average_eval_image_metrics(get_std=True)
     json.dumps(metrics, allow_nan=False)
-    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
     assert "psnr_other_tokens" not in metrics  # there is no other scene
 
 

@@ -111,7 +111,7 @@ def _encode_split(
 ) -> None:
     import os
 
-    from scenetok_ns.cli.latents import scene_progress
+    from scenetok_ns.cli.latents import scene_progress, tell_report
     from scenetok_ns.data.scene_jobs import Shard
     from scenetok_ns.data.token_jobs import TokenJob, compute_tokens
     from scenetok_ns.data.token_sets import TokenSettings
@@ -140,6 +140,4 @@ def _encode_split(
         label = f"{split} tokens" + (f", shard {job.shard.index}/{job.shard.count}" * (job.shard.count > 1))
         task = progress.add_task(label, total=len(job.scenes()))
         report = compute_tokens(job, model, lambda key: progress.advance(task))
-    console.print(f"{report.written} files written to {output}, {report.present} scenes were there already")
-    if report.skipped:
-        console.print(report.skipped.summary())
+    tell_report(report, output, console)

@@ -12,6 +12,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 if TYPE_CHECKING:
     import torch
 
+    from scenetok_ns.data.scene_jobs import JobReport
     from scenetok_ns.data.scenes import SceneSource
 
 Split = Literal["train", "test"]
@@ -99,6 +100,15 @@ def latents(
         label = f"{config.name} latents" + (f", shard {job.shard.index}/{job.shard.count}" * (job.shard.count > 1))
         task = progress.add_task(label, total=len(job.scenes()))
         report = compute_latents(job, autoencoder, lambda key: progress.advance(task))
+    tell_report(report, output, console)
+
+
+def tell_report(report: JobReport, output: Path, console: Console) -> None:
+    """What a job did. Raises DataError if none of its scenes could be used."""
+    from scenetok_ns.data.scenes import DataError
+
+    if report.skipped and not report.written and not report.present:
+        raise DataError(f"nothing was written to {output}: {report.skipped.summary(3)}")
     console.print(f"{report.written} files written to {output}, {report.present} scenes were there already")
     if report.skipped:
         console.print(report.skipped.summary())

@@ -23,6 +23,7 @@ COMMANDS = {
         "train the embedded scene generator afresh, on a GPU",
     ),
     "splat": ("scenetok_ns.cli.splat:splat", "fit 3D Gaussians to rendered views of a scene, as a PLY file"),
+    "evaluate": ("scenetok_ns.cli.evaluate:evaluate", "measure a run: metrics, seeds, sweeps"),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""

@@ -2,57 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
-from rich.progress import track
 from torch import Tensor
 
 from scenetok_ns.data.poses import pose_distances
-from scenetok_ns.metrics import picture_metrics
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.data.scenes import Views
+from scenetok_ns.metrics import Pictures
 from scenetok_ns.models.tokens import SceneTokens
 
-if TYPE_CHECKING:
-    from scenetok_ns.scenetok_datamanager import SceneTokDataManager
-    from scenetok_ns.scenetok_model import SceneTokModel
-
 BASELINES = ("mean_colour", "nearest_view", "other_tokens", "noise_tokens")
+"""mean_colour: the mean colour of the scene's context views. nearest_view: the nearest context view (`nearest_view`).
+other_tokens: the model given the tokens of the next scene (left out if there is only one scene).
+noise_tokens: the model given the scene's tokens with all their numbers shuffled."""
 
 
-@torch.no_grad()
-def compare_with_baselines(
-    model: SceneTokModel, datamanager: SceneTokDataManager, scenes: Sequence[int]
-) -> dict[str, float]:
-    """Metrics of each baseline as `<metric>_<baseline>`, averaged over all target views of `scenes`.
-
-    mean_colour: the mean colour of the scene's context views. nearest_view: the nearest context view
-    (`nearest_view`).
-    other_tokens: the model given the tokens of the next scene (left out if there is only one scene).
-    noise_tokens: the model given the scene's tokens with all their numbers shuffled.
-    """
-    values: dict[str, list[Tensor]] = {}
-    for place, number in enumerate(track(scenes, description="Baselines", transient=True)):
-        context, target = datamanager.context_views(number), datamanager.target_views(number)
-        truth = target.images.to(model.device).float() / 255
-        shown = context.images.to(model.device).float() / 255
-        cameras = CameraBatch(target.c2w[None], target.intrinsics[None])
-        own = model.tokens_of(number)
-        pictures = {
-            "mean_colour": shown.mean(dim=(0, 2, 3), keepdim=True).expand_as(truth),
-            "nearest_view": shown[nearest_view(context.c2w, target.c2w).to(shown.device)],
-            "noise_tokens": model.render_tokens(shuffled(own, seed=number), cameras),
-        }
-        if len(scenes) > 1:
-            other = model.tokens_of(scenes[(place + 1) % len(scenes)])
-            pictures["other_tokens"] = model.render_tokens(foreign(other, own), cameras)
-        for baseline, pred in pictures.items():
-            for metric, value in picture_metrics(pred=pred, target=truth).items():
-                values.setdefault(f"{metric}_{baseline}", []).append(value)
-    return {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
+def copied_pictures(context: Views, target: Views, device: torch.device) -> dict[str, Pictures]:
+    """The baselines that need no model."""
+    shown = context.images.to(device).float() / 255
+    mean = shown.mean(dim=(0, 2, 3), keepdim=True)
+    return {
+        "mean_colour": mean.expand(len(target.images), -1, *shown.shape[2:]),
+        "nearest_view": shown[nearest_view(context.c2w, target.c2w).to(device)],
+    }
 
 
 def nearest_view(context: Float[Tensor, "c 4 4"], target: Float[Tensor, "t 4 4"]) -> Int64[Tensor, " t"]:

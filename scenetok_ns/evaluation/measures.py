@@ -20,7 +20,7 @@ from scenetok_ns.evaluation.features import (
     standin_features,
     to_bytes,
 )
-from scenetok_ns.evaluation.options import MetricOptions
+from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.perceptual import Perceptual, lpips, stlpips
 from scenetok_ns.evaluation.weights import MissingWeightsError
 from scenetok_ns.metrics import Pictures, picture_metrics
@@ -48,7 +48,7 @@ class Measured:
 class Measures:
     """The networks of the metrics that were asked for, as far as their weights are at hand."""
 
-    options: MetricOptions
+    options: EvaluationOptions
     perceptual: dict[str, Perceptual] = field(default_factory=dict)
     """Metric -> network."""
     inception: nn.Module | None = None
@@ -59,7 +59,7 @@ class Measures:
     """Network -> file name and SHA-256 of its weights."""
 
     @classmethod
-    def load(cls, options: MetricOptions, device: torch.device | str) -> Measures:
+    def load(cls, options: EvaluationOptions, device: torch.device | str) -> Measures:
         """Networks from their files. A missing file is no error here: see `not_computed`."""
         found = cls(options)
         wanted = set(options.metrics)
@@ -90,7 +90,7 @@ class Measures:
     @classmethod
     def without_networks(cls) -> Measures:
         """PSNR and SSIM alone."""
-        return cls(MetricOptions(metrics=()))
+        return cls(EvaluationOptions(metrics=()))
 
     def _explained(self, *metrics: str) -> _Explained:
         return _Explained(self.not_computed, metrics)

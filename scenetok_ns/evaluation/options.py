@@ -12,8 +12,8 @@ ALL_METRICS: tuple[Metric, ...] = ("lpips", "fid", "kid", "fvd", "stlpips")
 
 
 @dataclass(frozen=True)
-class MetricOptions:
-    """Metrics that need a network's weights: those whose file is not at hand are named in the results, with why."""
+class EvaluationOptions:
+    """Metrics whose network's weights are not at hand are left out, and named in the results with why."""
 
     metrics: tuple[Metric, ...] = ALL_METRICS
     """Beside PSNR and SSIM. stlpips needs no download: ST-LPIPS for each view, and distances of its features over the
@@ -30,3 +30,5 @@ class MetricOptions:
     """Frames of a clip of FVD: 16 by custom."""
     download: bool = False
     """Download missing weights to torch's hub folder, up to 620 MB with all metrics."""
+    batch_scenes: int | None = None
+    """Scenes rendered together; None: 4 on a GPU, 1 on a CPU."""

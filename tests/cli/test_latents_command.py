@@ -71,6 +71,7 @@ def test_verify_names_what_is_wrong(data, tmp_path, capsys):
         (["--output", "{out}", "--data", "{data}", "--preset", "re10k"], r"needs its weights: give the path of vavae"),
         (["--output", "{out}", "--data", "{data}", "--weights", "{out}/none.pt"], r"none\.pt"),
         (["--output", "{out}", "--verify"], "holds no latents"),
+        (["--output", "{out}", "--data", "{data}", "--min-frames", "99"], "nothing was written to .*3 scenes skipped"),
     ],
 )
 def test_bad_input_is_one_line(options, message, data, tmp_path):

@@ -18,7 +18,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from scenetok_ns.evaluation.distributions import kernel_distance
 from scenetok_ns.evaluation.features import I3DFeatures, InceptionFeatures, clips_of, to_bytes
 from scenetok_ns.evaluation.measures import CHUNK, Measures
-from scenetok_ns.evaluation.options import MetricOptions
+from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.weights import MissingWeightsError
 from scenetok_ns.metrics import psnr, ssim, ssim_skimage
 
@@ -163,7 +163,7 @@ class Corners(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def measures() -> Measures:
-    found = Measures.load(MetricOptions(metrics=("stlpips",), fvd_frames=4), "cpu")
+    found = Measures.load(EvaluationOptions(metrics=("stlpips",), fvd_frames=4), "cpu")
     found.inception = Corners()
     return found
 
@@ -198,7 +198,7 @@ def test_prediction_and_target_are_not_swapped(measures: Measures) -> None:
 
 def test_missing_weights_are_named_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    found = Measures.load(MetricOptions(metrics=("lpips", "fid", "kid", "fvd")), "cpu")
+    found = Measures.load(EvaluationOptions(metrics=("lpips", "fid", "kid", "fvd")), "cpu")
     assert set(found.not_computed) == {"lpips_vgg", "fid", "kid", "fvd"}
     assert "weights-inception-2015-12-05-6726825d.pth" in found.not_computed["kid"]
     values = found.measure(pred=bytes_of(1, 32).float() / 255, target=bytes_of(1, 32), frames=[0])

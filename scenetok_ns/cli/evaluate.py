@@ -1,0 +1,272 @@
+"""`scenetok evaluate`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from scenetok_ns.cli.open_run import positive, set_sampling, show_data
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.evaluation.options import EvaluationOptions
+from scenetok_ns.evaluation.sweeps import SweepOptions
+from scenetok_ns.models.presets import Solver
+
+if TYPE_CHECKING:
+    from scenetok_ns.evaluation.measures import Measures
+    from scenetok_ns.evaluation.runner import SceneEvaluation
+    from scenetok_ns.evaluation.sweeps import Row, Variant
+    from scenetok_ns.run_folder import RunFolderConfig
+    from scenetok_ns.scenetok_datamanager import SceneTokDataManager
+    from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+
+FIGURES = "evaluation.json"
+
+
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional],
+    output: Path | None = None,
+    data: Path | None = None,
+    index: Path | None = None,
+    scenes: tuple[str, ...] = (),
+    num_scenes: int | None = None,
+    num_context: int | None = None,
+    num_condition: int | None = None,
+    seed: int | None = None,
+    seeds: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    solver: Solver | None = None,
+    sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = SweepOptions(),  # noqa: B008  frozen
+    measure: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = EvaluationOptions(),  # noqa: B008  frozen
+    baselines: bool = False,
+    pictures: bool = True,
+    shard: str | None = None,
+) -> None:
+    """Evaluate a run as ns-eval does, with options: other scenes and settings, several seeds, sweeps.
+
+    Run the same command again to continue after an interruption. Several processes may share the scenes: under SLURM
+    job arrays, srun or torchrun each takes its part by itself, else give --shard; the last one writes the figures.
+    `scenetok report` makes a page of what this writes.
+
+    Args:
+        run: Run folder (or its config.yml), or the name of a preset whose weights come with the package.
+        output: Folder for figures, tables and pictures. Default: RUN/evaluation.
+        data: Another data set, of the same kind.
+        index: Evaluation index (scenetok eval-index makes them): which scenes, and which of their views.
+        scenes: Only the scenes of these names.
+        num_scenes: Only the first so many scenes.
+        num_context: Photographs that scenes are encoded from; of a scenegen run, anchor poses.
+        num_condition: Of a scenegen run: photographs that scenes are generated from.
+        seed: Of the noise that renders, and generated scenes, start from.
+        seeds: Evaluate with so many seeds, counted from --seed, for the spread between them.
+        steps: Denoising steps of a render.
+        guidance: Classifier-free guidance scale of a render, 1 is off.
+        solver: Of a render: euler, or multistep.
+        sweep: See the options.
+        measure: See the options.
+        baselines: Also measure the mean colour, the nearest context view, and the model with wrong tokens.
+        pictures: Keep every view as JPEG for the report.
+        shard: Which part of the scenes, i/n with i from 0.
+    """
+    from scenetok_ns.cli.run_tokens import load_run
+    from scenetok_ns.data.scene_jobs import Shard
+    from scenetok_ns.evaluation.measures import Measures
+    from scenetok_ns.evaluation.sweeps import variants
+    from scenetok_ns.evaluation.whole import check_photographs
+    from scenetok_ns.run_folder import derive_run
+
+    positive("--seeds", seeds)
+    own_shard = Shard.parse(shard) if shard is not None else Shard.from_environment(os.environ)
+    folder = output or default_folder(run)
+    config, checkpoints = derive_run(run, folder)
+    set_sampling(config, seed, steps, guidance)
+    config.pipeline.model.solver = solver or config.pipeline.model.solver
+    choose_data(config, data, index, num_context, num_condition, sweep)
+    console = Console(stderr=True)
+    pipeline = load_run(config, checkpoints, console)
+    check_photographs(pipeline.datamanager)
+    pipeline.datamanager.evaluation_keys = chosen_scenes(pipeline.datamanager, scenes, num_scenes)
+    with console.status("loading the metrics"):
+        measures = Measures.load(measure, pipeline.model.device)
+    tell_missing(measures.not_computed, console)
+    plan = variants(sweep.axes(), config.pipeline.model.seed, seeds)
+    session = _Session(pipeline, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, console)
+    found = [(variant, session.figures(variant)) for variant in plan]
+    if any(figures is None for _, figures in found):
+        console.print(f"shard {own_shard.index}/{own_shard.count} is done; the last one to end writes the figures")
+        return
+    write_figures(folder, run, [(variant, figures) for variant, figures in found if figures is not None], console)
+
+
+def default_folder(run: Path) -> Path:
+    """RUN/evaluation; beside here for a preset, which has no folder."""
+    if run.is_dir():
+        return run / "evaluation"
+    return run.parent / "evaluation" if run.is_file() else Path(f"{run.name}-evaluation")
+
+
+def choose_data(
+    config: RunFolderConfig,
+    data: Path | None,
+    index: Path | None,
+    num_context: int | None,
+    num_condition: int | None,
+    sweep: SweepOptions,
+) -> None:
+    """Options of the data. Raises DataError, or ValueError for values that cannot be."""
+    from scenetok_ns.cli.generation_options import check_generator, condition_count
+
+    datamanager = config.pipeline.datamanager
+    if data is not None:
+        show_data(config, data)
+    if index is not None:
+        if not hasattr(datamanager.dataparser, "eval_index"):
+            raise DataError(f"{type(datamanager.dataparser).__name__} has one scene: leave out --index")
+        datamanager.dataparser.eval_index = index.absolute()
+    if num_condition is not None:
+        check_generator(config, "--num-condition")
+        datamanager.num_condition = condition_count(config, num_condition)
+    if num_context is not None:
+        datamanager.num_context = positive("--num-context", num_context)
+    for name, values in sweep.axes().items():
+        for value in values:
+            if isinstance(value, int):
+                positive(f"--sweep-{name}", value)
+
+
+def chosen_scenes(datamanager: SceneTokDataManager, names: tuple[str, ...], count: int | None) -> list[str]:
+    """Scenes to evaluate. Raises DataError for a name that the data set does not have."""
+    keys = datamanager.evaluation_keys
+    if names:
+        known = set(keys) | set(datamanager.evaluation_source.keys)
+        if unknown := [name for name in names if name not in known]:
+            raise DataError(f"no evaluation scene {unknown[0]!r}; the data set has {', '.join(list(known)[:5])}, ...")
+        keys = list(dict.fromkeys(names))
+    return keys if count is None else keys[: positive("--num-scenes", count)]
+
+
+class _Session:
+    """What the variants of one command share."""
+
+    def __init__(
+        self,
+        pipeline: SceneTokPipeline,
+        measures: Measures,
+        folder: Path,
+        baselines: bool,
+        batch_scenes: int | None,
+        shard: Any,
+        pictures: bool,
+        console: Console,
+    ) -> None:
+        self.pipeline, self.measures, self.folder = pipeline, measures, folder
+        self.baselines, self.batch_scenes, self.shard = baselines, batch_scenes, shard
+        self.pictures, self.console = pictures, console
+        self._pictured: set[str] = set()
+
+    def figures(self, variant: Variant) -> dict[str, Any] | None:
+        """Figures of a variant with what belongs to them; None if other processes have scenes of it to do."""
+        from scenetok_ns.atomic_files import write_atomically
+        from scenetok_ns.evaluation.protocol import settings_of
+        from scenetok_ns.evaluation.whole import all_skipped, details, run_with_progress
+
+        evaluation = self._evaluation(variant)
+        settings = settings_of(evaluation)
+        summary = run_with_progress(evaluation, settings, variant.name)
+        if summary is None:
+            return None
+        found = {"results": summary.results} | details(summary, self.measures, settings, all_skipped(evaluation))
+        write_atomically(evaluation.folder.root / FIGURES, json.dumps(found, indent=1, allow_nan=False).encode())
+        return found
+
+    def _evaluation(self, variant: Variant) -> SceneEvaluation:
+        from scenetok_ns.evaluation.pictures import for_report
+        from scenetok_ns.evaluation.records import EvaluationFolder
+        from scenetok_ns.evaluation.runner import SceneEvaluation
+
+        evaluation = SceneEvaluation(
+            self.pipeline.model,
+            self.pipeline.datamanager,
+            self.measures,
+            EvaluationFolder(self.folder / variant.name),
+            conditions=variant.apply(self.pipeline.model, self.pipeline.datamanager),
+            baselines=self.baselines,
+            batch_scenes=self.batch_scenes,
+            shard=self.shard,
+        )
+        combination = str(variant.axes)
+        if self.pictures and combination not in self._pictured:  # of the first seed
+            self._pictured.add(combination)
+            evaluation.write_pictures = for_report(evaluation.folder)
+        return evaluation
+
+
+def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, Any]]], console: Console) -> None:
+    """evaluation.json, and the table and plot of a sweep or of several seeds."""
+    from scenetok_ns.atomic_files import write_atomically
+    from scenetok_ns.evaluation import sweeps
+
+    rows = sweeps.table([(variant, figures["results"]) for variant, figures in found])
+    content = {
+        "run": str(run),
+        **found[0][1],
+        "variants": [
+            {"folder": variant.name, "axes": variant.axes, "seed": variant.seed, "results": figures["results"]}
+            for variant, figures in found
+        ],
+    }
+    if len(found) > 1:
+        sweeps.write_csv(rows, folder / "sweep.csv")
+        content["table"] = [vars(row) for row in rows]
+    if rows[0].axes:
+        sweeps.plot(rows, folder / "sweep.png")
+    write_atomically(folder / FIGURES, json.dumps(content, indent=1, allow_nan=False).encode())
+    Console().print(shown(rows))
+    first = found[0][1]
+    tell_missing(
+        {name: first["not_computed"][name] for name in first["samples"] if name in first["not_computed"]}, console
+    )
+    if skipped := first["skipped"]:
+        console.print(f"{len(skipped)} scenes skipped; reasons are in {folder / FIGURES}", soft_wrap=True)
+    console.print(f"{folder / FIGURES}\n  scenetok report {folder}", soft_wrap=True)
+
+
+def tell_missing(reasons: dict[str, str], console: Console) -> None:
+    """A line for each reason, with the metrics that it keeps out."""
+    metrics: dict[str, list[str]] = {}
+    for metric, reason in reasons.items():
+        metrics.setdefault(reason, []).append(metric)
+    for reason, names in metrics.items():
+        console.print(f"without {', '.join(names)}: {reason}", soft_wrap=True, style="yellow", highlight=False)
+
+
+def shown(rows: list[Row]) -> Table:
+    """A row for each combination: metrics, with their spread over the seeds if there are several."""
+    from scenetok_ns.evaluation.sweeps import shown_metrics
+
+    first = rows[0].means
+    title = f"{first['num_views']:.0f} views of {first['num_scenes']:.0f} scenes"
+    table = Table(title=title + (f", {rows[0].seeds} seeds" if rows[0].seeds > 1 else ""))
+    metrics = shown_metrics(rows)
+
+    def cell(row: Row, name: str) -> str:
+        spread = f" ± {row.spreads[name]:.2g}" if row.seeds > 1 and name in row.means else ""
+        return f"{row.means[name]:.4g}{spread}" if name in row.means else ""
+
+    if len(rows) == 1:
+        table.add_column("metric")
+        table.add_column("value", justify="right")
+        for name in metrics:
+            table.add_row(name, cell(rows[0], name))
+        return table
+    for column in [*rows[0].axes, *metrics]:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row.axes.values()), *(cell(row, name) for name in metrics))
+    return table

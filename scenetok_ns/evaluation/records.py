@@ -1,0 +1,142 @@
+"""The files of an evaluation under way: one for each scene, complete or absent, so that it can be continued.
+
+All sums over the set are made from these files in the order of the scenes, so how often an evaluation was interrupted,
+and how many processes made the files, changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from scenetok_ns.atomic_files import remove_leftovers, write_atomically
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.evaluation.measures import Measured
+
+SETTINGS = "settings.json"
+SCENES, PICTURES = "scenes", "pictures"
+
+
+@dataclass(frozen=True, eq=False)
+class SceneRecord:
+    """What was measured of one scene."""
+
+    key: str
+    context: list[int]
+    """Frame numbers of the photographs given."""
+    frames: list[int]
+    """Frame numbers of the views compared."""
+    measured: Measured
+    seconds: float
+    """For rendering the views, decoding included."""
+
+    def save(self, path: Path) -> None:
+        parts = {"view": self.measured.views, "pred": self.measured.pred, "target": self.measured.target}
+        tensors = {f"{part}/{name}": v.contiguous() for part, values in parts.items() for name, v in values.items()}
+        text = {"key": self.key, "context": self.context, "frames": self.frames, "seconds": self.seconds}
+        write_atomically(path, save(tensors, {"scene": json.dumps(text)}))
+
+    @classmethod
+    def load(cls, path: Path) -> SceneRecord:
+        """Raises DataError for a damaged file."""
+        parts: dict[str, dict[str, Any]] = {"view": {}, "pred": {}, "target": {}}
+        try:
+            with safe_open(path, framework="pt") as file:
+                text = json.loads(file.metadata()["scene"])
+                for name in file.keys():  # noqa: SIM118  not a mapping
+                    part, metric = name.split("/", 1)
+                    parts[part][metric] = file.get_tensor(name)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}); delete it and continue the evaluation") from error
+        return cls(measured=Measured(parts["view"], parts["pred"], parts["target"]), **text)
+
+
+@dataclass(frozen=True)
+class EvaluationFolder:
+    """Files of one evaluation with one set of settings."""
+
+    root: Path
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Begin, or continue what was begun with the same settings. Raises DataError if they were others."""
+        path = self.root / SETTINGS
+        content = json.loads(json.dumps(settings))
+        if not path.is_file():
+            if self.root.is_dir() and any(self.root.iterdir()):
+                raise DataError(f"{self.root} holds something else (no {SETTINGS}); choose another folder")
+            write_atomically(path, json.dumps(content, indent=1).encode())
+        else:
+            try:
+                existing = json.loads(path.read_text())
+            except ValueError as error:
+                raise DataError(f"{path} is damaged ({error}); choose another folder") from error
+            if existing != content:
+                differ = "; ".join(differences(existing, content)[:3])
+                raise DataError(
+                    f"{self.root} holds an evaluation with other settings: {differ}. Choose another folder, or give "
+                    "the same settings to continue it"
+                )
+        remove_leftovers(self.root)
+
+    def has(self, key: str) -> bool:
+        return self._path(key).is_file() or self._skip_path(key).is_file()
+
+    def write(self, record: SceneRecord) -> None:
+        record.save(self._path(record.key))
+
+    def skip(self, key: str, reason: str) -> None:
+        write_atomically(self._skip_path(key), json.dumps({"key": key, "reason": reason}).encode())
+
+    def skipped(self, keys: Sequence[str]) -> dict[str, str]:
+        """Scenes that could not be used -> why."""
+        paths = [self._skip_path(key) for key in keys]
+        found = [json.loads(path.read_text()) for path in paths if path.is_file()]
+        return {entry["key"]: entry["reason"] for entry in found}
+
+    def record(self, key: str) -> SceneRecord | None:
+        path = self._path(key)
+        return SceneRecord.load(path) if path.is_file() else None
+
+    def records(self, keys: Sequence[str]) -> Iterator[SceneRecord]:
+        """Of the scenes that have one, one in memory at a time."""
+        for key in keys:
+            if (record := self.record(key)) is not None:
+                yield record
+
+    def pictures(self, key: str) -> Path:
+        return self.root / PICTURES / file_name(key)
+
+    def _path(self, key: str) -> Path:
+        return self.root / SCENES / f"{file_name(key)}.safetensors"
+
+    def _skip_path(self, key: str) -> Path:
+        return self.root / SCENES / f"{file_name(key)}.skipped.json"
+
+
+def file_name(key: str) -> str:
+    """A scene's name as a file's: itself, or, if it has other characters, a like name that no other scene has."""
+    plain = re.sub(r"[^\w.-]", "_", key)
+    return (
+        plain if plain == key and not key.startswith(".") else f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    )
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Where two settings differ: `sampler.steps 25 (now 10)`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in dict.fromkeys([*before, *now]):
+            found += differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+        return found
+    if before == now:
+        return []
+    shown = [text if len(text) <= 60 else f"{text[:57]}..." for text in (str(before), str(now))]
+    return [f"{name} {shown[0]} (now {shown[1]})"]

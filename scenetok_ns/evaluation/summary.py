@@ -1,0 +1,128 @@
+"""Figures over all scenes of an evaluation, from its records, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.evaluation.distributions import FeatureSample, Moments, frechet_of_moments, kernel_distance
+from scenetok_ns.evaluation.measures import STANDIN
+from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
+
+FRECHET = {
+    "inception": "fid",
+    "i3d": "fvd",
+    STANDIN: f"frechet_{STANDIN}",
+    f"{STANDIN}_clips": f"frechet_{STANDIN}_clips",
+}
+"""Feature network -> metric. Only the published networks give published names."""
+KERNEL = {"inception": "kid", STANDIN: f"kernel_{STANDIN}"}
+PUBLISHED = ("fid", "kid", "fvd")
+"""Metrics that get the letter of the task: rFID of reconstructions, gFID of generations."""
+
+
+@dataclass
+class Summary:
+    """Figures of an evaluation."""
+
+    results: dict[str, float]
+    per_scene: dict[str, dict[str, Any]]
+    """Scene -> frame numbers, values of each view, seconds."""
+    samples: dict[str, int]
+    """Set metric -> pictures (or clips) of each side."""
+    not_computed: dict[str, str] = field(default_factory=dict)
+    """Set metric -> why not."""
+
+
+@dataclass
+class _SetMetric:
+    pred: Moments = field(default_factory=Moments)
+    target: Moments = field(default_factory=Moments)
+    kept_pred: FeatureSample = field(default_factory=FeatureSample)
+    kept_target: FeatureSample = field(default_factory=FeatureSample)
+
+
+def summarise(
+    folder: EvaluationFolder, keys: Sequence[str], *, generation: bool, wanted: Sequence[str], image_size: int
+) -> Summary:
+    """Figures over the scenes of `keys` that have a record.
+
+    `wanted` are the metrics asked for: of networks whose features serve two, only those are given.
+    Raises DataError if no scene has a record.
+    """
+    values: dict[str, list[Tensor]] = {}
+    sets: dict[str, _SetMetric] = {}
+    per_scene: dict[str, dict[str, Any]] = {}
+    seconds = 0.0
+    for record in folder.records(keys):
+        _add_features(sets, record)
+        for name, numbers in record.measured.views.items():
+            values.setdefault(name, []).append(numbers)
+        seconds += record.seconds
+        views = {name: numbers.tolist() for name, numbers in record.measured.views.items()}
+        per_scene[record.key] = {
+            "context": record.context, "frames": record.frames, "seconds": record.seconds, "views": views,
+        }  # fmt: skip
+    if not per_scene:
+        skipped = folder.skipped(keys)
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in list(skipped.items())[:3])
+        raise DataError(f"no evaluation scene is usable; {len(skipped)} skipped: {reasons}")
+    num_views = sum(len(scene["frames"]) for scene in per_scene.values())
+    results = _over_views(values)
+    results |= {
+        "num_scenes": float(len(per_scene)),
+        "num_views": float(num_views),
+        "num_skipped_scenes": float(len(folder.skipped(keys))),
+        "seconds": seconds,
+        "fps": num_views / seconds,
+        "num_rays_per_sec": num_views / seconds * image_size**2,
+    }
+    summary = Summary(results, per_scene, {})
+    for network, metric in sets.items():
+        _over_set(summary, network, metric, "g" if generation else "r", wanted)
+    return summary
+
+
+def _over_views(values: dict[str, list[Tensor]]) -> dict[str, float]:
+    results = {}
+    for name, parts in values.items():
+        numbers = torch.cat(parts).double()
+        results[name] = float(numbers.mean())
+        # The spread of a single picture would be NaN, which is no JSON.
+        results[f"{name}_std"] = float(numbers.std()) if len(numbers) > 1 else 0.0
+    return results
+
+
+def _add_features(sets: dict[str, _SetMetric], record: SceneRecord) -> None:
+    for network, pred in record.measured.pred.items():
+        target = record.measured.target[network]
+        metric = sets.setdefault(network, _SetMetric())
+        metric.pred.add(pred)
+        metric.target.add(target)
+        if network in KERNEL:
+            names = [f"{record.key}/{frame}" for frame in record.frames]
+            metric.kept_pred.add(pred, names)
+            metric.kept_target.add(target, names)
+
+
+def _over_set(summary: Summary, network: str, metric: _SetMetric, letter: str, wanted: Sequence[str]) -> None:
+    names = {kind: table.get(network) for kind, table in (("frechet", FRECHET), ("kernel", KERNEL))}
+    for kind, name in names.items():
+        if name is None or (name in PUBLISHED and name not in wanted):
+            continue
+        full = letter + name if name in PUBLISHED else name
+        summary.samples[full] = metric.pred.count
+        if metric.pred.count < 2:
+            what = "clips of neighbouring frames" if name == "fvd" or name.endswith("_clips") else "views"
+            summary.not_computed[full] = f"needs at least 2 {what}, there are {metric.pred.count}"
+        elif kind == "frechet":
+            summary.results[full] = frechet_of_moments(metric.pred, metric.target)
+        else:
+            assert metric.kept_pred.features is not None and metric.kept_target.features is not None
+            mean, deviation = kernel_distance(metric.kept_pred.features, metric.kept_target.features)
+            summary.results |= {full: mean, f"{full}_std": deviation}

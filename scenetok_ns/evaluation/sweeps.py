@@ -1,0 +1,176 @@
+"""One evaluation after another with something changed: every combination of the values, each with several seeds."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from io import BytesIO, StringIO
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+from scenetok_ns.atomic_files import write_atomically
+from scenetok_ns.evaluation.runner import Conditions, ContextOrder
+from scenetok_ns.models.presets import Solver
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from scenetok_ns.scenetok_datamanager import SceneTokDataManager
+    from scenetok_ns.scenetok_model import SceneTokModel
+
+Value = int | str
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Values to try; several options give every combination."""
+
+    sweep_context: tuple[int, ...] = ()
+    """Numbers of context views."""
+    sweep_order: tuple[ContextOrder, ...] = ()
+    """Orders of the context views, the middle one of which is the reference."""
+    sweep_tokens: tuple[int, ...] = ()
+    """Numbers of scene tokens: the first ones are kept."""
+    sweep_steps: tuple[int, ...] = ()
+    """Numbers of denoising steps."""
+    sweep_solver: tuple[Solver, ...] = ()
+    """Solvers of the denoising."""
+
+    def axes(self) -> dict[str, tuple[Value, ...]]:
+        """Those given: name -> values."""
+        values = {field.name.removeprefix("sweep_"): getattr(self, field.name) for field in fields(self)}
+        return {name: given for name, given in values.items() if given}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One evaluation of a sweep."""
+
+    axes: dict[str, Value]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A folder's name."""
+        return "-".join([*(f"{axis}={value}" for axis, value in self.axes.items()), f"seed={self.seed}"])
+
+    def apply(self, model: SceneTokModel, datamanager: SceneTokDataManager) -> Conditions:
+        """Set up model and data for this variant; what was set for another variant is overwritten."""
+        from scenetok_ns.scenetok_model import changed
+
+        model.config.seed = model.config.scene_seed = self.seed
+        steps, solver = self.axes.get("steps"), self.axes.get("solver")
+        model.sampler = changed(model.sampler, steps=steps, solver=solver)
+        if "context" in self.axes:
+            datamanager.config.num_context = int(self.axes["context"])
+        tokens = self.axes.get("tokens")
+        order: ContextOrder = self.axes.get("order", "index")  # type: ignore[assignment]
+        return Conditions(order, None if tokens is None else int(tokens))
+
+
+def variants(axes: dict[str, tuple[Value, ...]], first_seed: int, seeds: int) -> list[Variant]:
+    """Every combination of the values, with each of the seeds."""
+    combinations = itertools.product(*axes.values())
+    chosen = [dict(zip(axes, values, strict=True)) for values in combinations]
+    return [Variant(axes, seed) for axes in chosen for seed in range(first_seed, first_seed + seeds)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A combination of a sweep: mean and spread of each metric over the seeds."""
+
+    axes: dict[str, Value]
+    seeds: int
+    means: dict[str, float]
+    spreads: dict[str, float]
+    """Sample standard deviation; 0 for one seed."""
+
+
+def table(results: Sequence[tuple[Variant, dict[str, float]]]) -> list[Row]:
+    """Rows in the order of the variants. Metrics that a variant lacks are left out of its row."""
+    groups: dict[tuple[Value, ...], list[tuple[Variant, dict[str, float]]]] = {}
+    for variant, figures in results:
+        groups.setdefault(tuple(variant.axes.values()), []).append((variant, figures))
+    rows = []
+    for group in groups.values():
+        names = [name for name in group[0][1] if all(name in figures for _, figures in group)]
+        columns = {name: [figures[name] for _, figures in group] for name in names}
+        spreads = {name: stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()}
+        rows.append(Row(group[0][0].axes, len(group), {n: mean(v) for n, v in columns.items()}, spreads))
+    return rows
+
+
+def shown_metrics(rows: Sequence[Row]) -> list[str]:
+    """Metrics worth a column or a plot: no spreads over views, no counts, no baselines."""
+    counts = {"num_scenes", "num_views", "num_skipped_scenes", "num_rays_per_sec", "seconds"}
+    from scenetok_ns.evaluation.baselines import BASELINES
+
+    hidden = ("_std", *(f"_{name}" for name in BASELINES))
+    names = dict.fromkeys(name for row in rows for name in row.means)
+    return [name for name in names if name not in counts and not name.endswith(hidden)]
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """Axes, number of seeds, then each metric with its spread over the seeds."""
+    metrics = list(dict.fromkeys(name for row in rows for name in row.means if not name.endswith("_std")))
+    text = StringIO()
+    columns = [*rows[0].axes, "seeds", *(column for name in metrics for column in (name, f"{name}_over_seeds"))]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        values = {name: row.means.get(name) for name in metrics}
+        spreads = {f"{name}_over_seeds": row.spreads.get(name) for name in metrics}
+        writer.writerow({**row.axes, "seeds": row.seeds, **values, **spreads})
+    write_atomically(path, text.getvalue().encode())
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """A panel for each metric over the first axis, a line for each combination of the others; bars are over seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = shown_metrics(rows)
+    columns = min(3, len(metrics))
+    lines = -(-len(metrics) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * lines + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for panel, metric in zip(panels, metrics, strict=False):
+        _draw(panel, rows, metric)
+    for panel in panels[len(metrics) :]:
+        panel.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    data = BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    write_atomically(path, data.getvalue())
+
+
+def _draw(panel: Axes, rows: Sequence[Row], metric: str) -> None:
+    first, *rest = rows[0].axes
+    numeric = all(isinstance(row.axes[first], int) for row in rows)
+    for others in dict.fromkeys(tuple(row.axes[axis] for axis in rest) for row in rows):
+        line = [row for row in rows if tuple(row.axes[axis] for axis in rest) == others and metric in row.means]
+        if numeric:
+            line = sorted(line, key=lambda row: row.axes[first])
+        x = [row.axes[first] if numeric else str(row.axes[first]) for row in line]
+        y, spread = [row.means[metric] for row in line], [row.spreads[metric] for row in line]
+        label = ", ".join(f"{axis} {value}" for axis, value in zip(rest, others, strict=True))
+        style = "o-" if numeric else "o"  # no line between things without an order
+        panel.errorbar(x, y, yerr=spread if any(spread) else None, fmt=style, capsize=3, label=label, markersize=4)
+    panel.set_title(_titled(metric), fontsize=10)
+    panel.set_xlabel({"context": "context views", "tokens": "scene tokens"}.get(first, first))
+    if numeric:
+        panel.set_xticks(sorted({row.axes[first] for row in rows}))
+    panel.grid(alpha=0.3)
+
+
+def _titled(metric: str) -> str:
+    if metric == "fps":
+        return "frames / s (higher is better)"
+    up = metric.startswith(("psnr", "ssim"))
+    return f"{metric}{' (dB)' if metric == 'psnr' else ''} ({'higher' if up else 'lower'} is better)"

@@ -1,0 +1,297 @@
+"""Whole evaluations of the smallest model: continued, shared by processes, with scenes that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
+
+from scenetok_ns.data.scene_jobs import Shard
+from scenetok_ns.data.scenes import BadScene, DataError
+from scenetok_ns.evaluation import whole
+from scenetok_ns.evaluation.measures import Measures
+from scenetok_ns.evaluation.options import EvaluationOptions
+from scenetok_ns.evaluation.pictures import for_report
+from scenetok_ns.evaluation.protocol import settings_of
+from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord, differences, file_name
+from scenetok_ns.evaluation.runner import Conditions, RenderedScene, SceneEvaluation, kept_tokens, ordered
+from scenetok_ns.metrics import psnr
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+
+TARGETS = FRAMES - NUM_CONTEXT
+TIMES = ("seconds", "fps", "num_rays_per_sec")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_re10k(tmp_path_factory.mktemp("re10k"), bad_scene=True)
+
+
+@pytest.fixture(scope="module")
+def pipeline(data: Path) -> SceneTokPipeline:
+    """With weights that let tokens and poses through: fresh networks begin by ignoring them."""
+    made = small_pipeline(data).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+@pytest.fixture(scope="module")
+def measures() -> Measures:
+    return Measures.load(EvaluationOptions(metrics=("stlpips",), fvd_frames=2), "cpu")
+
+
+def evaluation(pipeline: SceneTokPipeline, measures: Measures, folder: Path, **fields: Any) -> SceneEvaluation:
+    return SceneEvaluation(pipeline.model, pipeline.datamanager, measures, EvaluationFolder(folder), **fields)
+
+
+def figures(run: SceneEvaluation) -> dict[str, Any]:
+    run.run()
+    results = whole.whole_summary(run).results
+    return {name: value for name, value in results.items() if name not in TIMES}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pipeline: SceneTokPipeline, measures: Measures, tmp_path_factory: Any) -> dict[str, Any]:
+    return figures(evaluation(pipeline, measures, tmp_path_factory.mktemp("whole"), baselines=True))
+
+
+def test_figures_are_means_over_views(
+    pipeline: SceneTokPipeline, measures: Measures, undisturbed: dict[str, Any]
+) -> None:
+    values = []
+    for number in range(3):
+        target = pipeline.datamanager.target_views(number)
+        cameras = CameraBatch(target.c2w[None], target.intrinsics[None])
+        pred = pipeline.model.render_tokens(pipeline.model.tokens_of(number), cameras).clamp(0, 1)
+        values.append(psnr(pred=pred, target=target.images.float() / 255))
+    assert undisturbed["psnr"] == pytest.approx(float(torch.cat(values).mean()), abs=1e-4)
+    assert undisturbed["psnr_std"] == pytest.approx(float(torch.cat(values).std()), abs=1e-4)
+    assert undisturbed["num_views"] == 3 * TARGETS and undisturbed["num_skipped_scenes"] == 1
+    assert undisturbed["frechet_stlpips_alex"] > 0 and "rfid" not in undisturbed
+
+
+def test_interrupted_and_continued_gives_the_same_numbers(
+    pipeline: SceneTokPipeline, measures: Measures, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    first = evaluation(pipeline, measures, tmp_path, baselines=True)
+
+    def fail(scene: RenderedScene) -> None:
+        if scene.number == 1:
+            raise OSError("the disk is full")
+
+    first.write_pictures = fail
+    with pytest.raises(OSError, match="disk is full"):
+        first.run()
+    done = {path.name for path in (tmp_path / "scenes").iterdir()}
+    assert "test0.safetensors" in done and "test1.safetensors" not in done
+    second = evaluation(pipeline, measures, tmp_path, baselines=True)
+    rendered: list[str] = []
+    second.write_pictures = lambda scene: rendered.append(scene.key)
+    assert figures(second) == undisturbed
+    assert rendered == ["test1", "test2"]
+
+
+def test_shards_together_are_the_whole(
+    pipeline: SceneTokPipeline, measures: Measures, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    for index in (1, 0):
+        part = evaluation(pipeline, measures, tmp_path, baselines=True, shard=Shard(index, 2))
+        summary = whole.run_with_progress(part, settings_of(part), "part")
+        assert (summary is None) == (index == 1)
+    assert summary is not None
+    assert {name: value for name, value in summary.results.items() if name not in TIMES} == undisturbed
+
+
+def test_scenes_rendered_together_are_those_rendered_alone(
+    pipeline: SceneTokPipeline, measures: Measures, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    together = figures(evaluation(pipeline, measures, tmp_path, baselines=True, batch_scenes=3))
+    assert together.keys() == undisturbed.keys()
+    assert all(together[name] == pytest.approx(undisturbed[name], rel=1e-3, abs=1e-4) for name in together)
+
+
+def test_other_settings_are_refused_by_name(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
+    first = evaluation(pipeline, measures, tmp_path)
+    first.folder.claim(settings_of(first))
+    first.folder.claim(settings_of(first))
+    other = evaluation(pipeline, measures, tmp_path, conditions=Conditions("reversed"))
+    with pytest.raises(DataError, match=r"views\.context_order index \(now reversed\)"):
+        other.folder.claim(settings_of(other))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(DataError, match="holds something else"):
+        EvaluationFolder(tmp_path / "mine").claim({})
+
+
+def test_differences_name_the_place() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 0}) == ["a.c 2 (now 3)", "d None (now 0)"]
+
+
+def test_records_survive_and_damaged_ones_are_named(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path
+) -> None:
+    run = evaluation(pipeline, measures, tmp_path, batch_scenes=4)
+    run.run()
+    record = run.folder.record("test2")
+    assert record is not None and record.frames == pipeline.datamanager.evaluation_scene(2).target.tolist()
+    assert record.measured.pred["stlpips_alex"].shape == (TARGETS, 256)
+    path = tmp_path / "scenes" / "test2.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"test2\.safetensors is damaged"):
+        SceneRecord.load(path)
+    assert file_name("a/b") != file_name("a_b") and "/" not in file_name("../x") and file_name("..") != ".."
+
+
+def test_no_usable_scene_is_one_line(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
+    run = evaluation(pipeline, measures, tmp_path)
+    for key in run.keys:
+        run.folder.skip(key, "no light")
+    with pytest.raises(DataError, match="no evaluation scene is usable; 4 skipped: test0: no light"):
+        figures(run)
+
+
+# --- What ns-eval gives ---
+
+
+def test_ns_eval_gives_everything_as_json(data: Path, tmp_path: Path) -> None:
+    pipeline = small_pipeline(data)
+    found = pipeline.get_average_eval_image_metrics(output_path=tmp_path / "views", get_std=True)
+    text = json.loads(json.dumps(found, allow_nan=False))
+    protocol = text["protocol"]
+    assert protocol["preset"] == PRESET.stem and protocol["task"] == "reconstruction"
+    assert protocol["sampler"]["steps"] == 2 and protocol["sampler"]["seed"] == 0
+    assert len(protocol["weights"]["networks_sha256"]) == 64 and protocol["data"]["index"] is None
+    assert "torch" in protocol["machine"]["versions"] and protocol["views"]["image_size"] == IMAGE_SIZE
+    assert set(text["per_scene"]) == {"test0", "test1", "test2"} and "not finite" in text["skipped"]["test-bad"]
+    assert "weights-inception" in text["not_computed"]["fid"]
+    assert text["samples"]["frechet_stlpips_alex"] == 3 * TARGETS
+    views = text["per_scene"]["test1"]["views"]["psnr"]
+    assert len(views) == TARGETS and all(map(math.isfinite, views))
+    # Truth left, prediction right, as Nerfstudio has it.
+    image = Image.open(tmp_path / "views" / f"eval_img_{TARGETS:04d}.png")
+    assert image.size == (2 * IMAGE_SIZE, IMAGE_SIZE)
+    truth = pipeline.datamanager.target_views(1).images[0, :, 16, 16]
+    assert image.getpixel((16, 16)) == tuple(truth.tolist())
+
+
+def test_ns_eval_continues_after_a_kill_and_begins_afresh_after_its_end(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pipeline = small_pipeline(data)
+    rendered: list[str] = []
+    original = SceneEvaluation._measure
+
+    def counted(self: SceneEvaluation, scene: RenderedScene) -> Any:
+        if scene.key == "test1" and len(rendered) == 1:
+            raise KeyboardInterrupt
+        rendered.append(scene.key)
+        return original(self, scene)
+
+    monkeypatch.setattr(SceneEvaluation, "_measure", counted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.get_average_eval_image_metrics()
+    rendered.append("killed")
+    continued = pipeline.get_average_eval_image_metrics()
+    assert rendered == ["test0", "killed", "test1", "test2"]
+    afresh = pipeline.get_average_eval_image_metrics()
+    assert rendered[4:] == ["test0", "test1", "test2"]
+    assert not list((tmp_path / "scenetok_ns" / "evaluations").iterdir())
+    assert continued["psnr"] == afresh["psnr"] and "psnr_std" not in afresh
+
+
+def test_two_ns_evals_at_once_do_not_share_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with whole._working_folder({"a": 1}, None) as first, whole._working_folder({"a": 1}, None) as second:
+        assert first != second
+    with whole._working_folder({"a": 1}, None) as again, whole._working_folder({"a": 2}, None) as other:
+        assert again == first and other != again
+
+
+def test_in_training_there_are_numbers_alone(data: Path) -> None:
+    pipeline = small_pipeline(data, "val")
+    pipeline.train()
+    found = pipeline.get_average_eval_image_metrics(step=5)
+    assert all(isinstance(value, float) for value in found.values()) and found["num_views"] == 3 * TARGETS
+    assert pipeline.training
+
+
+def test_a_generator_is_evaluated_on_what_it_generates(data: Path, measures: Measures, tmp_path: Path) -> None:
+    pipeline = small_pipeline(data, preset=GENERATOR).eval()
+    run = evaluation(pipeline, measures, tmp_path)
+    run.run()
+    record = run.folder.record("test0")
+    assert record is not None and len(record.context) == 1  # its photograph
+    assert settings_of(run)["task"] == "generation" and settings_of(run)["scene_sampler"]["seed"] == 0
+
+
+# --- Conditions ---
+
+
+def test_orders_and_tokens() -> None:
+    context = torch.arange(6)
+    assert ordered(context, "index", "a").tolist() == [0, 1, 2, 3, 4, 5]
+    assert ordered(context, "reversed", "a").tolist() == [5, 4, 3, 2, 1, 0]
+    mixed = ordered(context, "shuffled", "a")
+    assert mixed.sort().values.tolist() == context.tolist()
+    assert mixed.tolist() == ordered(context, "shuffled", "a").tolist() != ordered(context, "shuffled", "b").tolist()
+
+
+def test_conditions_reach_the_model(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
+    tokens = kept_tokens(pipeline.model.tokens_of(0), 5)
+    assert tokens.mean.shape == (5, 4)
+    with pytest.raises(DataError, match="99 tokens were asked for, the scenes have 8"):
+        kept_tokens(pipeline.model.tokens_of(0), 99)
+    base = figures(evaluation(pipeline, measures, tmp_path / "base"))
+    for name, conditions in (("order", Conditions("reversed")), ("tokens", Conditions(num_tokens=5))):
+        run = evaluation(pipeline, measures, tmp_path / name, conditions=conditions)
+        assert figures(run)["psnr"] != base["psnr"]
+    record = evaluation(pipeline, measures, tmp_path / "order").folder.record("test0")
+    assert record is not None and record.context == sorted(record.context, reverse=True)
+
+
+def test_pictures_for_a_report(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
+    run = evaluation(pipeline, measures, tmp_path)
+    run.write_pictures = for_report(run.folder)
+    run.run()
+    names = sorted(path.name for path in run.folder.pictures("test0").iterdir())
+    assert len([name for name in names if name.startswith("context_")]) == NUM_CONTEXT
+    assert len([name for name in names if name.startswith("pred_")]) == TARGETS
+    truth = run.folder.pictures("test0") / f"truth_{pipeline.datamanager.evaluation_scene(0).target[0]:05d}.jpg"
+    pixel = pipeline.datamanager.target_views(0).images[0, :, 8, 8].tolist()
+    assert all(abs(a - b) < 6 for a, b in zip(Image.open(truth).getpixel((8, 8)), pixel, strict=True))
+
+
+def test_a_damaged_target_skips_the_scene(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = SceneEvaluation._load
+
+    def load(self: SceneEvaluation, scene: Any) -> Any:
+        if scene.scene.key == "test1":
+            raise BadScene("frame 5 cannot be decoded", "test1")
+        return original(self, scene)
+
+    monkeypatch.setattr(SceneEvaluation, "_load", load)
+    run = evaluation(pipeline, measures, tmp_path, baselines=True, batch_scenes=2)
+    found = figures(run)
+    assert found["num_scenes"] == 2 and found["num_skipped_scenes"] == 2
+    assert run.folder.skipped(run.keys)["test1"] == "frame 5 cannot be decoded"
+
+
+@pytest.fixture(autouse=True)
+def clean(pipeline: SceneTokPipeline) -> Iterator[None]:
+    """Scenes that a test made unusable are usable in the next."""
+    yield
+    pipeline.datamanager.evaluation_source.skipped.reasons.pop("test1", None)
