@@ -14,6 +14,7 @@ from rich.table import Table
 from scenetok_ns.cli.open_run import positive, set_sampling, show_data
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
+from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.sweeps import SweepOptions
 from scenetok_ns.models.presets import Solver
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from scenetok_ns.run_folder import RunFolderConfig
     from scenetok_ns.scenetok_datamanager import SceneTokDataManager
     from scenetok_ns.scenetok_pipeline import SceneTokPipeline
-
-FIGURES = "evaluation.json"
 
 
 def evaluate(
@@ -222,10 +221,10 @@ def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, 
         ],
     }
     if len(found) > 1:
-        sweeps.write_csv(rows, folder / "sweep.csv")
+        sweeps.write_csv(rows, folder / sweeps.TABLE)
         content["table"] = [vars(row) for row in rows]
     if rows[0].axes:
-        sweeps.plot(rows, folder / "sweep.png")
+        sweeps.plot(rows, folder / sweeps.PLOT)
     write_atomically(folder / FIGURES, json.dumps(content, indent=1, allow_nan=False).encode())
     Console().print(shown(rows))
     first = found[0][1]

@@ -85,7 +85,7 @@ def latents(
             precision=str(dtype).removeprefix("torch."),
             seed=seed,
         ),
-        sources={split: _open_split(data, split, splits) for split in splits},
+        sources={split: open_split(data, split, splits) for split in splits},
         factors=factors,
         flip_splits=("train",) if flip else (),
         min_frames=min_frames,
@@ -130,7 +130,7 @@ def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: C
     for split in splits if data is not None else ():
         assert data is not None
         have = set().union(*content[split].values()) if content[split] else set()
-        missing = [key for key in _open_split(data, split, splits).keys if key not in have]
+        missing = [key for key in open_split(data, split, splits).keys if key not in have]
         if missing:
             names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             console.print(f"{split}: {len(missing)} scenes have no latents: {names}", highlight=False, soft_wrap=True)
@@ -140,7 +140,7 @@ def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: C
     console.print(f"{root}: the files of {total} scenes are complete")
 
 
-def _open_split(data: Path, split: str, splits: tuple[str, ...]) -> SceneSource:
+def open_split(data: Path, split: str, splits: tuple[str, ...]) -> SceneSource:
     """The scenes of DATA/split, or of DATA itself where one split is asked for."""
     from scenetok_ns.data.dl3dv import DL3DVSource
     from scenetok_ns.data.re10k import INDEX, RE10KSource

@@ -23,6 +23,8 @@ COMMANDS = {
         "train the embedded scene generator afresh, on a GPU",
     ),
     "splat": ("scenetok_ns.cli.splat:splat", "fit 3D Gaussians to rendered views of a scene, as a PLY file"),
+    "eval-index": ("scenetok_ns.cli.eval_index:eval_index", "make or check an evaluation index"),
+    "report": ("scenetok_ns.cli.report:report", "make a page of what evaluate wrote"),
     "evaluate": ("scenetok_ns.cli.evaluate:evaluate", "measure a run: metrics, seeds, sweeps"),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }

@@ -21,7 +21,7 @@ from scenetok_ns.atomic_files import remove_leftovers, write_atomically
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.measures import Measured
 
-SETTINGS = "settings.json"
+SETTINGS, FIGURES = "settings.json", "evaluation.json"
 SCENES, PICTURES = "scenes", "pictures"
 
 

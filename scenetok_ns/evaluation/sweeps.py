@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from scenetok_ns.atomic_files import write_atomically
+from scenetok_ns.evaluation.baselines import BASELINES
 from scenetok_ns.evaluation.runner import Conditions, ContextOrder
 from scenetok_ns.models.presets import Solver
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from scenetok_ns.scenetok_model import SceneTokModel
 
 Value = int | str
+TABLE, PLOT = "sweep.csv", "sweep.png"
+COUNTS = ("num_scenes", "num_views", "num_skipped_scenes", "num_rays_per_sec", "seconds")
+"""Results that are no metrics."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,9 @@ def table(results: Sequence[tuple[Variant, dict[str, float]]]) -> list[Row]:
 
 def shown_metrics(rows: Sequence[Row]) -> list[str]:
     """Metrics worth a column or a plot: no spreads over views, no counts, no baselines."""
-    counts = {"num_scenes", "num_views", "num_skipped_scenes", "num_rays_per_sec", "seconds"}
-    from scenetok_ns.evaluation.baselines import BASELINES
-
     hidden = ("_std", *(f"_{name}" for name in BASELINES))
     names = dict.fromkeys(name for row in rows for name in row.means)
-    return [name for name in names if name not in counts and not name.endswith(hidden)]
+    return [name for name in names if name not in COUNTS and not name.endswith(hidden)]
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:

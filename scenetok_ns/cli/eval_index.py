@@ -1,0 +1,71 @@
+"""`scenetok eval-index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from scenetok_ns.cli.latents import open_split, scene_progress
+from scenetok_ns.data.evaluation_index import EvaluationIndex
+from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
+from scenetok_ns.data.scenes import DataError
+
+
+def eval_index(
+    data: Path,
+    output: Path | None = None,
+    check: Path | None = None,
+    split: Literal["train", "test"] = "test",
+    num_context: int = 12,
+    num_targets: int = 128,
+    mode: Literal["bounded", "farthest"] = "bounded",
+    start: Literal["first", "middle", "random"] = "first",
+    seed: int = 0,
+) -> None:
+    """Make an evaluation index of a data set: which views of each scene a model is given, and which are compared.
+
+    The same command gives the same file. Targets are consecutive frames. With --check, compare a given index with
+    the data instead.
+
+    Args:
+        data: RealEstate10K or DL3DV: the folder that holds train and test, or the folder of one split.
+        output: The index to write (.json), in the published form.
+        check: Make nothing; say which entries of this index the data set cannot serve.
+        split: Part of the data set.
+        num_context: Context views of each scene.
+        num_targets: Target views of each scene; scenes with fewer frames are left out.
+        mode: bounded: the context views lie among the targets, as in the published indices for reconstruction.
+            farthest: they are spread over the whole scene.
+        start: Where in the scene the targets lie.
+        seed: Of random starts.
+    """
+    console = Console()
+    if (output is None) == (check is None):
+        raise ValueError("give either --output, the index to make, or --check, the index to compare with the data")
+    source = open_split(data, split, (split,))
+    if check is not None:
+        index = EvaluationIndex.load(check)
+        with scene_progress(console) as progress:
+            task = progress.add_task("reading scenes", total=len(index.entries))
+            problems = check_index(index, source, lambda key: progress.advance(task))
+        for name, problem in problems.items():
+            console.print(f"{name}: {problem}", highlight=False, soft_wrap=True)
+        if problems:
+            raise DataError(f"{check}: {len(problems)} of {len(index.entries)} entries do not fit {data}")
+        without = sum(not has_clips(views) for views in index.entries.values())
+        note = f"; the targets of {without} are not evenly spaced, so FVD leaves them out" if without else ""
+        console.print(f"{check}: all {len(index.entries)} scenes and frames are there{note}", soft_wrap=True)
+        return
+    assert output is not None
+    if output.suffix != ".json":
+        raise ValueError(f"--output: an evaluation index ends in .json, got {output.name}")
+    rule = IndexRule(num_context, num_targets, mode, start, seed)
+    with scene_progress(console) as progress:
+        task = progress.add_task("reading scenes", total=len(source.keys))
+        entries, skipped = make_index(source, rule, lambda key: progress.advance(task))
+    save_index(output, entries)
+    console.print(f"{output}: {len(entries)} scenes with {num_context} context and {num_targets} target views each")
+    if skipped:
+        console.print(skipped.summary(), soft_wrap=True)

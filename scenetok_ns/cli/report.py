@@ -1,0 +1,52 @@
+"""`scenetok report`."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from scenetok_ns.atomic_files import write_atomically
+from scenetok_ns.cli.evaluate import default_folder
+from scenetok_ns.cli.latents import scene_progress
+from scenetok_ns.cli.open_run import positive
+from scenetok_ns.evaluation.records import FIGURES
+from scenetok_ns.evaluation.report import ReportOptions, page, read_figures
+
+PAGE = "report.html"
+
+
+def report(
+    run: Annotated[Path, tyro.conf.Positional],
+    output: Path | None = None,
+    variant: str | None = None,
+    options: Annotated[ReportOptions, tyro.conf.arg(name="")] = ReportOptions(),  # noqa: B008  frozen
+) -> None:
+    """Make a page of an evaluation: figures, sweep, and context, truth and prediction of the worst scenes and views.
+
+    The page is one file that needs no other, and no network.
+
+    Args:
+        run: The folder that scenetok evaluate wrote, or the run (or preset) that it evaluated.
+        output: The page (.html); default: report.html in that folder.
+        variant: Of a sweep: the one whose pictures are shown, by the name of its folder; default: the first.
+        options: See the options.
+    """
+    console = Console()
+    folder = run if (run / FIGURES).is_file() else default_folder(run)
+    read_figures(folder)
+    positive("--max-scenes", options.max_scenes)
+    positive("--max-views", options.max_views)
+    path = output or folder / PAGE
+    if options.videos and shutil.which("ffmpeg") is None:
+        console.print("no videos: ffmpeg is not on PATH", style="yellow")
+        options = replace(options, videos=False)
+    with scene_progress(console) as progress:
+        task = progress.add_task("reading pictures", total=None)
+        text = page(folder, variant, options, lambda key: progress.advance(task))
+    write_atomically(path, text.encode())
+    console.print(f"{path}: {len(text) / 1e6:.1f} MB", soft_wrap=True, highlight=False)

@@ -1,0 +1,142 @@
+"""Evaluation indices: made by rule, in the published form, and compared with their data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scene_files import example, intrinsics, walk, write_dl3dv, write_re10k
+
+from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.data.dl3dv import DL3DVSource
+from scenetok_ns.data.evaluation_index import EvaluationIndex
+from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
+from scenetok_ns.data.re10k import RE10KSource
+from scenetok_ns.data.scenes import BadScene, DataError, Scene
+
+
+def scene(frames: int, key: str = "a") -> Scene:
+    names = tuple(map(str, range(frames)))
+    return Scene(key, walk(frames), intrinsics(frames), names, lambda i: torch.zeros(3, 8, 8, dtype=torch.uint8))
+
+
+@given(
+    frames=st.integers(1, 40),
+    num_context=st.integers(1, 12),
+    num_targets=st.integers(1, 40),
+    mode=st.sampled_from(["bounded", "farthest"]),
+    start=st.sampled_from(["first", "middle", "random"]),
+    seed=st.integers(0, 3),
+)
+def test_views_of_any_rule(frames: int, num_context: int, num_targets: int, mode: str, start: str, seed: int) -> None:
+    if mode == "bounded" and num_context > num_targets:
+        with pytest.raises(ValueError, match="do not fit among"):
+            IndexRule(num_context, num_targets, mode, start, seed)
+        return
+    rule = IndexRule(num_context, num_targets, mode, start, seed)
+    if frames < max(num_context, num_targets):
+        with pytest.raises(BadScene, match=f"{frames} frames, but"):
+            rule.views(scene(frames))
+        return
+    views = rule.views(scene(frames))
+    context, target = views.context.tolist(), views.target.tolist()
+    assert target == list(range(target[0], target[0] + num_targets)) and target[0] >= 0 and target[-1] < frames
+    assert len(set(context)) == num_context and context == sorted(context) and context[-1] < frames
+    assert target[0] == {"first": 0, "middle": (frames - num_targets) // 2}.get(start, target[0])
+    if mode == "bounded":
+        assert set(context) <= set(target) and context[0] == target[0]
+    again = rule.views(scene(frames))
+    assert again.context.tolist() == context and again.target.tolist() == target
+
+
+def test_random_starts_differ_between_scenes_and_seeds() -> None:
+    rule = IndexRule(2, 5, "bounded", "random")
+    starts = [int(rule.views(scene(200, f"scene{i}")).target[0]) for i in range(20)]
+    assert len(set(starts)) > 10
+    other = IndexRule(2, 5, "bounded", "random", seed=1)
+    assert starts != [int(other.views(scene(200, f"scene{i}")).target[0]) for i in range(20)]
+
+
+def test_an_index_is_made_and_read_back(tmp_path: Path) -> None:
+    bad = example("bad")
+    bad["cameras"][0, 8] = float("nan")
+    source = RE10KSource(
+        write_re10k(tmp_path / "data", [[example("a", 12), example("short", 6)], [bad, example("b", 9)]])
+    )
+    entries, skipped = make_index(source, IndexRule(3, 8, "bounded", "first"))
+    assert list(entries) == ["a", "b"] and set(skipped.reasons) == {"short", "bad"}
+    save_index(tmp_path / "index.json", entries)
+    before = (tmp_path / "index.json").read_bytes()
+    save_index(tmp_path / "index.json", make_index(source, IndexRule(3, 8, "bounded", "first"))[0])
+    assert (tmp_path / "index.json").read_bytes() == before
+    index = EvaluationIndex.load(tmp_path / "index.json")
+    assert index.views(source.scene("b")).context.tolist() == entries["b"].context.tolist()
+    assert check_index(index, source) == {}
+    with pytest.raises(DataError, match="no scene fits; 4 scenes skipped"):
+        make_index(source, IndexRule(3, 99, "bounded", "first"))
+
+
+def test_an_index_is_compared_with_its_data(tmp_path: Path) -> None:
+    write_dl3dv(tmp_path / "data" / "hash", frames=9)
+    source = DL3DVSource(tmp_path / "data")
+    good = {"context": [0, 3], "target": [1, 2]}
+    entries = {
+        "hash_1": good,
+        "unknown": good,
+        "hash": {"context": [0, 3], "target": [8, 9]},
+        "hash_2": {"context": [1, 1], "target": [2]},
+    }
+    (tmp_path / "index.json").write_text(json.dumps(entries))
+    problems = check_index(EvaluationIndex.load(tmp_path / "index.json"), source)
+    assert problems["unknown"] == "the data set has no such scene" and "twice" in problems["hash_2"]
+    assert "frame 9" in problems["hash"]
+
+
+def test_spacing_of_targets() -> None:
+    rule = IndexRule(2, 5, "bounded", "first").views(scene(9))
+    assert has_clips(rule)
+    rule.target[-1] = 8
+    assert not has_clips(rule)
+
+
+# --- The command ---
+
+
+def run(*options: object) -> None:
+    entrypoint(["eval-index", *map(str, options)])
+
+
+def test_command_makes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_re10k(tmp_path / "data" / "test", [[example("a", 12)], [example("b", 12)]])
+    out = tmp_path / "index.json"
+    run("--data", tmp_path / "data", "--output", out, "--num-context", 3, "--num-targets", 8, "--start", "middle")
+    assert json.loads(out.read_text())["a"]["target"] == list(range(2, 10))
+    run("--data", tmp_path / "data", "--check", out)
+    assert "all 2 scenes and frames are there" in " ".join(capsys.readouterr().out.split())
+    out.write_text(json.dumps({"a": {"context": [0], "target": [50]}}))
+    with pytest.raises(SystemExit, match=r"1 of 1 entries do not fit") as stop:
+        run("--data", tmp_path / "data", "--check", out)
+    assert "\n" not in str(stop.value) and "asks for frame 50" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give either --output"),
+        (["--output", "x.txt"], r"ends in \.json"),
+        (["--output", "x.json", "--num-context", "0"], "at least one context"),
+        (["--output", "x.json", "--num-targets", "99"], "no scene fits"),
+    ],
+)
+def test_bad_input_is_one_line(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_re10k(tmp_path / "data" / "test", [[example("a", 12)]])
+    with pytest.raises(SystemExit, match=message) as stop:
+        run("--data", tmp_path / "data", *options)
+    assert "\n" not in str(stop.value) and not list(tmp_path.glob("x.*"))

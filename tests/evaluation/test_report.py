@@ -1,0 +1,161 @@
+"""The page of an evaluation: what it holds, that it needs nothing else, and that a browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.evaluation.report import ReportOptions, chosen_views, page
+
+SCENES = {
+    "good": [30.0, 31.0, 29.0, 32.0],
+    "bad</script><b>": [10.0, 12.0, 9.0, 11.0],
+    "fair": [20.0, 21.0, 19.0, 22.0],
+}
+FRAMES, CONTEXT = [4, 5, 6, 7], [0, 9]
+
+
+def figures() -> dict[str, Any]:
+    protocol = {
+        "task": "reconstruction",
+        "preset": "tiny",
+        "views": {"image_size": 32},
+        "sampler": {"steps": 2, "solver": "euler"},
+        "machine": {"device": "CPU", "versions": {"scenetok-ns": "0"}},
+    }
+    results = {"psnr": 20.0, "psnr_std": 1.0, "psnr_mean_colour": 9.0, "fps": 3.0, "frechet_stlpips_alex": 0.001}
+    counts = {"num_scenes": 3.0, "num_views": 12.0, "num_skipped_scenes": 1.0}
+    return {
+        "results": results | counts,
+        "samples": {"frechet_stlpips_alex": 12},
+        "not_computed": {"fid": "needs a file", "kid": "needs a file"},
+        "skipped": {"broken": "no light"},
+        "protocol": protocol,
+        "per_scene": {
+            key: {"context": CONTEXT, "frames": FRAMES, "seconds": 1.0, "views": {
+                "psnr": values, "ssim": [1 - value / 100 for value in values], "psnr_mean_colour": [9.0] * 4}}
+            for key, values in SCENES.items()
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What `scenetok evaluate` leaves; each scene's pictures have a colour of their own."""
+    from scenetok_ns.evaluation.records import EvaluationFolder
+
+    variant = tmp_path / "seed=0"
+    variant.mkdir()
+    (variant / "evaluation.json").write_text(json.dumps(figures()))
+    row = {"axes": {"steps": 2}, "seeds": 2, "means": {"psnr": 20.0}, "spreads": {"psnr": 0.5}}
+    whole = {"run": "my-run", **figures(), "variants": [{"folder": "seed=0"}], "table": [row]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(whole))
+    Image.new("RGB", (40, 20)).save(tmp_path / "sweep.png")
+    for number, key in enumerate(SCENES):
+        pictures = EvaluationFolder(variant).pictures(key)
+        pictures.mkdir(parents=True)
+        names = [f"context_{frame:05d}" for frame in CONTEXT]
+        names += [f"{kind}_{frame:05d}" for frame in FRAMES for kind in ("truth", "pred")]
+        for name in names:
+            Image.new("RGB", (32, 32), (60 * number, 100, 200 if "truth" in name else 20)).save(
+                pictures / f"{name}.jpg"
+            )
+    return tmp_path
+
+
+def data_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_page_holds_everything_and_needs_nothing(folder: Path) -> None:
+    text = page(folder, None, ReportOptions(max_scenes=2, max_views=3, videos=False))
+    data = data_of(text)
+    assert [scene["key"] for scene in data["scenes"]] == ["bad</script><b>", "fair"]  # the worst two
+    assert len(data["scenes"][0]["views"]) == 3 and len(data["scenes"][0]["context"]) == 2
+    view = data["scenes"][0]["views"][0]
+    assert view["frame"] == 4 and view["values"] == {"psnr": 10.0, "ssim": 0.9}
+    pixels = [
+        Image.open(BytesIO(base64.b64decode(view[kind].split(",")[1]))).getpixel((5, 5)) for kind in ("truth", "pred")
+    ]
+    assert pixels[0][2] > 150 > pixels[1][2]
+    assert data["sweep"]["rows"] == [["2", "2", "20 ± 0.5"]] and data["sweep"]["plot"].startswith("data:image/png")
+    assert data["missing"] == [["fid, kid", "needs a file"]] and data["skipped"] == {"broken": "no light"}
+    assert data["figures"][0] == {"name": "psnr", "value": 20.0, "spread": 1.0, "of": "views", "baselines": [9.0]}
+    outside = re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S)
+    assert not re.search(r'(src|href)\s*=\s*"', outside) and "http" not in outside and "@import" not in outside
+
+
+def test_videos_are_truth_beside_prediction(folder: Path) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not on PATH")
+    import mediapy
+
+    data = data_of(page(folder, None, ReportOptions(max_scenes=1)))
+    (folder / "video.mp4").write_bytes(base64.b64decode(data["scenes"][0]["video"].split(",")[1]))
+    frames = mediapy.read_video(folder / "video.mp4")
+    assert frames.shape == (4, 32, 64, 3)
+    assert frames[0, 5, 5, 2] > 150 > frames[0, 5, 50, 2]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=60), st.integers(1, 12))
+def test_worst_views_are_always_shown(values: list[float], count: int) -> None:
+    places = chosen_views(values, count)
+    assert len(places) == len(set(places)) == min(count, len(values)) and places == sorted(places)
+    assert values.index(min(values)) in places
+
+
+def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no variant 'x'; it has seed=0"):
+        page(folder, "x", ReportOptions())
+    with pytest.raises(SystemExit, match=r"holds no figures \(evaluation\.json\); make them with scenetok evaluate"):
+        entrypoint(["report", str(tmp_path / "seed=0" / "none")])
+    next((folder / "seed=0" / "pictures" / "fair").glob("pred_*")).unlink()
+    with pytest.raises(DataError, match=r"pred_\d+\.jpg is missing; evaluate this scene again"):
+        page(folder, None, ReportOptions(videos=False))
+
+
+def test_the_command_writes_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entrypoint(["report", str(folder), "--no-videos"])
+    assert data_of((folder / "report.html").read_text())["name"] == "my-run"
+    assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_browser_sorts_and_shows_it(folder: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no Chromium or Chrome on PATH")
+    (folder / "report.html").write_text(page(folder, None, ReportOptions(videos=False)))
+
+    def dom(fragment: str) -> str:
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+        more = ("--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}")
+        url = (folder / "report.html").as_uri() + fragment
+        command = [browser, *options, *more, "--virtual-time-budget=2000", "--dump-dom", url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        shown = done.stdout
+        if "<body" not in shown:
+            pytest.skip(f"the browser does not start here: {done.stderr[-200:]}")
+        return shown.split('<script type="application/json"')[0]
+
+    scenes = re.findall(r"<h3>(.*?)</h3>", dom(""))
+    assert scenes == ["bad&lt;/script&gt;&lt;b&gt;", "fair", "good"]
+    best = dom("#order=best")
+    assert re.findall(r"<h3>(.*?)</h3>", best) == scenes[::-1] and "Without fid, kid: needs a file" in best
+    views = re.findall(r"<figcaption>.*?psnr ([\d.]+)", dom("#mode=views"))
+    assert [float(value) for value in views] == sorted(value for values in SCENES.values() for value in values)
