@@ -1,14 +1,22 @@
 """The shipped scenetok-tiny against Nerfstudio's splatfacto, given the same 12 photographs of the same held-out rooms.
 
-    python benchmarks/splatfacto.py [--scenes 8] [--steps 30000] [--report 1000 7000] [--points] [--processes 1]
+    python benchmarks/splatfacto.py [--scenes 8] [--methods scenetok-tiny native enlarged points] [--steps 30000]
+                                    [--report 500 1000 3000] [--seconds 60] [--processes 1]
                                     [--output FILE.json] [--pictures FOLDER]
 
 Rooms and views are those of the model card's evaluation: 12 context views spread over a walk of 48 frames at 64 x 64,
-and windows of 8 other frames. splatfacto has its default settings, on the context views as a nerfstudio-data set
-without a point cloud, so that it starts at random; with --points also once from the points of a plane sweep over the
-12 views, in the place of COLMAP's. It is evaluated at the steps of --report, and its settings do not depend on --steps.
-Its LPIPS metric, which would download weights, is replaced by zero. Figures are means over frames of PSNR and SSIM, by
-the same functions for both. Several processes share one GPU, which makes each scene slower. splatfacto needs CUDA.
+and windows of 8 other frames. splatfacto has its default settings on a nerfstudio-data set of the context views. Its
+thresholds are made for photographs of some hundred pixels and more, so beside
+
+    native      the 64 x 64 pictures as they are, Gaussians starting at random (there is no point cloud), it also gets
+    enlarged    the pictures enlarged 8 times (bicubic); its renders are averaged over 8 x 8 pixels to compare them
+    points      the same, starting from the points of a plane sweep over the 12 views, in the place of COLMAP's.
+
+It is evaluated at the steps of --report; its settings do not depend on --steps, nor on --seconds, after which a
+training is ended where it is. One that makes more than 5,000,000 Gaussians, from which it goes on to fill the GPU, is
+ended and said to be. Its LPIPS metric, which would download weights, is replaced by zero. Figures are means over frames
+of PSNR and SSIM, by the same functions for all. Several processes share one GPU, which makes each slower.
+splatfacto needs CUDA.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import multiprocessing
 import tempfile
 import time
@@ -25,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -37,9 +47,12 @@ from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.nerfstudio_dataset import save_picture, write_dataset
 from scenetok_ns.pool_training import HELD_OUT_SEED
 from scenetok_ns.rendered_views import RenderedViews
-from scenetok_ns.splats.points import SweepOptions, surface_points
+from scenetok_ns.splats.points import surface_points
 
 PRESET = "scenetok-tiny"
+ENLARGED = {"native": 1, "enlarged": 8, "points": 8}
+"""How much larger splatfacto's pictures are."""
+MOST_GAUSSIANS = 5_000_000
 NUM_FRAMES, FIRST, STRIDE = 48, 4, 12
 """Of the model card's evaluation: frames of a walk, first window, from one window to the next."""
 
@@ -81,13 +94,13 @@ def scores(pred: Tensor, truth: Tensor) -> dict[str, float]:
     return {name: float(value.mean()) for name, value in values.items()}
 
 
-def measure_scenetok(model: SceneTok, case: Case, steps: int | None) -> tuple[dict[str, Any], Tensor]:
+def measure_scenetok(model: SceneTok, case: Case, steps: int) -> tuple[dict[str, Any], Tensor]:
     """Encode the context once, render each window; scores, seconds for both, and the scored frames."""
     synchronize(model.device)
     begin = time.perf_counter()
     tokens = model.encode(case.context.frames, case.context.cameras)
     encoded = time.perf_counter() - begin
-    sampler = replace(model.preset.sampler, steps=steps or model.preset.sampler.steps)
+    sampler = replace(model.preset.sampler, steps=steps)
     frames = [model.render(tokens, window.cameras, sampler=sampler) for window in case.windows]
     pictures = torch.cat([window[kept] for window, kept in zip(frames, case.scored, strict=True)])
     synchronize(model.device)
@@ -95,41 +108,46 @@ def measure_scenetok(model: SceneTok, case: Case, steps: int | None) -> tuple[di
     return {**scores(pictures, case.truth.frames), "seconds_encode": encoded, "seconds": seconds}, pictures
 
 
-def measure_splatfacto(case: Case, steps: int, report: list[int], points: bool) -> tuple[list[dict[str, Any]], Tensor]:
-    """Train on the context; scores and seconds of training after the steps of `report`, and the last frames."""
+def measure_splatfacto(
+    case: Case, method: str, steps: int, report: list[int], limit: float = math.inf
+) -> tuple[list[dict[str, Any]], Tensor]:
+    """Train on the context; scores and seconds of training after the steps of `report`, and the last frames.
+
+    limit: seconds after which the training ends.
+    """
     from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    truth = case.truth.frames
     with tempfile.TemporaryDirectory() as folder:
-        trainer = splatfacto_trainer(Path(folder), case, points)
+        trainer = splatfacto_trainer(Path(folder), case, method)
         trainer.setup()
-        device = torch.device(trainer.device)
         model = trainer.pipeline.model
-        truth = case.truth
-        seconds, pictures = 0.0, torch.empty(0)
-        begin = time.perf_counter()
+        seconds, pictures, begin = 0.0, torch.empty(0), time.perf_counter()
         for step in range(steps):
             trainer.pipeline.train()
-            for location in ("before", "after"):
-                if location == "after":
-                    trainer.train_iteration(step)
-                where = TrainingCallbackLocation[f"{location.upper()}_TRAIN_ITERATION"]
-                for callback in trainer.callbacks:
-                    callback.run_callback_at_location(step, location=where)
-            if step + 1 in report or step + 1 == steps:
-                synchronize(device)
+            for callback in trainer.callbacks:
+                callback.run_callback_at_location(step, location=TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+            trainer.train_iteration(step)
+            for callback in trainer.callbacks:
+                callback.run_callback_at_location(step, location=TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+            grown = model.num_points > MOST_GAUSSIANS
+            if step + 1 in (*report, steps) or grown:
+                synchronize(torch.device(trainer.device))
                 seconds += time.perf_counter() - begin
                 trainer.pipeline.eval()
                 loader = trainer.pipeline.datamanager.fixed_indices_eval_dataloader
                 shown = [model.get_outputs_for_camera(camera)["rgb"].permute(2, 0, 1) for camera, _ in loader]
-                pictures = torch.stack(shown)
-                row = {"steps": step + 1, **scores(pictures, truth.frames), "seconds": seconds}
-                rows.append({**row, "gaussians": model.num_points})
+                pictures = F.avg_pool2d(torch.stack(shown), ENLARGED[method])
+                row = {"steps": step + 1, **scores(pictures, truth), "seconds": seconds}
+                rows.append({**row, "gaussians": model.num_points, "ended": grown})
                 begin = time.perf_counter()
+            if grown or seconds + time.perf_counter() - begin > limit:
+                break
     return rows, pictures
 
 
-def splatfacto_trainer(folder: Path, case: Case, points: bool) -> Any:
+def splatfacto_trainer(folder: Path, case: Case, method: str) -> Any:
     """Stock splatfacto on the case's context views, without viewer and checkpoints."""
     import torchmetrics.image.lpip
 
@@ -137,8 +155,9 @@ def splatfacto_trainer(folder: Path, case: Case, points: bool) -> Any:
     from nerfstudio.configs.method_configs import method_configs
 
     (folder / "data").mkdir()
-    start = surface_points(case.context.frames, case.context.cameras, SweepOptions()) if points else None
-    write_dataset(folder / "data", case.context, case.truth, start)
+    points = surface_points(case.context.frames, case.context.cameras) if method == "points" else None
+    given, asked = (enlarge(views, ENLARGED[method]) for views in (case.context, case.truth))
+    write_dataset(folder / "data", given, asked, points)
     config = copy.deepcopy(method_configs["splatfacto"])
     config.vis = "none"
     config.data = config.pipeline.datamanager.data = folder / "data"
@@ -147,6 +166,12 @@ def splatfacto_trainer(folder: Path, case: Case, points: bool) -> Any:
     config.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.machine.seed)
     return config.setup(local_rank=0, world_size=1)
+
+
+def enlarge(views: RenderedViews, factor: int) -> RenderedViews:
+    if factor == 1:
+        return views
+    return RenderedViews(F.interpolate(views.frames, scale_factor=factor, mode="bicubic").clamp(0, 1), views.cameras)
 
 
 class NoLpips(torch.nn.Module):
@@ -164,39 +189,37 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(scene: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows of one room; its pictures, if asked for, one row of frames a method."""
+def measure(task: tuple[int, str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows of one method on one room."""
+    scene, method = task
     preset = load_preset(PRESET)
     data = preset.data
     case = held_out_case(scene, data.views.num_context, data.views.num_target_latents, data.image_size)
-    rows: list[dict[str, Any]] = []
-    strips = [case.truth.frames]
-    model = SceneTok.from_preset(preset)
-    model.load_embedded()
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    for steps in (None, 1):
-        measure_scenetok(model, case, steps)  # the first call is slower: kernels are chosen
-        row, pictures = measure_scenetok(model, case, steps)
-        rows.append({"scene": scene, "method": PRESET, "steps": steps or preset.sampler.steps, **row})
-        strips.append(pictures.cpu())
-    starts = ([False, True] if options.points else [False]) if options.steps else []
-    for points in starts:
-        found, pictures = measure_splatfacto(case, options.steps, options.report, points)
-        name = "splatfacto, from points" if points else "splatfacto"
-        rows += [{"scene": scene, "method": name, **row} for row in found]
-        strips.append(pictures.cpu())
+    if method == PRESET:
+        rows, pictures = [], torch.empty(0)
+        model = SceneTok.from_preset(preset)
+        model.load_embedded()
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        for steps in (1, preset.sampler.steps):
+            measure_scenetok(model, case, steps)  # the first call is slower: kernels are chosen
+            row, pictures = measure_scenetok(model, case, steps)
+            rows.append({"steps": steps, **row})
+    else:
+        rows, pictures = measure_splatfacto(case, method, options.steps, options.report, options.seconds)
     if options.pictures is not None:
         options.pictures.mkdir(parents=True, exist_ok=True)
-        sheet = torch.cat([torch.cat(list(strip[::3]), dim=-1) for strip in strips], dim=-2)
-        save_picture(options.pictures / f"room{scene}.png", sheet)
-    return rows
+        strips = [torch.cat(list(strip[::3].cpu()), dim=-1) for strip in (case.truth.frames, pictures)]
+        save_picture(options.pictures / f"room{scene}-{method}.png", torch.cat(strips, dim=-2))
+    name = method if method == PRESET else f"splatfacto, {method}"
+    return [{"scene": scene, "method": name, **row} for row in rows]
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Over the scenes, of each method after each number of steps."""
+    """Over the scenes, of each method after each number of steps; without trainings that were ended."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["method"], row["steps"]), []).append(row)
+        if not row.get("ended"):
+            groups.setdefault((row["method"], row["steps"]), []).append(row)
     return [
         {
             "method": method,
@@ -204,41 +227,50 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "scenes": len(group),
             **{name: sum(row[name] for row in group) / len(group) for name in ("psnr", "ssim", "seconds")},
         }
-        for (method, steps), group in groups.items()
+        for (method, steps), group in sorted(groups.items())
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=30_000, help="of splatfacto; 0 leaves it out")
-    parser.add_argument("--report", type=int, nargs="+", default=[1000, 2000, 7000])
-    parser.add_argument("--points", action="store_true", help="also once from the points of a plane sweep")
+    parser.add_argument("--methods", nargs="+", choices=[PRESET, *ENLARGED], default=[PRESET, *ENLARGED])
+    parser.add_argument("--steps", type=int, default=30_000, help="of splatfacto")
+    parser.add_argument("--report", type=int, nargs="+", default=[500, 1000, 3000, 7000, 15_000])
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of each training at most")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--pictures", type=Path, help="folder for a sheet of pictures of each room")
     options = parser.parse_args()
     console = Console()
     rows: list[dict[str, Any]] = []
-    # Each room in a process of its own kind: gsplat and Nerfstudio keep things in global variables.
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for found in pool.imap_unordered(partial(measure, options=options), range(options.scenes)):
+    tasks = [(scene, method) for method in options.methods for scene in range(options.scenes)]
+    # New processes: gsplat and Nerfstudio keep things in global variables.
+    with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
+        for found in pool.imap_unordered(partial(measure, options=options), tasks):
             rows += found
             for row in found:
-                console.print(f"room {row['scene']}  {row['method']}, {row['steps']} steps: {row['psnr']:.2f} dB")
-    rows.sort(key=lambda row: row["scene"])
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    table = Table(title=f"{options.scenes} held-out rooms, 12 views at 64 x 64, {device}, torch {torch.__version__}")
-    for column in ("method", "steps", "PSNR (dB)", "SSIM", "seconds a room"):
+                said = f"room {row['scene']}  {row['method']}, {row['steps']} steps: {row['psnr']:.2f} dB"
+                console.print(said + (f", ended with {row['gaussians']:,} Gaussians" if row.get("ended") else ""))
+            if options.output is not None:  # after each, since a benchmark of hours may be cut short
+                write_report(options, rows)
+    title = f"{options.scenes} held-out rooms, 12 views at 64 x 64, {device_name()}, torch {torch.__version__}"
+    table = Table(title=title)
+    for column in ("method", "steps", "rooms", "PSNR (dB)", "SSIM", "seconds a room"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for row in means(rows):
-        table.add_row(
-            row["method"], f"{row['steps']:,}", f"{row['psnr']:.2f}", f"{row['ssim']:.3f}", f"{row['seconds']:.2f}"
-        )
+        values = f"{row['psnr']:.2f}", f"{row['ssim']:.3f}", f"{row['seconds']:.2f}"
+        table.add_row(row["method"], f"{row['steps']:,}", str(row["scenes"]), *values)
     console.print(table)
-    if options.output is not None:
-        about = {"device": device, "torch": torch.__version__, "options": vars(options), "means": means(rows)}
-        options.output.write_text(json.dumps({**about, "rows": rows}, indent=1, default=str))
+
+
+def write_report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    about = {"device": device_name(), "torch": torch.__version__, "options": vars(options), "means": means(rows)}
+    options.output.write_text(json.dumps({**about, "rows": rows}, indent=1, default=str))
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 if __name__ == "__main__":

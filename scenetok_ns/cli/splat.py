@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def splat(
     output: Path,
     view: Annotated[ViewOptions, tyro.conf.arg(name="")] = ViewOptions(),  # noqa: B008  frozen
-    iterations: int = 2000,
+    iterations: int = 1000,
     gaussians: int = 60_000,
 ) -> None:
     """Render views around a scene from its tokens, fit 3D Gaussians to them, and write these as a PLY file, which
@@ -100,12 +100,13 @@ class Fit:
                 Relocation(self.gaussians, self.iterations),
                 lambda done, total: progress.update(task, completed=done),
             )
+        found = found.visible()
         self.seconds = time.perf_counter() - begin
         return found
 
 
-SH_DEGREE = 1
-"""Colours may change a little with the direction. More would fit what differs from window to window."""
+SH_DEGREE = 0
+"""Colours do not change with the direction: harmonics would fit what differs from window to window."""
 
 ROWS = (
     ("the splat, against the model's renders", "splat_against_renders"),

@@ -34,7 +34,7 @@ Optimizers = dict[str, torch.optim.Optimizer]
 class FitOptions:
     """What a fit is asked for."""
 
-    iterations: int = 2000
+    iterations: int = 1000
     batch_size: int = 8
     """Views drawn in one step."""
     seed: int = 0

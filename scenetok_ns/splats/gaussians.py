@@ -59,6 +59,10 @@ class Gaussians:
         """Those that a mask or indices name."""
         return Gaussians(**{name: value[chosen] for name, value in self.tensors().items()})
 
+    def visible(self) -> Gaussians:
+        """Without those that no renderer draws, since they are more transparent than one of 255 levels."""
+        return self.select(self.opacities.sigmoid() > 1 / 255)
+
     def detach(self) -> Gaussians:
         return Gaussians(**{name: value.detach() for name, value in self.tensors().items()})
 

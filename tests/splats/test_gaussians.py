@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from plyfile import PlyData
-from small_splats import blobs
+from small_splats import blobs, ring_of_cameras
+from torch_rasterizer import rasterize
 
 from scenetok_ns.splats.gaussians import SH_C0, Gaussians, load_splat, save_splat, write_points
+from scenetok_ns.splats.rasterizer import render_splat
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
@@ -107,3 +109,11 @@ def test_shapes_must_belong_together() -> None:
 
 def test_the_constant_harmonic_is_that_of_the_renderers() -> None:
     assert pytest.approx((1 / (4 * np.pi)) ** 0.5) == SH_C0
+
+
+def test_what_nobody_sees_is_left_out_where_asked() -> None:
+    made = blobs(4)
+    made.opacities[1] = -6.0
+    torch.testing.assert_close(made.visible().means, made.means[[0, 2, 3]])
+    picture, smaller = (render_splat(g, ring_of_cameras(2), (16, 16), rasterize).rgb for g in (made, made.visible()))
+    assert (picture - smaller).abs().max() <= 1 / 255

@@ -31,7 +31,10 @@ def _one(gaussians: Gaussians, w2c: Tensor, k: Tensor, size: tuple[int, int]) ->
     kept = front.nonzero()[:, 0][order]
     x, y, z = centre.unbind(1)
     mean = torch.stack([k[0, 0] * x / z + k[0, 2], k[1, 1] * y / z + k[1, 2]], dim=1)
-    covariance = _covariance(gaussians.select(kept), w2c[:3, :3], centre, k)
+    covariance = _covariance(gaussians.select(kept), w2c[:3, :3], centre, k, size)
+    radius = 3 * torch.linalg.eigvalsh(covariance.detach())[:, -1].sqrt()
+    beside = ((mean + radius[:, None] > 0) & (mean - radius[:, None] < mean.new_tensor([width, height]))).all(1)
+    mean, covariance, z, kept = mean[beside], covariance[beside], z[beside], kept[beside]
     pixels = torch.stack(
         torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), dim=-1
     ).flatten(0, 1)
@@ -47,11 +50,18 @@ def _one(gaussians: Gaussians, w2c: Tensor, k: Tensor, size: tuple[int, int]) ->
     return (weight @ colours).T.reshape(shape), depth.reshape(shape), covered.reshape(shape)
 
 
-def _covariance(gaussians: Gaussians, rotation: Tensor, centre: Tensor, k: Tensor) -> Tensor:
-    """Of the projections, in pixels squared: first-order, as in 3D Gaussian splatting."""
+def _covariance(gaussians: Gaussians, rotation: Tensor, centre: Tensor, k: Tensor, size: tuple[int, int]) -> Tensor:
+    """Of the projections, in pixels squared: first-order about a point that is no farther out than a little beyond the
+    picture, as in 3D Gaussian splatting."""
     axes = rotation @ rotation_of(gaussians.quats) * gaussians.scales.exp()[:, None]
-    x, y, z = centre.unbind(1)
-    zero = torch.zeros_like(x)
+    z = centre[:, 2]
+    slopes = []
+    for axis, (length, along) in enumerate(((size[1], centre[:, 0]), (size[0], centre[:, 1]))):
+        focal, middle = k[axis, axis], k[axis, 2]
+        margin = 0.3 * length / 2 / focal
+        slopes.append((along / z).clamp(-middle / focal - margin, (length - middle) / focal + margin))
+    x, y = slopes[0] * z, slopes[1] * z
+    zero = torch.zeros_like(z)
     jacobian = torch.stack(
         [
             torch.stack([k[0, 0] / z, zero, -k[0, 0] * x / z**2], 1),

@@ -1,0 +1,65 @@
+"""The benchmark against splatfacto gives both the same, and scores them alike. Training needs a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.scenetok import SceneTok
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "splatfacto.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("splatfacto_benchmark", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_scored_frames_are_those_of_the_model_card_and_no_context(benchmark_script: ModuleType) -> None:
+    case = benchmark_script.held_out_case(0, num_context=12, window=8, size=8)
+    truth = case.truth
+    assert len(case.context.frames) == 12 and len(truth.frames) == truth.cameras.num_views
+    frames = [start + i for start, kept in zip((4, 16, 28), case.scored, strict=True) for i in kept]
+    context = torch.linspace(0, 47, 12).round().int().tolist()
+    assert frames == [i for start in (4, 16, 28) for i in range(start, start + 8) if i not in context]
+    assert len(case.windows) == 3 and case.windows[1].frames.shape == (8, 3, 8, 8)
+    apart = (truth.cameras.c2w[0][:, None] - case.context.cameras.c2w[0][None]).abs().amax(dim=(2, 3))
+    assert apart.min() > 1e-3
+    torch.testing.assert_close(truth.frames[0], case.windows[0].frames[case.scored[0][0]])
+
+
+def test_the_model_is_scored_on_the_truth(benchmark_script: ModuleType) -> None:
+    case = benchmark_script.held_out_case(0, num_context=12, window=8, size=64)
+    model = SceneTok.from_preset(load_preset("scenetok-tiny"))
+    model.load_embedded()
+    row, pictures = benchmark_script.measure_scenetok(model.eval(), case, steps=1)
+    assert pictures.shape == case.truth.frames.shape
+    error = (pictures.clamp(0, 1) - case.truth.frames).square().mean(dim=(1, 2, 3))
+    assert row["psnr"] == pytest.approx(float((-10 * error.log10()).mean()), abs=1e-3) and row["psnr"] > 15
+    assert row["seconds"] > row["seconds_encode"] > 0
+
+
+def test_enlarged_pictures_come_back_and_their_cameras_stay(benchmark_script: ModuleType) -> None:
+    case = benchmark_script.held_out_case(1, num_context=4, window=8, size=32)
+    large = benchmark_script.enlarge(case.context, 8)
+    assert large.frames.shape == (4, 3, 256, 256) and large.cameras is case.context.cameras
+    back = torch.nn.functional.avg_pool2d(large.frames, 8)
+    assert (back - case.context.frames).square().mean() < 4e-4
+
+
+def test_means_leave_out_what_was_ended(benchmark_script: ModuleType) -> None:
+    row = {"method": "splatfacto, native", "steps": 500, "ssim": 0.5, "seconds": 2.0}
+    rows = [{**row, "psnr": 10.0}, {**row, "psnr": 14.0}, {**row, "steps": 900, "psnr": 1.0, "ended": True}]
+    (mean,) = benchmark_script.means(rows)
+    assert mean["psnr"] == 12.0 and mean["scenes"] == 2 and mean["steps"] == 500
