@@ -8,15 +8,21 @@ The world is the same in both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
+
+Wide = Literal["border", "fill"]
+"""What a request that is no square shows: the square view and its border, or a part of a larger square."""
+BEYOND, FRAME = (0.11, 0.11, 0.13), (0.45, 0.45, 0.5)
+"""Colours beside the square and of the line around it."""
+LINES_PER_SIDE = 256
 
 TENSOR_FIELDS = (
     "camera_to_worlds",
@@ -89,26 +95,31 @@ def require_perspective(cameras: Cameras) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """A picture of `height` x `width` pixels, cut from the smallest square that holds it.
+    """A picture of `height` x `width` pixels, and the square that the model makes for it.
 
-    The networks see square pictures. The square has the request's long side and the request lies in its middle
-    (to the pixel: `top` and `left` are whole), so nothing is stretched at any aspect ratio.
+    The networks see square pictures. Square and request have one centre (to the pixel: `top` and `left` are whole) and
+    the same pixels, so nothing is stretched at any aspect ratio. `border`: the square has the short side of the
+    request; it is shown whole, and what lies beside it is drawn as its border. `fill`: the square has the long side,
+    and the request is cut out of it.
     """
 
     height: int
     width: int
+    wide: Wide = "border"
 
     @property
     def side(self) -> int:
-        return max(self.height, self.width)
+        return (min if self.wide == "border" else max)(self.height, self.width)
 
     @property
     def top(self) -> int:
-        return (self.side - self.height) // 2
+        """Row of the square at which the request begins; negative where the request is taller."""
+        return square_offset(self.side, self.height)
 
     @property
     def left(self) -> int:
-        return (self.side - self.width) // 2
+        """Column of the square at which the request begins; negative where the request is wider."""
+        return square_offset(self.side, self.width)
 
     def fit(
         self,
@@ -116,10 +127,10 @@ class Request:
         made_for: Float[Tensor, "3 3"] | None = None,
         wanted: Float[Tensor, "3 3"] | None = None,
     ) -> Float[Tensor, "n c height width"]:
-        """Pictures of the square at any resolution -> pictures of the request.
+        """Pictures of the square at any resolution -> pictures of the request; its edge is repeated where it ends.
 
         Where the square was `made_for` intrinsics that are nearly, not quite, those `wanted` (both normalised, of the
-        square), it is scaled and moved to fit, to whole pixels of the request; its edge is repeated where it ends.
+        square), it is scaled and moved to fit, to whole pixels of the request.
         """
         if square.shape[-2] != square.shape[-1]:
             raise ValueError(f"Request.fit: expected square pictures, got {tuple(square.shape[-2:])}")
@@ -136,24 +147,46 @@ class Request:
         columns = torch.arange(left, left + self.width, device=square.device).clamp(0, scaled - 1)
         return square[..., rows[:, None], columns]
 
+    def inside(self, device: torch.device | str = "cpu", margin: int = 0) -> Bool[Tensor, "height width"]:
+        """Pixels of the request that the square covers, or are at most `margin` pixels beside it."""
+        rows = torch.arange(self.top, self.top + self.height, device=device)
+        columns = torch.arange(self.left, self.left + self.width, device=device)
+        near = [(-margin <= place) & (place < self.side + margin) for place in (rows, columns)]
+        return near[0][:, None] & near[1]
 
-def request_of(camera: Cameras) -> Request:
+    def with_border(self, picture: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
+        """The picture with a frame around the square, and plain beyond."""
+        if self.height == self.width or self.wide == "fill":
+            return picture
+        line = max(1, self.side // LINES_PER_SIDE)
+        around = picture.new_tensor(BEYOND).expand_as(picture)
+        framed = torch.where(self.inside(picture.device, line)[..., None], picture.new_tensor(FRAME), around)
+        return torch.where(self.inside(picture.device)[..., None], picture, framed)
+
+
+def square_offset(side: Any, length: Any) -> Any:
+    """Where a request of `length` pixels begins on a square of `side` pixels with the same centre: whole pixels, of
+    numbers or tensors."""
+    return (side - length) // 2
+
+
+def request_of(camera: Cameras, wide: Wide = "border") -> Request:
     """Picture size of a one-camera slice. One host sync."""
-    return Request(height=int(camera.height.flatten()[0]), width=int(camera.width.flatten()[0]))
+    return Request(height=int(camera.height.flatten()[0]), width=int(camera.width.flatten()[0]), wide=wide)
 
 
-def square_cameras(cameras: Cameras) -> Cameras:
-    """Enlarge each camera's picture to the square that holds it (`Request`): same rays, principal point moved along.
+def square_cameras(cameras: Cameras, wide: Wide = "border") -> Cameras:
+    """Change each camera's picture to its square (`Request`): same rays, principal point moved along.
 
     A principal point off the centre of the request stays off the centre of the square.
     """
-    side = torch.maximum(cameras.height, cameras.width)
+    side = (torch.minimum if wide == "border" else torch.maximum)(cameras.height, cameras.width)
     return Cameras(
         camera_to_worlds=cameras.camera_to_worlds,
         fx=cameras.fx,
         fy=cameras.fy,
-        cx=cameras.cx + (side - cameras.width) // 2,
-        cy=cameras.cy + (side - cameras.height) // 2,
+        cx=cameras.cx + square_offset(side, cameras.width),
+        cy=cameras.cy + square_offset(side, cameras.height),
         width=side,
         height=side,
         camera_type=cameras.camera_type,

@@ -9,6 +9,13 @@ from __future__ import annotations
 import sys
 import threading
 from types import TracebackType
+from typing import Any
+
+import torch
+
+LARGE_PICTURES = 1e-6
+"""Frames a second for which the viewer chooses the size of its moving pictures; so few that it always takes the size
+that it takes at rest. The time of our renders does not depend on the size."""
 
 
 class Untraced:
@@ -52,3 +59,57 @@ def asked_by_viewer() -> bool:
     name.
     """
     return any(cls.__name__ == "RenderStateMachine" for cls in type(threading.current_thread()).__mro__)
+
+
+class RenderThread:
+    """The viewer's thread that renders for one browser: this one.
+
+    It asks for a picture of each pose three times: while the camera moves (`low_move`), again after 0.2 s without
+    message (`low_static`), and after as much again at full size (`high`). The legacy viewer's threads always count as
+    resting, and are left to their own pace.
+    """
+
+    def __init__(self) -> None:
+        self._thread: Any = threading.current_thread()
+        self._paced = type(self._thread).__module__ == "nerfstudio.viewer.render_state_machine"
+
+    @property
+    def moving(self) -> bool:
+        """Whether a preview will do."""
+        return self._paced and self._thread.state != "high"
+
+    def want_large_pictures(self) -> None:
+        """Have all pictures of this browser made at the size that they have at rest."""
+        if self._paced:
+            self._thread.target_fps = LARGE_PICTURES
+
+    def others_move(self) -> bool:
+        """Whether another browser waits for a preview while this one has the full picture made."""
+        if not self._paced or self.moving:
+            return False
+        others = [thread for thread in list(self._thread.viewer.render_statemachines.values()) if thread is not self._thread]
+        return any(thread.state == "low_move" and thread.render_trigger.is_set() for thread in others)
+
+    def ask_again(self) -> None:
+        """Have this picture asked for once more, later: it is about to be given up in favour of another browser."""
+        self._act("rerender")
+        self._thread.interrupt_render_flag = False  # set by that, but there is nothing left to interrupt
+
+    def go_on(self) -> None:
+        """Have the viewer ask for the next better picture of the pose at once, where it would wait for 0.2 s."""
+        if self.moving and self._thread.next_action is None:
+            self._act("static")
+
+    def catch_up(self, c2w: torch.Tensor) -> None:
+        """Have the viewer ask again if the camera has moved on from `c2w` without the viewer having noticed: two
+        threads may have written its next action at once."""
+        if not self._paced or self.moving or self._thread.next_action is not None:
+            return
+        now = self._thread.viewer.get_camera_state(self._thread.client).c2w.to(c2w)
+        if not torch.equal(now, c2w):
+            self._act("move")
+
+    def _act(self, action: Any) -> None:
+        from nerfstudio.viewer.render_state_machine import RenderAction
+
+        self._thread.action(RenderAction(action, self._thread.viewer.get_camera_state(self._thread.client)))

@@ -15,11 +15,17 @@ LETTER_WIDTH, LINE_HEIGHT, MARGIN = 6, 12, 8
 SMALLEST_WIDTH = 240
 
 
-def message_picture(message: str, height: int, width: int) -> Float[Tensor, "height width 3"]:
-    """White text on dark red, wrapped. Small pictures are drawn larger and shrunk, which at least suggests a text."""
+ERROR, NOTE = (70, 10, 10), (24, 32, 48)
+"""Dark red and dark blue."""
+
+
+def message_picture(
+    message: str, height: int, width: int, background: tuple[int, int, int] = ERROR
+) -> Float[Tensor, "height width 3"]:
+    """White text, wrapped. Small pictures are drawn larger and shrunk, which at least suggests a text."""
     scale = max(1.0, SMALLEST_WIDTH / width)
     size = (round(width * scale), round(height * scale))
-    picture = Image.new("RGB", size, (70, 10, 10))
+    picture = Image.new("RGB", size, background)
     columns = max((size[0] - 2 * MARGIN) // LETTER_WIDTH, 10)
     lines = [line for part in message.splitlines() for line in textwrap.wrap(part, columns)]
     fitting = max((size[1] - 2 * MARGIN) // LINE_HEIGHT, 1)

@@ -11,16 +11,11 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from scenetok_ns.camera_conversion import (
-    Request,
-    nerfstudio_to_camera_batch,
-    recover_path,
-    request_of,
-    square_cameras,
-)
+from scenetok_ns.camera_conversion import Wide, nerfstudio_to_camera_batch, recover_path, square_cameras
 from scenetok_ns.interrupts import Untraced
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.rendering import RenderedFrames
+from scenetok_ns.models.temporal import TemporalLayout
 
 KEPT_BEHIND = 128
 """Frames of a path that stay at hand behind the one asked for last. Tools go forward."""
@@ -39,81 +34,68 @@ class _Path:
     check: Callable[[int, int], None]
     first: int = 0
     frames: list[Tensor] = field(default_factory=list)
+    uncertainty: dict[int, Tensor] = field(default_factory=dict)
+    """Of each latent that a frame is asked of yet."""
+
+    def add(self, window: RenderedFrames) -> None:
+        self.frames.extend(window.frames[0])
+        for part in window.denoised:
+            maps = part.uncertainty[0, part.first - part.window_first :]
+            self.uncertainty |= dict(enumerate(maps[: part.latents.shape[1]], part.first))
 
     @property
     def end(self) -> int:
         return self.first + len(self.frames)
 
-    def drop_before(self, index: int) -> None:
+    def drop_before(self, index: int, layout: TemporalLayout) -> None:
         count = min(max(index - self.first, 0), len(self.frames))
         del self.frames[:count]
         self.first += count
+        oldest = layout.latent_of(self.first)
+        self.uncertainty = {latent: kept for latent, kept in self.uncertainty.items() if latent >= oldest}
 
 
 @dataclass(frozen=True)
-class Rest:
-    """A camera that was asked for alone, with the short side of that request in pixels."""
+class Frame:
+    """One frame of a path, on the model's device."""
 
-    key: str
-    camera: CameraBatch
-    short_side: int
-
-    def serves(self, key: str, camera: CameraBatch, short_side: int) -> bool:
-        """Whether another request is for the same view, but for the rounding of its size to whole pixels."""
-        if key != self.key:
-            return False
-        tolerance = 1 / short_side + 1 / self.short_side
-        wanted, own = camera.intrinsics[..., :2, :], self.camera.intrinsics[..., :2, :]
-        return bool(((wanted - own).abs() <= tolerance * own.abs().clamp(min=0.5)).all())
+    picture: Float[Tensor, "3 side side"]
+    """At the model's size, in [0, 1]."""
+    uncertainty: Float[Tensor, "h w"]
+    """At the size of the latents; see `SampledLatents`."""
 
 
 class PathRenderer:
     """Recovers the path behind a one-camera slice, samples it window by window as frames are asked for, and keeps
     recent frames. The same cameras give the same frames, whoever asks and however often.
 
-    A viewer asks for each view it rests at in several sizes, whose rounding changes the focal length a little: these
-    get one sample, and `Request.fit` makes up for the difference.
-
     `settings` stands for all else that the frames depend on (weights, tokens, seed, sampler); it enters the key.
     """
 
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: Sample, layout: TemporalLayout) -> None:
+        """`layout`: of the latents that frames are decoded from."""
         self._sample = sample
+        self._layout = layout
         self._paths: OrderedDict[str, _Path] = OrderedDict()
-        self._rest: Rest | None = None
 
-    def frame(
-        self, camera: Cameras, active_scene: int, settings: str
-    ) -> tuple[Float[Tensor, "3 side side"], Float[Tensor, "3 3"]]:
-        """The square picture of a one-camera slice at the model's size, on the model's device, and the intrinsics it
-        was made for.
+    def frame(self, camera: Cameras, active_scene: int, settings: str, wide: Wide) -> Frame:
+        """The square picture of a one-camera slice.
 
         Raises what a viewer's interrupt raises, between denoising steps; nothing half-done is kept.
         """
         scene, path, index = scene_path(camera, active_scene)
-        cameras = nerfstudio_to_camera_batch(square_cameras(path))
-        if cameras.num_views == 1:
-            cameras = self._resting(cameras, request_of(camera), f"{scene}|{settings}")
+        cameras = nerfstudio_to_camera_batch(square_cameras(path, wide))
         key = path_key(cameras, scene, settings)
         with Untraced() as untraced:
             try:
-                picture = self._frame_at(key, scene, cameras, index, lambda done, total: untraced.check())
-                return picture, cameras.intrinsics[0, index]
+                return self._frame_at(key, scene, cameras, index, lambda done, total: untraced.check())
             except BaseException:
                 self._paths.pop(key, None)
                 raise
 
-    def _resting(self, camera: CameraBatch, request: Request, settings: str) -> CameraBatch:
-        """The camera that was sampled for the same view in another size, else the camera itself."""
-        key = hashlib.sha256(settings.encode() + camera.c2w.cpu().numpy().tobytes()).hexdigest()
-        short_side = min(request.height, request.width)
-        if self._rest is None or not self._rest.serves(key, camera, short_side):
-            self._rest = Rest(key, camera, short_side)
-        return self._rest.camera
-
     def _frame_at(
         self, key: str, scene: int, cameras: CameraBatch, index: int, check: Callable[[int, int], None]
-    ) -> Tensor:
+    ) -> Frame:
         state = self._paths.get(key)
         if state is None or index < state.first:
             state = self._start(scene, cameras)
@@ -121,10 +103,10 @@ class PathRenderer:
         self._paths.move_to_end(key)
         state.check = check
         while state.end <= index:
-            state.frames.extend(next(state.windows).frames[0])
-        state.drop_before(index - KEPT_BEHIND)
+            state.add(next(state.windows))
+        state.drop_before(index - KEPT_BEHIND, self._layout)
         self._evict()
-        return state.frames[index - state.first]
+        return Frame(state.frames[index - state.first], state.uncertainty[self._layout.latent_of(index)])
 
     def _start(self, scene: int, cameras: CameraBatch) -> _Path:
         # The sampler runs on across requests, each of which has its own way of being interrupted.
