@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 LARGE_PICTURES = 1e-6
 """Frames a second for which the viewer chooses the size of its moving pictures; so few that it always takes the size
@@ -61,6 +62,10 @@ def asked_by_viewer() -> bool:
     return any(cls.__name__ == "RenderStateMachine" for cls in type(threading.current_thread()).__mro__)
 
 
+def _look_at_nothing(frame: Any, event: str, arg: Any) -> None:
+    """A trace function that has no lines traced."""
+
+
 class RenderThread:
     """The viewer's thread that renders for one browser: this one.
 
@@ -71,24 +76,40 @@ class RenderThread:
 
     def __init__(self) -> None:
         self._thread: Any = threading.current_thread()
-        self._paced = type(self._thread).__module__ == "nerfstudio.viewer.render_state_machine"
+        modules = [cls.__module__ for cls in type(self._thread).__mro__]
+        self._paced = "nerfstudio.viewer.render_state_machine" in modules
 
     @property
     def moving(self) -> bool:
         """Whether a preview will do."""
         return self._paced and self._thread.state != "high"
 
-    def want_large_pictures(self) -> None:
-        """Have all pictures of this browser made at the size that they have at rest."""
+    def adopt(self) -> None:
+        """Have all pictures of this browser made at the size that they have at rest, and interrupts left to `check`.
+
+        The viewer notes an interrupt whenever the camera moves after a rest, also if nothing is being rendered, and its
+        trace function then ends the preview that the move asked for.
+        """
         if self._paced:
             self._thread.target_fps = LARGE_PICTURES
+            self._thread.check_interrupt = _look_at_nothing
+            if self.moving:
+                self._thread.interrupt_render_flag = False
+
+    def check(self) -> None:
+        """Raise IOChangeException, which the viewer expects, if the camera has moved since this picture was asked for
+        in full quality. Previews are finished: else a steady movement would show none."""
+        if self._paced and not self.moving and self._thread.interrupt_render_flag:
+            self._thread.interrupt_render_flag = False
+            raise IOChangeException
 
     def others_move(self) -> bool:
         """Whether another browser waits for a preview while this one has the full picture made."""
         if not self._paced or self.moving:
             return False
-        others = [thread for thread in list(self._thread.viewer.render_statemachines.values()) if thread is not self._thread]
-        return any(thread.state == "low_move" and thread.render_trigger.is_set() for thread in others)
+        # One that has its preview is no longer in this state: it goes on at once.
+        threads = list(self._thread.viewer.render_statemachines.values())
+        return any(thread.state == "low_move" for thread in threads if thread is not self._thread)
 
     def ask_again(self) -> None:
         """Have this picture asked for once more, later: it is about to be given up in favour of another browser."""

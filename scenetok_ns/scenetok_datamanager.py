@@ -249,6 +249,17 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
     def _views_by_index(self) -> Callable[[Scene], ViewIndices]:
         return partial(views_by_index, self.index, self._indexed, self.config.num_context, self._num_context)
 
+    def spread_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
+        """`count` views spread over an evaluation scene, whatever its index says. Raises BadScene."""
+        if isinstance(self.evaluation_source, StockSceneSource):
+            return self.evaluation_source.views(count).context
+        return default_views(self.evaluation_source.scene(self.evaluation_keys[number]).c2w, count).context
+
+    def condition_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
+        """SceneGen: `count` photographs of an evaluation scene to generate from. Raises BadScene and DataError."""
+        views = self._evaluation_views(self.evaluation_source.scene(self.evaluation_keys[number]))
+        return condition_of(views, self.preset, count)
+
     def context_views(self, number: int) -> Views:
         """Images and cameras that an evaluation scene is encoded, or generated, from."""
         scene = self.evaluation_scene(number)

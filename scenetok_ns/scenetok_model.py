@@ -16,16 +16,14 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import comms
-from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch, request_of, square_cameras
+from scenetok_ns.camera_conversion import Wide, request_of
 from scenetok_ns.data.photograph_scene import Conditions
 from scenetok_ns.data.scenes import Views as ImageViews
 from scenetok_ns.data.training_batches import Clips, TrainingBatch, mix
 from scenetok_ns.interrupts import asked_by_viewer
-from scenetok_ns.message_picture import message_picture
 from scenetok_ns.metrics import picture_metrics
 from scenetok_ns.models.autoencoders.registry import latent_space, weights_file
 from scenetok_ns.models.averaging import WeightAverage
@@ -43,13 +41,11 @@ from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.path_renderer import PathRenderer
+from scenetok_ns.viewer_renderer import ViewerRenderer, picture_outputs, relative_uncertainty
 
 logger = logging.getLogger(__name__)
 
 Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)
-
-FAR = 1000.0
-"""Depth of every pixel, in scene units. The model knows none; a far plane keeps the viewer's frustums in sight."""
 
 
 @dataclass
@@ -85,6 +81,11 @@ class SceneTokModelConfig(ModelConfig):
     """Classifier-free guidance scale, 1 is off; None: the preset's."""
     solver: Solver | None = None
     """euler, or multistep (second order, for fewer steps); None: the preset's."""
+    preview_steps: int | None = None
+    """Denoising steps of the viewer's pictures while the camera moves; None: 4 on a GPU, 2 on a CPU."""
+    wide: Wide = "border"
+    """Pictures that are no squares. border: the square view is shown whole, with its border; fill: the picture is cut
+    out of a larger square, whose ends lie outside of what the training cameras saw: the model's guess."""
     seed: int = 0
     """Of the noise that renders start from: another seed gives another of the pictures that fit the scene."""
     scene_steps: int | None = None
@@ -150,7 +151,8 @@ class SceneTokModel(Model):
             guidance=config.scene_guidance,
             solver=config.scene_solver,
         )
-        self.path_renderer = PathRenderer(self._sample)
+        self.path_renderer = PathRenderer(self._sample, latent_space(self.preset.target_autoencoder).layout)
+        self.viewer_renderer: ViewerRenderer | None = None
         self._tokens: dict[tuple[int, str], SceneTokens] = {}
         self._provider: ContextProvider | None = None
         self._weights_version = 0
@@ -212,6 +214,11 @@ class SceneTokModel(Model):
             (self.preset.target_autoencoder, self.config.target_weights),
         )
         return all(weights is not None or weights_file(config) is None for config, weights in sources)
+
+    @property
+    def weights_version(self) -> int:
+        """Another number when the weights have changed."""
+        return self._weights_version
 
     # --- Checkpoints ---
 
@@ -348,16 +355,24 @@ class SceneTokModel(Model):
         images = views.images.to(self.device).float() / 255
         return self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale)
 
-    def generate(self, conditions: Conditions, scene: str, on_step: OnStep | None = None) -> SceneTokens:
-        """A scene from photographs and anchors, with this model's scene seed and scene sampler."""
+    def generate(
+        self,
+        conditions: Conditions,
+        scene: str,
+        on_step: OnStep | None = None,
+        *,
+        seed: int | None = None,
+        sampler: SceneSamplerConfig | None = None,
+    ) -> SceneTokens:
+        """A scene from photographs and anchors; None: with this model's scene seed and scene sampler."""
         views, anchors = conditions.views, conditions.anchors
         return generate(
             self.scenetok,
             views.images.to(self.device).float() / 255,
             CameraBatch(views.c2w[None], views.intrinsics[None]),
             CameraBatch(anchors[None], views.intrinsics[:1].expand(len(anchors), -1, -1)[None]),
-            seed=self.config.scene_seed,
-            sampler=self.scene_sampler,
+            seed=self.config.scene_seed if seed is None else seed,
+            sampler=sampler or self.scene_sampler,
             scene=scene,
             pose_scale=conditions.pose_scale,
             on_step=on_step,
@@ -395,22 +410,15 @@ class SceneTokModel(Model):
 
         Tools get errors as they are. A viewer's render thread would end for good, so it gets a picture of the message.
         """
-        request = request_of(camera)
-        try:
-            active = 0 if self._provider is None else self._provider.active_scene
-            settings = f"{self.config.seed}|{self.sampler}|{self._scene_settings()}"
-            square, made_for = self.path_renderer.frame(camera, active, settings)
-            wanted = nerfstudio_to_camera_batch(square_cameras(camera)).intrinsics[0, 0]
-            rgb = request.fit(square[None], made_for, wanted)[0].permute(1, 2, 0).clamp(0, 1)
-        except IOChangeException:
-            raise
-        except Exception as error:
-            if not asked_by_viewer():
-                raise
-            logger.exception("rendering for the viewer failed")
-            rgb = message_picture(str(error) or type(error).__name__, request.height, request.width).to(self.device)
-        plane = rgb.new_ones(request.height, request.width, 1)
-        return {"rgb": rgb, "depth": FAR * plane, "accumulation": plane}
+        if self.viewer_renderer is not None and asked_by_viewer():
+            return self.viewer_renderer.outputs(camera)
+        active = 0 if self._provider is None else self._provider.active_scene
+        settings = f"{self.config.seed}|{self.sampler}|{self._scene_settings()}"
+        frame = self.path_renderer.frame(camera, active, settings, self.config.wide)
+        request = request_of(camera, self.config.wide)
+        rgb = request.fit(frame.picture[None])[0].permute(1, 2, 0).clamp(0, 1)
+        uncertainty = relative_uncertainty(frame.uncertainty, latent_space(self.preset.target_autoencoder).channels)
+        return picture_outputs(rgb, request.fit(uncertainty[None, None])[0].permute(1, 2, 0), request)
 
     def get_outputs(self, ray_bundle: Any) -> dict[str, Tensor | list]:
         raise NotImplementedError(

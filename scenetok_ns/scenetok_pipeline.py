@@ -22,6 +22,7 @@ from scenetok_ns.models.checkpoint import CheckpointError, module_sha256
 from scenetok_ns.models.losses import compressor_frozen
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
+from scenetok_ns.viewer_panel import ViewerPanel
 
 AVERAGE = "average."
 """Where a model's state has the averaged weights of training with --pipeline.model.ema-decay."""
@@ -71,6 +72,8 @@ class SceneTokPipeline(VanillaPipeline):
         super().__init__(config, str(device), test_mode, 1, local_rank, grad_scaler)
         self.model.connect(self.datamanager, training_seed=config.datamanager.seed)
         self.datamanager.compressor_sha256 = lambda: module_sha256(self.model.scenetok.compressor)
+        # Its name is the folder's in the viewer; it has neither parameters nor buffers.
+        self.add_module("SceneTok", ViewerPanel(self.model, self.datamanager))
         self.model.device_indicator_param.requires_grad_(False)
         self.world_size = world_size
         self.accumulation_steps = 1

@@ -26,6 +26,7 @@ from scenetok_ns.camera_conversion import (
 )
 from scenetok_ns.interrupts import RenderThread, Untraced
 from scenetok_ns.message_picture import ERROR, NOTE, message_picture
+from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.rendering import CleanViews
@@ -40,7 +41,7 @@ FAR = 1000.0
 """Depth of every pixel, in scene units. The model knows none; a far plane keeps the viewer's frustums in sight."""
 
 
-class NotYet(Exception):
+class NotReadyError(Exception):
     """There is no scene to show yet; the message says what is going on."""
 
 
@@ -71,8 +72,9 @@ class ViewerRenderer:
     """Pictures for the viewer's threads. `settings` may be replaced at any time between two renders."""
 
     def __init__(self, scenetok: SceneTok, shown: Callable[[OnStep], Shown], settings: ViewSettings) -> None:
-        """`shown`: gives the scene to show, or raises NotYet; may work, reporting to the `on_step` that it is given."""
+        """`shown`: gives the scene to show, or raises NotReadyError; may work, and report to the `on_step` given."""
         self._scenetok, self._shown = scenetok, shown
+        self._space = latent_space(scenetok.preset.target_autoencoder)
         self.settings = settings
         self.views = Views()
         self._interruptions = 0
@@ -92,18 +94,19 @@ class ViewerRenderer:
 
             def on_step(done: int, total: int) -> None:
                 untraced.check()
+                thread.check()
                 if self._interruptions != before:
                     raise IOChangeException
                 if thread.others_move():
                     thread.ask_again()
                     raise IOChangeException
 
-            thread.want_large_pictures()
+            thread.adopt()
             try:
                 outputs = self._pictures(camera, request, thread.moving, on_step)
             except IOChangeException:
                 raise
-            except NotYet as note:
+            except NotReadyError as note:
                 outputs = self._message(str(note), request, NOTE)
             except Exception as error:
                 logger.exception("rendering for the viewer failed")
@@ -135,12 +138,18 @@ class ViewerRenderer:
         return found
 
     def _sampled(
-        self, tokens: SceneTokens, key: str, sampler: SamplerConfig, camera: CameraBatch, before: list[View], on_step: OnStep
+        self,
+        tokens: SceneTokens,
+        key: str,
+        sampler: SamplerConfig,
+        camera: CameraBatch,
+        before: list[View],
+        on_step: OnStep,
     ) -> View:
-        settings, space = self.settings, self._scenetok.target_autoencoder.space
+        settings, space = self.settings, self._space
         if settings.num_tokens is not None:
             tokens = tokens.subset(min(settings.num_tokens, len(tokens.mean)))
-        (part,) = self._scenetok.render_windows(
+        windows = self._scenetok.render_windows(
             tokens,
             camera.to(self._scenetok.device),
             seed=settings.seed,
@@ -148,6 +157,7 @@ class ViewerRenderer:
             clean=clean_views(before, space.layout.frames_per_chunk),
             on_step=on_step,
         )
+        part = next(windows)
         denoised = part.denoised[0]
         return View(
             settings=key,
@@ -160,8 +170,8 @@ class ViewerRenderer:
 
     def _room(self) -> int:
         """Earlier views that fit into the window beside the new one."""
-        layout = self._scenetok.target_autoencoder.space.layout
-        return min(self.settings.previous_views, most_previous_views(self.settings.rest, layout.latents_per_chunk))
+        chunk = self._space.layout.latents_per_chunk
+        return min(self.settings.previous_views, most_previous_views(self.settings.rest, chunk))
 
     def _reach(self, tokens: SceneTokens) -> float:
         """A distance in the capture's units that changes a view as much as turning by a radian."""

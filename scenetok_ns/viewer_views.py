@@ -72,7 +72,7 @@ class Views:
         found = []
         for view in self._views:
             turn, distance = _apart(view.camera, camera)
-            if view.settings == settings and view.sampler == sampler and 0 < turn + distance and turn < WIDEST_TURN:
+            if view.settings == settings and view.sampler == sampler and turn + distance > 0 and turn < WIDEST_TURN:
                 found.append((turn + distance / reach, view))
         found.sort(key=lambda pair: -pair[0])
         return [view for _, view in found[max(len(found) - count, 0) :]]

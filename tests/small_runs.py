@@ -67,6 +67,15 @@ def small_pipeline(
     return config.setup(device="cpu", test_mode=test_mode)
 
 
+def randomize(pipeline: SceneTokPipeline) -> None:
+    """Weights with which pictures depend on tokens and cameras; fresh ones give a velocity of zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in pipeline.model.scenetok.parameters():
+            parameter.normal_(std=0.2, generator=generator)
+    pipeline.model.forget()
+
+
 def final_state(config: TrainerConfig, step: int) -> dict[str, Any]:
     path = config.get_checkpoint_dir() / f"step-{step:09d}.ckpt"
     return torch.load(path, map_location="cpu", weights_only=True)

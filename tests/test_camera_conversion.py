@@ -13,7 +13,10 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from scenetok_ns.camera_conversion import (
+    BEYOND,
+    FRAME,
     Request,
+    Wide,
     camera_batch_to_nerfstudio,
     nerfstudio_to_camera_batch,
     recover_path,
@@ -78,24 +81,44 @@ def test_other_camera_types_are_refused_by_name(kind: CameraType) -> None:
         nerfstudio_to_camera_batch(cameras)
 
 
-@settings(max_examples=40, deadline=None)
-@given(height=st.integers(20, 120), width=st.integers(20, 120), native=st.sampled_from([32, 64, 128]))
-def test_square_shows_the_request_undistorted(height: int, width: int, native: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(20, 120),
+    width=st.integers(20, 120),
+    native=st.sampled_from([32, 64, 128]),
+    wide=st.sampled_from(["border", "fill"]),
+)
+def test_square_shows_the_request_undistorted(height: int, width: int, native: int, wide: Wide) -> None:
     """Paint each native pixel with its ray; after `fit`, each pixel of the request carries its own camera's ray."""
     cameras = path(1, height, width)
-    square = nerfstudio_to_camera_batch(square_cameras(cameras))
+    square = nerfstudio_to_camera_batch(square_cameras(cameras, wide))
     inverse = torch.linalg.inv(square.intrinsics[0, 0])
     centres = (torch.arange(native) + 0.5) / native
     rows, cols = torch.meshgrid(centres, centres, indexing="ij")
     painted = (torch.stack([cols, rows, torch.ones_like(rows)], dim=-1) @ inverse.T).permute(2, 0, 1)[None]
-    seen = Request(height, width).fit(painted)[0, :2]
+    request = Request(height, width, wide)
+    seen = request.fit(painted)[0, :2]
     rows, cols = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     wanted = torch.stack([(cols - cameras.cx[0]) / cameras.fx[0], (rows - cameras.cy[0]) / cameras.fy[0]])
     assert seen.shape == wanted.shape
-    margin = math.ceil(max(height, width) / native) + 1  # the outermost half native pixel is extrapolated flat
-    inner = (slice(None), slice(margin, -margin), slice(margin, -margin))
-    tolerance = 0.6 * max(height, width) / native / 50 if max(height, width) < native else 1e-3
-    torch.testing.assert_close(seen[inner], wanted[inner], rtol=0, atol=tolerance)
+    margin = math.ceil(request.side / native) + 1  # the outermost half native pixel is extrapolated flat
+    inner = request.inside(margin=-margin)
+    tolerance = 0.6 * request.side / native / 50 if request.side < native else 1e-3
+    torch.testing.assert_close(seen[:, inner], wanted[:, inner], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 71), (71, 40), (40, 40), (41, 70)])
+def test_border_is_drawn_beside_the_whole_square(height: int, width: int) -> None:
+    request, side = Request(height, width), min(height, width)
+    drawn = request.with_border(torch.ones(height, width, 3))
+    white = (drawn == 1).all(-1)
+    assert torch.equal(white, request.inside()) and white.sum() == side * side
+    if height != width:
+        line = (drawn == drawn.new_tensor(FRAME)).all(-1)
+        assert line.sum() == 2 * side  # a pixel wide on both sides, and none above and below
+        assert (drawn == drawn.new_tensor(BEYOND)).all(-1).sum() == height * width - side * side - 2 * side
+    filled = Request(height, width, "fill")
+    assert filled.inside().all() and (filled.with_border(torch.ones(height, width, 3)) == 1).all()
 
 
 def test_fit_refuses_oblong_pictures() -> None:
@@ -193,7 +216,7 @@ def test_a_square_made_for_a_nearly_equal_camera_is_moved_into_place() -> None:
     rows, cols = torch.meshgrid(centres, centres, indexing="ij")
     pixels = torch.stack([cols, rows, torch.ones_like(rows)], dim=-1)
     painted = (pixels @ torch.linalg.inv(made_for).T).permute(2, 0, 1)[None]
-    request = Request(240, 400)
+    request = Request(240, 400, "fill")
     seen = request.fit(painted, made_for, wanted)[0, :2]
     rows, cols = torch.meshgrid(torch.arange(240) + 80.5, torch.arange(400) + 0.5, indexing="ij")
     rays = torch.stack([(cols / 400 - wanted[0, 2]), (rows / 400 - wanted[1, 2])]) / wanted[0, 0]

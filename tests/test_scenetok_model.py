@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
-from small_runs import IMAGE_SIZE, small_pipeline, write_small_re10k
+from small_runs import IMAGE_SIZE, randomize, small_pipeline, write_small_re10k
 
 from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.flow import euler_step
@@ -95,37 +93,10 @@ def test_outputs_have_exactly_the_requested_size(pipeline: SceneTokPipeline, hei
         "rgb": (height, width, 3),
         "depth": (height, width, 1),
         "accumulation": (height, width, 1),
+        "uncertainty": (height, width, 1),
     }
     assert outputs["rgb"].min() >= 0 and outputs["rgb"].max() <= 1
     assert pipeline.model.get_rgba_image(outputs).shape == (height, width, 4)
-
-
-def viewer_camera(height: int, width: int, fov: float = 1.0, turn: float = 0.0) -> Cameras:
-    """As Nerfstudio's viewer makes them: the field of view is that of the height, the centre may lie on half pixels."""
-    angle = torch.tensor(turn)
-    pose = torch.eye(4)[None, :3].clone()
-    pose[0, 0, 0], pose[0, 0, 2], pose[0, 2, 0], pose[0, 2, 2] = angle.cos(), angle.sin(), -angle.sin(), angle.cos()
-    focal = height / 2 / math.tan(fov / 2)
-    return Cameras(pose, fx=focal, fy=focal, cx=width / 2, cy=height / 2)
-
-
-def test_one_sample_for_all_sizes_that_a_viewer_asks_for_at_a_pose(
-    pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lengths, model = count_samplings(pipeline.model, monkeypatch), pipeline.model
-    aspect = 1.7742
-    sizes = [(30, int(30 * aspect)), (230, int(230 * aspect)), (int(512 / aspect), 512)]
-    pictures = [model.get_outputs_for_camera(viewer_camera(*size))["rgb"] for size in sizes]
-    assert [picture.shape[:2] for picture in pictures] == sizes
-    assert lengths == [1]
-    # The same view in the end: what a sample for this size alone would be, but for edges and whole pixels.
-    model.path_renderer._rest = None
-    alone = model.get_outputs_for_camera(viewer_camera(*sizes[-1]))["rgb"]
-    assert lengths == [1, 1]
-    assert (pictures[-1] - alone).abs().mean() < 0.5 * (alone - alone.roll(40, 1)).abs().mean()
-    for changed in (viewer_camera(*sizes[0], turn=0.01), viewer_camera(*sizes[0], fov=1.2, turn=0.01)):
-        model.get_outputs_for_camera(changed)
-    assert lengths == [1, 1, 1, 1]
 
 
 def test_data_set_cameras_render_their_own_scene(pipeline: SceneTokPipeline) -> None:
@@ -181,33 +152,24 @@ def fisheye() -> Cameras:
     return path
 
 
-class RenderStateMachine(threading.Thread):
-    """By name a viewer's render thread."""
-
-    outputs: dict[str, torch.Tensor] | None = None
-    error: BaseException | None = None
-
-    def __init__(self, model: SceneTokModel, camera: Cameras) -> None:
-        super().__init__()
-        self.model, self.camera = model, camera
-
-    def run(self) -> None:
-        try:
-            self.outputs = self.model.get_outputs_for_camera(self.camera)
-        except BaseException as error:
-            self.error = error
-
-
-def test_tools_get_errors_and_viewers_a_picture_of_them(pipeline: SceneTokPipeline) -> None:
+def test_tools_get_errors_as_they_are(pipeline: SceneTokPipeline) -> None:
     with pytest.raises(ValueError, match="fisheye"):
         pipeline.model.get_outputs_for_camera(fisheye()[0:1])
-    thread = RenderStateMachine(pipeline.model, fisheye()[0:1])
-    thread.start()
-    thread.join()
-    assert thread.error is None and thread.outputs is not None
-    rgb = thread.outputs["rgb"]
-    assert rgb.shape == (40, 60, 3) and thread.outputs["depth"].shape == (40, 60, 1)
-    assert rgb.std() > 0.01  # there is text on it
+
+
+def test_uncertainty_is_that_of_the_frame(pipeline: SceneTokPipeline) -> None:
+    """Frames of one latent share theirs, and it is the norm of the last velocity of that latent."""
+    model, path = pipeline.model, walk_path(30)
+    randomize(pipeline)
+    maps = torch.stack([model.get_outputs_for_camera(path[i : i + 1])["uncertainty"][..., 0] for i in range(30)])
+    windows = model.scenetok.render_windows(
+        model.tokens_of(0), nerfstudio_to_camera_batch(path), seed=model.config.seed, sampler=model.sampler
+    )
+    parts = [part for window in windows for part in window.denoised]
+    norms = torch.cat([part.uncertainty[0, part.first - part.window_first :] for part in parts])
+    assert torch.equal(maps[0], maps[3]) and not torch.equal(maps[3], maps[4])
+    channels = model.scenetok.target_autoencoder.space.channels
+    torch.testing.assert_close(maps[::4].mean((1, 2)), norms[:8].mean((1, 2)) / (2 * channels**0.5))
 
 
 def test_viewer_interrupts_between_steps_and_leaves_nothing_half_done(
@@ -217,7 +179,7 @@ def test_viewer_interrupts_between_steps_and_leaves_nothing_half_done(
     expected = model.get_outputs_for_camera(path[0:1])["rgb"]
     model.path_renderer._paths.clear()
     steps = 0
-    traced = []
+    traced, interrupts = [], []
 
     def counted_step(*args: Any) -> Any:
         nonlocal steps
@@ -226,7 +188,8 @@ def test_viewer_interrupts_between_steps_and_leaves_nothing_half_done(
         return euler_step(*args)
 
     def interrupt(frame: Any, event: str, arg: Any) -> Any:
-        if event == "line" and steps == 1:
+        if event == "line" and steps == 1 and not interrupts:
+            interrupts.append(frame)
             raise IOChangeException
         return interrupt
 

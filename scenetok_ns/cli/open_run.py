@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -45,6 +45,7 @@ def open_run(
     steps: int | None = None,
     guidance: float | None = None,
     solver: Solver | None = None,
+    wide: Literal["border", "fill"] | None = None,
     low_vram: bool = False,
     generation: Annotated[GenerationOptions, tyro.conf.arg(name="")] = GenerationOptions(),  # noqa: B008  frozen
 ) -> None:
@@ -67,6 +68,8 @@ def open_run(
         guidance: Classifier-free guidance scale of a render, 1 is off. More needs a preset with a null token; no
             released model has one.
         solver: Of a render: euler, or multistep, which needs fewer steps for the same error.
+        wide: Pictures that are no squares: border (the whole square view, with its border) or fill (a part of a larger
+            square, whose ends are the model's guess); default: the run's.
         low_vram: Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower.
         generation: See the options.
     """
@@ -80,6 +83,7 @@ def open_run(
     console = Console(stderr=True)
     set_sampling(config, seed, steps, guidance)
     config.pipeline.model.solver = solver or config.pipeline.model.solver
+    config.pipeline.model.wide = wide or config.pipeline.model.wide
     config.pipeline.model.low_vram = config.pipeline.model.low_vram or low_vram
     set_generation(config, generation)
     if num_condition is not None:

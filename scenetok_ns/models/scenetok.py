@@ -233,7 +233,7 @@ class SceneTok(nn.Module):
                 f"paths of {[path.num_views for path in cameras]} cameras; render paths of other lengths apart"
             )
         for scene in tokens:
-            self._check_tokens(scene)
+            self.check_tokens(scene)
         if clean is not None:
             paths = zip(clean.cameras.c2w.split(1), clean.cameras.intrinsics.split(1), strict=True)
             clean = replace(clean, cameras=self._target_cameras(tokens, [CameraBatch(*path) for path in paths]))
@@ -261,7 +261,8 @@ class SceneTok(nn.Module):
         )
         return network_cameras(together, "target", self.preset)
 
-    def _check_tokens(self, tokens: SceneTokens) -> None:
+    def check_tokens(self, tokens: SceneTokens) -> None:
+        """Raise ValueError unless these networks can render the tokens, or some of a scene's tokens."""
         config = self.preset.compressor
         own = tokens.preset in (self.preset.name, self.preset.tokenizer_preset)
         count, dim = tokens.mean.shape
