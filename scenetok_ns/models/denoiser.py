@@ -103,7 +103,7 @@ class Denoiser(nn.Module):
 
     def embed_poses(self, cameras: CameraBatch) -> Float[Tensor, "b l n hidden"]:
         """Embedding of a window's cameras: whole chunks of frames. They are relative to one context view."""
-        return self._rounded(run_block(self.pose_embed, "none", cameras))
+        return self.rounded_poses(run_block(self.pose_embed, "none", cameras))
 
     def velocity(
         self,
@@ -142,6 +142,6 @@ class Denoiser(nn.Module):
             )
         return rotary_table(angles_3d(self.model.head_dim, num_latents // splits, self.grid, device), splits)
 
-    def _rounded(self, poses: Tensor) -> Tensor:
-        # The released weights were trained with this rounding, whatever the precision of the rest.
+    def rounded_poses(self, poses: Tensor) -> Tensor:
+        """The released weights were trained with this rounding, whatever the precision of the rest."""
         return poses.bfloat16().to(poses.dtype) if self._round_poses else poses

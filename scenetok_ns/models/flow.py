@@ -71,10 +71,16 @@ def multistep_velocity(
     before the first one, this is `velocity` itself, whatever (finite) `previous` is. Each position has times of its
     own, so it serves the windows of a path as well; nothing here waits for the device.
     """
+    return velocity + _spread(multistep_ratio(t_previous, t, t_next), velocity) * (velocity - previous)
+
+
+def multistep_ratio(
+    t_previous: Float[Tensor, "*lead"], t: Float[Tensor, "*lead"], t_next: Float[Tensor, "*lead"]
+) -> Float[Tensor, "*lead"]:
+    """Weight of the last change of velocity in `multistep_velocity`: half of this step's length over the last one's."""
     before = t - t_previous
     known = before != 0
-    ratio = torch.where(known, (t_next - t) / torch.where(known, before, 1.0), 0.0) / 2
-    return velocity + _spread(ratio, velocity) * (velocity - previous)
+    return torch.where(known, (t_next - t) / torch.where(known, before, 1.0), 0.0) / 2
 
 
 def _spread(t: Tensor, like: Tensor) -> Tensor:

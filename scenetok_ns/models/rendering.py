@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.models.autoencoders.base import Autoencoder
+from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.noise import latent_noise
@@ -73,7 +73,43 @@ def render_windows(
         ValueError: no cameras, or too few seeds; more clean views than the sampler has room for; see also
             `sample_windows`.
     """
-    space = autoencoder.space
+    path = start_path(autoencoder.space, tokens, cameras, image_size, sampler, seed, clean)
+    sampled = sample_windows(
+        denoiser,
+        tokens,
+        path.cameras,
+        path.noise,
+        autoencoder.space.layout,
+        sampler,
+        clean=path.clean,
+        on_step=on_step,
+        autocast=autocast,
+    )
+    return decode_windows(autoencoder, sampled, path)
+
+
+@dataclass(frozen=True)
+class StartedPath:
+    """What denoising starts from: cameras and noise of whole windows."""
+
+    cameras: CameraBatch
+    noise: Float[Tensor, "b latents c h w"]
+    """The first `clean` latents are no noise but final."""
+    clean: int
+    num_frames: int
+    """Frames that are wanted, of those behind the clean ones."""
+
+
+def start_path(
+    space: LatentSpace,
+    tokens: Float[Tensor, "b n dim"],
+    cameras: CameraBatch,
+    image_size: tuple[int, int],
+    sampler: SamplerConfig,
+    seed: int | Sequence[int],
+    clean: CleanViews | None,
+) -> StartedPath:
+    """Arguments and errors as `render_windows`."""
     seeds = [seed] * len(tokens) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(tokens) or cameras.batch_size != len(tokens):
         raise ValueError(
@@ -87,29 +123,25 @@ def render_windows(
     if clean is not None:
         padded = join_paths(clean.cameras.to(tokens.device), padded)
         start = torch.cat([clean.latents.to(start), start], dim=1)
-    sampled = sample_windows(
-        denoiser, tokens, padded, start, space.layout, sampler, clean=before, on_step=on_step, autocast=autocast
-    )
-    return _decode(autoencoder, sampled, cameras.num_views, before)
+    return StartedPath(padded, start, before, cameras.num_views)
 
 
 @torch.no_grad()
-def _decode(
-    autoencoder: Autoencoder, sampled: Iterator[SampledLatents], num_frames: int, clean: int
+def decode_windows(
+    autoencoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath
 ) -> Iterator[RenderedFrames]:
+    """Frames of the latents that `sampled` gives out, each with the latents that have arrived since the one before."""
     first, arrived = 0, []
 
     def arriving() -> Iterator[Tensor]:
         for part in sampled:
-            arrived.append(replace(part, first=part.first - clean, window_first=part.window_first - clean))
+            arrived.append(replace(part, first=part.first - path.clean, window_first=part.window_first - path.clean))
             yield part.latents
 
-    for decoded in autoencoder.decode_stream(arriving()):
-        frames = decoded[:, : num_frames - first].float()
-        if frames.shape[1]:
-            denoised, arrived = tuple(arrived), []
-            yield RenderedFrames(first, frames, denoised)
-        first += frames.shape[1]
+    for decoded in autoencoder.decode_stream(arriving(), num_frames=path.num_frames):
+        denoised, arrived = tuple(arrived), []
+        yield RenderedFrames(first, decoded.float(), denoised)
+        first += decoded.shape[1]
 
 
 def join_paths(first: CameraBatch, second: CameraBatch) -> CameraBatch:

@@ -95,6 +95,20 @@ def sample_windows(
         ValueError: numbers of frames and latents do not agree; a window would cut a chunk in two; guidance is below 1,
             or asked of a denoiser without a null token.
     """
+    schedule = checked_schedule(denoiser, cameras, noise, layout, config, clean)
+    states = [denoiser.null_state(len(tokens))] if config.guidance > 1 else []
+    return _denoise(denoiser, tokens, states, cameras, noise, layout, schedule, config, on_step or no_report, autocast)
+
+
+def checked_schedule(
+    denoiser: Denoiser,
+    cameras: CameraBatch,
+    noise: Float[Tensor, "b latents c h w"],
+    layout: TemporalLayout,
+    config: SamplerConfig,
+    clean: int = 0,
+) -> Schedule:
+    """The schedule of a path, once its arguments have been found to fit together. Errors as `sample_windows`."""
     num_latents = noise.shape[1]
     if cameras.num_views != layout.num_frames(num_latents):
         raise ValueError(
@@ -112,10 +126,10 @@ def sample_windows(
             f"latents cuts chunks of {layout.latents_per_chunk} latents in two; use full_sequence with multiples of "
             f"{layout.latents_per_chunk}"
         )
-    _check_guidance(config.guidance)
-    # Asked for here, so that a model without null token is refused before any work is done.
-    states = [denoiser.null_state(len(tokens))] if config.guidance > 1 else []
-    return _denoise(denoiser, tokens, states, cameras, noise, layout, schedule, config, on_step or _no_report, autocast)
+    check_guidance(config.guidance)
+    if config.guidance > 1:
+        denoiser.null_state(len(noise))  # a model without null token is refused before any work is done
+    return schedule
 
 
 @torch.no_grad()
@@ -150,7 +164,7 @@ def _denoise(
                 poses = denoiser.embed_poses(cameras.select(layout.frame_slice(window.start, window.stop)))
             t_previous, t, t_next = (times[i, window].expand(len(x), -1) for i in (max(step - 1, 0), step, step + 1))
             predict = partial(denoiser.velocity, x[:, window], poses, network_time(t))
-            conditional, velocity = _guided([predict(context) for context in contexts], config.guidance)
+            conditional, velocity = guided([predict(context) for context in contexts], config.guidance)
         previous, velocities[:, window] = velocities[:, window].clone(), velocity
         x[:, window] = _advance(config.solver, x[:, window], velocity, previous, (t_previous, t, t_next))
         final = schedule.finished(step + 1) // chunk * chunk
@@ -183,18 +197,13 @@ def sample_scene_tokens(
     Raises:
         ValueError: guidance is below 1.
     """
-    _check_guidance(config.guidance)
-    report = on_step or _no_report
+    check_guidance(config.guidance)
+    report = on_step or no_report
     precision = partial(torch.autocast, noise.device.type, torch.bfloat16, enabled=autocast)
-    # With guidance, both predictions of a step are one batch: first all elements as given, then all without views.
-    masks = [mask, torch.zeros_like(mask)] if config.guidance > 1 else [mask]
-    copies = len(masks)
+    conditions = condition_copies(latents, cameras, anchors, mask, config.guidance)
+    copies = len(conditions[0]) // len(latents)
     with precision():
-        context = generator.cross_attention_kv(
-            generator.embed_condition(
-                latents.repeat(copies, 1, 1, 1, 1), cameras.repeat(copies), anchors.repeat(copies), torch.cat(masks)
-            )
-        )
+        context = generator.cross_attention_kv(generator.embed_condition(*conditions))
     times = time_grid(config.steps, config.timestep_shift).to(noise.device)
     x, previous = noise, torch.zeros_like(noise)
     for step in range(config.steps):
@@ -202,13 +211,23 @@ def sample_scene_tokens(
         t_previous, t, t_next = (times[i].expand(noise.shape[:2]) for i in (max(step - 1, 0), step, step + 1))
         with precision():
             both = generator.velocity(x.repeat(copies, 1, 1), network_time(t).repeat(copies, 1), context)
-        _, velocity = _guided(both.chunk(copies), config.guidance)
+        _, velocity = guided(both.chunk(copies), config.guidance)
         x, previous = _advance(config.solver, x, velocity, previous, (t_previous, t, t_next)), velocity
     report(config.steps, config.steps)
     return x / generator.config.scale
 
 
-def _guided(velocities: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tensor]:
+def condition_copies(
+    latents: Tensor, cameras: CameraBatch, anchors: CameraBatch, mask: Tensor, guidance: float
+) -> tuple[Tensor, CameraBatch, CameraBatch, Tensor]:
+    """Conditions of a generator's predictions; with guidance, both of a step are one batch: first all elements as
+    given, then all without views."""
+    masks = [mask, torch.zeros_like(mask)] if guidance > 1 else [mask]
+    copies = len(masks)
+    return latents.repeat(copies, 1, 1, 1, 1), cameras.repeat(copies), anchors.repeat(copies), torch.cat(masks)
+
+
+def guided(velocities: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tensor]:
     """Conditional velocity, and the velocity to follow: null + guidance * (conditional - null)."""
     conditional, *null = velocities
     return conditional, null[0] + guidance * (conditional - null[0]) if null else conditional
@@ -224,10 +243,10 @@ def _advance(
     return euler_step(x, velocity, t, t_next)
 
 
-def _check_guidance(guidance: float) -> None:
+def check_guidance(guidance: float) -> None:
     if guidance < 1:
         raise ValueError(f"sample: expected a guidance of at least 1 (1 is off), got {guidance}")
 
 
-def _no_report(done: int, total: int) -> None:
+def no_report(done: int, total: int) -> None:
     pass

@@ -106,9 +106,9 @@ class SceneGenerator(nn.Module):
         check_shape("SceneGenerator: latents", latents, (cameras.batch_size, cameras.num_views, *self.latent_shape))
         check_shape("SceneGenerator: mask", mask, tuple(latents.shape[:2]))
         views = self.model.c_embedder(latents.to(self.model.pos_embed.dtype))
-        views = views + self._rounded(run_block(self.pose_embed, "none", cameras, pose_drop)).to(views.dtype)
+        views = views + self.rounded_poses(run_block(self.pose_embed, "none", cameras, pose_drop)).to(views.dtype)
         views = torch.where(mask[:, :, None, None], views, self.model.null_tokens.to(views.dtype))
-        anchor = self._rounded(run_block(self.anchor_pose_embed, "none", anchors, anchor_drop).mean(dim=2)).to(
+        anchor = self.rounded_poses(run_block(self.anchor_pose_embed, "none", anchors, anchor_drop).mean(dim=2)).to(
             views.dtype
         )
         return torch.cat([views.flatten(1, 2), anchor], dim=1)
@@ -142,6 +142,6 @@ class SceneGenerator(nn.Module):
         context = self.embed_condition(latents, cameras, anchors, mask, pose_drop=pose_drop, anchor_drop=anchor_drop)
         return self.velocity(tokens, t_net, context)
 
-    def _rounded(self, poses: Tensor) -> Tensor:
-        # The released weights were trained with this rounding, whatever the precision of the rest.
+    def rounded_poses(self, poses: Tensor) -> Tensor:
+        """The released weights were trained with this rounding, whatever the precision of the rest."""
         return poses.bfloat16().to(poses.dtype) if self._round_poses else poses

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -68,7 +71,13 @@ def generate(
     config = preset.compressor
     with torch.no_grad():
         latents = model.context_autoencoder.encode(images[None].to(model.device))
-        tokens = sample_scene_tokens(
+        engine = model.engine_for(autocast)
+        sample: Callable[..., Tensor]
+        if engine is None:
+            sample = partial(sample_scene_tokens, autocast=model.autocasts(autocast))
+        else:
+            sample = engine.sample_scene_tokens
+        tokens = sample(
             model.scene_generator,
             token_noise(seed, config.num_tokens, config.token_dim).to(model.device),
             latents[:, filled],
@@ -77,7 +86,6 @@ def generate(
             shown[None],
             sampler or preset.scene_sampler,
             on_step=on_step,
-            autocast=model.autocasts(autocast),
         )
     return SceneTokens(
         mean=tokens[0],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,8 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.compilation import Checkpointing, compile_for_training
 from scenetok_ns.models.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.engine.engine import RenderingEngine
+from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.rendering import CleanViews, RenderedFrames, render_windows
@@ -42,16 +45,23 @@ class SceneTok(nn.Module):
         preset: Preset,
         context_autoencoder: Autoencoder | Callable[[], Autoencoder] | None = None,
         target_autoencoder: Autoencoder | Callable[[], Autoencoder] | None = None,
+        *,
+        low_vram: bool = False,
     ) -> None:
         """An autoencoder may be given as a function, which is called when the autoencoder is first needed."""
         super().__init__()
-        self.preset = preset
+        self.preset, self.low_vram = preset, low_vram
+        self._device: torch.device | None = None
         self.compressor = Compressor.from_preset(preset)
         self.denoiser = Denoiser.from_preset(preset)
         if preset.scene_generator is not None:
             self.scene_generator = SceneGenerator.from_preset(preset)
         # A list, because nn.Module registers modules that are set as attributes.
         self._autoencoders = [context_autoencoder, target_autoencoder]
+        self.engine_options: EngineOptions | Literal["auto"] | None = None
+        """auto: the rendering engine on CUDA, with the settings for it, and the plain loop elsewhere. None: always the
+        plain loop. While the model is in training mode or is asked not to autocast, it is the plain loop, too."""
+        self._engine: RenderingEngine | None = None
 
     @classmethod
     def from_preset(
@@ -65,7 +75,8 @@ class SceneTok(nn.Module):
     ) -> SceneTok:
         """With fresh networks, and autoencoders from their published weight files (None: those without any).
 
-        low_vram: the autoencoders are on the GPU only while they work.
+        low_vram: the autoencoders are on the GPU only while they work, and the networks' float32 weights only until
+        the rendering engine has copied them.
         deferred: they are made when they are first needed; training from latents may never need them.
         """
 
@@ -77,7 +88,7 @@ class SceneTok(nn.Module):
             partial(make, preset.context_autoencoder, context_weights),
             partial(make, preset.target_autoencoder, target_weights),
         )
-        return cls(preset, *(makers if deferred else (maker() for maker in makers)))
+        return cls(preset, *(makers if deferred else (maker() for maker in makers)), low_vram=low_vram)
 
     def load_embedded(self) -> None:
         """Take the trained weights that come with the package, as far as the preset has some."""
@@ -100,7 +111,8 @@ class SceneTok(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.compressor.scene_tokens.device
+        """Where the work is done. With low_vram, networks may be in main memory meanwhile."""
+        return self._device or self.compressor.scene_tokens.device
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -165,10 +177,15 @@ class SceneTok(nn.Module):
         self, images: Float[Tensor, "b v 3 height width"], cameras: CameraBatch, *, autocast: bool | None = None
     ) -> TokenDistribution:
         """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
+        posed = network_cameras(cameras, "context", self.preset)
+        engine = None if torch.is_grad_enabled() else self.engine_for(autocast)
+        if engine is not None:
+            parameters = engine.gaussian_parameters(self.compressor, self.context_autoencoder, images, posed)
+            return TokenDistribution.from_parameters(parameters)
         with torch.no_grad():
             latents = self.context_autoencoder.encode(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocasts(autocast)):
-            return self.compressor(latents, network_cameras(cameras, "context", self.preset))
+            return self.compressor(latents, posed)
 
     def render(
         self,
@@ -221,7 +238,7 @@ class SceneTok(nn.Module):
             sampler: None: the preset's. Variants with `dataclasses.replace(preset.sampler, steps=4)`.
             clean: views that the paths go on from, a batch of as many scenes; cameras in units of the capture.
             on_step: progress, called as on_step(done, total); what it raises ends the rendering.
-            autocast: bfloat16 in the denoiser; None: on CUDA only.
+            autocast: bfloat16 in the denoiser; None: on CUDA only. False: float32, without the engine.
 
         Raises (at once, not at the first frame):
             ValueError: the tokens are of another shape than the preset's; numbers of scenes, paths and cameras do not
@@ -237,7 +254,9 @@ class SceneTok(nn.Module):
         if clean is not None:
             paths = zip(clean.cameras.c2w.split(1), clean.cameras.intrinsics.split(1), strict=True)
             clean = replace(clean, cameras=self._target_cameras(tokens, [CameraBatch(*path) for path in paths]))
-        return render_windows(
+        engine = self.engine_for(autocast)
+        render = partial(render_windows, autocast=self.autocasts(autocast)) if engine is None else engine.render_windows
+        return render(
             self.denoiser,
             self.target_autoencoder,
             torch.stack([scene.mean.to(self.device) for scene in tokens]),
@@ -247,8 +266,30 @@ class SceneTok(nn.Module):
             seed=seeds,
             clean=clean,
             on_step=on_step,
-            autocast=self.autocasts(autocast),
         )
+
+    def engine_for(self, autocast: bool | None) -> RenderingEngine | None:
+        """The engine, if it is to do the work; see `engine_options`."""
+        options = self.engine_options
+        if options == "auto":
+            on_cuda = self.device.type == "cuda"
+            options = EngineOptions.for_device(self.device, low_vram=self.low_vram) if on_cuda else None
+        if options is None or self.training or autocast is False:
+            self._come_back()
+            return None
+        if self._engine is None or (self._engine.device, self._engine.options) != (self.device, options):
+            self._engine = RenderingEngine(self.device, options)
+        return self._engine
+
+    def _come_back(self) -> None:
+        """Networks that the engine has sent to main memory are needed themselves."""
+        if self._device is not None and any(p.device != self._device for p in self.parameters()):
+            self.to(self._device)
+
+    def train(self, mode: bool = True) -> SceneTok:
+        if mode:
+            self._come_back()
+        return super().train(mode)
 
     def _target_cameras(self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch]) -> CameraBatch:
         """One path for each scene, in units of the capture -> a batch of them as the denoiser needs them."""
@@ -290,6 +331,7 @@ class SceneTok(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SceneTok:
         super()._apply(fn, recurse)
+        self._device = self.compressor.scene_tokens.device if self.low_vram else None
         for autoencoder in self._autoencoders:
             if isinstance(autoencoder, Autoencoder):
                 autoencoder.to(self.device)

@@ -285,5 +285,5 @@ def test_typical_mistakes_are_seen(mistake: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", sorted(TRUNKS))
 def test_poses_left_unrounded_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for network in (Denoiser, SceneGenerator):
-        monkeypatch.setattr(network, "_rounded", lambda self, poses: poses)
+        monkeypatch.setattr(network, "rounded_poses", lambda self, poses: poses)
     assert is_seen(load_case(name))

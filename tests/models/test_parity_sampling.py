@@ -39,7 +39,7 @@ def first_becomes_last(name: str, levels: tuple[int, ...], end: int, ceiling: in
 
 
 NETWORK_CASE = sampling_parity.network_case
-SHIFT_TIME, SWEEP, GUIDED, MASK = flow.shift_time, schedules._sweep, sampling._guided, draws.condition_mask
+SHIFT_TIME, SWEEP, GUIDED, MASK = flow.shift_time, schedules._sweep, sampling.guided, draws.condition_mask
 PERTURBATIONS: dict[str, tuple[object, str, Any, list[str]]] = {
     "shift of times": (schedules, "shift_time", shifted_more, ["c06_samplers", "c08_sample_vdc", "c08_sample_wan"]),
     "shift of the grid": (flow, "shift_time", shifted_more, ["c07_scheduler", "c09_sample_scene"]),
@@ -47,7 +47,7 @@ PERTURBATIONS: dict[str, tuple[object, str, Any, list[str]]] = {
     "order of the window": (schedules, "_sweep", first_becomes_last, ["c06_samplers", "c08_sample_vdc"]),
     "scale of times": (flow, "TRAINING_TIMES", 990, ["c07_scheduler", *CASES_WITH_NETWORKS]),
     "scale of a sampler's times": (sampling, "network_time", lambda t: 990 * t, ["c08_sample_vdc"]),
-    "guidance": (sampling, "_guided", lambda v, g: GUIDED(v, 1.02 * g), ["c08_sample_vdc", "c09_sample_scene"]),
+    "guidance": (sampling, "guided", lambda v, g: GUIDED(v, 1.02 * g), ["c08_sample_vdc", "c09_sample_scene"]),
     "sign of the velocity": (losses, "velocity_target", lambda x, e: x - e, LOSSES),
     "direction of the interpolation": (losses, "interpolate", lambda x, e, t: flow.interpolate(e, x, t), LOSSES),
     "frames of a window": (

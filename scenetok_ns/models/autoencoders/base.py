@@ -113,13 +113,31 @@ class Autoencoder(nn.Module, ABC):
         return self.decode_raw(self.space.denormalize(latents))
 
     def decode_stream(
-        self, pieces: Iterable[Float[Tensor, "b l c h w"]]
+        self, pieces: Iterable[Float[Tensor, "b l c h w"]], *, num_frames: int | None = None
     ) -> Iterator[Float[Tensor, "b f 3 height width"]]:
         """Decode a clip whose latents arrive in pieces of whole chunks; frames come as soon as they are final.
 
-        Joined, they equal `decode` of the joined latents. Here chunks are taken as independent; an autoencoder whose
-        chunks influence one another overrides this.
+        Joined, they equal the first `num_frames` (None: all) frames of `decode` of the joined latents; work for others
+        is left out where that changes nothing. All pieces are taken, whatever is wanted of them.
         """
+        given = 0
+        for frames in self._decode_pieces(pieces, num_frames):
+            wanted = frames if num_frames is None else frames[:, : max(num_frames - given, 0)]
+            given += frames.shape[1]
+            if wanted.shape[1]:
+                yield wanted
+
+    def for_inference(self, device: torch.device, dtype: torch.dtype, *, low_vram: bool = False) -> Autoencoder:
+        """An autoencoder that does what this one does, to the rounding of `dtype`, in the fastest known way.
+
+        Its weights are copies of their own on `device`, or this one's; its other direction may be this one's, too.
+        low_vram: with less memory, if need be slower.
+        """
+        return self
+
+    def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
+        """All frames, of which those from `num_frames` on need not be right. Chunks are taken as independent; an
+        autoencoder whose chunks influence one another overrides this."""
         for piece in pieces:
             yield self.decode(piece)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.models.autoencoders.base import Autoencoder
@@ -24,12 +23,15 @@ class OffloadedAutoencoder(Autoencoder):
         super().__init__(inner.space)
         self.inner = inner.to(HOME)
 
-    def decode_stream(
-        self, pieces: Iterable[Float[Tensor, "b l c h w"]]
-    ) -> Iterator[Float[Tensor, "b f 3 height width"]]:
-        """As the inner one's; the weights are away while the next piece is being made."""
+    def for_inference(self, device: torch.device, dtype: torch.dtype, *, low_vram: bool = False) -> Autoencoder:
+        """The inner one's, if it has weights of its own on the device: a decoder's, in half precision, take little."""
+        prepared = self.inner.for_inference(device, dtype, low_vram=low_vram)
+        return self if prepared is self.inner else prepared
+
+    def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
+        """The weights are away while the next piece is being made."""
         try:
-            yield from self.inner.decode_stream(self._arriving(pieces))
+            yield from self.inner._decode_pieces(self._arriving(pieces), num_frames)
         finally:
             self._go_home()
 

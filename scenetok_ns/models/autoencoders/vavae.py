@@ -6,6 +6,7 @@ Checked against recorded runs of the published network (parity case `vavae`).
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders import weights as weight_files
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
+from scenetok_ns.models.autoencoders.vavae_fast import FastEncoder
 from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
 
@@ -123,10 +125,21 @@ class VAVAE(Autoencoder):
         super().__init__(space)
         self.network: Any = network
         self.max_batch = max_batch
+        self._fast: FastEncoder | None = None
+        """Set in copies that `for_inference` makes; it then encodes instead of the network."""
+
+    def for_inference(self, device: torch.device, dtype: torch.dtype, *, low_vram: bool = False) -> VAVAE:
+        prepared = copy.copy(self)
+        prepared._fast = FastEncoder(self.network, device, dtype)
+        prepared.max_batch = 4 if low_vram else self.max_batch
+        return prepared
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, h, w] in [-1, 1] -> mean and log-variance [n, c, h / 16, w / 16], float32."""
-        h = self.network.quant_conv(self.network.encoder(pixels.to(self.network.dtype)))
+        if self._fast is not None:
+            h = self._fast(pixels)
+        else:
+            h = self.network.quant_conv(self.network.encoder(pixels.to(self.network.dtype)))
         mean, logvar = h.float().chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 

@@ -9,6 +9,7 @@ a clip in other pieces therefore gives other numbers, and nothing here pretends 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from scenetok_ns.models.autoencoders import weights as weight_files
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
+from scenetok_ns.models.autoencoders.video_dcae_fast import FastDecoder
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
 from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import TemporalLayout
@@ -105,6 +107,8 @@ class VideoDCAE(Autoencoder):
         super().__init__(space)
         self.network = network
         self.tiling = tiling
+        self._fast: FastDecoder | None = None
+        """Set in copies that `for_inference` makes; a tile then runs through it instead of the network."""
 
     def encode_video(
         self, video: Float[Tensor, "b f 3 height width"], tiling: Tiling | None = None
@@ -124,6 +128,8 @@ class VideoDCAE(Autoencoder):
         return _run_tiled(self.network.decoder, self._to_network(latents), time, space).transpose(1, 2)
 
     def _to_network(self, x: Tensor) -> Tensor:
+        if self._fast is not None:
+            return x.transpose(1, 2).to(self._fast.dtype)
         return x.transpose(1, 2).to(self.network.encoder.project_in.conv.weight.dtype)
 
     def _encode(self, frames: Tensor, noise: torch.Generator | Tensor | None) -> Tensor:
@@ -134,10 +140,13 @@ class VideoDCAE(Autoencoder):
         video = _run_tiled(self._decode_all_frames, self._to_network(latents), time, space).transpose(1, 2)
         return video.to(latents.dtype) / 2 + 0.5
 
-    def decode_stream(
-        self, pieces: Iterable[Float[Tensor, "b l c h w"]]
-    ) -> Iterator[Float[Tensor, "b f 3 height width"]]:
-        """As `decode` of the whole clip: a tile runs as soon as its latents are there.
+    def for_inference(self, device: torch.device, dtype: torch.dtype, *, low_vram: bool = False) -> VideoDCAE:
+        prepared = copy.copy(self)
+        prepared._fast = FastDecoder(self.network.decoder, device, dtype, strips=8 if low_vram else 2)
+        return prepared
+
+    def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
+        """A tile runs as soon as its latents are there.
 
         The last frames of a tile are held back, since the next tile fades in over them.
         """
@@ -147,8 +156,9 @@ class VideoDCAE(Autoencoder):
         tiles = 0
 
         def tile(latents: Tensor) -> Tensor:
+            wanted = None if num_frames is None else num_frames - tiles * time.keep
             raw = self._to_network(self.space.denormalize(latents))
-            video = _run_tiled_in_space(self._decode_all_frames, raw, space)
+            video = _run_tiled_in_space(lambda x: self._decode_all_frames(x, wanted), raw, space)
             return video if before is None else cross_fade(before, video, time.blend, 2)
 
         def finished(video: Tensor, dtype: torch.dtype) -> Tensor:
@@ -162,21 +172,30 @@ class VideoDCAE(Autoencoder):
                 waiting, tiles = waiting[:, time.step :], tiles + 1
         if waiting is None:
             return
-        if tiles == 0:
-            yield self.decode(waiting)
-        elif tiles == 1 and waiting.shape[1] == time.size - time.step and before is not None:
+        if tiles == 1 and waiting.shape[1] == time.size - time.step and before is not None:
             # A clip of exactly one tile is not cut in time: nothing fades in over its end.
             yield finished(before[:, :, time.keep :], waiting.dtype)
-        else:
-            while waiting.shape[1]:
-                before = tile(waiting)
-                yield finished(time.trim(before, 2), waiting.dtype)
-                waiting = waiting[:, time.step :]
+            return
+        if tiles == 0:  # a clip shorter than a tile is not cut in time either
+            yield finished(tile(waiting), waiting.dtype)
+            return
+        while waiting.shape[1]:
+            before = tile(waiting)
+            yield finished(time.trim(before, 2), waiting.dtype)
+            waiting, tiles = waiting[:, time.step :], tiles + 1
 
-    def _decode_all_frames(self, latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b 3 f height width"]:
-        if latents.shape[2] > 1:
-            return self.network.decoder(latents)
-        return self.network.decoder(latents.expand(-1, -1, 2, -1, -1))[:, :, :TIME]
+    def _decode_all_frames(
+        self, latents: Float[Tensor, "b c l h w"], wanted: int | None = None
+    ) -> Float[Tensor, "b 3 f height width"]:
+        """Frames of one tile; those from `wanted` on need not be there, if it is at least one."""
+        single = latents.shape[2] == 1
+        if single:
+            latents = latents.expand(-1, -1, 2, -1, -1)
+        if self._fast is None:
+            frames = self.network.decoder(latents)
+        else:
+            frames = self._fast(latents, None if wanted is None else max(wanted, 1))
+        return frames[:, :, :TIME] if single else frames
 
 
 def _run_tiled(network: Callable[[Tensor], Tensor], x: Tensor, time: _Axis, space: _Axis) -> Tensor:

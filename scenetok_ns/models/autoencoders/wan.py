@@ -6,7 +6,7 @@ loader is for Wan 2.1 and does not fit it. Checked against recorded runs (parity
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,20 @@ class WanVAE(Autoencoder):
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self._by_chunk(latents, self.space.layout.latents_per_chunk, self.decode_video) / 2 + 0.5
+
+    def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
+        """Chunk by chunk, and of the last one no more latents than its wanted frames need: it is causal."""
+        layout, given = self.space.layout, 0
+        for piece in pieces:
+            for chunk in piece.split(layout.latents_per_chunk, dim=1):
+                wanted = layout.frames_per_chunk if num_frames is None else num_frames - given
+                if wanted <= 0:
+                    continue
+                latents = min(layout.latents_per_chunk, 1 + -(-(wanted - 1) // layout.frames_per_latent))
+                raw = self.space.denormalize(chunk[:, :latents])
+                parts = [self.decode_video(part).to(piece.dtype) for part in raw.split(self.max_batch)]
+                given += layout.frames_per_chunk
+                yield (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
     def _by_chunk(self, x: Tensor, length: int, run: Callable[[Tensor], Tensor]) -> Tensor:
         chunks = x.unflatten(1, (-1, length)).flatten(0, 1)

@@ -23,7 +23,7 @@ class Watched(PixelAutoencoder):
         super().__init__(SPACE)
         self.events: list[str] = []
 
-    def decode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
         held = None
         for piece in pieces:
             if held is not None:

@@ -1,0 +1,369 @@
+"""Speed and memory of encoding, rendering and generation: the plain loop and the engine in one run.
+
+Full-size networks with random weights, for every preset; presets whose networks and samplers are equal share a row.
+
+    python benchmarks/rendering.py --output rendering.json
+    python benchmarks/rendering.py --preset re10k --only path view     # a part of it
+    python benchmarks/rendering.py --rehearse                          # the tiny presets on the CPU: the script runs
+
+`floor`: the arithmetic of the work (matrix products, convolutions and attention as the plain modules do them) at the
+speed of a large bfloat16 matrix product, measured in the same run. `first`: until the first frames are there. `peak`:
+device memory of tensors, all weights included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from scenetok_ns.models.autoencoders import vavae, video_dcae, wan
+from scenetok_ns.models.autoencoders.base import Autoencoder, to_channels_last
+from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
+from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.engine.options import EngineOptions
+from scenetok_ns.models.noise import latent_noise
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset, preset_names
+from scenetok_ns.models.rendering import pad_path
+from scenetok_ns.models.sampling import path_schedule, sample_windows
+from scenetok_ns.models.scenegen import generate
+from scenetok_ns.models.scenetok import SceneTok
+
+console = Console(width=170)
+GIB = 2**30
+RUNS = 5
+"""Timed runs of the engine, of which the median counts; the plain loop, which is slow, is timed once."""
+
+
+@dataclass(frozen=True)
+class Result:
+    presets: str
+    work: str
+    how: str
+    """plain or engine."""
+    ms: float
+    first_ms: float | None = None
+    frames: int | None = None
+    peak_gib: float | None = None
+    floor_ms: float | None = None
+    cold_s: float | None = None
+    """The first run: weights laid out, kernels compiled, graphs captured."""
+
+    @property
+    def frames_per_second(self) -> float | None:
+        return None if self.frames is None else 1e3 * self.frames / self.ms
+
+    @property
+    def over_floor(self) -> float | None:
+        return None if not self.floor_ms else self.ms / self.floor_ms
+
+
+@dataclass(frozen=True)
+class Work:
+    """One measured piece of work: `plain` and `engine` call it with its argument; both give frames or tensors."""
+
+    name: str
+    plain: Callable[[], Iterator[Tensor]]
+    engine: Callable[[], Iterator[Tensor]]
+    frames: int | None = None
+    flops: Callable[[], float] | None = None
+
+
+class Bench:
+    """A preset's model on the device, and the work that is measured on it."""
+
+    def __init__(self, preset: Preset, device: torch.device) -> None:
+        self.preset, self.device = preset, device
+        self.model = random_model(preset, device)
+        self.options = EngineOptions.for_device(device)
+        self.frames = {"video_dcae": 128, "wan": 34}.get(preset.target_autoencoder.name, 16)
+        self.images = torch.rand(preset.data.views.num_context, 3, *self.model.image_size, device=device)
+        self.tokens = self.model.encode(self.images, self.cameras(len(self.images)))
+
+    def cameras(self, count: int) -> CameraBatch:
+        """A walk to the right."""
+        c2w = torch.eye(4).repeat(1, count, 1, 1)
+        c2w[..., 0, 3] = torch.arange(count) / 50
+        return CameraBatch(c2w, torch.eye(3).repeat(1, count, 1, 1)).to(self.device)
+
+    def work(self) -> Iterator[Work]:
+        steps = self.preset.sampler.steps
+        yield self._encode()
+        yield self._denoise()
+        yield self._decode()
+        yield self._render(f"path of {self.frames} frames", self.frames, steps)
+        yield self._render(f"view, {steps} steps", 1, steps)
+        yield self._render("view, 4 steps", 1, 4)
+        if self.preset.scene_sampler is not None:
+            yield from (self._generate(guidance) for guidance in (1.0, 3.0))
+
+    def use(self, how: str) -> None:
+        self.model.engine_options = self.options if how == "engine" else None
+
+    def _encode(self) -> Work:
+        def run() -> Iterator[Tensor]:
+            yield self.model.encode(self.images, self.cameras(len(self.images))).mean
+
+        return Work(f"encode {len(self.images)} views", run, run, flops=lambda: flops_of(run))
+
+    def _path(self) -> tuple[CameraBatch, Tensor]:
+        space = self.model.target_autoencoder.space
+        cameras = pad_path(self.cameras(self.frames), space.layout, self.preset.sampler.window)
+        shape = (space.channels, *space.latent_size(self.model.image_size))
+        noise = latent_noise(0, space.layout.num_latents(cameras.num_views), shape)
+        return cameras, noise.to(self.device)
+
+    def _denoise(self) -> Work:
+        model, layout, sampler = self.model, self.model.target_autoencoder.space.layout, self.preset.sampler
+        cameras, noise = self._path()
+        tokens = self.tokens.mean[None]
+        autocast = self.device.type == "cuda"
+
+        def plain() -> Iterator[Tensor]:
+            parts = sample_windows(model.denoiser, tokens, cameras, noise, layout, sampler, autocast=autocast)
+            yield from (part.latents for part in parts)
+
+        def engine() -> Iterator[Tensor]:
+            made = model.engine_for(None)
+            assert made is not None
+            yield from made.sample_latents(model.denoiser, tokens, cameras, noise, layout, sampler)
+
+        def flops() -> float:
+            forwards = path_schedule(sampler, noise.shape[1]).steps
+            one = replace(sampler, steps=1)
+            window = noise[:, : sampler.window]
+            few = cameras.select(slice(layout.num_frames(window.shape[1])))
+            once = sample_windows(model.denoiser, tokens, few, window, layout, one, autocast=autocast)
+            return forwards * flops_of(lambda: once)
+
+        return Work(f"denoise {self.frames} frames", plain, engine, self.frames, flops)
+
+    def _decode(self) -> Work:
+        plain = self.model.target_autoencoder
+        _, noise = self._path()
+        pieces = noise.split(max(plain.space.layout.latents_per_chunk, 4), dim=1)
+        prepared: list[Autoencoder] = []
+
+        def engine() -> Iterator[Tensor]:
+            if not prepared:
+                prepared.append(plain.for_inference(self.device, self.options.dtype))
+            return prepared[0].decode_stream(pieces, num_frames=self.frames)
+
+        def plainly() -> Iterator[Tensor]:
+            return plain.decode_stream(pieces, num_frames=self.frames)
+
+        return Work(f"decode {self.frames} frames", plainly, engine, self.frames, lambda: flops_of(plainly))
+
+    def _render(self, name: str, frames: int, steps: int) -> Work:
+        sampler = replace(self.preset.sampler, steps=steps)
+
+        def run() -> Iterator[Tensor]:
+            windows = self.model.render_windows(self.tokens, self.cameras(frames), sampler=sampler)
+            yield from (window.frames for window in windows)
+
+        return Work(name, run, run, frames)
+
+    def _generate(self, guidance: float) -> Work:
+        assert self.preset.scene_sampler is not None
+        sampler = replace(self.preset.scene_sampler, guidance=guidance)
+        anchors = self.cameras(self.preset.data.views.num_context)
+
+        def run() -> Iterator[Tensor]:
+            yield generate(self.model, self.images[:1], self.cameras(1), anchors, sampler=sampler).mean
+
+        return Work(f"generate, {sampler.steps} steps, guidance {guidance:g}", run, run)
+
+
+def random_model(preset: Preset, device: torch.device) -> SceneTok:
+    """Networks of full size. Layers that training starts from zero are drawn, too: silent ones would hide errors."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        context, target = (random_autoencoder(config, device) for config in autoencoders_of(preset))
+        model = SceneTok(preset, context, target).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def autoencoders_of(preset: Preset) -> tuple[AutoencoderConfig, AutoencoderConfig]:
+    return preset.context_autoencoder, preset.target_autoencoder
+
+
+def random_autoencoder(config: AutoencoderConfig, device: torch.device) -> Autoencoder:
+    """In the precision that `build_autoencoder` runs it in."""
+    half = torch.bfloat16 if device.type == "cuda" else torch.float32
+    space = latent_space(config)
+    made: Autoencoder
+    if config.name == "vavae":
+        made = vavae.VAVAE(space, vavae.build_network(vavae.VAVAEConfig())).to(half)
+    elif config.name == "video_dcae":
+        made = video_dcae.VideoDCAE(space, VideoDCAENetwork(VideoDCAEConfig()))
+    elif config.name == "wan":
+        made = wan.WanVAE(space, wan.build_network(wan.WanConfig())).to(half)
+        to_channels_last(made)
+    else:
+        made = build_autoencoder(config, device=device).to(device)
+    return made.requires_grad_(False).eval()
+
+
+def flops_of(run: Callable[[], Iterator[Tensor]]) -> float:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        for _ in run():
+            pass
+    return float(counter.get_total_flops())
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(run: Callable[[], Iterator[Tensor]], device: torch.device) -> tuple[float, float]:
+    """Milliseconds until the first result is there, and until all are."""
+    wait(device)
+    start, first = time.perf_counter(), None
+    for result in run():
+        if first is None:
+            if result.is_cuda:  # not the whole device: later work may be under way
+                torch.cuda.current_stream(device).synchronize()
+            first = time.perf_counter()
+    wait(device)
+    return 1e3 * ((first or start) - start), 1e3 * (time.perf_counter() - start)
+
+
+def measure(bench: Bench, names: str, work: Work, how: str, floor_ms: float | None) -> Result:
+    device = bench.device
+    run = work.plain if how == "plain" else work.engine
+    bench.use(how)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with torch.no_grad():
+        cold = timed(run, device)[1]
+        runs = [timed(run, device) for _ in range(1 if how == "plain" else RUNS)]
+    return Result(
+        presets=names,
+        work=work.name,
+        how=how,
+        ms=statistics.median(total for _, total in runs),
+        first_ms=statistics.median(first for first, _ in runs) if work.frames else None,
+        frames=work.frames,
+        peak_gib=torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else None,
+        floor_ms=floor_ms,
+        cold_s=cold / 1e3,
+    )
+
+
+def matrix_speed(device: torch.device) -> float:
+    """Operations a second of a large matrix product in bfloat16, on random numbers."""
+    size = 8192 if device.type == "cuda" else 512
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(10):
+        a @ b
+    wait(device)
+    return 20 * size**3 / (time.perf_counter() - start)
+
+
+def groups(presets: list[Preset]) -> Iterator[tuple[str, Preset]]:
+    """Presets that do the same work, under their joined names."""
+    found: dict[str, list[Preset]] = {}
+    for preset in presets:
+        same = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset) if f.name in WORK_FIELDS}
+        size = (preset.data.image_size, preset.data.views.num_context, preset.data.views.max_condition_views)
+        found.setdefault(f"{same}{size}", []).append(preset)
+    for members in found.values():
+        yield ", ".join(member.name for member in members), members[0]
+
+
+WORK_FIELDS = {
+    "context_autoencoder",
+    "target_autoencoder",
+    "compressor",
+    "denoiser",
+    "sampler",
+    "scene_generator",
+    "scene_sampler",
+}
+
+
+def run_all(args: argparse.Namespace, device: torch.device, speed: float) -> Iterator[Result]:
+    names = args.preset or (["scenetok-tiny", "scenegen-tiny"] if args.rehearse else preset_names())
+    for joined, preset in groups([load_preset(name) for name in names]):
+        bench = Bench(preset, device)
+        for work in bench.work():
+            if args.only and not any(word.lower() in work.name for word in args.only):
+                continue
+            bench.use("plain")
+            floor = None if work.flops is None else 1e3 * work.flops() / speed
+            for how in args.how:
+                yield measure(bench, joined, work, how, floor)
+        del bench, work
+        gc.collect()
+
+
+def table_of(results: list[Result], title: str) -> Table:
+    table = Table(title=title)
+    for name in ("presets", "work", "how"):
+        table.add_column(name)
+    for name in ("ms", "first ms", "frames/s", "peak GiB", "floor ms", "x floor", "cold s"):
+        table.add_column(name, justify="right")
+    for r in results:
+        figures = (r.ms, r.first_ms, r.frames_per_second, r.peak_gib, r.floor_ms, r.over_floor, r.cold_s)
+        forms = ("{:.1f}", "{:.1f}", "{:.1f}", "{:.2f}", "{:.1f}", "{:.2f}", "{:.1f}")
+        cells = ("-" if n is None else form.format(n) for n, form in zip(figures, forms, strict=True))
+        table.add_row(r.presets, r.work, r.how, *cells)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", nargs="*", default=[], help="names; none: all")
+    parser.add_argument("--only", nargs="*", default=[], help="words; work whose name has one of them is measured")
+    parser.add_argument("--how", nargs="*", default=["plain", "engine"], choices=["plain", "engine"])
+    parser.add_argument("--output", type=Path, default=Path("rendering.json"), help="JSON file to write")
+    parser.add_argument("--rehearse", action="store_true", help="the tiny presets on the CPU")
+    args = parser.parse_args()
+    if not args.rehearse and not torch.cuda.is_available():
+        parser.error("full size needs a CUDA device; --rehearse runs the tiny presets on the CPU")
+    device = torch.device("cpu" if args.rehearse else "cuda")
+    name = "CPU, tiny presets: a rehearsal" if args.rehearse else torch.cuda.get_device_name()
+    speed = matrix_speed(device)
+    console.print(f"{name}, torch {torch.__version__}, matrix products at {speed / 1e12:.1f} TFLOP/s")
+    results: list[Result] = []
+    for result in run_all(args, device, speed):
+        results.append(result)
+        console.print(f"{result.presets}: {result.work}, {result.how}: {result.ms:.1f} ms", highlight=False)
+        report = {
+            "device": name,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "matrix_tflops": speed / 1e12,
+            "results": [asdict(r) for r in results],
+        }
+        args.output.write_text(json.dumps(report, indent=1))  # after every result: a killed run keeps what it has
+    console.print(table_of(results, f"{name}, torch {torch.__version__}"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""The decoder of Video DC-AE laid out for inference: the same function of the same weights, to rounding.
+
+What differs from `video_dcae_layers.Decoder`, which it is tested against:
+
+* channels lie last, so that 1 x 1 convolutions are matrix products and norms read whole rows;
+* nearest enlargement and the convolution behind it are one convolution of the small image with merged kernels: of the
+  27 taps that a fine position reads, those that fall on the same coarse position are added beforehand (12 or 8 stay);
+* the finest stage runs in horizontal strips with as much margin as its convolutions reach, which bounds memory;
+* frames that nobody wants are dropped as early as the reach of the convolutions behind allows. The coarse stages attend
+  to the whole clip and always run whole.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scenetok_ns.models.autoencoders.video_dcae_layers import (
+    HEAD_SIZE,
+    ChannelRMSNorm,
+    Decoder,
+    DuplicatingShortcut,
+    EfficientViTBlock,
+    Fold,
+    Residual,
+    ResidualConvs,
+    Upsample,
+)
+from scenetok_ns.models.engine.kernels import bias_silu, norm_modulate
+
+BLOCK_REACH = 2
+"""Positions that a residual block of two convolutions looks to each side."""
+Maps = Float[Tensor, "b t h w c"]
+
+
+class FastDecoder:
+    """`Decoder`, given and giving [b, c, t, h, w]."""
+
+    def __init__(self, decoder: Decoder, device: torch.device, dtype: torch.dtype, *, strips: int = 1) -> None:
+        """Weights are copied to `device` in `dtype`. strips: parts that the finest stage runs in, whose largest maps
+        are half a GiB each for a tile of 32 frames in half precision."""
+        self.dtype, self._strips = dtype, strips
+        self._project_in = _Enlarging.of(cast(Residual, decoder.project_in), device, dtype)
+        self._stages = [_Stage.of(cast(Any, stage), device, dtype) for stage in reversed(decoder.stages)]
+        norm, _, last = cast(Any, decoder.project_out).op_list
+        self._norm_out = _Norm.of(norm, device, dtype)
+        self._conv_out = _Conv.of(last.conv, device, dtype)
+
+    def __call__(
+        self, latents: Float[Tensor, "b c l h w"], frames: int | None = None
+    ) -> Float[Tensor, "b 3 f height width"]:
+        """Decode latents (at least two, or one that stays one frame).
+
+        frames: how many leading frames are wanted; None: all.
+        """
+        x = self._project_in(latents.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous())
+        for stage in self._stages[:-1]:
+            x = stage(x, self._needed(stage, frames))
+        x = self._finest(x, frames)
+        return x.permute(0, 4, 1, 2, 3)
+
+    def _needed(self, stage: _Stage, frames: int | None) -> int | None:
+        """Frames that have to come out of a stage for the first `frames` of the clip to be right; None: all."""
+        behind = self._stages[self._stages.index(stage) + 1 :]
+        if frames is None or any(each.whole or each.changes_time for each in behind):
+            return None
+        return frames + 1 + sum(each.reach for each in behind)
+
+    def _finest(self, x: Maps, frames: int | None) -> Maps:
+        finest, strips = self._stages[-1], self._strips
+        if finest.whole or strips == 1 or finest.changes_time:
+            return self._last_layers(x, frames)
+        margin = -(-(finest.reach + 1) // 2)  # rows of the coarser image
+        rows = x.shape[2]
+        edges = [rows * i // strips for i in range(strips + 1)]
+        done = []
+        for start, stop in pairwise(edges):
+            above, below = max(start - margin, 0), min(stop + margin, rows)
+            part = self._last_layers(x[:, :, above:below].contiguous(), frames)
+            done.append(part[:, :, 2 * (start - above) : 2 * (stop - above)])
+        return torch.cat(done, dim=2)
+
+    def _last_layers(self, x: Maps, frames: int | None) -> Maps:
+        x = self._stages[-1](x, None if frames is None else frames + 1)
+        x = F.relu(self._norm_out(x))
+        return self._conv_out(x)[:, :frames]
+
+
+class _Norm(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, norm: ChannelRMSNorm, device: torch.device, dtype: torch.dtype) -> _Norm:
+        return cls(norm.weight.detach().to(device, dtype), norm.bias.detach().to(device, dtype), norm.eps)
+
+    def __call__(self, x: Maps, residual: Maps | None = None) -> Maps:
+        return norm_modulate(x, self.weight, self.bias, self.eps, residual)
+
+
+class _Conv(NamedTuple):
+    weight: Tensor
+    bias: Tensor | None
+    padding: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def of(cls, conv: nn.Conv3d, device: torch.device, dtype: torch.dtype) -> _Conv:
+        weight = conv.weight.detach().to(device, dtype).contiguous(memory_format=torch.channels_last_3d)
+        bias = None if conv.bias is None else conv.bias.detach().to(device, dtype)
+        return cls(weight, bias, cast("tuple[int, ...]", conv.padding), conv.groups)
+
+    def __call__(self, x: Maps, with_bias: bool = True) -> Maps:
+        bias = self.bias if with_bias else None
+        out = F.conv3d(x.permute(0, 4, 1, 2, 3), self.weight, bias, padding=self.padding, groups=self.groups)
+        return out.permute(0, 2, 3, 4, 1).contiguous()
+
+
+class _Enlarging(NamedTuple):
+    """`Residual(Conv or Upsample, DuplicatingShortcut)`."""
+
+    fold: Fold
+    conv: _Conv
+    """Of the enlarged image; for a clip of one time step, which is not enlarged in time."""
+    merged: _Conv
+    out_channels: int
+
+    @classmethod
+    def of(cls, residual: Residual, device: torch.device, dtype: torch.dtype) -> _Enlarging:
+        main, shortcut = residual.main, cast(DuplicatingShortcut, residual.shortcut)
+        fold = main.fold if isinstance(main, Upsample) else (1, 1, 1)
+        plain = cast(Any, main).conv if isinstance(main, Upsample) else cast(Any, main)
+        merged = nn.Conv3d(1, 1, 1)
+        merged.weight, merged.bias = nn.Parameter(merge_kernels(plain.conv.weight.detach().float(), fold)), None
+        merged.padding = (1, 1, 1)
+        own = _Conv.of(plain.conv, device, dtype)
+        return cls(fold, own, _Conv.of(merged, device, dtype), shortcut.out_channels)
+
+    def __call__(self, x: Maps) -> Maps:
+        fold = self.fold
+        if x.shape[1] == 1 and fold[0] == 2:
+            # An image: merging in time does not apply. Too small to be worth a kernel of its own.
+            large = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            return self.conv(large) + self._shortcut_of_image(x)
+        b, t, h, w, _ = x.shape
+        phases = fold[0] * fold[1] * fold[2]
+        bias = cast(Tensor, self.conv.bias)
+        computed = self.merged(x).unflatten(-1, (phases, self.out_channels))
+        out = x.new_empty(b, t, fold[0], h, fold[1], w, fold[2], self.out_channels)
+        step = x.shape[-1] // self.out_channels if phases > 1 else 1
+        repeats = self.out_channels * phases // x.shape[-1]
+        for phase in range(phases):
+            dt, dy, dx = phase // (fold[1] * fold[2]), phase // fold[2] % fold[1], phase % fold[2]
+            # Phase 0 of a doubled axis reads the position before and its own, phase 1 its own and the next.
+            own = computed[:, dt : dt + t, dy : dy + h, dx : dx + w, phase]
+            place = out[:, :, dt, :, dy, :, dx]
+            shortcut = x[..., phase // repeats :: step] if phases > 1 else _repeated(x, self.out_channels)
+            torch.add(own, shortcut + bias, out=place)
+        return out.view(b, t * fold[0], h * fold[1], w * fold[2], self.out_channels)
+
+    def _shortcut_of_image(self, x: Maps) -> Maps:
+        """`DuplicatingShortcut` without enlargement in time."""
+        shortcut = DuplicatingShortcut(self.out_channels, (1, *self.fold[1:]))
+        return shortcut(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
+
+
+def _repeated(x: Maps, channels: int) -> Maps:
+    return x.repeat_interleave(channels // x.shape[-1], dim=-1)
+
+
+def merge_kernels(weight: Float[Tensor, "out c 3 3 3"], fold: Fold) -> Float[Tensor, "phases*out c kt kh kw"]:
+    """Kernels that compute on an image what `weight` computes on its nearest enlargement, for each phase of a position.
+
+    Along a doubled axis, phase 0 has the taps (before, own) = (w0, w1 + w2), phase 1 (own, after) = (w0 + w1, w2).
+    """
+    halves = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1.0, 1, 0], [0, 0, 1]]], device=weight.device)
+    whole = torch.eye(3, device=weight.device)[None]
+    t, h, w = (halves if factor == 2 else whole for factor in fold)
+    merged = torch.einsum("oixyz,ptx,quy,rvz->pqroituv", weight, t, h, w)
+    return merged.flatten(0, 3)
+
+
+class _Stage:
+    """One resolution: enlargement, then blocks."""
+
+    def __init__(self, enlarge: _Enlarging | None, blocks: list[_ConvBlock | _AttentionBlock]) -> None:
+        self.enlarge, self.blocks = enlarge, blocks
+
+    @classmethod
+    def of(cls, stage: Any, device: torch.device, dtype: torch.dtype) -> _Stage:
+        enlarge: _Enlarging | None = None
+        blocks: list[_ConvBlock | _AttentionBlock] = []
+        for op in stage.op_list:
+            if isinstance(op, EfficientViTBlock):
+                blocks.append(_AttentionBlock.of(op, device, dtype))
+            elif isinstance(op.main, ResidualConvs):
+                blocks.append(_ConvBlock.of(op.main, device, dtype))
+            else:
+                enlarge = _Enlarging.of(op, device, dtype)
+        return cls(enlarge, blocks)
+
+    @property
+    def whole(self) -> bool:
+        """Whether its blocks attend to everything."""
+        return any(isinstance(block, _AttentionBlock) for block in self.blocks)
+
+    @property
+    def changes_time(self) -> bool:
+        return self.enlarge is not None and self.enlarge.fold[0] == 2
+
+    @property
+    def reach(self) -> int:
+        """Frames, and rows, that its convolutions look to each side of a position of its output."""
+        return (self.enlarge is not None) + BLOCK_REACH * len(self.blocks)
+
+    def __call__(self, x: Maps, frames: int | None) -> Maps:
+        """`frames`: how many leading frames of the output have to be right, and are given; None: all."""
+        behind = BLOCK_REACH * len(self.blocks)
+        if self.enlarge is not None:
+            if frames is not None and not self.whole:
+                x = _first(x, frames + behind + 1)
+            x = self.enlarge(x)
+        for block in self.blocks:
+            if frames is not None and not self.whole:
+                x = _first(x, frames + behind)
+                behind -= BLOCK_REACH
+            x = block(x)
+        return x if frames is None else _first(x, frames)
+
+
+def _first(x: Maps, frames: int) -> Maps:
+    return x if x.shape[1] <= frames else x[:, :frames].contiguous()
+
+
+class _ConvBlock(NamedTuple):
+    """`Residual(ResidualConvs)`."""
+
+    conv1: _Conv
+    conv2: _Conv
+    norm: _Norm
+
+    @classmethod
+    def of(cls, block: ResidualConvs, device: torch.device, dtype: torch.dtype) -> _ConvBlock:
+        norm = cast(ChannelRMSNorm, block.conv2.norm)
+        conv1, conv2 = (_Conv.of(conv.conv, device, dtype) for conv in (block.conv1, block.conv2))
+        return cls(conv1, conv2, _Norm.of(norm, device, dtype))
+
+    def __call__(self, x: Maps) -> Maps:
+        inner = bias_silu(self.conv1(x, with_bias=False), cast(Tensor, self.conv1.bias))
+        return self.norm(self.conv2(inner), residual=x)
+
+
+class _AttentionBlock(NamedTuple):
+    """`EfficientViTBlock`."""
+
+    qkv: Tensor
+    spread: _Conv
+    mix: Float[Tensor, "groups 32 32"]
+    proj: Tensor
+    proj_norm: _Norm
+    widen: Tensor
+    widen_bias: Tensor
+    local: _Conv
+    narrow: Tensor
+    narrow_norm: _Norm
+
+    @classmethod
+    def of(cls, block: EfficientViTBlock, device: torch.device, dtype: torch.dtype) -> _AttentionBlock:
+        attention, convs = cast(Any, block.context_module.main), cast(Any, block.local_module.main)
+        spread, mix = attention.aggreg[0]
+
+        def matrix(conv: nn.Conv3d) -> Tensor:
+            return conv.weight.detach().flatten(1).to(device, dtype)
+
+        return cls(
+            qkv=matrix(attention.qkv.conv),
+            spread=_Conv.of(spread, device, dtype),
+            mix=matrix(mix).unflatten(0, (-1, HEAD_SIZE)).transpose(1, 2).contiguous(),
+            proj=matrix(attention.proj.conv),
+            proj_norm=_Norm.of(attention.proj.norm, device, dtype),
+            widen=matrix(convs.inverted_conv.conv),
+            widen_bias=convs.inverted_conv.conv.bias.detach().to(device, dtype),
+            local=_Conv.of(convs.depth_conv.conv, device, dtype),
+            narrow=matrix(convs.point_conv.conv),
+            narrow_norm=_Norm.of(convs.point_conv.norm, device, dtype),
+        )
+
+    def __call__(self, x: Maps) -> Maps:
+        x = self.proj_norm(F.linear(self._attend(x), self.proj), residual=x)
+        inner = F.silu(F.linear(x, self.widen, self.widen_bias))
+        value, gate = self.local(inner).chunk(2, dim=-1)
+        return self.narrow_norm(F.linear(value * F.silu(gate), self.narrow), residual=x)
+
+    def _attend(self, x: Maps) -> Maps:
+        """ReLU linear attention at two scales: of the projections, and of their mix over 5 x 5 x 5 positions."""
+        b, t, h, w, _ = x.shape
+        qkv = F.linear(x, self.qkv)
+        spread = self.spread(qkv).view(b * t * h * w, -1, HEAD_SIZE).transpose(0, 1)
+        mixed = torch.bmm(spread, self.mix).transpose(0, 1).reshape(qkv.shape)
+        both = torch.cat([relu_attention(each.reshape(b, t * h * w, -1)) for each in (qkv, mixed)], dim=-1)
+        return both.view(b, t, h, w, -1)
+
+
+def relu_attention(qkv: Float[Tensor, "b n 3*heads*32"], eps: float = 1e-15) -> Float[Tensor, "b n heads*32"]:
+    """`relu_linear_attention` of heads that hold 32 numbers each of q, k and v, one head after the other."""
+    b, n, _ = qkv.shape
+    q, k, v = qkv.view(b, n, -1, 3, HEAD_SIZE).permute(3, 0, 2, 1, 4).unbind()
+    q, k = F.relu(q).flatten(0, 1), F.relu(k).flatten(0, 1)
+    sums = torch.cat([torch.bmm(k.mT, v.flatten(0, 1)), k.sum(dim=1, dtype=torch.float32).to(k)[..., None]], dim=-1)
+    attended = torch.bmm(q, sums).float()
+    out = attended[..., :-1] / (attended[..., -1:] + eps)
+    return out.to(qkv.dtype).unflatten(0, (b, -1)).transpose(1, 2).flatten(2)

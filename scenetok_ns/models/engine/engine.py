@@ -1,0 +1,262 @@
+"""The rendering engine: denoising and decoding on streams of their own, in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from scenetok_ns.models.autoencoders.base import Autoencoder
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.compressor import Compressor
+from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.engine.compiling import BlockCompiler
+from scenetok_ns.models.engine.compressing import CompressingEngine
+from scenetok_ns.models.engine.denoising import DenoisingEngine
+from scenetok_ns.models.engine.options import EngineOptions
+from scenetok_ns.models.engine.streams import working
+from scenetok_ns.models.engine.token_sampling import TokenEngine
+from scenetok_ns.models.engine.worker import Report, Worker
+from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig
+from scenetok_ns.models.rendering import CleanViews, RenderedFrames, StartedPath, decode_windows, start_path
+from scenetok_ns.models.sampling import OnStep, SampledLatents, checked_schedule
+from scenetok_ns.models.scene_generator import SceneGenerator
+from scenetok_ns.models.temporal import TemporalLayout
+
+KEPT_AUTOENCODERS = 2
+"""A model has one for context views and one for targets."""
+Fingerprint = tuple[tuple[int, int], ...]
+T = TypeVar("T")
+Finished = tuple[T, "torch.cuda.Event | None"]
+"""A result, and when it is there."""
+
+
+def tensors_of(result: object) -> Iterator[Tensor]:
+    """All tensors of what the engine makes."""
+    if isinstance(result, RenderedFrames):
+        yield result.frames
+        for part in result.denoised:
+            yield from tensors_of(part)
+    elif isinstance(result, SampledLatents):
+        yield result.latents
+        yield result.uncertainty
+    elif isinstance(result, Tensor):
+        yield result
+
+
+def fingerprint(module: nn.Module) -> Fingerprint:
+    """Changes when a weight is replaced or written to; compares no values, and does not wait for the device."""
+    return tuple((parameter.data_ptr(), parameter._version) for parameter in module.parameters())
+
+
+class RenderingEngine:
+    """Everything of a model that is prepared for rendering on one device.
+
+    Weights are copied when they are first needed, and again after they have changed. Any thread may call; the work is
+    done by one (see `worker`). Results are valid on the stream that is current where they are taken.
+    """
+
+    def __init__(self, device: torch.device, options: EngineOptions | None = None) -> None:
+        self.device = device
+        self.options = options or EngineOptions.for_device(device)
+        self._worker = Worker("scenetok engine")
+        self._denoising: tuple[Fingerprint, DenoisingEngine] | None = None
+        self._generating: tuple[Fingerprint, TokenEngine] | None = None
+        self._compressing: tuple[Fingerprint, CompressingEngine] | None = None
+        self._autoencoders: dict[int, tuple[Autoencoder, Autoencoder]] = {}
+        on_cuda = device.type == "cuda"
+        self._compute_stream = torch.cuda.Stream(device) if on_cuda else None
+        # Frames that can be seen go before latents of later windows.
+        self._decode_stream = torch.cuda.Stream(device, priority=-1) if on_cuda else None
+
+    def render_windows(
+        self,
+        denoiser: Denoiser,
+        autoencoder: Autoencoder,
+        tokens: Float[Tensor, "b n dim"],
+        cameras: CameraBatch,
+        image_size: tuple[int, int],
+        sampler: SamplerConfig,
+        *,
+        seed: int | Sequence[int] = 0,
+        clean: CleanViews | None = None,
+        on_step: OnStep | None = None,
+    ) -> Iterator[RenderedFrames]:
+        """As `rendering.render_windows`, which see; errors in the arguments are raised at once here, too."""
+        path = start_path(autoencoder.space, tokens, cameras, image_size, sampler, seed, clean)
+        layout = autoencoder.space.layout
+        checked_schedule(denoiser, path.cameras, path.noise, layout, sampler, path.clean)
+
+        def start(report: Report) -> Iterator[Finished[RenderedFrames]]:
+            denoising = self._denoising_engine(denoiser)
+            decoder = self._prepared(autoencoder)
+            sampled = denoising.sample_windows(
+                tokens, path.cameras, path.noise, layout, sampler, clean=path.clean, on_step=report
+            )
+            return self._decoded(decoder, sampled, path)
+
+        return self._results(start, on_step)
+
+    def sample_latents(
+        self,
+        denoiser: Denoiser,
+        tokens: Float[Tensor, "b n dim"],
+        cameras: CameraBatch,
+        noise: Float[Tensor, "b latents c h w"],
+        layout: TemporalLayout,
+        sampler: SamplerConfig,
+        *,
+        on_step: OnStep | None = None,
+    ) -> Iterator[Float[Tensor, "b new c h w"]]:
+        """Latents of a path as they become final, without decoding; arguments and errors as `sample_windows`."""
+        checked_schedule(denoiser, cameras, noise, layout, sampler)
+
+        def start(report: Report) -> Iterator[Finished[Tensor]]:
+            denoising = self._denoising_engine(denoiser)
+            for part in denoising.sample_windows(tokens, cameras, noise, layout, sampler, on_step=report):
+                yield self._finished(part.latents, self._compute_stream)
+
+        return self._results(start, on_step)
+
+    def sample_scene_tokens(
+        self,
+        generator: SceneGenerator,
+        noise: Float[Tensor, "b n dim"],
+        latents: Float[Tensor, "b v c h w"],
+        cameras: CameraBatch,
+        anchors: CameraBatch,
+        mask: Bool[Tensor, "b v"],
+        config: SceneSamplerConfig,
+        *,
+        on_step: OnStep | None = None,
+    ) -> Float[Tensor, "b n dim"]:
+        """As `sampling.sample_scene_tokens`, which see."""
+
+        def start(report: Report) -> Iterator[Finished[Tensor]]:
+            engine = self._token_engine(generator)
+            yield self._finished(
+                engine.sample_scene_tokens(noise, latents, cameras, anchors, mask, config, on_step=report),
+                self._compute_stream,
+            )
+
+        (tokens,) = self._results(start, on_step)
+        return tokens
+
+    def gaussian_parameters(
+        self,
+        compressor: Compressor,
+        autoencoder: Autoencoder,
+        images: Float[Tensor, "b v 3 height width"],
+        cameras: CameraBatch,
+    ) -> Float[Tensor, "b N 2*dim"]:
+        """Images and their cameras, as the compressor must see them -> its parameters of the scene tokens."""
+
+        def start(report: Report) -> Iterator[Finished[Tensor]]:
+            engine = self._compressing_engine(compressor)
+            with working(self._compute_stream):
+                latents = self._prepared(autoencoder).encode(images)
+            yield self._finished(engine.gaussian_parameters(latents, cameras), self._compute_stream)
+
+        (parameters,) = self._results(start, None)
+        return parameters
+
+    def __deepcopy__(self, memo: dict[int, object]) -> RenderingEngine:
+        """A copied model prepares its own weights."""
+        return RenderingEngine(self.device, self.options)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RenderingEngine, (self.device, self.options)
+
+    def _results(self, start: Callable[[Report], Iterator[Finished[T]]], on_step: OnStep | None) -> Iterator[T]:
+        """Results of a job of the worker, on the caller's stream, whose work so far the job waits for."""
+        ready = self._event(None)
+
+        def job(report: Report) -> Iterator[Finished[T]]:
+            if ready is not None:
+                torch.cuda.set_device(self.device)
+                for stream in (self._compute_stream, self._decode_stream):
+                    cast(torch.cuda.Stream, stream).wait_event(ready)
+            return start(report)
+
+        for result, event in self._worker.run(job, on_step):
+            if event is not None:
+                current = torch.cuda.current_stream(self.device)
+                current.wait_event(event)
+                for tensor in tensors_of(result):
+                    tensor.record_stream(current)
+            yield result
+
+    def _decoded(
+        self, decoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath
+    ) -> Iterator[Finished[RenderedFrames]]:
+        """Frames, decoded while later windows are being denoised."""
+        stream = self._decode_stream
+
+        def handed_over() -> Iterator[SampledLatents]:
+            for part in sampled:
+                if stream is not None and self._compute_stream is not None:
+                    stream.wait_event(self._compute_stream.record_event())
+                    for tensor in tensors_of(part):
+                        tensor.record_stream(stream)
+                yield part
+
+        windows = decode_windows(decoder, handed_over(), path)
+        while True:
+            with working(stream):
+                window = next(windows, None)
+            if window is None:
+                return
+            yield self._finished(window, stream)
+
+    def _denoising_engine(self, denoiser: Denoiser) -> DenoisingEngine:
+        if self._denoising is None or self._denoising[0] != fingerprint(denoiser):
+            self._denoising = None  # frees the memory first
+            compiler = BlockCompiler(self.options.compile)
+            engine = DenoisingEngine(denoiser, self.device, self.options, compiler, self._compute_stream)
+            self._denoising = self._copied(denoiser), engine
+        return self._denoising[1]
+
+    def _token_engine(self, generator: SceneGenerator) -> TokenEngine:
+        if self._generating is None or self._generating[0] != fingerprint(generator):
+            self._generating = None
+            engine = TokenEngine(generator, self.device, self.options, self._compute_stream)
+            self._generating = self._copied(generator), engine
+        return self._generating[1]
+
+    def _compressing_engine(self, compressor: Compressor) -> CompressingEngine:
+        if self._compressing is None or self._compressing[0] != fingerprint(compressor):
+            self._compressing = None
+            engine = CompressingEngine(compressor, self.device, self.options, self._compute_stream)
+            self._compressing = self._copied(compressor), engine
+        return self._compressing[1]
+
+    def _copied(self, module: nn.Module) -> Fingerprint:
+        """What the weights are known by from now on, once a copy has been made of them."""
+        if self.options.low_vram:
+            module.to("cpu")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return fingerprint(module)
+
+    def _prepared(self, autoencoder: Autoencoder) -> Autoencoder:
+        """What works in the place of `autoencoder`, whose weights do not change."""
+        known = self._autoencoders.get(id(autoencoder))
+        if known is None or known[0] is not autoencoder:
+            options = self.options
+            made = autoencoder.for_inference(self.device, options.dtype, low_vram=options.low_vram)
+            while len(self._autoencoders) >= KEPT_AUTOENCODERS:
+                del self._autoencoders[next(iter(self._autoencoders))]
+            self._autoencoders[id(autoencoder)] = known = autoencoder, made
+        return known[1]
+
+    def _finished(self, result: T, stream: torch.cuda.Stream | None) -> Finished[T]:
+        return result, self._event(stream)
+
+    def _event(self, stream: torch.cuda.Stream | None) -> torch.cuda.Event | None:
+        """What has been asked of a stream so far (None: the current one)."""
+        if self.device.type != "cuda":
+            return None
+        return (stream or torch.cuda.current_stream(self.device)).record_event()

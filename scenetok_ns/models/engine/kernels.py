@@ -1,0 +1,122 @@
+"""Element-wise work between matrix products, each as one pass over memory.
+
+Triton kernels where they can run (CUDA with triton, which comes with torch on Linux), else the same in torch's own
+operations. They compile in about a second in all, and Triton keeps them between processes. Results are formed in
+float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.models.rope import RotaryTable, apply_rotary
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def norm_modulate(
+    x: Float[Tensor, "*rows dim"],
+    scale: Float[Tensor, "*some dim"],
+    shift: Float[Tensor, "*some dim"],
+    eps: float,
+    residual: Float[Tensor, "*rows dim"] | None = None,
+) -> Float[Tensor, "*rows dim"]:
+    """x / rms(x) * scale + shift, plus `residual`; scale and shift broadcast over leading dimensions of `x`.
+
+    `x` and `residual` are contiguous; scale and shift are [dim], or [b, n, dim] with contiguous rows.
+    """
+    if _usable(x) and (layout := _layout(scale, x)) is not None and layout == _layout(shift, x):
+        return _triton().norm_modulate(x, scale, shift, layout, eps, residual)
+    out = F.rms_norm(x.float(), x.shape[-1:], eps=eps) * scale + shift
+    return (out if residual is None else out + residual).to(x.dtype)
+
+
+def norm_rotate(
+    x: Float[Tensor, "b n heads d"], weight: Float[Tensor, "heads d"] | None, rotary: RotaryTable | None, eps: float
+) -> Float[Tensor, "b heads n d"]:
+    """RMS norm of each head (None: without), then the rotation of its position; `x` may be a slice of a product."""
+    if _usable(x) and x.stride(3) == 1 and x.stride(2) == x.shape[3]:
+        return _triton().norm_rotate(x, weight, rotary, eps)
+    if weight is not None:
+        x = (F.rms_norm(x.float(), x.shape[-1:], eps=eps) * weight.float()).to(x.dtype)
+    heads = x.transpose(1, 2)
+    return heads if rotary is None else apply_rotary(heads, rotary)
+
+
+def silu_product(x: Float[Tensor, "*rows 2*dim"]) -> Float[Tensor, "*rows dim"]:
+    """SiLU(u) * w of the halves (u, w) of a contiguous `x`."""
+    if _usable(x):
+        return _triton().silu_product(x)
+    u, w = x.chunk(2, dim=-1)
+    return F.silu(u) * w
+
+
+def bias_silu(x: Float[Tensor, "*rows dim"], bias: Float[Tensor, " dim"]) -> Float[Tensor, "*rows dim"]:
+    """SiLU(x + bias) of a contiguous `x`."""
+    if _usable(x):
+        return _triton().bias_silu(x, bias)
+    return F.silu(x + bias)
+
+
+def group_norm(
+    x: Float[Tensor, "n h w c"],
+    weight: Float[Tensor, " c"],
+    bias: Float[Tensor, " c"],
+    groups: int,
+    eps: float,
+    before: Float[Tensor, " c"] | None = None,
+    *,
+    silu: bool,
+) -> Float[Tensor, "n h w c"]:
+    """Group norm of x + before, with SiLU behind it if asked for; `x` is contiguous, channels last."""
+    if _usable(x):
+        return _triton().group_norm(x, weight, bias, groups, eps, before, silu)
+    maps = (x if before is None else x + before).permute(0, 3, 1, 2)
+    out = F.group_norm(maps, groups, weight, bias, eps).permute(0, 2, 3, 1)
+    return F.silu(out) if silu else out
+
+
+def add_with_bias(
+    x: Float[Tensor, "*rows c"], y: Float[Tensor, "*rows c"], bias: Float[Tensor, " c"]
+) -> Float[Tensor, "*rows c"]:
+    """x + y + bias of contiguous tensors."""
+    if _usable(x):
+        return _triton().add_with_bias(x, y, bias)
+    return x + (y + bias)
+
+
+def _usable(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # the compiler joins plain operations with their neighbours
+        return False
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and triton_available()
+
+
+@cache
+def triton_available() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def _triton() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.engine.triton_kernels")
+
+
+def _layout(modulation: Tensor, x: Tensor) -> tuple[int, int, int, int] | None:
+    """How the rows of something that broadcasts over the last leading dimensions of `x` lie: number and distance of
+    the inner ones, then of the outer ones. None: not so that the kernel can follow."""
+    if modulation.shape[-1] != x.shape[-1] or modulation.stride(-1) != 1:
+        return None
+    if modulation.ndim == 1:
+        return 1, 0, 1, 0
+    if modulation.ndim != 3 or x.ndim < 3:
+        return None
+    spread = modulation.expand(x.shape[-3:])
+    return spread.shape[1], spread.stride(1), spread.shape[0], spread.stride(0)

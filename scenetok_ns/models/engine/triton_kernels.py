@@ -1,0 +1,277 @@
+"""The Triton kernels behind `kernels.py`, which alone imports this module."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from scenetok_ns.models.rope import RotaryTable
+
+ELEMENTS = 4096
+"""Numbers that a program works on, about: what 4 to 8 warps hold in registers."""
+
+
+def norm_modulate(
+    x: Tensor, scale: Tensor, shift: Tensor, layout: tuple[int, int, int, int], eps: float, residual: Tensor | None
+) -> Tensor:
+    dim = x.shape[-1]
+    rows = x.numel() // dim
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    block = triton.next_power_of_2(dim)
+    together = max(1, min(16, ELEMENTS // block))
+    if rows < 132 * 4 * together:  # few rows: spread them over all processors
+        together = max(1, rows // (132 * 4))
+        together = 1 << (together.bit_length() - 1)
+    _norm_modulate[(triton.cdiv(rows, together),)](
+        x,
+        scale,
+        shift,
+        x if residual is None else residual,
+        out,
+        rows,
+        dim,
+        *layout,
+        eps,
+        ROWS=together,
+        BLOCK=block,
+        RESIDUAL=residual is not None,
+        num_warps=4 if together * block <= 2048 else 8,
+    )
+    return out
+
+
+def norm_rotate(x: Tensor, weight: Tensor | None, rotary: RotaryTable | None, eps: float) -> Tensor:
+    b, n, heads, d = x.shape
+    out = x.new_empty(b, heads, n, d)
+    cos, sin = (x, x) if rotary is None else rotary  # never read without a rotation
+    _norm_rotate[(b * n,)](
+        x,
+        x if weight is None else weight,
+        cos,
+        sin,
+        out,
+        n,
+        heads,
+        d,
+        x.stride(0),
+        x.stride(1),
+        eps,
+        HEADS=triton.next_power_of_2(heads),
+        BLOCK=triton.next_power_of_2(d),
+        NORM=weight is not None,
+        ROTARY=rotary is not None,
+        num_warps=4,
+    )
+    return out
+
+
+def silu_product(x: Tensor) -> Tensor:
+    dim = x.shape[-1] // 2
+    out = x.new_empty(*x.shape[:-1], dim)
+    _silu_product[(x.numel() // (2 * dim), triton.cdiv(dim, 1024))](x, out, dim, BLOCK=1024, num_warps=4)
+    return out
+
+
+def bias_silu(x: Tensor, bias: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    count = x.numel()
+    _bias_silu[(triton.cdiv(count, 2048),)](x, bias, out, count, x.shape[-1], BLOCK=2048, num_warps=4)
+    return out
+
+
+def group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, before: Tensor | None, silu: bool
+) -> Tensor:
+    """Two passes: sums of each channel over stretches of positions, then the norm with what they give."""
+    n, channels = x.shape[0], x.shape[-1]
+    positions = x.numel() // (n * channels)
+    stretch = 256
+    stretches = triton.cdiv(positions, stretch)
+    block = triton.next_power_of_2(channels)
+    sums = x.new_empty(n, stretches, 2, channels, dtype=torch.float32)
+    rows = max(1, ELEMENTS // block)
+    shift = weight if before is None else before  # never read without one
+    _channel_sums[(n, stretches)](
+        x,
+        shift,
+        sums,
+        positions,
+        channels,
+        STRETCH=stretch,
+        ROWS=rows,
+        BLOCK=block,
+        BEFORE=before is not None,
+        num_warps=8,
+    )
+    means = sums.sum(1).unflatten(-1, (groups, -1)).sum(-1) / (positions * (channels // groups))
+    mean, square = means.unbind(1)
+    inverse = torch.rsqrt(square - mean.square() + eps)
+    scale = inverse.repeat_interleave(channels // groups, dim=1) * weight
+    offset = bias - mean.repeat_interleave(channels // groups, dim=1) * scale
+    if before is not None:
+        offset = offset + before * scale
+    out = torch.empty_like(x)
+    count = positions * channels
+    _scale_shift[(triton.cdiv(count, 2048), n)](
+        x, scale, offset, out, count, channels, BLOCK=2048, SILU=silu, num_warps=4
+    )
+    return out
+
+
+def add_with_bias(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    count = x.numel()
+    _add_with_bias[(triton.cdiv(count, 2048),)](x, y, bias, out, count, x.shape[-1], BLOCK=2048, num_warps=4)
+    return out
+
+
+@triton.jit
+def _norm_modulate(
+    x,
+    scale,
+    shift,
+    residual,
+    out,
+    rows,
+    dim,
+    inner_rows,
+    inner_stride,
+    outer_rows,
+    outer_stride,
+    eps,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    mask = (row < rows) & (column < dim)
+    place = row.to(tl.int64) * dim + column
+    values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(values * values, axis=1) / dim + eps)[:, None]
+    modulated = (row % inner_rows).to(tl.int64) * inner_stride + column
+    modulated += ((row // inner_rows) % outer_rows).to(tl.int64) * outer_stride
+    result = values * inverse * tl.load(scale + modulated, mask=mask, other=0.0).to(tl.float32)
+    result += tl.load(shift + modulated, mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        result += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _norm_rotate(
+    x,
+    weight,
+    cos,
+    sin,
+    out,
+    n,
+    heads,
+    d,
+    stride_b,
+    stride_n,
+    eps,
+    HEADS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    NORM: tl.constexpr,
+    ROTARY: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    element, position = token // n, token % n
+    head = tl.arange(0, HEADS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    mask = (head < heads) & (column < d)
+    start = x + element * stride_b + position * stride_n + head * d
+    values = tl.load(start + column, mask=mask, other=0.0).to(tl.float32)
+    result = values
+    if NORM:
+        inverse = tl.rsqrt(tl.sum(values * values, axis=1) / d + eps)[:, None]
+        result = values * inverse * tl.load(weight + head * d + column, mask=mask, other=0.0).to(tl.float32)
+    if ROTARY:
+        # The partner in the pair of dimensions (2i, 2i + 1), which lies in the same cache line.
+        partner = column ^ 1
+        sign = tl.where(column % 2 == 0, -1.0, 1.0)
+        turned = tl.load(start + partner, mask=mask, other=0.0).to(tl.float32)
+        turned = sign * turned
+        if NORM:
+            turned = turned * inverse * tl.load(weight + head * d + partner, mask=mask, other=0.0).to(tl.float32)
+        angle = position * d + column
+        result = result * tl.load(cos + angle, mask=column < d, other=0.0)
+        result += turned * tl.load(sin + angle, mask=column < d, other=0.0)
+    place = ((element * heads + head) * n + position) * d + column
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _silu_product(x, out, dim, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = column < dim
+    u = tl.load(x + row * 2 * dim + column, mask=mask, other=0.0).to(tl.float32)
+    w = tl.load(x + row * 2 * dim + dim + column, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row * dim + column, (u * tl.sigmoid(u) * w).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _bias_silu(x, bias, out, count, dim, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < count
+    values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    values += tl.load(bias + place % dim, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place, (values * tl.sigmoid(values)).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _channel_sums(
+    x,
+    before,
+    sums,
+    positions,
+    channels,
+    STRETCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BEFORE: tl.constexpr,
+):
+    image, stretch = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    column = tl.arange(0, BLOCK)[None, :]
+    plain = tl.zeros((ROWS, BLOCK), tl.float32)
+    squared = tl.zeros((ROWS, BLOCK), tl.float32)
+    for first in range(0, STRETCH, ROWS):
+        row = stretch * STRETCH + first + tl.arange(0, ROWS)[:, None]
+        mask = (row < positions) & (column < channels)
+        values = tl.load(x + (image * positions + row) * channels + column, mask=mask, other=0.0).to(tl.float32)
+        if BEFORE:
+            added = tl.load(before + column, mask=column < channels, other=0.0).to(tl.float32)
+            values = tl.where(mask, values + added, 0.0)
+        plain += values
+        squared += values * values
+    place = sums + ((image * tl.num_programs(1) + stretch) * 2) * channels + tl.arange(0, BLOCK)
+    inside = tl.arange(0, BLOCK) < channels
+    tl.store(place, tl.sum(plain, axis=0), mask=inside)
+    tl.store(place + channels, tl.sum(squared, axis=0), mask=inside)
+
+
+@triton.jit
+def _scale_shift(x, scale, offset, out, count, channels, BLOCK: tl.constexpr, SILU: tl.constexpr):
+    image = tl.program_id(1).to(tl.int64)
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < count
+    column = image * channels + place % channels
+    values = tl.load(x + image * count + place, mask=mask, other=0.0).to(tl.float32)
+    values = values * tl.load(scale + column, mask=mask, other=0.0) + tl.load(offset + column, mask=mask, other=0.0)
+    if SILU:
+        values = values * tl.sigmoid(values)
+    tl.store(out + image * count + place, values.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _add_with_bias(x, y, bias, out, count, dim, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < count
+    values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    values += tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+    values += tl.load(bias + place % dim, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place, values.to(out.dtype.element_ty), mask=mask)

@@ -1,0 +1,209 @@
+"""The arithmetic of `models/dit.py` over weights that are laid out for inference, as plain functions.
+
+What differs from the modules, none of it beyond rounding:
+
+* all blocks' adaLN layers are one matrix, so that the modulations of a step are one large product;
+* a norm's weight is folded into the scale behind it, and the 1 of `1 + scale` into its bias;
+* the feed-forward is padded with zeros to a multiple of 64: 2730, as published, falls on slow unaligned kernels;
+* all blocks' keys and values of the context are one product.
+
+Activations are [copies, b, n, hidden]: with guidance, the conditional and the unconditional copy of each element share
+one set of modulations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scenetok_ns.models.attention import attention
+from scenetok_ns.models.dit import NORM_EPS, Block, Trunk
+from scenetok_ns.models.engine.kernels import norm_modulate, norm_rotate, silu_product
+from scenetok_ns.models.layers import FEED_FORWARD_MULTIPLE, SwiGLU, padded_feed_forward
+from scenetok_ns.models.rope import RotaryTable
+
+CHUNKS = 6
+"""Shift, scale and gate, for the self-attention and for the feed-forward."""
+
+
+class BlockWeights(NamedTuple):
+    """Of one block; a tuple, so that one compiled function serves all blocks."""
+
+    qkv: Tensor
+    qkv_bias: Tensor
+    qk_norm: Float[Tensor, "2*heads d"]
+    proj: Tensor
+    proj_bias: Tensor
+    cross_q: Tensor
+    cross_q_bias: Tensor
+    cross_q_norm: Float[Tensor, "heads d"]
+    cross_proj: Tensor
+    cross_proj_bias: Tensor
+    w12: Tensor
+    w12_bias: Tensor
+    w3: Tensor
+    w3_bias: Tensor
+
+
+class TrunkWeights(NamedTuple):
+    blocks: list[BlockWeights]
+    modulation: Float[Tensor, "all hidden"]
+    """Rows: CHUNKS * hidden of each block, then shift and scale of the final layer."""
+    modulation_bias: Float[Tensor, " all"]
+    cross_kv: Float[Tensor, "depth*2*hidden hidden"]
+    cross_kv_bias: Float[Tensor, " depth*2*hidden"]
+    cross_k_norm: Float[Tensor, "depth d"]
+    final: Tensor
+    final_bias: Tensor
+
+    @property
+    def head_dim(self) -> int:
+        return self.cross_k_norm.shape[1]
+
+
+RunBlock = Callable[..., Tensor]
+
+
+def trunk_weights(trunk: Trunk, device: torch.device, dtype: torch.dtype) -> TrunkWeights:
+    """A copy of a trunk's weights, folded in float32, then in `dtype` on `device`."""
+    blocks = [cast(Block, block) for block in trunk.blocks]
+
+    def stored(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device, dtype)
+
+    def joined(layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
+        return torch.cat([stored(layer.weight) for layer in layers]), torch.cat([stored(la.bias) for la in layers])
+
+    final = trunk.final_layer
+    adaln: list[tuple[nn.Module, list[Tensor]]] = [
+        (block.adaLN_modulation, [block.norm1.weight, block.norm2.weight]) for block in blocks
+    ]
+    adaln.append((final.adaLN_modulation, [final.norm_final.weight]))
+    # Cast one by one: all of them in float32 would take as much memory as the network.
+    modulation, modulation_bias = zip(*(map(stored, folded_modulation(*each)) for each in adaln), strict=True)
+    cross_kv, cross_kv_bias = joined([layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)])
+    return TrunkWeights(
+        blocks=[BlockWeights(*map(stored, _block_tensors(block))) for block in blocks],
+        modulation=torch.cat(modulation),
+        modulation_bias=torch.cat(modulation_bias),
+        cross_kv=cross_kv,
+        cross_kv_bias=cross_kv_bias,
+        cross_k_norm=torch.stack([stored(cast(Tensor, block.attn2.k_norm.weight)) for block in blocks]),
+        final=stored(final.linear.weight),
+        final_bias=stored(final.linear.bias),
+    )
+
+
+def keys_values(
+    weights: TrunkWeights, context: Float[Tensor, "b keys hidden"]
+) -> tuple[Float[Tensor, "depth b heads keys d"], Float[Tensor, "depth b heads keys d"]]:
+    """Keys, normed, and values of every block; in the dtype of the weights."""
+    depth, d = weights.cross_k_norm.shape
+    both = F.linear(context.to(weights.cross_kv.dtype), weights.cross_kv, weights.cross_kv_bias)
+    k, v = rearrange(both, "b n (depth two h d) -> two depth b h n d", depth=depth, two=2, d=d)
+    return _norm(k, weights.cross_k_norm[:, None, None, None]), v.contiguous()
+
+
+def modulations(
+    weights: TrunkWeights, condition: Float[Tensor, "rows hidden"], out: Float[Tensor, "rows all"] | None = None
+) -> Float[Tensor, "rows all"]:
+    """Shifts, scales (plus 1, times the norm's weight) and gates of all blocks and of the final layer."""
+    if out is None:
+        return F.linear(condition, weights.modulation, weights.modulation_bias)
+    return torch.addmm(weights.modulation_bias, condition, weights.modulation.t(), out=out)
+
+
+def run_trunk(
+    weights: TrunkWeights,
+    x: Float[Tensor, "copies b n hidden"],
+    modulation: Float[Tensor, "b1 n1 all"],
+    keys: Float[Tensor, "depth copies*b heads keys d"],
+    values: Float[Tensor, "depth copies*b heads keys d"],
+    rotary: RotaryTable | None,
+    run_block: RunBlock,
+) -> Float[Tensor, "copies b n out"]:
+    """`Trunk.forward` given its modulations, which may be the same for all elements or tokens (b1, n1 = 1)."""
+    hidden = x.shape[-1]
+    for index, block in enumerate(weights.blocks):
+        own = modulation[..., index * CHUNKS * hidden : (index + 1) * CHUNKS * hidden]
+        x = run_block(block, x, own, keys[index], values[index], rotary)
+    shift, scale = modulation[..., -2 * hidden :].chunk(2, dim=-1)
+    return F.linear(norm_modulate(x, scale, shift, NORM_EPS), weights.final, weights.final_bias)
+
+
+def block_forward(
+    weights: BlockWeights,
+    x: Float[Tensor, "copies b n hidden"],
+    modulation: Float[Tensor, "b1 n1 6*hidden"],
+    keys: Float[Tensor, "copies*b heads keys d"],
+    values: Float[Tensor, "copies*b heads keys d"],
+    rotary: RotaryTable | None,
+) -> Float[Tensor, "copies b n hidden"]:
+    """`Block.forward`; few kernels even when it is not compiled."""
+    shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
+    d = keys.shape[-1]
+    heads = x.shape[-1] // d
+    qkv = F.linear(norm_modulate(x, scale1, shift1, NORM_EPS), weights.qkv, weights.qkv_bias)
+    qkv = rearrange(qkv, "c b n (h3 d) -> (c b) n h3 d", d=d)
+    q, k = norm_rotate(qkv[:, :, : 2 * heads], weights.qk_norm, rotary, NORM_EPS).chunk(2, dim=1)
+    attended = attention(q, k, qkv[:, :, 2 * heads :].transpose(1, 2))
+    x = torch.addcmul(x, gate1, F.linear(_joined(attended, x), weights.proj, weights.proj_bias))
+    q = rearrange(F.linear(x, weights.cross_q, weights.cross_q_bias), "c b n (h d) -> (c b) n h d", d=d)
+    attended = attention(norm_rotate(q, weights.cross_q_norm, rotary, NORM_EPS), keys, values)
+    x = x + F.linear(_joined(attended, x), weights.cross_proj, weights.cross_proj_bias)
+    inner = silu_product(F.linear(norm_modulate(x, scale2, shift2, NORM_EPS), weights.w12, weights.w12_bias))
+    return torch.addcmul(x, gate2, F.linear(inner, weights.w3, weights.w3_bias))
+
+
+def _joined(attended: Float[Tensor, "cb h n d"], like: Tensor) -> Float[Tensor, "c b n hidden"]:
+    return rearrange(attended, "(c b) h n d -> c b n (h d)", c=like.shape[0])
+
+
+def _norm(x: Tensor, weight: Tensor) -> Tensor:
+    return (F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS) * weight.float()).to(x.dtype)
+
+
+def folded_modulation(layer: nn.Module, norms: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of an adaLN layer with each norm's weight w folded in: w (1 + scale).
+
+    Its output holds, for each norm, a shift and a scale, and a gate where there are three chunks to a norm.
+    """
+    linear = cast(nn.Linear, cast(nn.Sequential, layer)[1])
+    weight, bias = linear.weight.detach().float().clone(), linear.bias.detach().float().clone()
+    hidden = weight.shape[1]
+    per_norm = len(weight) // (hidden * len(norms))
+    for index, norm in enumerate(norms):
+        rows = slice((index * per_norm + 1) * hidden, (index * per_norm + 2) * hidden)
+        factor = norm.detach().float()
+        weight[rows] *= factor[:, None]
+        bias[rows] = (bias[rows] + 1) * factor
+    return weight, bias
+
+
+def _block_tensors(block: Block) -> tuple[Tensor, ...]:
+    own, cross = cast(Any, block.attn), cast(Any, block.attn2)
+    return (
+        own.qkv.weight,
+        own.qkv.bias,
+        torch.cat([norm.expand(own.num_heads, -1) for norm in (own.q_norm.weight, own.k_norm.weight)]),
+        own.proj.weight,
+        own.proj.bias,
+        cross.to_q.weight,
+        cross.to_q.bias,
+        cross.q_norm.weight.expand(cross.num_heads, -1).contiguous(),
+        cross.proj.weight,
+        cross.proj.bias,
+        *feed_forward(block.mlp),
+    )
+
+
+def feed_forward(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """w12 and its bias, w3 and its bias, wide enough for fast kernels."""
+    padded = padded_feed_forward(layer.w12.weight, layer.w12.bias, layer.w3.weight, FEED_FORWARD_MULTIPLE)
+    return *padded, layer.w3.bias

@@ -1,0 +1,182 @@
+"""The steps of one window of latents, on buffers that stay where they are, so that a step can be a CUDA graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.engine import trunk
+from scenetok_ns.models.engine.graphs import StepGraphs
+from scenetok_ns.models.layers import embed_patches
+from scenetok_ns.models.rope import RotaryTable
+
+CAPACITY = 64
+"""Steps whose time embeddings lie on the device at once."""
+
+
+@dataclass(frozen=True)
+class DenoiserWeights:
+    """What a step needs of a denoiser, in the engine's precision."""
+
+    trunk: trunk.TrunkWeights
+    patches: Tensor
+    patches_bias: Tensor | None
+    latent_shape: tuple[int, int, int]
+    grid: tuple[int, int]
+    patch_size: int
+
+    @classmethod
+    def of(cls, denoiser: Denoiser, device: torch.device, dtype: torch.dtype) -> DenoiserWeights:
+        embed = denoiser.model.x_embedder.proj
+        return cls(
+            trunk=trunk.trunk_weights(denoiser.model, device, dtype),
+            patches=embed.weight.detach().to(device, dtype),
+            patches_bias=None if embed.bias is None else embed.bias.detach().to(device, dtype),
+            latent_shape=denoiser.latent_shape,
+            grid=denoiser.grid,
+            patch_size=denoiser.config.patch_size,
+        )
+
+
+@dataclass(frozen=True)
+class WindowKey:
+    """What the shapes and the arithmetic of a step follow from."""
+
+    batch: int
+    latents: int
+    copies: int
+    """2 with guidance, which takes a prediction without the scene beside each other one."""
+    num_tokens: int
+    multistep: bool
+
+
+class WindowSteps:
+    """Latents of a window on their way from noise to data.
+
+    `load` what belongs to a stretch of steps, then call `step` for each, then read `x`, `previous` and `conditional`.
+    Nothing here waits for the device.
+    """
+
+    def __init__(
+        self,
+        weights: DenoiserWeights,
+        key: WindowKey,
+        rotary: RotaryTable,
+        run_block: trunk.RunBlock,
+        graphs: StepGraphs | None,
+    ) -> None:
+        self.weights, self.key, self.rotary, self.run_block, self._graphs = weights, key, rotary, run_block, graphs
+        dtype, device = weights.patches.dtype, weights.patches.device
+        depth, d = weights.trunk.cross_k_norm.shape
+        hidden = weights.trunk.modulation.shape[1]
+        b, w, positions = key.batch, key.latents, weights.grid[0] * weights.grid[1]
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, device=device, dtype=dtype)
+
+        self.x = zeros(b, w, *weights.latent_shape)
+        self.previous = zeros(*self.x.shape)
+        """Velocity of the step before, for the multistep solver."""
+        self.conditional = zeros(*self.x.shape)
+        """Velocity that was predicted with the scene at the last step."""
+        self._poses = zeros(b, w, positions, hidden)
+        self._times = zeros(CAPACITY, w, hidden)
+        self._advance = zeros(CAPACITY, 2, w)
+        self._index = zeros(1, dtype=torch.int64)
+        self._guidance = zeros(1)
+        # Latents first: those that move are one block of rows, for all elements of the batch.
+        self._modulation = zeros(w * positions, b, len(weights.trunk.modulation), dtype=dtype)
+        self._keys, self._values = (
+            zeros(depth, key.copies * b, hidden // d, key.num_tokens, d, dtype=dtype) for _ in range(2)
+        )
+
+    def load_scene(self, keys: Tensor, values: Tensor, guidance: float) -> None:
+        """Keys and values of the scene tokens, of all conditional elements first (`trunk.keys_values`)."""
+        self._keys.copy_(keys)
+        self._values.copy_(values)
+        self._guidance.fill_(guidance)
+
+    def load(
+        self,
+        x: Float[Tensor, "b w c h w2"],
+        previous: Float[Tensor, "b w c h w2"] | None,
+        poses: Float[Tensor, "b w n hidden"],
+        times: Float[Tensor, "steps w hidden"],
+        advance: Float[Tensor, "steps 2 w"],
+        clean: int,
+    ) -> None:
+        """What changes from window to window.
+
+        Args:
+            times: embeddings of the latents' times at each of at most CAPACITY steps.
+            advance: length of each step, and the weight of the change of velocity (multistep only).
+            clean: as many leading latents are clean at all these steps.
+        """
+        self.x.copy_(x)
+        if previous is not None:
+            self.previous.copy_(previous)
+        self._poses.copy_(poses)
+        self._times[: len(times)].copy_(times)
+        self._advance[: len(advance)].copy_(advance)
+        self._index.zero_()
+        if clean:  # their time never changes, so neither do their modulations
+            self._modulate(self._times[0], 0, clean)
+
+    def step(self, clean: int) -> None:
+        """One step of all latents behind the first `clean`, whose time is 0 and which stay."""
+        if self._graphs is None:
+            self._step(clean)
+        else:
+            self._graphs.replay((self.key, clean))
+
+    def prepare(self, clean: int) -> None:
+        """Capture the graph of `step(clean)`; to be called before `load`, whose buffers it overwrites."""
+        if self._graphs is not None:
+            self._graphs.capture((self.key, clean), lambda: self._step(clean))
+
+    def _step(self, clean: int) -> None:
+        advance = self._advance.index_select(0, self._index)[0, :, None, :, None, None, None]
+        self._modulate(self._times.index_select(0, self._index)[0], clean, self.key.latents)
+        conditional, velocity = self._velocity()
+        self.conditional.copy_(conditional)
+        length, weight = advance
+        if self.key.multistep:
+            change = velocity - self.previous
+            self.previous.copy_(velocity)
+            velocity = velocity + weight * change
+        self.x.add_(length * velocity)
+        self._index.add_(1)
+
+    def _modulate(self, times: Float[Tensor, "w hidden"], start: int, stop: int) -> None:
+        positions = self._poses.shape[2]
+        condition = F.silu(times[start:stop, None] + self._poses[:, start:stop]).to(self._modulation.dtype)
+        rows = self._modulation[start * positions : stop * positions]
+        by_row = condition.flatten(1, 2).transpose(0, 1).flatten(0, 1)
+        trunk.modulations(self.weights.trunk, by_row, out=rows.flatten(0, 1))
+
+    def _velocity(self) -> tuple[Tensor, Tensor]:
+        """Velocity with the scene, and the velocity to follow."""
+        weights, copies = self.weights, self.key.copies
+        x = embed_patches(self.x.to(weights.patches.dtype), weights.patches, weights.patches_bias).flatten(1, 2)
+        patches = trunk.run_trunk(
+            weights.trunk,
+            x.expand(copies, *x.shape).contiguous(),
+            self._modulation.transpose(0, 1),
+            self._keys,
+            self._values,
+            self.rotary,
+            self.run_block,
+        )
+        h, w = weights.grid
+        p = weights.patch_size
+        maps = rearrange(patches, "k b (l h w) (p q c) -> k b l c (h p) (w q)", h=h, w=w, p=p, q=p).float()
+        if copies == 1:
+            return maps[0], maps[0]
+        conditional, null = maps
+        return conditional, null + self._guidance * (conditional - null)

@@ -1,0 +1,128 @@
+"""One thread that does the work of all callers, window by window.
+
+Captured graphs write to buffers that all paths share, so two callers must never run them at once, and a viewer calls
+from one thread for each of its clients. Callers wait here instead; what their `on_step` raises, in their own thread,
+ends their job and nobody else's. Jobs take turns, so a long path does not keep a short one waiting for its end.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+Report = Callable[[int, int], None]
+
+LOOK_AHEAD = 2
+"""Results that are made before the caller has asked for them."""
+IDLE_SECONDS = 30.0
+"""After that long without a job the thread ends; the next job starts another."""
+
+
+class CancelledJob(BaseException):
+    """Ends a job from inside when its caller is gone."""
+
+
+class _Job(Generic[T]):
+    def __init__(self, start: Callable[[Report], Iterator[T]]) -> None:
+        self._start = start
+        self._results: Iterator[T] | None = None
+        self.messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self.cancelled = False
+        self.ahead = 0
+        """Results that wait for the caller; under the worker's lock."""
+
+    def advance(self) -> tuple[str, Any]:
+        """Make the next result: ("result", it), ("end", None) or ("error", what was raised)."""
+        try:
+            if self._results is None:
+                self._results = self._start(self._report)
+            return "result", next(self._results)
+        except StopIteration:
+            return "end", None
+        except BaseException as error:
+            return "error", error
+
+    def close(self) -> None:
+        """Let go of everything, in the worker's thread."""
+        close = getattr(self._results, "close", None)  # generators have it
+        if close is not None:
+            close()
+        self._results = None
+
+    def _report(self, done: int, total: int) -> None:
+        if self.cancelled:
+            raise CancelledJob
+        self.messages.put(("step", (done, total)))
+
+
+class Worker:
+    """Runs jobs, each of which is an iterator, one result at a time and in turns."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Condition()
+        self._jobs: deque[_Job[Any]] = deque()
+        self._thread: threading.Thread | None = None
+
+    def run(self, start: Callable[[Report], Iterator[T]], on_step: Report | None = None) -> Iterator[T]:
+        """Results of `start(report)`, which runs in the worker's thread, from the first `next` on.
+
+        `on_step` gets in the caller's thread what the job reports; what it raises ends the job.
+        """
+        job = _Job(start)
+        with self._lock:
+            self._jobs.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+            self._lock.notify()
+        try:
+            while True:
+                kind, value = job.messages.get()
+                if kind == "step":
+                    if on_step is not None:
+                        on_step(*value)
+                elif kind == "result":
+                    with self._lock:
+                        job.ahead -= 1
+                        self._lock.notify()
+                    yield value
+                elif kind == "error":
+                    raise value
+                else:
+                    return
+        finally:
+            with self._lock:
+                job.cancelled = True
+                self._lock.notify()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            if job.cancelled:
+                kind, value = "end", None
+            else:
+                kind, value = job.advance()
+            with self._lock:
+                job.ahead += kind == "result"
+                if kind != "result":
+                    self._jobs.remove(job)
+            if kind != "result":
+                job.close()
+            job.messages.put((kind, value))
+
+    def _next(self) -> _Job[Any] | None:
+        """The next job that can go on; None: the thread is to end."""
+        with self._lock:
+            while True:
+                for job in list(self._jobs):
+                    if job.cancelled or job.ahead < LOOK_AHEAD:
+                        self._jobs.remove(job)
+                        self._jobs.append(job)
+                        return job
+                if not self._lock.wait(IDLE_SECONDS) and not self._jobs:
+                    self._thread = None
+                    return None

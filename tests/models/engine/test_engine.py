@@ -1,0 +1,132 @@
+"""A model that renders through the engine, on the CPU in float32: frames of the plain twin, whoever calls and how."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from oracle import LAYOUTS, path
+from small_models import small_model, views
+
+from scenetok_ns.models.engine.options import EngineOptions
+from scenetok_ns.models.rendering import CleanViews
+from scenetok_ns.models.scenetok import SceneTok
+
+CPU_OPTIONS = EngineOptions.for_device(torch.device("cpu"))
+
+
+def pair(layout: str = "4:1") -> tuple[SceneTok, SceneTok]:
+    """The same model, plain and with the engine."""
+    plain, fast = small_model(layout), small_model(layout)
+    fast.engine_options = CPU_OPTIONS
+    return plain, fast
+
+
+def check_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("length", [1, 18, 52])
+def test_frames_are_those_of_the_plain_twin(layout: str, length: int) -> None:
+    plain, fast = pair(layout)
+    tokens = plain.encode(*views(3))
+    expected = list(plain.render_windows(tokens, path(length), seed=3))
+    found = list(fast.render_windows(tokens, path(length), seed=3))
+    assert [w.first_frame for w in found] == [w.first_frame for w in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.frames.dtype == torch.float32 and not ours.frames.requires_grad
+        check_equal(ours.frames, theirs.frames)
+
+
+def test_a_path_goes_on_from_views_that_are_there() -> None:
+    plain, fast = pair()
+    tokens = plain.encode(*views(3))
+    sampler = fast.preset.sampler
+    (window,) = plain.render_windows(tokens, path(4 * sampler.window))
+    last = torch.cat([part.latents for part in window.denoised], dim=1)[:, -sampler.clean_targets :]
+    clean = CleanViews(last, path(4 * sampler.window).select(slice(-4 * sampler.clean_targets, None)))
+    (expected,), (found,) = (list(m.render_windows(tokens, path(7), clean=clean)) for m in (plain, fast))
+    check_equal(found.frames, expected.frames)
+    assert [part.first for part in found.denoised] == [part.first for part in expected.denoised] == [0]
+    check_equal(found.denoised[0].latents, expected.denoised[0].latents)
+
+
+def test_several_scenes_at_once() -> None:
+    plain, fast = pair()
+    tokens = [plain.encode(*views(3)), replace(plain.encode(*views(4)), pose_scale=2.0)]
+    paths = [path(40), path(40)]
+    both = torch.cat([w.frames for w in fast.render_many(tokens, paths, seeds=[1, 2])], dim=1)
+    for frames, scene, seed in zip(both, tokens, (1, 2), strict=True):
+        check_equal(frames, plain.render(scene, path(40), seed=seed))
+
+
+def test_scenes_are_encoded_by_it_too() -> None:
+    plain, fast = pair()
+    expected, found = (model.encode(*views(5)) for model in (plain, fast))
+    check_equal(found.mean, expected.mean)
+    check_equal(found.logvar, expected.logvar)
+    assert fast._engine is not None and fast._engine._compressing is not None
+
+
+def test_new_weights_are_noticed() -> None:
+    plain, fast = pair()
+    tokens = plain.encode(*views(3))
+    before = fast.render(tokens, path(4))
+    for model in (plain, fast):
+        with torch.no_grad():
+            model.denoiser.model.blocks[0].attn.qkv.weight.add_(0.2)
+    after = fast.render(tokens, path(4))
+    assert not torch.allclose(after, before, atol=1e-2)
+    check_equal(after, plain.render(tokens, path(4)))
+
+
+def test_threads_get_their_own_frames() -> None:
+    plain, fast = pair()
+    tokens = plain.encode(*views(3))
+    found: dict[int, torch.Tensor] = {}
+    threads = [
+        threading.Thread(target=lambda s=seed: found.update({s: fast.render(tokens, path(40), seed=s)}))
+        for seed in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for seed in range(3):
+        check_equal(found[seed], plain.render(tokens, path(40), seed=seed))
+
+
+def test_an_interrupt_ends_a_path_and_the_next_one_is_right() -> None:
+    plain, fast = pair()
+    tokens = plain.encode(*views(3))
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fast.render(tokens, path(60), on_step=stop)
+    check_equal(fast.render(tokens, path(9), seed=4), plain.render(tokens, path(9), seed=4))
+
+
+def test_errors_are_raised_at_once() -> None:
+    _, fast = pair()
+    tokens = fast.encode(*views(3))
+    with pytest.raises(ValueError, match="the camera path is empty"):
+        fast.render_windows(tokens, path(0))
+    with pytest.raises(ValueError, match="guidance of at least 1"):
+        fast.render_windows(tokens, path(4), sampler=replace(fast.preset.sampler, guidance=0.5))
+
+
+def test_when_the_engine_is_used() -> None:
+    _, fast = pair()
+    assert fast.engine_for(None) is fast.engine_for(True) is not None
+    assert fast.engine_for(False) is None
+    assert fast.train().engine_for(None) is None
+    assert small_model().engine_for(None) is None  # auto, and no CUDA
+    copied = copy.deepcopy(fast.eval())
+    assert copied.engine_for(None) is not fast.engine_for(None)
