@@ -11,12 +11,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.cli.open_run import positive, set_sampling, show_data
+from scenetok_ns.cli.open_run import positive, set_sampling, show_data, show_index
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.sweeps import SweepOptions
-from scenetok_ns.models.presets import Solver
+from scenetok_ns.models.presets import Solver, load_preset
 
 if TYPE_CHECKING:
     from scenetok_ns.evaluation.measures import Measures
@@ -125,14 +125,14 @@ def choose_data(
     if data is not None:
         show_data(config, data)
     if index is not None:
-        if not hasattr(datamanager.dataparser, "eval_index"):
-            raise DataError(f"{type(datamanager.dataparser).__name__} has one scene: leave out --index")
-        datamanager.dataparser.eval_index = index.absolute()
+        show_index(config, index)
     if num_condition is not None:
         check_generator(config, "--num-condition")
         datamanager.num_condition = condition_count(config, num_condition)
     if num_context is not None:
         datamanager.num_context = positive("--num-context", num_context)
+    if sweep.sweep_order and load_preset(config.pipeline.model.preset).scene_generator is not None:
+        raise ValueError("--sweep-order is of the views that scenes are encoded from; this run generates them")
     for name, values in sweep.axes().items():
         for value in values:
             if isinstance(value, int):

@@ -37,6 +37,7 @@ def open_run(
     output: Path,
     scene: str | None = None,
     data: Path | None = None,
+    index: Path | None = None,
     tokens: Path | None = None,
     photograph: Annotated[PhotographOptions, tyro.conf.arg(name="")] = PhotographOptions(),  # noqa: B008  frozen
     num_context: int | None = None,
@@ -59,6 +60,7 @@ def open_run(
         output: The run folder to make; it must not exist.
         scene: Name of the evaluation scene to show.
         data: Another data set, or a capture: a folder of ns-process-data, a COLMAP model with its pictures.
+        index: Evaluation index (scenetok eval-index makes them): which scenes ns-eval takes, and which of their views.
         tokens: File of scene tokens to show, in place of a scene that is encoded from photographs.
         photograph: See the options.
         num_context: Number of photographs that scenes are encoded from; of a scenegen run, number of anchor poses.
@@ -73,7 +75,9 @@ def open_run(
         low_vram: Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower.
         generation: See the options.
     """
-    check_one_scene(tokens, photograph, {"--scene": scene, "--data": data, "--num-context": num_context})
+    check_one_scene(
+        tokens, photograph, {"--scene": scene, "--data": data, "--index": index, "--num-context": num_context}
+    )
     # Nerfstudio takes seconds to import, and bad options should be told before.
     from scenetok_ns.camera_path_file import write_camera_path
     from scenetok_ns.run_files import write_run_folder
@@ -93,6 +97,8 @@ def open_run(
         config.pipeline.datamanager.num_context = positive("--num-context", num_context)
     if data is not None:
         show_data(config, data)
+    if index is not None:
+        show_index(config, index)
     if photograph.image is None and photograph.pose_scale is not None:
         set_pose_scale(config, photograph.pose_scale)
         photograph = replace(photograph, pose_scale=None)
@@ -224,6 +230,18 @@ def _reads(dataparser: Any) -> bool:
         return bool(dataparser.setup().scene_source("test").keys)
     except DataError:
         return False
+
+
+def show_index(config: RunFolderConfig, index: Path) -> None:
+    """Choose an evaluation index; raises DataError for one that does not belong to the run's data."""
+    datamanager = config.pipeline.datamanager
+    dataparser = datamanager.dataparser
+    if not hasattr(dataparser, "eval_index"):
+        raise DataError(f"{type(dataparser).__name__} has one scene: leave out --index")
+    if datamanager.data is not None:
+        dataparser.data = datamanager.data
+    EvaluationIndex.load(index).keys_in(dataparser.setup().scene_source("test"))
+    dataparser.eval_index = index.absolute()
 
 
 def show_scene(config: RunFolderConfig, scene: str) -> None:

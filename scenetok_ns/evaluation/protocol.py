@@ -79,6 +79,7 @@ def _views(evaluation: SceneEvaluation) -> dict[str, Any]:
         "targets": "as the index says" if by_index else "all frames that are no context views",
         "eval_targets": datamanager.config.eval_targets,
         "image_size": evaluation.model.preset.data.image_size,
+        "pose_scale": datamanager.pose_scale(0),
         "crop": "scaled so that the shorter side fits, centre square",
     }
 

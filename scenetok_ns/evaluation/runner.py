@@ -220,7 +220,7 @@ class SceneEvaluation:
             key = self.keys[number]
             generation = self.datamanager.conditions(number) if loaded.scene.anchors is not None else None
             if generation is None:
-                tokens = self.model.encode_views(loaded.context, key)
+                tokens = self.model.encode_views(loaded.context, key, self.datamanager.pose_scale(number))
             else:
                 tokens = self.model.generate(generation, key)
             self._tokens[number] = kept_tokens(tokens, self.conditions.num_tokens)

@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.measures import Measures
 from scenetok_ns.evaluation.pictures import side_by_side
 from scenetok_ns.evaluation.protocol import settings_of
-from scenetok_ns.evaluation.records import EvaluationFolder
+from scenetok_ns.evaluation.records import SCENES, EvaluationFolder
 from scenetok_ns.evaluation.runner import SceneEvaluation
 from scenetok_ns.evaluation.summary import Summary, summarise
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from scenetok_ns.scenetok_datamanager import SceneTokDataManager
     from scenetok_ns.scenetok_model import SceneTokModel
     from scenetok_ns.scenetok_pipeline import SceneTokPipelineConfig
+
+ABANDONED_AFTER_S = 30 * 24 * 3600.0
+"""Age at which an interrupted ns-eval is no longer continued."""
 
 
 def evaluate_resumable(
@@ -129,6 +133,7 @@ def _working_folder(settings: dict[str, Any], pictures: Path | None) -> Iterator
     text = json.dumps([settings, None if pictures is None else str(pictures.absolute())], sort_keys=True)
     root = base / hashlib.sha256(text.encode()).hexdigest()[:16]
     base.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(base)
     with open(base / f"{root.name}.lock", "w") as lock:
         if not _locked(lock):
             with tempfile.TemporaryDirectory() as own:
@@ -138,6 +143,14 @@ def _working_folder(settings: dict[str, Any], pictures: Path | None) -> Iterator
         # Not after an error: what is done is the beginning of the next call.
         shutil.rmtree(root, ignore_errors=True)
         Path(lock.name).unlink(missing_ok=True)
+
+
+def _remove_abandoned(base: Path) -> None:
+    """Remove evaluations that were begun and never ended, when nothing was written to them for long."""
+    for scenes in base.glob(f"*/{SCENES}"):
+        with suppress(OSError):  # another process removes it
+            if time.time() - scenes.stat().st_mtime > ABANDONED_AFTER_S:
+                shutil.rmtree(scenes.parent)
 
 
 def _locked(file: IO[str]) -> bool:

@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_runs import FRAMES, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
+from small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.cli.evaluate import default_folder, evaluate
 from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.cli.open_run import open_run
+from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.sweeps import Row, SweepOptions, Variant, plot, shown_metrics, table, variants, write_csv
+from scenetok_ns.models.checkpoint import sha256_of
 from scenetok_ns.run_files import save_tensors
+from scenetok_ns.run_folder import read_run
 
 TARGETS = FRAMES - NUM_CONTEXT
 QUICK = EvaluationOptions(metrics=())
@@ -104,6 +108,36 @@ def test_bad_input_is_one_line(options: list[str], message: str, run: Path, tmp_
         entrypoint(["evaluate", str(run), "--output", str(tmp_path / "out"), "--metrics", "stlpips", *words])
     assert "\n" not in str(stop.value)
     assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"test1": {"context": [0, 4, 8], "target": [2, 3, 4, 5, 6]}}))
+    evaluate(run, tmp_path / "out", index=index, measure=QUICK, pictures=False)
+    found = read(tmp_path / "out")
+    assert found["per_scene"]["test1"]["frames"] == [2, 3, 4, 5, 6] and len(found["per_scene"]) == 1
+    assert found["protocol"]["data"]["index"] == {"file": "index.json", "sha256": sha256_of(index)}
+    # The stock ns-eval takes it from a run folder.
+    open_run(run, tmp_path / "opened", index=index)
+    assert read_run(tmp_path / "opened").pipeline.datamanager.dataparser.eval_index == index.absolute()
+    index.write_text(json.dumps({"other": {"context": [0], "target": [2]}}))
+    with pytest.raises(DataError, match="names 1 scenes that the data set does not have"):
+        open_run(run, tmp_path / "wrong", index=index)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) -> None:
+    config = small_config(data, tmp_path, GENERATOR)
+    config.get_checkpoint_dir().mkdir(parents=True)
+    config.save_config()
+    state = small_pipeline(data, preset=GENERATOR).state_dict()
+    save_tensors(config.get_checkpoint_dir() / "step-000000000.ckpt", state)
+    sweep = SweepOptions(sweep_order=("reversed",))
+    with pytest.raises(ValueError, match="--sweep-order is of the views that scenes are encoded from"):
+        evaluate(config.get_base_dir(), tmp_path / "out", sweep=sweep, measure=QUICK)
+    evaluate(config.get_base_dir(), tmp_path / "out", num_scenes=1, seeds=2, measure=QUICK, pictures=False)
+    first, second = read(tmp_path / "out")["variants"]
+    assert first["results"]["psnr"] != second["results"]["psnr"]
 
 
 def test_default_folders(run: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ from small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small
 from scenetok_ns.data.scene_jobs import Shard
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.evaluation import whole
-from scenetok_ns.evaluation.measures import Measures
+from scenetok_ns.evaluation.distributions import frechet_distance
+from scenetok_ns.evaluation.features import standin_features
+from scenetok_ns.evaluation.measures import Measured, Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.pictures import for_report
 from scenetok_ns.evaluation.protocol import settings_of
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord, differences, file_name
 from scenetok_ns.evaluation.runner import Conditions, RenderedScene, SceneEvaluation, kept_tokens, ordered
+from scenetok_ns.evaluation.summary import summarise
 from scenetok_ns.metrics import psnr
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.scenetok_pipeline import SceneTokPipeline
@@ -146,6 +151,8 @@ def test_records_survive_and_damaged_ones_are_named(
     record = run.folder.record("test2")
     assert record is not None and record.frames == pipeline.datamanager.evaluation_scene(2).target.tolist()
     assert record.measured.pred["stlpips_alex"].shape == (TARGETS, 256)
+    truth = standin_features(measures.perceptual["stlpips_alex"], pipeline.datamanager.target_views(2).images)
+    torch.testing.assert_close(record.measured.target["stlpips_alex"], truth, rtol=1e-4, atol=1e-5)
     path = tmp_path / "scenes" / "test2.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError, match=r"test2\.safetensors is damaged"):
@@ -159,6 +166,26 @@ def test_no_usable_scene_is_one_line(pipeline: SceneTokPipeline, measures: Measu
         run.folder.skip(key, "no light")
     with pytest.raises(DataError, match="no evaluation scene is usable; 4 skipped: test0: no light"):
         figures(run)
+
+
+@pytest.mark.parametrize(("generation", "letter"), [(False, "r"), (True, "g")])
+def test_published_names_are_of_published_networks(tmp_path: Path, generation: bool, letter: str) -> None:
+    folder, random = EvaluationFolder(tmp_path), torch.Generator().manual_seed(0)
+    sets = {"inception": (6, 4), "i3d": (1, 3), "stlpips_alex": (6, 4)}
+    both = {}
+    for key in ("a", "b"):
+        pred, target = ({n: torch.randn(shape, generator=random) for n, shape in sets.items()} for _ in range(2))
+        both[key] = pred, target
+        folder.write(SceneRecord(key, [0], list(range(6)), Measured({"psnr": torch.ones(6)}, pred, target), 2.0))
+    found = summarise(folder, ["a", "b"], generation=generation, wanted=("fid", "fvd", "stlpips"), image_size=8)
+    names = {f"{letter}fid", f"{letter}fvd", "frechet_stlpips_alex", "kernel_stlpips_alex"}
+    assert names == set(found.samples) and names < set(found.results)  # kid was not asked for
+    first, second = (torch.cat([both[key][side]["inception"] for key in "ab"]) for side in (0, 1))
+    assert found.results[f"{letter}fid"] == pytest.approx(frechet_distance(first, second), rel=1e-6)
+    assert found.samples[f"{letter}fvd"] == 2 and found.results["fps"] == 12 / 4
+    alone = summarise(folder, ["a"], generation=generation, wanted=("fvd", "kid"), image_size=8)
+    assert "needs at least 2 clips of neighbouring frames, there are 1" in alone.not_computed[f"{letter}fvd"]
+    assert f"{letter}kid" in alone.results and f"{letter}fid" not in alone.results
 
 
 # --- What ns-eval gives ---
@@ -219,6 +246,16 @@ def test_two_ns_evals_at_once_do_not_share_files(tmp_path: Path, monkeypatch: py
         assert again == first and other != again
 
 
+def test_interrupted_evaluations_are_not_kept_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    base = tmp_path / "scenetok_ns" / "evaluations"
+    for name, age in (("old", whole.ABANDONED_AFTER_S + 60), ("new", 60.0)):
+        (base / name / "scenes").mkdir(parents=True)
+        os.utime(base / name / "scenes", (time.time() - age,) * 2)
+    with whole._working_folder({}, None):
+        assert not (base / "old").exists() and (base / "new").is_dir()
+
+
 def test_in_training_there_are_numbers_alone(data: Path) -> None:
     pipeline = small_pipeline(data, "val")
     pipeline.train()
@@ -259,6 +296,24 @@ def test_conditions_reach_the_model(pipeline: SceneTokPipeline, measures: Measur
         assert figures(run)["psnr"] != base["psnr"]
     record = evaluation(pipeline, measures, tmp_path / "order").folder.record("test0")
     assert record is not None and record.context == sorted(record.context, reverse=True)
+
+
+def test_captures_are_encoded_in_the_units_of_the_training_data(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.datamanager, "pose_scale", lambda number: 0.25)
+    run = evaluation(pipeline, measures, tmp_path)
+    assert settings_of(run)["views"]["pose_scale"] == 0.25
+    seen: list[float] = []
+    original = pipeline.model.encode_views
+
+    def encode(views: Any, scene: str, pose_scale: float = 1.0) -> Any:
+        seen.append(pose_scale)
+        return original(views, scene, pose_scale)
+
+    monkeypatch.setattr(pipeline.model, "encode_views", encode)
+    run.run()
+    assert seen == [0.25] * 3
 
 
 def test_pictures_for_a_report(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
