@@ -21,6 +21,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from scenetok_ns.models.compressor import Compressor
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.optimizers import AdamWConfig
+from scenetok_ns.recorded_step import RecordedStep
 from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.scenetok_pipeline import distributed
 
@@ -58,6 +60,7 @@ def main() -> None:
     command.add_argument("--batch-size", type=int, default=32, help="of one device")
     command.add_argument("--devices", type=int, default=1)
     command.add_argument("--plain", action="store_true")
+    command.add_argument("--cuda-graph", action="store_true")
     command.add_argument("--checkpointing", choices=("none", "selective", "full"), default="none")
     command.add_argument("--steps", type=int, default=20)
     command.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that MFU is measured against")
@@ -96,7 +99,7 @@ def measure(options: argparse.Namespace, rank: int = 0) -> None:
         "preset": preset.name,
         "batch_size": options.batch_size,
         "devices": options.devices,
-        "mode": "plain" if options.plain else "compiled",
+        "mode": "plain" if options.plain else "compiled" + (", graph" if options.cuda_graph else ""),
         "checkpointing": options.checkpointing,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "torch": torch.__version__,
@@ -128,7 +131,7 @@ def results(options: argparse.Namespace, preset: Preset, device: torch.device, r
             row["alone"] = timed(step, options.steps, device, warm_up=2)
         dist.barrier()
         del step  # and with it an optimizer's moments
-        step = make_step(distributed(model, device, rank), options, preset, device)
+        step = make_step(model, options, preset, device, rank)
         row |= timed(step, options.steps, device)
         row["first_step_seconds"] = compiled["first_step_seconds"]
         row["all_reduce_gb_per_second"] = all_reduce_speed(device)
@@ -159,9 +162,12 @@ def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokMod
 
 
 def make_step(
-    model: nn.Module, options: argparse.Namespace, preset: Preset, device: torch.device
+    model: SceneTokModel, options: argparse.Namespace, preset: Preset, device: torch.device, rank: int | None = None
 ) -> Callable[[int], Tensor]:
-    """A function that takes one training step."""
+    """A function that takes one training step; with the other processes, if `rank` is given."""
+    forward: Callable[[TrainingBatch], dict[str, Tensor]] = model if rank is None else distributed(model, device, rank)
+    if options.cuda_graph:
+        forward = RecordedStep(model, forward)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     recipe = preset.training
     if options.plain:
@@ -173,7 +179,7 @@ def make_step(
 
     def step(number: int) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = model(batch.to(device))["loss"]
+        loss = forward(replace(batch, step=number).to(device))["loss"]
         loss.backward()
         if options.plain:
             nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)

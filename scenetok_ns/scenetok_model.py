@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -32,7 +33,7 @@ from scenetok_ns.models.checkpoint import check_weights
 from scenetok_ns.models.compilation import Checkpointing
 from scenetok_ns.models.compressor import TokenDistribution
 from scenetok_ns.models.draws import draw_scenegen, draw_scenetok
-from scenetok_ns.models.losses import LossOutput, Views, scenegen_loss, scenetok_loss, token_flow_loss
+from scenetok_ns.models.losses import LossOutput, Views, kl_weight, scenegen_loss, scenetok_loss, token_flow_loss
 from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, Solver, load_preset
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.rendering import RenderedFrames
@@ -70,6 +71,9 @@ class SceneTokModelConfig(ModelConfig):
     compile: bool = False
     """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
     on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""
+    cuda_graph: bool = False
+    """Training on a GPU: record the forward and backward pass once and replay it. Pays where the host cannot launch
+    kernels as fast as the GPU works, as with small batches."""
     gradient_checkpointing: Checkpointing = "none"
     """Training: what is computed again in the backward pass to save memory. selective: what is cheap; full: all."""
     ema_decay: float | None = None
@@ -263,12 +267,27 @@ class SceneTokModel(Model):
         """
         if self.training:
             self.forget()
-        generator = torch.Generator(self.device)
-        generator.manual_seed(mix(self._training_seed, comms.get_rank(), batch.step))
+        # While a pass is recorded they are set already, and could not be set.
+        if not (self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            self.prepare_step(batch.step)
         loss = self._scenetok_loss if self.preset.scene_generator is None else self._scenegen_loss
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            output = loss(batch, generator)
+            output = loss(batch, self.generator)
         return {"loss": output.loss, **output.metrics}
+
+    def prepare_step(self, step: int) -> None:
+        """Seed the noise of a step, and set what else changes with its number; waits for nothing."""
+        self.generator.manual_seed(mix(self._training_seed, comms.get_rank(), step))
+        self._kl_weight.fill_(kl_weight(step, self.preset.training))
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Of the noise in training."""
+        return torch.Generator(self.device)
+
+    @cached_property
+    def _kl_weight(self) -> Float[Tensor, ""]:
+        return torch.zeros((), device=self.device)
 
     def _scenetok_loss(self, batch: TrainingBatch, generator: torch.Generator) -> LossOutput:
         context = self._latents(batch.context, clips=1, role="context")
@@ -283,7 +302,9 @@ class SceneTokModel(Model):
             device=self.device,
         )
         networks = self.scenetok.compressor, self.scenetok.denoiser
-        return scenetok_loss(*networks, context, target, draws, self.preset.training, batch.step)
+        return scenetok_loss(
+            *networks, context, target, draws, self.preset.training, batch.step, weight=self._kl_weight
+        )
 
     def _scenegen_loss(self, batch: TrainingBatch, generator: torch.Generator) -> LossOutput:
         assert self.preset.scene_generator is not None

@@ -16,10 +16,12 @@ from nerfstudio.utils import profiler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from scenetok_ns.data.training_batches import TrainingBatch
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.whole import evaluate_quickly, evaluate_resumable
 from scenetok_ns.models.checkpoint import CheckpointError, module_sha256
 from scenetok_ns.models.losses import compressor_frozen
+from scenetok_ns.recorded_step import RecordedStep
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.viewer_panel import ViewerPanel
@@ -78,6 +80,7 @@ class SceneTokPipeline(VanillaPipeline):
         self.world_size = world_size
         self.accumulation_steps = 1
         """Steps whose gradients are summed before the optimizer's step; set by the trainer."""
+        self._recorded: RecordedStep | None = None
         if world_size > 1:
             self._model = typing.cast(Model, distributed(self.model, torch.device(device), local_rank))
             dist.barrier()
@@ -94,9 +97,17 @@ class SceneTokPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         self._follow_recipe(step)
         batch, _ = self.datamanager.next_train(step)
-        outputs = self._model(batch)
+        outputs = self._training_pass(batch)
         metrics = self.model.get_metrics_dict(outputs, batch)
         return outputs, self.model.get_loss_dict(outputs, batch, metrics), metrics
+
+    def _training_pass(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Outputs of the model; where passes are recorded, with all gradients in place already."""
+        if not (self.model.config.cuda_graph and self.model.device.type == "cuda"):
+            return self._model(batch)
+        if self._recorded is None:
+            self._recorded = RecordedStep(self.model, self._model)
+        return self._recorded(batch, accumulates=self.accumulation_steps > 1)
 
     def _follow_recipe(self, step: int) -> None:
         """Freeze what the recipe freezes from this step on, and send gradients only where the optimizer uses them."""
@@ -104,10 +115,11 @@ class SceneTokPipeline(VanillaPipeline):
         training = any(parameter.requires_grad for parameter in model.scenetok.compressor.parameters())
         if training and compressor_frozen(model.preset.training, step):
             model.freeze_compressor()
+            self._recorded = None
             if wrapped:  # anew, because the old one would wait for the gradients of what is frozen now
                 rank = model.device.index or 0
                 self._model = typing.cast(Model, distributed(model, model.device, rank))
-        if wrapped:
+        if wrapped and not model.config.cuda_graph:  # a recorded pass always sends them
             last = step % self.accumulation_steps == self.accumulation_steps - 1
             typing.cast(DistributedDataParallel, self._model).require_backward_grad_sync = last
 
@@ -184,6 +196,7 @@ def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> 
         model,
         device_ids=[local_rank] if device.type == "cuda" else None,
         bucket_cap_mb=BUCKET_MB,
+        broadcast_buffers=False,  # they are constants
         gradient_as_bucket_view=True,  # one copy of the gradients instead of two
     )
 

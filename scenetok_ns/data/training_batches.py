@@ -37,12 +37,6 @@ class Clips:
     latents: Float[Tensor, "*b l c h w"] | None = None
     """Raw, in the precision they are stored in; None if there are photographs or scene tokens."""
 
-    def to(self, device: torch.device | str) -> Clips:
-        return self._map(lambda field: field.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Clips:
-        return self._map(torch.Tensor.pin_memory)
-
     @staticmethod
     def stack(items: list[Clips]) -> Clips:
         columns = zip(*(item._fields() for item in items), strict=True)
@@ -51,7 +45,7 @@ class Clips:
     def _fields(self) -> tuple[Tensor | None, ...]:
         return self.images, self.c2w, self.intrinsics, self.latents
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Clips:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Clips:
         return Clips(*(None if field is None else change(field) for field in self._fields()))  # type: ignore[arg-type]
 
 
@@ -62,11 +56,8 @@ class TokenMoments:
     mean: Float[Tensor, "*b n dim"]
     logvar: Float[Tensor, "*b n dim"]
 
-    def to(self, device: torch.device | str) -> TokenMoments:
-        return TokenMoments(self.mean.to(device, non_blocking=True), self.logvar.to(device, non_blocking=True))
-
-    def pin_memory(self) -> TokenMoments:
-        return TokenMoments(self.mean.pin_memory(), self.logvar.pin_memory())
+    def map(self, change: Callable[[Tensor], Tensor]) -> TokenMoments:
+        return TokenMoments(change(self.mean), change(self.logvar))
 
     @staticmethod
     def stack(items: list[TokenMoments]) -> TokenMoments:
@@ -125,10 +116,19 @@ class TrainingBatch:
         return self.sample.condition
 
     def to(self, device: torch.device | str) -> TrainingBatch:
-        return replace(self, sample=self.sample.map(lambda part: part.to(device)))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> TrainingBatch:
-        return replace(self, sample=self.sample.map(lambda part: part.pin_memory()))
+        return self.map(torch.Tensor.pin_memory)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> TrainingBatch:
+        return replace(self, sample=self.sample.map(lambda part: part.map(change)))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, always in the same order."""
+        found: list[Tensor] = []
+        self.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return found
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from scenetok_ns.models.layers import (
     RMSNorm,
     SelfAttention,
     SwiGLU,
+    activate,
     adaln,
     check_shape,
     modulate,
+    modulations,
     reset_to_defaults,
 )
 from scenetok_ns.models.presets import CompressorConfig, Preset
@@ -83,10 +85,11 @@ class CompressorBlock(nn.Module):
         self,
         tokens: Float[Tensor, "b N hidden"],
         views: Float[Tensor, "b n hidden"],
-        pose: Float[Tensor, "b n hidden"],
+        activated: Float[Tensor, "b n hidden"],
         rotary: RotaryTable,
     ) -> tuple[Float[Tensor, "b N hidden"], Float[Tensor, "b n hidden"]]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(pose).chunk(6, dim=-1)
+        """`activated`: of the poses, see `modulations`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulations(self.adaLN_modulation, activated, 6)
         views = views + gate1 * self.attn1(modulate(self.norm1(views), shift1, scale1), rotary)
         tokens = tokens + self.attn2(self.norm2(tokens))
         # Neither side is normed here, and only the keys have a place to be rotated by.
@@ -150,8 +153,9 @@ class Compressor(nn.Module):
         # Contiguous, so that the first block looks to the compiler like the others.
         tokens = self.scene_tokens.expand(len(latents), -1, -1).contiguous()
         rotary = self.feat_rope(cameras.num_views)
+        activated = activate(pose)
         for block in self.aggregate:
-            tokens, views = run_block(block, self.checkpointing, tokens, views, pose, rotary)
+            tokens, views = run_block(block, self.checkpointing, tokens, views, activated, rotary)
         return self.out_proj(tokens)
 
     def forward(self, latents: Float[Tensor, "b v c h w"], cameras: CameraBatch) -> TokenDistribution:

@@ -17,9 +17,11 @@ from scenetok_ns.models.layers import (
     RMSNorm,
     SelfAttention,
     SwiGLU,
+    activate,
     adaln,
     linears,
     modulate,
+    modulations,
     reset_to_defaults,
 )
 from scenetok_ns.models.rope import RotaryTable
@@ -65,12 +67,13 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n hidden"],
-        condition: Float[Tensor, "b n hidden"],
+        activated: Float[Tensor, "b n hidden"],
         context: Float[Tensor, "b keys hidden"] | KeyValues,
         rotary: RotaryTable | None = None,
     ) -> Float[Tensor, "b n hidden"]:
-        """`context`: what is attended to, or its keys and values from `attn2.keys_values`."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
+        """`activated`: what `activate` makes of the condition. `context`: what is attended to, or its keys and values
+        from `attn2.keys_values`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulations(self.adaLN_modulation, activated, 6)
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rotary)
         kv = self.attn2.keys_values(context) if isinstance(context, Tensor) else context
         x = x + self.attn2(x, kv, rotary)
@@ -85,9 +88,9 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = adaln(hidden_size, 2)
 
     def forward(
-        self, x: Float[Tensor, "b n hidden"], condition: Float[Tensor, "b n hidden"]
+        self, x: Float[Tensor, "b n hidden"], activated: Float[Tensor, "b n hidden"]
     ) -> Float[Tensor, "b n out"]:
-        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
+        shift, scale = modulations(self.adaLN_modulation, activated, 2)
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
@@ -116,10 +119,11 @@ class Trunk(nn.Module):
         context: Context,
         rotary: RotaryTable | None = None,
     ) -> Float[Tensor, "b n out"]:
+        activated = activate(condition)
         for index, block in enumerate(self.blocks):
             own = context if isinstance(context, Tensor) else context[index]
-            x = run_block(block, self.checkpointing, x, condition, own, rotary)
-        return run_block(self.final_layer, "none", x, condition)
+            x = run_block(block, self.checkpointing, x, activated, own, rotary)
+        return run_block(self.final_layer, "none", x, activated)
 
     def compilable(self) -> list[nn.Module]:
         return [*self.blocks, self.final_layer]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -100,7 +102,12 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def keys_values(self, context: Float[Tensor, "b keys dim"], rotary: RotaryTable | None = None) -> KeyValues:
-        k, v = self.k_norm(self._heads(self.to_k(context))), self._heads(self.to_v(context))
+        if torch.is_grad_enabled():  # in training: one product instead of two, also in the backward pass
+            weight = torch.cat([self.to_k.weight, self.to_v.weight])
+            k, v = F.linear(context, weight, torch.cat([self.to_k.bias, self.to_v.bias])).chunk(2, dim=-1)
+        else:
+            k, v = self.to_k(context), self.to_v(context)
+        k, v = self.k_norm(self._heads(k)), self._heads(v)
         return (k if rotary is None else apply_rotary(k, rotary)), v
 
     def forward(
@@ -149,6 +156,20 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def adaln(dim: int, chunks: int) -> nn.Sequential:
     """Condition -> `chunks` shifts, scales and gates."""
     return nn.Sequential(nn.SiLU(), nn.Linear(dim, chunks * dim))
+
+
+def activate(condition: Float[Tensor, "b n dim"]) -> Float[Tensor, "b n dim"]:
+    """The first layer of `adaln`: the same for all blocks, so it is computed, and kept for the backward pass, once."""
+    activated = F.silu(condition)
+    device = condition.device.type
+    return activated.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else activated
+
+
+def modulations(
+    layers: nn.Module, activated: Float[Tensor, "b n dim"], chunks: int
+) -> tuple[Float[Tensor, "b n dim"], ...]:
+    """The second layer of `adaln`, given what `activate` made of the condition."""
+    return cast(nn.Sequential, layers)[1](activated).chunk(chunks, dim=-1)
 
 
 def linears(module: nn.Module) -> list[nn.Linear]:

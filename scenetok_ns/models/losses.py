@@ -48,11 +48,13 @@ def scenetok_loss(
     draws: SceneTokDraws,
     config: TrainingConfig,
     step: int,
+    weight: Float[Tensor, ""] | None = None,
 ) -> LossOutput:
     """Flow matching on the target latents given the tokens of the context views, and the tokens' KL divergence.
 
     loss = mean over elements of (mean square of the velocity's error + kl_weight(step) * KL). The KL term is left
-    out for unconditional elements and where the compressor is frozen.
+    out for unconditional elements and where the compressor is frozen. `weight` stands in the place of kl_weight(step)
+    where a step is recorded and replayed with the weights of other steps.
 
     Raises:
         ValueError: the preset trains an unconditional branch, but its denoiser has no null token.
@@ -67,8 +69,8 @@ def scenetok_loss(
     velocity = denoiser(noisy, target.cameras, network_time(draws.time), state)
     flow = mean_square(velocity, velocity_target(target.latents, draws.noise))
     kl = distribution.kl()
-    weight = 0.0 if frozen else kl_weight(step, config)
-    loss = (flow + weight * kl.masked_fill(draws.unconditional, 0.0)).mean()
+    factor = 0.0 if frozen else kl_weight(step, config) if weight is None else weight
+    loss = (flow + factor * kl.masked_fill(draws.unconditional, 0.0)).mean()
     return LossOutput(loss, {"flow": flow.detach().mean(), "kl": kl.detach().mean()})
 
 

@@ -1,0 +1,100 @@
+"""Training on a CUDA device: no step waits for it, recorded steps equal plain ones, aligned feed-forwards are exact."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import PRESET, small_config, write_small_re10k
+
+from scenetok_ns.models import layers
+from scenetok_ns.models.layers import SwiGLU
+from scenetok_ns.scenetok_trainer import SceneTokTrainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_re10k(tmp_path_factory.mktemp("re10k"))
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Any operation that makes the host wait for the device raises."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def trainer_of(data: Path, output: Path, preset: Path = PRESET, **fields: Any) -> SceneTokTrainer:
+    config = small_config(data, output, preset, vis="tensorboard")
+    config.machine.device_type = "cuda"
+    config.gradient_accumulation_steps = {"networks": fields.pop("accumulation", 1)}
+    for name, value in fields.items():
+        setattr(config.pipeline.model, name, value)
+    torch.manual_seed(0)
+    trainer = config.setup()
+    trainer.setup()
+    trainer.pipeline.train()
+    return trainer
+
+
+@pytest.mark.parametrize("fields", [{}, {"ema_decay": 0.9}, {"cuda_graph": True}, {"compile": True}])
+def test_no_step_waits_for_the_device(data: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    trainer = trainer_of(data, tmp_path, **fields)
+    for step in range(2):
+        trainer.train_iteration(step)
+    with no_waiting():
+        for step in range(2, 5):
+            trainer.train_iteration(step)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_recorded_steps_are_the_same_steps(data: Path, tmp_path: Path, accumulation: int) -> None:
+    """Over a schedule of the KL weight, and past the step at which the compressor freezes."""
+    preset = tmp_path / "preset.yaml"
+    recipe = PRESET.read_text().replace("kl_weights: [0.0, 0.0]", "kl_weights: [0.1, 0.5]\n  kl_schedule: [1, 4]")
+    preset.write_text(recipe + "  freeze_compressor_after: 6\n")
+    ends = []
+    for recorded in (False, True):
+        trainer = trainer_of(data, tmp_path / str(recorded), preset, cuda_graph=recorded, accumulation=accumulation)
+        losses = []
+        for step in range(9):
+            loss, _, metrics = trainer.train_iteration(step)
+            losses.append(torch.stack([loss.detach(), metrics["flow"], metrics["kl"]]))
+        ends.append((torch.stack(losses), copy.deepcopy(trainer.pipeline.model.scenetok.state_dict())))
+    torch.testing.assert_close(ends[0][0], ends[1][0], rtol=2e-2, atol=1e-4)
+    for name, weight in ends[0][1].items():
+        torch.testing.assert_close(weight, ends[1][1][name], rtol=2e-2, atol=1e-3, msg=name)
+
+
+def test_a_batch_of_another_size_is_recorded_anew(data: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(data, tmp_path, cuda_graph=True)
+    pipeline = trainer.pipeline
+    batch, _ = pipeline.datamanager.next_train(0)
+    small = replace(batch.map(lambda tensor: tensor[:1].clone()), scenes=batch.scenes[:1])
+    for given in (batch, small, batch):
+        loss = pipeline._training_pass(given)["loss"]
+        torch.testing.assert_close(loss, pipeline.model(given)["loss"], rtol=1e-2, atol=1e-4)
+
+
+def test_aligned_feed_forward_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = SwiGLU(1024, 4.0).cuda()
+    x = torch.randn(2, 8, 1024, device="cuda")
+    with torch.no_grad():
+        aligned = layer(x)
+        monkeypatch.setattr(layers, "FEED_FORWARD_MULTIPLE", 1)
+        torch.testing.assert_close(aligned, layer(x), rtol=1e-5, atol=1e-5)
