@@ -140,7 +140,9 @@ class ViewerPanel(nn.Module):
         self._count = Slider("Tokens used", count, 1, count, 1, cb_hook=self._hook(self._change_view), hint=hint)
         self._file = Text("File", "scene.safetensors", hint="On the machine that runs the viewer")
         save, load = Button("Save tokens", self._hook(self._save)), Button("Load tokens", self._hook(self._load))
-        self.Tokens = Folder([self._count, self._file, save, load])
+        self._splat_file = Text("Splat", "scene.ply", hint="Of this scene, by scenetok splat; drawn while moving")
+        show, hide = Button("Use splat", self._hook(self._use_splat)), Button("No splat", self._hook(self._no_splat))
+        self.Tokens = Folder([self._count, self._file, save, load, self._splat_file, show, hide])
 
     def _build_generation(self) -> None:
         sampler, config = self._model.scene_sampler, self._model.config
@@ -272,6 +274,15 @@ class ViewerPanel(nn.Module):
         self._shown.load(path)
         self._redraw()
         return f"shown: {path}"
+
+    def _use_splat(self) -> str:
+        path = Path(self._splat_file.value).expanduser().absolute()
+        count = self._renderer.splat.load(path, self._model.device, self._shown.current().version)
+        return f"while moving: {path}, {count:,} Gaussians"
+
+    def _no_splat(self) -> str:
+        self._renderer.splat.clear()
+        return "while moving: previews of the model"
 
     def _generate(self) -> str:
         """Start generating with what the panel says. Called with the viewer's lock."""

@@ -33,6 +33,7 @@ from scenetok_ns.models.rendering import CleanViews
 from scenetok_ns.models.sampling import OnStep
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.viewer_splat import SplatPreview
 from scenetok_ns.viewer_views import View, Views
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class ViewerRenderer:
         self._space = latent_space(scenetok.preset.target_autoencoder)
         self.settings = settings
         self.views = Views()
+        self.splat = SplatPreview()
         self._interruptions = 0
 
     def interrupt(self) -> None:
@@ -119,6 +121,8 @@ class ViewerRenderer:
         return outputs
 
     def _pictures(self, camera: Cameras, request: Request, moving: bool, on_step: OnStep) -> dict[str, Tensor]:
+        if moving and (drawn := self.splat.picture(camera, self._shown(on_step).version)) is not None:
+            return picture_outputs(drawn, drawn.new_zeros(*drawn.shape[:2], 1), None)
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
         view = self._view(square, min(request.height, request.width), moving, on_step)
         fitting = view.camera.intrinsics[0, 0], square.intrinsics[0, 0]
