@@ -27,10 +27,14 @@ def outputs(cell: Any) -> list[tuple[str, ...]]:
     """What a cell shows: kinds of pictures, and texts without their figures, which differ between machines."""
     found: list[tuple[str, ...]] = []
     for output in cell.get("outputs", []):
-        if output["output_type"] == "stream":
-            found.append((output["name"], re.sub(r"-?[\d.,]+", "#", " ".join(output["text"].split()))))
-        else:
+        if output["output_type"] != "stream":
             found.append((output["output_type"], *sorted(output.get("data", {"error": None}))))
+            continue
+        text = re.sub(r"-?[\d.,]+", "#", " ".join(output["text"].split()))
+        # Where a text is cut into several depends on the time that it takes to come.
+        if found and found[-1][0] == output["name"]:
+            text = f"{found.pop()[1]} {text}"
+        found.append((output["name"], text))
     return found
 
 
