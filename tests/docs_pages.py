@@ -61,7 +61,7 @@ class Block:
             text, count = re.subn(rf"(?<![\w./-]){re.escape(old)}(?![\w-])", new.replace("\\", "\\\\"), text)
             if count == 0:
                 raise ValueError(f"line {self.line}: nothing to replace: {old}")
-        lines = [parse(line) for line in text.replace("\\\n", " ").splitlines()]
+        lines = [parse(part) for line in text.replace("\\\n", " ").splitlines() for part in line.split(" && ")]
         found = [command for command in lines if command is not None]
         for first, more in self.additions:
             if not any((command.program, *command.words)[: len(first)] == first for command in found):
