@@ -84,6 +84,11 @@ class RenderThread:
         """Whether a preview will do."""
         return self._paced and self._thread.state != "high"
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it only asks for the last preview once more, now that the camera has stopped."""
+        return self._paced and self._thread.state == "low_static"
+
     def adopt(self) -> None:
         """Have all pictures of this browser made at the size that they have at rest, and interrupts left to `check`.
 

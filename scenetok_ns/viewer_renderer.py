@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Thread, current_thread
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -79,6 +81,8 @@ class ViewerRenderer:
         self.settings = settings
         self.views = Views()
         self.splat = SplatPreview()
+        self._sent: WeakKeyDictionary[Thread, tuple[View, Request]] = WeakKeyDictionary()
+        """What each thread's browser was sent last."""
         self._interruptions = 0
 
     def interrupt(self) -> None:
@@ -105,7 +109,7 @@ class ViewerRenderer:
 
             thread.adopt()
             try:
-                outputs = self._pictures(camera, request, thread.moving, on_step)
+                outputs = self._pictures(camera, request, thread, on_step)
             except IOChangeException:
                 raise
             except NotReadyError as note:
@@ -120,11 +124,16 @@ class ViewerRenderer:
             thread.catch_up(camera.camera_to_worlds[0])
         return outputs
 
-    def _pictures(self, camera: Cameras, request: Request, moving: bool, on_step: OnStep) -> dict[str, Tensor]:
-        if moving and (drawn := self.splat.picture(camera, self._shown(on_step).version)) is not None:
+    def _pictures(self, camera: Cameras, request: Request, thread: RenderThread, on_step: OnStep) -> dict[str, Tensor]:
+        """A preview that this browser has just been sent is not sent again: the viewer is told to go on."""
+        if thread.moving and (drawn := self.splat.picture(camera, self._shown(on_step).version)) is not None:
             return picture_outputs(drawn, drawn.new_zeros(*drawn.shape[:2], 1), None)
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
-        view = self._view(square, min(request.height, request.width), moving, on_step)
+        view = self._view(square, min(request.height, request.width), thread.moving, on_step)
+        last, self._sent[current_thread()] = self._sent.get(current_thread()), (view, request)
+        if thread.waiting and last == (view, request):
+            thread.go_on()
+            raise IOChangeException
         fitting = view.camera.intrinsics[0, 0], square.intrinsics[0, 0]
         rgb = request.fit(view.picture[None], *fitting)[0].permute(1, 2, 0).clamp(0, 1)
         uncertainty = request.fit(view.uncertainty[None, None], *fitting)[0].permute(1, 2, 0)

@@ -87,16 +87,14 @@ def browser(viewer: FakeViewer) -> Browser:
 
 
 def test_a_preview_comes_first_and_is_refined_without_waiting(browser: Browser, samplings: Samplings) -> None:
-    """All in one size, and each quality sampled once, though the viewer asks three times."""
+    """Both in one size, and each quality sampled and sent once, though the viewer asks three times."""
     samplings.steps.clear()
     browser.look(pose(0.3))
-    browser.wait(lambda: len(browser.pictures) == 3)
-    states, pictures = zip(*browser.pictures, strict=True)
-    assert states == ("low_move", "low_static", "high") and samplings.steps == [PREVIEW, STEPS]
-    assert {tuple(picture["rgb"].shape) for picture in pictures} == {(32, 48, 3)}
-    assert torch.equal(pictures[0]["rgb"], pictures[1]["rgb"]) and not torch.equal(
-        pictures[1]["rgb"], pictures[2]["rgb"]
-    )
+    browser.wait(lambda: len(browser.pictures) == 2)
+    states, (preview, full) = zip(*browser.pictures, strict=True)
+    assert states == ("low_move", "high") and samplings.steps == [PREVIEW, STEPS]
+    assert preview["rgb"].shape == full["rgb"].shape == (32, 48, 3)
+    assert not torch.equal(preview["rgb"], full["rgb"])
 
 
 def test_pictures_change_when_they_should_and_only_then(
@@ -212,7 +210,7 @@ def test_the_panel_ends_the_picture_at_work(
     pause.set()
     assert viewer.train_lock.acquire(timeout=10)
     viewer.train_lock.release()
-    assert [state for state, _ in browser.pictures] == ["low_move", "low_static"]
+    assert [state for state, _ in browser.pictures] == ["low_move"]
     browser.look(pose(0.2))  # as the viewer asks again after every hook
     browser.at_rest()
     assert samplings.steps == [PREVIEW, STEPS, STEPS]

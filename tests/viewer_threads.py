@@ -53,7 +53,6 @@ class Browser(RenderStateMachine):
     def at_rest(self) -> Tensor:
         """The picture of full quality that follows; forgets those before."""
         found = self.wait(lambda: [outputs for state, outputs in list(self.pictures) if state == "high"])
-        time.sleep(0.3)  # nothing comes after it
         assert self.pictures[-1][0] == "high"
         self.pictures.clear()
         return found[0]["rgb"]

@@ -1,4 +1,4 @@
-"""A browser's side of viser's protocol, as much of it as a test needs."""
+"""A browser's side of viser's protocol, as much of it as tests and benchmarks need."""
 
 from __future__ import annotations
 
@@ -29,17 +29,28 @@ class ViewerClient:
     ) -> None:
         self._socket.close()
 
-    def look(self, position: tuple[float, float, float], aspect: float) -> None:
-        """Send a camera at `position`."""
+    def look(
+        self,
+        position: tuple[float, float, float],
+        aspect: float,
+        wxyz: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0),
+        fov: float = 1.0,
+    ) -> None:
+        """Send a camera at `position`, in the viewer's units, looking along +z turned by a quaternion."""
         message: dict[str, Any] = {
             "type": "ViewerCameraMessage",
-            "wxyz": (1.0, 0.0, 0.0, 0.0),
+            "wxyz": wxyz,
             "position": position,
-            "fov": 1.0,
+            "fov": fov,
             "aspect": aspect,
             "look_at": (0.0, 0.0, 1.0),
             "up_direction": (0.0, 0.0, 1.0),
         }
+        self._socket.send(msgspec.msgpack.encode(message))
+
+    def set(self, element: str, value: Any) -> None:
+        """Give an element of the panel a value, or press it if it is a button; `element` is what it was sent with."""
+        message = {"type": "GuiUpdateMessage", "id": element, "updates": {"value": value}}
         self._socket.send(msgspec.msgpack.encode(message))
 
     def messages(self, seconds: float) -> Iterator[dict[str, Any]]:

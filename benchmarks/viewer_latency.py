@@ -1,0 +1,219 @@
+"""From a camera message to the picture: latency of the viewer through a real websocket client.
+
+A server with Nerfstudio's viewer runs in this process, a client in another. For each of a walk's poses the client sends
+one camera message and takes the time until the first picture (the preview) and until the last (full quality) arrive.
+
+    python benchmarks/viewer_latency.py --output viewer_latency.json
+    python benchmarks/viewer_latency.py --preset re10k --device cuda --poses 60      # full size, random weights
+    python benchmarks/viewer_latency.py --poses 3                                    # the script runs
+
+Weights are those in the package where the preset has some, else random, and so are the scene's tokens: neither changes
+the time. `in the model` is the share of the model's call, the rest is Nerfstudio's, viser's and the network's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from viewer_client import ViewerClient
+
+QUIET_SECONDS = 0.6
+"""Without a picture, after two of them: there comes no other."""
+MOST_SECONDS = 60.0
+WARM_UP = 3
+STEP, TURN = 0.2, 0.05
+"""Between poses: viewer's units (a tenth of the scene's) and radians."""
+ASPECT = 16 / 9
+
+
+def walk(count: int) -> Iterator[tuple[tuple[float, float, float], tuple[float, float, float, float]]]:
+    """Positions and quaternions."""
+    for index in range(count):
+        angle = TURN * index / 2
+        yield (STEP * index, 0.0, 0.1 * STEP * index), (math.cos(angle), 0.0, math.sin(angle), 0.0)
+
+
+def measure(port: int, poses: int) -> dict[str, Any]:
+    """The client's part: milliseconds until the preview and until the full picture, for each pose but the first few."""
+    preview, rest, counts = [], [], []
+    with ViewerClient(port) as client:
+        for position, wxyz in walk(poses + WARM_UP):
+            sent = time.perf_counter()
+            client.look(position, ASPECT, wxyz)
+            arrivals = list(picture_times(client))
+            preview.append(1e3 * (arrivals[0] - sent))
+            rest.append(1e3 * (arrivals[-1] - sent))
+            counts.append(len(arrivals))
+    return {"preview_ms": preview[WARM_UP:], "rest_ms": rest[WARM_UP:], "pictures": counts[WARM_UP:]}
+
+
+def picture_times(client: ViewerClient) -> Iterator[float]:
+    """When the pictures of a pose arrived: the preview and the full one."""
+    deadline, seen = time.perf_counter() + MOST_SECONDS, 0
+    while time.perf_counter() < deadline:
+        seconds = QUIET_SECONDS if seen >= 2 else MOST_SECONDS
+        for message in client.messages(seconds):
+            if message.get("type") == "BackgroundImageMessage":
+                yield time.perf_counter()
+                seen += 1
+                break
+        else:
+            break
+    if seen < 2:
+        raise SystemExit(f"only {seen} pictures of a pose arrived in {MOST_SECONDS:.0f} s")
+
+
+def random_run(preset: str, folder: Path, device: torch.device) -> Any:
+    """A pipeline that shows a scene of random tokens."""
+    from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
+    from scenetok_ns.models.presets import load_preset
+    from scenetok_ns.models.tokens import SceneTokens
+    from scenetok_ns.scenetok_config import scenetok
+
+    torch.manual_seed(0)
+    loaded = load_preset(preset)
+    shape = loaded.compressor.num_tokens, loaded.compressor.token_dim
+    tokens = folder / "scene.safetensors"
+    SceneTokens(torch.randn(shape), torch.eye(4), preset=preset, scene="random").save(tokens)
+    config = copy.deepcopy(scenetok.config).pipeline
+    config.model.preset = preset
+    config.datamanager.dataparser = TokensDataParserConfig(data=tokens)
+    config.datamanager.data = tokens
+    with mock.patch("scenetok_ns.models.scenetok.build_autoencoder", random_autoencoder):
+        pipeline = config.setup(device=device, test_mode="inference").eval()
+    if loaded.embedded_weights is None:
+        model = pipeline.model.scenetok
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:  # fresh output layers are zero
+                    nn.init.normal_(parameter, std=0.02)
+    return pipeline
+
+
+def random_autoencoder(config: Any, weights: Path | None) -> Any:
+    """In the place of one whose weights we may not ship; the one for photographs, which nothing needs, is left out."""
+    from scenetok_ns.models.autoencoders import video_dcae, wan
+    from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
+    from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
+
+    space = latent_space(config)
+    if config.name == "vavae":
+        return None
+    if config.name == "video_dcae":
+        made = video_dcae.VideoDCAE(space, VideoDCAENetwork(VideoDCAEConfig()))
+    elif config.name == "wan":
+        made = wan.WanVAE(space, wan.build_network(wan.WanConfig())).bfloat16()
+    else:
+        return build_autoencoder(config, weights)
+    return made.requires_grad_(False).eval()
+
+
+def serve(pipeline: Any, folder: Path) -> tuple[int, dict[str, list[float]]]:
+    """Open the viewer; gives its port, and the milliseconds of the model's calls as they come."""
+    from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
+    from nerfstudio.utils import writer
+    from nerfstudio.viewer.viewer import Viewer
+
+    viewer = Viewer(
+        ViewerConfig(websocket_host="127.0.0.1", default_composite_depth=True),  # ns-viewer's default
+        log_filename=folder / "viewer.log",
+        datapath=folder,
+        pipeline=pipeline,
+        train_lock=threading.Lock(),  # type: ignore[arg-type]
+    )
+    logging = LoggingConfig()
+    logging.local_writer.enable = False
+    writer.setup_local_writer(logging, max_iter=1)
+    viewer.init_scene(pipeline.datamanager.train_dataset, "completed")
+    calls: dict[str, list[float]] = {"low_move": [], "low_static": [], "high": []}
+    outputs = pipeline.model.get_outputs_for_camera
+
+    def timed(camera: Any, obb_box: Any = None) -> Any:
+        start = time.perf_counter()
+        found = outputs(camera, obb_box)
+        if found["rgb"].is_cuda:
+            torch.cuda.synchronize()
+        state = threading.current_thread().state  # type: ignore[attr-defined]
+        calls[state].append(1e3 * (time.perf_counter() - start))
+        return found
+
+    pipeline.model.get_outputs_for_camera = timed
+    return viewer.viser_server.get_port(), calls
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {
+        "median": statistics.median(ordered),
+        "p95": ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)],
+        "least": ordered[0],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="scenetok-tiny")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--poses", type=int, default=30)
+    parser.add_argument("--engine", choices=("default", "auto", "off"), default="default")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--client", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.client is not None:
+        print(json.dumps(measure(options.client, options.poses)))
+        return
+    console, device = Console(width=110), torch.device(options.device)
+    with tempfile.TemporaryDirectory() as name:
+        pipeline = random_run(options.preset, Path(name), device)
+        if options.engine != "default":
+            pipeline.model.scenetok.engine_options = "auto" if options.engine == "auto" else None
+        port, calls = serve(pipeline, Path(name))
+        command = [sys.executable, __file__, "--client", str(port), "--poses", str(options.poses)]
+        client = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
+    found = json.loads(client.stdout)
+    settings = pipeline.model.viewer_renderer.settings
+    rows = {
+        f"preview, {settings.moving.steps} steps": (found["preview_ms"], calls["low_move"][WARM_UP:]),
+        f"rest, {settings.rest.steps} steps": (found["rest_ms"], calls["high"][WARM_UP:]),
+    }
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    table = Table("ms", "median", "95th percentile", "least", "in the model", title=f"{options.preset} on {where}")
+    for row, (times, inside) in rows.items():
+        values = summary(times)
+        table.add_row(row, *(f"{value:.1f}" for value in values.values()), f"{statistics.median(inside):.1f}")
+    console.print(table)
+    if options.output is not None:
+        result = {
+            "preset": options.preset,
+            "device": where,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "engine": options.engine,
+            "poses": options.poses,
+            "pictures_a_pose": statistics.mean(found["pictures"]),
+            "latency": {row: summary(times) for row, (times, _) in rows.items()},
+            "in_the_model": {row: summary(inside) for row, (_, inside) in rows.items()},
+        }
+        options.output.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
