@@ -123,7 +123,7 @@ def read_capture(
     return StockSceneSource(key, train, evaluation, world=world, pose_scale=pose_scale, typical_spread=typical_spread)
 
 
-def scaled_poses(c2w: Float[Tensor, "v 4 4"], scale: float) -> Float[Tensor, "v 4 4"]:
+def scaled_poses(c2w: Float[Tensor, "v 4 4"], scale: float | Float[Tensor, ""]) -> Float[Tensor, "v 4 4"]:
     poses = c2w.clone()
     poses[:, :3, 3] *= scale
     return poses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
@@ -12,6 +13,7 @@ from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.optimizers import AdamWConfig, WarmupMilestonesConfig
+from scenetok_ns.refinement import RefineDataManagerConfig, RefineModelConfig, RefinePipelineConfig
 from scenetok_ns.scenetok_datamanager import SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import SceneTokModelConfig
 from scenetok_ns.scenetok_pipeline import SceneTokPipelineConfig
@@ -22,9 +24,17 @@ allow_numpy_scalars()
 shorten_errors()
 
 
-def method(name: str, preset: str, description: str, dataparser: SceneDataParserConfig) -> MethodSpecification:
-    """A method whose every default follows from its preset."""
-    steps = load_preset(preset).training.max_steps
+REFINING_STEPS = 300
+
+
+def specification(
+    name: str,
+    description: str,
+    steps: int,
+    pipeline: SceneTokPipelineConfig,
+    optimizers: dict[str, AdamWConfig],
+    schedule: WarmupMilestonesConfig,
+) -> MethodSpecification:
     return MethodSpecification(
         config=SceneTokTrainerConfig(
             method_name=name,
@@ -35,16 +45,38 @@ def method(name: str, preset: str, description: str, dataparser: SceneDataParser
             steps_per_eval_all_images=max(steps // 4, 1),
             machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
             mixed_precision=False,  # the model uses bfloat16 where it should; Nerfstudio's own would be float16
-            pipeline=SceneTokPipelineConfig(
-                datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=dataparser),
-                model=SceneTokModelConfig(preset=preset),
-            ),
-            optimizers={"networks": {"optimizer": AdamWConfig(), "scheduler": WarmupMilestonesConfig()}},
+            pipeline=pipeline,
+            optimizers={group: {"optimizer": one, "scheduler": schedule} for group, one in optimizers.items()},
             viewer=ViewerConfig(quit_on_train_completion=True),  # else ns-train never ends
             vis="tensorboard",
         ),
         description=description,
     )
+
+
+def method(name: str, preset: str, description: str, dataparser: SceneDataParserConfig) -> MethodSpecification:
+    """A method whose every default follows from its preset."""
+    pipeline = SceneTokPipelineConfig(
+        datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=dataparser),
+        model=SceneTokModelConfig(preset=preset),
+    )
+    steps = load_preset(preset).training.max_steps
+    return specification(name, description, steps, pipeline, {"networks": AdamWConfig()}, WarmupMilestonesConfig())
+
+
+def refining_method(name: str, preset: str, description: str) -> MethodSpecification:
+    """Few steps at a high learning rate, on one capture."""
+    pipeline = RefinePipelineConfig(
+        datamanager=RefineDataManagerConfig(preset=preset, dataparser=NerfstudioDataParserConfig(), batch_size=4),
+        model=RefineModelConfig(preset=preset),
+    )
+    # Measured on photographs with the embedded model (docs/captures.md). Tokens are no weights: they do not decay.
+    optimizers = {
+        "tokens": AdamWConfig(lr=0.03, weight_decay=0.0, clip_norm=1.0),
+        "adapters": AdamWConfig(lr=2e-3, weight_decay=0.0, clip_norm=1.0),
+    }
+    schedule = WarmupMilestonesConfig(warmup_steps=10, milestones=(REFINING_STEPS * 2 // 3,), gamma=0.2)
+    return specification(name, description, REFINING_STEPS, pipeline, optimizers, schedule)
 
 
 scenetok = method(
@@ -84,7 +116,13 @@ scenegen_tiny = method(
     Re10kDataParserConfig(),
 )
 
-METHODS = (scenetok, scenetok_dl3dv, scenetok_dl3dv_wan, scenetok_tiny, scenegen, scenegen_tiny)
+scenetok_refine = refining_method(
+    "scenetok-refine",
+    "scenetok-tiny",
+    "SceneTok on one capture: its encoded tokens are optimised on its photographs; other presets by --pipeline.model.",
+)
+
+METHODS = (scenetok, scenetok_dl3dv, scenetok_dl3dv_wan, scenetok_tiny, scenegen, scenegen_tiny, scenetok_refine)
 
 
 def method_config(name: str) -> TrainerConfig:

@@ -101,8 +101,8 @@ class SceneTokModelConfig(ModelConfig):
     scene_seed: int = 0
     """SceneGen: another seed gives another of the scenes that fit the photographs."""
     tokenizer: Path | None = None
-    """SceneGen, training afresh: run folder or released checkpoint with the compressor and the denoiser that stay
-    frozen; None: those in the package, where the preset's tokenizer comes with it."""
+    """SceneGen and scenetok-refine, training afresh: run folder or released checkpoint with the compressor and the
+    denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
 
     # Set by the pipeline, which knows where training data comes from.
     defer_autoencoders: tyro.conf.Suppress[bool] = False
@@ -254,6 +254,14 @@ class SceneTokModel(Model):
         """Checked by the pipeline, which can say what to do about it."""
 
     # --- Training ---
+
+    def begin(self) -> list[str]:
+        """Load what training afresh starts from, beside the embedded weights; lines that say what it is."""
+        if self.preset.scene_generator is None:
+            return []
+        from scenetok_ns.tokenizer_weights import load_tokenizer  # it reads runs, and so imports the pipeline
+
+        return [f"Frozen tokenizer: {load_tokenizer(self.scenetok, self.config.tokenizer)}"]
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         parameters = [parameter for parameter in self.scenetok.parameters() if parameter.requires_grad]

@@ -197,11 +197,8 @@ class SceneTokTrainer(Trainer):
         if path is None:
             CONSOLE.print("No checkpoint to load: training from scratch.")
             preset = load_preset(self.config.pipeline.model.preset)  # type: ignore[attr-defined]
-            if preset.scene_generator is not None:
-                from scenetok_ns.tokenizer_weights import load_tokenizer  # it reads runs, and so imports this module
-
-                model = cast(Any, self.pipeline.model)
-                CONSOLE.print(f"Frozen tokenizer: {load_tokenizer(model.scenetok, model.config.tokenizer)}")
+            for line in cast(Any, self.pipeline.model).begin():
+                CONSOLE.print(line, soft_wrap=True)
             for quirk in preset.quirks:
                 CONSOLE.print(
                     f"[bold yellow]Warning: preset {preset.name} has the quirk {quirk}, which only released weights "

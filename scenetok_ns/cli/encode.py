@@ -94,8 +94,11 @@ def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:
     # All context views, also of a model that would generate the scene from fewer.
     context = datamanager.context_indices(shown.number)
     with console.status(f"encoding {len(context)} photographs of {shown.scene.key}"):
-        views = shown.scene.load_views(context, pipeline.model.scenetok.image_size)
-        tokens = pipeline.model.encode_views(views, shown.scene.key, datamanager.pose_scale(shown.number))
+        if shown.anchors is None:
+            tokens = pipeline.model.tokens_of(shown.number)  # of a refined run, those
+        else:
+            views = shown.scene.load_views(context, pipeline.model.scenetok.image_size)
+            tokens = pipeline.model.encode_views(views, shown.scene.key, datamanager.pose_scale(shown.number))
         return with_sources(tokens, shown.scene, context)
 
 

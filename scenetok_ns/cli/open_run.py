@@ -180,6 +180,7 @@ def show_data(config: RunFolderConfig, data: Path) -> None:
     from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
     from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
     from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
+    from scenetok_ns.refinement import RefinePipelineConfig
 
     if not data.exists():
         raise FileNotFoundError(f"no data at {data}")
@@ -187,6 +188,8 @@ def show_data(config: RunFolderConfig, data: Path) -> None:
     dataparser: Any = datamanager.dataparser
     if isinstance(dataparser, (TokensDataParserConfig, PhotographDataParserConfig)):
         raise DataError("this run shows a single file: give --data with the run that it was opened from")
+    if isinstance(config.pipeline, RefinePipelineConfig):
+        raise DataError("this run is the tokens of one capture: refine another one with ns-train scenetok-refine")
     data = data.absolute()
     config.data = datamanager.data = dataparser.data = data
     if not (isinstance(dataparser, SceneDataParserConfig) and _reads(dataparser)):

@@ -58,6 +58,13 @@ def sample_views(
     return ViewIndices(context, target, condition)
 
 
+def sample_target(
+    frames: int, config: ViewSamplingConfig, layout: TemporalLayout, generator: Generator
+) -> Int64[Tensor, " target"]:
+    """Target clips of a training sample from anywhere among `frames` frames. Raises BadScene if there are too few."""
+    return _draw_clips(0, frames - 1, config, layout, generator)
+
+
 def default_views(c2w: Float[Tensor, "v 4 4"], num_context: int) -> ViewIndices:
     """Evaluation views of a scene without an evaluation index: farthest points from frame 0, and all other frames.
 

@@ -65,13 +65,30 @@ def scenetok_loss(
     distribution = encode_tokens(compressor, context, frozen=frozen)
     state = _drop_tokens(denoiser, denoiser.project(distribution.sample(draws.token_noise)), draws, config)
 
-    noisy = interpolate(target.latents, draws.noise, draws.time)
-    velocity = denoiser(noisy, target.cameras, network_time(draws.time), state)
-    flow = mean_square(velocity, velocity_target(target.latents, draws.noise))
+    flow = flow_error(denoiser, state, target, draws)
     kl = distribution.kl()
     factor = 0.0 if frozen else kl_weight(step, config) if weight is None else weight
     loss = (flow + factor * kl.masked_fill(draws.unconditional, 0.0)).mean()
     return LossOutput(loss, {"flow": flow.detach().mean(), "kl": kl.detach().mean()})
+
+
+def refinement_loss(
+    denoiser: Denoiser, tokens: Float[Tensor, "n dim"], target: Views, draws: SceneTokDraws
+) -> LossOutput:
+    """Flow matching on clips of one scene given its tokens, which the gradient goes to; `target` is relative to their
+    reference. The loss of `scenetok_loss` with the tokens in the place of the compressor."""
+    state = denoiser.project(tokens.expand(len(target.latents), -1, -1))
+    flow = flow_error(denoiser, state, target, draws)
+    return LossOutput(flow.mean(), {"flow": flow.detach().mean()})
+
+
+def flow_error(
+    denoiser: Denoiser, state: Float[Tensor, "b n hidden"], target: Views, draws: SceneTokDraws
+) -> Float[Tensor, " b"]:
+    """Mean square of the error of the velocity of each element's noisy latents."""
+    noisy = interpolate(target.latents, draws.noise, draws.time)
+    velocity = denoiser(noisy, target.cameras, network_time(draws.time), state)
+    return mean_square(velocity, velocity_target(target.latents, draws.noise))
 
 
 def scenegen_loss(
