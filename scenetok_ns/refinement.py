@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from nerfstudio.utils import comms
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from scenetok_ns.data.scenes import DataError
@@ -26,6 +26,7 @@ from scenetok_ns.metrics import picture_metrics
 from scenetok_ns.models.adapters import LowRankAdapters
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.checkpoint import module_sha256
 from scenetok_ns.models.draws import draw_scenetok
 from scenetok_ns.models.losses import refinement_loss
 from scenetok_ns.models.scenetok import SceneTok
@@ -187,6 +188,19 @@ class RefineModel(SceneTokModel):
         """The refined tokens, whatever the number: there is one scene. Of a run that shows a token file, its."""
         return self._scene_tokens(scene, self.tokens.detach())
 
+    def tokens_from(self, views: ImageViews, scene: int) -> SceneTokens:
+        """The refined tokens, whatever the views."""
+        return self.tokens_of(scene)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of networks, tokens and adapters."""
+        parts = nn.ModuleDict({"networks": self.scenetok})
+        parts.register_parameter("tokens", self.tokens)
+        if self.adapters is not None:
+            parts["adapters"] = self.adapters
+        return module_sha256(parts)
+
     def unrefined_tokens(self, scene: int) -> SceneTokens:
         """Those that training began with."""
         return self._scene_tokens(scene, self.start_tokens)
@@ -245,7 +259,7 @@ class RefinePipeline(SceneTokPipeline):
 
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Those of the refined scene and, as `<metric>_before`, those of the first tokens on the same views."""
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         self.eval()

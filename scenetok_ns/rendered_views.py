@@ -103,5 +103,5 @@ def _rendered(
     model: SceneTokModel, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
 ) -> RenderedViews:
     here = cameras.to(model.device, torch.float32)
-    frames = model.scenetok.render(tokens, here, seed=model.config.seed, sampler=model.sampler, on_step=on_step)
+    frames = model.renderer.render(tokens, here, seed=model.config.seed, sampler=model.sampler, on_step=on_step)
     return RenderedViews(frames.clamp(0, 1), here)

@@ -29,7 +29,7 @@ from scenetok_ns.metrics import picture_metrics
 from scenetok_ns.models.autoencoders.registry import latent_space, weights_file
 from scenetok_ns.models.averaging import WeightAverage
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.checkpoint import check_weights
+from scenetok_ns.models.checkpoint import check_weights, module_sha256
 from scenetok_ns.models.compilation import Checkpointing
 from scenetok_ns.models.compressor import TokenDistribution
 from scenetok_ns.models.draws import draw_scenegen, draw_scenetok
@@ -373,11 +373,17 @@ class SceneTokModel(Model):
         if key not in self._tokens:
             conditions, name = self._provider.conditions(scene), self._provider.evaluation_keys[scene]
             if conditions is None:
-                tokens = self.encode_views(self._provider.context_views(scene), name, self._provider.pose_scale(scene))
+                tokens = self.tokens_from(self._provider.context_views(scene), scene)
             else:
                 tokens = self.generate(conditions, name, on_step)
             self._tokens = {k: v for k, v in self._tokens.items() if k[1] == key[1]} | {key: tokens}
         return self._tokens[key]
+
+    def tokens_from(self, views: ImageViews, scene: int) -> SceneTokens:
+        """Tokens of an evaluation scene when the model is given these views of it."""
+        if self._provider is None:
+            raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
+        return self.encode_views(views, self._provider.evaluation_keys[scene], self._provider.pose_scale(scene))
 
     def encode_views(self, views: ImageViews, scene: str, pose_scale: float = 1.0) -> SceneTokens:
         cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
@@ -411,6 +417,11 @@ class SceneTokModel(Model):
         """All that the tokens of a scene depend on, beside the scene."""
         generation = f"|{self.config.scene_seed}|{self.scene_sampler}" if self.scene_sampler else ""
         return f"{self._weights_version}{generation}"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all trained numbers that pictures depend on."""
+        return module_sha256(self.scenetok)
 
     @property
     def renderer(self) -> SceneTok:

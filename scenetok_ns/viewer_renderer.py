@@ -69,6 +69,8 @@ class Shown:
     tokens: SceneTokens
     version: str
     """Another one for other tokens or weights."""
+    networks: SceneTok | None = None
+    """That render it; None: the viewer's."""
 
 
 class ViewerRenderer:
@@ -146,25 +148,26 @@ class ViewerRenderer:
         found = self.views.find(key, wanted, camera, short_side)
         if found is None:
             before = self.views.near(key, settings.rest, camera, self._room(), self._reach(shown.tokens))
-            found = self._sampled(shown.tokens, key, wanted[-1], camera, before, on_step)
+            found = self._sampled(shown, key, wanted[-1], camera, before, on_step)
             self.views.add(found)
         return found
 
     def _sampled(
         self,
-        tokens: SceneTokens,
+        shown: Shown,
         key: str,
         sampler: SamplerConfig,
         camera: CameraBatch,
         before: list[View],
         on_step: OnStep,
     ) -> View:
-        settings, space = self.settings, self._space
+        settings, space, tokens = self.settings, self._space, shown.tokens
+        networks = shown.networks or self._scenetok
         if settings.num_tokens is not None:
             tokens = tokens.subset(min(settings.num_tokens, len(tokens.mean)))
-        windows = self._scenetok.render_windows(
+        windows = networks.render_windows(
             tokens,
-            camera.to(self._scenetok.device),
+            camera.to(networks.device),
             seed=settings.seed,
             sampler=sampler,
             clean=clean_views(before, space.layout.frames_per_chunk),

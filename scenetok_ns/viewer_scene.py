@@ -77,13 +77,13 @@ class ShownScene:
     def current(self, on_step: OnStep | None = None) -> Shown:
         """The tokens to render. Raises NotReadyError where a scene is to be generated first."""
         if self._tokens is not None:
-            return Shown(self._tokens, f"own {self._changes}")
+            return Shown(self._tokens, f"own {self._changes}", self._model.renderer)
         if self.generates:
             raise NotReadyError(self.note)
         version = self._choice, self._model.weights_version
         if self._encoded is None or self._encoded[0] != version:
             self._encoded = version, self._encode()
-        return Shown(self._encoded[1], str(version))
+        return Shown(self._encoded[1], str(version), self._model.renderer)
 
     def pictures(self) -> SceneViews:
         """The views to be drawn as frustums."""
@@ -159,4 +159,4 @@ class ShownScene:
         if not self._choice.own_views:
             return self._model.tokens_of(self.number)
         views = self._scene.load_views(self._choice.given, self._model.scenetok.image_size)
-        return self._model.encode_views(views, self._scene.key, self._datamanager.pose_scale(self.number))
+        return self._model.tokens_from(views, self.number)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scenetok_ns.evaluation.measures import Measures
-from scenetok_ns.models.checkpoint import module_sha256, sha256_of
+from scenetok_ns.models.checkpoint import sha256_of
 
 if TYPE_CHECKING:
     from scenetok_ns.evaluation.runner import SceneEvaluation
@@ -50,7 +50,7 @@ def _weights(model: SceneTokModel) -> dict[str, Any]:
 
     config = model.config
     return {
-        "networks_sha256": module_sha256(model.scenetok),
+        "networks_sha256": model.fingerprint,
         "context_autoencoder": file(config.context_weights, config.context_weights_sha256),
         "target_autoencoder": file(config.target_weights, config.target_weights_sha256),
     }

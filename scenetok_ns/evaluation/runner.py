@@ -209,7 +209,7 @@ class SceneEvaluation:
 
     def _frames(self, tokens: Sequence[SceneTokens], cameras: Sequence[CameraBatch]) -> list[Pictures]:
         model = self.model
-        windows = model.scenetok.render_many(
+        windows = model.renderer.render_many(
             tokens, [path.to(model.device) for path in cameras], seeds=model.config.seed, sampler=model.sampler
         )
         return list(torch.cat([window.frames for window in windows], dim=1).clamp(0, 1))
@@ -220,7 +220,7 @@ class SceneEvaluation:
             key = self.keys[number]
             generation = self.datamanager.conditions(number) if loaded.scene.anchors is not None else None
             if generation is None:
-                tokens = self.model.encode_views(loaded.context, key, self.datamanager.pose_scale(number))
+                tokens = self.model.tokens_from(loaded.context, number)
             else:
                 tokens = self.model.generate(generation, key)
             self._tokens[number] = kept_tokens(tokens, self.conditions.num_tokens)
