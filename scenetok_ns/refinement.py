@@ -55,7 +55,7 @@ class RefineBatch:
     target: Clips
 
     def to(self, device: torch.device | str) -> RefineBatch:
-        return RefineBatch(self.step, self.target.to(device))
+        return RefineBatch(self.step, self.target.map(lambda tensor: tensor.to(device)))
 
 
 class RefineDataManager(SceneTokDataManager):
