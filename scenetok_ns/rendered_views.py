@@ -79,7 +79,7 @@ def render_scene(pipeline: SceneTokPipeline, path: str, count: int, on_step: OnS
     else:
         cameras = read_path(Path(path), (side, side), side).cameras
     views = _rendered(model, tokens, cameras, on_step)
-    targets = _photographed(shown) if datamanager.stored_tokens(shown.number) is None else []
+    targets = held_out_photographs(shown) if datamanager.stored_tokens(shown.number) is None else []
     if not targets:
         number = torch.arange(len(views.frames), device=views.frames.device)
         held = number % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
@@ -89,7 +89,7 @@ def render_scene(pipeline: SceneTokPipeline, path: str, count: int, on_step: OnS
     return RenderedScene(shown.scene.key, views, held_out, photographs.images.to(model.device).float() / 255)
 
 
-def _photographed(shown: EvaluationScene) -> list[int]:
+def held_out_photographs(shown: EvaluationScene) -> list[int]:
     """Target views that are no context views, at most `MOST_HELD_OUT`, spread evenly."""
     context = set(shown.context.tolist())
     targets = [index for index in shown.target.tolist() if index not in context]

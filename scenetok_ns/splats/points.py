@@ -106,14 +106,14 @@ def _sweep(
     rays = c2w[:3, :3] @ rays  # of depth 1
     world = c2w[:3, 3, None, None] + rays[:, None] * depths[:, None]  # [3, d, pixels]
     colour = frames[reference].flatten(1)
-    cost = _colour_difference(frames[others], cameras.select(others.tolist()), world, colour)  # [d, pixels]
+    cost = colour_difference(frames[others], cameras.select(others.tolist()), world, colour)  # [d, pixels]
     smooth = F.avg_pool2d(cost.unflatten(1, (height, width))[:, None], 3, stride=1, padding=1, count_include_pad=False)
     best, index = smooth.flatten(1).min(dim=0)
     chosen = depths[index]
     return (c2w[:3, 3, None] + rays * chosen).T, colour.T, chosen / (intrinsics[0, 0] * width), best
 
 
-def _colour_difference(
+def colour_difference(
     frames: Float[Tensor, "m 3 h w"],
     cameras: CameraBatch,
     world: Float[Tensor, "3 d pixels"],

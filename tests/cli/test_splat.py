@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from capture_files import write_demo_capture
 
 from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.rendered_views import held_out_photographs
 from scenetok_ns.splats import fitting, rasterizer
 from scenetok_ns.splats.gaussians import load_splat
 
@@ -88,3 +90,12 @@ def test_what_is_refused_before_anything_is_rendered(
     (tmp_path / "full" / "file").touch()
     assert "exists" in failure("export-dataset", "--data", capture, "--output", tmp_path / "full")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+
+
+def test_no_context_view_is_held_out_and_not_too_many_are() -> None:
+    """Published evaluation indices count context views among the targets."""
+    shown: Any = SimpleNamespace(context=torch.tensor([0, 4, 8]), target=torch.arange(10))
+    assert held_out_photographs(shown) == [1, 2, 3, 5, 6, 7, 9]
+    many: Any = SimpleNamespace(context=torch.tensor([0]), target=torch.arange(500))
+    chosen = held_out_photographs(many)
+    assert len(set(chosen)) == 48 and chosen[0] == 1 and chosen[-1] == 499

@@ -10,7 +10,15 @@ from small_splats import ring_of_cameras, row_of_cameras
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import SH_C0
-from scenetok_ns.splats.points import Points, SweepOptions, depth_steps, gaussians_at, neighbours, surface_points
+from scenetok_ns.splats.points import (
+    Points,
+    SweepOptions,
+    colour_difference,
+    depth_steps,
+    gaussians_at,
+    neighbours,
+    surface_points,
+)
 
 WALL = 4.0
 
@@ -52,6 +60,19 @@ def test_points_do_not_depend_on_the_world() -> None:
     # Neighbours are chosen by position and angle together, so a few points may differ.
     assert here.means.shape == there.means.shape
     assert ((back - here.means).norm(dim=1) < 1e-3).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(("covered", "off"), [(2, 0.0), (3, 0.3)])
+def test_half_of_the_neighbours_may_be_blocked(covered: int, off: float) -> None:
+    """All frames but `covered` of the 4 neighbours see the colour of the reference; the others something else."""
+    cameras = row_of_cameras(5)
+    frames = torch.full((5, 3, 8, 8), 0.2)
+    frames[1 : 1 + covered] = 0.8
+    world = torch.tensor([0.0, 0.3, 8.0])[:, None, None]  # seen by all
+    cost = colour_difference(frames[1:], cameras.select([1, 2, 3, 4]), world, frames[0, :, 0, :1])
+    torch.testing.assert_close(cost, torch.full((1, 1), off))
+    behind = colour_difference(frames[1:], cameras.select([1, 2, 3, 4]), -world, frames[0, :, 0, :1])
+    assert behind.isinf().all()
 
 
 def test_depths_cover_the_scale_of_the_cameras() -> None:
