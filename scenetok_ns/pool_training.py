@@ -1,4 +1,4 @@
-"""What the trainings on a pool of demo scenes have in common: options, the pool, precision, optimizer, the log."""
+"""What the trainings on a pool of demo scenes have in common: options, the pool, precision, the loop, the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,15 @@ class PoolRun:
 
     def __init__(self, options: PoolOptions, preset: Preset) -> None:
         self.options, self.preset = options, preset
+        torch.manual_seed(options.seed)
+        torch.set_float32_matmul_precision("high")
+        options.output.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(options.device)
         self.codec = ConvCodec().to(self.device).to(memory_format=torch.channels_last)
         self.generator = torch.Generator(self.device).manual_seed(options.seed)
         self.log = (options.output / "log.jsonl").open("a")
+        self._started = self._last = 0.0
+        self._reported = 0
 
     def write(self, **values: float | str) -> None:
         self.log.write(json.dumps(values) + "\n")
@@ -118,6 +123,40 @@ class PoolRun:
         """`along`: part of the training that is done."""
         for group in optimizer.param_groups:
             group["lr"].fill_(self.options.learning_rate * cosine(step, along, warmup=500))
+
+    def steps(self, count: int, optimizer: torch.optim.Optimizer, pool: ScenePool) -> Iterator[tuple[int, float]]:
+        """Number of each step, and the part of the training that is done before it. Between steps, learning rates are
+        set and scenes of the pool replaced."""
+        self._started, self._last, self._reported = time.perf_counter(), time.perf_counter(), 0
+        for step in range(count):
+            along = max(step / count, (time.perf_counter() - self._started) / self.options.seconds)
+            if along >= 1:
+                return
+            self.set_learning_rate(optimizer, step, along)
+            yield step, along
+            if step % 50 == 49 and self.options.renew:
+                pool.renew(self.options.renew)
+
+    def report(self, stage: str, step: int, loss: Tensor, measure: Callable[[], dict[str, float]]) -> None:
+        """Write a line to the log, with what `measure` finds; the time that it takes does not count."""
+        now = time.perf_counter()
+        self.write(
+            stage=stage,
+            step=step,
+            seconds=now - self._started,
+            samples_per_second=(step + 1 - self._reported) * self.options.batch_size / (now - self._last),
+            loss=self.finite(loss, step),
+            **measure(),
+        )
+        self._last, self._reported = time.perf_counter(), step + 1
+
+    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+        """A step of the optimizer; returns the loss."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+        optimizer.step()
+        return loss.detach()
 
     def finite(self, loss: Tensor, step: int) -> float:
         """The loss as a number. Raises ValueError if it is none any more: what follows could only be lost."""

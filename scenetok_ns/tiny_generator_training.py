@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,9 +60,6 @@ class GeneratorOptions(PoolOptions):
 
 def run_training(options: GeneratorOptions) -> dict[str, float]:
     """Train and evaluate; writes weights, log, figures and pictures to the output folder and returns the figures."""
-    torch.manual_seed(options.seed)
-    torch.set_float32_matmul_precision("high")
-    options.output.mkdir(parents=True, exist_ok=True)
     run = GeneratorRun(options, load_preset(options.preset))
     run.train()
     run.save()
@@ -99,43 +95,21 @@ class GeneratorRun(PoolRun):
             return
         pool = self.pool(options.scenes, TRAINING_SEED, encoded=True)
         held_out = self.pool(min(options.batch_size, HELD_OUT_SCENES), HELD_OUT_SEED, encoded=True)
-        parameters = list(self.network.parameters())
-        optimizer = self.optimizer(parameters)
+        optimizer = self.optimizer(list(self.network.parameters()))
         if options.compile:
             for block in self.network.model.blocks:
                 block.compile()
-        take_step = self.recorded(lambda: self.step(pool, parameters, optimizer))
-        started = last = time.perf_counter()
-        for step in range(options.steps):
-            along = max(step / options.steps, (time.perf_counter() - started) / options.seconds)
-            if along >= 1:
-                break
-            self.set_learning_rate(optimizer, step, along)
+        take_step = self.recorded(lambda: self.step(pool, optimizer))
+        for step, _ in self.steps(options.steps, optimizer, pool):
             loss = take_step()
             update_average(self.averaged, self.network, min(0.9995, step / (step + 10)))
-            if step % 50 == 49 and options.renew:
-                pool.renew(options.renew)
             if step % 500 == 499 or step == options.steps - 1:
-                now = time.perf_counter()
-                self.write(
-                    stage="generator",
-                    step=step,
-                    seconds=now - started,
-                    samples_per_second=(step % 500 + 1) * options.batch_size / (now - last),
-                    loss=self.finite(loss, step),
-                    held_out_loss=self.held_out_loss(held_out),
-                )
-                last = time.perf_counter()
+                self.report("generator", step, loss, lambda: {"held_out_loss": self.held_out_loss(held_out)})
                 self.save()
 
-    def step(self, pool: ScenePool, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Tensor:
+    def step(self, pool: ScenePool, optimizer: torch.optim.Optimizer) -> Tensor:
         scenes = torch.randint(pool.capacity, (self.options.batch_size,), generator=self.generator, device=self.device)
-        loss = self.loss(self.network, pool, scenes, self.generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        return loss.detach()
+        return self.descend(self.loss(self.network, pool, scenes, self.generator), optimizer)
 
     def loss(
         self, network: SceneGenerator, pool: ScenePool, scenes: Int[Tensor, " b"], generator: torch.Generator

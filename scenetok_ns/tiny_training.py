@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,9 +63,6 @@ class TinyOptions(PoolOptions):
 
 def run_training(options: TinyOptions) -> dict[str, float]:
     """All stages; writes weights, log, figures and pictures to the output folder and returns the figures."""
-    torch.manual_seed(options.seed)
-    torch.set_float32_matmul_precision("high")
-    options.output.mkdir(parents=True, exist_ok=True)
     run = TinyRun(options, load_preset(options.preset))
     if options.resume is not None:
         load_weights(run.modules(), options.resume)
@@ -135,47 +131,25 @@ class TinyRun(PoolRun):
             return
         pool = self.pool(options.scenes, TRAINING_SEED, encoded=True)
         held_out = self.pool(HELD_OUT_SCENES, HELD_OUT_SEED, encoded=True)
-        parameters = [*self.compressor.parameters(), *self.denoiser.parameters()]
-        blocks = [*self.compressor.aggregate, *self.denoiser.model.blocks]
-        optimizer = self.optimizer(parameters)
+        optimizer = self.optimizer([*self.compressor.parameters(), *self.denoiser.parameters()])
         if options.compile:
-            for block in blocks:
+            for block in [*self.compressor.aggregate, *self.denoiser.model.blocks]:
                 block.compile()
         trained = nn.ModuleList([self.compressor, self.denoiser])
         stage, take_step = "", lambda: torch.tensor(0.0)
-        started = last = time.perf_counter()
-        for step in range(options.token_steps):
-            along = max(step / options.token_steps, (time.perf_counter() - started) / options.seconds)
-            if along >= 1:
-                break
-            self.set_learning_rate(optimizer, step, along)
+        for step, along in self.steps(options.token_steps, optimizer, pool):
             if stage != (now_stage := "regression" if along < options.regression else "flow"):
                 stage = now_stage
                 recipe = dataclasses.replace(config, pure_noise_prob=1.0) if stage == "regression" else config
-                take_step = self.recorded(partial(self.token_step, pool, recipe, parameters, optimizer))
+                take_step = self.recorded(partial(self.token_step, pool, recipe, optimizer))
             loss = take_step()
             update_average(self.averaged, trained, min(0.999, step / (step + 10)))
-            if step % 50 == 49 and options.renew:
-                pool.renew(options.renew)
             if step % 500 == 499:
-                now = time.perf_counter()
-                own, other = self.one_step_psnr(held_out)
-                self.write(
-                    stage=stage,
-                    step=step,
-                    seconds=now - started,
-                    samples_per_second=500 * options.batch_size / (now - last),
-                    loss=self.finite(loss, step),
-                    one_step_psnr=own,
-                    other_tokens_psnr=other,
-                )
-                last = time.perf_counter()
+                self.report(stage, step, loss, lambda: self.one_step_psnr(held_out))
                 if step % 2000 == 1999:
                     self.save()
 
-    def token_step(
-        self, pool: ScenePool, recipe: TrainingConfig, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer
-    ) -> Tensor:
+    def token_step(self, pool: ScenePool, recipe: TrainingConfig, optimizer: torch.optim.Optimizer) -> Tensor:
         preset, batch = self.preset, self.options.batch_size
         views = preset.data.views
         scenes = torch.randint(pool.capacity, (batch,), generator=self.generator, device=self.device)
@@ -195,14 +169,10 @@ class TinyRun(PoolRun):
         )
         with self.autocast():
             loss = scenetok_loss(self.compressor, self.denoiser, context, target, draws, recipe, step=0).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        return loss.detach()
+        return self.descend(loss, optimizer)
 
     @torch.no_grad()
-    def one_step_psnr(self, pool: ScenePool, window_start: int = 20) -> tuple[float, float]:
+    def one_step_psnr(self, pool: ScenePool, window_start: int = 20) -> dict[str, float]:
         """PSNR of one window rendered by a single step from pure noise, with own and with another scene's tokens."""
         compressor, denoiser = self.averaged[0], self.averaged[1]
         assert isinstance(compressor, Compressor) and isinstance(denoiser, Denoiser)
@@ -216,7 +186,7 @@ class TinyRun(PoolRun):
             for shown in (tokens, tokens.roll(1, 0)):
                 velocity = denoiser(noise, target.cameras, t_net, denoiser.project(shown))
                 scores.append(psnr(self.decode(noise - velocity), frames))
-        return scores[0], scores[1]
+        return {"one_step_psnr": scores[0], "other_tokens_psnr": scores[1]}
 
 
 @torch.no_grad()
