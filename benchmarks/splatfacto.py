@@ -13,7 +13,7 @@ thresholds are made for photographs of some hundred pixels and more, so beside
     points      the same, starting from the points of a plane sweep over the 12 views, in the place of COLMAP's.
 
 It is evaluated at the steps of --report; its settings do not depend on --steps, nor on --seconds, after which a
-training is ended where it is. One that makes more than 5,000,000 Gaussians, from which it goes on to fill the GPU, is
+training is ended where it is. One that makes more than 2,000,000 Gaussians, from which it goes on to fill the GPU, is
 ended and said to be. Its LPIPS metric, which would download weights, is replaced by zero. Figures are means over frames
 of PSNR and SSIM, by the same functions for all. Several processes share one GPU, which makes each slower.
 splatfacto needs CUDA.
@@ -52,7 +52,7 @@ from scenetok_ns.splats.points import surface_points
 PRESET = "scenetok-tiny"
 ENLARGED = {"native": 1, "enlarged": 8, "points": 8}
 """How much larger splatfacto's pictures are."""
-MOST_GAUSSIANS = 5_000_000
+MOST_GAUSSIANS = 2_000_000
 NUM_FRAMES, FIRST, STRIDE = 48, 4, 12
 """Of the model card's evaluation: frames of a walk, first window, from one window to the next."""
 
