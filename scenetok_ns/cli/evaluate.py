@@ -91,6 +91,7 @@ def evaluate(
     pipeline = load_run(config, checkpoints, console)
     check_photographs(pipeline.datamanager)
     pipeline.datamanager.evaluation_keys = chosen_scenes(pipeline.datamanager, scenes, num_scenes)
+    check_context(pipeline.datamanager, max([*sweep.sweep_context, num_context or 0]))
     with console.status("loading the metrics"):
         measures = Measures.load(measure, pipeline.model.device)
     tell_missing(measures.not_computed, console)
@@ -148,6 +149,18 @@ def chosen_scenes(datamanager: SceneTokDataManager, names: tuple[str, ...], coun
             raise DataError(f"no evaluation scene {unknown[0]!r}; the data set has {', '.join(list(known)[:5])}, ...")
         keys = list(dict.fromkeys(names))
     return keys if count is None else keys[: positive("--num-scenes", count)]
+
+
+def check_context(datamanager: SceneTokDataManager, count: int) -> None:
+    """Raise DataError if the evaluation index has fewer context views than were asked for."""
+    if datamanager.index is None or datamanager.preset.scene_generator is not None:
+        return
+    fewest = min(len(views.context) for views in datamanager.index.entries.values())
+    if count > fewest:
+        raise DataError(
+            f"{count} context views were asked for, {datamanager.index.path} has {fewest}; make one with more "
+            "(scenetok eval-index), or leave it out"
+        )
 
 
 class _Session:

@@ -32,3 +32,10 @@ class EvaluationOptions:
     """Download missing weights to torch's hub folder, up to 620 MB with all metrics."""
     batch_scenes: int | None = None
     """Scenes rendered together; None: 4 on a GPU, 1 on a CPU."""
+
+    def __post_init__(self) -> None:
+        least = 10 if "fvd" in self.metrics else 2  # what I3D's convolutions need, and a change between frames
+        if self.fvd_frames < least:
+            raise ValueError(f"--fvd-frames must be at least {least}, got {self.fvd_frames}")
+        if self.batch_scenes is not None and self.batch_scenes < 1:
+            raise ValueError(f"--batch-scenes must be at least 1, got {self.batch_scenes}")

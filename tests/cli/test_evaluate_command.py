@@ -98,6 +98,8 @@ def test_context_and_token_sweeps_reach_the_scenes(run: Path, tmp_path: Path) ->
         (["--sweep-steps", "0"], "--sweep-steps must be at least 1"),
         (["--sweep-tokens", "99"], "99 tokens were asked for, the scenes have 8"),
         (["--num-condition", "1"], "--num-condition"),
+        (["--fvd-frames", "1"], "--fvd-frames must be at least 2, got 1"),
+        (["--batch-scenes", "0"], "--batch-scenes must be at least 1"),
         (["--index", "{tmp}/none.json"], "cannot be read as JSON"),
         (["--data", "{tmp}/none"], "no data at"),
     ],
@@ -117,6 +119,8 @@ def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: P
     found = read(tmp_path / "out")
     assert found["per_scene"]["test1"]["frames"] == [2, 3, 4, 5, 6] and len(found["per_scene"]) == 1
     assert found["protocol"]["data"]["index"] == {"file": "index.json", "sha256": sha256_of(index)}
+    with pytest.raises(DataError, match=r"4 context views were asked for, .*index\.json has 3"):
+        evaluate(run, tmp_path / "more", index=index, sweep=SweepOptions(sweep_context=(2, 4)), measure=QUICK)
     # The stock ns-eval takes it from a run folder.
     open_run(run, tmp_path / "opened", index=index)
     assert read_run(tmp_path / "opened").pipeline.datamanager.dataparser.eval_index == index.absolute()
