@@ -16,11 +16,14 @@ in the same processes.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import functools
 import json
+import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +52,7 @@ from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.scenetok_pipeline import distributed
 
 WARM_UP = 5
-"""Steps before the clock runs; the first of them compiles."""
+"""Steps before the clock runs."""
 
 
 def main() -> None:
@@ -66,6 +69,7 @@ def main() -> None:
     command.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that MFU is measured against")
     command.add_argument("--profile", type=Path, help="file for the times of the kernels of one step")
     command.add_argument("--backend", default=compilation.BACKEND, help="of torch.compile; aot_eager builds no kernels")
+    command.add_argument("--lock", type=Path, help="file: calls side by side compile together and are timed one by one")
     command.add_argument("--output", type=Path, required=True)
     command = commands.add_parser("table")
     command.add_argument("files", type=Path, nargs="+")
@@ -74,6 +78,8 @@ def main() -> None:
         Console(width=160).print(table([json.loads(path.read_text()) for path in options.files]))
     elif options.devices == 1:
         measure(options)
+    elif "RANK" in os.environ:  # started by torchrun, or one by one
+        worker(int(os.environ["RANK"]), options, int(os.environ["MASTER_PORT"]))
     else:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -83,9 +89,11 @@ def main() -> None:
 
 def worker(rank: int, options: argparse.Namespace, port: int) -> None:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if backend == "nccl":
-        torch.cuda.set_device(rank)
-    dist.init_process_group(backend, f"tcp://127.0.0.1:{port}", rank=rank, world_size=options.devices)
+    device = torch.device("cuda", rank) if backend == "nccl" else None
+    if device is not None:
+        torch.cuda.set_device(device)
+    url = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group(backend, url, rank=rank, world_size=options.devices, device_id=device)
     measure(options, rank)
     dist.destroy_process_group()
 
@@ -107,9 +115,15 @@ def measure(options: argparse.Namespace, rank: int = 0) -> None:
         "peak_tflops": options.peak,
     }
     try:
-        row |= results(options, preset, device, rank)
-        speed = row["samples_per_second"] / options.devices
-        row["mfu"] = speed * flops / (options.peak * 1e12)
+        torch.manual_seed(0)
+        begin = time.perf_counter()
+        model = make_model(options, device)
+        note(options, rank, f"model made in {time.perf_counter() - begin:.1f} s")
+        row["compile_seconds"] = compile_kinds(model, options, preset, device)
+        note(options, rank, f"compiled in {row['compile_seconds']:.1f} s")
+        with turn(options.lock):
+            row |= results(model, options, preset, device, rank)
+        row["mfu"] = row["samples_per_second"] / options.devices * flops / (options.peak * 1e12)
     except torch.cuda.OutOfMemoryError:
         row["failed"] = "out of memory"
     if rank == 0:
@@ -117,30 +131,62 @@ def measure(options: argparse.Namespace, rank: int = 0) -> None:
         Console(width=160).print(table([row]))
 
 
-def results(options: argparse.Namespace, preset: Preset, device: torch.device, rank: int) -> dict[str, Any]:
-    torch.manual_seed(0)
-    model = make_model(options, device)
-    step = make_step(model, options, preset, device)
+def results(
+    model: SceneTokModel, options: argparse.Namespace, preset: Preset, device: torch.device, rank: int
+) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    if options.devices == 1:
-        row |= timed(step, options.steps, device)
-    else:
-        compiled = timed(step, 1, device)
+    step = make_step(model, options, preset, device)
+    if options.devices > 1:
+        if rank == 0:  # the others wait, compiled
+            row["alone"] = timed(step, options.steps, device)
+            note(options, rank, f"alone: {row['alone']['step_ms']:.1f} ms")
         dist.barrier()
-        if rank == 0:  # the others wait, compiled and warm
-            row["alone"] = timed(step, options.steps, device, warm_up=2)
-        dist.barrier()
-        del step  # and with it an optimizer's moments
+        del step  # and with it the optimizer's moments, and what is recorded
+        model.zero_grad(set_to_none=True)
         step = make_step(model, options, preset, device, rank)
-        row |= timed(step, options.steps, device)
-        row["first_step_seconds"] = compiled["first_step_seconds"]
-        row["all_reduce_gb_per_second"] = all_reduce_speed(device)
-        if rank == 0:
-            row["efficiency"] = row["alone"]["step_ms"] / row["step_ms"]
+    row |= timed(step, options.steps, device)
+    note(options, rank, f"{row['step_ms']:.1f} ms a step")
     row["samples_per_second"] = 1000 * options.batch_size * options.devices / row["step_ms"]
-    if options.profile is not None and rank == 0 and options.devices == 1:
+    if "alone" in row:
+        row["efficiency"] = row["alone"]["step_ms"] / row["step_ms"]
+    if options.devices > 1:
+        row["all_reduce_gb_per_second"] = all_reduce_speed(device)
+    elif options.profile is not None:
         options.profile.write_text(profile(step))
     return row
+
+
+def note(options: argparse.Namespace, rank: int, text: str) -> None:
+    if rank == 0:
+        print(f"[batch {options.batch_size} x {options.devices}] {text}", flush=True)
+
+
+@contextmanager
+def turn(path: Path | None) -> Iterator[None]:
+    """Wait until no other call is being timed."""
+    if path is None:
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def compile_kinds(model: SceneTokModel, options: argparse.Namespace, preset: Preset, device: torch.device) -> float:
+    """Seconds of a pass through a shallow model: one block of each kind. The blocks of the whole one are the same."""
+    begin = time.perf_counter()
+    compressor, denoiser = model.scenetok.compressor, model.scenetok.denoiser.model
+    whole = compressor.aggregate, denoiser.blocks
+    compressor.aggregate = nn.ModuleList([whole[0][0], whole[0][-1]])
+    denoiser.blocks = nn.ModuleList([whole[1][0]])
+    model(made_up_batch(preset, options.batch_size).to(device))["loss"].backward()
+    compressor.aggregate, denoiser.blocks = whole
+    model.zero_grad(set_to_none=True)
+    synchronize(device)
+    seconds = time.perf_counter() - begin
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return seconds
 
 
 def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokModel:
@@ -155,8 +201,9 @@ def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokMod
         compile=not options.plain,
         gradient_checkpointing=options.checkpointing,
     )
-    box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
-    model = config.setup(scene_box=box, num_train_data=1).to(device)
+    with device:  # the weights are drawn there, which takes seconds on a CPU
+        box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+        model = config.setup(scene_box=box, num_train_data=1).to(device)
     model.device_indicator_param.requires_grad_(False)
     return model.train()
 
@@ -224,14 +271,10 @@ def forward_flops(preset: Preset) -> int:
 
 
 def timed(step: Callable[[int], Tensor], steps: int, device: torch.device, warm_up: int = WARM_UP) -> dict[str, Any]:
-    """Mean time of steps queued one behind the other, as in training; peak memory; time of the very first step."""
+    """Mean time of steps queued one behind the other, as in training, and peak memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    begin = time.perf_counter()
-    step(0)
-    synchronize(device)
-    first = time.perf_counter() - begin
-    for number in range(1, warm_up):
+    for number in range(warm_up):
         step(number)
     synchronize(device)
     begin = time.perf_counter()
@@ -239,9 +282,10 @@ def timed(step: Callable[[int], Tensor], steps: int, device: torch.device, warm_
         step(number)
     synchronize(device)
     each = (time.perf_counter() - begin) / steps
-    row = {"step_ms": 1000 * each, "first_step_seconds": first}
+    row = {"step_ms": 1000 * each}
     if device.type == "cuda":
         row["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        row["reserved_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
     return row
 
 
@@ -280,7 +324,7 @@ def profile(step: Callable[[int], Tensor]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     made = Table(title="training step")
-    for name in ("device", "preset", "mode", "batch x devices", "ms", "samples/s", "MFU", "peak GiB", "first step s"):
+    for name in ("device", "preset", "mode", "batch x devices", "ms", "samples/s", "MFU", "peak GiB", "compile s"):
         made.add_column(name, justify="right")
     made.add_column("efficiency", justify="right")
     for row in sorted(rows, key=lambda row: (row["preset"], row["devices"], row["mode"], row["batch_size"])):
@@ -290,7 +334,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
             made.add_row(*start, row["failed"])
             continue
         numbers = (f"{row['step_ms']:.1f}", f"{row['samples_per_second']:.1f}", f"{row['mfu']:.1%}")
-        rest = (f"{row.get('peak_gib', 0):.1f}", f"{row['first_step_seconds']:.0f}")
+        # A recorded pass keeps all memory that it was recorded with, allocated or not.
+        peak = row.get("reserved_gib" if "graph" in row["mode"] else "peak_gib", 0.0)
+        rest = (f"{peak:.1f}", f"{row['compile_seconds']:.0f}")
         made.add_row(*start, *numbers, *rest, f"{row['efficiency']:.1%}" if "efficiency" in row else "")
     return made
 

@@ -5,7 +5,7 @@ Both are settings of modules, not parts of them: no parameter or key of a state 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -16,9 +16,6 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 Checkpointing = Literal["none", "selective", "full"]
 """What of a block is computed again in the backward pass instead of being kept: nothing; all that is cheap (norms,
 rotations, modulations, activations), so that only products of matrices and attentions are kept; everything."""
-
-SELECTIVE_BUDGET = 0.85
-"""Part of its activations that a compiled block keeps under selective checkpointing."""
 
 BACKEND = "inductor"
 """Of torch.compile; tests take one that builds no kernels."""
@@ -47,29 +44,33 @@ def run_block(block: nn.Module, checkpointing: Checkpointing, *args: Any) -> Any
     """
     if not torch.is_grad_enabled():
         return block(*args)
-    call = block.__dict__.get(_COMPILED, block)
+    compiled = block.__dict__.get(_COMPILED)
     if checkpointing == "full":
+        call = block if compiled is None else partial(compiled, False)
         return checkpoint(call, *args, use_reentrant=False)
-    if checkpointing == "selective" and call is block:  # a compiled block keeps no more than it needs
-        contexts = partial(create_selective_checkpoint_contexts, _keep_products)
-        return checkpoint(call, *args, use_reentrant=False, context_fn=contexts)
-    return call(*args)
+    if compiled is not None:
+        return compiled(checkpointing == "selective", *args)
+    return _selective(block.forward, *args) if checkpointing == "selective" else block(*args)
 
 
-def compile_for_training(modules: Iterable[nn.Module], *, keep_less: bool = False) -> None:
-    """Compile modules that are called through `run_block`: each kind and shape once, however many there are.
-
-    keep_less: they keep `SELECTIVE_BUDGET` of what they would keep for the backward pass, and compute again what
-    costs least for its size.
-    """
+def compile_for_training(modules: Iterable[nn.Module]) -> None:
+    """Compile modules that are called through `run_block`: each kind and shape once, however many there are."""
     import torch._dynamo
-    import torch._functorch.config
 
     # A block is smaller than a bucket of gradients: cut at bucket borders, it would be compiled in pieces.
     torch._dynamo.config.optimize_ddp = False
-    torch._functorch.config.activation_memory_budget = SELECTIVE_BUDGET if keep_less else 1.0
     for module in modules:
-        module.__dict__[_COMPILED] = torch.compile(module.forward, backend=BACKEND, dynamic=False)
+        module.__dict__[_COMPILED] = torch.compile(partial(_forward, module), backend=BACKEND, dynamic=False)
+
+
+def _forward(module: nn.Module, selective: bool, *args: Any) -> Any:
+    """What is compiled: the compiler itself carries out the selection, and joins what is computed again."""
+    return _selective(module.forward, *args) if selective else module.forward(*args)
+
+
+def _selective(function: Callable[..., Any], *args: Any) -> Any:
+    contexts = partial(create_selective_checkpoint_contexts, _keep_products)
+    return checkpoint(function, *args, use_reentrant=False, context_fn=contexts)
 
 
 def _keep_products(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -106,8 +106,7 @@ class SceneTok(nn.Module):
         for network in networks:
             network.set_gradient_checkpointing(checkpointing)
         if compiled:
-            modules = [module for network in networks for module in network.compilable()]
-            compile_for_training(modules, keep_less=checkpointing == "selective")
+            compile_for_training(module for network in networks for module in network.compilable())
 
     @property
     def device(self) -> torch.device:
