@@ -149,6 +149,8 @@ class SceneEvaluation:
 
     def _open(self, number: int) -> EvaluationScene:
         scene = self.datamanager.evaluation_scene(number)
+        if not len(scene.target):
+            raise BadScene("no views to compare with", scene.scene.key)
         return replace(scene, context=ordered(scene.context, self.conditions.context_order, scene.scene.key))
 
     def _load(self, scene: EvaluationScene) -> _Loaded:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,21 @@ def test_a_damaged_target_skips_the_scene(
     found = figures(run)
     assert found["num_scenes"] == 2 and found["num_skipped_scenes"] == 2
     assert run.folder.skipped(run.keys)["test1"] == "frame 5 cannot be decoded"
+
+
+def test_a_scene_without_targets_is_skipped(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = pipeline.datamanager.evaluation_scene
+
+    def scene(number: int) -> Any:
+        found = original(number)
+        return replace(found, target=found.target[:0]) if number == 1 else found
+
+    monkeypatch.setattr(pipeline.datamanager, "evaluation_scene", scene)
+    run = evaluation(pipeline, measures, tmp_path)
+    assert figures(run)["num_scenes"] == 2
+    assert run.folder.skipped(run.keys)["test1"] == "no views to compare with"
 
 
 @pytest.fixture(autouse=True)
