@@ -19,8 +19,9 @@ from scenetok_ns.evaluation.distributions import kernel_distance
 from scenetok_ns.evaluation.features import I3DFeatures, InceptionFeatures, clips_of, to_bytes
 from scenetok_ns.evaluation.measures import CHUNK, Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
-from scenetok_ns.evaluation.weights import MissingWeightsError
+from scenetok_ns.evaluation.weights import MissingWeightsError, WeightFile
 from scenetok_ns.metrics import psnr, ssim, ssim_skimage
+from scenetok_ns.models.checkpoint import sha256_of
 
 
 def bytes_of(count: int, side: int, seed: int = 0, offset: int = 0) -> torch.Tensor:
@@ -194,6 +195,36 @@ def test_prediction_and_target_are_not_swapped(measures: Measures) -> None:
     assert not torch.allclose(found.pred["inception"], found.target["inception"], rtol=1e-2)
     with pytest.raises(TypeError):
         measures.measure(pred, target, frames=range(3))  # keywords alone
+
+
+def test_networks_come_from_their_files(
+    inception: Path, i3d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All published metrics, from files given by path; only the check of their hashes is off."""
+    from torchvision.models import alexnet
+
+    torch.manual_seed(0)
+    torch.save(alexnet(weights=None).state_dict(), tmp_path / "alex.pth")
+    files = {"alex": tmp_path / "alex.pth", "inception": inception, "i3d": i3d}
+    options = EvaluationOptions(
+        metrics=("lpips", "fid", "kid", "fvd"),
+        lpips_network="alex",
+        lpips_weights=files["alex"],
+        inception_weights=inception,
+        i3d_weights=i3d,
+        fvd_frames=10,
+    )
+    refused = Measures.load(options, "cpu").not_computed  # random weights are not the published ones
+    assert set(refused) == {"lpips_alex", "fid", "kid"} and "is not the published" in refused["fid"]
+    monkeypatch.setattr(WeightFile, "find", lambda self, given, download: given)
+    found = Measures.load(options, "cpu")
+    assert not found.not_computed
+    assert found.sources["inception"] == {"inception.pth": sha256_of(inception)}
+    target, pred = bytes_of(10, 32), bytes_of(10, 32, seed=1).float() / 255
+    measured = found.measure(pred=pred, target=target, frames=range(10))
+    assert (measured.views["lpips_alex"] > 0).all()
+    assert measured.pred["inception"].shape == (10, 2048) and measured.target["i3d"].shape == (1, 400)
+    torch.testing.assert_close(measured.target["i3d"], I3DFeatures(i3d)(target[None]), rtol=1e-4, atol=1e-4)
 
 
 def test_missing_weights_are_named_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
