@@ -25,7 +25,7 @@ FRAME_RATE = 24.0
 
 @dataclass(frozen=True)
 class CameraPath:
-    """Pictures to be taken: `size` = (height, width) pixels, cut from the middle of squares (`Request`)."""
+    """Pictures to be taken: `size` = (height, width) pixels, cut from the middle of squares (`Request`, `fill`)."""
 
     c2w: Float[Tensor, "n 4 4"]
     """Camera-to-world, OpenCV axes, in the capture's world and units."""
@@ -35,7 +35,7 @@ class CameraPath:
 
     @property
     def request(self) -> Request:
-        return Request(*self.size)
+        return Request(*self.size, wide="fill")
 
     @property
     def cameras(self) -> CameraBatch:

@@ -98,6 +98,7 @@ def test_the_path_beside_a_video_gives_its_frames_again(workplace: Path, tmp_pat
     torch.testing.assert_close(read_camera_path(file), wanted, atol=1e-4, rtol=1e-5)
     cameras = get_path_from_json(json.loads(file.read_text()))
     _, pipeline, *_ = eval_setup(workplace / "attic-scene" / "config.yml", test_mode="inference")
+    pipeline.model.config.wide = "fill"
     pipeline.model.sampler = pipeline.model.sampler.__class__(**{**vars(pipeline.model.sampler), "steps": 2})
     cameras = cameras.to(pipeline.device)
     for index in (0, 5):
