@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 
 COMMANDS = {
     "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "make a run folder of a released checkpoint"),
@@ -52,7 +53,10 @@ def entrypoint(args: list[str] | None = None) -> None:
     module, function = COMMANDS[name][0].split(":")
     command = getattr(importlib.import_module(module), function)
     try:
-        tyro.cli(command, prog=f"scenetok {name}", args=rest)
+        with warnings.catch_warnings():
+            # What libraries say of one another when they are imported: nobody who runs a command could change it.
+            warnings.simplefilter("ignore", FutureWarning)
+            tyro.cli(command, prog=f"scenetok {name}", args=rest)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"scenetok {name}: {error}")
     except KeyboardInterrupt:

@@ -107,6 +107,7 @@ def open_run(
     if tokens is not None:
         show_tokens(config, tokens)
     source = show_photograph(config, photograph, console)
+    check_data(config)
 
     def fill(folder: Path) -> None:
         fill_checkpoints(config, checkpoints, folder)
@@ -123,6 +124,14 @@ def open_run(
             "--output-path scene.mp4",
             soft_wrap=True,
         )
+
+
+def check_data(config: RunFolderConfig) -> None:
+    """Raise FileNotFoundError if there is nothing to show: the tools have no option that would say what."""
+    datamanager = config.pipeline.datamanager
+    data = datamanager.data or datamanager.dataparser.data
+    if not data.exists():
+        raise FileNotFoundError(f"there is no data at {data} to show: give --data, --tokens, or a generator's --image")
 
 
 def check_one_scene(tokens: Path | None, photograph: PhotographOptions, others: dict[str, object]) -> None:

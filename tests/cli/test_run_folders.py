@@ -222,6 +222,12 @@ def test_open_refuses_what_is_no_run_of_ours(workplace: Path) -> None:
     assert "is not a run folder" in failure("open", workplace, str(workplace / "data"), output="new")
 
 
+def test_a_run_without_anything_to_show_is_not_made(tmp_path: Path) -> None:
+    said = failure("open", tmp_path, "scenetok-tiny", output="new")
+    assert "there is no data at data/re10k to show: give --data, --tokens" in said
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_scene_is_rendered_from_its_token_file_without_its_photographs(workplace: Path, tmp_path: Path) -> None:
     scenetok("encode", workplace, run="run", output="scene.safetensors", scene=SCENES[1])
     tokens = SceneTokens.load(workplace / "scene.safetensors")
