@@ -108,7 +108,7 @@ class Generation(threading.Thread):
         lock: Any,
         *,
         share: bool,
-        report: Callable[[str], None],
+        report: Callable[[str, bool], None],
         done: Callable[[SceneTokens], None],
     ) -> None:
         """
@@ -116,7 +116,7 @@ class Generation(threading.Thread):
             run: makes the tokens and reports its steps.
             lock: the viewer's, under which alone the model is used.
             share: give the lock away between steps; no, where training would go on with it.
-            report: is told how far it is; called without the lock.
+            report: is told how far it is, and whether that is the end; called without the lock.
             done: takes the tokens; called with the lock.
         """
         super().__init__(daemon=True, name="scene-generation")
@@ -134,12 +134,12 @@ class Generation(threading.Thread):
             with self._lock:
                 tokens = self._run(self._on_step)
                 self._done(tokens)
-            self._report(f"generated in {time.monotonic() - started:.1f} s")
+            self._report(f"generated in {time.monotonic() - started:.1f} s", True)
         except StoppedError:
-            self._report("stopped")
+            self._report("stopped", True)
         except Exception as error:
             logger.exception("generating a scene failed")
-            self._report(str(error) or type(error).__name__)
+            self._report(str(error) or type(error).__name__, True)
 
     def _on_step(self, done: int, total: int) -> None:
         if self._stop_asked.is_set():
@@ -151,7 +151,7 @@ class Generation(threading.Thread):
         try:
             if due:
                 self._reported = time.monotonic()
-                self._report(f"generating: step {done} of {total}")
+                self._report(f"generating: step {done} of {total}", False)
             time.sleep(TURN_SECONDS)
         finally:
             self._lock.acquire()

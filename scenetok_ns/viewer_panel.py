@@ -320,10 +320,11 @@ class ViewerPanel(nn.Module):
         self._generation.start()
         return f"generating {scene.key}"
 
-    def _report(self, said: str) -> None:
+    def _report(self, said: str, ended: bool) -> None:
         self._shown.note = said
         self._progress.value = said
-        self._ask_again()
+        if ended or not self._shown.ready:
+            self._ask_again()
 
     def _stop(self) -> None:
         if self._generation is not None:

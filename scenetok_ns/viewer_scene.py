@@ -74,6 +74,11 @@ class ShownScene:
         stored = self._datamanager.stored_tokens(self.number)
         return stored is None and self._model.preset.scene_generator is not None
 
+    @property
+    def ready(self) -> bool:
+        """Whether there are tokens, or photographs to encode."""
+        return self._tokens is not None or not self.generates
+
     def current(self, on_step: OnStep | None = None) -> Shown:
         """The tokens to render. Raises NotReadyError where a scene is to be generated first."""
         if self._tokens is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from scene_files import example, write_dl3dv, write_re10k
+from small_networks import randomized
 
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
@@ -29,6 +30,18 @@ def write_small_re10k(root: Path, bad_scene: bool = False) -> Path:
         if bad_scene:
             scenes.append(example(f"{split}-bad", FRAMES))
             scenes[-1]["cameras"][1, 8] = float("nan")
+        write_re10k(root / split, [scenes])
+    return root
+
+
+def write_unlike_re10k(root: Path) -> Path:
+    """3 scenes of which each begins at another frame, to train and to evaluate on."""
+    scenes = []
+    for index in range(3):
+        scene = example(f"test{index}", FRAMES + 3 * index, size=(36, 64))
+        kept = {name: scene[name][3 * index :] for name in ("cameras", "images", "timestamps")}
+        scenes.append({**scene, **kept})
+    for split in ("train", "test"):
         write_re10k(root / split, [scenes])
     return root
 
@@ -69,11 +82,20 @@ def small_pipeline(
 
 def randomize(pipeline: SceneTokPipeline) -> None:
     """Weights with which pictures depend on tokens and cameras; fresh ones give a velocity of zero."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in pipeline.model.scenetok.parameters():
-            parameter.normal_(std=0.2, generator=generator)
+    torch.manual_seed(0)
+    randomized(pipeline.model.scenetok)
     pipeline.model.forget()
+
+
+def write_run(data: Path, output: Path, preset: Path = PRESET) -> Path:
+    """A run folder as ns-train leaves it, with weights drawn at random."""
+    config = small_config(data, output, preset)
+    pipeline = config.pipeline.setup(device="cpu", test_mode="inference")
+    randomize(pipeline)
+    config.save_config()
+    config.get_checkpoint_dir().mkdir(parents=True)
+    torch.save({"step": 0, "pipeline": pipeline.state_dict()}, config.get_checkpoint_dir() / "step-000000000.ckpt")
+    return config.get_base_dir()
 
 
 def final_state(config: TrainerConfig, step: int) -> dict[str, Any]:
