@@ -72,7 +72,8 @@ class StockSceneSource:
         return self._scene
 
     def views(self, num_context: int) -> ViewIndices:
-        """Context: training views spread over the scene. Targets: the evaluation views. Raises BadScene."""
+        """Context: training views spread over the scene. Targets: the evaluation views; where the dataparser left none,
+        the training views that are no context, or, of a handful of photographs, the context. Raises BadScene."""
         if self.num_train < num_context:
             raise BadScene(
                 f"{self.num_train} training views, but {num_context} context views are needed; "
@@ -81,7 +82,12 @@ class StockSceneSource:
             )
         poses = scaled_poses(self._scene.c2w[: self.num_train], self.pose_scale)
         context = farthest_points(poses, num_context, start=0)
-        return ViewIndices(context, torch.arange(self.num_train, self._scene.num_frames))
+        target = torch.arange(self.num_train, self._scene.num_frames)
+        if not len(target):
+            rest = torch.ones(self.num_train, dtype=torch.bool)
+            rest[context] = False
+            target = rest.nonzero().flatten() if rest.any() else context
+        return ViewIndices(context, target)
 
     def training_part(self) -> StockSceneSource:
         """The same without the evaluation views, in units of the training data."""

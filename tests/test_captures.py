@@ -201,6 +201,16 @@ def test_captures_of_any_unit_are_scaled_to_the_training_data(tmp_path: Path) ->
         read_capture(NerfstudioDataParserConfig(data=folder).setup(), "test", pose_scale=-1)
 
 
+def test_a_handful_of_photographs_has_targets_too(tmp_path: Path) -> None:
+    """nerfstudio-data keeps none of less than ten for evaluation."""
+    source = read_capture(NerfstudioDataParserConfig(data=write_capture(tmp_path / "few", n=6)).setup(), "test")
+    views = source.views(4)
+    assert sorted([*views.context.tolist(), *views.target.tolist()]) == list(range(6))
+    assert source.views(6).target.tolist() == list(range(6))
+    with pytest.raises(BadScene, match="6 training views, but 7 context views are needed"):
+        source.views(7)
+
+
 def test_what_a_stock_dataparser_chokes_on_is_one_line(tmp_path: Path) -> None:
     folder = write_capture(tmp_path / "scan")
     (folder / "transforms.json").write_text("{}")
@@ -217,6 +227,7 @@ def test_kinds_of_data(tmp_path: Path) -> None:
 
     assert kind("processed", "transforms.json", "colmap/sparse/0/cameras.bin") is NerfstudioDataParserConfig
     assert type(find_dataparser(tmp_path / "processed/transforms.json")) is NerfstudioDataParserConfig
+    assert kind("of-dl3dv", "transforms.json", "images_4/frame_00001.png") is Dl3dvDataParserConfig
     assert kind("colmap", "colmap/sparse/0/cameras.bin") is ColmapDataParserConfig
     assert kind("undistorted", "sparse/cameras.bin", "images/a.jpg") is ColmapDataParserConfig
     assert kind("chunks", "test/index.json") is Re10kDataParserConfig
