@@ -118,12 +118,15 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Axes, number of seeds, then each metric with its spread over the seeds."""
     metrics = list(dict.fromkeys(name for row in rows for name in row.means if not name.endswith("_std")))
     text = StringIO()
-    columns = [*rows[0].axes, "seeds", *(column for name in metrics for column in (name, f"{name}_over_seeds"))]
+    spread = [name for name in metrics if name not in COUNTS]
+    columns = [*rows[0].axes, "seeds"]
+    for name in metrics:
+        columns += [name, f"{name}_over_seeds"] if name in spread else [name]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         values = {name: row.means.get(name) for name in metrics}
-        spreads = {f"{name}_over_seeds": row.spreads.get(name) for name in metrics}
+        spreads = {f"{name}_over_seeds": row.spreads.get(name) for name in spread}
         writer.writerow({**row.axes, "seeds": row.seeds, **values, **spreads})
     write_atomically(path, text.getvalue().encode())
 
