@@ -21,7 +21,7 @@ from scenetok_ns.cli.open_run import open_run
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.sweeps import Row, SweepOptions, Variant, plot, shown_metrics, table, variants, write_csv
-from scenetok_ns.models.checkpoint import sha256_of
+from scenetok_ns.models.file_digests import sha256_of
 from scenetok_ns.run_files import save_tensors
 from scenetok_ns.run_folder import read_run
 
