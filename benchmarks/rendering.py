@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scenetok_ns.models.autoencoders import vavae, video_dcae, wan
 from scenetok_ns.models.autoencoders.base import Autoencoder, to_channels_last
+from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
 from scenetok_ns.models.cameras import CameraBatch
@@ -47,6 +48,7 @@ console = Console(width=170)
 GIB = 2**30
 RUNS = 5
 """Timed runs of the engine, of which the median counts; the plain loop, which is slow, is timed once."""
+SLOW_MS = 2000
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Result:
     floor_ms: float | None = None
     cold_s: float | None = None
     """The first run: weights laid out, kernels compiled, graphs captured."""
+    kernels: list[tuple[str, int, float]] | None = None
+    """With --profile: the longest ones, calls and milliseconds of one run."""
 
     @property
     def frames_per_second(self) -> float | None:
@@ -86,10 +90,10 @@ class Work:
 class Bench:
     """A preset's model on the device, and the work that is measured on it."""
 
-    def __init__(self, preset: Preset, device: torch.device) -> None:
+    def __init__(self, preset: Preset, device: torch.device, *, low_vram: bool = False, full: bool = False) -> None:
         self.preset, self.device = preset, device
-        self.model = random_model(preset, device)
-        self.options = EngineOptions.for_device(device)
+        self.model = random_model(preset, device, low_vram)
+        self.options = EngineOptions.for_device(device, autoencoders=full)
         self.frames = {"video_dcae": 128, "wan": 34}.get(preset.target_autoencoder.name, 16)
         self.images = torch.rand(preset.data.views.num_context, 3, *self.model.image_size, device=device)
         self.tokens = self.model.encode(self.images, self.cameras(len(self.images)))
@@ -160,7 +164,8 @@ class Bench:
 
         def engine() -> Iterator[Tensor]:
             if not prepared:
-                prepared.append(plain.for_inference(self.device, self.options.dtype))
+                full = self.options.autoencoders
+                prepared.append(plain.for_inference(self.device, self.options.dtype) if full else plain)
             return prepared[0].decode_stream(pieces, num_frames=self.frames)
 
         def plainly() -> Iterator[Tensor]:
@@ -188,16 +193,18 @@ class Bench:
         return Work(f"generate, {sampler.steps} steps, guidance {guidance:g}", run, run)
 
 
-def random_model(preset: Preset, device: torch.device) -> SceneTok:
+def random_model(preset: Preset, device: torch.device, low_vram: bool) -> SceneTok:
     """Networks of full size. Layers that training starts from zero are drawn, too: silent ones would hide errors."""
     torch.manual_seed(0)
     with torch.device(device):
-        context, target = (random_autoencoder(config, device) for config in autoencoders_of(preset))
-        model = SceneTok(preset, context, target).eval().requires_grad_(False)
+        autoencoders = [random_autoencoder(config, device) for config in autoencoders_of(preset)]
+        if low_vram:
+            autoencoders = [OffloadedAutoencoder(autoencoder) for autoencoder in autoencoders]
+        model = SceneTok(preset, *autoencoders, low_vram=low_vram).eval().requires_grad_(False)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
-    return model
+    return model.to(device)
 
 
 def autoencoders_of(preset: Preset) -> tuple[AutoencoderConfig, AutoencoderConfig]:
@@ -247,7 +254,17 @@ def timed(run: Callable[[], Iterator[Tensor]], device: torch.device) -> tuple[fl
     return 1e3 * ((first or start) - start), 1e3 * (time.perf_counter() - start)
 
 
-def measure(bench: Bench, names: str, work: Work, how: str, floor_ms: float | None) -> Result:
+def top_kernels(run: Callable[[], Iterator[Tensor]], count: int = 16) -> list[tuple[str, int, float]]:
+    """Name, calls and milliseconds of the kernels that take longest in one run."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile, torch.no_grad():
+        for _ in run():
+            pass
+        torch.cuda.synchronize()
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    return [(event.key[:90], event.count, round(event.self_device_time_total / 1e3, 3)) for event in events[:count]]
+
+
+def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how: str, floor_ms: float | None) -> Result:
     device = bench.device
     run = work.plain if how == "plain" else work.engine
     bench.use(how)
@@ -256,8 +273,13 @@ def measure(bench: Bench, names: str, work: Work, how: str, floor_ms: float | No
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with torch.no_grad():
-        cold = timed(run, device)[1]
-        runs = [timed(run, device) for _ in range(1 if how == "plain" else RUNS)]
+        first_run = timed(run, device)
+        cold = first_run[1]
+        if how == "engine":
+            runs = [timed(run, device) for _ in range(RUNS)]
+        else:  # nothing to lay out, compile or capture: a long first run counts
+            runs = [first_run if cold > SLOW_MS else timed(run, device)]
+        kernels = top_kernels(run) if how == "engine" and args.profile and device.type == "cuda" else None
     return Result(
         presets=names,
         work=work.name,
@@ -268,6 +290,7 @@ def measure(bench: Bench, names: str, work: Work, how: str, floor_ms: float | No
         peak_gib=torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else None,
         floor_ms=floor_ms,
         cold_s=cold / 1e3,
+        kernels=kernels,
     )
 
 
@@ -310,14 +333,16 @@ WORK_FIELDS = {
 def run_all(args: argparse.Namespace, device: torch.device, speed: float) -> Iterator[Result]:
     names = args.preset or (["scenetok-tiny", "scenegen-tiny"] if args.rehearse else preset_names())
     for joined, preset in groups([load_preset(name) for name in names]):
-        bench = Bench(preset, device)
+        bench = Bench(preset, device, low_vram=args.low_vram, full=args.full)
         for work in bench.work():
             if args.only and not any(word.lower() in work.name for word in args.only):
                 continue
-            bench.use("plain")
-            floor = None if work.flops is None else 1e3 * work.flops() / speed
+            floor = None
+            if work.flops is not None and not args.low_vram:
+                bench.use("plain")
+                floor = 1e3 * work.flops() / speed
             for how in args.how:
-                yield measure(bench, joined, work, how, floor)
+                yield measure(args, bench, joined, work, how, floor)
         del bench, work
         gc.collect()
 
@@ -341,9 +366,14 @@ def main() -> None:
     parser.add_argument("--preset", nargs="*", default=[], help="names; none: all")
     parser.add_argument("--only", nargs="*", default=[], help="words; work whose name has one of them is measured")
     parser.add_argument("--how", nargs="*", default=["plain", "engine"], choices=["plain", "engine"])
+    parser.add_argument("--profile", action="store_true", help="kernels of the engine's work, into the JSON file")
+    parser.add_argument("--low-vram", action="store_true", help="with that option, under which the engine is off")
+    parser.add_argument("--full", action="store_true", help="the engine with prepared autoencoders")
     parser.add_argument("--output", type=Path, default=Path("rendering.json"), help="JSON file to write")
     parser.add_argument("--rehearse", action="store_true", help="the tiny presets on the CPU")
     args = parser.parse_args()
+    if args.low_vram:
+        args.how = ["plain"]
     if not args.rehearse and not torch.cuda.is_available():
         parser.error("full size needs a CUDA device; --rehearse runs the tiny presets on the CPU")
     device = torch.device("cpu" if args.rehearse else "cuda")
@@ -359,6 +389,8 @@ def main() -> None:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "matrix_tflops": speed / 1e12,
+            "low_vram": args.low_vram,
+            "full": args.full,
             "results": [asdict(r) for r in results],
         }
         args.output.write_text(json.dumps(report, indent=1))  # after every result: a killed run keeps what it has

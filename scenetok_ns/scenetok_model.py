@@ -68,6 +68,8 @@ class SceneTokModelConfig(ModelConfig):
     """Start from the weights that come with the package, where the preset has some; False: from random weights."""
     low_vram: bool = False
     """Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower."""
+    engine: Literal["auto", "full", "off"] = "auto"
+    """The rendering engine on CUDA (docs/performance.md). full: prepared autoencoders as well. off: the plain loop."""
     compile: bool = False
     """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
     on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""
@@ -141,6 +143,7 @@ class SceneTokModel(Model):
         weights = self.config.context_weights, self.config.target_weights
         deferred = self.config.defer_autoencoders
         self.scenetok = SceneTok.from_preset(self.preset, *weights, low_vram=self.config.low_vram, deferred=deferred)
+        self.scenetok.engine_options = None if self.config.engine == "off" else self.config.engine
         if self.config.pretrained:
             self.scenetok.load_embedded()
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)

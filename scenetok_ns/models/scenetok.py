@@ -51,16 +51,15 @@ class SceneTok(nn.Module):
         """An autoencoder may be given as a function, which is called when the autoencoder is first needed."""
         super().__init__()
         self.preset, self.low_vram = preset, low_vram
-        self._device: torch.device | None = None
         self.compressor = Compressor.from_preset(preset)
         self.denoiser = Denoiser.from_preset(preset)
         if preset.scene_generator is not None:
             self.scene_generator = SceneGenerator.from_preset(preset)
         # A list, because nn.Module registers modules that are set as attributes.
         self._autoencoders = [context_autoencoder, target_autoencoder]
-        self.engine_options: EngineOptions | Literal["auto"] | None = None
-        """auto: the rendering engine on CUDA, with the settings for it, and the plain loop elsewhere. None: always the
-        plain loop. While the model is in training mode or is asked not to autocast, it is the plain loop, too."""
+        self.engine_options: EngineOptions | Literal["auto", "full"] | None = "auto"
+        """auto: the rendering engine on CUDA, but not with low_vram, and the plain loop elsewhere. full: prepared
+        autoencoders as well. None: always the plain loop, which also serves in training mode and without autocast."""
         self._engine: RenderingEngine | None = None
 
     @classmethod
@@ -75,8 +74,8 @@ class SceneTok(nn.Module):
     ) -> SceneTok:
         """With fresh networks, and autoencoders from their published weight files (None: those without any).
 
-        low_vram: the autoencoders are on the GPU only while they work, and the networks' float32 weights only until
-        the rendering engine has copied them.
+        low_vram: the autoencoders are on the GPU only while they work. The engine, which holds weights of its own, is
+        off unless `engine_options` asks for it.
         deferred: they are made when they are first needed; training from latents may never need them.
         """
 
@@ -110,8 +109,7 @@ class SceneTok(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the work is done. With low_vram, networks may be in main memory meanwhile."""
-        return self._device or self.compressor.scene_tokens.device
+        return self.compressor.scene_tokens.device
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -178,7 +176,7 @@ class SceneTok(nn.Module):
         """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
         posed = network_cameras(cameras, "context", self.preset)
         engine = None if torch.is_grad_enabled() else self.engine_for(autocast)
-        if engine is not None:
+        if engine is not None and engine.options.autoencoders:
             parameters = engine.gaussian_parameters(self.compressor, self.context_autoencoder, images, posed)
             return TokenDistribution.from_parameters(parameters)
         with torch.no_grad():
@@ -270,25 +268,15 @@ class SceneTok(nn.Module):
     def engine_for(self, autocast: bool | None) -> RenderingEngine | None:
         """The engine, if it is to do the work; see `engine_options`."""
         options = self.engine_options
-        if options == "auto":
-            on_cuda = self.device.type == "cuda"
-            options = EngineOptions.for_device(self.device, low_vram=self.low_vram) if on_cuda else None
+        if isinstance(options, str):
+            worthwhile = self.device.type == "cuda" and not self.low_vram
+            full = options == "full"
+            options = EngineOptions.for_device(self.device, autoencoders=full) if worthwhile else None
         if options is None or self.training or autocast is False:
-            self._come_back()
             return None
         if self._engine is None or (self._engine.device, self._engine.options) != (self.device, options):
             self._engine = RenderingEngine(self.device, options)
         return self._engine
-
-    def _come_back(self) -> None:
-        """Networks that the engine has sent to main memory are needed themselves."""
-        if self._device is not None and any(p.device != self._device for p in self.parameters()):
-            self.to(self._device)
-
-    def train(self, mode: bool = True) -> SceneTok:
-        if mode:
-            self._come_back()
-        return super().train(mode)
 
     def _target_cameras(self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch]) -> CameraBatch:
         """One path for each scene, in units of the capture -> a batch of them as the denoiser needs them."""
@@ -330,7 +318,6 @@ class SceneTok(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SceneTok:
         super()._apply(fn, recurse)
-        self._device = self.compressor.scene_tokens.device if self.low_vram else None
         for autoencoder in self._autoencoders:
             if isinstance(autoencoder, Autoencoder):
                 autoencoder.to(self.device)

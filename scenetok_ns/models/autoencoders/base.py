@@ -127,11 +127,10 @@ class Autoencoder(nn.Module, ABC):
             if wanted.shape[1]:
                 yield wanted
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, low_vram: bool = False) -> Autoencoder:
+    def for_inference(self, device: torch.device, dtype: torch.dtype) -> Autoencoder:
         """An autoencoder that does what this one does, to the rounding of `dtype`, in the fastest known way.
 
         Its weights are copies of their own on `device`, or this one's; its other direction may be this one's, too.
-        low_vram: with less memory, if need be slower.
         """
         return self
 

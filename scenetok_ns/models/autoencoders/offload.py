@@ -23,9 +23,9 @@ class OffloadedAutoencoder(Autoencoder):
         super().__init__(inner.space)
         self.inner = inner.to(HOME)
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, low_vram: bool = False) -> Autoencoder:
+    def for_inference(self, device: torch.device, dtype: torch.dtype) -> Autoencoder:
         """The inner one's, if it has weights of its own on the device: a decoder's, in half precision, take little."""
-        prepared = self.inner.for_inference(device, dtype, low_vram=low_vram)
+        prepared = self.inner.for_inference(device, dtype)
         return self if prepared is self.inner else prepared
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:

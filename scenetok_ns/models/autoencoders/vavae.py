@@ -128,10 +128,9 @@ class VAVAE(Autoencoder):
         self._fast: FastEncoder | None = None
         """Set in copies that `for_inference` makes; it then encodes instead of the network."""
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, low_vram: bool = False) -> VAVAE:
+    def for_inference(self, device: torch.device, dtype: torch.dtype) -> VAVAE:
         prepared = copy.copy(self)
         prepared._fast = FastEncoder(self.network, device, dtype)
-        prepared.max_batch = 4 if low_vram else self.max_batch
         return prepared
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

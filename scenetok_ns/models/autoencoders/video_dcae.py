@@ -64,6 +64,8 @@ class Tiling:
 
 ONLINE_TILING = Tiling()
 """What the reference uses to encode and decode on the fly."""
+STRIPS = 4
+"""Parts that `for_inference` runs the finest stage of a tile in: its largest maps are half a GiB each, in bfloat16."""
 PRECOMPUTE_TILING = Tiling(frames=16, overlap=0.0)
 """What the reference computes stored latents with: groups of 16 frames that know nothing of each other."""
 
@@ -140,9 +142,9 @@ class VideoDCAE(Autoencoder):
         video = _run_tiled(self._decode_all_frames, self._to_network(latents), time, space).transpose(1, 2)
         return video.to(latents.dtype) / 2 + 0.5
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, low_vram: bool = False) -> VideoDCAE:
+    def for_inference(self, device: torch.device, dtype: torch.dtype) -> VideoDCAE:
         prepared = copy.copy(self)
-        prepared._fast = FastDecoder(self.network.decoder, device, dtype, strips=8 if low_vram else 2)
+        prepared._fast = FastDecoder(self.network.decoder, device, dtype, strips=STRIPS)
         return prepared
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:

@@ -31,7 +31,7 @@ from scenetok_ns.models.autoencoders.video_dcae_layers import (
     ResidualConvs,
     Upsample,
 )
-from scenetok_ns.models.engine.kernels import bias_silu, norm_modulate
+from scenetok_ns.models.engine.kernels import bias_silu, depthwise_conv, norm_modulate
 
 BLOCK_REACH = 2
 """Positions that a residual block of two convolutions looks to each side."""
@@ -260,13 +260,14 @@ class _AttentionBlock(NamedTuple):
     """`EfficientViTBlock`."""
 
     qkv: Tensor
-    spread: _Conv
+    spread: Float[Tensor, "125 channels"]
     mix: Float[Tensor, "groups 32 32"]
     proj: Tensor
     proj_norm: _Norm
     widen: Tensor
     widen_bias: Tensor
-    local: _Conv
+    local: Float[Tensor, "27 channels"]
+    local_bias: Tensor
     narrow: Tensor
     narrow_norm: _Norm
 
@@ -278,15 +279,19 @@ class _AttentionBlock(NamedTuple):
         def matrix(conv: nn.Conv3d) -> Tensor:
             return conv.weight.detach().flatten(1).to(device, dtype)
 
+        def taps(conv: nn.Conv3d) -> Tensor:
+            return matrix(conv).t().contiguous()
+
         return cls(
             qkv=matrix(attention.qkv.conv),
-            spread=_Conv.of(spread, device, dtype),
+            spread=taps(spread),
             mix=matrix(mix).unflatten(0, (-1, HEAD_SIZE)).transpose(1, 2).contiguous(),
             proj=matrix(attention.proj.conv),
             proj_norm=_Norm.of(attention.proj.norm, device, dtype),
             widen=matrix(convs.inverted_conv.conv),
             widen_bias=convs.inverted_conv.conv.bias.detach().to(device, dtype),
-            local=_Conv.of(convs.depth_conv.conv, device, dtype),
+            local=taps(convs.depth_conv.conv),
+            local_bias=convs.depth_conv.conv.bias.detach().to(device, dtype),
             narrow=matrix(convs.point_conv.conv),
             narrow_norm=_Norm.of(convs.point_conv.norm, device, dtype),
         )
@@ -294,14 +299,14 @@ class _AttentionBlock(NamedTuple):
     def __call__(self, x: Maps) -> Maps:
         x = self.proj_norm(F.linear(self._attend(x), self.proj), residual=x)
         inner = F.silu(F.linear(x, self.widen, self.widen_bias))
-        value, gate = self.local(inner).chunk(2, dim=-1)
-        return self.narrow_norm(F.linear(value * F.silu(gate), self.narrow), residual=x)
+        gated = depthwise_conv(inner, self.local, self.local_bias, gated=True)
+        return self.narrow_norm(F.linear(gated, self.narrow), residual=x)
 
     def _attend(self, x: Maps) -> Maps:
         """ReLU linear attention at two scales: of the projections, and of their mix over 5 x 5 x 5 positions."""
         b, t, h, w, _ = x.shape
         qkv = F.linear(x, self.qkv)
-        spread = self.spread(qkv).view(b * t * h * w, -1, HEAD_SIZE).transpose(0, 1)
+        spread = depthwise_conv(qkv, self.spread).view(b * t * h * w, -1, HEAD_SIZE).transpose(0, 1)
         mixed = torch.bmm(spread, self.mix).transpose(0, 1).reshape(qkv.shape)
         both = torch.cat([relu_attention(each.reshape(b, t * h * w, -1)) for each in (qkv, mixed)], dim=-1)
         return both.view(b, t, h, w, -1)

@@ -19,7 +19,6 @@ from torch import Tensor
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.engine import trunk
-from scenetok_ns.models.engine.compiling import BlockCompiler
 from scenetok_ns.models.engine.graphs import StepGraphs
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.engine.streams import working
@@ -80,11 +79,10 @@ class DenoisingEngine:
         denoiser: Denoiser,
         device: torch.device,
         options: EngineOptions,
-        compiler: BlockCompiler,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
         """`stream`: what everything runs on; CUDA graphs need one that is not the default one."""
-        self._denoiser, self._options, self._compiler = denoiser, options, compiler
+        self._denoiser, self._options = denoiser, options
         self.device = device
         self._weights = DenoiserWeights.of(denoiser, device, options.dtype)
         # Cameras and times are embedded in float32: they are a small part of the work.
@@ -126,13 +124,13 @@ class DenoisingEngine:
             path = _Path.start(self, tokens, cameras, noise, layout, schedule, config)
             plan = stretches(schedule, noise.shape[1], config.clean_targets, layout.latents_per_chunk)
             # Prepared in the reverse order: the largest graph sets the size of the memory that they share.
-            steps = self._window_steps(path.key, schedule.steps)
+            steps = self._window_steps(path.key)
             for clean in sorted({stretch.clean for stretch in plan}):
                 steps.prepare(clean)
         given_out = schedule.finished(0)
         for stretch in plan:
             with working(self._stream):
-                self._run(path, self._window_steps(path.key, 0), stretch, on_step, schedule.steps)
+                self._run(path, self._window_steps(path.key), stretch, on_step, schedule.steps)
                 part = path.final_latents(given_out, stretch) if stretch.final > given_out else None
             if part is not None:
                 given_out = stretch.final
@@ -171,12 +169,7 @@ class DenoisingEngine:
         if len(self._under_way) > STEPS_AHEAD:
             self._under_way.popleft().synchronize()
 
-    def _window_steps(self, key: WindowKey, forwards: int) -> WindowSteps:
-        """The steps of a kind of window; `forwards` of the network are about to be asked of it."""
-        run_block, changed = self._compiler.block(forwards)
-        if changed:
-            self._windows.clear()
-            self._scene_of.clear()
+    def _window_steps(self, key: WindowKey) -> WindowSteps:
         if key not in self._windows:
             while len(self._windows) >= KEPT_WINDOWS:
                 oldest = next(iter(self._windows))
@@ -184,7 +177,7 @@ class DenoisingEngine:
                 self._scene_of.pop(oldest, None)
             graphs = StepGraphs() if self._options.graphs else None
             rotary = self._denoiser.rotary(key.latents, self.device)
-            self._windows[key] = WindowSteps(self._weights, key, rotary, run_block, graphs)
+            self._windows[key] = WindowSteps(self._weights, key, rotary, graphs)
         return self._windows[key]
 
     def states(self, tokens: Tensor, with_null: bool) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import torch
@@ -13,7 +15,6 @@ from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.compressor import Compressor
 from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.engine.compiling import BlockCompiler
 from scenetok_ns.models.engine.compressing import CompressingEngine
 from scenetok_ns.models.engine.denoising import DenoisingEngine
 from scenetok_ns.models.engine.options import EngineOptions
@@ -25,6 +26,8 @@ from scenetok_ns.models.rendering import CleanViews, RenderedFrames, StartedPath
 from scenetok_ns.models.sampling import OnStep, SampledLatents, checked_schedule
 from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.temporal import TemporalLayout
+
+logger = logging.getLogger(__name__)
 
 KEPT_AUTOENCODERS = 2
 """A model has one for context views and one for targets."""
@@ -91,14 +94,16 @@ class RenderingEngine:
         checked_schedule(denoiser, path.cameras, path.noise, layout, sampler, path.clean)
 
         def start(report: Report) -> Iterator[Finished[RenderedFrames]]:
-            denoising = self._denoising_engine(denoiser)
-            decoder = self._prepared(autoencoder)
+            with self._preparing():
+                denoising = self._denoising_engine(denoiser)
+                decoder = self._prepared(autoencoder)
             sampled = denoising.sample_windows(
                 tokens, path.cameras, path.noise, layout, sampler, clean=path.clean, on_step=report
             )
             return self._decoded(decoder, sampled, path)
 
-        return self._results(start, on_step)
+        inputs = tokens, path.noise, path.cameras.c2w, path.cameras.intrinsics
+        return self._results(start, on_step, *inputs)
 
     def sample_latents(
         self,
@@ -115,11 +120,12 @@ class RenderingEngine:
         checked_schedule(denoiser, cameras, noise, layout, sampler)
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
-            denoising = self._denoising_engine(denoiser)
+            with self._preparing():
+                denoising = self._denoising_engine(denoiser)
             for part in denoising.sample_windows(tokens, cameras, noise, layout, sampler, on_step=report):
                 yield self._finished(part.latents, self._compute_stream)
 
-        return self._results(start, on_step)
+        return self._results(start, on_step, tokens, noise, cameras.c2w, cameras.intrinsics)
 
     def sample_scene_tokens(
         self,
@@ -136,13 +142,15 @@ class RenderingEngine:
         """As `sampling.sample_scene_tokens`, which see."""
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
-            engine = self._token_engine(generator)
+            with self._preparing():
+                engine = self._token_engine(generator)
             yield self._finished(
                 engine.sample_scene_tokens(noise, latents, cameras, anchors, mask, config, on_step=report),
                 self._compute_stream,
             )
 
-        (tokens,) = self._results(start, on_step)
+        inputs = noise, latents, mask, cameras.c2w, cameras.intrinsics, anchors.c2w, anchors.intrinsics
+        (tokens,) = self._results(start, on_step, *inputs)
         return tokens
 
     def gaussian_parameters(
@@ -155,12 +163,12 @@ class RenderingEngine:
         """Images and their cameras, as the compressor must see them -> its parameters of the scene tokens."""
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
-            engine = self._compressing_engine(compressor)
-            with working(self._compute_stream):
+            with self._preparing():
+                engine = self._compressing_engine(compressor)
                 latents = self._prepared(autoencoder).encode(images)
             yield self._finished(engine.gaussian_parameters(latents, cameras), self._compute_stream)
 
-        (parameters,) = self._results(start, None)
+        (parameters,) = self._results(start, None, images, cameras.c2w, cameras.intrinsics)
         return parameters
 
     def __deepcopy__(self, memo: dict[int, object]) -> RenderingEngine:
@@ -170,8 +178,16 @@ class RenderingEngine:
     def __reduce__(self) -> tuple[object, ...]:
         return RenderingEngine, (self.device, self.options)
 
-    def _results(self, start: Callable[[Report], Iterator[Finished[T]]], on_step: OnStep | None) -> Iterator[T]:
-        """Results of a job of the worker, on the caller's stream, whose work so far the job waits for."""
+    def _results(
+        self,
+        start: Callable[[Report], Iterator[Finished[T]]],
+        on_step: OnStep | None,
+        *inputs: Tensor,
+    ) -> Iterator[T]:
+        """Results of a job of the worker, on the caller's stream, whose work so far the job waits for.
+
+        `inputs`: what the job reads; a caller who goes away early must not free it under the job's hands.
+        """
         ready = self._event(None)
 
         def job(report: Report) -> Iterator[Finished[T]]:
@@ -179,6 +195,9 @@ class RenderingEngine:
                 torch.cuda.set_device(self.device)
                 for stream in (self._compute_stream, self._decode_stream):
                     cast(torch.cuda.Stream, stream).wait_event(ready)
+                    for tensor in inputs:
+                        if tensor.is_cuda:
+                            tensor.record_stream(cast(torch.cuda.Stream, stream))
             return start(report)
 
         for result, event in self._worker.run(job, on_step):
@@ -211,44 +230,45 @@ class RenderingEngine:
                 return
             yield self._finished(window, stream)
 
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """Weights are copied on one stream, and used on both."""
+        with working(self._compute_stream):
+            yield
+        if self._compute_stream is not None and self._decode_stream is not None:
+            self._decode_stream.wait_stream(self._compute_stream)
+
     def _denoising_engine(self, denoiser: Denoiser) -> DenoisingEngine:
         if self._denoising is None or self._denoising[0] != fingerprint(denoiser):
+            logger.info("rendering engine: laying out the denoiser's weights; first use on a machine compiles kernels")
             self._denoising = None  # frees the memory first
-            compiler = BlockCompiler(self.options.compile)
-            engine = DenoisingEngine(denoiser, self.device, self.options, compiler, self._compute_stream)
-            self._denoising = self._copied(denoiser), engine
+            engine = DenoisingEngine(denoiser, self.device, self.options, self._compute_stream)
+            self._denoising = fingerprint(denoiser), engine
         return self._denoising[1]
 
     def _token_engine(self, generator: SceneGenerator) -> TokenEngine:
         if self._generating is None or self._generating[0] != fingerprint(generator):
             self._generating = None
             engine = TokenEngine(generator, self.device, self.options, self._compute_stream)
-            self._generating = self._copied(generator), engine
+            self._generating = fingerprint(generator), engine
         return self._generating[1]
 
     def _compressing_engine(self, compressor: Compressor) -> CompressingEngine:
         if self._compressing is None or self._compressing[0] != fingerprint(compressor):
             self._compressing = None
             engine = CompressingEngine(compressor, self.device, self.options, self._compute_stream)
-            self._compressing = self._copied(compressor), engine
+            self._compressing = fingerprint(compressor), engine
         return self._compressing[1]
-
-    def _copied(self, module: nn.Module) -> Fingerprint:
-        """What the weights are known by from now on, once a copy has been made of them."""
-        if self.options.low_vram:
-            module.to("cpu")
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-        return fingerprint(module)
 
     def _prepared(self, autoencoder: Autoencoder) -> Autoencoder:
         """What works in the place of `autoencoder`, whose weights do not change."""
+        if not self.options.autoencoders:
+            return autoencoder
         known = self._autoencoders.get(id(autoencoder))
         if known is None or known[0] is not autoencoder:
-            options = self.options
-            made = autoencoder.for_inference(self.device, options.dtype, low_vram=options.low_vram)
             while len(self._autoencoders) >= KEPT_AUTOENCODERS:
                 del self._autoencoders[next(iter(self._autoencoders))]
+            made = autoencoder.for_inference(self.device, self.options.dtype)
             self._autoencoders[id(autoencoder)] = known = autoencoder, made
         return known[1]
 

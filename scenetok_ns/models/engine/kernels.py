@@ -93,9 +93,30 @@ def add_with_bias(
     return x + (y + bias)
 
 
+def depthwise_conv(
+    x: Float[Tensor, "b t h w c"],
+    weight: Float[Tensor, "taps c"],
+    bias: Float[Tensor, " c"] | None = None,
+    *,
+    gated: bool = False,
+) -> Float[Tensor, "b t h w c2"]:
+    """Each channel's own convolution with a cubic kernel and zero padding, of a contiguous `x`.
+
+    weight: of an odd number of taps to a side, row by row. gated: value * SiLU(gate) of the halves of the channels.
+    """
+    if _usable(x):
+        return _triton().depthwise_conv(x, weight, bias, gated)
+    side = round(len(weight) ** (1 / 3))
+    kernel = weight.t().contiguous().unflatten(1, (1, side, side, side))
+    maps = F.conv3d(x.permute(0, 4, 1, 2, 3), kernel, bias, padding=side // 2, groups=x.shape[-1])
+    out = maps.permute(0, 2, 3, 4, 1)
+    if not gated:
+        return out.contiguous()
+    value, gate = out.chunk(2, dim=-1)
+    return value * F.silu(gate)
+
+
 def _usable(x: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # the compiler joins plain operations with their neighbours
-        return False
     return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and triton_available()
 
 

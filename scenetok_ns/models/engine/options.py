@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-
-CompilePolicy = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +15,8 @@ class EngineOptions:
     """Of weights and activations. Latents, times and steps stay in float32."""
     graphs: bool = True
     """Replay CUDA graphs instead of launching kernels one by one. CUDA only."""
-    low_vram: bool = False
-    """Send the networks that weights were copied from to main memory, and decode in smaller pieces."""
-    compile: CompilePolicy = "auto"
-    """torch.compile of the blocks. auto: on CUDA, once enough has been asked for to make up for the time it takes."""
+    autoencoders: bool = False
+    """Encode and decode through `Autoencoder.for_inference` as well, in `dtype`. Off: the autoencoders as they are."""
 
     @property
     def autocasts(self) -> bool:
@@ -29,7 +24,7 @@ class EngineOptions:
         return self.dtype != torch.float32
 
     @classmethod
-    def for_device(cls, device: torch.device, *, low_vram: bool = False) -> EngineOptions:
+    def for_device(cls, device: torch.device, *, autoencoders: bool = False) -> EngineOptions:
         if device.type == "cuda":
-            return cls(low_vram=low_vram)
-        return cls(dtype=torch.float32, graphs=False, low_vram=low_vram, compile="never")
+            return cls(autoencoders=autoencoders)
+        return cls(dtype=torch.float32, graphs=False, autoencoders=autoencoders)

@@ -97,7 +97,6 @@ class TokenSteps:
             self._keys,
             self._values,
             None,
-            trunk.block_forward,
         ).float()
         velocity = velocities[0]
         if self.key.copies == 2:

@@ -13,7 +13,6 @@ one set of modulations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -33,7 +32,7 @@ CHUNKS = 6
 
 
 class BlockWeights(NamedTuple):
-    """Of one block; a tuple, so that one compiled function serves all blocks."""
+    """Of one block."""
 
     qkv: Tensor
     qkv_bias: Tensor
@@ -65,9 +64,6 @@ class TrunkWeights(NamedTuple):
     @property
     def head_dim(self) -> int:
         return self.cross_k_norm.shape[1]
-
-
-RunBlock = Callable[..., Tensor]
 
 
 def trunk_weights(trunk: Trunk, device: torch.device, dtype: torch.dtype) -> TrunkWeights:
@@ -126,13 +122,12 @@ def run_trunk(
     keys: Float[Tensor, "depth copies*b heads keys d"],
     values: Float[Tensor, "depth copies*b heads keys d"],
     rotary: RotaryTable | None,
-    run_block: RunBlock,
 ) -> Float[Tensor, "copies b n out"]:
     """`Trunk.forward` given its modulations, which may be the same for all elements or tokens (b1, n1 = 1)."""
     hidden = x.shape[-1]
     for index, block in enumerate(weights.blocks):
         own = modulation[..., index * CHUNKS * hidden : (index + 1) * CHUNKS * hidden]
-        x = run_block(block, x, own, keys[index], values[index], rotary)
+        x = block_forward(block, x, own, keys[index], values[index], rotary)
     shift, scale = modulation[..., -2 * hidden :].chunk(2, dim=-1)
     return F.linear(norm_modulate(x, scale, shift, NORM_EPS), weights.final, weights.final_bias)
 
@@ -145,7 +140,7 @@ def block_forward(
     values: Float[Tensor, "copies*b heads keys d"],
     rotary: RotaryTable | None,
 ) -> Float[Tensor, "copies b n hidden"]:
-    """`Block.forward`; few kernels even when it is not compiled."""
+    """`Block.forward` in few kernels."""
     shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
     d = keys.shape[-1]
     heads = x.shape[-1] // d

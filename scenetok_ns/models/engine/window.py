@@ -68,10 +68,9 @@ class WindowSteps:
         weights: DenoiserWeights,
         key: WindowKey,
         rotary: RotaryTable,
-        run_block: trunk.RunBlock,
         graphs: StepGraphs | None,
     ) -> None:
-        self.weights, self.key, self.rotary, self.run_block, self._graphs = weights, key, rotary, run_block, graphs
+        self.weights, self.key, self.rotary, self._graphs = weights, key, rotary, graphs
         dtype, device = weights.patches.dtype, weights.patches.device
         depth, d = weights.trunk.cross_k_norm.shape
         hidden = weights.trunk.modulation.shape[1]
@@ -171,7 +170,6 @@ class WindowSteps:
             self._keys,
             self._values,
             self.rotary,
-            self.run_block,
         )
         h, w = weights.grid
         p = weights.patch_size

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.engine.compiling import BlockCompiler
 from scenetok_ns.models.engine.denoising import DenoisingEngine, stretches
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.presets import SamplerConfig
@@ -24,7 +23,7 @@ CHUNKED_SAMPLER = SamplerConfig(steps=3, timestep_shift=4.0, window=10, clean_ta
 
 
 def engine_of(denoiser: Denoiser) -> DenoisingEngine:
-    return DenoisingEngine(denoiser, CPU, EngineOptions.for_device(CPU), BlockCompiler("never"))
+    return DenoisingEngine(denoiser, CPU, EngineOptions.for_device(CPU))
 
 
 def scene(denoiser: Denoiser, layout: TemporalLayout, latents: int, batch: int = 2, seed: int = 0):

@@ -15,7 +15,7 @@ from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.rendering import CleanViews
 from scenetok_ns.models.scenetok import SceneTok
 
-CPU_OPTIONS = EngineOptions.for_device(torch.device("cpu"))
+CPU_OPTIONS = EngineOptions.for_device(torch.device("cpu"), autoencoders=True)
 
 
 def pair(layout: str = "4:1") -> tuple[SceneTok, SceneTok]:
