@@ -24,6 +24,7 @@ from scenetok_ns.refinement import RefineModel, RefinePipeline
 from scenetok_ns.run_files import run_state, save_tensors
 from scenetok_ns.run_folder import read_run
 from scenetok_ns.scenetok_config import scenetok_refine
+from scenetok_ns.viewer_scene import ShownScene
 
 STEPS = 6
 
@@ -113,6 +114,17 @@ def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> No
     error = (before.clamp(0, 1) - target.images.float() / 255).square().mean(dim=(1, 2, 3))
     assert metrics["psnr_before"] == pytest.approx(float(-10 * error.log10().mean()), abs=0.05)
     assert metrics["psnr"] != metrics["psnr_before"] and metrics["num_views"] == 2
+
+
+def test_the_viewer_shows_the_refined_scene_with_its_adapters(workplace: Path) -> None:
+    found = pipeline(workplace)
+    shown = ShownScene(found.model, found.datamanager).current()
+    assert torch.equal(shown.tokens.mean, found.model.tokens)
+    assert shown.networks is found.model.renderer and shown.networks is not found.model.scenetok
+    before = found.model.fingerprint
+    with torch.no_grad():
+        found.model.tokens += 1
+    assert found.model.fingerprint != before  # what an evaluation must not mix
 
 
 def test_tokens_alone_can_be_refined_and_any_run_renders_them(workplace: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def evaluate(
     Args:
         run: Run folder (or its config.yml), or the name of a preset whose weights come with the package.
         output: Folder for figures, tables and pictures. Default: RUN/evaluation.
-        data: Another data set, of the same kind.
+        data: Another data set, or a capture.
         index: Evaluation index (scenetok eval-index makes them): which scenes, and which of their views.
         scenes: Only the scenes of these names.
         num_scenes: Only the first so many scenes.
