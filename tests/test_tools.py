@@ -203,6 +203,27 @@ def test_ns_viewer(run: Path, root: Path) -> None:
     assert "Traceback" not in log.read_text()
 
 
+def test_viewer_and_training_together(root: Path, data: Path) -> None:
+    """ns-train --vis viewer: pictures of moved cameras come, and checkpoints go on being written."""
+    port, log, output = free_port(), root / "viewed.log", root / "viewed"
+
+    def steps() -> int:
+        return max((int(path.stem.split("-")[1]) for path in output.rglob("*.ckpt")), default=-1)
+
+    words = ns_train(output, data, 100_000, "--vis", "viewer", "--viewer.websocket-port", port)
+    with running(log, *words) as process:
+        wait_for(lambda: page(port), process, log)
+        with ViewerClient(port) as client:
+            seen = []
+            for position in ((0.0, 0.0, 0.0), (3.0, 1.0, 0.0), (0.0, 2.0, 1.0)):
+                before = steps()
+                client.look(position, aspect=1.5)
+                seen.append(next(client.pictures(60)))
+                wait_for(lambda at=before: steps() > at, process, log)
+        assert all(picture.shape[1] / picture.shape[0] == pytest.approx(1.5, rel=0.02) for picture in seen)
+        assert "Traceback" not in log.read_text()
+
+
 def test_dl3dv_and_stock_captures_train_and_evaluate(root: Path) -> None:
     capture = write_dl3dv(root / "capture", frames=20, image_folder="images", divide=1)
     stock = NerfstudioDataParserConfig(downscale_factor=1)

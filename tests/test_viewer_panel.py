@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer import Viewer
+from nerfstudio.viewer.viewer_elements import ViewerElement
 from small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, randomize, small_pipeline, write_unlike_re10k
 from viewer_client import ViewerClient
 
@@ -264,6 +266,13 @@ def test_anchors_from_a_trajectory_begin_at_the_photograph() -> None:
     moved = path[-1, :3, 3] - start[:3, 3]
     torch.testing.assert_close(moved, 0.25 * start[:3, 2])  # one unit of the training data, straight ahead
     torch.testing.assert_close(from_pose(trajectory("sideways"), home_pose(), 1.0), trajectory("sideways"))
+
+
+def test_the_viewer_opens_without_autoencoders(data: Path) -> None:
+    """Training from latents has none, and makes none because somebody looks at the model."""
+    pipeline, made = small_pipeline(data), []
+    pipeline.model.scenetok._autoencoders[:] = [None, lambda: made.append(1)]
+    assert parse_object(pipeline, ViewerElement, "Custom Elements") and not made
 
 
 def test_elements_work_without_a_viewer(data: Path) -> None:

@@ -116,6 +116,10 @@ class SceneTok(nn.Module):
         """Height and width of all images and frames, in pixels."""
         return (self.preset.data.image_size,) * 2
 
+    def __dir__(self) -> list[str]:
+        """Without the autoencoders: the viewer looks at every attribute of a model, which would make them, or raise."""
+        return [name for name in super().__dir__() if name not in ("context_autoencoder", "target_autoencoder")]
+
     @property
     def context_autoencoder(self) -> Autoencoder:
         return self._autoencoder(0, "context")
