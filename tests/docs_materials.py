@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from docs_pages import Command
-from docs_runner import run
 from PIL import Image
 
 from scenetok_ns.camera_path_file import write_camera_path
@@ -89,13 +87,8 @@ class Materials:
         _scenetok("open", "scenetok-tiny", "--data", self.data(), "--steps", 1, "--output", path)
 
     def _generator(self, path: Path) -> None:
-        """One training step from where training begins."""
-        trained = self.store / "runs" / "materials" / "scenegen-tiny" / "run"
-        if not trained.exists():
-            words = ("scenegen-tiny", "--data", self.data(), "--output-dir", self.store / "runs", "--timestamp", "run")
-            more = "--experiment-name materials --max-num-iterations 1 --pipeline.datamanager.batch-size 1"
-            run(Command("ns-train", (*map(str, words), *more.split())), self.store)
-        _scenetok("open", trained, "--steps", 1, "--scene-steps", 2, "--output", path)
+        words = ("--data", self.data(), "--steps", 1, "--scene-steps", 2, "--output", path)
+        _scenetok("open", "scenegen-tiny", *words)
 
     def _tokens(self, path: Path) -> None:
         _scenetok("encode", "--run", "scenetok-tiny", "--data", self.data(), "--output", path)
