@@ -1,17 +1,21 @@
-"""Draw docs/pictures/rooms.png: held-out rooms seen through the shipped scenetok-tiny.
+"""Draw docs/pictures/rooms.png and generated.png: held-out rooms seen through the shipped models.
 
     python scripts/make_pictures.py
 
-Each block: eight of the twelve context views; below, eight other views of the walk as they are, and as rendered
-from the scene's 128 tokens. Nothing is picked: the rooms are the first test rooms of seed 0.
+rooms.png (scenetok-tiny): each block has eight of the twelve context views; below, eight other views of the walk as
+they are, and as rendered from the scene's 128 tokens. generated.png (scenegen-tiny): each block has a photograph and
+seven views along the walk as they are; below, eight views along the walk through a scene that was generated from the
+photograph alone, the first at its own pose; below that, the same with another seed. Nothing is picked: the rooms are
+the first test rooms of seed 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -19,42 +23,66 @@ from scenetok_ns.data.demo_difficulty import even_split
 from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.models.weights import embedded_weights, load_weights
 
 ROOMS, FRAMES, CONTEXT, SHOWN = 3, 48, 12, 8
+SEEDS = 2
 ENLARGE = 2
-PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "rooms.png"
+PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 
 
-def block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width"]:
-    """Context, truth and rendering of one room, one row each."""
+def walk(model: SceneTok, seed: int) -> tuple[Float[Tensor, "f 3 height width"], CameraBatch]:
+    """Frames and cameras of a room."""
     rooms = sample_rooms([seed])
     c2w = sample_walks(rooms, FRAMES)
     frames = render_rooms(rooms, c2w, rooms.intrinsics, model.preset.data.image_size)[0]
-    cameras = CameraBatch(c2w, rooms.intrinsics[:, None].expand(-1, FRAMES, -1, -1))
+    return frames, CameraBatch(c2w, rooms.intrinsics[:, None].expand(-1, FRAMES, -1, -1))
+
+
+def encoded_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width"]:
+    """Context, truth and rendering of one room, one row each."""
+    frames, cameras = walk(model, seed)
     context, target = even_split(FRAMES, CONTEXT)
     tokens = model.encode(frames[context], cameras.select(context))
     rendered = model.render(tokens, cameras.select(target))
-    spread = torch.linspace(0, len(target) - 1, SHOWN).round().long()
-    some_context = context[torch.linspace(0, CONTEXT - 1, SHOWN).round().long()]
-    rows = [frames[some_context], frames[target][spread], rendered[spread]]
+    spread = spread_over(len(target))
+    return stacked([frames[context[spread_over(CONTEXT)]], frames[target][spread], rendered[spread]])
+
+
+def generated_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width"]:
+    """A room as it is, and as it is generated from its first frame with each of some seeds, one row each."""
+    frames, cameras = walk(model, seed)
+    shown = spread_over(FRAMES)
+    anchors = cameras.select(torch.linspace(0, FRAMES - 1, CONTEXT).round().long())
+    rows = [frames[shown]]
+    for drawn in range(SEEDS):
+        tokens = generate(model, frames[:1], cameras.select([0]), anchors, seed=drawn)
+        rows.append(model.render(tokens, cameras)[shown])
+    return stacked(rows)
+
+
+def spread_over(count: int) -> Int[Tensor, " shown"]:
+    return torch.linspace(0, count - 1, SHOWN).round().long()
+
+
+def stacked(rows: list[Tensor]) -> Float[Tensor, "3 height width"]:
     return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
 
 
-def main() -> None:
-    model = SceneTok.from_preset(load_preset("scenetok-tiny")).eval()
-    load_weights({"compressor": model.compressor, "denoiser": model.denoiser}, embedded_weights("scenetok-tiny"))
+def draw(preset: str, block: Callable[[SceneTok, int], Tensor], path: Path) -> None:
+    model = SceneTok.from_preset(load_preset(preset)).eval()
+    model.load_embedded()
     blocks = [block(model, scene_seed(0, "test", index)) for index in range(ROOMS)]
     gap = torch.ones(3, 4, blocks[0].shape[2])
     sheet = torch.cat([part for made in blocks for part in (made, gap)][:-1], dim=1)
     pixels = (sheet.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels)
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), Image.Resampling.NEAREST).save(
-        PICTURE, optimize=True
-    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = (picture.width * ENLARGE, picture.height * ENLARGE)
+    picture.resize(size, Image.Resampling.NEAREST).save(path, optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    draw("scenetok-tiny", encoded_block, PICTURES / "rooms.png")
+    draw("scenegen-tiny", generated_block, PICTURES / "generated.png")

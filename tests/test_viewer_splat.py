@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from small_runs import randomize, small_pipeline, write_small_re10k
+from small_splats import blobs
+from torch_rasterizer import rasterize
 from viewer_threads import FakeViewer, pose
 
 from scenetok_ns import viewer_splat
 from scenetok_ns.splats.gaussians import save_splat
 from scenetok_ns.splats.rasterizer import render_splat
-
-sys.path.insert(0, str(Path(__file__).parent / "splats"))
-from small_splats import blobs
-from torch_rasterizer import rasterize
 
 PANEL = "SceneTok"
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, weights_file
-from scenetok_ns.models.checkpoint import CheckpointError, released_state, sha256_of
+from scenetok_ns.models.checkpoint import CheckpointError, released_state
+from scenetok_ns.models.file_digests import sha256_of
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
 

@@ -169,7 +169,7 @@ def _own_device() -> torch.device:
 def _sha256(weights: Path) -> str:
     """Of the file, or of the one in a folder in diffusers' format."""
     from scenetok_ns.models.autoencoders.weights import diffusers_file
-    from scenetok_ns.models.checkpoint import sha256_of
+    from scenetok_ns.models.file_digests import sha256_of
 
     file = diffusers_file(weights) if weights.is_dir() else weights
     if not file.is_file():

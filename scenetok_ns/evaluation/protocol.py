@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scenetok_ns.evaluation.measures import Measures
-from scenetok_ns.models.checkpoint import sha256_of
+from scenetok_ns.models.file_digests import sha256_of
 
 if TYPE_CHECKING:
     from scenetok_ns.evaluation.runner import SceneEvaluation

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scenetok_ns.models.file_digests import remembered_sha256
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.state_check import CheckpointError, check_tensors, listed
 
@@ -224,21 +225,11 @@ def check_weights(path: Path | None, sha256: str | None, role: str) -> None:
         raise CheckpointError(
             f"weights of the {role} autoencoder are not at {path}: put the file back, or import again with its new path"
         )
-    if sha256 is not None and (found := sha256_of(path)) != sha256:
+    if sha256 is not None and (found := remembered_sha256(path)) != sha256:
         raise CheckpointError(
             f"weights of the {role} autoencoder, {path}, have changed: SHA-256 {found}, but the run was made with "
             f"{sha256}; put the file back, or import again"
         )
-
-
-def sha256_of(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
-    """SHA-256 of a file; `progress` is called with the number of bytes of each piece read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-            progress(len(piece))
-    return digest.hexdigest()
 
 
 def module_sha256(module: nn.Module) -> str:

@@ -102,12 +102,7 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def keys_values(self, context: Float[Tensor, "b keys dim"], rotary: RotaryTable | None = None) -> KeyValues:
-        if torch.is_grad_enabled():  # in training: one product instead of two, also in the backward pass
-            weight = torch.cat([self.to_k.weight, self.to_v.weight])
-            k, v = F.linear(context, weight, torch.cat([self.to_k.bias, self.to_v.bias])).chunk(2, dim=-1)
-        else:
-            k, v = self.to_k(context), self.to_v(context)
-        k, v = self.k_norm(self._heads(k)), self._heads(v)
+        k, v = self.k_norm(self._heads(self.to_k(context))), self._heads(self.to_v(context))
         return (k if rotary is None else apply_rotary(k, rotary)), v
 
     def forward(

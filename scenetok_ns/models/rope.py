@@ -15,11 +15,9 @@ RotaryTable = tuple[Float[Tensor, "length d"], Float[Tensor, "length d"]]
 def apply_rotary(x: Float[Tensor, "b heads length d"], table: RotaryTable) -> Float[Tensor, "b heads length d"]:
     """Rotate each pair (x[2i], x[2i+1]) by its position's angle; in float32, returned in the dtype of `x`."""
     cos, sin = table
-    exact = x.float()
-    # Neighbours exchanged, and the sign with the sine: compiled, this is one plain pass over `x`.
-    exchanged = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    signs = torch.arange(x.shape[-1], device=x.device) % 2 * 2 - 1
-    return (exact * cos + exchanged * (sin * signs)).to(x.dtype)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    quarter_turn = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
+    return (pairs.flatten(-2) * cos + quarter_turn * sin).to(x.dtype)
 
 
 def axis_angles(length: int, dim: int, device: torch.device | str | None = None) -> Float[Tensor, "length dim"]:

@@ -21,7 +21,7 @@ from scenetok_ns.cli.open_run import open_run
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.sweeps import Row, SweepOptions, Variant, plot, shown_metrics, table, variants, write_csv
-from scenetok_ns.models.checkpoint import sha256_of
+from scenetok_ns.models.file_digests import sha256_of
 from scenetok_ns.run_files import save_tensors
 from scenetok_ns.run_folder import read_run
 
@@ -152,7 +152,7 @@ def test_default_folders(run: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_evaluation_continues_with_the_same_numbers(run: Path, tmp_path: Path) -> None:
     options = ["evaluate", str(run), "--baselines", "--metrics", "stlpips"]
-    words = [*options, "--output", str(tmp_path / "killed"), "--steps", "60"]
+    words = [*options, "--output", str(tmp_path / "killed"), "--steps", "30"]
     code = f"from scenetok_ns.cli.main import entrypoint; entrypoint({words!r})"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         deadline = time.monotonic() + 120
@@ -165,7 +165,7 @@ def test_a_killed_evaluation_continues_with_the_same_numbers(run: Path, tmp_path
     entrypoint(words)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.safetensors")}
     assert len(after) == 3 and all(after[name] == before[name] for name in before)
-    entrypoint([*options, "--output", str(tmp_path / "whole"), "--steps", "60"])
+    entrypoint([*options, "--output", str(tmp_path / "whole"), "--steps", "30"])
     killed, whole = (read(tmp_path / name)["results"] for name in ("killed", "whole"))
     assert {k: v for k, v in killed.items() if k not in TIMES} == {k: v for k, v in whole.items() if k not in TIMES}
 

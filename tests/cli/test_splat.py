@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 from capture_files import write_demo_capture
+from torch_rasterizer import rasterize
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.rendered_views import held_out_photographs
 from scenetok_ns.splats import fitting, rasterizer
 from scenetok_ns.splats.gaussians import load_splat
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "splats"))
-from torch_rasterizer import rasterize
 
 
 def scenetok(command: str, *words: Any) -> None:

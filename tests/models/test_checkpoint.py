@@ -22,8 +22,8 @@ from scenetok_ns.models.checkpoint import (
     expected_tensors,
     read_lightning,
     released_state,
-    sha256_of,
 )
+from scenetok_ns.models.file_digests import sha256_of
 from scenetok_ns.models.presets import load_preset
 
 SQUARE = "denoiser.model.blocks.0.attn.proj.weight"

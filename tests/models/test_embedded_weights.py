@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.metrics import psnr
 from scenetok_ns.models.autoencoders.conv import CHANNELS, ConvAutoencoder, ConvCodec, conv_latent_space
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
+from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import AutoencoderConfig, load_preset
+from scenetok_ns.models.scenegen import generate
+from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.weights import embedded_weights, load_weights, save_weights
 
 
@@ -47,8 +53,6 @@ def test_conv_autoencoder_keeps_frames_in_order_in_every_layout(layout: tuple[in
 
 
 def test_shipped_codec_gives_pictures_back_and_codes_of_unit_size() -> None:
-    from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks
-
     rooms = sample_rooms([3])
     c2w = sample_walks(rooms, 12)[:, ::3]
     frames = render_rooms(rooms, c2w, rooms.intrinsics[:, None].expand(-1, 4, 3, 3), 64)
@@ -59,5 +63,25 @@ def test_shipped_codec_gives_pictures_back_and_codes_of_unit_size() -> None:
     assert 0.5 < latents.std() < 1.5
 
 
-def test_shipped_weights_are_small_enough_to_ship() -> None:
-    assert embedded_weights("scenetok-tiny").stat().st_size <= 15 * 2**20
+@pytest.mark.parametrize("name", ["scenetok-tiny", "scenegen-tiny"])
+def test_shipped_weights_are_small_enough_to_ship(name: str) -> None:
+    assert embedded_weights(name).stat().st_size <= 15 * 2**20
+
+
+def test_the_shipped_generator_gives_its_photograph_back() -> None:
+    """Which it can only do with the tokenizer that it was trained on: the two files belong together."""
+    rooms = sample_rooms([scene_seed(0, "test", index) for index in range(2)])
+    c2w = sample_walks(rooms, 12)
+    frames = render_rooms(rooms, c2w, rooms.intrinsics, 64)
+    model = SceneTok.from_preset(load_preset("scenegen-tiny")).eval()
+    model.load_embedded()
+    assert model.preset.scene_sampler is not None
+    sampler = replace(model.preset.scene_sampler, steps=20, solver="multistep")
+    cameras = CameraBatch(c2w[:1], rooms.intrinsics[:1, None].expand(-1, 12, -1, -1))
+    photograph = cameras.select([0])
+    scores = []
+    for given in (frames[0, :1], frames[1, :1]):
+        tokens = generate(model, given, photograph, cameras, sampler=sampler)
+        scores.append(float(psnr(pred=model.render(tokens, photograph), target=frames[0, :1]).mean()))
+    own, wrong = scores
+    assert own > 15 and own > wrong + 3
