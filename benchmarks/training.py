@@ -76,6 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "table":
         Console(width=160).print(table([json.loads(path.read_text()) for path in options.files]))
+    elif options.cuda_graph and options.devices > 1:
+        parser.error("--cuda-graph is for one device")
     elif options.devices == 1:
         measure(options)
     elif "RANK" in os.environ:  # started by torchrun, or one by one
@@ -214,7 +216,7 @@ def make_step(
     """A function that takes one training step; with the other processes, if `rank` is given."""
     forward: Callable[[TrainingBatch], dict[str, Tensor]] = model if rank is None else distributed(model, device, rank)
     if options.cuda_graph:
-        forward = RecordedStep(model, forward)
+        forward = RecordedStep(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     recipe = preset.training
     if options.plain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
 
 WARM_UP = 3
 """Passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
-
-WARM_UP_DISTRIBUTED = 11
-"""The same with DistributedDataParallel, which rearranges its buckets in the first ones (its documentation)."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,9 @@ class RecordedStep:
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
     """
 
-    def __init__(self, model: SceneTokModel, forward: Callable[[TrainingBatch], dict[str, Tensor]]) -> None:
-        """`forward`: the model itself, or what it is wrapped in for several processes."""
-        self._model, self._forward = model, forward
+    def __init__(self, model: SceneTokModel) -> None:
+        self._model = model
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._warm_up = WARM_UP if forward is model else WARM_UP_DISTRIBUTED
         self._recording: Recording | None = None
 
     def __call__(self, batch: TrainingBatch, *, accumulates: bool = False) -> dict[str, Tensor]:
@@ -73,16 +67,16 @@ class RecordedStep:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(self._warm_up):
+            for _ in range(WARM_UP):
                 self._clear_gradients()
-                self._forward(batch)["loss"].backward()
+                self._model(batch)["loss"].backward()
         torch.cuda.current_stream().wait_stream(stream)
         self._clear_gradients()
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._model.generator)
-        # thread_local: threads that load data, or watch over other processes, may use CUDA meanwhile.
+        # thread_local: threads that load data may use CUDA meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = self._forward(batch)
+            outputs = self._model(batch)
             outputs["loss"].backward()
         outputs = {name: value.detach() for name, value in outputs.items()}
         gradients = [(p, p.grad) for p in self._parameters if p.grad is not None]

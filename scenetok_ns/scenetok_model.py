@@ -74,7 +74,7 @@ class SceneTokModelConfig(ModelConfig):
     """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
     on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""
     cuda_graph: bool = False
-    """Training on a GPU: record the forward and backward pass once and replay it. Pays where the host cannot launch
+    """Training on one GPU: record the forward and backward pass once and replay it. Pays where the host cannot launch
     kernels as fast as the GPU works, as with small batches."""
     gradient_checkpointing: Checkpointing = "none"
     """Training: what is computed again in the backward pass to save memory. selective: what is cheap; full: all."""

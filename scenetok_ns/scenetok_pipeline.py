@@ -82,6 +82,8 @@ class SceneTokPipeline(VanillaPipeline):
         """Steps whose gradients are summed before the optimizer's step; set by the trainer."""
         self._recorded: RecordedStep | None = None
         if world_size > 1:
+            if config.model.cuda_graph:
+                raise ValueError("--pipeline.model.cuda-graph is for one process; leave it out for several GPUs")
             self._model = typing.cast(Model, distributed(self.model, torch.device(device), local_rank))
             dist.barrier()
 
@@ -106,7 +108,7 @@ class SceneTokPipeline(VanillaPipeline):
         if not (self.model.config.cuda_graph and self.model.device.type == "cuda"):
             return self._model(batch)
         if self._recorded is None:
-            self._recorded = RecordedStep(self.model, self._model)
+            self._recorded = RecordedStep(self.model)
         return self._recorded(batch, accumulates=self.accumulation_steps > 1)
 
     def _follow_recipe(self, step: int) -> None:
@@ -119,7 +121,7 @@ class SceneTokPipeline(VanillaPipeline):
             if wrapped:  # anew, because the old one would wait for the gradients of what is frozen now
                 rank = model.device.index or 0
                 self._model = typing.cast(Model, distributed(model, model.device, rank))
-        if wrapped and not model.config.cuda_graph:  # a recorded pass always sends them
+        if wrapped:
             last = step % self.accumulation_steps == self.accumulation_steps - 1
             typing.cast(DistributedDataParallel, self._model).require_backward_grad_sync = last
 

@@ -205,3 +205,10 @@ def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: P
             torch.testing.assert_close(gradient, sum(alone) / 2, rtol=1e-4, atol=1e-6)
             different += not torch.equal(*alone)
         assert different  # the ranks saw different samples
+
+
+def test_recorded_steps_are_for_one_process(data: Path, tmp_path: Path) -> None:
+    config = small_config(data, tmp_path).pipeline
+    config.model.cuda_graph = True
+    with pytest.raises(ValueError, match="leave it out for several GPUs"):
+        config.setup(device="cpu", test_mode="val", world_size=2)
