@@ -12,7 +12,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
-from small_runs import IMAGE_SIZE, randomize, small_pipeline, write_small_re10k
+from small_runs import IMAGE_SIZE, PRESET, randomize, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.flow import euler_step
@@ -144,6 +144,13 @@ def test_a_training_step_makes_tokens_and_frames_anew(pipeline: SceneTokPipeline
     pipeline.eval()
     assert not torch.equal(model.tokens_of(0).mean, tokens)
     assert not torch.equal(model.get_outputs_for_camera(path[0:1])["rgb"], first)
+
+
+@pytest.mark.parametrize(("engine", "options"), [("auto", "auto"), ("full", "full"), ("off", None)])
+def test_the_engine_is_the_configurations(data: Path, engine: str, options: str | None) -> None:
+    config = small_config(data, Path("unused"), PRESET).pipeline
+    config.model.engine = engine
+    assert config.setup(device="cpu", test_mode="test").model.scenetok.engine_options == options
 
 
 def fisheye() -> Cameras:

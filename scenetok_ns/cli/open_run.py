@@ -48,6 +48,7 @@ def open_run(
     solver: Solver | None = None,
     wide: Literal["border", "fill"] | None = None,
     low_vram: bool = False,
+    engine: Literal["auto", "full", "off"] | None = None,
     generation: Annotated[GenerationOptions, tyro.conf.arg(name="")] = GenerationOptions(),  # noqa: B008  frozen
 ) -> None:
     """Make a run folder that shows something else of a run; ns-viewer, ns-render and ns-eval take it unchanged.
@@ -73,6 +74,8 @@ def open_run(
         wide: Pictures that are no squares: border (the whole square view, with its border) or fill (a part of a larger
             square, whose ends are the model's guess); default: the run's.
         low_vram: Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower.
+        engine: The rendering engine on a GPU: auto, full (prepared autoencoders too) or off (slower, less memory);
+            default: the run's.
         generation: See the options.
     """
     check_one_scene(
@@ -89,6 +92,7 @@ def open_run(
     config.pipeline.model.solver = solver or config.pipeline.model.solver
     config.pipeline.model.wide = wide or config.pipeline.model.wide
     config.pipeline.model.low_vram = config.pipeline.model.low_vram or low_vram
+    config.pipeline.model.engine = engine or config.pipeline.model.engine
     set_generation(config, generation)
     if num_condition is not None:
         check_generator(config, "--num-condition")

@@ -122,8 +122,9 @@ def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: P
     with pytest.raises(DataError, match=r"4 context views were asked for, .*index\.json has 3"):
         evaluate(run, tmp_path / "more", index=index, sweep=SweepOptions(sweep_context=(2, 4)), measure=QUICK)
     # The stock ns-eval takes it from a run folder.
-    open_run(run, tmp_path / "opened", index=index)
+    open_run(run, tmp_path / "opened", index=index, engine="off")
     assert read_run(tmp_path / "opened").pipeline.datamanager.dataparser.eval_index == index.absolute()
+    assert read_run(tmp_path / "opened").pipeline.model.engine == "off"
     index.write_text(json.dumps({"other": {"context": [0], "target": [2]}}))
     with pytest.raises(DataError, match="names 1 scenes that the data set does not have"):
         open_run(run, tmp_path / "wrong", index=index)
