@@ -69,15 +69,17 @@ class Visitor(threading.Thread):
         """Sliders, numbers, lists and harmless buttons of our folders."""
         identity, element = self._random.choice(sorted(self._elements.items()))
         kind = element["type"]
-        if kind == "GuiSliderMessage":
+        if kind == "GuiAddSliderMessage":
             steps = round((min(element["max"], element["min"] + 12) - element["min"]) / element["step"])
             value: Any = element["min"] + element["step"] * self._random.randint(0, steps)
-        elif kind == "GuiNumberMessage":
+        elif kind == "GuiAddNumberMessage":
             value = self._random.randint(0, 5)
-        elif kind == "GuiDropdownMessage":
+        elif kind == "GuiAddDropdownMessage":
             value = self._random.choice(element["options"])
-        else:
+        elif kind == "GuiAddButtonMessage":
             value = True
+        else:
+            raise SystemExit(f"an element of an unknown kind: {kind}")
         self._client.set(identity, value)
         self.changes += 1
 
@@ -91,7 +93,7 @@ class Visitor(threading.Thread):
 
 LABELS = {
     *("Scene", "Context views", "Steps at rest", "Steps while moving", "Seed", "New sample", "Previous views"),
-    *("Beside the square", "Tokens used", "Output type"),
+    *("Beside the square", "Tokens used"),
 }
 
 
