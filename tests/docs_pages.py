@@ -21,7 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("scenetok", "ns-train", "ns-eval", "ns-render", "ns-viewer", "python", "make", "pip", "torchrun", "srun")
+PROGRAMS = (
+    "scenetok",
+    "ns-train",
+    "ns-eval",
+    "ns-render",
+    "ns-viewer",
+    "python",
+    "make",
+    "pip",
+    "torchrun",
+    "srun",
+    "sbatch",
+)
 END = "<!---->"
 """What is left of a comment: a line that ends the block before it."""
 COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)

@@ -60,6 +60,9 @@ def check_options(command: Command, folder: Path) -> None:
         if place is None:
             raise CommandError(f"{command}: starts none of {', '.join(OURS)}")
         command = Command(command.words[place], command.words[place + 1 :], command.variables)
+    elif command.program == "sbatch":
+        place = next(i for i, word in enumerate(command.words) if (ROOT / word).is_file())
+        command = Command("ns-train", command.words[place + 2 :], command.variables)  # of the script: RUN METHOD ...
     with _as_a_process(command, folder), _only_options():
         try:
             _call(command)

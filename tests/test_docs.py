@@ -75,6 +75,7 @@ def test_changes_that_change_nothing_are_told(tmp_path: Path, mark: str) -> None
         "ns-eval --load-config RUN/config.yml --steps 3",
         "python benchmarks/scenegen_solver.py --scnes 3",
         "torchrun --nproc-per-node 8 --no-python scenetok latents --dta x",
+        "sbatch --nodes 2 scripts/train.slurm RUN scenetok --dta x",
         "pip install 'scenetok-ns[nothing]'",
         "make nothing",
     ],
