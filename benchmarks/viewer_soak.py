@@ -76,10 +76,8 @@ class Visitor(threading.Thread):
             value = self._random.randint(0, 5)
         elif kind == "GuiAddDropdownMessage":
             value = self._random.choice(element["options"])
-        elif kind == "GuiAddButtonMessage":
+        else:  # a button
             value = True
-        else:
-            raise SystemExit(f"an element of an unknown kind: {kind}")
         self._client.set(identity, value)
         self.changes += 1
 
@@ -87,10 +85,11 @@ class Visitor(threading.Thread):
         for message in self._client.messages(seconds):
             if message["type"] == "BackgroundImageMessage":
                 self.pictures += 1
-            elif message.get("label") in LABELS and "id" in message:
+            elif message.get("label") in LABELS and message["type"] in KINDS:
                 self._elements[message["id"]] = message
 
 
+KINDS = {f"GuiAdd{kind}Message" for kind in ("Slider", "Number", "Dropdown", "Button")}
 LABELS = {
     *("Scene", "Context views", "Steps at rest", "Steps while moving", "Seed", "New sample", "Previous views"),
     *("Beside the square", "Tokens used"),

@@ -14,6 +14,8 @@ from scenetok_ns.models.presets import SamplerConfig
 
 KEPT = 48
 """Views; the one used longest ago goes first."""
+ROUNDING = 1e-6
+"""Between a pose that the viewer sets and the same as the browser sends it back."""
 WIDEST_TURN = 1.0
 """Radians between the directions of views that can have something in common."""
 
@@ -79,7 +81,7 @@ class Views:
 
 
 def _same(one: CameraBatch, other: CameraBatch, short_side: int) -> bool:
-    if not torch.equal(one.c2w, other.c2w):
+    if not torch.allclose(one.c2w, other.c2w, rtol=ROUNDING, atol=ROUNDING):
         return False
     mine, wanted = one.intrinsics[..., :2, :], other.intrinsics[..., :2, :]
     return bool(((wanted - mine).abs() <= 2 / short_side * mine.abs().clamp(min=0.5)).all())

@@ -108,6 +108,8 @@ def test_pictures_change_when_they_should_and_only_then(
     samplings.steps.clear()
     browser.look(pose(0.2))  # back again: known, and at full quality from the first moment
     assert torch.equal(browser.at_rest(), first) and samplings.steps == []
+    browser.look(pose(0.2, 1e-8))  # as a browser sends back what the viewer has set
+    assert torch.equal(browser.at_rest(), first) and samplings.steps == []
     viewer.control_panel.max_res = 96
     browser.look(pose(0.2))
     assert browser.at_rest().shape == (64, 96, 3) and samplings.steps == []
@@ -232,8 +234,7 @@ def test_a_full_picture_gives_way_to_the_preview_of_another_browser(
     pause.set()
     other.at_rest()
     browser.at_rest()
-    assert samplings.steps[:3] == [PREVIEW, STEPS, PREVIEW]
-    assert set(samplings.steps[3:]) == {STEPS} and len(samplings.steps) >= 5
+    assert samplings.steps[:3] == [PREVIEW, STEPS, PREVIEW] and samplings.steps.count(PREVIEW) == 2
 
 
 def test_memory_is_bounded(browser: Browser, pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

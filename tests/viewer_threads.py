@@ -52,10 +52,10 @@ class Browser(RenderStateMachine):
 
     def at_rest(self) -> Tensor:
         """The picture of full quality that follows; forgets those before."""
-        found = self.wait(lambda: [outputs for state, outputs in list(self.pictures) if state == "high"])
-        assert self.pictures[-1][0] == "high"
+        self.wait(lambda: self.pictures and self.pictures[-1][0] == "high")
+        _, outputs = self.pictures[-1]
         self.pictures.clear()
-        return found[0]["rgb"]
+        return outputs["rgb"]
 
 
 class FakeViewer:
