@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--preset", default="scenetok-tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--poses", type=int, default=30)
-    parser.add_argument("--engine", choices=("default", "auto", "off"), default="default")
+    parser.add_argument("--engine", choices=("default", "on", "off"), default="default")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--client", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -184,7 +184,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         pipeline = random_run(options.preset, Path(name), device)
         if options.engine != "default":
-            pipeline.model.scenetok.engine_options = "auto" if options.engine == "auto" else None
+            pipeline.model.scenetok.engine_options = "on" if options.engine == "on" else None
         port, calls = serve(pipeline, Path(name))
         command = [sys.executable, __file__, "--client", str(port), "--poses", str(options.poses)]
         client = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)

@@ -68,8 +68,9 @@ class SceneTokModelConfig(ModelConfig):
     """Start from the weights that come with the package, where the preset has some; False: from random weights."""
     low_vram: bool = False
     """Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower."""
-    engine: Literal["auto", "full", "off"] = "auto"
-    """The rendering engine on CUDA (docs/performance.md). full: prepared autoencoders as well. off: the plain loop."""
+    engine: Literal["on", "full", "off"] = "off"
+    """The rendering engine on CUDA (docs/performance.md); full: prepared autoencoders as well. Off until its tests on a
+    GPU have passed: the plain loop."""
     compile: bool = False
     """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
     on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""

@@ -57,8 +57,8 @@ class SceneTok(nn.Module):
             self.scene_generator = SceneGenerator.from_preset(preset)
         # A list, because nn.Module registers modules that are set as attributes.
         self._autoencoders = [context_autoencoder, target_autoencoder]
-        self.engine_options: EngineOptions | Literal["auto", "full"] | None = "auto"
-        """auto: the rendering engine on CUDA, but not with low_vram, and the plain loop elsewhere. full: prepared
+        self.engine_options: EngineOptions | Literal["on", "full"] | None = None
+        """on: the rendering engine on CUDA, but not with low_vram, and the plain loop elsewhere. full: prepared
         autoencoders as well. None: always the plain loop, which also serves in training mode and without autocast."""
         self._engine: RenderingEngine | None = None
 
