@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint notebooks venv clean
+.PHONY: demo test test-browser lint notebooks venv clean
 
 demo: $(STAMP)
 	$(BIN)/scenetok demo
@@ -15,7 +15,12 @@ demo: $(STAMP)
 # Two test processes with one thread each: more threads than cores would wait for one another.
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser"
+
+# Needs a Chromium and a machine with nothing else to do: it waits for pictures.
+test-browser: export OMP_NUM_THREADS := 1
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

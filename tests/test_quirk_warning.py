@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_runs import PRESET, small_config
@@ -15,6 +16,8 @@ def start(preset: Path, capsys: pytest.CaptureFixture[str]) -> str:
     trainer = SceneTokTrainer.__new__(SceneTokTrainer)
     trainer.config = small_config(Path("unused"), Path("unused"))
     trainer.config.pipeline.model.preset = str(preset)
+    model = SimpleNamespace(begin=list)  # with nothing to say
+    trainer.pipeline = SimpleNamespace(model=model)
     trainer._load_checkpoint()
     return " ".join(capsys.readouterr().out.split())
 

@@ -75,10 +75,15 @@ def test_condition_views_and_anchors_of_an_evaluation_index(
     assert torch.equal(shown.anchors, shown.scene.c2w[anchors])
 
 
-@pytest.mark.parametrize("count", [0, 3])
-def test_wrong_numbers_of_condition_views_are_refused(data: Path, count: int) -> None:
-    message = f"{count} condition views, but preset tiny_scenegen takes 1 to 2, and there are 3 context views"
-    with pytest.raises(DataError, match=message):
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (0, "num-condition: expected at least 1, got 0"),
+        (3, "3 condition views, but preset tiny_scenegen takes 1 to 2, and there are 3 context views"),
+    ],
+)
+def test_wrong_numbers_of_condition_views_are_refused(data: Path, count: int, message: str) -> None:
+    with pytest.raises((DataError, ValueError), match=message):
         pipeline_of(data, num_condition=count)
 
 

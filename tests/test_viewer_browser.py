@@ -24,6 +24,7 @@ from scenetok_ns.models.tokens import SceneTokens
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.browser,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine (set CHROMIUM to its path)"),
 ]
 
