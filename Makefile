@@ -1,5 +1,5 @@
 # Two commands do everything on a machine that has Python 3.10 to 3.12, git and make:
-#   make demo   make rooms, train on them, evaluate on others, render a video
+#   make demo   make rooms; evaluate, render and generate some with the shipped models; train a little
 #   make test   the checks that CI runs
 PYTHON ?= python3
 VENV ?= .venv

@@ -101,6 +101,8 @@ class StockSceneSource:
         """One line: how many views, and how their units become those of the training data."""
         held_out = self._scene.num_frames - self.num_train
         views = f"{self.num_train} views to encode or train on, {held_out} to evaluate on"
+        if not held_out:
+            views += " (none is held out: figures are of views that may have been trained on)"
         if self.typical_spread is None:
             return f"{self.key}: {views}; positions times {self.pose_scale:.4g} are in units of the training data"
         return (

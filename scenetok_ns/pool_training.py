@@ -58,6 +58,8 @@ class PoolRun:
 
     def __init__(self, options: PoolOptions, preset: Preset) -> None:
         self.options, self.preset = options, preset
+        if options.cuda_graph and torch.device(options.device).type != "cuda":
+            raise ValueError(f"--cuda-graph needs an NVIDIA GPU, and --device is {options.device}: leave it out")
         torch.manual_seed(options.seed)
         torch.set_float32_matmul_precision("high")
         options.output.mkdir(parents=True, exist_ok=True)

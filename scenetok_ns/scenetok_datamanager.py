@@ -239,8 +239,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 
     def _evaluation_views(self, scene: Scene) -> ViewIndices:
         count = self._num_context
-        if isinstance(self.evaluation_source, StockSceneSource) and self.preset.scene_generator is not None:
-            count = min(count, max(self.evaluation_source.num_train, 1))  # a generator does with one
+        if isinstance(self.evaluation_source, StockSceneSource) and self.config.num_context is None:
+            count = min(count, max(self.evaluation_source.num_train, 1))  # fewer are worse, and better than none
         if isinstance(self.evaluation_source, (StockSceneSource, TokenSource, PhotographSource)):
             return self.evaluation_source.views(count)
         return self._views_by_index(scene)

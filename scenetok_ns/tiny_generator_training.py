@@ -99,13 +99,15 @@ class GeneratorRun(PoolRun):
         if options.compile:
             for block in self.network.model.blocks:
                 block.compile()
-        take_step = self.recorded(lambda: self.step(pool, optimizer))
+        loss, step, take_step = torch.tensor(0.0), 0, None
         for step, _ in self.steps(options.steps, optimizer, pool):
+            take_step = take_step or self.recorded(lambda: self.step(pool, optimizer))
             loss = take_step()
             update_average(self.averaged, self.network, min(0.9995, step / (step + 10)))
             if step % 500 == 499 or step == options.steps - 1:
                 self.report("generator", step, loss, lambda: {"held_out_loss": self.held_out_loss(held_out)})
                 self.save()
+        self.finite(loss, step)
 
     def step(self, pool: ScenePool, optimizer: torch.optim.Optimizer) -> Tensor:
         scenes = torch.randint(pool.capacity, (self.options.batch_size,), generator=self.generator, device=self.device)

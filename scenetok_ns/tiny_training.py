@@ -121,7 +121,7 @@ class TinyRun(PoolRun):
             optimizer.step()
             if step % 500 == 0 or step == options.codec_steps - 1:
                 psnr = -10 * torch.log10((decoded - images).square().mean() / 4)
-                self.write(stage="codec", step=step, loss=loss.item(), psnr=psnr.item())
+                self.write(stage="codec", step=step, loss=self.finite(loss, step), psnr=psnr.item())
         self.codec.eval()
 
     def train_tokens(self) -> None:
@@ -136,7 +136,7 @@ class TinyRun(PoolRun):
             for block in [*self.compressor.aggregate, *self.denoiser.model.blocks]:
                 block.compile()
         trained = nn.ModuleList([self.compressor, self.denoiser])
-        stage, take_step = "", lambda: torch.tensor(0.0)
+        stage, loss, step, take_step = "", torch.tensor(0.0), 0, lambda: torch.tensor(0.0)
         for step, along in self.steps(options.token_steps, optimizer, pool):
             if stage != (now_stage := "regression" if along < options.regression else "flow"):
                 stage = now_stage
@@ -148,6 +148,7 @@ class TinyRun(PoolRun):
                 self.report(stage, step, loss, lambda: self.one_step_psnr(held_out))
                 if step % 2000 == 1999:
                     self.save()
+        self.finite(loss, step)
 
     def token_step(self, pool: ScenePool, recipe: TrainingConfig, optimizer: torch.optim.Optimizer) -> Tensor:
         preset, batch = self.preset, self.options.batch_size

@@ -16,7 +16,7 @@ COMMANDS = {
     ),
     "generate": ("scenetok_ns.cli.generate:generate", "make a scene from one to three photographs"),
     "render": ("scenetok_ns.cli.render:render", "render paths through scenes: videos, pictures, beside photographs"),
-    "demo": ("scenetok_ns.cli.demo:demo", "make rooms, train, evaluate and render once"),
+    "demo": ("scenetok_ns.cli.demo:demo", "make rooms; evaluate, render, generate and train once"),
     "demo-data": ("scenetok_ns.cli.demo_data:demo_data", "write procedurally made indoor scenes as a data set"),
     "train-tiny": ("scenetok_ns.cli.train_tiny:train_tiny", "train the embedded model afresh, on a GPU"),
     "train-tiny-generator": (

@@ -127,6 +127,9 @@ def test_when_the_engine_is_used() -> None:
     assert fast.engine_for(None) is fast.engine_for(True) is not None
     assert fast.engine_for(False) is None
     assert fast.train().engine_for(None) is None
-    assert small_model().engine_for(None) is None  # auto, and no CUDA
+    plain = small_model()
+    assert plain.engine_for(None) is None  # off unless asked for
+    plain.engine_options = "on"
+    assert plain.engine_for(None) is None  # no CUDA
     copied = copy.deepcopy(fast.eval())
     assert copied.engine_for(None) is not fast.engine_for(None)
