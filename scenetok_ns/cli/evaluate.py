@@ -95,9 +95,12 @@ def evaluate(
     with console.status("loading the metrics"):
         measures = Measures.load(measure, pipeline.model.device)
     tell_missing(measures.not_computed, console)
-    plan = variants(sweep.axes(), config.pipeline.model.seed, seeds)
+    scene_seed = config.pipeline.model.scene_seed if seed is None else seed
+    plan = variants(sweep.axes(), config.pipeline.model.seed, seeds, scene_seed)
     session = _Session(pipeline, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, console)
     found = [(variant, session.figures(variant)) for variant in plan]
+    # Others may have ended a variant since: asked only once, each process could leave the figures to another.
+    found = [(variant, session.figures(variant) if figures is None else figures) for variant, figures in found]
     if any(figures is None for _, figures in found):
         console.print(f"shard {own_shard.index}/{own_shard.count} is done; the last one to end writes the figures")
         return
@@ -132,12 +135,18 @@ def choose_data(
         datamanager.num_condition = condition_count(config, num_condition)
     if num_context is not None:
         datamanager.num_context = positive("--num-context", num_context)
-    if sweep.sweep_order and load_preset(config.pipeline.model.preset).scene_generator is not None:
+    preset = load_preset(config.pipeline.model.preset)
+    if sweep.sweep_order and preset.scene_generator is not None:
         raise ValueError("--sweep-order is of the views that scenes are encoded from; this run generates them")
     for name, values in sweep.axes().items():
         for value in values:
             if isinstance(value, int):
                 positive(f"--sweep-{name}", value)
+    most = max(sweep.sweep_tokens, default=0)
+    if most > preset.compressor.num_tokens:
+        raise ValueError(
+            f"--sweep-tokens: {most} tokens were asked for, the scenes have {preset.compressor.num_tokens}"
+        )
 
 
 def chosen_scenes(datamanager: SceneTokDataManager, names: tuple[str, ...], count: int | None) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.evaluation import weights as published
 from scenetok_ns.evaluation.features import (
+    I3D_FEATURES,
     I3DFeatures,
     InceptionFeatures,
     clips_of,
@@ -122,9 +123,10 @@ class Measures:
         for side, pictures in (("pred", to_bytes(pred)), ("target", target)):
             if STANDIN in self.perceptual:
                 found[f"{side}/{STANDIN}_clips"] = standin_clip_features(found[f"{side}/{STANDIN}"], clips)
-            if self.i3d is not None and clips:
+            if self.i3d is not None:
                 parts = [self.i3d(pictures[list(clip)][None]).cpu() for clip in clips]
-                found[f"{side}/i3d"] = torch.cat(parts)
+                # Empty rather than absent: the figures then say why there is no distance.
+                found[f"{side}/i3d"] = torch.cat(parts) if parts else torch.zeros(0, I3D_FEATURES)
         return Measured(*(_part(found, name) for name in ("view", "pred", "target")))
 
     def _compare(self, *, pred: Pictures, target: Pictures) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from scenetok_ns.atomic_files import remove_leftovers, write_atomically
+from scenetok_ns.atomic_files import TEMPORARY, remove_leftovers, write_atomically
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.measures import Measured
 
@@ -69,8 +69,10 @@ class EvaluationFolder:
         """Begin, or continue what was begun with the same settings. Raises DataError if they were others."""
         path = self.root / SETTINGS
         content = json.loads(json.dumps(settings))
+        # Listed before the settings are looked for: another process that begins writes them first of all.
+        names = [entry.name for entry in self.root.iterdir()] if self.root.is_dir() else []
         if not path.is_file():
-            if self.root.is_dir() and any(self.root.iterdir()):
+            if not all(name.startswith(".") and name.endswith(TEMPORARY) for name in names):
                 raise DataError(f"{self.root} holds something else (no {SETTINGS}); choose another folder")
             write_atomically(path, json.dumps(content, indent=1).encode())
         else:
@@ -87,17 +89,23 @@ class EvaluationFolder:
         remove_leftovers(self.root)
 
     def has(self, key: str) -> bool:
-        return self._path(key).is_file() or self._skip_path(key).is_file()
+        """Whether there is a record."""
+        return self._path(key).is_file()
+
+    def settled(self, key: str) -> bool:
+        """Whether there is a record, or a reason why there is none."""
+        return self.has(key) or self._skip_path(key).is_file()
 
     def write(self, record: SceneRecord) -> None:
         record.save(self._path(record.key))
+        self._skip_path(record.key).unlink(missing_ok=True)
 
     def skip(self, key: str, reason: str) -> None:
         write_atomically(self._skip_path(key), json.dumps({"key": key, "reason": reason}).encode())
 
     def skipped(self, keys: Sequence[str]) -> dict[str, str]:
         """Scenes that could not be used -> why."""
-        paths = [self._skip_path(key) for key in keys]
+        paths = [self._skip_path(key) for key in keys if not self.has(key)]
         found = [json.loads(path.read_text()) for path in paths if path.is_file()]
         return {entry["key"]: entry["reason"] for entry in found}
 

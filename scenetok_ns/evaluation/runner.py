@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from scenetok_ns.data.scene_jobs import Shard
+from scenetok_ns.data.scene_jobs import Shard, named_generator
 from scenetok_ns.data.scenes import BadScene, DataError, Views
 from scenetok_ns.evaluation.baselines import copied_pictures, foreign, shuffled
 from scenetok_ns.evaluation.measures import Measured, Measures
@@ -87,6 +87,7 @@ class SceneEvaluation:
     on_scene: Callable[[str], None] = lambda key: None
     """Progress: called after each scene, also those that were there already."""
     _tokens: dict[int, SceneTokens] = field(default_factory=dict)
+    """With baselines: of scenes whose tokens are yet to be rendered, their own or in another's place."""
 
     @property
     def keys(self) -> list[str]:
@@ -180,7 +181,12 @@ class SceneEvaluation:
                 continue
             places[number] = first_view
             first_view += len(found.scene.target)
-        return [rendered for part in _equally_long(scenes) for rendered in self._render_part(part, places)], first_view
+        if all(self.folder.has(found.scene.scene.key) for found, _ in scenes):
+            scenes = []  # the others of the group were skipped, and are again
+        rendered = [scene for part in _equally_long(scenes) for scene in self._render_part(part, places)]
+        # The first usable scene stands in for the one after the last; later ones were made ahead.
+        self._tokens = {n: t for n, t in self._tokens.items() if n >= group.stop or n == min(self._tokens)}
+        return rendered, first_view
 
     def _render_part(self, part: list[tuple[_Loaded, SceneTokens]], places: dict[int, int]) -> list[RenderedScene]:
         cameras = [CameraBatch(found.target.c2w[None], found.target.intrinsics[None]) for found, _ in part]
@@ -218,15 +224,17 @@ class SceneEvaluation:
 
     def _tokens_of(self, number: int, loaded: _Loaded) -> SceneTokens:
         """Tokens of a scene, under the conditions of this evaluation; also kept for its neighbour's baseline."""
-        if number not in self._tokens:
-            key = self.keys[number]
-            generation = self.datamanager.conditions(number) if loaded.scene.anchors is not None else None
-            if generation is None:
-                tokens = self.model.tokens_from(loaded.context, number)
-            else:
-                tokens = self.model.generate(generation, key)
-            self._tokens[number] = kept_tokens(tokens, self.conditions.num_tokens)
-        return self._tokens[number]
+        if number in self._tokens:
+            return self._tokens[number]
+        generation = self.datamanager.conditions(number) if loaded.scene.anchors is not None else None
+        if generation is None:
+            tokens = self.model.tokens_from(loaded.context, number)
+        else:
+            tokens = self.model.generate(generation, self.keys[number])
+        kept = kept_tokens(tokens, self.conditions.num_tokens)
+        if self.baselines:
+            self._tokens[number] = kept
+        return kept
 
     def _wrong_tokens(self, part: list[tuple[_Loaded, SceneTokens]]) -> dict[str, dict[int, SceneTokens]]:
         """Baseline -> place in the part -> tokens that are not the scene's."""
@@ -292,8 +300,7 @@ def ordered(context: Int64[Tensor, " c"], order: ContextOrder, key: str) -> Int6
         return context
     if order == "reversed":
         return context.flip(0)
-    seed = int.from_bytes(key.encode(), "little") % (2**63)
-    return context[torch.randperm(len(context), generator=torch.Generator().manual_seed(seed))]
+    return context[torch.randperm(len(context), generator=named_generator("context order", key))]
 
 
 def kept_tokens(tokens: SceneTokens, count: int | None) -> SceneTokens:

@@ -55,6 +55,8 @@ class Variant:
 
     axes: dict[str, Value]
     seed: int
+    scene_seed: int | None = None
+    """Of generated scenes; None: `seed`."""
 
     @property
     def name(self) -> str:
@@ -65,7 +67,8 @@ class Variant:
         """Set up model and data for this variant; what was set for another variant is overwritten."""
         from scenetok_ns.scenetok_model import changed
 
-        model.config.seed = model.config.scene_seed = self.seed
+        model.config.seed = self.seed
+        model.config.scene_seed = self.seed if self.scene_seed is None else self.scene_seed
         steps, solver = self.axes.get("steps"), self.axes.get("solver")
         model.sampler = changed(model.sampler, steps=steps, solver=solver)
         if "context" in self.axes:
@@ -75,11 +78,17 @@ class Variant:
         return Conditions(order, None if tokens is None else int(tokens))
 
 
-def variants(axes: dict[str, tuple[Value, ...]], first_seed: int, seeds: int) -> list[Variant]:
-    """Every combination of the values, with each of the seeds."""
+def variants(
+    axes: dict[str, tuple[Value, ...]], first_seed: int, seeds: int, first_scene_seed: int | None = None
+) -> list[Variant]:
+    """Every combination of the values, with each of the seeds.
+
+    Seeds of generated scenes count from `first_scene_seed` at the same time; None: they are those of the renders.
+    """
+    scenes = first_seed if first_scene_seed is None else first_scene_seed
     combinations = itertools.product(*axes.values())
     chosen = [dict(zip(axes, values, strict=True)) for values in combinations]
-    return [Variant(axes, seed) for axes in chosen for seed in range(first_seed, first_seed + seeds)]
+    return [Variant(axes, first_seed + n, scenes + n) for axes in chosen for n in range(seeds)]
 
 
 @dataclass(frozen=True)

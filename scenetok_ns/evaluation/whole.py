@@ -88,7 +88,7 @@ def run_with_progress(evaluation: SceneEvaluation, settings: dict[str, Any], lab
         task = bar.add_task(label, total=len(evaluation.own_keys))
         evaluation.on_scene = lambda key: bar.advance(task)
         evaluation.run()
-    missing = [key for key in evaluation.keys if not evaluation.folder.has(key)]
+    missing = [key for key in evaluation.keys if not evaluation.folder.settled(key)]
     return None if missing else whole_summary(evaluation)
 
 
@@ -120,7 +120,9 @@ def details(
 
 def all_skipped(evaluation: SceneEvaluation) -> dict[str, str]:
     """Scenes left out -> why: by the data set as a whole, and by this evaluation."""
-    return dict(evaluation.datamanager.evaluation_source.skipped.reasons) | evaluation.folder.skipped(evaluation.keys)
+    by_data = evaluation.datamanager.evaluation_source.skipped.reasons
+    found = by_data | evaluation.folder.skipped(evaluation.keys)
+    return {key: reason for key, reason in found.items() if not evaluation.folder.has(key)}
 
 
 @contextmanager

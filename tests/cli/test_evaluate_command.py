@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
 
-from scenetok_ns.cli.evaluate import default_folder, evaluate
+from scenetok_ns.cli.evaluate import _Session, default_folder, evaluate
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.cli.open_run import open_run
 from scenetok_ns.data.scenes import DataError
@@ -133,6 +133,7 @@ def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: P
 
 def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) -> None:
     config = small_config(data, tmp_path, GENERATOR)
+    config.pipeline.model.scene_seed = 7
     config.get_checkpoint_dir().mkdir(parents=True)
     config.save_config()
     state = small_pipeline(data, preset=GENERATOR).state_dict()
@@ -143,6 +144,34 @@ def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) 
     evaluate(config.get_base_dir(), tmp_path / "out", num_scenes=1, seeds=2, measure=QUICK, pictures=False)
     first, second = read(tmp_path / "out")["variants"]
     assert first["results"]["psnr"] != second["results"]["psnr"]
+    folders = [read(tmp_path / "out" / variant["folder"]) for variant in (first, second)]
+    assert [folder["protocol"]["scene_sampler"]["seed"] for folder in folders] == [7, 8]  # the run's, counted on
+
+
+def test_too_many_tokens_are_refused_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("scenetok_ns.cli.run_tokens.load_run", lambda *_: pytest.fail("the run was loaded"))
+    with pytest.raises(ValueError, match="--sweep-tokens: 9 tokens were asked for, the scenes have 8"):
+        evaluate(run, tmp_path / "out", sweep=SweepOptions(sweep_tokens=(2, 9)), measure=QUICK)
+
+
+def test_the_figures_are_written_whichever_shard_ends_first(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other shard does all of its part after this one's first variant: neither sees all done at first."""
+    options: dict[str, Any] = {"num_scenes": 2, "seeds": 2, "steps": 1, "measure": QUICK, "pictures": False}
+    original, calls = _Session.figures, []
+
+    def figures(self: _Session, variant: Variant) -> Any:
+        found = original(self, variant)
+        calls.append(found is not None)
+        if len(calls) == 1:
+            evaluate(run, tmp_path / "out", shard="1/2", **options)
+            assert not (tmp_path / "out" / "evaluation.json").exists()
+        return found
+
+    monkeypatch.setattr(_Session, "figures", figures)
+    evaluate(run, tmp_path / "out", shard="0/2", **options)
+    assert len(read(tmp_path / "out")["variants"]) == 2 and calls[-1]
 
 
 def test_default_folders(run: Path) -> None:
@@ -181,6 +210,7 @@ def test_variants_are_all_combinations() -> None:
         "steps=2-order=index-seed=5", "steps=2-order=index-seed=6",
     ]  # fmt: skip
     assert [v.name for v in variants({}, 0, 1)] == ["seed=0"]
+    assert [(v.seed, v.scene_seed) for v in variants({}, 5, 2, 9)] == [(5, 9), (6, 10)]
 
 
 def test_table_is_over_seeds(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
 
+from scenetok_ns.atomic_files import TEMPORARY
 from scenetok_ns.data.scene_jobs import Shard
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.evaluation import whole
@@ -127,17 +128,38 @@ def test_scenes_rendered_together_are_those_rendered_alone(
     assert all(together[name] == pytest.approx(undisturbed[name], rel=1e-3, abs=1e-4) for name in together)
 
 
-def test_other_settings_are_refused_by_name(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
+def test_other_settings_are_refused_by_name(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = evaluation(pipeline, measures, tmp_path)
     first.folder.claim(settings_of(first))
     first.folder.claim(settings_of(first))
     other = evaluation(pipeline, measures, tmp_path, conditions=Conditions("reversed"))
     with pytest.raises(DataError, match=r"views\.context_order index \(now reversed\)"):
         other.folder.claim(settings_of(other))
+    monkeypatch.setattr(pipeline.model.config, "engine", "full")
+    with pytest.raises(DataError, match=r"rendering\.engine off \(now full\)"):
+        first.folder.claim(settings_of(first))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     with pytest.raises(DataError, match="holds something else"):
         EvaluationFolder(tmp_path / "mine").claim({})
+
+
+def test_a_folder_that_another_process_begins_is_no_other_folder(tmp_path: Path) -> None:
+    unfinished = tmp_path / f".settings.json.1@elsewhere{TEMPORARY}"
+    unfinished.touch()
+    EvaluationFolder(tmp_path).claim({"a": 1})
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"a": 1} and unfinished.exists()
+
+
+def test_tokens_are_kept_only_for_baselines_to_come(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path
+) -> None:
+    for baselines, most in ((False, 0), (True, 2)):
+        run = evaluation(pipeline, measures, tmp_path / str(baselines), baselines=baselines)
+        run.run()
+        assert len(run._tokens) <= most
 
 
 def test_differences_name_the_place() -> None:
@@ -161,10 +183,16 @@ def test_records_survive_and_damaged_ones_are_named(
     assert file_name("a/b") != file_name("a_b") and "/" not in file_name("../x") and file_name("..") != ".."
 
 
-def test_no_usable_scene_is_one_line(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
+def test_no_usable_scene_is_one_line(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dark(number: int) -> Any:
+        raise BadScene("no light", pipeline.datamanager.evaluation_keys[number])
+
+    reasons = dict(pipeline.datamanager.evaluation_source.skipped.reasons)
+    monkeypatch.setattr(pipeline.datamanager.evaluation_source.skipped, "reasons", reasons)
+    monkeypatch.setattr(pipeline.datamanager, "evaluation_scene", dark)
     run = evaluation(pipeline, measures, tmp_path)
-    for key in run.keys:
-        run.folder.skip(key, "no light")
     with pytest.raises(DataError, match="no evaluation scene is usable; 4 skipped: test0: no light"):
         figures(run)
 
@@ -284,6 +312,8 @@ def test_orders_and_tokens() -> None:
     mixed = ordered(context, "shuffled", "a")
     assert mixed.sort().values.tolist() == context.tolist()
     assert mixed.tolist() == ordered(context, "shuffled", "a").tolist() != ordered(context, "shuffled", "b").tolist()
+    alike = {tuple(ordered(context, "shuffled", f"dl3dv-10k-{n}").tolist()) for n in range(8)}  # ends that differ
+    assert len(alike) > 4
 
 
 def test_conditions_reach_the_model(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
@@ -339,11 +369,19 @@ def test_a_damaged_target_skips_the_scene(
             raise BadScene("frame 5 cannot be decoded", "test1")
         return original(self, scene)
 
-    monkeypatch.setattr(SceneEvaluation, "_load", load)
-    run = evaluation(pipeline, measures, tmp_path, baselines=True, batch_scenes=2)
-    found = figures(run)
-    assert found["num_scenes"] == 2 and found["num_skipped_scenes"] == 2
-    assert run.folder.skipped(run.keys)["test1"] == "frame 5 cannot be decoded"
+    rendered: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(SceneEvaluation, "_load", load)
+        run = evaluation(pipeline, measures, tmp_path, baselines=True, batch_scenes=2)
+        found = figures(run)
+        assert found["num_scenes"] == 2 and found["num_skipped_scenes"] == 2
+        assert run.folder.skipped(run.keys)["test1"] == "frame 5 cannot be decoded"
+        run.write_pictures = lambda scene: rendered.append(scene.key)
+        assert figures(run) == found and not rendered
+    # It can be read when the evaluation continues.
+    assert figures(run)["num_scenes"] == 3 and rendered == ["test1"]
+    assert set(whole.all_skipped(run)) == {"test-bad"}
+    assert not list((tmp_path / "scenes").glob("test1.skipped*"))
 
 
 def test_a_scene_without_targets_is_skipped(

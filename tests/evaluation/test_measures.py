@@ -225,6 +225,8 @@ def test_networks_come_from_their_files(
     assert (measured.views["lpips_alex"] > 0).all()
     assert measured.pred["inception"].shape == (10, 2048) and measured.target["i3d"].shape == (1, 400)
     torch.testing.assert_close(measured.target["i3d"], I3DFeatures(i3d)(target[None]), rtol=1e-4, atol=1e-4)
+    without_clip = found.measure(pred=pred[:1], target=target[:1], frames=[0])
+    assert without_clip.pred["i3d"].shape == without_clip.target["i3d"].shape == (0, 400)
 
 
 def test_missing_weights_are_named_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
