@@ -41,8 +41,8 @@ USED_FROM_DB = 0.5
 
 def demo(
     output: Path = Path("demo"),
-    train_scenes: int = 16,
-    test_scenes: int = 4,
+    train_scenes: int = 12,
+    test_scenes: int = 2,
     steps: int = 20,
     seed: int = 0,
     preset: str = METHOD,
@@ -50,7 +50,7 @@ def demo(
 ) -> None:
     """Make rooms; evaluate, render and generate some with the shipped models; train a little on top.
 
-    About three minutes on two CPU cores. A second call makes a second run from the same rooms.
+    About three and a half minutes on two CPU cores. A second call makes a second run from the same rooms.
 
     Args:
         output: Folder for data, runs, figures and videos.
