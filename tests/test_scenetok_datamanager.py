@@ -14,7 +14,7 @@ from scene_files import example, walk, write_dl3dv, write_re10k
 from small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, small_config, write_small_dl3dv, write_small_re10k
 
 from scenetok_ns.data.poses import cameras_from_rows
-from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.data.view_sampling import default_views
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager
 
@@ -160,6 +160,24 @@ def test_stock_dataparser_of_one_scene(tmp_path: Path) -> None:
     for clip in (batch.context, batch.target):
         distances = torch.cdist(clip.c2w[..., :3, 3].flatten(0, 1), known)
         assert distances.amin(dim=1).max() < 1e-5
+
+
+@pytest.mark.parametrize("asked", [None, 3])
+def test_a_capture_with_too_few_photographs_gives_all_it_has_unless_more_are_asked_for(
+    tmp_path: Path, asked: int | None
+) -> None:
+    """The preset wants three context views; of three photographs one is held out."""
+    scene = write_dl3dv(tmp_path / "capture", frames=3, image_folder="images", divide=1)
+    config = small_config(tmp_path, Path("unused")).pipeline
+    config.datamanager.preset, config.datamanager.num_context = config.model.preset, asked
+    config.datamanager.dataparser = NerfstudioDataParserConfig(downscale_factor=1, train_split_fraction=0.6)
+    config.datamanager.data = scene
+    if asked is None:
+        shown = config.datamanager.setup(device="cpu", test_mode="inference").evaluation_scene(0)
+        assert len(shown.context) == 2 and shown.target.tolist() == [2]
+    else:
+        with pytest.raises((BadScene, DataError), match="2 training views, but 3 context views are needed"):
+            config.datamanager.setup(device="cpu", test_mode="inference").evaluation_scene(0)
 
 
 def test_without_a_train_folder_targets_stay_out_of_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
