@@ -15,7 +15,7 @@ from scenetok_ns.models.attention import attention
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.compressor import NORM_EPS, Compressor, CompressorBlock
 from scenetok_ns.models.engine.graphs import StepGraphs
-from scenetok_ns.models.engine.kernels import norm_modulate, norm_rotate, silu_product
+from scenetok_ns.models.engine.kernels import gated_residual, norm_modulate, norm_rotate, silu_product
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.engine.streams import working
 from scenetok_ns.models.engine.trunk import CHUNKS, feed_forward, folded_modulation
@@ -110,7 +110,7 @@ class CompressingEngine:
     ) -> tuple[Tensor, Tensor]:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
         inner = self._attend(norm_modulate(views, scale1, shift1, NORM_EPS), block.views_qkv, rotary)
-        views = torch.addcmul(views, gate1, F.linear(inner, *block.views_proj))
+        views = gated_residual(views, gate1, F.linear(inner, *block.views_proj))
         inner = self._attend(self._normed(tokens, block.tokens_norm), block.tokens_qkv, None)
         tokens = tokens + F.linear(inner, *block.tokens_proj)
         q = self._split(F.linear(tokens, *block.cross_q)).transpose(1, 2)
@@ -120,7 +120,7 @@ class CompressingEngine:
         tokens = tokens + F.linear(rearrange(inner, "b h n d -> b n (h d)"), *block.cross_proj)
         if block.views_mlp is not None:
             inner = block.views_mlp(norm_modulate(views, scale2, shift2, NORM_EPS))
-            views = torch.addcmul(views, gate2, inner)
+            views = gated_residual(views, gate2, inner)
         return tokens + block.tokens_mlp(self._normed(tokens, block.tokens_mlp_norm)), views
 
     def _attend(self, x: Tensor, qkv: Linear, rotary: RotaryTable | None) -> Tensor:

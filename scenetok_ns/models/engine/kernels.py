@@ -39,10 +39,40 @@ def norm_modulate(
     return (out if residual is None else out + residual).to(x.dtype)
 
 
+def gated_residual(
+    x: Float[Tensor, "c b n dim"], gate: Float[Tensor, "b1 n1 dim"], y: Float[Tensor, "c b n dim"]
+) -> Float[Tensor, "c b n dim"]:
+    """x + gate * y; the gate broadcasts over leading dimensions."""
+    if _usable(x) and (layout := _layout(gate, x)) is not None:
+        return _triton().gated_residual(x, gate, y, layout)
+    return torch.addcmul(x, gate, y)
+
+
+def residual_norm(
+    x: Float[Tensor, "c b n dim"],
+    y: Float[Tensor, "c b n dim"],
+    gate: Float[Tensor, "b1 n1 dim"] | None,
+    scale: Float[Tensor, "b1 n1 dim"],
+    shift: Float[Tensor, "b1 n1 dim"],
+    eps: float,
+) -> tuple[Float[Tensor, "c b n dim"], Float[Tensor, "c b n dim"]]:
+    """x + gate * y (None: x + y), and `norm_modulate` of that; the others broadcast over leading dimensions."""
+    if _usable(x):
+        layout = _layout(scale, x)
+        others = (shift,) if gate is None else (shift, gate)
+        if layout is not None and all(_layout(other, x) == layout for other in others):
+            return _triton().residual_norm(x, y, gate, scale, shift, layout, eps)
+    total = x + y if gate is None else torch.addcmul(x, gate, y)
+    return total, norm_modulate(total, scale, shift, eps)
+
+
 def norm_rotate(
     x: Float[Tensor, "b n heads d"], weight: Float[Tensor, "heads d"] | None, rotary: RotaryTable | None, eps: float
 ) -> Float[Tensor, "b heads n d"]:
-    """RMS norm of each head (None: without), then the rotation of its position; `x` may be a slice of a product."""
+    """RMS norm of each head (None: without), then the rotation of its position; `x` may be a slice of a product.
+
+    The result lies in memory as [b, n, heads, d]: attention then gives its own like that, ready for the next product.
+    """
     if _usable(x) and x.stride(3) == 1 and x.stride(2) == x.shape[3]:
         return _triton().norm_rotate(x, weight, rotary, eps)
     if weight is not None:

@@ -42,11 +42,47 @@ def norm_modulate(
     return out
 
 
+def gated_residual(x: Tensor, gate: Tensor, y: Tensor, layout: tuple[int, int, int, int]) -> Tensor:
+    out, dim = torch.empty_like(x), x.shape[-1]
+    grid = (x.numel() // dim, triton.cdiv(dim, 1024))
+    _gated_residual[grid](x, gate, y, out, dim, *layout, BLOCK=1024, num_warps=4)
+    return out
+
+
+def residual_norm(
+    x: Tensor,
+    y: Tensor,
+    gate: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    layout: tuple[int, int, int, int],
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    total, out, dim = torch.empty_like(x), torch.empty_like(x), x.shape[-1]
+    _residual_norm[(x.numel() // dim,)](
+        x,
+        y,
+        scale if gate is None else gate,  # never read without one
+        scale,
+        shift,
+        total,
+        out,
+        dim,
+        *layout,
+        eps,
+        BLOCK=triton.next_power_of_2(dim),
+        GATE=gate is not None,
+        num_warps=4,
+    )
+    return total, out
+
+
 def norm_rotate(x: Tensor, weight: Tensor | None, rotary: RotaryTable | None, eps: float) -> Tensor:
     b, n, heads, d = x.shape
-    out = x.new_empty(b, heads, n, d)
+    out = x.new_empty(b, n, heads, d)
     cos, sin = (x, x) if rotary is None else rotary  # never read without a rotation
-    _norm_rotate[(b * n,)](
+    together = 8  # heads of a program
+    _norm_rotate[(b * n, triton.cdiv(heads, together))](
         x,
         x if weight is None else weight,
         cos,
@@ -58,13 +94,13 @@ def norm_rotate(x: Tensor, weight: Tensor | None, rotary: RotaryTable | None, ep
         x.stride(0),
         x.stride(1),
         eps,
-        HEADS=triton.next_power_of_2(heads),
-        BLOCK=triton.next_power_of_2(d),
+        HEADS=together,
+        HALF=triton.next_power_of_2(d // 2),
         NORM=weight is not None,
         ROTARY=rotary is not None,
-        num_warps=4,
+        num_warps=1,
     )
-    return out
+    return out.transpose(1, 2)
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, gated: bool) -> Tensor:
@@ -188,6 +224,55 @@ def _norm_modulate(
 
 
 @triton.jit
+def _gated_residual(x, gate, y, out, dim, inner_rows, inner_stride, outer_rows, outer_stride, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = column < dim
+    place = row * dim + column
+    modulated = (row % inner_rows) * inner_stride + ((row // inner_rows) % outer_rows) * outer_stride + column
+    total = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    added = tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+    total += tl.load(gate + modulated, mask=mask, other=0.0).to(tl.float32) * added
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _residual_norm(
+    x,
+    y,
+    gate,
+    scale,
+    shift,
+    total_out,
+    out,
+    dim,
+    inner_rows,
+    inner_stride,
+    outer_rows,
+    outer_stride,
+    eps,
+    BLOCK: tl.constexpr,
+    GATE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    mask = column < dim
+    place = row * dim + column
+    modulated = (row % inner_rows) * inner_stride + ((row // inner_rows) % outer_rows) * outer_stride + column
+    added = tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+    if GATE:
+        added = added * tl.load(gate + modulated, mask=mask, other=0.0).to(tl.float32)
+    total = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) + added
+    rounded = total.to(total_out.dtype.element_ty)
+    tl.store(total_out + place, rounded, mask=mask)
+    total = rounded.to(tl.float32)  # what the next residual sum starts from
+    result = total * tl.rsqrt(tl.sum(total * total, axis=0) / dim + eps)
+    result = result * tl.load(scale + modulated, mask=mask, other=0.0).to(tl.float32)
+    result += tl.load(shift + modulated, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _norm_rotate(
     x,
     weight,
@@ -201,34 +286,32 @@ def _norm_rotate(
     stride_n,
     eps,
     HEADS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    HALF: tl.constexpr,
     NORM: tl.constexpr,
     ROTARY: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     element, position = token // n, token % n
-    head = tl.arange(0, HEADS)[:, None]
-    column = tl.arange(0, BLOCK)[None, :]
-    mask = (head < heads) & (column < d)
-    start = x + element * stride_b + position * stride_n + head * d
-    values = tl.load(start + column, mask=mask, other=0.0).to(tl.float32)
-    result = values
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
+    pair = tl.arange(0, HALF)[None, :]
+    mask = (head < heads) & (2 * pair < d)
+    # The two numbers of a pair (2i, 2i + 1) lie in one word: the second load comes from the cache.
+    start = x + element * stride_b + position * stride_n + head * d + 2 * pair
+    even = tl.load(start, mask=mask, other=0.0).to(tl.float32)
+    odd = tl.load(start + 1, mask=mask, other=0.0).to(tl.float32)
     if NORM:
-        inverse = tl.rsqrt(tl.sum(values * values, axis=1) / d + eps)[:, None]
-        result = values * inverse * tl.load(weight + head * d + column, mask=mask, other=0.0).to(tl.float32)
+        inverse = tl.rsqrt(tl.sum(even * even + odd * odd, axis=1) / d + eps)[:, None]
+        weights = weight + head * d + 2 * pair
+        even = even * inverse * tl.load(weights, mask=mask, other=0.0).to(tl.float32)
+        odd = odd * inverse * tl.load(weights + 1, mask=mask, other=0.0).to(tl.float32)
     if ROTARY:
-        # The partner in the pair of dimensions (2i, 2i + 1), which lies in the same cache line.
-        partner = column ^ 1
-        sign = tl.where(column % 2 == 0, -1.0, 1.0)
-        turned = tl.load(start + partner, mask=mask, other=0.0).to(tl.float32)
-        turned = sign * turned
-        if NORM:
-            turned = turned * inverse * tl.load(weight + head * d + partner, mask=mask, other=0.0).to(tl.float32)
-        angle = position * d + column
-        result = result * tl.load(cos + angle, mask=column < d, other=0.0)
-        result += turned * tl.load(sin + angle, mask=column < d, other=0.0)
-    place = ((element * heads + head) * n + position) * d + column
-    tl.store(out + place, result.to(out.dtype.element_ty), mask=mask)
+        angle = position * d + 2 * pair  # both dimensions of a pair have one angle
+        inside = 2 * pair < d
+        cosine, sine = tl.load(cos + angle, mask=inside, other=0.0), tl.load(sin + angle, mask=inside, other=0.0)
+        even, odd = even * cosine - odd * sine, odd * cosine + even * sine
+    place = out + (token * heads + head) * d + 2 * pair
+    tl.store(place, even.to(out.dtype.element_ty), mask=mask)
+    tl.store(place + 1, odd.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

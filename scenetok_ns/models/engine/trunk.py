@@ -23,7 +23,13 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.attention import attention
 from scenetok_ns.models.dit import NORM_EPS, Block, Trunk
-from scenetok_ns.models.engine.kernels import norm_modulate, norm_rotate, silu_product
+from scenetok_ns.models.engine.kernels import (
+    gated_residual,
+    norm_modulate,
+    norm_rotate,
+    residual_norm,
+    silu_product,
+)
 from scenetok_ns.models.layers import FEED_FORWARD_MULTIPLE, SwiGLU, padded_feed_forward
 from scenetok_ns.models.rope import RotaryTable
 
@@ -125,35 +131,49 @@ def run_trunk(
 ) -> Float[Tensor, "copies b n out"]:
     """`Trunk.forward` given its modulations, which may be the same for all elements or tokens (b1, n1 = 1)."""
     hidden = x.shape[-1]
+    shifts_and_scales = [
+        modulation[..., index * CHUNKS * hidden :][..., : 2 * hidden].chunk(2, dim=-1)
+        for index in range(len(weights.blocks) + 1)
+    ]
+    normed = norm_modulate(x, shifts_and_scales[0][1], shifts_and_scales[0][0], NORM_EPS)
     for index, block in enumerate(weights.blocks):
         own = modulation[..., index * CHUNKS * hidden : (index + 1) * CHUNKS * hidden]
-        x = block_forward(block, x, own, keys[index], values[index], rotary)
-    shift, scale = modulation[..., -2 * hidden :].chunk(2, dim=-1)
-    return F.linear(norm_modulate(x, scale, shift, NORM_EPS), weights.final, weights.final_bias)
+        shift, scale = shifts_and_scales[index + 1]
+        x, normed = block_forward(block, x, normed, own, shift, scale, keys[index], values[index], rotary)
+    return F.linear(normed, weights.final, weights.final_bias)
 
 
 def block_forward(
     weights: BlockWeights,
     x: Float[Tensor, "copies b n hidden"],
+    normed: Float[Tensor, "copies b n hidden"],
     modulation: Float[Tensor, "b1 n1 6*hidden"],
+    next_shift: Float[Tensor, "b1 n1 hidden"],
+    next_scale: Float[Tensor, "b1 n1 hidden"],
     keys: Float[Tensor, "copies*b heads keys d"],
     values: Float[Tensor, "copies*b heads keys d"],
     rotary: RotaryTable | None,
-) -> Float[Tensor, "copies b n hidden"]:
-    """`Block.forward` in few kernels."""
-    shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
+) -> tuple[Float[Tensor, "copies b n hidden"], Float[Tensor, "copies b n hidden"]]:
+    """`Block.forward` in few kernels.
+
+    `normed` is the first norm of `x`, modulated. Beside the result comes its own norm, modulated for what follows: the
+    first norm of the next block, or that of the final layer.
+    """
+    _, _, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
     d = keys.shape[-1]
     heads = x.shape[-1] // d
-    qkv = F.linear(norm_modulate(x, scale1, shift1, NORM_EPS), weights.qkv, weights.qkv_bias)
+    qkv = F.linear(normed, weights.qkv, weights.qkv_bias)
     qkv = rearrange(qkv, "c b n (h3 d) -> (c b) n h3 d", d=d)
     q, k = norm_rotate(qkv[:, :, : 2 * heads], weights.qk_norm, rotary, NORM_EPS).chunk(2, dim=1)
     attended = attention(q, k, qkv[:, :, 2 * heads :].transpose(1, 2))
-    x = torch.addcmul(x, gate1, F.linear(_joined(attended, x), weights.proj, weights.proj_bias))
+    x = gated_residual(x, gate1, F.linear(_joined(attended, x), weights.proj, weights.proj_bias))
     q = rearrange(F.linear(x, weights.cross_q, weights.cross_q_bias), "c b n (h d) -> (c b) n h d", d=d)
     attended = attention(norm_rotate(q, weights.cross_q_norm, rotary, NORM_EPS), keys, values)
-    x = x + F.linear(_joined(attended, x), weights.cross_proj, weights.cross_proj_bias)
-    inner = silu_product(F.linear(norm_modulate(x, scale2, shift2, NORM_EPS), weights.w12, weights.w12_bias))
-    return torch.addcmul(x, gate2, F.linear(inner, weights.w3, weights.w3_bias))
+    inner = F.linear(_joined(attended, x), weights.cross_proj, weights.cross_proj_bias)
+    x, normed = residual_norm(x, inner, None, scale2, shift2, NORM_EPS)
+    inner = silu_product(F.linear(normed, weights.w12, weights.w12_bias))
+    inner = F.linear(inner, weights.w3, weights.w3_bias)
+    return residual_norm(x, inner, gate2, next_scale, next_shift, NORM_EPS)
 
 
 def _joined(attended: Float[Tensor, "cb h n d"], like: Tensor) -> Float[Tensor, "c b n hidden"]:

@@ -142,6 +142,21 @@ def test_norm_modulate(shape: tuple[int, ...], kind: str) -> None:
         assert relative_error(found, exact if residual is None else exact + x.float()) < 4e-3
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 512, 1024), (2, 1, 70, 192)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_residual_norm(shape: tuple[int, ...], gated: bool) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, *shape, device=CUDA, dtype=torch.bfloat16)
+    both = torch.randn(*shape[1:3], 5 * shape[3], device=CUDA, dtype=torch.bfloat16)
+    shift, scale, gate = both.chunk(5, dim=-1)[:3]
+    total = x.float() + (gate.float() * y.float() if gated else y.float())
+    exact = F.rms_norm(total, shape[3:], eps=1e-6) * scale.float() + shift.float()
+    found = kernels.residual_norm(x, y, gate if gated else None, scale, shift, 1e-6)
+    assert relative_error(found[0], total) < 4e-3 and relative_error(found[1], exact) < 6e-3
+    if gated:
+        assert relative_error(kernels.gated_residual(x, gate, y), total) < 4e-3
+
+
 @pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize("normed", [False, True])
 def test_norm_rotate(rotary: bool, normed: bool) -> None:
