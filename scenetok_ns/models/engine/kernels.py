@@ -16,10 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from scenetok_ns.models.attention import attention
 from scenetok_ns.models.rope import RotaryTable, apply_rotary
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+FEW_KEYS = 1024
+"""Up to so many keys (512 were measured), attention with a kernel of our own is faster than cuDNN's."""
 
 
 def norm_modulate(
@@ -79,6 +83,37 @@ def norm_rotate(
         x = (F.rms_norm(x.float(), x.shape[-1:], eps=eps) * weight.float()).to(x.dtype)
     heads = x.transpose(1, 2)
     return heads if rotary is None else apply_rotary(heads, rotary)
+
+
+def attend(
+    q: Float[Tensor, "b n heads d"],
+    weight: Float[Tensor, "heads d"] | None,
+    rotary: RotaryTable | None,
+    keys: Float[Tensor, "b heads m d"],
+    values: Float[Tensor, "b heads m d"],
+    eps: float,
+) -> Float[Tensor, "b n heads d"]:
+    """Attention of queries that are normed and rotated on the way (see `norm_rotate`) to keys that are already."""
+    d = q.shape[3]
+    suited = d in (16, 32, 64, 128) and keys.shape[2] <= FEW_KEYS and q.stride(2) == d
+    if suited and _usable(q) and all(tensor.stride(-1) == 1 for tensor in (q, keys, values)):
+        return _products().attend(q, weight, rotary, keys, values, eps)
+    return attention(norm_rotate(q, weight, rotary, eps), keys, values).transpose(1, 2)
+
+
+def linear_gated(
+    x: Float[Tensor, "c b n inner"],
+    weight: Float[Tensor, "dim inner"],
+    bias: Float[Tensor, " dim"],
+    residual: Float[Tensor, "c b n dim"],
+    gate: Float[Tensor, "b1 n1 dim"],
+) -> Float[Tensor, "c b n dim"]:
+    """residual + gate * (x W^T + bias); `x` and `residual` are contiguous, the gate broadcasts."""
+    if _usable(x) and x.is_contiguous() and (layout := _layout(gate, residual)) is not None:
+        products = _products()
+        if products.fits_one_wave(x.numel() // x.shape[-1], *weight.shape, x.device):
+            return products.linear_gated(x, weight, bias, residual, gate, layout)
+    return gated_residual(residual, gate, F.linear(x, weight, bias))
 
 
 def silu_product(x: Float[Tensor, "*rows 2*dim"]) -> Float[Tensor, "*rows dim"]:
@@ -158,6 +193,11 @@ def triton_available() -> bool:
 @cache
 def _triton() -> ModuleType:
     return importlib.import_module("scenetok_ns.models.engine.triton_kernels")
+
+
+@cache
+def _products() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.engine.triton_products")
 
 
 def _layout(modulation: Tensor, x: Tensor) -> tuple[int, int, int, int] | None:

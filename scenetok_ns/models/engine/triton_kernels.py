@@ -81,24 +81,26 @@ def norm_rotate(x: Tensor, weight: Tensor | None, rotary: RotaryTable | None, ep
     b, n, heads, d = x.shape
     out = x.new_empty(b, n, heads, d)
     cos, sin = (x, x) if rotary is None else rotary  # never read without a rotation
-    together = 8  # heads of a program
-    _norm_rotate[(b * n, triton.cdiv(heads, together))](
+    block = triton.next_power_of_2(d)
+    together = max(1, ELEMENTS // 2 // block)
+    _norm_rotate[(triton.cdiv(b * n * heads, together),)](
         x,
         x if weight is None else weight,
         cos,
         sin,
         out,
+        b * n * heads,
         n,
         heads,
         d,
         x.stride(0),
         x.stride(1),
         eps,
-        HEADS=together,
-        HALF=triton.next_power_of_2(d // 2),
+        ROWS=together,
+        BLOCK=block,
         NORM=weight is not None,
         ROTARY=rotary is not None,
-        num_warps=1,
+        num_warps=4,
     )
     return out.transpose(1, 2)
 
@@ -279,39 +281,35 @@ def _norm_rotate(
     cos,
     sin,
     out,
+    rows,
     n,
     heads,
     d,
     stride_b,
     stride_n,
     eps,
-    HEADS: tl.constexpr,
-    HALF: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
     NORM: tl.constexpr,
     ROTARY: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64)
-    element, position = token // n, token % n
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
-    pair = tl.arange(0, HALF)[None, :]
-    mask = (head < heads) & (2 * pair < d)
-    # The two numbers of a pair (2i, 2i + 1) lie in one word: the second load comes from the cache.
-    start = x + element * stride_b + position * stride_n + head * d + 2 * pair
-    even = tl.load(start, mask=mask, other=0.0).to(tl.float32)
-    odd = tl.load(start + 1, mask=mask, other=0.0).to(tl.float32)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]  # of a head of a token
+    token, head = row // heads, row % heads
+    position = token % n
+    column = tl.arange(0, BLOCK)[None, :]
+    mask = (row < rows) & (column < d)
+    start = x + (token // n).to(tl.int64) * stride_b + position * stride_n + head * d
+    result = tl.load(start + column, mask=mask, other=0.0).to(tl.float32)
     if NORM:
-        inverse = tl.rsqrt(tl.sum(even * even + odd * odd, axis=1) / d + eps)[:, None]
-        weights = weight + head * d + 2 * pair
-        even = even * inverse * tl.load(weights, mask=mask, other=0.0).to(tl.float32)
-        odd = odd * inverse * tl.load(weights + 1, mask=mask, other=0.0).to(tl.float32)
+        result *= tl.rsqrt(tl.sum(result * result, axis=1) / d + eps)[:, None]
+        result *= tl.load(weight + head * d + column, mask=mask, other=0.0).to(tl.float32)
     if ROTARY:
-        angle = position * d + 2 * pair  # both dimensions of a pair have one angle
-        inside = 2 * pair < d
+        pair = 2 * tl.arange(0, BLOCK // 2)[None, :]  # both dimensions of a pair have one angle
+        angle, inside = position * d + pair, (row < rows) & (pair < d)
         cosine, sine = tl.load(cos + angle, mask=inside, other=0.0), tl.load(sin + angle, mask=inside, other=0.0)
-        even, odd = even * cosine - odd * sine, odd * cosine + even * sine
-    place = out + (token * heads + head) * d + 2 * pair
-    tl.store(place, even.to(out.dtype.element_ty), mask=mask)
-    tl.store(place + 1, odd.to(out.dtype.element_ty), mask=mask)
+        even, odd = tl.split(tl.reshape(result, (ROWS, BLOCK // 2, 2)))
+        result = tl.reshape(tl.join(even * cosine - odd * sine, odd * cosine + even * sine), (ROWS, BLOCK))
+    tl.store(out + row.to(tl.int64) * d + column, result.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -21,10 +21,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.attention import attention
 from scenetok_ns.models.dit import NORM_EPS, Block, Trunk
 from scenetok_ns.models.engine.kernels import (
-    gated_residual,
+    attend,
+    linear_gated,
     norm_modulate,
     norm_rotate,
     residual_norm,
@@ -164,20 +164,18 @@ def block_forward(
     heads = x.shape[-1] // d
     qkv = F.linear(normed, weights.qkv, weights.qkv_bias)
     qkv = rearrange(qkv, "c b n (h3 d) -> (c b) n h3 d", d=d)
-    q, k = norm_rotate(qkv[:, :, : 2 * heads], weights.qk_norm, rotary, NORM_EPS).chunk(2, dim=1)
-    attended = attention(q, k, qkv[:, :, 2 * heads :].transpose(1, 2))
-    x = gated_residual(x, gate1, F.linear(_joined(attended, x), weights.proj, weights.proj_bias))
+    q_norm, k_norm = weights.qk_norm.chunk(2)
+    k = norm_rotate(qkv[:, :, heads : 2 * heads], k_norm, rotary, NORM_EPS)
+    v = qkv[:, :, 2 * heads :].transpose(1, 2)
+    attended = attend(qkv[:, :, :heads], q_norm, rotary, k, v, NORM_EPS)
+    x = linear_gated(attended.reshape(x.shape), weights.proj, weights.proj_bias, x, gate1)
     q = rearrange(F.linear(x, weights.cross_q, weights.cross_q_bias), "c b n (h d) -> (c b) n h d", d=d)
-    attended = attention(norm_rotate(q, weights.cross_q_norm, rotary, NORM_EPS), keys, values)
-    inner = F.linear(_joined(attended, x), weights.cross_proj, weights.cross_proj_bias)
+    attended = attend(q, weights.cross_q_norm, rotary, keys, values, NORM_EPS)
+    inner = F.linear(attended.reshape(x.shape), weights.cross_proj, weights.cross_proj_bias)
     x, normed = residual_norm(x, inner, None, scale2, shift2, NORM_EPS)
     inner = silu_product(F.linear(normed, weights.w12, weights.w12_bias))
     inner = F.linear(inner, weights.w3, weights.w3_bias)
     return residual_norm(x, inner, gate2, next_scale, next_shift, NORM_EPS)
-
-
-def _joined(attended: Float[Tensor, "cb h n d"], like: Tensor) -> Float[Tensor, "c b n hidden"]:
-    return rearrange(attended, "(c b) h n d -> c b n (h d)", c=like.shape[0])
 
 
 def _norm(x: Tensor, weight: Tensor) -> Tensor:

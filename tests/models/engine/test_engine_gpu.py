@@ -182,6 +182,30 @@ def test_depthwise_conv(side: int, gated: bool) -> None:
         assert relative_error(found, exact) < 4e-3
 
 
+@pytest.mark.parametrize("num_keys", [512, 200])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_attend(num_keys: int, rotary: bool) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 512, 48, 64, device=CUDA, dtype=torch.bfloat16)
+    weight = torch.rand(16, 64, device=CUDA, dtype=torch.bfloat16) + 0.5
+    table = rotary_table(angles_3d(64, 8, (8, 8), CUDA)) if rotary else None
+    keys, values = (qkv[:, :num_keys, 16 * i : 16 * (i + 1)].transpose(1, 2) for i in (1, 2))
+    found = kernels.attend(qkv[:, :, :16], weight, table, keys, values, 1e-6)
+    exact = kernels.attend(qkv[:, :, :16].float(), weight.float(), table, keys.float(), values.float(), 1e-6)
+    assert found.shape == exact.shape and relative_error(found, exact) < 6e-3
+
+
+@pytest.mark.parametrize("rows", [512, 1024, 70])
+def test_linear_gated(rows: int) -> None:
+    torch.manual_seed(0)
+    x, residual = torch.randn(2, 1, 1, rows, 1024, device=CUDA, dtype=torch.bfloat16)
+    weight, bias = (torch.randn(*shape, device=CUDA, dtype=torch.bfloat16) / 32 for shape in ((1024, 1024), (1024,)))
+    gate = torch.randn(1, rows, 3 * 1024, device=CUDA, dtype=torch.bfloat16)[..., 1024:2048]
+    found = kernels.linear_gated(x, weight, bias, residual, gate)
+    exact = residual.float() + gate.float() * F.linear(x.float(), weight.float(), bias.float())
+    assert relative_error(found, exact) < 6e-3
+
+
 def test_activations() -> None:
     x = torch.randn(3, 50, 2 * 2752, device=CUDA, dtype=torch.bfloat16)
     bias = torch.randn(2 * 2752, device=CUDA, dtype=torch.bfloat16)

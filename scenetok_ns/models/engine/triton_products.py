@@ -1,0 +1,189 @@
+"""Triton kernels around matrix products of few rows, where cuDNN and cuBLAS leave a GPU half empty.
+
+They pay because of what they do along with the product (norm and rotation of queries; gate and residual sum), which
+otherwise is a kernel of its own that waits for the one before it. `kernels.py` alone imports this module.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from scenetok_ns.models.rope import RotaryTable
+
+ROWS, KEYS = 64, 64
+"""Queries, and keys at a time, of a program. Slower on an H100: 64 x 32, 64 x 128, 128 x 64; 8 warps; 2 stages."""
+TILE, DEPTH = 64, 128
+"""Output rows and columns of a program of `linear_gated`, and how much of the sum it takes at a time."""
+
+
+def attend(
+    q: Tensor, weight: Tensor | None, rotary: RotaryTable | None, keys: Tensor, values: Tensor, eps: float
+) -> Tensor:
+    b, n, heads, d = q.shape
+    num_keys = keys.shape[2]
+    out = q.new_empty(b, n, heads, d)
+    cos, sin = (q, q) if rotary is None else rotary  # never read without a rotation
+    _attend[(triton.cdiv(n, ROWS), b * heads)](
+        q,
+        q if weight is None else weight,
+        cos,
+        sin,
+        keys,
+        values,
+        out,
+        n,
+        num_keys,
+        heads,
+        *q.stride()[:2],
+        *keys.stride()[:3],
+        *values.stride()[:3],
+        math.log2(math.e) / math.sqrt(d),
+        eps,
+        D=d,
+        ROWS=ROWS,
+        KEYS=KEYS,
+        NORM=weight is not None,
+        ROTARY=rotary is not None,
+        EVEN=num_keys % KEYS == 0,
+        num_warps=4,
+        num_stages=3,
+    )
+    return out
+
+
+def fits_one_wave(rows: int, columns: int, inner: int, device: torch.device) -> bool:
+    """Whether `linear_gated` takes these sizes, and has a processor for each of its programs: where it has not, the
+    library's product and a second kernel are faster."""
+    aligned = rows % TILE == 0 and columns % TILE == 0 and inner % DEPTH == 0
+    programs = rows * columns // TILE**2
+    return aligned and programs <= torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def linear_gated(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, gate: Tensor, layout: tuple[int, int, int, int]
+) -> Tensor:
+    columns, inner = weight.shape
+    out = torch.empty_like(residual)
+    _linear_gated[(x.numel() // inner // TILE, columns // TILE)](
+        x,
+        weight,
+        bias,
+        residual,
+        gate,
+        out,
+        columns,
+        inner,
+        *layout,
+        TILE=TILE,
+        DEPTH=DEPTH,
+        num_warps=4,
+        num_stages=4,
+    )
+    return out
+
+
+@triton.jit
+def _attend(
+    q,
+    weight,
+    cos,
+    sin,
+    keys,
+    values,
+    out,
+    n,
+    num_keys,
+    heads,
+    q_b,
+    q_n,
+    k_b,
+    k_h,
+    k_n,
+    v_b,
+    v_h,
+    v_n,
+    scale,
+    eps,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    NORM: tl.constexpr,
+    ROTARY: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """Softmax in base 2, over blocks of keys with a running maximum."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    element, head = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    column = tl.arange(0, D)[None, :]
+    inside = row < n
+    x = tl.load(q + element * q_b + row * q_n + head * D + column, mask=inside, other=0.0)
+    if NORM or ROTARY:
+        x = x.to(tl.float32)
+        if NORM:
+            factor = tl.rsqrt(tl.sum(x * x, axis=1) / D + eps)[:, None]
+            x = x * factor * tl.load(weight + head * D + column).to(tl.float32)
+        if ROTARY:
+            angle = row * D + 2 * tl.arange(0, D // 2)[None, :]  # both dimensions of a pair have one angle
+            c, s = tl.load(cos + angle, mask=inside, other=0.0), tl.load(sin + angle, mask=inside, other=0.0)
+            even, odd = tl.split(tl.reshape(x, (ROWS, D // 2, 2)))
+            x = tl.reshape(tl.join(even * c - odd * s, odd * c + even * s), (ROWS, D))
+    queries = x.to(out.dtype.element_ty)
+    keys += element * k_b + head * k_h + tl.arange(0, D)[:, None]
+    values += element * v_b + head * v_h + column
+    highest = tl.full((ROWS,), -float("inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    mixed = tl.zeros((ROWS, D), tl.float32)
+    for first in range(0, num_keys, KEYS):
+        key = first + tl.arange(0, KEYS)
+        if EVEN:
+            scores = tl.dot(queries, tl.load(keys + key[None, :] * k_n))
+            value = tl.load(values + key[:, None] * v_n)
+        else:
+            scores = tl.dot(queries, tl.load(keys + key[None, :] * k_n, mask=key[None, :] < num_keys, other=0.0))
+            scores = tl.where(key[None, :] < num_keys, scores, -float("inf"))
+            value = tl.load(values + key[:, None] * v_n, mask=key[:, None] < num_keys, other=0.0)
+        higher = tl.maximum(highest, tl.max(scores, axis=1) * scale)
+        share = tl.exp2(scores * scale - higher[:, None])
+        fade = tl.exp2(highest - higher)
+        total = total * fade + tl.sum(share, axis=1)
+        mixed = tl.dot(share.to(value.dtype), value, mixed * fade[:, None])
+        highest = higher
+    place = out + ((element * n + row) * heads + head) * D + column
+    tl.store(place, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _linear_gated(
+    x,
+    weight,
+    bias,
+    residual,
+    gate,
+    out,
+    columns,
+    inner,
+    inner_rows,
+    inner_stride,
+    outer_rows,
+    outer_stride,
+    TILE: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    row = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)[:, None]
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)[None, :]
+    depth = tl.arange(0, DEPTH)
+    left = x + row * inner + depth[None, :]
+    right = weight + column.to(tl.int64) * inner + depth[:, None]
+    total = tl.zeros((TILE, TILE), tl.float32)
+    for first in range(0, inner, DEPTH):
+        total = tl.dot(tl.load(left + first), tl.load(right + first), total)
+    total += tl.load(bias + column).to(tl.float32)
+    modulated = (row % inner_rows) * inner_stride + ((row // inner_rows) % outer_rows) * outer_stride + column
+    total *= tl.load(gate + modulated).to(tl.float32)
+    total += tl.load(residual + row * columns + column).to(tl.float32)
+    tl.store(out + row * columns + column, total.to(out.dtype.element_ty))
