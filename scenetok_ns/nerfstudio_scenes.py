@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from scenetok_ns.captures import SAME_WORLD, FileWorld, file_world, scene_of_outputs
-from scenetok_ns.data.poses import camera_spread, farthest_points
+from scenetok_ns.data.poses import camera_spread, farthest_points, scaled_poses
 from scenetok_ns.data.poses import pose_scale as scale_to
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes, scene_part
 from scenetok_ns.data.view_sampling import ViewIndices
@@ -129,9 +129,3 @@ def read_capture(
         raise DataError(f"{data} cannot be read by {type(dataparser).__name__}: {reason}") from error
     key = data.parent.name if data.is_file() else data.name
     return StockSceneSource(key, train, evaluation, world=world, pose_scale=pose_scale, typical_spread=typical_spread)
-
-
-def scaled_poses(c2w: Float[Tensor, "v 4 4"], scale: float | Float[Tensor, ""]) -> Float[Tensor, "v 4 4"]:
-    poses = c2w.clone()
-    poses[:, :3, 3] *= scale
-    return poses

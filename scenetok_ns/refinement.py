@@ -18,6 +18,7 @@ from nerfstudio.utils import comms
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.scenes import Views as ImageViews
 from scenetok_ns.data.training_batches import Clips, mix
@@ -31,7 +32,7 @@ from scenetok_ns.models.draws import draw_scenetok
 from scenetok_ns.models.losses import refinement_loss
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.nerfstudio_scenes import StockSceneSource, scaled_poses
+from scenetok_ns.nerfstudio_scenes import StockSceneSource
 from scenetok_ns.scenetok_datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.scenetok_model import OnStep, SceneTokModel, SceneTokModelConfig
 from scenetok_ns.scenetok_pipeline import SceneTokPipeline, SceneTokPipelineConfig

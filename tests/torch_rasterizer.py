@@ -8,23 +8,25 @@ from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import SH_C0, Gaussians
-from scenetok_ns.splats.rasterizer import NEAR, Rasterized, pixel_intrinsics, world_to_camera
+from scenetok_ns.splats.rasterizer import Rasterized, pixel_intrinsics, world_to_camera
 
 BLUR = 0.3
 """Added to projected variances, in pixels (the low-pass filter of 3D Gaussian splatting)."""
 SH_C1 = 0.4886025119029199
 
 
-def rasterize(gaussians: Gaussians, cameras: CameraBatch, size: tuple[int, int]) -> Rasterized:
+def rasterize(gaussians: Gaussians, cameras: CameraBatch, size: tuple[int, int], near: float) -> Rasterized:
     views = zip(world_to_camera(cameras.c2w[0]), pixel_intrinsics(cameras.intrinsics[0], size), strict=True)
-    parts = [_one(gaussians, w2c, k, size) for w2c, k in views]
+    parts = [_one(gaussians, w2c, k, size, near) for w2c, k in views]
     return Rasterized(*(torch.stack(part) for part in zip(*parts, strict=True)))
 
 
-def _one(gaussians: Gaussians, w2c: Tensor, k: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _one(
+    gaussians: Gaussians, w2c: Tensor, k: Tensor, size: tuple[int, int], near: float
+) -> tuple[Tensor, Tensor, Tensor]:
     height, width = size
     centre = gaussians.means @ w2c[:3, :3].T + w2c[:3, 3]
-    front = centre[:, 2] > NEAR
+    front = centre[:, 2] > near
     centre = centre[front]
     order = centre[:, 2].argsort()
     centre = centre[order]

@@ -70,6 +70,13 @@ def interpolate_poses(keys: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor,
     return path.to(keys.dtype)
 
 
+def scaled_poses(c2w: Float[Tensor, "*v 4 4"], scale: float | Float[Tensor, ""]) -> Float[Tensor, "*v 4 4"]:
+    """The poses with their positions multiplied."""
+    poses = c2w.clone()
+    poses[..., :3, 3] *= scale
+    return poses
+
+
 def pose_distances(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v v"]:
     """Squared distance of the centres plus squared angle in radians between all poses, in float64 (parity c11_fps)."""
     poses = c2w.double()

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.data.poses import camera_spread
+from scenetok_ns.data.poses import camera_spread, scaled_poses
 from scenetok_ns.metrics import ssim
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import Gaussians
-from scenetok_ns.splats.rasterizer import Rasterize
+from scenetok_ns.splats.rasterizer import NEAR, Rasterize
 
 LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "sh_rest": 1.25e-4}
-"""Of 3D Gaussian splatting for one picture a step; that of the means is in units of the cameras' spread."""
+"""Of 3D Gaussian splatting for one picture a step. All are for a world in which the cameras' spread is one."""
 FINAL_MEANS_RATE = 0.01
 """Part of the means' learning rate that is left at the end; it falls exponentially."""
 SSIM_WEIGHT = 0.2
@@ -41,7 +41,7 @@ class FitOptions:
 
 
 class Refinement(Protocol):
-    """Changes the set of Gaussians between steps, in place: see `Relocation`."""
+    """Changes the set of Gaussians between steps, in place: see `Relocation`. The cameras' spread is one."""
 
     def __call__(self, parameters: Parameters, optimizers: Optimizers, step: int, means_rate: float) -> None: ...
 
@@ -75,7 +75,7 @@ def fit_gaussians(
     """Gaussians that look like the frames from their cameras; `start` stays as it is.
 
     Absolute error and structural similarity as in 3D Gaussian splatting; a background of random colour behind every
-    picture makes holes visible.
+    picture makes holes visible. The world is scaled for the fit, and back, so that its units do not matter.
 
     Args:
         frames: in [0, 1], on the device of `start`.
@@ -84,11 +84,13 @@ def fit_gaussians(
         on_step: progress, called as on_step(done, total).
     """
     size = (frames.shape[-2], frames.shape[-1])
-    parameters: Parameters = {name: nn.Parameter(value.clone()) for name, value in start.tensors().items()}
     unit = camera_spread(cameras.c2w[0]) or 1.0
+    begin = start.scaled(1 / unit)
+    parameters: Parameters = {name: nn.Parameter(value.clone()) for name, value in begin.tensors().items()}
+    cameras = CameraBatch(scaled_poses(cameras.c2w, 1 / unit), cameras.intrinsics)
+    near = NEAR * begin.extent
     # The noise of a gradient over several views is smaller by the root of their number.
     rates = {name: math.sqrt(options.batch_size) * rate for name, rate in LEARNING_RATES.items()}
-    rates["means"] *= unit
     optimizers: Optimizers = {
         name: torch.optim.Adam([value], lr=rates[name], eps=1e-15) for name, value in parameters.items()
     }
@@ -100,9 +102,9 @@ def fit_gaussians(
         views = order[step].to(frames.device)
         truth = frames[views]
         gaussians = Gaussians(**parameters)
-        drawn = rasterize(gaussians, cameras.select(views), size)
+        drawn = rasterize(gaussians, cameras.select(views), size, near)
         rgb = drawn.rgb + (1 - drawn.alpha) * backgrounds[step, : len(views)]
-        loss = picture_loss(rgb, truth) + regularisation(gaussians, unit)
+        loss = picture_loss(rgb, truth) + regularisation(gaussians)
         loss.backward()
         for optimizer in optimizers.values():
             optimizer.step()
@@ -112,7 +114,7 @@ def fit_gaussians(
             refine(parameters, optimizers, step, rate)
         optimizers["means"].param_groups[0]["lr"] = rate * decay
         on_step(step + 1, options.iterations)
-    return Gaussians(**parameters).detach()
+    return Gaussians(**parameters).detach().scaled(unit)
 
 
 def epochs(count: int, options: FitOptions, generator: torch.Generator) -> Tensor:
@@ -128,7 +130,5 @@ def picture_loss(rgb: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"])
     return (1 - SSIM_WEIGHT) * absolute + SSIM_WEIGHT * (1 - ssim(pred=rgb, target=truth).mean())
 
 
-def regularisation(gaussians: Gaussians, unit: float) -> Float[Tensor, ""]:
-    """Opacities, and sizes in units of the cameras' spread."""
-    sizes = gaussians.scales.exp().mean() / unit
-    return OPACITY_WEIGHT * gaussians.opacities.sigmoid().mean() + SCALE_WEIGHT * sizes
+def regularisation(gaussians: Gaussians) -> Float[Tensor, ""]:
+    return OPACITY_WEIGHT * gaussians.opacities.sigmoid().mean() + SCALE_WEIGHT * gaussians.scales.exp().mean()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,16 @@ class Gaussians:
     @property
     def sh_degree(self) -> int:
         return {0: 0, 3: 1, 8: 2, 15: 3}[self.sh_rest.shape[1]]
+
+    @cached_property
+    def extent(self) -> float:
+        """Median distance from their middle, in world units: how large the scene is, whatever lies far outside."""
+        middle = self.means.median(dim=0).values
+        return float((self.means - middle).norm(dim=1).median()) if len(self) else 0.0
+
+    def scaled(self, factor: float) -> Gaussians:
+        """The same scene in a world whose units are 1 / factor of this one's."""
+        return replace(self, means=self.means * factor, scales=self.scales + math.log(factor))
 
     def tensors(self) -> dict[str, Tensor]:
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}

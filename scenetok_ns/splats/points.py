@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from scenetok_ns.data.poses import camera_spread, pose_distances
+from scenetok_ns.data.poses import camera_spread, pose_distances, scaled_poses
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import SH_C0, Gaussians
 
@@ -67,7 +67,8 @@ def surface_points(
     size = [max(8, round(side * scale)) for side in frames.shape[-2:]]
     small = F.interpolate(frames.float(), size=size, mode="area")
     depths = depth_steps(cameras.c2w[0], options)
-    near = neighbours(cameras.c2w[0], min(options.num_neighbours, count - 1))
+    unit = camera_spread(cameras.c2w[0]) or 1.0
+    near = neighbours(scaled_poses(cameras.c2w[0], 1 / unit), min(options.num_neighbours, count - 1))
     references = torch.linspace(0, count - 1, min(options.num_references, count)).round().long().tolist()
     found = [_sweep(small, cameras, reference, near[reference], depths) for reference in references]
     means, colours, sizes, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -85,7 +86,8 @@ def depth_steps(c2w: Float[Tensor, "n 4 4"], options: SweepOptions) -> Float[Ten
 
 def neighbours(c2w: Float[Tensor, "n 4 4"], count: int) -> Int64[Tensor, "n count"]:
     """For each camera the `count` others nearest in position and angle, the very nearest half left out if it can be:
-    cameras at nearly the same place say nothing about depth."""
+    cameras at nearly the same place say nothing about depth. Positions are in units of the cameras' spread, so that
+    an angle of one radian is as far."""
     distances = pose_distances(c2w).fill_diagonal_(torch.inf)
     order = distances.argsort(dim=1)[:, :-1]
     spaced = torch.arange(count, device=c2w.device) * min(2, order.shape[1] // count)

@@ -12,8 +12,9 @@ from torch import Tensor
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import Gaussians
 
-NEAR = 0.01
-"""Of splatfacto and gsplat's own trainer, in world units."""
+NEAR = 0.003
+"""Nothing nearer than this is drawn, in units of the Gaussians' extent: captures have worlds of any scale. In a room
+it is about the 0.01 of splatfacto, whose worlds are always of one size."""
 
 
 class Rasterized(NamedTuple):
@@ -26,8 +27,8 @@ class Rasterized(NamedTuple):
     alpha: Float[Tensor, "n 1 height width"]
 
 
-Rasterize = Callable[[Gaussians, CameraBatch, tuple[int, int]], Rasterized]
-"""(Gaussians, a batch of one with n cameras, (height, width)) -> pictures that gradients flow through."""
+Rasterize = Callable[[Gaussians, CameraBatch, tuple[int, int], float], Rasterized]
+"""(Gaussians, a batch of one with n cameras, (height, width), near plane) -> pictures that gradients flow through."""
 
 
 def require_gsplat() -> None:
@@ -42,7 +43,7 @@ def require_gsplat() -> None:
         raise ImportError("gsplat needs the CUDA toolkit (nvcc on PATH) to compile itself at first use; none was found")
 
 
-def gsplat_rasterize(gaussians: Gaussians, cameras: CameraBatch, size: tuple[int, int]) -> Rasterized:
+def gsplat_rasterize(gaussians: Gaussians, cameras: CameraBatch, size: tuple[int, int], near: float) -> Rasterized:
     """`Rasterize` by gsplat's CUDA kernels."""
     from gsplat import rasterization
 
@@ -59,7 +60,7 @@ def gsplat_rasterize(gaussians: Gaussians, cameras: CameraBatch, size: tuple[int
         Ks=pixel_intrinsics(cameras.intrinsics[0], size),
         width=width,
         height=height,
-        near_plane=NEAR,
+        near_plane=near,
         packed=False,
         render_mode="RGB+ED",
     )
@@ -88,5 +89,5 @@ def render_splat(
         cameras: a batch of one, in the world that the splat was fitted in; on the same device.
         size: height and width in pixels; any, also not square.
     """
-    drawn = rasterize(gaussians, cameras, size)
+    drawn = rasterize(gaussians, cameras, size, NEAR * gaussians.extent)
     return drawn._replace(rgb=drawn.rgb.clamp(0, 1))

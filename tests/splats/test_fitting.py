@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from small_splats import blobs, ring_of_cameras, row_of_cameras, wall
 from torch_rasterizer import rasterize
 
+from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.metrics import psnr
+from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.fitting import FitOptions, epochs, fit_gaussians, picture_loss, regularisation
 from scenetok_ns.splats.gaussians import Gaussians
 from scenetok_ns.splats.rasterizer import render_splat, require_gsplat
@@ -75,11 +77,47 @@ def test_losses_see_differences_holes_and_waste() -> None:
     made = blobs(5)
     big = Gaussians(**{**made.tensors(), "scales": made.scales + 2})
     opaque = Gaussians(**{**made.tensors(), "opacities": made.opacities + 3})
-    base = regularisation(made, unit=1.0)
-    assert regularisation(big, 1.0) > base and regularisation(opaque, 1.0) > base
-    torch.testing.assert_close(
-        regularisation(Gaussians(**{**made.tensors(), "scales": made.scales + torch.tensor(10.0).log()}), 10.0), base
-    )
+    base = regularisation(made)
+    assert regularisation(big) > base and regularisation(opaque) > base
+
+
+@pytest.mark.parametrize("factor", [1000.0, 0.001])
+def test_the_units_of_the_world_do_not_matter(factor: float) -> None:
+    cameras = ring_of_cameras(4)
+    far = CameraBatch(scaled_poses(cameras.c2w, factor), cameras.intrinsics)
+    start, shown = blobs(8, seed=1), blobs(6)
+    pictures = [render_splat(g, c, SIZE, rasterize) for g, c in ((shown, cameras), (shown.scaled(factor), far))]
+    torch.testing.assert_close(pictures[0].rgb, pictures[1].rgb, atol=1e-4, rtol=0)
+    torch.testing.assert_close(pictures[0].depth * factor, pictures[1].depth, atol=1e-3 * factor, rtol=0)
+    assert pictures[0].alpha.mean() > 0.05
+
+    def shake(parameters: dict, optimizers: dict, step: int, means_rate: float) -> None:
+        parameters["means"].data.add_(means_rate)
+
+    truth, options = pictures[0].rgb, FitOptions(iterations=6, batch_size=2)
+    small = fit_gaussians(start, truth, cameras, options, rasterize, shake)
+    large = fit_gaussians(start.scaled(factor), truth, far, options, rasterize, shake)
+    assert (small.means - start.means).abs().max() > 1e-3
+    torch.testing.assert_close(large.means / factor, small.means, atol=1e-4, rtol=0)
+    torch.testing.assert_close(large.scaled(1 / factor).scales, small.scales, atol=1e-3, rtol=0)
+
+
+def test_what_is_drawn_begins_right_before_the_camera() -> None:
+    """An opaque Gaussian at a hundredth of the scene's extent is; at a thousandth it is too near."""
+    cameras, room = row_of_cameras(1), wall(6)
+    for distance, drawn in ((0.01, True), (0.001, False)):
+        spot = blobs(1)
+        spot = Gaussians(
+            **{
+                **spot.tensors(),
+                "means": cameras.c2w[0, :, :3, 3] + torch.tensor([0.0, 0.0, distance * room.extent]),
+                "scales": torch.full((1, 3), -9.0),
+                "opacities": torch.full((1,), 9.0),
+            }
+        )
+        both = Gaussians(**{name: torch.cat([value, getattr(spot, name)]) for name, value in room.tensors().items()})
+        plain, hidden = (render_splat(g, cameras, SIZE, rasterize).depth for g in (room, both))
+        assert (hidden < 0.8 * plain).any() == drawn
 
 
 def test_holes_are_filled_because_the_background_changes() -> None:

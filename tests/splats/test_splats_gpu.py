@@ -28,7 +28,7 @@ def test_gsplat_draws_what_the_plain_rasterizer_draws() -> None:
     results = []
     for device, rasterize in (("cpu", plain_rasterize), ("cuda", gsplat_rasterize)):
         values = {name: value.to(device).requires_grad_() for name, value in blobs(50, sh_degree=1).tensors().items()}
-        drawn = rasterize(Gaussians(**values), cameras.to(device), SIZE)
+        drawn = rasterize(Gaussians(**values), cameras.to(device), SIZE, 0.01)
         (drawn.rgb.square().mean() + drawn.alpha.mean()).backward()
         gradients = {name: value.grad.cpu() for name, value in values.items() if value.grad is not None}
         results.append((drawn, gradients))
