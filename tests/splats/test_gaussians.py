@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from nerfstudio.scripts import exporter
 from plyfile import PlyData
 from small_splats import blobs, ring_of_cameras
+from splatfacto_models import splatfacto_with
 from torch_rasterizer import rasterize
 
 from scenetok_ns.splats.gaussians import SH_C0, Gaussians, load_splat, save_splat, write_points
@@ -41,22 +43,26 @@ def test_the_file_has_the_properties_of_gaussian_splatting_in_their_order(tmp_pa
     np.testing.assert_array_equal(vertex["y"], made.means[:, 1])
 
 
-def test_nerfstudios_own_export_can_be_read(tmp_path: Path) -> None:
-    from nerfstudio.scripts.exporter import ExportGaussianSplat
-
-    made = blobs(5, sh_degree=3)
-    rest = made.sh_rest.transpose(1, 2).flatten(1)
-    columns = OrderedDict((axis, made.means[:, i].numpy()) for i, axis in enumerate("xyz"))
-    columns |= {f"n{axis}": np.zeros(5, np.float32) for axis in "xyz"}
-    columns |= {f"f_dc_{i}": made.sh0[:, 0, i].numpy() for i in range(3)}
-    columns |= {f"f_rest_{i}": rest[:, i].numpy() for i in range(45)}
-    columns["opacity"] = made.opacities.numpy()
-    columns |= {f"scale_{i}": made.scales[:, i].numpy() for i in range(3)}
-    columns |= {f"rot_{i}": made.quats[:, i].numpy() for i in range(4)}
-    ExportGaussianSplat.write_ply(str(tmp_path / "export.ply"), 5, columns)
-    found = load_splat(tmp_path / "export.ply")
-    for name, value in made.tensors().items():
-        torch.testing.assert_close(getattr(found, name), value)
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_the_file_is_what_ns_export_writes_of_the_same_splat(
+    tmp_path: Path, degree: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a splatfacto model and out again through ns-export gaussian-splat: the same bytes, but for its comments."""
+    made = blobs(6, degree)
+    if degree == 0:  # splatfacto's colours are then between 0 and 1
+        made.sh0.clamp_(-1.7, 1.7)
+    save_splat(made, tmp_path / "ours.ply")
+    model = splatfacto_with(tmp_path / "ours.ply", degree, monkeypatch)
+    monkeypatch.setattr(exporter, "eval_setup", lambda *args, **options: (None, SimpleNamespace(model=model), None, 0))
+    exporter.ExportGaussianSplat(load_config=Path("config.yml"), output_dir=tmp_path).main()
+    ours, theirs = ((tmp_path / name).read_bytes().split(b"end_header\n", 1) for name in ("ours.ply", "splat.ply"))
+    header = [line for line in theirs[0].split(b"\n") if not line.startswith(b"comment")]
+    assert ours[0].split(b"\n") == header
+    rows, expected = (np.frombuffer(body, "<f4") for body in (ours[1], theirs[1]))
+    np.testing.assert_allclose(rows, expected, atol=1e-4 if degree == 0 else 0, rtol=0)
+    found = load_splat(tmp_path / "splat.ply")
+    for name, value in load_splat(tmp_path / "ours.ply").tensors().items():
+        torch.testing.assert_close(getattr(found, name), value, atol=1e-4, rtol=0)
 
 
 def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:

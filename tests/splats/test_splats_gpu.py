@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_splats import blobs, ring_of_cameras
+from splatfacto_models import splatfacto_with
 from torch_rasterizer import rasterize as plain_rasterize
 
+from scenetok_ns.camera_conversion import camera_batch_to_nerfstudio
 from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.metrics import psnr
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.fitting import FitOptions, Relocation, fit_gaussians
-from scenetok_ns.splats.gaussians import Gaussians
+from scenetok_ns.splats.gaussians import Gaussians, load_splat, save_splat
 from scenetok_ns.splats.points import gaussians_at, surface_points
 from scenetok_ns.splats.rasterizer import gsplat_rasterize, render_splat, require_gsplat
 
@@ -66,3 +70,22 @@ def test_a_fit_with_relocation_finds_a_room_and_keeps_to_its_limit() -> None:
         for g in (start, found)
     )
     assert after > before + 3 and after > 20, (before, after)
+
+
+def test_splatfacto_draws_our_file_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nerfstudio's model, with the Gaussians that the PLY holds, through Nerfstudio's cameras."""
+    require_gsplat()
+    rooms = sample_rooms([scene_seed(0, "test", 0)], "cuda")
+    c2w = sample_walks(rooms, 8)
+    cameras = CameraBatch(c2w, rooms.intrinsics[:, None].expand(1, 8, 3, 3))
+    truth = render_rooms(rooms, c2w, rooms.intrinsics, 48)[0]
+    made = gaussians_at(surface_points(truth, cameras), limit=20_000, sh_degree=0)
+    save_splat(made, tmp_path / "scene.ply")
+    model = splatfacto_with(tmp_path / "scene.ply", 3, monkeypatch).cuda()
+    ours = render_splat(load_splat(tmp_path / "scene.ply").to("cuda"), cameras, (48, 48)).rgb
+    taken = camera_batch_to_nerfstudio(cameras, 48, 48)
+    with torch.no_grad():
+        theirs = torch.stack([model.get_outputs(taken[i : i + 1])["rgb"].permute(2, 0, 1) for i in range(8)])
+    assert truth.std() > 0.1 and psnr(pred=ours, target=truth).mean() > 12
+    agreement = psnr(pred=theirs, target=ours).mean()
+    assert agreement > 45

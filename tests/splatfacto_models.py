@@ -1,0 +1,54 @@
+"""Nerfstudio's own splats, filled from a PLY by the names of its properties alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
+from plyfile import PlyData
+from torch import Tensor
+
+
+class NoLpips(torch.nn.Module):
+    """In the place of a metric that downloads weights when it is built."""
+
+    def __init__(self, normalize: bool) -> None:
+        super().__init__()
+
+
+def splatfacto_with(path: Path, degree: int, monkeypatch: pytest.MonkeyPatch) -> SplatfactoModel:
+    """A splatfacto model at the end of its training whose Gaussians are those of the file.
+
+    Harmonics that the file lacks are zero. A model of degree 0 keeps colours as logits.
+    """
+    monkeypatch.setattr("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", NoLpips)
+    config = SplatfactoModelConfig(num_random=10, sh_degree=degree, background_color="black")
+    box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    model = config.setup(scene_box=box, num_train_data=1).eval()
+    vertex = PlyData.read(path)["vertex"]
+    count = (degree + 1) ** 2 - 1
+    there = {p.name for p in vertex.properties}
+
+    def columns(*names: str) -> Tensor:
+        values = [vertex[name] if name in there else np.zeros(vertex.count, np.float32) for name in names]
+        return torch.from_numpy(np.stack(values, axis=1))
+
+    constant = columns(*(f"f_dc_{i}" for i in range(3)))
+    if degree == 0:
+        constant = (0.28209479177387814 * constant + 0.5).logit(1e-6)
+    rest = torch.zeros(vertex.count, 0) if degree == 0 else columns(*(f"f_rest_{i}" for i in range(3 * count)))
+    state: dict[str, Any] = {
+        "means": columns("x", "y", "z"),
+        "scales": columns(*(f"scale_{i}" for i in range(3))),
+        "quats": columns(*(f"rot_{i}" for i in range(4))),
+        "opacities": columns("opacity"),
+        "features_dc": constant,
+        "features_rest": rest.reshape(vertex.count, 3, count).mT.contiguous(),
+    }
+    model.load_state_dict({**model.state_dict(), **{f"gauss_params.{name}": v for name, v in state.items()}})
+    return model
