@@ -8,7 +8,8 @@ one camera message and takes the time until the first picture (the preview) and 
     python benchmarks/viewer_latency.py --poses 3                                    # the script runs
 
 Weights are those in the package where the preset has some, else random, and so are the scene's tokens: neither changes
-the time. `in the model` is the share of the model's call, the rest is Nerfstudio's, viser's and the network's.
+the time. `in the model` is the time in the model's calls, for the full picture the preview's before it included;
+`besides` is what is left: Nerfstudio, viser, JPEG, the network and the client.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def picture_times(client: ViewerClient) -> Iterator[float]:
         raise SystemExit(f"only {seen} pictures of a pose arrived in {MOST_SECONDS:.0f} s")
 
 
-def random_run(preset: str, folder: Path, device: torch.device) -> Any:
-    """A pipeline that shows a scene of random tokens."""
+def random_run(preset: str, folder: Path, device: torch.device, engine: str | None = None) -> Any:
+    """A pipeline that shows a scene of random tokens; `engine`: of the model's configuration, None as it is."""
     from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
     from scenetok_ns.models.presets import load_preset
     from scenetok_ns.models.tokens import SceneTokens
@@ -95,6 +96,8 @@ def random_run(preset: str, folder: Path, device: torch.device) -> Any:
     SceneTokens(torch.randn(shape), torch.eye(4), preset=preset, scene="random").save(tokens)
     config = copy.deepcopy(scenetok.config).pipeline
     config.model.preset = preset
+    if engine is not None:
+        config.model.engine = engine
     config.datamanager.dataparser = TokensDataParserConfig(data=tokens)
     config.datamanager.data = tokens
     with mock.patch("scenetok_ns.models.scenetok.build_autoencoder", random_autoencoder):
@@ -173,7 +176,7 @@ def main() -> None:
     parser.add_argument("--preset", default="scenetok-tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--poses", type=int, default=30)
-    parser.add_argument("--engine", choices=("default", "on", "off"), default="default")
+    parser.add_argument("--engine", help="as pipeline.model.engine")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--client", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -182,23 +185,26 @@ def main() -> None:
         return
     console, device = Console(width=110), torch.device(options.device)
     with tempfile.TemporaryDirectory() as name:
-        pipeline = random_run(options.preset, Path(name), device)
-        if options.engine != "default":
-            pipeline.model.scenetok.engine_options = "on" if options.engine == "on" else None
+        pipeline = random_run(options.preset, Path(name), device, options.engine)
         port, calls = serve(pipeline, Path(name))
         command = [sys.executable, __file__, "--client", str(port), "--poses", str(options.poses)]
         client = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
     found = json.loads(client.stdout)
     settings = pipeline.model.viewer_renderer.settings
+    preview, full = (calls[state][-options.poses :] for state in ("low_move", "high"))
     rows = {
-        f"preview, {settings.moving.steps} steps": (found["preview_ms"], calls["low_move"][WARM_UP:]),
-        f"rest, {settings.rest.steps} steps": (found["rest_ms"], calls["high"][WARM_UP:]),
+        f"preview, {settings.moving.steps} steps": (found["preview_ms"], preview),
+        f"rest, {settings.rest.steps} steps": (found["rest_ms"], [a + b for a, b in zip(preview, full, strict=True)]),
     }
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    table = Table("ms", "median", "95th percentile", "least", "in the model", title=f"{options.preset} on {where}")
-    for row, (times, inside) in rows.items():
-        values = summary(times)
-        table.add_row(row, *(f"{value:.1f}" for value in values.values()), f"{statistics.median(inside):.1f}")
+    shares = {
+        row: (statistics.median(inside), statistics.median(a - b for a, b in zip(times, inside, strict=True)))
+        for row, (times, inside) in rows.items()
+    }
+    columns = ("ms", "median", "95th percentile", "least", "in the model", "besides")
+    table = Table(*columns, title=f"{options.preset} on {where}")
+    for row, (times, _) in rows.items():
+        table.add_row(row, *(f"{value:.1f}" for value in [*summary(times).values(), *shares[row]]))
     console.print(table)
     if options.output is not None:
         result = {
@@ -206,11 +212,12 @@ def main() -> None:
             "device": where,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "engine": options.engine,
+            "engine": pipeline.model.config.engine,
             "poses": options.poses,
             "pictures_a_pose": statistics.mean(found["pictures"]),
             "latency": {row: summary(times) for row, (times, _) in rows.items()},
             "in_the_model": {row: summary(inside) for row, (_, inside) in rows.items()},
+            "besides_ms": {row: besides for row, (_, besides) in shares.items()},
         }
         options.output.write_text(json.dumps(result, indent=2))
 

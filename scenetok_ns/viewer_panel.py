@@ -184,6 +184,8 @@ class ViewerPanel(nn.Module):
 
     def _opened(self, viewer: Viewer) -> None:
         self._viewer = viewer
+        # Nothing is nearer than our far plane, composed or not: without, the viewer need not make and send its depth.
+        viewer.control_panel._layer_depth.value = False
         viewer.viser_server.on_client_connect(self._place)
         if self._shown.generates and viewer.trainer is None:
             self._hook(self._generate)(None)
@@ -200,9 +202,15 @@ class ViewerPanel(nn.Module):
         place_camera(client, self._shown.pictures().cameras, self._viewer.config.camera_frustum_scale)
 
     def _ask_again(self) -> None:
+        """As the viewer's `_trigger_rerender`, which fails when a browser comes or goes meanwhile."""
+        from nerfstudio.viewer.render_state_machine import RenderAction
+
         self._renderer.interrupt()
-        if self._viewer is not None:
-            self._viewer._trigger_rerender()
+        if self._viewer is None or not self._viewer.ready:
+            return
+        for identity, client in self._viewer.viser_server.get_clients().items():
+            if (thread := self._viewer.render_statemachines.get(identity)) is not None:
+                thread.action(RenderAction("move", self._viewer.get_camera_state(client)))
 
     # --- What the elements do ---
 

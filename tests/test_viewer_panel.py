@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer.viewer_elements import ViewerElement
+from PIL import Image
 from small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, randomize, small_pipeline, write_unlike_re10k
 from viewer_client import ViewerClient
 
@@ -40,7 +42,7 @@ class Panel:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.viewer = Viewer(
-            ViewerConfig(websocket_host="127.0.0.1", websocket_port=port, default_composite_depth=False),
+            ViewerConfig(websocket_host="127.0.0.1", websocket_port=port, default_composite_depth=True),
             log_filename=folder / "viewer.log",
             datapath=folder,
             pipeline=pipeline,
@@ -119,6 +121,26 @@ def generator(data: Path, tmp_path: Path) -> Iterator[Panel]:
 
 def changed(a: Picture, b: Picture) -> bool:
     return a.shape != b.shape or np.abs(a.astype(float) - b).mean() > 0.5
+
+
+def test_a_far_plane_is_not_sent_along(panel: Panel) -> None:
+    """It takes longer than the picture. Who wants it composed still gets the same."""
+    panel.client.look((0.0, 0.0, 0.5), aspect=1.0)
+    depths = [message["depth_bytes"] for message in panel.client.messages(3) if "depth_bytes" in message]
+    assert depths and depths == [None] * len(depths)
+    panel.viewer.control_panel._layer_depth.value = True
+    messages = [message for message in panel.client.messages(3) if "depth_bytes" in message]
+    far = np.asarray(Image.open(io.BytesIO(messages[-1]["depth_bytes"])).convert("RGB"))
+    assert (far == 255).all()
+
+
+def test_a_browser_that_comes_or_goes_ends_no_generation(panel: Panel) -> None:
+    """For a moment the viewer has a client without its thread."""
+    thread = panel.viewer.render_statemachines.pop(0)
+    panel.pipeline.SceneTok._report("step 1", True)
+    panel.viewer.render_statemachines[0] = thread
+    panel.pipeline.SceneTok._report("step 2", True)
+    panel.wait(lambda: thread.state == "high" and thread.next_action is None)
 
 
 def test_each_element_of_the_view_changes_the_picture_and_back(panel: Panel) -> None:

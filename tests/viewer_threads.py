@@ -29,9 +29,13 @@ class Browser(RenderStateMachine):
     """A render thread; `pictures` holds (state, outputs) of all that it sent."""
 
     def __init__(self, viewer: FakeViewer) -> None:
-        super().__init__(viewer, 10.0, client=SimpleNamespace())  # type: ignore[arg-type]
+        super().__init__(viewer, 10.0, client=SimpleNamespace(flush=self._flush))  # type: ignore[arg-type]
         self.view = CameraState(fov=1.0, aspect=1.5, c2w=pose(), camera_type=CameraType.PERSPECTIVE)
         self.pictures: list[tuple[str, dict[str, Tensor]]] = []
+        self.flushed = 0
+
+    def _flush(self) -> None:
+        self.flushed = len(self.pictures)
 
     def _send_output_to_viewer(self, outputs: dict[str, Any], static_render: bool = True) -> None:
         self.pictures.append((self.state, outputs))
