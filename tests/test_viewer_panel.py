@@ -137,9 +137,9 @@ def test_a_far_plane_is_not_sent_along(panel: Panel) -> None:
 def test_a_browser_that_comes_or_goes_ends_no_generation(panel: Panel) -> None:
     """For a moment the viewer has a client without its thread."""
     thread = panel.viewer.render_statemachines.pop(0)
-    panel.pipeline.SceneTok._report("step 1", True)
+    panel.pipeline.SceneTok._ask_again()  # as reports of a generation do
     panel.viewer.render_statemachines[0] = thread
-    panel.pipeline.SceneTok._report("step 2", True)
+    panel.pipeline.SceneTok._ask_again()
     panel.wait(lambda: thread.state == "high" and thread.next_action is None)
 
 
