@@ -18,7 +18,7 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.path_videos import path_around
 
 if TYPE_CHECKING:
-    from scenetok_ns.scenetok_datamanager import EvaluationScene
+    from scenetok_ns.evaluation_views import EvaluationScene
     from scenetok_ns.scenetok_model import SceneTokModel
     from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 

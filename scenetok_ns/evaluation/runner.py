@@ -22,7 +22,8 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.tokens import SceneTokens
 
 if TYPE_CHECKING:
-    from scenetok_ns.scenetok_datamanager import EvaluationScene, SceneTokDataManager
+    from scenetok_ns.evaluation_views import EvaluationScene
+    from scenetok_ns.scenetok_datamanager import SceneTokDataManager
     from scenetok_ns.scenetok_model import SceneTokModel
 
 ContextOrder = Literal["index", "reversed", "shuffled"]
