@@ -1,7 +1,7 @@
 """The shipped scenetok-tiny against Nerfstudio's splatfacto, given the same 12 photographs of the same held-out rooms.
 
     python benchmarks/splatfacto.py [--scenes 8] [--methods scenetok-tiny native enlarged points] [--steps 30000]
-                                    [--report 500 1000 3000] [--seconds 60] [--processes 1]
+                                    [--report 500 1000 3000] [--enlarge 8] [--seconds 60] [--processes 1]
                                     [--output FILE.json] [--pictures FOLDER]
 
 Rooms and views are those of the model card's evaluation: 12 context views spread over a walk of 48 frames at 64 x 64,
@@ -9,13 +9,13 @@ and windows of 8 other frames. splatfacto has its default settings on a nerfstud
 thresholds are made for photographs of some hundred pixels and more, so beside
 
     native      the 64 x 64 pictures as they are, Gaussians starting at random (there is no point cloud), it also gets
-    enlarged    the pictures enlarged 8 times (bicubic); its renders are averaged over 8 x 8 pixels to compare them
+    enlarged    the pictures enlarged --enlarge times (bicubic); its renders are averaged back to compare them
     points      the same, starting from the points of a plane sweep over the 12 views, in the place of COLMAP's.
 
 It is evaluated at the steps of --report; its settings do not depend on --steps, nor on --seconds, after which a
-training is ended where it is. One that makes more than 2,000,000 Gaussians, from which it goes on to fill the GPU, is
-ended and said to be. Its LPIPS metric, which would download weights, is replaced by zero. Figures are means over frames
-of PSNR and SSIM, by the same functions for all. Several processes share one GPU, which makes each slower.
+training is ended and scored where it is. One that makes more than 2,000,000 Gaussians, from which it goes on to fill
+the GPU, is ended and said to be. Its LPIPS metric, which would download weights, is replaced by zero. Figures are means
+over frames of PSNR and SSIM, by the same functions for all. Several processes share one GPU, which makes each slower.
 splatfacto needs CUDA.
 """
 
@@ -50,8 +50,8 @@ from scenetok_ns.rendered_views import RenderedViews
 from scenetok_ns.splats.points import surface_points
 
 PRESET = "scenetok-tiny"
-ENLARGED = {"native": 1, "enlarged": 8, "points": 8}
-"""How much larger splatfacto's pictures are."""
+METHODS = ("native", "enlarged", "points")
+"""Of splatfacto."""
 MOST_GAUSSIANS = 2_000_000
 NUM_FRAMES, FIRST, STRIDE = 48, 4, 12
 """Of the model card's evaluation: frames of a walk, first window, from one window to the next."""
@@ -109,18 +109,18 @@ def measure_scenetok(model: SceneTok, case: Case, steps: int) -> tuple[dict[str,
 
 
 def measure_splatfacto(
-    case: Case, method: str, steps: int, report: list[int], limit: float = math.inf
+    case: Case, method: str, factor: int, steps: int, report: list[int], limit: float = math.inf
 ) -> tuple[list[dict[str, Any]], Tensor]:
     """Train on the context; scores and seconds of training after the steps of `report`, and the last frames.
 
-    limit: seconds after which the training ends.
+    factor: how much larger the pictures are. limit: seconds after which the training ends.
     """
     from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
     rows: list[dict[str, Any]] = []
     truth = case.truth.frames
     with tempfile.TemporaryDirectory() as folder:
-        trainer = splatfacto_trainer(Path(folder), case, method)
+        trainer = splatfacto_trainer(Path(folder), case, method, factor)
         trainer.setup()
         model = trainer.pipeline.model
         seconds, pictures, begin = 0.0, torch.empty(0), time.perf_counter()
@@ -132,22 +132,31 @@ def measure_splatfacto(
             for callback in trainer.callbacks:
                 callback.run_callback_at_location(step, location=TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
             grown = model.num_points > MOST_GAUSSIANS
-            if step + 1 in (*report, steps) or grown:
+            last = grown or step + 1 == steps or seconds + time.perf_counter() - begin > limit
+            if last or step + 1 in report:
                 synchronize(torch.device(trainer.device))
                 seconds += time.perf_counter() - begin
                 trainer.pipeline.eval()
                 loader = trainer.pipeline.datamanager.fixed_indices_eval_dataloader
                 shown = [model.get_outputs_for_camera(camera)["rgb"].permute(2, 0, 1) for camera, _ in loader]
-                pictures = F.avg_pool2d(torch.stack(shown), ENLARGED[method])
+                pictures = F.avg_pool2d(torch.stack(shown), factor)
                 row = {"steps": step + 1, **scores(pictures, truth), "seconds": seconds}
                 rows.append({**row, "gaussians": model.num_points, "ended": grown})
+                say(case.scene, f"splatfacto, {method}", rows[-1])
                 begin = time.perf_counter()
-            if grown or seconds + time.perf_counter() - begin > limit:
+            if last:
                 break
     return rows, pictures
 
 
-def splatfacto_trainer(folder: Path, case: Case, method: str) -> Any:
+def say(scene: int, method: str, row: dict[str, Any]) -> None:
+    """One line on a row, from the process that made it, since a training may take an hour."""
+    what = f"room {scene}  {method}, {row['steps']} steps: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
+    what += f", {row['seconds']:.1f} s" + (f", {row['gaussians']:,} Gaussians" if "gaussians" in row else "")
+    print(what + ", ended" * row.get("ended", False), flush=True)
+
+
+def splatfacto_trainer(folder: Path, case: Case, method: str, factor: int) -> Any:
     """Stock splatfacto on the case's context views, without viewer and checkpoints."""
     import torchmetrics.image.lpip
 
@@ -156,7 +165,7 @@ def splatfacto_trainer(folder: Path, case: Case, method: str) -> Any:
 
     (folder / "data").mkdir()
     points = surface_points(case.context.frames, case.context.cameras) if method == "points" else None
-    given, asked = (enlarge(views, ENLARGED[method]) for views in (case.context, case.truth))
+    given, asked = (enlarge(views, factor) for views in (case.context, case.truth))
     write_dataset(folder / "data", given, asked, points)
     config = copy.deepcopy(method_configs["splatfacto"])
     config.vis = "none"
@@ -204,8 +213,10 @@ def measure(task: tuple[int, str], options: argparse.Namespace) -> list[dict[str
             measure_scenetok(model, case, steps)  # the first call is slower: kernels are chosen
             row, pictures = measure_scenetok(model, case, steps)
             rows.append({"steps": steps, **row})
+            say(scene, PRESET, rows[-1])
     else:
-        rows, pictures = measure_splatfacto(case, method, options.steps, options.report, options.seconds)
+        factor = 1 if method == "native" else options.enlarge
+        rows, pictures = measure_splatfacto(case, method, factor, options.steps, options.report, options.seconds)
     if options.pictures is not None:
         options.pictures.mkdir(parents=True, exist_ok=True)
         strips = [torch.cat(list(strip[::3].cpu()), dim=-1) for strip in (case.truth.frames, pictures)]
@@ -234,9 +245,10 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--methods", nargs="+", choices=[PRESET, *ENLARGED], default=[PRESET, *ENLARGED])
+    parser.add_argument("--methods", nargs="+", choices=[PRESET, *METHODS], default=[PRESET, *METHODS])
     parser.add_argument("--steps", type=int, default=30_000, help="of splatfacto")
     parser.add_argument("--report", type=int, nargs="+", default=[500, 1000, 3000, 7000, 15_000])
+    parser.add_argument("--enlarge", type=int, default=8, help="how much larger its pictures are")
     parser.add_argument("--seconds", type=float, default=math.inf, help="of each training at most")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
@@ -249,9 +261,6 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
         for found in pool.imap_unordered(partial(measure, options=options), tasks):
             rows += found
-            for row in found:
-                said = f"room {row['scene']}  {row['method']}, {row['steps']} steps: {row['psnr']:.2f} dB"
-                console.print(said + (f", ended with {row['gaussians']:,} Gaussians" if row.get("ended") else ""))
             if options.output is not None:  # after each, since a benchmark of hours may be cut short
                 write_report(options, rows)
     title = f"{options.scenes} held-out rooms, 12 views at 64 x 64, {device_name()}, torch {torch.__version__}"
