@@ -51,6 +51,14 @@ def test_every_schedule_guidance_and_solver(schedule: str, guidance: float, solv
     check_same(denoiser, scene(denoiser, VIDEO, latents=9), VIDEO, config)
 
 
+@pytest.mark.parametrize("schedule", ["full_sequence", "autoregressive", "pyramid"])
+@pytest.mark.parametrize("steps", [3, 4])
+def test_one_scene_whose_steps_share_the_product_of_their_modulations(schedule: str, steps: int) -> None:
+    denoiser = randomized(small_denoiser(num_latents=4))
+    config = replace(VIDEO_SAMPLER, schedule=schedule, steps=steps, pyramid_uncertainty=2)
+    check_same(denoiser, scene(denoiser, VIDEO, latents=9, batch=1), VIDEO, config)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_chunked_latents_in_two_splits(guidance: float) -> None:
     denoiser = randomized(small_denoiser(layout=CHUNKED, num_latents=10, target_splits=2))
