@@ -7,6 +7,7 @@ otherwise is a kernel of its own that waits for the one before it. `kernels.py` 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import triton
@@ -15,10 +16,14 @@ from torch import Tensor
 
 from scenetok_ns.models.rope import RotaryTable
 
-ROWS, KEYS = 64, 64
-"""Queries, and keys at a time, of a program. Slower on an H100: 64 x 32, 64 x 128, 128 x 64; 8 warps; 2 stages."""
-TILE, DEPTH = 64, 128
-"""Output rows and columns of a program of `linear_gated`, and how much of the sum it takes at a time."""
+ROWS = 64
+"""Queries of a program of `attend`. Fewer, so that each processor has two programs, were slower on an H100."""
+BLOCKS = ((128, 4), (64, 3), (64, 2), (32, 2))
+"""Keys at a time and blocks of them in flight, best first (10.1, 10.7, 11 us for 512 keys on an H100; 8 warps, and more
+keys at a time, were slower). GPUs differ in how much they can hold."""
+TILE, DEPTH, IN_FLIGHT = 64, 128, 4
+"""Output rows and columns of a program of `linear_gated`; how much of the sum it takes at a time; how many such parts are
+on their way at once."""
 
 
 def attend(
@@ -26,6 +31,7 @@ def attend(
 ) -> Tensor:
     b, n, heads, d = q.shape
     num_keys = keys.shape[2]
+    block, in_flight = _block_of_keys(d, q.device)
     out = q.new_empty(b, n, heads, d)
     cos, sin = (q, q) if rotary is None else rotary  # never read without a rotation
     _attend[(triton.cdiv(n, ROWS), b * heads)](
@@ -46,22 +52,36 @@ def attend(
         eps,
         D=d,
         ROWS=ROWS,
-        KEYS=KEYS,
+        KEYS=block,
         NORM=weight is not None,
         ROTARY=rotary is not None,
-        EVEN=num_keys % KEYS == 0,
+        EVEN=num_keys % block == 0,
         num_warps=4,
-        num_stages=3,
+        num_stages=in_flight,
     )
     return out
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have. Old releases of torch tell only what it has without asking."""
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
+
+
+def _block_of_keys(d: int, device: torch.device) -> tuple[int, int]:
+    """Of `BLOCKS`, the best that fits with keys and values of `d` numbers of two bytes, and the queries."""
+    fitting = (size for size in BLOCKS if 4 * d * size[0] * size[1] + 2 * d * ROWS <= _shared_memory(device))
+    return next(fitting, BLOCKS[-1])
 
 
 def fits_one_wave(rows: int, columns: int, inner: int, device: torch.device) -> bool:
     """Whether `linear_gated` takes these sizes, and has a processor for each of its programs: where it has not, the
     library's product and a second kernel are faster."""
     aligned = rows % TILE == 0 and columns % TILE == 0 and inner % DEPTH == 0
+    held = _shared_memory(device) >= 2 * (TILE + TILE) * DEPTH * IN_FLIGHT
     programs = rows * columns // TILE**2
-    return aligned and programs <= torch.cuda.get_device_properties(device).multi_processor_count
+    return aligned and held and programs <= torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def linear_gated(
@@ -82,7 +102,7 @@ def linear_gated(
         TILE=TILE,
         DEPTH=DEPTH,
         num_warps=4,
-        num_stages=4,
+        num_stages=IN_FLIGHT,
     )
     return out
 

@@ -164,10 +164,9 @@ def block_forward(
     heads = x.shape[-1] // d
     qkv = F.linear(normed, weights.qkv, weights.qkv_bias)
     qkv = rearrange(qkv, "c b n (h3 d) -> (c b) n h3 d", d=d)
-    q_norm, k_norm = weights.qk_norm.chunk(2)
-    k = norm_rotate(qkv[:, :, heads : 2 * heads], k_norm, rotary, NORM_EPS)
-    v = qkv[:, :, 2 * heads :].transpose(1, 2)
-    attended = attend(qkv[:, :, :heads], q_norm, rotary, k, v, NORM_EPS)
+    # Queries are turned along with the keys; where there is no key to turn, `attend` saves a kernel by turning them.
+    q, k = norm_rotate(qkv[:, :, : 2 * heads], weights.qk_norm, rotary, NORM_EPS).chunk(2, dim=1)
+    attended = attend(q.transpose(1, 2), None, None, k, qkv[:, :, 2 * heads :].transpose(1, 2), NORM_EPS)
     x = linear_gated(attended.reshape(x.shape), weights.proj, weights.proj_bias, x, gate1)
     q = rearrange(F.linear(x, weights.cross_q, weights.cross_q_bias), "c b n (h d) -> (c b) n h d", d=d)
     attended = attend(q, weights.cross_q_norm, rotary, keys, values, NORM_EPS)
