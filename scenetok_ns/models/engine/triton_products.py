@@ -22,8 +22,8 @@ BLOCKS = ((128, 4), (64, 3), (64, 2), (32, 2))
 """Keys at a time and blocks of them in flight, best first (10.1, 10.7, 11 us for 512 keys on an H100; 8 warps, and more
 keys at a time, were slower). GPUs differ in how much they can hold."""
 TILE, DEPTH, IN_FLIGHT = 64, 128, 4
-"""Output rows and columns of a program of `linear_gated`; how much of the sum it takes at a time; how many such parts are
-on their way at once."""
+"""Output rows and columns of a program of `linear_gated`; how much of a sum it takes at a time; how many such parts
+are on their way at once."""
 
 
 def attend(
