@@ -38,9 +38,7 @@ def find_dataparser(data: Path) -> DataParserConfig:
 def _transforms(data: Path) -> DataParserConfig | None:
     if not (data / TRANSFORMS).is_file():
         return None
-    # DL3DV names the pictures of `images`, of which most downloads have smaller ones alone.
-    smaller_alone = not (data / "images").exists() and any(data.glob("images_*"))
-    return Dl3dvDataParserConfig(data=data) if smaller_alone else NerfstudioDataParserConfig(data=data)
+    return NerfstudioDataParserConfig(data=data)
 
 
 def _colmap(data: Path) -> DataParserConfig | None:

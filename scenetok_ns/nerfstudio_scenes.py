@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
@@ -119,6 +120,7 @@ def read_capture(
     if pose_scale is not None and not 0 < pose_scale < float("inf"):
         raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
     try:
+        use_smaller_pictures(dataparser)
         train, evaluation = (dataparser.get_dataparser_outputs(split=name) for name in ("train", split))
         world = file_world(dataparser.config)
     except DataError:
@@ -129,3 +131,17 @@ def read_capture(
         raise DataError(f"{data} cannot be read by {type(dataparser).__name__}: {reason}") from error
     key = data.parent.name if data.is_file() else data.name
     return StockSceneSource(key, train, evaluation, world=world, pose_scale=pose_scale, typical_spread=typical_spread)
+
+
+def use_smaller_pictures(dataparser: DataParser) -> None:
+    """Have nerfstudio-data read the largest of images_2, images_4, ... where `images` itself is not there.
+
+    It looks for smaller pictures only where there are full ones; downloads of DL3DV, among others, have none.
+    """
+    if not isinstance(dataparser, Nerfstudio) or dataparser.config.downscale_factor is not None:
+        return
+    data = dataparser.config.data
+    folder = data.parent if data.suffix == ".json" else data
+    smaller = [int(path.name.removeprefix("images_")) for path in folder.glob("images_[0-9]*") if path.is_dir()]
+    if smaller and not (folder / "images").exists():
+        dataparser.downscale_factor = min(smaller)

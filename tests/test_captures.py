@@ -148,6 +148,25 @@ def test_poses_are_those_of_the_file(tmp_path: Path, fields: dict[str, Any]) -> 
     torch.testing.assert_close(scene.c2w, walk(10)[order], atol=1e-5, rtol=1e-5)
 
 
+def test_smaller_pictures_are_read_where_there_are_no_others(tmp_path: Path) -> None:
+    """As DL3DV's downloads have them: transforms.json is of pictures that are not there."""
+    full, folder = (write_capture(tmp_path / name) for name in ("full", "downloaded"))
+    (folder / "images").rename(folder / "images_8")
+    (folder / "images_4").mkdir()
+    for picture in (folder / "images_8").iterdir():
+        Image.new("RGB", (WIDTH // 4, HEIGHT // 4), "red").save(folder / "images_4" / picture.name)
+    for data in (folder, folder / "transforms.json"):
+        scene, expected = (
+            source.scene(source.key)
+            for source in (read_capture(find_dataparser(at).setup(), "test") for at in (data, full))
+        )
+        assert (
+            scene.load_images([0])[0].shape == (3, HEIGHT // 4, WIDTH // 4) and scene.load_images([0])[0][0].min() > 200
+        )
+        torch.testing.assert_close(scene.c2w, expected.c2w)
+        torch.testing.assert_close(scene.intrinsics, expected.intrinsics)
+
+
 def test_poses_of_colmap_are_those_of_its_model(tmp_path: Path) -> None:
     poses = walk(9)
     write_colmap(tmp_path, poses)
@@ -227,7 +246,7 @@ def test_kinds_of_data(tmp_path: Path) -> None:
 
     assert kind("processed", "transforms.json", "colmap/sparse/0/cameras.bin") is NerfstudioDataParserConfig
     assert type(find_dataparser(tmp_path / "processed/transforms.json")) is NerfstudioDataParserConfig
-    assert kind("of-dl3dv", "transforms.json", "images_4/frame_00001.png") is Dl3dvDataParserConfig
+    assert kind("of-dl3dv", "transforms.json", "images_4/frame_00001.png") is NerfstudioDataParserConfig
     assert kind("colmap", "colmap/sparse/0/cameras.bin") is ColmapDataParserConfig
     assert kind("undistorted", "sparse/cameras.bin", "images/a.jpg") is ColmapDataParserConfig
     assert kind("chunks", "test/index.json") is Re10kDataParserConfig

@@ -19,6 +19,7 @@ Split = Literal["train", "test"]
 DType = Literal["float32", "bfloat16", "float16"]
 EMBEDDED = "scenetok-tiny"
 """Preset whose model is used where no run is given."""
+NUM_ENCODINGS = 8
 
 
 def encode(
@@ -30,8 +31,8 @@ def encode(
     pose_scale: float | None = None,
     run_folder: bool = True,
     split: Split | None = None,
-    encodings: int = 8,
-    seed: int = 0,
+    encodings: int | None = None,
+    seed: int | None = None,
     shard: str | None = None,
     dtype: DType | None = None,
 ) -> None:
@@ -52,8 +53,8 @@ def encode(
             so that its cameras spread as those of the training scenes.
         run_folder: Also make a run folder of the output's name without its ending, for ns-viewer and ns-render.
         split: Encode all scenes of this split for training, ns-train scenegen --pipeline.datamanager.tokens OUTPUT.
-        encodings: With --split: encodings of each scene, with different views.
-        seed: With --split: of the choice of views.
+        encodings: With --split: encodings of each scene, with different views; default 8.
+        seed: With --split: of the choice of views; default 0.
         shard: With --split: which part of the work, i/n with i from 0; default: as SLURM's or torchrun's variables say,
             else all.
         dtype: Of the numbers in the file; bfloat16 halves it at no visible loss. Default: float32, with --split
@@ -61,19 +62,22 @@ def encode(
     """
     if split is None:
         check_token_file(output)
-    elif scene is not None or num_context is not None:
-        raise ValueError("--split encodes all scenes as in training: leave out --scene and --num-context")
-    from scenetok_ns.cli.open_run import positive, set_pose_scale, show_data, show_scene
+        if not encodings is seed is shard is None:
+            raise ValueError("--encodings, --seed and --shard are for the scenes of a --split: leave them out")
+    elif scene is not None or num_context is not None or not run_folder:
+        raise ValueError(
+            "a --split is encoded whole, as in training: leave out --scene, --num-context and --no-run-folder"
+        )
+    from scenetok_ns.cli.open_run import positive, set_num_context, set_pose_scale, show_data, show_scene
     from scenetok_ns.run_folder import derive_run
 
     config, checkpoints = derive_run(run, output)
-    positive("--encodings", encodings)
+    encodings = positive("--encodings", NUM_ENCODINGS if encodings is None else encodings)
     if data is not None:
         show_data(config, data)
     if scene is not None:
         show_scene(config, scene)
-    if num_context is not None:
-        config.pipeline.datamanager.num_context = positive("--num-context", num_context)
+    set_num_context(config, num_context)
     set_pose_scale(config, pose_scale)
     console = Console(stderr=True)
     pipeline = load_run(config, checkpoints, console)
@@ -81,7 +85,7 @@ def encode(
         tokens = _encoded_scene(pipeline, console)
         write_tokens(tokens, output, dtype or "float32", run, console, run_folder=run_folder)
     else:
-        _encode_split(pipeline, output, split, encodings, seed, shard, dtype or "float16", console)
+        _encode_split(pipeline, output, split, encodings, seed or 0, shard, dtype or "float16", console)
 
 
 def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.cli.open_run import positive, set_sampling, show_data, show_index
+from scenetok_ns.cli.open_run import check_encodes, positive, set_num_context, set_sampling, show_data, show_index
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.records import FIGURES
@@ -133,8 +133,9 @@ def choose_data(
     if num_condition is not None:
         check_generator(config, "--num-condition")
         datamanager.num_condition = condition_count(config, num_condition)
-    if num_context is not None:
-        datamanager.num_context = positive("--num-context", num_context)
+    set_num_context(config, num_context)
+    if sweep.sweep_context or sweep.sweep_order:
+        check_encodes(config, "--sweep-context" if sweep.sweep_context else "--sweep-order")
     preset = load_preset(config.pipeline.model.preset)
     if sweep.sweep_order and preset.scene_generator is not None:
         raise ValueError("--sweep-order is of the views that scenes are encoded from; this run generates them")

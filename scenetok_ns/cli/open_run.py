@@ -81,6 +81,8 @@ def open_run(
     check_one_scene(
         tokens, photograph, {"--scene": scene, "--data": data, "--index": index, "--num-context": num_context}
     )
+    if tokens is not None:
+        check_tokens_alone({"--pose-scale": photograph.pose_scale})
     # Nerfstudio takes seconds to import, and bad options should be told before.
     from scenetok_ns.camera_path_file import write_camera_path
     from scenetok_ns.run_files import write_run_folder
@@ -97,10 +99,9 @@ def open_run(
     if num_condition is not None:
         check_generator(config, "--num-condition")
         config.pipeline.datamanager.num_condition = condition_count(config, num_condition)
-    if num_context is not None:
-        config.pipeline.datamanager.num_context = positive("--num-context", num_context)
     if data is not None:
         show_data(config, data)
+    set_num_context(config, num_context)
     if index is not None:
         show_index(config, index)
     if photograph.image is None and photograph.pose_scale is not None:
@@ -148,6 +149,13 @@ def check_one_scene(tokens: Path | None, photograph: PhotographOptions, others: 
         raise ValueError(f"{only} shows that file alone: leave out {', '.join(first)} and {last}")
 
 
+def check_tokens_alone(others: dict[str, object]) -> None:
+    """Raise ValueError for options of photographs (by name, with their values) beside a token file."""
+    given = [name for name, value in others.items() if value not in (None, (), False)]
+    if given:
+        raise ValueError(f"--tokens are scenes without photographs: leave out {', '.join(given)}")
+
+
 def set_generation(config: RunFolderConfig, options: GenerationOptions) -> None:
     """Options of the generation of scenes; None leaves the run's. Raises ValueError for values that cannot be."""
     given = {name: value for name, value in vars(options).items() if value is not None}
@@ -181,6 +189,28 @@ def positive(option: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{option} must be at least 1, got {value}")
     return value
+
+
+def set_num_context(config: RunFolderConfig, count: int | None) -> None:
+    """Choose how many photographs scenes are encoded from; None: as the run says.
+
+    Raises ValueError for a count that cannot be, and for runs that encode none.
+    """
+    if count is None:
+        return
+    check_encodes(config, "--num-context")
+    config.pipeline.datamanager.num_context = positive("--num-context", count)
+
+
+def check_encodes(config: RunFolderConfig, option: str) -> None:
+    """Raise ValueError for an option of encoding where a run has the tokens already."""
+    from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
+    from scenetok_ns.refinement import RefinePipelineConfig
+
+    if isinstance(config.pipeline, RefinePipelineConfig):
+        raise ValueError(f"{option} would change nothing: this run has refined tokens; see ns-train scenetok-refine")
+    if isinstance(config.pipeline.datamanager.dataparser, TokensDataParserConfig):
+        raise ValueError(f"{option} would change nothing: this run shows a token file")
 
 
 def show_data(config: RunFolderConfig, data: Path) -> None:
@@ -229,11 +259,10 @@ def set_pose_scale(config: RunFolderConfig, scale: float | None) -> None:
         return
     from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
     from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
-    from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
 
+    check_encodes(config, "--pose-scale")
     datamanager = config.pipeline.datamanager
-    others = (SceneDataParserConfig, TokensDataParserConfig, PhotographDataParserConfig)
-    if isinstance(datamanager.dataparser, others):
+    if isinstance(datamanager.dataparser, (SceneDataParserConfig, PhotographDataParserConfig)):
         raise ValueError("--pose-scale is for captures (--data) and photographs (--image), whose units are their own")
     if not 0 < scale < float("inf"):
         raise ValueError(f"--pose-scale must be above 0, got {scale:g}")

@@ -69,10 +69,20 @@ def render(
         guidance: Classifier-free guidance scale, 1 is off.
         solver: euler, or multistep, which needs fewer steps for the same error.
     """
-    from scenetok_ns.cli.open_run import positive, set_pose_scale, set_sampling, show_data, show_scene, show_tokens
+    from scenetok_ns.cli.open_run import (
+        check_tokens_alone,
+        positive,
+        set_num_context,
+        set_pose_scale,
+        set_sampling,
+        show_data,
+        show_scene,
+        show_tokens,
+    )
 
-    if tokens and (data is not None or scenes or compare):
-        raise ValueError("--tokens are scenes without photographs: leave out --data, --scenes and --compare")
+    if tokens:
+        others = {"--data": data, "--scenes": scenes, "--compare": compare}
+        check_tokens_alone({**others, "--num-context": num_context, "--pose-scale": pose_scale})
     if size is not None and min(size) < 1:
         raise ValueError(f"--size must be at least 1 x 1, got {size[0]} x {size[1]}")
     if not formats or frame_rate <= 0:
@@ -87,10 +97,9 @@ def render(
     config, checkpoints = derive_run(run or preset_of(tokens), output)
     set_sampling(config, seed, steps, guidance)
     config.pipeline.model.solver = solver or config.pipeline.model.solver
-    if num_context is not None:
-        config.pipeline.datamanager.num_context = positive("--num-context", num_context)
     if data is not None:
         show_data(config, data)
+    set_num_context(config, num_context)
     set_pose_scale(config, pose_scale)
     if scenes and scenes[0] != "all":
         show_scene(config, scenes[0])

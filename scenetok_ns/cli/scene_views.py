@@ -14,7 +14,7 @@ from scenetok_ns.data.camera_paths import PATH_NAMES
 if TYPE_CHECKING:
     from scenetok_ns.rendered_views import RenderedScene
 
-FEWEST_VIEWS = 16
+FEWEST_VIEWS, USUAL_VIEWS = 16, 120
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ViewOptions:
     """In the place of a token file: a capture or a data set with the scene; default: the run's."""
     scene: str | None = None
     """Of a data set: name of the scene; default: the run's, or the first."""
-    views: int = 120
-    """Number of views on a path by name."""
+    views: int | None = None
+    """Number of views on a path by name; default: 120."""
     num_context: int | None = None
     """Number of photographs that the scene is encoded from."""
     pose_scale: float | None = None
@@ -48,13 +48,26 @@ class ViewOptions:
 
 def rendered_scene(output: Path, options: ViewOptions, console: Console) -> RenderedScene:
     """Load a run and render the views. Raises DataError, ValueError or OSError, in one line."""
-    if options.tokens is not None and (options.data is not None or options.scene is not None):
-        raise ValueError("--tokens are a scene without photographs: leave out --data and --scene")
+    from scenetok_ns.cli.open_run import (
+        check_tokens_alone,
+        set_num_context,
+        set_pose_scale,
+        set_sampling,
+        show_data,
+        show_scene,
+        show_tokens,
+    )
+
+    if options.tokens is not None:
+        names = ("data", "scene", "num_context", "pose_scale")
+        check_tokens_alone({f"--{name.replace('_', '-')}": getattr(options, name) for name in names})
     if options.path not in PATH_NAMES and not Path(options.path).suffix:
         raise ValueError(f"unknown path {options.path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
-    if options.views < FEWEST_VIEWS:
-        raise ValueError(f"--views must be at least {FEWEST_VIEWS}, got {options.views}")
-    from scenetok_ns.cli.open_run import positive, set_pose_scale, set_sampling, show_data, show_scene, show_tokens
+    if options.path not in PATH_NAMES and options.views is not None:
+        raise ValueError("--views is for paths by name: a file has its own number of poses")
+    views = USUAL_VIEWS if options.views is None else options.views
+    if views < FEWEST_VIEWS:
+        raise ValueError(f"--views must be at least {FEWEST_VIEWS}, got {views}")
     from scenetok_ns.cli.render import preset_of
     from scenetok_ns.cli.run_tokens import load_run
     from scenetok_ns.rendered_views import render_scene
@@ -63,10 +76,9 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
     run = options.run or preset_of(() if options.tokens is None else (options.tokens,))
     config, checkpoints = derive_run(run, output)
     set_sampling(config, options.seed, options.steps, None)
-    if options.num_context is not None:
-        config.pipeline.datamanager.num_context = positive("--num-context", options.num_context)
     if options.data is not None:
         show_data(config, options.data)
+    set_num_context(config, options.num_context)
     set_pose_scale(config, options.pose_scale)
     if options.scene is not None:
         show_scene(config, options.scene)
@@ -78,6 +90,6 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
         return render_scene(
             pipeline,
             options.path,
-            options.views,
+            views,
             lambda done, total: progress.update(task, completed=done, total=total),
         )

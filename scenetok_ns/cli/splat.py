@@ -43,8 +43,8 @@ def splat(
 
     if output.suffix != ".ply":
         raise ValueError(f"--output: splat files end in .ply, got {output.name}")
-    if iterations < 1 or gaussians < 1:
-        raise ValueError(f"--iterations and --gaussians must be at least 1, got {iterations} and {gaussians}")
+    if iterations < 1 or gaussians < 2:
+        raise ValueError(f"--iterations must be at least 1, --gaussians 2; got {iterations} and {gaussians}")
     console = Console(stderr=True)
     with console.status("preparing gsplat (its first use compiles for minutes)"):
         require_gsplat()

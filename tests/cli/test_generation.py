@@ -24,6 +24,7 @@ from small_runs import GENERATOR, PRESET, write_small_re10k
 from scenetok_ns import run_folder, scenetok_datamanager, scenetok_model, scenetok_trainer
 from scenetok_ns.camera_path_file import write_camera_path
 from scenetok_ns.cli import generation_options, open_run
+from scenetok_ns.cli.encode import encode
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.anchors import home_pose, trajectory
 from scenetok_ns.data.demo_writer import write_demo_data
@@ -227,8 +228,12 @@ def test_a_split_is_encoded_for_training(work: Path, tmp_path: Path) -> None:
     assert (settings["dtype"], settings["seed"], settings["preset"]) == ("float16", 1, "tiny_preset")
     said = failure("encode", run=work / "tiny_preset", output=tmp_path / "tokens", split="train", encodings=2, seed=1)
     assert "was made with encodings 3 (now 2)" in said
-    said = failure("encode", run=work / "tiny_preset", output=tmp_path / "x", split="train", scene="test0")
-    assert "leave out --scene" in said
+    for unheard in ({"scene": "test0"}, {"num_context": 2}, {"run_folder": False}):
+        with pytest.raises(ValueError, match="a --split is encoded whole, as in training: leave out --scene"):
+            encode(tmp_path / "x", work / "tiny_preset", split="train", **unheard)
+    for unheard in ({"encodings": 8}, {"seed": 0}, {"shard": "0/1"}):
+        said = failure("encode", run=work / "tiny_preset", output=tmp_path / "x.safetensors", **unheard)
+        assert "--encodings, --seed and --shard are for the scenes of a --split" in said
 
 
 def test_encode_encodes_with_a_generator_too(work: Path, tmp_path: Path) -> None:

@@ -144,11 +144,12 @@ def test_names_of_files() -> None:
         (["--path", "loop"], "unknown path 'loop'; give orbit, dolly, spiral, interpolate or a JSON file"),
         (["--path", "nothing.json"], "no file nothing.json"),
         (["--path", "{}/attic/transforms.json", "--frames", "4"], "--frames is for paths by name"),
-        (["--compare"], "--tokens are scenes without photographs: leave out"),
+        (["--compare"], "--tokens are scenes without photographs: leave out --compare"),
+        (["--num-context", "4"], "--tokens are scenes without photographs: leave out --num-context"),
         (["--size", "0", "4"], "--size must be at least 1 x 1"),
         (["--frames", "0"], "--frames must be at least 1"),
         (["--frame-rate", "0"], "--frame-rate above 0"),
-        (["--pose-scale", "2"], "--pose-scale is for captures"),
+        (["--pose-scale", "2"], "--tokens are scenes without photographs: leave out --pose-scale"),
     ],
 )
 def test_wrong_renderings_are_told_in_one_line(workplace: Path, tmp_path: Path, words: list[str], message: str) -> None:

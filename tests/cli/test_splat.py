@@ -13,7 +13,11 @@ from capture_files import write_demo_capture
 from torch_rasterizer import rasterize
 
 from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.cli.open_run import set_num_context, set_pose_scale
+from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
+from scenetok_ns.refinement import RefinePipelineConfig
 from scenetok_ns.rendered_views import held_out_photographs
+from scenetok_ns.scenetok_pipeline import SceneTokPipelineConfig
 from scenetok_ns.splats import fitting, rasterizer
 from scenetok_ns.splats.gaussians import load_splat
 
@@ -82,11 +86,28 @@ def test_what_is_refused_before_anything_is_rendered(
     assert "--views must be at least 16" in failure("splat", "--data", capture, "--output", out, "--views", 3)
     assert "at least 1" in failure("splat", "--data", capture, "--output", out, "--iterations", 0)
     assert "unknown path" in failure("splat", "--data", capture, "--output", out, "--path", "circle")
-    assert "leave out" in failure("splat", "--data", capture, "--tokens", out, "--output", out)
+    for words in (("--data", capture), ("--scene", "x"), ("--num-context", 3), ("--pose-scale", 2)):
+        said = failure("splat", "--tokens", out, "--output", out, *words)
+        assert f"--tokens are scenes without photographs: leave out {words[0]}" in said
+    said = failure("splat", "--data", capture, "--output", out, "--path", capture / "transforms.json", "--views", 20)
+    assert "--views is for paths by name" in said
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "exists" in failure("export-dataset", "--data", capture, "--output", tmp_path / "full")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+
+
+@pytest.mark.parametrize("option", [set_num_context, set_pose_scale])
+def test_options_of_encoding_are_refused_where_tokens_are_there_already(option: Any) -> None:
+    refined: Any = SimpleNamespace(pipeline=RefinePipelineConfig())
+    with pytest.raises(ValueError, match="would change nothing: this run has refined tokens"):
+        option(refined, 2)
+    stored: Any = SimpleNamespace(pipeline=SceneTokPipelineConfig())
+    stored.pipeline.datamanager.dataparser = TokensDataParserConfig(data=Path("scene.safetensors"))
+    with pytest.raises(ValueError, match="would change nothing: this run shows a token file"):
+        option(stored, 2)
+    for unasked in (refined, stored):
+        option(unasked, None)
 
 
 def test_no_context_view_is_held_out_and_not_too_many_are() -> None:
