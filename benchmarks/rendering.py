@@ -4,11 +4,13 @@ Full-size networks with random weights, for every preset; presets whose networks
 
     python benchmarks/rendering.py --output rendering.json
     python benchmarks/rendering.py --preset re10k --only path view     # a part of it
+    python benchmarks/rendering.py --skip-plain path "guidance 1"      # what takes the plain loop longest
+    python benchmarks/rendering.py --preset re10k --low-vram           # the engine for little memory
     python benchmarks/rendering.py --rehearse                          # the tiny presets on the CPU: the script runs
 
 `floor`: the arithmetic of the work (matrix products, convolutions and attention as the plain modules do them) at the
 speed of a large bfloat16 matrix product, measured in the same run. `first`: until the first frames are there. `peak`:
-device memory of tensors, all weights included.
+device memory of tensors, all weights included; the highest of a preset's works is that of the whole path.
 """
 
 from __future__ import annotations
@@ -90,10 +92,14 @@ class Work:
 class Bench:
     """A preset's model on the device, and the work that is measured on it."""
 
-    def __init__(self, preset: Preset, device: torch.device, *, low_vram: bool = False, full: bool = False) -> None:
+    def __init__(self, preset: Preset, device: torch.device, *, low_vram: bool = False, exact: bool = False) -> None:
         self.preset, self.device = preset, device
-        self.model = random_model(preset, device, low_vram)
-        self.options = EngineOptions.for_device(device, autoencoders=full)
+        self.autoencoders = [random_autoencoder(config, device) for config in autoencoders_of(preset)]
+        self.own = [OffloadedAutoencoder(each) if low_vram else each for each in self.autoencoders]
+        """As the model has them."""
+        self.model = random_model(preset, self.own, device, low_vram)
+        self.model.engine_options = None
+        self.options = EngineOptions.for_device(device, autoencoders=not exact)
         self.frames = {"video_dcae": 128, "wan": 34}.get(preset.target_autoencoder.name, 16)
         self.images = torch.rand(preset.data.views.num_context, 3, *self.model.image_size, device=device)
         self.tokens = self.model.encode(self.images, self.cameras(len(self.images)))
@@ -116,7 +122,12 @@ class Bench:
             yield from (self._generate(guidance) for guidance in (1.0, 3.0))
 
     def use(self, how: str) -> None:
+        """With everything where it is in a run that has done nothing else."""
         self.model.engine_options = self.options if how == "engine" else None
+        for autoencoder in self.autoencoders:
+            autoencoder.to("cpu")
+        if how == "plain":  # they come when they are asked for; not while the time is taken
+            assert self.model.context_autoencoder and self.model.target_autoencoder
 
     def _encode(self) -> Work:
         def run() -> Iterator[Tensor]:
@@ -157,16 +168,14 @@ class Bench:
         return Work(f"denoise {self.frames} frames", plain, engine, self.frames, flops)
 
     def _decode(self) -> Work:
-        plain = self.model.target_autoencoder
+        plain = self.autoencoders[1]
         _, noise = self._path()
         pieces = noise.split(max(plain.space.layout.latents_per_chunk, 4), dim=1)
-        prepared: list[Autoencoder] = []
 
         def engine() -> Iterator[Tensor]:
-            if not prepared:
-                full = self.options.autoencoders
-                prepared.append(plain.for_inference(self.device, self.options.dtype) if full else plain)
-            return prepared[0].decode_stream(pieces, num_frames=self.frames)
+            made = self.model.engine_for(None)
+            assert made is not None
+            return made.prepared(self.own[1]).decode_stream(pieces, num_frames=self.frames)
 
         def plainly() -> Iterator[Tensor]:
             return plain.decode_stream(pieces, num_frames=self.frames)
@@ -193,13 +202,10 @@ class Bench:
         return Work(f"generate, {sampler.steps} steps, guidance {guidance:g}", run, run)
 
 
-def random_model(preset: Preset, device: torch.device, low_vram: bool) -> SceneTok:
+def random_model(preset: Preset, autoencoders: list[Autoencoder], device: torch.device, low_vram: bool) -> SceneTok:
     """Networks of full size. Layers that training starts from zero are drawn, too: silent ones would hide errors."""
     torch.manual_seed(0)
     with torch.device(device):
-        autoencoders = [random_autoencoder(config, device) for config in autoencoders_of(preset)]
-        if low_vram:
-            autoencoders = [OffloadedAutoencoder(autoencoder) for autoencoder in autoencoders]
         model = SceneTok(preset, *autoencoders, low_vram=low_vram).eval().requires_grad_(False)
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -216,19 +222,21 @@ def random_autoencoder(config: AutoencoderConfig, device: torch.device) -> Autoe
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     space = latent_space(config)
     made: Autoencoder
-    if config.name == "vavae":
-        made = vavae.VAVAE(space, vavae.build_network(vavae.VAVAEConfig())).to(half)
-    elif config.name == "video_dcae":
-        made = video_dcae.VideoDCAE(space, VideoDCAENetwork(VideoDCAEConfig()))
-    elif config.name == "wan":
-        made = wan.WanVAE(space, wan.build_network(wan.WanConfig())).to(half)
-        to_channels_last(made)
-    else:
-        made = build_autoencoder(config, device=device).to(device)
+    torch.manual_seed(0)
+    with torch.device(device):
+        if config.name == "vavae":
+            made = vavae.VAVAE(space, vavae.build_network(vavae.VAVAEConfig())).to(half)
+        elif config.name == "video_dcae":
+            made = video_dcae.VideoDCAE(space, VideoDCAENetwork(VideoDCAEConfig()))
+        elif config.name == "wan":
+            made = wan.WanVAE(space, wan.build_network(wan.WanConfig())).to(half)
+            to_channels_last(made)
+        else:
+            made = build_autoencoder(config)
     return made.requires_grad_(False).eval()
 
 
-def flops_of(run: Callable[[], Iterator[Tensor]]) -> float:
+def flops_of(run: Callable[[], Iterator[object]]) -> float:
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         for _ in run():
@@ -333,17 +341,17 @@ WORK_FIELDS = {
 def run_all(args: argparse.Namespace, device: torch.device, speed: float) -> Iterator[Result]:
     names = args.preset or (["scenetok-tiny", "scenegen-tiny"] if args.rehearse else preset_names())
     for joined, preset in groups([load_preset(name) for name in names]):
-        bench = Bench(preset, device, low_vram=args.low_vram, full=args.full)
-        for work in bench.work():
-            if args.only and not any(word.lower() in work.name for word in args.only):
-                continue
-            floor = None
-            if work.flops is not None and not args.low_vram:
-                bench.use("plain")
-                floor = 1e3 * work.flops() / speed
-            for how in args.how:
-                yield measure(args, bench, joined, work, how, floor)
-        del bench, work
+        bench = Bench(preset, device, low_vram=args.low_vram, exact=args.exact)
+        works = [work for work in bench.work() if not args.only or any(word in work.name for word in args.only)]
+        bench.use("plain")
+        floors = {work.name: 1e3 * work.flops() / speed for work in works if work.flops and not args.low_vram}
+        # All plain ones first: their peaks are without the engine's copies.
+        for how in args.how:
+            skipped = args.skip_plain if how == "plain" else []
+            for work in works:
+                if not any(word in work.name for word in skipped):
+                    yield measure(args, bench, joined, work, how, floors.get(work.name))
+        del bench, works
         gc.collect()
 
 
@@ -365,15 +373,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="*", default=[], help="names; none: all")
     parser.add_argument("--only", nargs="*", default=[], help="words; work whose name has one of them is measured")
-    parser.add_argument("--how", nargs="*", default=["plain", "engine"], choices=["plain", "engine"])
+    parser.add_argument("--how", nargs="*", default=None, choices=["plain", "engine"])
     parser.add_argument("--profile", action="store_true", help="kernels of the engine's work, into the JSON file")
-    parser.add_argument("--low-vram", action="store_true", help="with that option, under which the engine is off")
-    parser.add_argument("--full", action="store_true", help="the engine with prepared autoencoders")
+    parser.add_argument("--skip-plain", nargs="*", default=[], help="words; the plain loop does not do work with one")
+    parser.add_argument("--low-vram", action="store_true", help="with that option: the engine only, unless --how says")
+    parser.add_argument("--exact", action="store_true", help="the engine with the autoencoders' own precision")
     parser.add_argument("--output", type=Path, default=Path("rendering.json"), help="JSON file to write")
     parser.add_argument("--rehearse", action="store_true", help="the tiny presets on the CPU")
     args = parser.parse_args()
-    if args.low_vram:
-        args.how = ["plain"]
+    args.how = args.how or (["engine"] if args.low_vram else ["plain", "engine"])
     if not args.rehearse and not torch.cuda.is_available():
         parser.error("full size needs a CUDA device; --rehearse runs the tiny presets on the CPU")
     device = torch.device("cpu" if args.rehearse else "cuda")
@@ -390,7 +398,7 @@ def main() -> None:
             "python": platform.python_version(),
             "matrix_tflops": speed / 1e12,
             "low_vram": args.low_vram,
-            "full": args.full,
+            "exact": args.exact,
             "results": [asdict(r) for r in results],
         }
         args.output.write_text(json.dumps(report, indent=1))  # after every result: a killed run keeps what it has

@@ -67,10 +67,10 @@ class SceneTokModelConfig(ModelConfig):
     pretrained: bool = True
     """Start from the weights that come with the package, where the preset has some; False: from random weights."""
     low_vram: bool = False
-    """Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower."""
-    engine: Literal["on", "full", "off"] = "off"
-    """The rendering engine on CUDA (docs/performance.md); full: prepared autoencoders as well. Off until its tests on a
-    GPU have passed: the plain loop."""
+    """Keep in main memory what has nothing to do: about half the memory on the GPU, a slower start."""
+    engine: Literal["auto", "exact", "off"] = "auto"
+    """What renders on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
+    autoencoders in the published code's precision. off: the plain loop, as everywhere else."""
     compile: bool = False
     """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
     on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""

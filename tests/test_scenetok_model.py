@@ -146,7 +146,7 @@ def test_a_training_step_makes_tokens_and_frames_anew(pipeline: SceneTokPipeline
     assert not torch.equal(model.get_outputs_for_camera(path[0:1])["rgb"], first)
 
 
-@pytest.mark.parametrize(("engine", "options"), [("on", "on"), ("full", "full"), ("off", None)])
+@pytest.mark.parametrize(("engine", "options"), [("auto", "auto"), ("exact", "exact"), ("off", None)])
 def test_the_engine_is_the_configurations(data: Path, engine: str, options: str | None) -> None:
     config = small_config(data, Path("unused"), PRESET).pipeline
     config.model.engine = engine

@@ -48,7 +48,7 @@ def open_run(
     solver: Solver | None = None,
     wide: Literal["border", "fill"] | None = None,
     low_vram: bool = False,
-    engine: Literal["on", "full", "off"] | None = None,
+    engine: Literal["auto", "exact", "off"] | None = None,
     generation: Annotated[GenerationOptions, tyro.conf.arg(name="")] = GenerationOptions(),  # noqa: B008  frozen
 ) -> None:
     """Make a run folder that shows something else of a run; ns-viewer, ns-render and ns-eval take it unchanged.
@@ -73,9 +73,9 @@ def open_run(
         solver: Of a render: euler, or multistep, which needs fewer steps for the same error.
         wide: Pictures that are no squares: border (the whole square view, with its border) or fill (a part of a larger
             square, whose ends are the model's guess); default: the run's.
-        low_vram: Keep the autoencoders in main memory and on the GPU only while they work: same pictures, slower.
-        engine: The rendering engine on a GPU: on, full (prepared autoencoders too) or off (slower, less memory);
-            default: the run's.
+        low_vram: Keep in main memory what has nothing to do: about half the memory on the GPU, a slower start.
+        engine: What renders on a GPU: auto (the engine, autoencoders in bfloat16), exact (the engine, autoencoders in
+            the published code's precision) or off (the plain loop); default: the run's.
         generation: See the options.
     """
     check_one_scene(

@@ -39,7 +39,7 @@ def settings_of(evaluation: SceneEvaluation) -> dict[str, Any]:
         },
         "baselines": evaluation.baselines,
         "scenes_together": evaluation.group_size,
-        "rendering": {"engine": model.config.engine, "low_vram": model.config.low_vram},
+        "rendering": {"by": model.scenetok.rendered_by(), "low_vram": model.config.low_vram},
         "metrics": _metrics(evaluation.measures),
         "machine": environment(model.device),
     }

@@ -1,7 +1,8 @@
 """Scene tokens and a camera path to frames: padding to windows, denoising, decoding, cutting back.
 
 The network only ever sees whole windows. A path that is too short, a lone camera included, or that is not a whole
-number of the autoencoder's chunks, is continued with copies of its last camera, and the extra frames are dropped.
+number of the autoencoder's chunks, is continued with copies of its last camera. Latents behind those that the path's
+own frames need are not decoded, and extra frames are dropped.
 """
 
 from __future__ import annotations
@@ -134,9 +135,12 @@ def decode_windows(
     first, arrived = 0, []
 
     def arriving() -> Iterator[Tensor]:
+        wanted = autoencoder.latents_needed(path.num_frames)
         for part in sampled:
             arrived.append(replace(part, first=part.first - path.clean, window_first=part.window_first - path.clean))
-            yield part.latents
+            if wanted > 0:
+                yield part.latents[:, :wanted]
+            wanted -= part.latents.shape[1]
 
     for decoded in autoencoder.decode_stream(arriving(), num_frames=path.num_frames):
         denoised, arrived = tuple(arrived), []

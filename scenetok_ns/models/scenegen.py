@@ -70,8 +70,8 @@ def generate(
     filled = [min(view, len(images) - 1) for view in range(len(shown))]
     config = preset.compressor
     with torch.no_grad():
-        latents = model.context_autoencoder.encode(images[None].to(model.device))
         engine = model.engine_for(autocast)
+        latents = model.encode_images(images[None].to(model.device), engine)
         sample: Callable[..., Tensor]
         if engine is None:
             sample = partial(sample_scene_tokens, autocast=model.autocasts(autocast))

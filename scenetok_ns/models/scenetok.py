@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.base import Autoencoder
-from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
+from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.compilation import Checkpointing, compile_for_training
@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 class SceneTok(nn.Module):
     """The trained parts, under the attribute names of the released checkpoints, and the frozen autoencoders.
 
-    The autoencoders are no submodules: they are neither trained nor saved. `.to` moves them to the device; their
-    precision is their own affair. They can be left out, or wait to be made, where training starts from latents.
+    The autoencoders are no submodules: they are neither trained nor saved. They come to the device when they are asked
+    for; the engine works with copies. Their precision is their own affair. They can be left out, or wait to be made,
+    where training starts from latents.
     """
 
     def __init__(
@@ -57,10 +58,13 @@ class SceneTok(nn.Module):
             self.scene_generator = SceneGenerator.from_preset(preset)
         # A list, because nn.Module registers modules that are set as attributes.
         self._autoencoders = [context_autoencoder, target_autoencoder]
-        self.engine_options: EngineOptions | Literal["on", "full"] | None = None
-        """on: the rendering engine on CUDA, but not with low_vram, and the plain loop elsewhere. full: prepared
-        autoencoders as well. None: always the plain loop, which also serves in training mode and without autocast."""
+        self.engine_options: EngineOptions | Literal["auto", "exact"] | None = "auto"
+        """auto: the rendering engine on CUDA, and the plain loop elsewhere. exact: the engine with the autoencoders in
+        their own precision. None: always the plain loop, which also serves in training mode and without autocast."""
         self._engine: RenderingEngine | None = None
+        self._has_trained = False
+        self._away_from: torch.device | None = None
+        """With low_vram: where the networks belong, while they are in main memory and the engine does their work."""
 
     @classmethod
     def from_preset(
@@ -74,8 +78,8 @@ class SceneTok(nn.Module):
     ) -> SceneTok:
         """With fresh networks, and autoencoders from their published weight files (None: those without any).
 
-        low_vram: the autoencoders are on the GPU only while they work. The engine, which holds weights of its own, is
-        off unless `engine_options` asks for it.
+        low_vram: the autoencoders are on the GPU only while they work, and the networks, where nothing is trained, only
+        until the engine, which has weights of its own in half precision, takes over.
         deferred: they are made when they are first needed; training from latents may never need them.
         """
 
@@ -109,7 +113,8 @@ class SceneTok(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.compressor.scene_tokens.device
+        """Where the work is done."""
+        return self._away_from or self.compressor.scene_tokens.device
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -122,11 +127,11 @@ class SceneTok(nn.Module):
 
     @property
     def context_autoencoder(self) -> Autoencoder:
-        return self._autoencoder(0, "context")
+        return self._autoencoder(0, "context").to(self.device)
 
     @property
     def target_autoencoder(self) -> Autoencoder:
-        return self._autoencoder(1, "target")
+        return self._autoencoder(1, "target").to(self.device)
 
     @torch.no_grad()
     def encode(
@@ -180,13 +185,22 @@ class SceneTok(nn.Module):
         """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
         posed = network_cameras(cameras, "context", self.preset)
         engine = None if torch.is_grad_enabled() else self.engine_for(autocast)
-        if engine is not None and engine.options.autoencoders:
-            parameters = engine.gaussian_parameters(self.compressor, self.context_autoencoder, images, posed)
+        if engine is not None:
+            autoencoder = self._autoencoder(0, "context")
+            parameters = engine.gaussian_parameters(self.compressor, autoencoder, images, posed)
             return TokenDistribution.from_parameters(parameters)
-        with torch.no_grad():
-            latents = self.context_autoencoder.encode(images)
+        latents = self.encode_images(images, None)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocasts(autocast)):
             return self.compressor(latents, posed)
+
+    @torch.no_grad()
+    def encode_images(
+        self, images: Float[Tensor, "b v 3 height width"], engine: RenderingEngine | None
+    ) -> Float[Tensor, "b v c h w"]:
+        """Latents of context or condition views, through the engine where there is one."""
+        if engine is None:
+            return self.context_autoencoder.encode(images)
+        return engine.encode(self._autoencoder(0, "context"), images)
 
     def render(
         self,
@@ -259,7 +273,7 @@ class SceneTok(nn.Module):
         render = partial(render_windows, autocast=self.autocasts(autocast)) if engine is None else engine.render_windows
         return render(
             self.denoiser,
-            self.target_autoencoder,
+            self.target_autoencoder if engine is None else self._autoencoder(1, "target"),
             torch.stack([scene.mean.to(self.device) for scene in tokens]),
             self._target_cameras(tokens, cameras),
             self.image_size,
@@ -271,16 +285,56 @@ class SceneTok(nn.Module):
 
     def engine_for(self, autocast: bool | None) -> RenderingEngine | None:
         """The engine, if it is to do the work; see `engine_options`."""
-        options = self.engine_options
-        if isinstance(options, str):
-            worthwhile = self.device.type == "cuda" and not self.low_vram
-            full = options == "full"
-            options = EngineOptions.for_device(self.device, autoencoders=full) if worthwhile else None
-        if options is None or self.training or autocast is False:
+        options = self._options_for(autocast)
+        if options is None:
+            self._come_back()
             return None
         if self._engine is None or (self._engine.device, self._engine.options) != (self.device, options):
             self._engine = RenderingEngine(self.device, options)
+        if self.low_vram and not self._has_trained:
+            self._leave()
         return self._engine
+
+    def rendered_by(self, autocast: bool | None = None) -> str:
+        """What does the work, in a word for records: engine, exact engine, plain loop."""
+        options = self._options_for(autocast)
+        if options is None:
+            return "plain loop"
+        return "engine" if options.autoencoders else "exact engine"
+
+    def _options_for(self, autocast: bool | None) -> EngineOptions | None:
+        """None: the plain loop."""
+        options = self.engine_options
+        if options is None or self.training or autocast is False:
+            return None
+        if not isinstance(options, str):
+            return options
+        if self.device.type != "cuda":
+            return None
+        return EngineOptions.for_device(self.device, autoencoders=options == "auto")
+
+    def _leave(self) -> None:
+        """Send the networks to main memory: the engine copies them from there."""
+        if self._away_from is None:
+            self._away_from = self.device
+            for network in self.children():
+                network.to(HOME)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+
+    def _come_back(self) -> None:
+        """The networks are needed themselves."""
+        if self._away_from is not None:
+            device, self._away_from = self._away_from, None
+            for network in self.children():
+                network.to(device)
+
+    def train(self, mode: bool = True) -> SceneTok:
+        """Training has the memory to itself: networks come back for good, and the engine's copies are dropped."""
+        if mode:
+            self._has_trained, self._engine = True, None
+            self._come_back()
+        return super().train(mode)
 
     def _target_cameras(self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch]) -> CameraBatch:
         """One path for each scene, in units of the capture -> a batch of them as the denoiser needs them."""
@@ -317,14 +371,15 @@ class SceneTok(nn.Module):
         if found is None:
             raise ValueError(f"SceneTok: this model was built without its {role} autoencoder; give it the weights")
         if not isinstance(found, Autoencoder):
-            self._autoencoders[index] = found = found().to(self.device)
+            self._autoencoders[index] = found = found()
         return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SceneTok:
+        self._come_back()
         super()._apply(fn, recurse)
         for autoencoder in self._autoencoders:
-            if isinstance(autoencoder, Autoencoder):
-                autoencoder.to(self.device)
+            if isinstance(autoencoder, Autoencoder) and self.device == HOME:
+                autoencoder.to(HOME)
         return self
 
 

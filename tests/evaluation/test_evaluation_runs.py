@@ -31,6 +31,7 @@ from scenetok_ns.evaluation.runner import Conditions, RenderedScene, SceneEvalua
 from scenetok_ns.evaluation.summary import summarise
 from scenetok_ns.metrics import psnr
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 
 TARGETS = FRAMES - NUM_CONTEXT
@@ -137,8 +138,10 @@ def test_other_settings_are_refused_by_name(
     other = evaluation(pipeline, measures, tmp_path, conditions=Conditions("reversed"))
     with pytest.raises(DataError, match=r"views\.context_order index \(now reversed\)"):
         other.folder.claim(settings_of(other))
-    monkeypatch.setattr(pipeline.model.config, "engine", "full")
-    with pytest.raises(DataError, match=r"rendering\.engine off \(now full\)"):
+    assert settings_of(first)["rendering"] == {"by": "plain loop", "low_vram": False}
+    pipeline.model.eval()
+    monkeypatch.setattr(pipeline.model.scenetok, "engine_options", EngineOptions.for_device(torch.device("cpu")))
+    with pytest.raises(DataError, match=r"rendering\.by plain loop \(now engine\)"):
         first.folder.claim(settings_of(first))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()

@@ -242,6 +242,23 @@ def test_pose_scale_is_part_of_the_tokens() -> None:
     assert not torch.allclose(model.encode(images, enlarged(cameras)).mean, tokens.mean)
 
 
+def test_latents_behind_the_path_are_not_decoded() -> None:
+    layout, sampler = LAYOUTS["4:1"], SAMPLERS["4:1"]
+    coder = autoencoder(layout)
+    seen: list[int] = []
+    decode = coder.decode
+    coder.decode = lambda latents: (seen.append(latents.shape[1]), decode(latents))[1]  # type: ignore[method-assign]
+    for frames, expected in ((1, 1), (9, 3), (4 * sampler.window + 1, sampler.window + 1)):
+        seen.clear()
+        parts = list(
+            render_windows(OracleDenoiser(layout), coder, torch.zeros(1, 2, 3), path(frames), (SIZE, SIZE), sampler)
+        )
+        assert sum(seen) == expected and sum(part.frames.shape[1] for part in parts) == frames
+        # All latents are handed on: later paths go on from them.
+        padded = max(layout.num_latents(frames), sampler.window)
+        assert sum(latents.latents.shape[1] for part in parts for latents in part.denoised) == padded
+
+
 def test_only_networks_are_saved_and_autoencoders_move_along() -> None:
     model = small_model()
     assert {key.split(".")[0] for key in model.state_dict()} == {"compressor", "denoiser"}

@@ -127,10 +127,15 @@ class Autoencoder(nn.Module, ABC):
             if wanted.shape[1]:
                 yield wanted
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype) -> Autoencoder:
-        """An autoencoder that does what this one does, to the rounding of `dtype`, in the fastest known way.
+    def latents_needed(self, num_frames: int) -> int:
+        """How many leading latents to decode where only the first `num_frames` frames are wanted."""
+        return self.space.layout.num_latents(num_frames)
 
-        Its weights are copies of their own on `device`, or this one's; its other direction may be this one's, too.
+    def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
+        """What works in the direction that rendering needs as this one does, to the rounding of `dtype`, but faster.
+
+        With copies of the weights on `device`, for one thread and one stream at a time; or this autoencoder itself,
+        where nothing faster is known. graphs: replay CUDA graphs where launching kernels would take longer.
         """
         return self
 

@@ -23,9 +23,12 @@ class OffloadedAutoencoder(Autoencoder):
         super().__init__(inner.space)
         self.inner = inner.to(HOME)
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    def latents_needed(self, num_frames: int) -> int:
+        return self.inner.latents_needed(num_frames)
+
+    def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
         """The inner one's, if it has weights of its own on the device: a decoder's, in half precision, take little."""
-        prepared = self.inner.for_inference(device, dtype)
+        prepared = self.inner.for_inference(device, dtype, graphs=graphs)
         return self if prepared is self.inner else prepared
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:

@@ -22,6 +22,7 @@ from scenetok_ns.models.autoencoders import weights as weight_files
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
 from scenetok_ns.models.autoencoders.video_dcae_fast import FastDecoder
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
+from scenetok_ns.models.engine.replayed import Replayed
 from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
@@ -64,8 +65,8 @@ class Tiling:
 
 ONLINE_TILING = Tiling()
 """What the reference uses to encode and decode on the fly."""
-STRIPS = 4
-"""Parts that `for_inference` runs the finest stage of a tile in: its largest maps are half a GiB each, in bfloat16."""
+REPLAYED_LATENTS = 2
+"""Up to this many latents, a tile for inference is a CUDA graph: the device is done sooner than the host can launch."""
 PRECOMPUTE_TILING = Tiling(frames=16, overlap=0.0)
 """What the reference computes stored latents with: groups of 16 frames that know nothing of each other."""
 
@@ -111,6 +112,8 @@ class VideoDCAE(Autoencoder):
         self.tiling = tiling
         self._fast: FastDecoder | None = None
         """Set in copies that `for_inference` makes; a tile then runs through it instead of the network."""
+        self._replayed: Replayed | None = None
+        """The same for small tiles."""
 
     def encode_video(
         self, video: Float[Tensor, "b f 3 height width"], tiling: Tiling | None = None
@@ -142,9 +145,15 @@ class VideoDCAE(Autoencoder):
         video = _run_tiled(self._decode_all_frames, self._to_network(latents), time, space).transpose(1, 2)
         return video.to(latents.dtype) / 2 + 0.5
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype) -> VideoDCAE:
+    def latents_needed(self, num_frames: int) -> int:
+        """At least two, where there are two: the network takes a lone one for a single frame."""
+        return max(super().latents_needed(num_frames), 2)
+
+    def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VideoDCAE:
+        """Decodes; encoding is not made faster, and not for this one's copies."""
         prepared = copy.copy(self)
-        prepared._fast = FastDecoder(self.network.decoder, device, dtype, strips=STRIPS)
+        prepared._fast = FastDecoder(self.network.decoder, device, dtype)
+        prepared._replayed = Replayed(prepared._fast) if graphs else None
         return prepared
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
@@ -196,7 +205,10 @@ class VideoDCAE(Autoencoder):
         if self._fast is None:
             frames = self.network.decoder(latents)
         else:
-            frames = self._fast(latents, None if wanted is None else max(wanted, 1))
+            length = TIME * latents.shape[2]
+            small = self._replayed is not None and latents.shape[2] <= REPLAYED_LATENTS
+            run = self._replayed if small else self._fast
+            frames = run(latents, length if wanted is None else min(max(wanted, 1), length))
         return frames[:, :, :TIME] if single else frames
 
 

@@ -31,20 +31,26 @@ from scenetok_ns.models.autoencoders.video_dcae_layers import (
     ResidualConvs,
     Upsample,
 )
-from scenetok_ns.models.engine.kernels import bias_silu, depthwise_conv, norm_modulate
+from scenetok_ns.models.engine.kernels import bias_silu, depthwise_conv, join_phases, norm_modulate
 
+STRIP_POSITIONS = 2**19
+"""8 frames of 256 x 256 pixels: maps of a strip take 128 MiB each in half precision, those of a whole tile four times
+as much."""
 BLOCK_REACH = 2
 """Positions that a residual block of two convolutions looks to each side."""
+ALIGNED = 8
+"""Numbers in half precision that fill 16 bytes."""
 Maps = Float[Tensor, "b t h w c"]
 
 
 class FastDecoder:
     """`Decoder`, given and giving [b, c, t, h, w]."""
 
-    def __init__(self, decoder: Decoder, device: torch.device, dtype: torch.dtype, *, strips: int = 1) -> None:
-        """Weights are copied to `device` in `dtype`. strips: parts that the finest stage runs in, whose largest maps
-        are half a GiB each for a tile of 32 frames in half precision."""
-        self.dtype, self._strips = dtype, strips
+    def __init__(
+        self, decoder: Decoder, device: torch.device, dtype: torch.dtype, *, strip_positions: int = STRIP_POSITIONS
+    ) -> None:
+        """Weights are copied to `device` in `dtype`. strip_positions: of the output, the most in a strip (about)."""
+        self.dtype, self._strip_positions = dtype, strip_positions
         self._project_in = _Enlarging.of(cast(Residual, decoder.project_in), device, dtype)
         self._stages = [_Stage.of(cast(Any, stage), device, dtype) for stage in reversed(decoder.stages)]
         norm, _, last = cast(Any, decoder.project_out).op_list
@@ -72,11 +78,12 @@ class FastDecoder:
         return frames + 1 + sum(each.reach for each in behind)
 
     def _finest(self, x: Maps, frames: int | None) -> Maps:
-        finest, strips = self._stages[-1], self._strips
+        finest, (rows, columns) = self._stages[-1], x.shape[2:4]
+        strips = -(-x.shape[1] * 4 * rows * columns // self._strip_positions)
         if finest.whole or strips == 1 or finest.changes_time:
             return self._last_layers(x, frames)
         margin = -(-(finest.reach + 1) // 2)  # rows of the coarser image
-        rows = x.shape[2]
+        strips = min(strips, rows)
         edges = [rows * i // strips for i in range(strips + 1)]
         done = []
         for start, stop in pairwise(edges):
@@ -87,7 +94,7 @@ class FastDecoder:
 
     def _last_layers(self, x: Maps, frames: int | None) -> Maps:
         x = self._stages[-1](x, None if frames is None else frames + 1)
-        x = F.relu(self._norm_out(x))
+        x = self._norm_out(x).relu_()
         return self._conv_out(x)[:, :frames]
 
 
@@ -137,8 +144,8 @@ class _Enlarging(NamedTuple):
         fold = main.fold if isinstance(main, Upsample) else (1, 1, 1)
         plain = cast(Any, main).conv if isinstance(main, Upsample) else cast(Any, main)
         merged = nn.Conv3d(1, 1, 1)
-        merged.weight, merged.bias = nn.Parameter(merge_kernels(plain.conv.weight.detach().float(), fold)), None
-        merged.padding = (1, 1, 1)
+        weight = plain.conv.weight.detach().to(device).float()
+        merged.weight, merged.bias, merged.padding = nn.Parameter(merge_kernels(weight, fold)), None, (1, 1, 1)
         own = _Conv.of(plain.conv, device, dtype)
         return cls(fold, own, _Conv.of(merged, device, dtype), shortcut.out_channels)
 
@@ -148,30 +155,13 @@ class _Enlarging(NamedTuple):
             # An image: merging in time does not apply. Too small to be worth a kernel of its own.
             large = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
             return self.conv(large) + self._shortcut_of_image(x)
-        b, t, h, w, _ = x.shape
-        phases = fold[0] * fold[1] * fold[2]
-        bias = cast(Tensor, self.conv.bias)
-        computed = self.merged(x).unflatten(-1, (phases, self.out_channels))
-        out = x.new_empty(b, t, fold[0], h, fold[1], w, fold[2], self.out_channels)
-        step = x.shape[-1] // self.out_channels if phases > 1 else 1
-        repeats = self.out_channels * phases // x.shape[-1]
-        for phase in range(phases):
-            dt, dy, dx = phase // (fold[1] * fold[2]), phase // fold[2] % fold[1], phase % fold[2]
-            # Phase 0 of a doubled axis reads the position before and its own, phase 1 its own and the next.
-            own = computed[:, dt : dt + t, dy : dy + h, dx : dx + w, phase]
-            place = out[:, :, dt, :, dy, :, dx]
-            shortcut = x[..., phase // repeats :: step] if phases > 1 else _repeated(x, self.out_channels)
-            torch.add(own, shortcut + bias, out=place)
-        return out.view(b, t * fold[0], h * fold[1], w * fold[2], self.out_channels)
+        # Phase 0 of a doubled axis reads the position before and its own, phase 1 its own and the next.
+        return join_phases(self.merged(x), x, cast(Tensor, self.conv.bias), fold)
 
     def _shortcut_of_image(self, x: Maps) -> Maps:
         """`DuplicatingShortcut` without enlargement in time."""
         shortcut = DuplicatingShortcut(self.out_channels, (1, *self.fold[1:]))
         return shortcut(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
-
-
-def _repeated(x: Maps, channels: int) -> Maps:
-    return x.repeat_interleave(channels // x.shape[-1], dim=-1)
 
 
 def merge_kernels(weight: Float[Tensor, "out c 3 3 3"], fold: Fold) -> Float[Tensor, "phases*out c kt kh kw"]:
@@ -252,8 +242,9 @@ class _ConvBlock(NamedTuple):
         return cls(conv1, conv2, _Norm.of(norm, device, dtype))
 
     def __call__(self, x: Maps) -> Maps:
-        inner = bias_silu(self.conv1(x, with_bias=False), cast(Tensor, self.conv1.bias))
-        return self.norm(self.conv2(inner), residual=x)
+        # No name for what is in between: it would live on beside what follows.
+        bias = cast(Tensor, self.conv1.bias)
+        return self.norm(self.conv2(bias_silu(self.conv1(x, with_bias=False), bias)), residual=x)
 
 
 class _AttentionBlock(NamedTuple):
@@ -298,8 +289,9 @@ class _AttentionBlock(NamedTuple):
 
     def __call__(self, x: Maps) -> Maps:
         x = self.proj_norm(F.linear(self._attend(x), self.proj), residual=x)
-        inner = F.silu(F.linear(x, self.widen, self.widen_bias))
+        inner = F.silu(F.linear(x, self.widen, self.widen_bias), inplace=True)
         gated = depthwise_conv(inner, self.local, self.local_bias, gated=True)
+        del inner
         return self.narrow_norm(F.linear(gated, self.narrow), residual=x)
 
     def _attend(self, x: Maps) -> Maps:
@@ -318,6 +310,7 @@ def relu_attention(qkv: Float[Tensor, "b n 3*heads*32"], eps: float = 1e-15) -> 
     q, k, v = qkv.view(b, n, -1, 3, HEAD_SIZE).permute(3, 0, 2, 1, 4).unbind()
     q, k = F.relu(q).flatten(0, 1), F.relu(k).flatten(0, 1)
     sums = torch.cat([torch.bmm(k.mT, v.flatten(0, 1)), k.sum(dim=1, dtype=torch.float32).to(k)[..., None]], dim=-1)
-    attended = torch.bmm(q, sums).float()
-    out = attended[..., :-1] / (attended[..., -1:] + eps)
+    # Fast matrix products want rows of 16 bytes or a multiple.
+    attended = torch.bmm(q, F.pad(sums, (0, ALIGNED - 1))).float()
+    out = attended[..., :HEAD_SIZE] / (attended[..., HEAD_SIZE, None] + eps)
     return out.to(qkv.dtype).unflatten(0, (b, -1)).transpose(1, 2).flatten(2)

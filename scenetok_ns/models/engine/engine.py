@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.base import Autoencoder
+from scenetok_ns.models.autoencoders.offload import HOME
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.compressor import Compressor
 from scenetok_ns.models.denoiser import Denoiser
@@ -96,7 +97,7 @@ class RenderingEngine:
         def start(report: Report) -> Iterator[Finished[RenderedFrames]]:
             with self._preparing():
                 denoising = self._denoising_engine(denoiser)
-                decoder = self._prepared(autoencoder)
+                decoder = self.prepared(autoencoder)
             sampled = denoising.sample_windows(
                 tokens, path.cameras, path.noise, layout, sampler, clean=path.clean, on_step=report
             )
@@ -153,6 +154,19 @@ class RenderingEngine:
         (tokens,) = self._results(start, on_step, *inputs)
         return tokens
 
+    def encode(
+        self, autoencoder: Autoencoder, images: Float[Tensor, "b v 3 height width"]
+    ) -> Float[Tensor, "b v c h w"]:
+        """Normalised latents of images."""
+
+        def start(report: Report) -> Iterator[Finished[Tensor]]:
+            with self._preparing():
+                latents = self.prepared(autoencoder).encode(images)
+            yield self._finished(latents, self._compute_stream)
+
+        (latents,) = self._results(start, None, images)
+        return latents
+
     def gaussian_parameters(
         self,
         compressor: Compressor,
@@ -165,7 +179,7 @@ class RenderingEngine:
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
                 engine = self._compressing_engine(compressor)
-                latents = self._prepared(autoencoder).encode(images)
+                latents = self.prepared(autoencoder).encode(images)
             yield self._finished(engine.gaussian_parameters(latents, cameras), self._compute_stream)
 
         (parameters,) = self._results(start, None, images, cameras.c2w, cameras.intrinsics)
@@ -260,15 +274,19 @@ class RenderingEngine:
             self._compressing = fingerprint(compressor), engine
         return self._compressing[1]
 
-    def _prepared(self, autoencoder: Autoencoder) -> Autoencoder:
-        """What works in the place of `autoencoder`, whose weights do not change."""
+    def prepared(self, autoencoder: Autoencoder) -> Autoencoder:
+        """What works in the place of `autoencoder`, whose weights do not change, and which may be elsewhere.
+
+        Where copies of its weights do the work, it goes to main memory. For the engine's thread, or while it rests.
+        """
         if not self.options.autoencoders:
-            return autoencoder
+            return autoencoder.to(self.device)
         known = self._autoencoders.get(id(autoencoder))
         if known is None or known[0] is not autoencoder:
             while len(self._autoencoders) >= KEPT_AUTOENCODERS:
                 del self._autoencoders[next(iter(self._autoencoders))]
-            made = autoencoder.for_inference(self.device, self.options.dtype)
+            made = autoencoder.for_inference(self.device, self.options.dtype, graphs=self.options.graphs)
+            autoencoder.to(self.device if made is autoencoder else HOME)
             self._autoencoders[id(autoencoder)] = known = autoencoder, made
         return known[1]
 

@@ -169,10 +169,10 @@ def depthwise_conv(
 ) -> Float[Tensor, "b t h w c2"]:
     """Each channel's own convolution with a cubic kernel and zero padding, of a contiguous `x`.
 
-    weight: of an odd number of taps to a side, row by row. gated: value * SiLU(gate) of the halves of the channels.
+    weight: of 3 or 5 taps to a side, row by row. gated: value * SiLU(gate) of the halves of the channels.
     """
     if _usable(x):
-        return _triton().depthwise_conv(x, weight, bias, gated)
+        return _convolutions().depthwise_conv(x, weight, bias, gated)
     side = round(len(weight) ** (1 / 3))
     kernel = weight.t().contiguous().unflatten(1, (1, side, side, side))
     maps = F.conv3d(x.permute(0, 4, 1, 2, 3), kernel, bias, padding=side // 2, groups=x.shape[-1])
@@ -181,6 +181,31 @@ def depthwise_conv(
         return out.contiguous()
     value, gate = out.chunk(2, dim=-1)
     return value * F.silu(gate)
+
+
+def join_phases(
+    computed: Float[Tensor, "b t1 h1 w1 phases*c"],
+    x: Float[Tensor, "b t h w c0"],
+    bias: Float[Tensor, " c"],
+    fold: tuple[int, int, int],
+) -> Float[Tensor, "b t2 h2 w2 c"]:
+    """The image that is `fold` times as large, in time, height and width, as `x`; everything is contiguous.
+
+    Its position (fold * p + phase) is `computed` at p + phase, of the channels of that phase, plus `bias`, plus the
+    channels of `x` at p, repeated evenly over all phases' channels, a channel's phases one after the other.
+    """
+    if _usable(x):
+        return _convolutions().join_phases(computed, x, bias, fold)
+    b, t, h, w, channels = x.shape
+    phases = fold[0] * fold[1] * fold[2]
+    width = computed.shape[-1] // phases
+    out = x.new_empty(b, t, fold[0], h, fold[1], w, fold[2], width)
+    source = torch.arange(width * phases, device=x.device).view(width, phases) * channels // (width * phases)
+    for phase, parts in enumerate(computed.unflatten(-1, (phases, width)).unbind(-2)):
+        dt, dy, dx = phase // (fold[1] * fold[2]), phase // fold[2] % fold[1], phase % fold[2]
+        own = parts[:, dt : dt + t, dy : dy + h, dx : dx + w]
+        out[:, :, dt, :, dy, :, dx] = own + (x[..., source[:, phase]] + bias)
+    return out.view(b, t * fold[0], h * fold[1], w * fold[2], width)
 
 
 def _usable(x: Tensor) -> bool:
@@ -200,6 +225,11 @@ def _triton() -> ModuleType:
 @cache
 def _products() -> ModuleType:
     return importlib.import_module("scenetok_ns.models.engine.triton_products")
+
+
+@cache
+def _convolutions() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.engine.triton_convolutions")
 
 
 def _layout(modulation: Tensor, x: Tensor) -> tuple[int, int, int, int] | None:

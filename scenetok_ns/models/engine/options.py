@@ -15,7 +15,7 @@ class EngineOptions:
     """Of weights and activations. Latents, times and steps stay in float32."""
     graphs: bool = True
     """Replay CUDA graphs instead of launching kernels one by one. CUDA only."""
-    autoencoders: bool = False
+    autoencoders: bool = True
     """Encode and decode through `Autoencoder.for_inference` as well, in `dtype`. Off: the autoencoders as they are."""
 
     @property
@@ -24,7 +24,7 @@ class EngineOptions:
         return self.dtype != torch.float32
 
     @classmethod
-    def for_device(cls, device: torch.device, *, autoencoders: bool = False) -> EngineOptions:
+    def for_device(cls, device: torch.device, *, autoencoders: bool = True) -> EngineOptions:
         if device.type == "cuda":
             return cls(autoencoders=autoencoders)
         return cls(dtype=torch.float32, graphs=False, autoencoders=autoencoders)

@@ -105,33 +105,6 @@ def norm_rotate(x: Tensor, weight: Tensor | None, rotary: RotaryTable | None, ep
     return out.transpose(1, 2)
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, gated: bool) -> Tensor:
-    b, t, h, w, channels = x.shape
-    side = round(len(weight) ** (1 / 3))
-    width = channels // 2 if gated else channels
-    out = x.new_empty(b, t, h, w, width)
-    columns = min(16, triton.next_power_of_2(w))
-    grid = (b * t * h, triton.cdiv(w, columns), triton.cdiv(width, 64))
-    _depthwise_conv[grid](
-        x,
-        weight,
-        weight if bias is None else bias,  # never read without one
-        out,
-        t,
-        h,
-        w,
-        channels,
-        width,
-        SIDE=side,
-        COLUMNS=columns,
-        BLOCK=64,
-        BIAS=bias is not None,
-        GATED=gated,
-        num_warps=4,
-    )
-    return out
-
-
 def silu_product(x: Tensor) -> Tensor:
     dim = x.shape[-1] // 2
     out = x.new_empty(*x.shape[:-1], dim)
@@ -310,56 +283,6 @@ def _norm_rotate(
         even, odd = tl.split(tl.reshape(result, (ROWS, BLOCK // 2, 2)))
         result = tl.reshape(tl.join(even * cosine - odd * sine, odd * cosine + even * sine), (ROWS, BLOCK))
     tl.store(out + row.to(tl.int64) * d + column, result.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _depthwise_conv(
-    x,
-    weight,
-    bias,
-    out,
-    t,
-    h,
-    w,
-    channels,
-    width,
-    SIDE: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BIAS: tl.constexpr,
-    GATED: tl.constexpr,
-):
-    line = tl.program_id(0)  # of one element, frame and row
-    frame, row = (line // h) % t, line % h
-    first = line - row - frame * h  # line of the element's first frame and row
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[:, None]
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)[None, :]
-    inside = channel < width
-    value = tl.zeros((COLUMNS, BLOCK), tl.float32)
-    gate = tl.zeros((COLUMNS, BLOCK), tl.float32)
-    for dt in range(0, SIDE):
-        for dy in range(0, SIDE):
-            from_frame, from_row = frame + dt - SIDE // 2, row + dy - SIDE // 2
-            if (from_frame >= 0) & (from_frame < t) & (from_row >= 0) & (from_row < h):
-                source = x + (first + from_frame * h + from_row).to(tl.int64) * w * channels + channel
-                taps = weight + (dt * SIDE + dy) * SIDE * channels + channel
-                for dx in tl.static_range(0, SIDE):
-                    from_column = column + dx - SIDE // 2
-                    mask = inside & (from_column >= 0) & (from_column < w)
-                    tap = tl.load(taps + dx * channels, mask=inside, other=0.0).to(tl.float32)
-                    value += tap * tl.load(source + from_column * channels, mask=mask, other=0.0).to(tl.float32)
-                    if GATED:
-                        tap = tl.load(taps + dx * channels + width, mask=inside, other=0.0).to(tl.float32)
-                        near = tl.load(source + from_column * channels + width, mask=mask, other=0.0)
-                        gate += tap * near.to(tl.float32)
-    if BIAS:
-        value += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-        if GATED:
-            gate += tl.load(bias + channel + width, mask=inside, other=0.0).to(tl.float32)
-    if GATED:
-        value = value * gate * tl.sigmoid(gate)
-    place = out + (line.to(tl.int64) * w + column) * width + channel
-    tl.store(place, value.to(out.dtype.element_ty), mask=inside & (column < w))
 
 
 @triton.jit

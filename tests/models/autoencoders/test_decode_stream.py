@@ -7,6 +7,7 @@ import torch
 from recorded_autoencoders import Case, video_dcae_config, video_dcae_tiling
 
 from scenetok_ns.models.autoencoders.base import LatentSpace
+from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.pixel import PixelAutoencoder
 from scenetok_ns.models.autoencoders.video_dcae import VideoDCAE
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAENetwork
@@ -50,6 +51,11 @@ def test_video_dcae_gives_frames_before_the_last_latents(video_dcae: VideoDCAE) 
 
     next(video_dcae.decode_stream(arriving()))
     assert arrived == tile
+
+
+def test_video_dcae_decodes_a_short_path_from_at_least_two_latents(video_dcae: VideoDCAE) -> None:
+    assert [video_dcae.latents_needed(frames) for frames in (1, 4, 5, 8, 9, 33)] == [2, 2, 2, 2, 3, 9]
+    assert OffloadedAutoencoder(video_dcae).latents_needed(1) == 2
 
 
 def test_nothing_comes_of_nothing(video_dcae: VideoDCAE) -> None:

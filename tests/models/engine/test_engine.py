@@ -126,10 +126,41 @@ def test_when_the_engine_is_used() -> None:
     _, fast = pair()
     assert fast.engine_for(None) is fast.engine_for(True) is not None
     assert fast.engine_for(False) is None
-    assert fast.train().engine_for(None) is None
+    assert fast.train().engine_for(None) is None and fast._engine is None
     plain = small_model()
-    assert plain.engine_for(None) is None  # off unless asked for
-    plain.engine_options = "on"
-    assert plain.engine_for(None) is None  # no CUDA
+    assert plain.engine_options == "auto" and plain.engine_for(None) is None  # no CUDA
     copied = copy.deepcopy(fast.eval())
+    assert fast.engine_for(None) is not None
     assert copied.engine_for(None) is not fast.engine_for(None)
+
+
+def test_networks_are_away_while_the_engine_works_for_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+
+    def watched(network: torch.nn.Module) -> None:
+        monkeypatch.setattr(network, "to", lambda device: (moved.append(str(device)), network)[1])
+
+    _, fast = pair()
+    fast.low_vram = True
+    watched(fast.compressor)
+    watched(fast.denoiser)
+    assert fast.engine_for(None) is fast.engine_for(None) is not None and fast.device.type == "cpu"
+    assert moved == ["cpu"] * 2 and fast._away_from is not None
+    assert fast.engine_for(False) is None and len(moved) == 4 and fast._away_from is None
+    fast.engine_for(None)
+    fast.to(torch.float32)
+    assert fast._away_from is None
+    fast.train().eval()
+    moved.clear()
+    assert fast.engine_for(None) is not None and moved == []  # what trains stays
+
+
+def test_autoencoders_that_were_copied_go_to_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, fast = pair()
+    original, copied = fast.target_autoencoder, copy.deepcopy(fast.target_autoencoder)
+    monkeypatch.setattr(original, "for_inference", lambda *_, **__: copied)
+    monkeypatch.setattr(original, "decode", None)  # never used again
+    sent: list[str] = []
+    monkeypatch.setattr(original, "to", lambda device: (sent.append(str(device)), original)[1])
+    check_equal(fast.render(plain.encode(*views(3)), path(9)), plain.render(plain.encode(*views(3)), path(9)))
+    assert sent == ["cpu"]

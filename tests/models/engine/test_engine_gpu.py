@@ -11,11 +11,16 @@ import torch.nn.functional as F
 from oracle import path
 from torch import Tensor
 
+from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.autoencoders.vavae import VAVAE, VAVAEConfig, build_network
+from scenetok_ns.models.autoencoders.video_dcae import VideoDCAE
 from scenetok_ns.models.autoencoders.video_dcae_fast import FastDecoder
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
+from scenetok_ns.models.autoencoders.wan import WanConfig, WanVAE
+from scenetok_ns.models.autoencoders.wan import build_network as wan_network
 from scenetok_ns.models.engine import kernels
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.presets import AutoencoderConfig, load_preset
 from scenetok_ns.models.rope import angles_3d, rotary_table
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
@@ -36,7 +41,6 @@ def tiny(name: str = "scenetok-tiny") -> SceneTok:
         torch.manual_seed(0)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-    model.engine_options = "full"
     return model.to(CUDA)
 
 
@@ -118,9 +122,78 @@ def test_callers_in_several_threads_get_their_own_frames() -> None:
         torch.testing.assert_close(found[seed], expected[seed].cpu(), atol=1e-5, rtol=0)
 
 
-def test_low_vram_takes_the_plain_loop() -> None:
-    model = SceneTok.from_preset(load_preset("scenetok-tiny"), low_vram=True).eval().to(CUDA)
-    assert model.engine_for(None) is None and tiny().engine_for(None) is not None
+def test_with_little_memory_networks_and_autoencoders_are_away_and_frames_the_same() -> None:
+    model, roomy = SceneTok.from_preset(load_preset("scenetok-tiny"), low_vram=True).eval(), tiny()
+    model.load_embedded()
+    model = model.requires_grad_(False).to(CUDA)
+    images, cameras = views(model, 12), path(12).to(CUDA)
+    found = model.render(model.encode(images, cameras), path(20).to(CUDA))
+    assert model.device == roomy.device
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert {parameter.device.type for parameter in roomy.parameters()} == {"cuda"}
+    torch.testing.assert_close(found, roomy.render(roomy.encode(images, cameras), path(20).to(CUDA)), atol=0.02, rtol=0)
+    exact = model.render(model.encode(images, cameras, autocast=False), path(20).to(CUDA), autocast=False)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+    assert relative_error(found, exact) < 0.1
+
+
+def test_the_engine_is_the_default_and_exact_leaves_autoencoders_alone() -> None:
+    model = tiny()
+    assert model.rendered_by() == "engine" and model.rendered_by(autocast=False) == "plain loop"
+    model.engine_options = "exact"
+    tokens = model.encode(views(model, 12), path(12).to(CUDA))
+    assert model.rendered_by() == "exact engine" and model.render(tokens, path(3).to(CUDA)).shape[0] == 3
+    assert model._engine is not None and not model._engine._autoencoders
+
+
+# --- autoencoders
+
+
+def small_decoder() -> VideoDCAE:
+    torch.manual_seed(0)
+    network = VideoDCAENetwork(VideoDCAEConfig(128, (16, 32, 64, 64, 64, 128), (1,) * 6))
+    return VideoDCAE(latent_space(AutoencoderConfig("video_dcae", scale=0.493)), network.requires_grad_(False))
+
+
+@torch.no_grad()
+def test_small_tiles_are_replayed_and_equal_those_that_are_launched() -> None:
+    model = small_decoder()
+    launched, replayed = (model.for_inference(CUDA, torch.bfloat16, graphs=graphs) for graphs in (False, True))
+    for seed, frames in enumerate((1, 8, 1, 3)):
+        latents = torch.randn(1, 2, 128, 2, 2, generator=torch.Generator().manual_seed(seed)).to(CUDA)
+        found, expected = (
+            torch.cat(list(each.decode_stream([latents], num_frames=frames)), dim=1) for each in (replayed, launched)
+        )
+        assert found.shape[1] == frames
+        torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+    assert replayed._replayed is not None and len(replayed._replayed._buffers) == 3
+
+
+@torch.no_grad()
+def test_images_are_encoded_by_a_graph_whatever_their_number() -> None:
+    pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    network = build_network(VAVAEConfig((32, 32, 64, 64, 96), 2)).eval()
+    model = VAVAE(latent_space(AutoencoderConfig("vavae")), network)
+    launched, replayed = (model.for_inference(CUDA, torch.bfloat16, graphs=graphs) for graphs in (False, True))
+    for count in (12, 1, 7):
+        images = torch.rand(1, count, 3, 64, 64, device=CUDA)
+        found, expected, exact = replayed.encode(images), launched.encode(images), model.to(CUDA).encode(images)
+        assert relative_error(found, exact) < 1.1 * relative_error(expected, exact) + 1e-3
+
+
+@torch.no_grad()
+def test_wan_chunks_are_replayed() -> None:
+    pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    model = WanVAE(latent_space(AutoencoderConfig("wan")), wan_network(WanConfig(8, 8, (1, 2, 2, 2), 1)).eval()).to(
+        CUDA
+    )
+    prepared = model.for_inference(CUDA, torch.bfloat16, graphs=True)
+    for seed in range(2):
+        latents = torch.randn(1, 10, 48, 2, 2, generator=torch.Generator().manual_seed(seed)).to(CUDA)
+        found = torch.cat(list(prepared.decode_stream([latents], num_frames=20)), dim=1)
+        assert relative_error(found, model.decode(latents)[:, :20]) < 0.05
 
 
 # --- kernels
@@ -206,6 +279,19 @@ def test_linear_gated(rows: int) -> None:
     assert relative_error(found, exact) < 6e-3
 
 
+@pytest.mark.parametrize("fold", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
+@pytest.mark.parametrize("channels", [128, 256])
+def test_join_phases(fold: tuple[int, int, int], channels: int) -> None:
+    torch.manual_seed(0)
+    phases = fold[0] * fold[1] * fold[2]
+    x = torch.randn(1, 3, 5, 7, channels if phases > 1 else 32, device=CUDA, dtype=torch.bfloat16)
+    sizes = [size + factor - 1 for size, factor in zip((3, 5, 7), fold, strict=True)]
+    computed = torch.randn(1, *sizes, phases * 128, device=CUDA, dtype=torch.bfloat16)
+    bias = torch.randn(128, device=CUDA, dtype=torch.bfloat16)
+    exact = kernels.join_phases(computed.float(), x.float(), bias.float(), fold)
+    assert relative_error(kernels.join_phases(computed, x, bias, fold), exact) < 4e-3
+
+
 def test_activations() -> None:
     x = torch.randn(3, 50, 2 * 2752, device=CUDA, dtype=torch.bfloat16)
     bias = torch.randn(2 * 2752, device=CUDA, dtype=torch.bfloat16)
@@ -232,7 +318,7 @@ def test_decoder_in_bfloat16_is_as_close_to_float32_as_the_plain_one() -> None:
     rough = network.bfloat16().decoder(x.bfloat16())
     network.float()
     for strips in (1, 4):
-        found = FastDecoder(network.decoder, CUDA, torch.bfloat16, strips=strips)(x)
+        found = FastDecoder(network.decoder, CUDA, torch.bfloat16, strip_positions=16 * 64 * 64 // strips)(x)
         assert relative_error(found, exact) < 1.3 * relative_error(rough, exact)
-        leading = FastDecoder(network.decoder, CUDA, torch.bfloat16, strips=strips)(x, 3)
+        leading = FastDecoder(network.decoder, CUDA, torch.bfloat16, strip_positions=16 * 64 * 64 // strips)(x, 3)
         assert relative_error(leading, exact[:, :, :3]) < 1.3 * relative_error(rough, exact)

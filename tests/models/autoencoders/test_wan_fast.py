@@ -1,0 +1,27 @@
+"""Wan's decoder prepared for inference: the same frames, from copies of the weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.autoencoders.wan import WanConfig, WanVAE, build_network
+from scenetok_ns.models.presets import AutoencoderConfig
+
+pytest.importorskip("diffusers")
+CPU = torch.device("cpu")
+
+
+@torch.no_grad()
+def test_frames_are_those_of_the_plain_decoder() -> None:
+    torch.manual_seed(0)
+    model = WanVAE(latent_space(AutoencoderConfig("wan")), build_network(WanConfig(8, 8, (1, 2, 2, 2), 1)).eval())
+    latents = torch.randn(1, 10, 48, 2, 2)
+    expected = model.decode(latents)
+    parameters = len(list(model.parameters()))
+    prepared = model.for_inference(CPU, torch.float32)
+    assert len(list(model.parameters())) == parameters  # the copies are nobody's submodule
+    model.network.decoder.to("meta")
+    found = torch.cat(list(prepared.decode_stream([latents], num_frames=20)), dim=1)
+    torch.testing.assert_close(found, expected[:, :20], atol=1e-5, rtol=1e-5)
