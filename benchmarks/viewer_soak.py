@@ -1,10 +1,12 @@
 """Ten minutes of a restless audience: random moves and panel changes from two browsers at once, and what it costs.
 
     python benchmarks/viewer_soak.py --load-config RUN/config.yml --minutes 10 --output soak.json
+    python benchmarks/viewer_soak.py --load-config RUN/config.yml --browsers 0 --clients 2     # bare websockets: faster
 
-Starts ns-viewer on the run, connects two websocket clients that never pause for longer than a second, and at the end
-asks both for a picture that they have not seen. Fails if one of them gets none, if the server has died or logged an
-error, or if its memory has grown since the first third by more than a tenth.
+Starts ns-viewer on the run, opens its page in headless Chromiums (or connects websocket clients) that never pause for
+longer than a second, and at the end asks each for a picture that it has not seen. Fails if one of them gets none, if
+the server has died or logged an error, if a page's console has one, or if the server's memory (median of a minute) has
+grown since the third minute, before which caches fill, by more than a tenth.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import math
 import random
 import shutil
 import socket
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -23,75 +26,166 @@ from pathlib import Path
 from typing import Any
 
 from viewer_client import ViewerClient
+from viewer_page import CENTRE, ViewerPage, errors_in
 
 START_SECONDS = 120.0
-LAST_PICTURE_SECONDS = 60.0
-SAMPLE_SECONDS = 5.0
+LAST_PICTURE_SECONDS = 90.0
+SAMPLE_SECONDS = 2.0
+WARM_UP_MINUTES = 2
 GROWTH = 1.1
 
 
 class Visitor(threading.Thread):
-    """One browser: moves, and now and then changes something in the panel."""
+    """Somebody at the viewer: moves, and now and then changes something in the panel."""
 
-    def __init__(self, port: int, seed: int, ends: float) -> None:
+    def __init__(self, seed: int, ends: float) -> None:
         super().__init__(daemon=True)
-        self._client, self._random, self._ends = ViewerClient(port), random.Random(seed), ends
-        self._elements: dict[str, dict[str, Any]] = {}
-        self.moves = self.changes = self.pictures = 0
+        self.random, self._ends = random.Random(seed), ends
+        self.moves = self.changes = 0
+        self.pictures = 0
         self.live = False
+        self.complaints: list[str] = []
 
     def run(self) -> None:
-        self._look()
+        self.look()
         while time.monotonic() < self._ends:
-            self._receive(self._random.choice((0.03, 0.03, 0.1, 1.0)))
-            if self._random.random() < 0.1 and self._elements:
-                self._change()
+            self.pause(self.random.choice((0.03, 0.03, 0.1, 1.0)))
+            if self.random.random() < 0.1:
+                self.changes += self.change()
             else:
-                self._look()
-        before = self.pictures
-        deadline = time.monotonic() + LAST_PICTURE_SECONDS
-        self._look()
-        while self.pictures == before and time.monotonic() < deadline:
-            self._receive(0.2)
-        self.live = self.pictures > before
+                self.look()
+                self.moves += 1
+        self.live = self.sees_something_new()
+        self.leave()
 
-    def _look(self) -> None:
-        angle = self._random.uniform(-0.5, 0.5)
-        position = tuple(self._random.uniform(-3, 3) for _ in range(3))
-        self._client.look(
-            position, 16 / 9, (math.cos(angle), 0.0, math.sin(angle), 0.0), self._random.uniform(0.8, 1.4)
-        )
-        self.moves += 1
+    def look(self) -> None:
+        """Move the camera."""
+        raise NotImplementedError
 
-    def _change(self) -> None:
+    def change(self) -> bool:
+        """Change something in the panel, if there is something."""
+        raise NotImplementedError
+
+    def pause(self, seconds: float) -> None:
+        """Look at what comes."""
+        raise NotImplementedError
+
+    def sees_something_new(self) -> bool:
+        """Whether another move still leads to a picture."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Close the connection."""
+        raise NotImplementedError
+
+
+class Client(Visitor):
+    """A bare websocket client."""
+
+    KINDS = tuple(f"GuiAdd{kind}Message" for kind in ("Slider", "Number", "Dropdown", "Button"))
+    LABELS = (
+        *("Scene", "Context views", "Steps at rest", "Steps while moving", "Seed", "New sample", "Previous views"),
+        *("Beside the square", "Tokens used"),
+    )
+
+    def __init__(self, port: int, seed: int, ends: float) -> None:
+        super().__init__(seed, ends)
+        self._client = ViewerClient(port)
+        self._elements: dict[str, dict[str, Any]] = {}
+
+    def look(self) -> None:
+        angle = self.random.uniform(-0.5, 0.5)
+        position = tuple(self.random.uniform(-3, 3) for _ in range(3))
+        turned = math.cos(angle), 0.0, math.sin(angle), 0.0
+        self._client.look(position, 16 / 9, turned, self.random.uniform(0.8, 1.4))
+
+    def change(self) -> bool:
         """Sliders, numbers, lists and harmless buttons of our folders."""
-        identity, element = self._random.choice(sorted(self._elements.items()))
+        if not self._elements:
+            return False
+        identity, element = self.random.choice(sorted(self._elements.items()))
         kind = element["type"]
         if kind == "GuiAddSliderMessage":
             steps = round((min(element["max"], element["min"] + 12) - element["min"]) / element["step"])
-            value: Any = element["min"] + element["step"] * self._random.randint(0, steps)
+            value: Any = element["min"] + element["step"] * self.random.randint(0, steps)
         elif kind == "GuiAddNumberMessage":
-            value = self._random.randint(0, 5)
+            value = self.random.randint(0, 5)
         elif kind == "GuiAddDropdownMessage":
-            value = self._random.choice(element["options"])
+            value = self.random.choice(element["options"])
         else:  # a button
             value = True
         self._client.set(identity, value)
-        self.changes += 1
+        return True
 
-    def _receive(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         for message in self._client.messages(seconds):
             if message["type"] == "BackgroundImageMessage":
                 self.pictures += 1
-            elif message.get("label") in LABELS and message["type"] in KINDS:
+            elif message.get("label") in self.LABELS and message["type"] in self.KINDS:
                 self._elements[message["id"]] = message
 
+    def sees_something_new(self) -> bool:
+        before, deadline = self.pictures, time.monotonic() + LAST_PICTURE_SECONDS
+        self.look()
+        while self.pictures == before and time.monotonic() < deadline:
+            self.pause(0.2)
+        return self.pictures > before
 
-KINDS = {f"GuiAdd{kind}Message" for kind in ("Slider", "Number", "Dropdown", "Button")}
-LABELS = {
-    *("Scene", "Context views", "Steps at rest", "Steps while moving", "Seed", "New sample", "Previous views"),
-    *("Beside the square", "Tokens used"),
-}
+    def leave(self) -> None:
+        self._client.__exit__(None, None, None)
+
+
+class Browser(Visitor):
+    """A headless Chromium."""
+
+    NUMBERS = (("Seed", 0, 5), ("Steps at rest", 1, 12), ("Steps while moving", 1, 4), ("Tokens used", 1, 128))
+    NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3))
+    CHOICES = (("Beside the square", ("border", "fill")), ("Output type", ("rgb", "uncertainty", "accumulation")))
+
+    def __init__(self, port: int, seed: int, ends: float) -> None:
+        super().__init__(seed, ends)
+        self._page = ViewerPage()
+        self._page.__enter__()
+        self._page.enter(port)
+        self._scenes = self._page.options("Scene")
+
+    def look(self) -> None:
+        if self.random.random() < 0.2:
+            self._page.mouse("Wheel", *CENTRE, deltaX=0, deltaY=self.random.uniform(-200, 200))
+        else:
+            across, up = self.random.uniform(-120, 120), self.random.uniform(-30, 30)
+            self._page.drag(CENTRE, (CENTRE[0] + across, CENTRE[1] + up), steps=self.random.randint(2, 12))
+
+    def change(self) -> bool:
+        kind = self.random.random()
+        if kind < 0.5:
+            label, least, most = self.random.choice(self.NUMBERS)
+            self._page.fill(label, self.random.randint(least, most))
+        elif kind < 0.8:
+            label, options = self.random.choice((*self.CHOICES, ("Scene", self._scenes)))
+            self._page.choose(label, self.random.choice(options))
+        else:
+            self._page.press(self.random.choice(("New sample", "Encode these views")))
+        return True
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self.pictures = self._page.pictures()
+
+    def sees_something_new(self) -> bool:
+        """In the canvas, not only on the line; from a place where there is something to see."""
+        for label, options in (("Output type", ("uncertainty", "rgb")), ("Scene", self._scenes)):
+            for option in options:
+                self._page.choose(label, option)
+        before = self._page.settle(LAST_PICTURE_SECONDS)
+        self._page.turn(150)
+        self._page.shows(lambda now: abs(now - before).mean() > 1, LAST_PICTURE_SECONDS)
+        self.pictures = self._page.pictures()
+        return True
+
+    def leave(self) -> None:
+        self.complaints = self._page.complaints()
+        self._page.__exit__(None, None, None)
 
 
 def memory(pid: int) -> float:
@@ -100,7 +194,7 @@ def memory(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
 
 
-def soak(config: Path, minutes: float) -> dict[str, Any]:
+def soak(config: Path, minutes: float, browsers: int, clients: int) -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -113,30 +207,37 @@ def soak(config: Path, minutes: float) -> dict[str, Any]:
             )
         try:
             wait_for_port(port, server)
-            ends = time.monotonic() + 60 * minutes
-            visitors = [Visitor(port, seed, ends) for seed in range(2)]
+            started = time.monotonic()
+            ends = started + 60 * minutes
+            visitors: list[Visitor] = [Browser(port, seed, ends) for seed in range(browsers)]
+            visitors += [Client(port, browsers + seed, ends) for seed in range(clients)]
             for visitor in visitors:
                 visitor.start()
-            used = []
+            used: list[list[float]] = []
             while any(visitor.is_alive() for visitor in visitors):
-                used.append(memory(server.pid))
+                if (minute := int((time.monotonic() - started) / 60)) == len(used):
+                    used.append([])
+                used[minute].append(memory(server.pid))
                 time.sleep(SAMPLE_SECONDS)
             dead = server.poll() is not None
         finally:
             server.kill()
             server.wait()
-        errors = [line for line in log.read_text().splitlines() if "Traceback" in line or "Error" in line]
-    third = len(used) // 3
+        errors = errors_in(log.read_text())
     return {
         "minutes": minutes,
-        "both_live": all(visitor.live for visitor in visitors) and not dead,
+        "browsers": browsers,
+        "clients": clients,
+        "all_live": all(visitor.live for visitor in visitors) and not dead,
         "errors": errors[:5],
-        "moves": sum(visitor.moves for visitor in visitors),
-        "changes": sum(visitor.changes for visitor in visitors),
-        "pictures": sum(visitor.pictures for visitor in visitors),
-        "memory_mib_after_a_third": max(used[: third + 1]),
-        "memory_mib_at_the_end": max(used[-third - 1 :]),
-        "memory_mib": [round(value) for value in used],
+        "complaints": [line for visitor in visitors for line in visitor.complaints][:5],
+        "moves": [visitor.moves for visitor in visitors],
+        "changes": [visitor.changes for visitor in visitors],
+        "pictures": [visitor.pictures for visitor in visitors],
+        "memory_mib": [
+            {"least": round(min(part)), "median": round(statistics.median(part)), "most": round(max(part))}
+            for part in used
+        ],
     }
 
 
@@ -155,14 +256,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--load-config", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--browsers", type=int, default=2)
+    parser.add_argument("--clients", type=int, default=0)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    result = soak(options.load_config, options.minutes)
+    result = soak(options.load_config, options.minutes, options.browsers, options.clients)
     print(json.dumps(result))
     if options.output is not None:
         options.output.write_text(json.dumps(result, indent=2))
-    grown = result["memory_mib_at_the_end"] > GROWTH * result["memory_mib_after_a_third"]
-    if not result["both_live"] or result["errors"] or grown:
+    medians = [part["median"] for part in result["memory_mib"]]
+    grown = max(medians[-3:]) > GROWTH * medians[min(WARM_UP_MINUTES, len(medians) - 1)]
+    if not result["all_live"] or result["errors"] or result["complaints"] or grown:
         raise SystemExit("the soak failed")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -184,27 +185,51 @@ def page(port: int) -> bytes:
         return b""
 
 
+def elements(client: ViewerClient, *labels: str) -> dict[str, str]:
+    """Identities of elements of the page, which are sent to who connects."""
+    found: dict[str, str] = {}
+    for message in client.messages(60):
+        if message.get("label") in labels:
+            found[message["label"]] = message["id"]
+            if len(found) == len(labels):
+                return found
+    raise AssertionError(f"of {labels}, only {sorted(found)} came")
+
+
 def test_ns_viewer(run: Path, root: Path) -> None:
-    """The page is served, a camera gets a picture of its aspect, and another camera another picture."""
-    port, log = free_port(), root / "viewer.log"
-    words = ("--load-config", run / "config.yml", "--viewer.websocket-port", port)
+    """The page is served, and the picture of a camera is the one that ns-render makes of it, at the same aspect."""
+    port, log, height, width = free_port(), root / "viewer.log", 341, 512
+    entry = {"camera_to_world": np.diag([1.0, -1.0, -1.0, 1.0]).ravel().tolist(), "fov": math.degrees(1.0)}
+    path = {"camera_type": "perspective", "render_height": height, "render_width": width, "fps": 1, "seconds": 1}
+    file = root / "one_view.json"
+    file.write_text(json.dumps({**path, "camera_path": [{**entry, "aspect": width / height}]}))
+    options = ("--output-format", "images", "--image-format", "png", "--output-path", root / "one_view")
+    tool("ns-render", "camera-path", "--load-config", run / "config.yml", "--camera-path-filename", file, *options)
+    (rendered,) = (root / "one_view").glob("*.png")
+    expected = np.asarray(Image.open(rendered)).astype(float)
+    words = ("--load-config", run / "config.yml", "--viewer.websocket-port", port, "--viewer.image-format", "png")
     with running(log, "ns-viewer", *words) as process:
         assert b"<html" in wait_for(lambda: page(port), process, log)
         with ViewerClient(port) as client:
-            seen = []
-            for position in ((0.0, 0.0, 0.0), (3.0, 1.0, 0.0)):
-                client.look(position, aspect=1.5)
-                # Small while moving, then as large as the panel says.
-                found = (picture for picture in client.pictures(60) if picture.shape[1] >= 500)
-                seen.append(next(found))
-            assert seen[0].shape[1] / seen[0].shape[0] == pytest.approx(1.5, rel=0.02)
-            assert np.abs(seen[0].astype(float) - seen[1]).mean() > 0.5
+            client.look((3.0, 1.0, 0.0), aspect=1.5, fov=1.0)
+            previous_views = elements(client, "Previous views")["Previous views"]
+            # The server puts the camera of a new page at the scene's first view.
+            assert np.abs(next(client.pictures(60)) - expected).mean() > 0.5
+            client.set(previous_views, 0)
+            client.look((0.0, 0.0, 0.0), aspect=1.5, fov=1.0)
+            apart = []
+            for picture in client.pictures(60):
+                assert picture.shape == (height, width, 3)
+                apart.append(np.abs(picture - expected).mean())
+                if apart[-1] < 0.5:  # of 255
+                    break
+            assert apart[-1] < 0.5, apart
         assert process.poll() is None
     assert "Traceback" not in log.read_text()
 
 
 def test_viewer_and_training_together(root: Path, data: Path) -> None:
-    """ns-train --vis viewer: pictures of moved cameras come, and checkpoints go on being written."""
+    """ns-train --vis viewer: pictures of moved cameras come, and checkpoints go on being written but in a pause."""
     port, log, output = free_port(), root / "viewed.log", root / "viewed"
 
     def steps() -> int:
@@ -214,13 +239,27 @@ def test_viewer_and_training_together(root: Path, data: Path) -> None:
     with running(log, *words) as process:
         wait_for(lambda: page(port), process, log)
         with ViewerClient(port) as client:
-            seen = []
-            for position in ((0.0, 0.0, 0.0), (3.0, 1.0, 0.0), (0.0, 2.0, 1.0)):
+            client.look((0.0, 0.0, 0.0), aspect=1.5)
+            buttons = elements(client, "Pause Training", "Resume Training")
+
+            def goes_on(position: tuple[float, float, float]) -> None:
                 before = steps()
                 client.look(position, aspect=1.5)
-                seen.append(next(client.pictures(60)))
-                wait_for(lambda at=before: steps() > at, process, log)
-        assert all(picture.shape[1] / picture.shape[0] == pytest.approx(1.5, rel=0.02) for picture in seen)
+                picture = next(client.pictures(60))
+                assert picture.shape[1] / picture.shape[0] == pytest.approx(1.5, rel=0.02)
+                wait_for(lambda: steps() > before, process, log)
+
+            goes_on((0.0, 0.0, 0.0))
+            goes_on((3.0, 1.0, 0.0))
+            client.set(buttons["Pause Training"], True)
+            time.sleep(2)  # the step at work and its checkpoint
+            before = steps()
+            for position in ((0.0, 2.0, 1.0), (0.0, 1.0, 2.0), (1.0, 2.0, 0.0)):
+                client.look(position, aspect=1.5)
+                next(client.pictures(60))
+            assert steps() == before
+            client.set(buttons["Resume Training"], True)
+            goes_on((1.0, 1.0, 1.0))
         assert "Traceback" not in log.read_text()
 
 

@@ -6,19 +6,16 @@ Needs a Chromium; screenshots are left in the folder SCREENSHOTS (of the environ
 from __future__ import annotations
 
 import json
-import os
-import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from chromium import Chromium, find_chromium
+from chromium import find_chromium
 from PIL import Image
-from small_runs import GENERATOR, write_run, write_unlike_re10k
 from test_tools import free_port, page, running, tool, wait_for
+from viewer_page import SAME, ViewerPage, errors_in
 
 from scenetok_ns.models.tokens import SceneTokens
 
@@ -28,101 +25,15 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine (set CHROMIUM to its path)"),
 ]
 
-OF_OTHERS = re.compile(
-    r"googletagmanager|docs\.nerf\.studio|ERR_NAME_NOT_RESOLVED|ERR_INTERNET_DISCONNECTED|GL Driver Message|glTex"
-    r"|GL_INVALID|computeBoundingSphere|favicon|Manifest|THREE\.|React|ResizeObserver|WebGL|deprecated"
-)
-"""What the viewer's own page writes to the console without our doing."""
-QUIET = 4.0
-CENTRE = (480, 400)
-"""Of the canvas, beside the panel."""
+Picture = np.ndarray
 
 
-class Page(Chromium):
-    """The viewer's page."""
-
-    def enter(self, port: int) -> Page:
-        self.open(f"http://127.0.0.1:{port}")
-        self.wait("document.body !== null && document.body.innerText.includes('Custom Elements')")
-        self.settle()
-        return self
-
-    def view(self) -> np.ndarray:
-        """The middle of the canvas."""
-        return self.screenshot()[120:680, 60:900].astype(float)
-
-    def settle(self, seconds: float = 60) -> np.ndarray:
-        """The picture once nothing moves for longer than a full picture takes on a busy machine."""
-        deadline, last, since = time.monotonic() + seconds, self.view(), time.monotonic()
-        while time.monotonic() < deadline:
-            time.sleep(0.3)
-            now = self.view()
-            if np.abs(now - last).mean() > 0.05:
-                since = time.monotonic()
-            elif time.monotonic() > since + QUIET:
-                return now
-            last = now
-        raise AssertionError(f"the picture does not come to rest in {seconds} s")
-
-    def keep(self, name: str) -> None:
-        if folder := os.environ.get("SCREENSHOTS"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.screenshot(Path(folder, f"{name}.png"))
-
-    def input_of(self, label: str) -> str:
-        """JavaScript for the input beside a label: the last where a row has several (a slider and its number)."""
-        return (
-            "(() => { const labels = [...document.querySelectorAll('label, p, div')].filter("
-            f"e => e.childElementCount == 0 && e.textContent.trim() == {json.dumps(label)});"
-            "for (const e of labels.reverse()) for (let i = 0, row = e; i < 5 && row; i++, row = row.parentElement) {"
-            "const found = [...row.querySelectorAll('input:not([type=hidden]), textarea')];"
-            "if (found.length) return found.at(-1); }"
-            "return null; })()"
-        )
-
-    def place(self, element: str) -> tuple[float, float]:
-        self.wait(f"!!({element})", 20)
-        self.evaluate(f"({element}).scrollIntoView({{block: 'center'}})")
-        time.sleep(0.3)
-        box = self.evaluate(f"(r => [r.x + r.width / 2, r.y + r.height / 2])(({element}).getBoundingClientRect())")
-        return box[0], box[1]
-
-    def fill(self, label: str, value: object) -> None:
-        """Write into an input as a person does: select all, type, Enter."""
-        x, y = self.place(self.input_of(label))
-        self.click(x, y)
-        self.evaluate(f"({self.input_of(label)}).select()")
-        self.type(str(value))
-        self.key("Enter", 13)
-        time.sleep(0.5)
-
-    def choose(self, label: str, option: str) -> None:
-        """Of a drop-down list."""
-        self.click(*self.place(self.input_of(label)))
-        item = (
-            "[...document.querySelectorAll('[role=option]')].find("
-            f"e => e.textContent.trim() == {json.dumps(option)} && e.getClientRects().length)"
-        )
-        self.click(*self.place(item))
-        time.sleep(0.5)
-
-    def press(self, name: str) -> None:
-        button = (
-            "[...document.querySelectorAll('button')].find("
-            f"e => e.textContent.trim() == {json.dumps(name)} && e.getClientRects().length)"
-        )
-        self.click(*self.place(button))
-        time.sleep(0.5)
-
-    def value(self, label: str) -> str:
-        return self.evaluate(f"({self.input_of(label)}).value")
-
-    def complaints(self) -> list[str]:
-        return [line for line in self.console if not OF_OTHERS.search(line)]
+def unlike(*others: Picture) -> Callable[[Picture], bool]:
+    return lambda picture: all(np.abs(picture - other).mean() > SAME for other in others)
 
 
-def changed(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.abs(a - b).mean() > 1)
+def like(other: Picture) -> Callable[[Picture], bool]:
+    return lambda picture: np.abs(picture - other).mean() <= SAME
 
 
 @pytest.fixture(scope="module")
@@ -145,75 +56,72 @@ def viewer(root: Path) -> Iterator[Callable[[Path], int]]:
     yield start
     for process, log in started:
         process.__exit__(None, None, None)
-        assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+        assert errors_in(log.read_text()) == []
 
 
-def test_exploring_a_scene(root: Path, viewer: Callable[[Path], int]) -> None:
-    """Rooms and the weights in the package: the picture changes when it should and only then, from page to video."""
+@pytest.fixture(scope="module")
+def rooms(root: Path) -> Path:
     tool("scenetok", "demo-data", "--output", root / "rooms", "--train", 1, "--test", 2, "--frames", 24)
-    opened = ("--data", root / "rooms", "--output", root / "run", "--steps", 3)
-    tool("scenetok", "open", "scenetok-tiny", *opened)
-    with Page() as web:
-        web.enter(viewer(root / "run"))
+    return root / "rooms"
+
+
+def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
+    """Rooms and the weights in the package: the picture changes when it should and only then, from page to video."""
+    tool("scenetok", "open", "scenetok-tiny", "--data", rooms, "--output", root / "run", "--steps", 3)
+    with ViewerPage() as web:
+        web.enter(viewer(root / "run")).settle()
         web.keep("opened")
-        web.press("Hide Train Cams")
+        web.press("Hide Train Cams", renders=False)
         first = web.settle()
         assert first[:, 250:600].std() > 10 and first[:, :40].std() < 5  # a room, and the border beside it
-        web.drag(CENTRE, (CENTRE[0] + 60, CENTRE[1]))
-        turned = web.settle()
-        assert changed(turned, first)
-        web.fill("Seed", 7)
-        other = web.settle()
-        assert changed(other, turned)
+        web.turn(60)
+        turned = web.shows(unlike(first))
+        for label, other, usual in (("Seed", 7, 0), ("Steps at rest", 6, 3), ("Tokens used", 12, 128)):
+            web.fill(label, other)
+            web.shows(unlike(turned))
+            web.keep(f"{label.lower().replace(' ', '_')}_{other}")
+            web.fill(label, usual)
+            web.shows(like(turned))
+        web.press("New sample")
+        web.shows(unlike(turned))
+        assert web.value("Seed") == "1"
         web.fill("Seed", 0)
-        assert not changed(web.settle(), turned)
-        web.fill("Steps at rest", 6)
-        assert changed(web.settle(), turned)
-        web.fill("Steps at rest", 3)
-        assert not changed(web.settle(), turned)
-        web.fill("Tokens used", 12)
-        web.keep("twelve_tokens")
-        assert changed(web.settle(), turned)
-        web.fill("Tokens used", 128)
-        web.fill("File", root / "saved.safetensors")
-        web.press("Save tokens")
-        web.wait(lambda: (root / "saved.safetensors").exists(), 20)
-        assert not changed(web.settle(), turned)
+        web.shows(like(turned))
+        saved(web, root / "saved.safetensors")
+        assert like(turned)(web.settle())
         web.choose("Output type", "uncertainty")
-        assert changed(web.settle(), turned)
+        web.shows(unlike(turned))
         web.keep("uncertainty")
         web.choose("Output type", "rgb")
-        web.settle()
-        names = [path["key"] for path in torch.load(next((root / "rooms" / "test").glob("*.torch")), weights_only=True)]
+        web.shows(like(turned))
+        names = [path["key"] for path in torch.load(next((rooms / "test").glob("*.torch")), weights_only=True)]
         web.choose("Scene", names[1])
-        second = web.settle()
-        assert changed(second, turned) and web.value("Scene") == names[1]
-        web.press("Show Train Cams")
+        second = web.shows(unlike(turned))
+        assert web.value("Scene") == names[1]
+        web.press("Show Train Cams", renders=False)
         web.settle()
         web.keep("second_scene")
-        web.press("Hide Train Cams")
+        web.press("Hide Train Cams", renders=False)
         web.press("Load tokens")
-        assert changed(web.settle(), second)
-        video(web, root)
+        web.shows(unlike(second))
+        video(web, root, rooms / "camera_paths")
         assert web.complaints() == []
 
 
-def video(web: Page, root: Path) -> None:
+def video(web: ViewerPage, root: Path, folder: Path) -> None:
     """The Render tab: two keyframes, the preview, the export, and ns-render."""
-    web.press("Render")
-    web.press("Add Keyframe")
-    web.drag(CENTRE, (CENTRE[0] - 80, CENTRE[1]))
+    web.press("Render", renders=False)
+    web.press("Add Keyframe", renders=False)
+    web.turn(-80)
     web.settle()
-    web.press("Add Keyframe")
+    web.press("Add Keyframe", renders=False)
     before = web.view()
     web.press("Preview Render")
-    assert changed(web.settle(), before)  # the beginning of the path
+    web.shows(unlike(before))  # the beginning of the path
     web.keep("render_tab")
     web.press("Exit Render Preview")
-    web.press("Generate Command")
-    folder = root / "rooms" / "camera_paths"
-    web.wait(lambda: list(folder.glob("*.json")), 20)
-    (file,) = folder.glob("*.json")
+    web.press("Generate Command", renders=False)
+    (file,) = web.wait(lambda: list(folder.glob("*.json")), 20)
     path = json.loads(file.read_text())
     assert len(path["camera_path"]) > 8 and len(path["keyframes"]) == 2
     # As it is, but short and small.
@@ -226,7 +134,7 @@ def video(web: Page, root: Path) -> None:
     assert np.abs(frames[0].astype(float) - frames[-1]).mean() > 0.3
 
 
-def saved(web: Page, file: Path) -> SceneTokens:
+def saved(web: ViewerPage, file: Path) -> SceneTokens:
     """The tokens that are shown."""
     web.fill("File", file)
     web.press("Save tokens")
@@ -234,24 +142,26 @@ def saved(web: Page, file: Path) -> SceneTokens:
     return SceneTokens.load(file)
 
 
-def test_generating_a_scene(root: Path, viewer: Callable[[Path], int]) -> None:
-    run = write_run(write_unlike_re10k(root / "data"), root / "runs", GENERATOR)
-    with Page() as web:
-        web.enter(viewer(run))
-        web.wait(lambda: web.value("Progress").startswith("generated"))
-        web.press("Hide Train Cams")
-        made = []
-        for index in range(2):
-            web.press("Generate")
-            web.settle()
-            made.append(saved(web, root / f"made{index}.safetensors"))
-        assert torch.equal(made[0].mean, made[1].mean)
-        web.choose("Where to", "turn")
-        web.fill("Photographs of the scene", 1)
-        web.press("Generate")
-        web.wait(lambda: web.value("Progress").startswith("generated"))
-        web.settle()
+def test_generating_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
+    """From a photograph of a room, with the weights in the package: as soon as the page is there, and again."""
+    generator = ("scenegen-tiny", "--data", rooms, "--output", root / "generator")
+    tool("scenetok", "open", *generator, "--scene-steps", 12, "--steps", 3)
+    with ViewerPage() as web:
+        web.enter(viewer(root / "generator"))
+        web.wait(lambda: web.value("Progress").startswith("generated"), 120)
+        web.press("Hide Train Cams", renders=False)
+        first, tokens = web.settle(), saved(web, root / "first.safetensors")
         web.keep("generated")
-        # Of random weights the anchors show in the tokens rather than in the picture.
-        assert not torch.equal(saved(web, root / "turned.safetensors").mean, made[0].mean)
+        assert first[:, 250:600].std() > 10  # a room
+        web.choose("Where to", "turn")
+        web.press("Generate")
+        web.shows(unlike(first))
+        web.keep("generated_along_a_turn")
+        assert not torch.equal(saved(web, root / "turned.safetensors").mean, tokens.mean)
+        web.choose("Where to", "views of the scene")
+        web.press("Generate")
+        web.shows(like(first))
+        assert torch.equal(saved(web, root / "again.safetensors").mean, tokens.mean)
+        web.turn(60)
+        web.shows(unlike(first))
         assert web.complaints() == []

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over the DevTools protocol: no more of it than the viewer's tests need.
+"""A headless Chromium, driven over the DevTools protocol: no more of it than the viewer's tests and soak need.
 
 Written on `websockets`, which viser brings along: a driver like Selenium or Playwright would be one more dependency for
 a dozen messages.

@@ -1,0 +1,180 @@
+"""The page of Nerfstudio's viewer in a real browser, as tests and the soak use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from chromium import Chromium
+from jaxtyping import Float
+from numpy import abs as absolute
+from numpy import ndarray
+
+OF_OTHERS = re.compile(
+    r"googletagmanager|docs\.nerf\.studio|ERR_NAME_NOT_RESOLVED|ERR_INTERNET_DISCONNECTED|GL Driver Message|glTex"
+    r"|GL_INVALID|computeBoundingSphere|favicon|Manifest|THREE\.|React|ResizeObserver|WebGL|deprecated"
+)
+"""What the viewer's own page writes to the console without our doing."""
+QUIET = 1.5
+"""Seconds without a new picture after one in the quality of a camera at rest."""
+SAME = 1.0
+"""Mean difference of pictures, of 255, that nobody sees: what is the same was compressed in two qualities."""
+CENTRE = (480, 400)
+"""Of the canvas, beside the panel."""
+COUNT_PICTURES = """
+window.pictures = {count: 0, atRest: false};
+const make = URL.createObjectURL;
+URL.createObjectURL = blob => {
+    if (blob.type == 'image/jpeg') blob.arrayBuffer().then(data => {
+        const bytes = new DataView(data);
+        let first = 0, width = 0;
+        for (let at = 2; at < bytes.byteLength - 9 && !width; at += 2 + bytes.getUint16(at + 2)) {
+            const marker = bytes.getUint8(at + 1);
+            if (marker == 0xdb && !first) first = bytes.getUint8(at + 5);
+            if (marker == 0xc0) width = bytes.getUint16(at + 7);
+        }
+        if (width < 200) return;  // the photograph of a frustum
+        window.pictures = {count: window.pictures.count + 1, atRest: first < 12};
+    });
+    return make.call(URL, blob);
+};
+"""
+"""Counts the rendered pictures that arrive. Those of a moving camera are compressed more: the first number of the table
+of quantisation is 20, and 8 at rest."""
+
+
+def errors_in(log: str) -> list[str]:
+    """Tracebacks in what a viewer has printed.
+
+    Without the one of Nerfstudio's for a page that is closed while its camera moves: the thread that renders for it has
+    gone, its last messages have not.
+    """
+    found = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+.*", log)
+    return [text for text in found if not ("render_statemachines" in text and re.search(r"\nKeyError: \d+$", text))]
+
+
+class ViewerPage(Chromium):
+    """The viewer's page. What is done to it is done with mouse and keys."""
+
+    def enter(self, port: int) -> ViewerPage:
+        self.send("Page.addScriptToEvaluateOnNewDocument", source=COUNT_PICTURES)
+        self.open(f"http://127.0.0.1:{port}")
+        self._seen = 0
+        self.wait("document.body !== null && document.body.innerText.includes('Custom Elements')")
+        return self
+
+    def view(self) -> Float[ndarray, "h w 3"]:
+        """The middle of the canvas."""
+        return self.screenshot()[120:680, 60:900].astype(float)
+
+    def pictures(self) -> int:
+        """How many have arrived."""
+        return self.evaluate("window.pictures.count")
+
+    def settle(self, seconds: float = 120) -> Float[ndarray, "h w 3"]:
+        """The picture in full quality that what was done last leads to, once no other follows."""
+        deadline = time.monotonic() + seconds
+        self.wait(f"window.pictures.count > {self._seen} && window.pictures.atRest", seconds)
+        count, since, last = self.pictures(), time.monotonic(), self.view()
+        while time.monotonic() < deadline:
+            time.sleep(0.2)
+            now = self.view()
+            if self.pictures() != count or absolute(now - last).mean() > SAME / 10:
+                count, since, last = self.pictures(), time.monotonic(), now
+            elif time.monotonic() > since + QUIET and self.evaluate("window.pictures.atRest"):
+                return now
+        raise AssertionError(f"the picture does not come to rest in {seconds} s")
+
+    def shows(self, right: Callable[[Float[ndarray, "h w 3"]], bool], seconds: float = 120) -> Float[ndarray, "h w 3"]:
+        """The settled picture that is right; fails if none is."""
+        deadline = time.monotonic() + seconds
+        while not right(picture := self.settle()):
+            assert time.monotonic() < deadline, f"the right picture does not come in {seconds} s"
+        return picture
+
+    def turn(self, pixels: float) -> None:
+        """Drag the camera round."""
+        self._seen = self.pictures()
+        self.drag(CENTRE, (CENTRE[0] + pixels, CENTRE[1]))
+
+    def keep(self, name: str) -> None:
+        """A screenshot in the folder SCREENSHOTS, if the environment has one."""
+        if folder := os.environ.get("SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.screenshot(Path(folder, f"{name}.png"))
+
+    def input_of(self, label: str) -> str:
+        """JavaScript for the input beside a label: the last where a row has several (a slider and its number)."""
+        return (
+            "(() => { const labels = [...document.querySelectorAll('label, p, div')].filter("
+            f"e => e.childElementCount == 0 && e.textContent.trim() == {json.dumps(label)});"
+            "for (const e of labels.reverse()) for (let i = 0, row = e; i < 5 && row; i++, row = row.parentElement) {"
+            "const found = [...row.querySelectorAll('input:not([type=hidden]), textarea')];"
+            "if (found.length) return found.at(-1); }"
+            "return null; })()"
+        )
+
+    def place(self, element: str) -> tuple[float, float]:
+        """Where to click on an element: once it has stopped moving, and nothing lies over it."""
+        where = (
+            f"(() => {{ const e = {element}; if (!e) return null; e.scrollIntoView({{block: 'center'}});"
+            "const r = e.getBoundingClientRect(), x = r.x + r.width / 2, y = r.y + r.height / 2;"
+            "const hit = document.elementFromPoint(x, y);"
+            "return hit && (e.contains(hit) || hit.contains(e)) ? [x, y] : null; })()"
+        )
+        last = None
+        while (now := self.wait(where, 20)) != last:
+            last = now
+            time.sleep(0.1)
+        return now[0], now[1]
+
+    def fill(self, label: str, value: object) -> None:
+        """Write into an input as a person does: select all, type, Enter."""
+        x, y = self.place(self.input_of(label))
+        self._seen = self.pictures()
+        self.click(x, y)
+        self.evaluate(f"({self.input_of(label)}).select()")
+        self.type(str(value))
+        self.key("Enter", 13)
+
+    def choose(self, label: str, option: str) -> None:
+        """An option of a drop-down list."""
+        self.click(*self.place(self.input_of(label)))
+        item = (
+            "[...document.querySelectorAll('[role=option]')].find("
+            f"e => e.textContent.trim() == {json.dumps(option)} && e.getClientRects().length)"
+        )
+        place = self.place(item)
+        self._seen = self.pictures()
+        self.click(*place)
+
+    def options(self, label: str) -> list[str]:
+        """Of a drop-down list."""
+        self.click(*self.place(self.input_of(label)))
+        found = "[...document.querySelectorAll('[role=option]')].filter(e => e.getClientRects().length)"
+        self.wait(f"{found}.length > 0", 20)
+        names = self.evaluate(f"{found}.map(e => e.textContent.trim())")
+        self.key("Escape", 27)
+        self.wait(f"{found}.length == 0", 20)
+        return names
+
+    def press(self, name: str, renders: bool = True) -> None:
+        """A button or a tab; `renders`: whether the viewer renders at that."""
+        button = (
+            "[...document.querySelectorAll('button')].find("
+            f"e => e.textContent.trim() == {json.dumps(name)} && e.getClientRects().length)"
+        )
+        place = self.place(button)
+        self._seen = self.pictures() if renders else -1
+        self.click(*place)
+
+    def value(self, label: str) -> str:
+        return self.evaluate(f"({self.input_of(label)}).value")
+
+    def complaints(self) -> list[str]:
+        """What the console says that is not the viewer's own."""
+        return [line for line in self.console if not OF_OTHERS.search(line)]
