@@ -18,8 +18,8 @@ def export_dataset(
     """Render views around a scene from its tokens and write them as a data set of Nerfstudio, on which its other
     methods train: `ns-train splatfacto --data OUTPUT`.
 
-    Photographs that the tokens were not encoded from are its evaluation views, where there are any; else some rendered
-    views are. Points on surfaces, found by comparing the views, are in it for methods that start from points.
+    The scene's evaluation photographs, none of which was encoded, are its evaluation views, where there are any; else
+    some rendered views are. Points on surfaces, found by comparing the views, are in it for methods that start from points.
 
     Args:
         output: The folder to make; it must not exist.
@@ -36,7 +36,8 @@ def export_dataset(
 
     held_out = rendered.held_out
     evaluation = held_out if rendered.photographs is None else RenderedViews(rendered.photographs, held_out.cameras)
-    points = surface_points(rendered.path.frames, rendered.path.cameras)
+    with console.status("finding points on surfaces"):
+        points = surface_points(rendered.path.frames, rendered.path.cameras)
     with whole_folder(output) as folder:
         write_dataset(folder, rendered.path, evaluation, points)
     kind = "rendered views" if rendered.photographs is None else "photographs"

@@ -88,7 +88,8 @@ class Fit:
 
         begin = time.perf_counter()
         views = rendered.path
-        start = gaussians_at(surface_points(views.frames, views.cameras), self.gaussians // 2, SH_DEGREE)
+        with console.status("finding points on surfaces"):
+            start = gaussians_at(surface_points(views.frames, views.cameras), self.gaussians // 2, SH_DEGREE)
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
             task = progress.add_task("fitting Gaussians", total=self.iterations)
             found = fit_gaussians(
