@@ -19,7 +19,8 @@ def export_dataset(
     methods train: `ns-train splatfacto --data OUTPUT`.
 
     The scene's evaluation photographs, none of which was encoded, are its evaluation views, where there are any; else
-    some rendered views are. Points on surfaces, found by comparing the views, are in it for methods that start from points.
+    some rendered views are. Points on surfaces, found by comparing the views, are in it for methods that start from
+    points.
 
     Args:
         output: The folder to make; it must not exist.
