@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
-from scenetok_ns.models.autoencoders.registry import build_autoencoder
+from scenetok_ns.models.autoencoders.registry import build_autoencoder, default_dtype, weights_file
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.compilation import Checkpointing, compile_for_training
 from scenetok_ns.models.compressor import Compressor, TokenDistribution
@@ -127,11 +127,11 @@ class SceneTok(nn.Module):
 
     @property
     def context_autoencoder(self) -> Autoencoder:
-        return self._autoencoder(0, "context").to(self.device)
+        return self._autoencoder(0, None)
 
     @property
     def target_autoencoder(self) -> Autoencoder:
-        return self._autoencoder(1, "target").to(self.device)
+        return self._autoencoder(1, None)
 
     @torch.no_grad()
     def encode(
@@ -186,7 +186,7 @@ class SceneTok(nn.Module):
         posed = network_cameras(cameras, "context", self.preset)
         engine = None if torch.is_grad_enabled() else self.engine_for(autocast)
         if engine is not None:
-            autoencoder = self._autoencoder(0, "context")
+            autoencoder = self._autoencoder(0, engine)
             parameters = engine.gaussian_parameters(self.compressor, autoencoder, images, posed)
             return TokenDistribution.from_parameters(parameters)
         latents = self.encode_images(images, None)
@@ -200,7 +200,7 @@ class SceneTok(nn.Module):
         """Latents of context or condition views, through the engine where there is one."""
         if engine is None:
             return self.context_autoencoder.encode(images)
-        return engine.encode(self._autoencoder(0, "context"), images)
+        return engine.encode(self._autoencoder(0, engine), images)
 
     def render(
         self,
@@ -273,7 +273,7 @@ class SceneTok(nn.Module):
         render = partial(render_windows, autocast=self.autocasts(autocast)) if engine is None else engine.render_windows
         return render(
             self.denoiser,
-            self.target_autoencoder if engine is None else self._autoencoder(1, "target"),
+            self._autoencoder(1, engine),
             torch.stack([scene.mean.to(self.device) for scene in tokens]),
             self._target_cameras(tokens, cameras),
             self.image_size,
@@ -366,13 +366,21 @@ class SceneTok(nn.Module):
         """Whether to run in bfloat16, for the meaning of `autocast` arguments: None is on CUDA only."""
         return self.device.type == "cuda" if wanted is None else wanted
 
-    def _autoencoder(self, index: int, role: str) -> Autoencoder:
+    def _autoencoder(self, index: int, engine: RenderingEngine | None) -> Autoencoder:
+        """On the device, in the precision that the published code runs it in there. An engine that works with copies
+        gets it wherever it is."""
         found = self._autoencoders[index]
         if found is None:
+            role = ("context", "target")[index]
             raise ValueError(f"SceneTok: this model was built without its {role} autoencoder; give it the weights")
         if not isinstance(found, Autoencoder):
             self._autoencoders[index] = found = found()
-        return found
+        if engine is not None and engine.options.autoencoders:
+            return found
+        config = (self.preset.context_autoencoder, self.preset.target_autoencoder)[index]
+        if self.device.type == "cuda" and weights_file(config) is not None:
+            return found.to(self.device, default_dtype(config, self.device))
+        return found.to(self.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SceneTok:
         self._come_back()
