@@ -107,6 +107,7 @@ class RefineModel(SceneTokModel):
     """See the module. `scenetok` keeps the networks as they were; `renderer` has the adapters in."""
 
     config: RefineModelConfig
+    encodes = False
     tokens: Parameter
     start_tokens: Tensor
     reference_c2w: Tensor

@@ -135,6 +135,8 @@ class SceneTokModel(Model):
     """See the module. `connect` must be called before the first render."""
 
     config: SceneTokModelConfig
+    encodes = True
+    """Whether other context views give other tokens."""
 
     def populate_modules(self) -> None:
         super().populate_modules()

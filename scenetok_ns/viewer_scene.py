@@ -119,6 +119,8 @@ class ShownScene:
         wrong = [index for index in indices.tolist() if not 0 <= index < self.num_frames]
         if wrong or not len(indices):
             raise DataError(f"this scene has views 0 to {self.num_frames - 1}, got {wrong or 'none'}")
+        if not self._model.encodes:
+            raise DataError("other views would change nothing: this run has refined tokens")
         self._take(self._scene, _Choice(self.number, tuple(indices.tolist()), own_views=True))
 
     def give_spread(self, count: int) -> None:

@@ -118,7 +118,10 @@ def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> No
 
 def test_the_viewer_shows_the_refined_scene_with_its_adapters(workplace: Path) -> None:
     found = pipeline(workplace)
-    shown = ShownScene(found.model, found.datamanager).current()
+    scene = ShownScene(found.model, found.datamanager)
+    shown = scene.current()
+    with pytest.raises(DataError, match="this run has refined tokens"):
+        scene.give(torch.tensor([0, 1]))
     assert torch.equal(shown.tokens.mean, found.model.tokens)
     assert shown.networks is found.model.renderer and shown.networks is not found.model.scenetok
     before = found.model.fingerprint
