@@ -165,7 +165,7 @@ def splatfacto_trainer(folder: Path, case: Case, method: str, factor: int) -> An
 
     (folder / "data").mkdir()
     points = surface_points(case.context.frames, case.context.cameras) if method == "points" else None
-    given, asked = (enlarge(views, factor) for views in (case.context, case.truth))
+    given, asked = (views.resized(factor * views.frames.shape[-1]) for views in (case.context, case.truth))
     write_dataset(folder / "data", given, asked, points)
     config = copy.deepcopy(method_configs["splatfacto"])
     config.vis = "none"
@@ -175,12 +175,6 @@ def splatfacto_trainer(folder: Path, case: Case, method: str, factor: int) -> An
     config.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.machine.seed)
     return config.setup(local_rank=0, world_size=1)
-
-
-def enlarge(views: RenderedViews, factor: int) -> RenderedViews:
-    if factor == 1:
-        return views
-    return RenderedViews(F.interpolate(views.frames, scale_factor=factor, mode="bicubic").clamp(0, 1), views.cameras)
 
 
 class NoLpips(torch.nn.Module):

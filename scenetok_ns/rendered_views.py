@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,6 +40,13 @@ class RenderedViews:
 
     def select(self, index: Tensor) -> RenderedViews:
         return RenderedViews(self.frames[index], self.cameras.select(index))
+
+    def resized(self, side: int) -> RenderedViews:
+        """The same views with pictures of side x side pixels, interpolated."""
+        if side == self.frames.shape[-1]:
+            return self
+        frames = F.interpolate(self.frames, size=(side, side), mode="bicubic", antialias=True)
+        return RenderedViews(frames.clamp(0, 1), self.cameras)
 
 
 @dataclass(frozen=True)

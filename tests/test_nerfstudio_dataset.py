@@ -10,7 +10,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch
-from scenetok_ns.data.demo_scenes import sample_rooms, sample_walks
+from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.nerfstudio_dataset import write_dataset
 from scenetok_ns.rendered_views import RenderedViews
@@ -51,3 +51,14 @@ def test_nerfstudio_reads_what_was_written(tmp_path: Path, with_points: bool) ->
             torch.testing.assert_close(outputs.metadata["points3D_xyz"], points.means)
             levels = outputs.metadata["points3D_rgb"].float() / 255
             torch.testing.assert_close(levels, points.colours, atol=1e-6, rtol=0)
+
+
+def test_enlarged_pictures_come_back_and_their_cameras_stay() -> None:
+    rooms = sample_rooms([3])
+    c2w = sample_walks(rooms, 2)
+    cameras = CameraBatch(c2w, rooms.intrinsics[:, None].expand(1, 2, 3, 3))
+    small = RenderedViews(render_rooms(rooms, c2w, rooms.intrinsics, 32)[0], cameras)
+    large = small.resized(256)
+    assert large.frames.shape == (2, 3, 256, 256) and large.cameras is small.cameras and small.resized(32) is small
+    back = torch.nn.functional.avg_pool2d(large.frames, 8)
+    assert (back - small.frames).square().mean() < 4e-4

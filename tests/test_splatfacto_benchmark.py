@@ -50,14 +50,6 @@ def test_the_model_is_scored_on_the_truth(benchmark_script: ModuleType) -> None:
     assert row["seconds"] > row["seconds_encode"] > 0
 
 
-def test_enlarged_pictures_come_back_and_their_cameras_stay(benchmark_script: ModuleType) -> None:
-    case = benchmark_script.held_out_case(1, num_context=4, window=8, size=32)
-    large = benchmark_script.enlarge(case.context, 8)
-    assert large.frames.shape == (4, 3, 256, 256) and large.cameras is case.context.cameras
-    back = torch.nn.functional.avg_pool2d(large.frames, 8)
-    assert (back - case.context.frames).square().mean() < 4e-4
-
-
 def test_means_leave_out_what_was_ended(benchmark_script: ModuleType) -> None:
     row = {"method": "splatfacto, native", "steps": 500, "ssim": 0.5, "seconds": 2.0}
     rows = [{**row, "psnr": 10.0}, {**row, "psnr": 14.0}, {**row, "steps": 900, "psnr": 1.0, "ended": True}]

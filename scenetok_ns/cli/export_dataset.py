@@ -10,10 +10,14 @@ from rich.console import Console
 
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
 
+SMALLEST = 16
+"""Pixels of a picture's side."""
+
 
 def export_dataset(
     output: Path,
     view: Annotated[ViewOptions, tyro.conf.arg(name="")] = ViewOptions(),  # noqa: B008  frozen
+    size: int | None = None,
 ) -> None:
     """Render views around a scene from its tokens and write them as a data set of Nerfstudio, on which its other
     methods train: `ns-train splatfacto --data OUTPUT`.
@@ -25,7 +29,11 @@ def export_dataset(
     Args:
         output: The folder to make; it must not exist.
         view: See the options.
+        size: Width and height of the pictures in pixels; default: the model's own. Other sizes are interpolated:
+            splatfacto, for one, has thresholds for pictures of some hundred pixels.
     """
+    if size is not None and size < SMALLEST:
+        raise ValueError(f"--size must be at least {SMALLEST}, got {size}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists; choose another --output, or remove it")
     console = Console(stderr=True)
@@ -40,7 +48,8 @@ def export_dataset(
     with console.status("finding points on surfaces"):
         points = surface_points(rendered.path.frames, rendered.path.cameras)
     with whole_folder(output) as folder:
-        write_dataset(folder, rendered.path, evaluation, points)
+        side = size or rendered.path.frames.shape[-1]
+        write_dataset(folder, rendered.path.resized(side), evaluation.resized(side), points)
     kind = "rendered views" if rendered.photographs is None else "photographs"
     console.print(
         f"{output}: {len(rendered.path.frames)} rendered views to train on, {len(evaluation.frames)} {kind} to "

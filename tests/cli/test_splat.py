@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from capture_files import write_demo_capture
+from PIL import Image
 from torch_rasterizer import rasterize
 
 from scenetok_ns.cli.main import entrypoint
@@ -40,8 +41,12 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_capture_becomes_a_data_set_in_its_own_world(capture: Path, tmp_path: Path) -> None:
-    scenetok("export-dataset", "--data", capture, "--output", tmp_path / "out", "--views", 16, "--steps", 1)
+    few = ("--views", 16, "--steps", 1, "--size", 100)
+    scenetok("export-dataset", "--data", capture, "--output", tmp_path / "out", *few)
     made = json.loads((tmp_path / "out" / "transforms.json").read_text())
+    for frame in (made["frames"][0], made["frames"][-1]):
+        with Image.open(tmp_path / "out" / frame["file_path"]) as picture:
+            assert picture.size == (100, 100) == (frame["w"], frame["h"]) and abs(frame["cx"] - 50) < 10
     taken = json.loads((capture / "transforms.json").read_text())
     assert len(made["train_filenames"]) == 16 and made["test_filenames"] == made["val_filenames"]
     photographs = {frame["file_path"]: torch.tensor(frame["transform_matrix"]) for frame in taken["frames"]}
@@ -91,6 +96,8 @@ def test_what_is_refused_before_anything_is_rendered(
         assert f"--tokens are scenes without photographs: leave out {words[0]}" in said
     said = failure("splat", "--data", capture, "--output", out, "--path", capture / "transforms.json", "--views", 20)
     assert "--views is for paths by name" in said
+    said = failure("export-dataset", "--data", capture, "--output", tmp_path / "small", "--size", 0)
+    assert "--size must be at least 16" in said
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "exists" in failure("export-dataset", "--data", capture, "--output", tmp_path / "full")
