@@ -52,8 +52,17 @@ def tensors_of(result: object) -> Iterator[Tensor]:
 
 
 def fingerprint(module: nn.Module) -> Fingerprint:
-    """Changes when a weight is replaced or written to; compares no values, and does not wait for the device."""
-    return tuple((parameter.data_ptr(), parameter._version) for parameter in module.parameters())
+    """Changes when a weight is replaced or written to; compares no values, and does not wait for the device.
+
+    Looks into the modules themselves: `parameters()` takes two thirds of the time, which a preview is waiting for.
+    """
+    found: list[tuple[int, int]] = []
+    left = [module]
+    while left:
+        one = left.pop()
+        found += [(p.data_ptr(), p._version) for p in one._parameters.values() if p is not None]
+        left += [child for child in one._modules.values() if child is not None]
+    return tuple(found)
 
 
 class RenderingEngine:

@@ -22,9 +22,6 @@ from scenetok_ns.models.rope import RotaryTable, apply_rotary
 if TYPE_CHECKING:
     from types import ModuleType
 
-FEW_KEYS = 1024
-"""Up to so many keys (512 were measured), attention with a kernel of our own is faster than cuDNN's."""
-
 
 def norm_modulate(
     x: Float[Tensor, "*rows dim"],
@@ -96,9 +93,8 @@ def attend(
     eps: float,
 ) -> Float[Tensor, "b n heads d"]:
     """Attention of queries that are normed and rotated on the way (see `norm_rotate`) to keys that are already."""
-    d = q.shape[3]
-    suited = d in (16, 32, 64, 128) and keys.shape[2] <= FEW_KEYS and q.stride(2) == d
-    if suited and _usable(q) and all(tensor.stride(-1) == 1 for tensor in (q, keys, values)):
+    rows_lie_together = all(tensor.stride(-1) == 1 for tensor in (q, keys, values))
+    if _usable(q) and rows_lie_together and _products().suits_attend(q, keys):
         return _products().attend(q, weight, rotary, keys, values, eps)
     return attention(norm_rotate(q, weight, rotary, eps), keys, values).transpose(1, 2)
 
@@ -113,7 +109,7 @@ def linear_gated(
     """residual + gate * (x W^T + bias); `x` and `residual` are contiguous, the gate broadcasts."""
     if _usable(x) and x.is_contiguous() and (layout := _layout(gate, residual)) is not None:
         products = _products()
-        if products.fits_one_wave(x.numel() // x.shape[-1], *weight.shape, x.device):
+        if products.suits_linear_gated(x.numel() // x.shape[-1], *weight.shape, x.device):
             return products.linear_gated(x, weight, bias, residual, gate, layout)
     return gated_residual(residual, gate, F.linear(x, weight, bias))
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from scenetok_ns.models.rope import RotaryTable
 
+FEW_KEYS = 1024
+"""Up to so many keys, attention may be `attend`'s; 512 were measured."""
 ROWS = 64
 """Queries of a program of `attend`. Fewer, so that each processor has two programs, were slower on an H100."""
 BLOCKS = ((128, 4), (64, 3), (64, 2), (32, 2))
@@ -75,13 +77,24 @@ def _block_of_keys(d: int, device: torch.device) -> tuple[int, int]:
     return next(fitting, BLOCKS[-1])
 
 
-def fits_one_wave(rows: int, columns: int, inner: int, device: torch.device) -> bool:
-    """Whether `linear_gated` takes these sizes, and has a processor for each of its programs: where it has not, the
-    library's product and a second kernel are faster."""
+def suits_attend(q: Tensor, keys: Tensor) -> bool:
+    """Whether `attend` takes these sizes, and has a processor for each of its programs: where it has not, cuDNN or
+    flash-attn are faster."""
+    b, n, heads, d = q.shape
+    taken = d in (16, 32, 64, 128) and keys.shape[2] <= FEW_KEYS and q.stride(2) == d
+    return taken and triton.cdiv(n, ROWS) * b * heads <= _processors(q.device)
+
+
+def suits_linear_gated(rows: int, columns: int, inner: int, device: torch.device) -> bool:
+    """The same for `linear_gated`; elsewhere the library's product and a second kernel are faster."""
     aligned = rows % TILE == 0 and columns % TILE == 0 and inner % DEPTH == 0
     held = _shared_memory(device) >= 2 * (TILE + TILE) * DEPTH * IN_FLIGHT
-    programs = rows * columns // TILE**2
-    return aligned and held and programs <= torch.cuda.get_device_properties(device).multi_processor_count
+    return aligned and held and rows * columns // TILE**2 <= _processors(device)
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def linear_gated(

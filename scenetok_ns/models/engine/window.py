@@ -19,9 +19,9 @@ from scenetok_ns.models.rope import RotaryTable
 
 CAPACITY = 64
 """Steps whose time embeddings lie on the device at once; even."""
-TOGETHER = 2
-"""Steps whose modulations are computed together for a single scene: its rows alone (256, where half of the latents are
-clean) leave the product waiting for its 300 MB of weights. On an H100 a step's part takes 119 us instead of 145."""
+TOGETHER, FEW_ROWS = 2, 512
+"""Steps whose modulations are computed together where a window has few rows. They alone (256, where half of the latents
+are clean) leave the product waiting for its 300 MB of weights: on an H100 a step's part takes 119 us instead of 145."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class WindowSteps:
         """Velocity of the step before, for the multistep solver."""
         self.conditional = zeros(*self.x.shape)
         """Velocity that was predicted with the scene at the last step."""
-        self._together = TOGETHER if b == 1 else 1
+        self._together = TOGETHER if b * w * positions <= FEW_ROWS else 1
         self._poses = zeros(w, positions, 1, b, hidden)
         self._times = zeros(CAPACITY, w, hidden)
         self._advance = zeros(CAPACITY, 2, w)

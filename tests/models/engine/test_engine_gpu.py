@@ -257,9 +257,10 @@ def test_depthwise_conv(side: int, gated: bool) -> None:
 
 @pytest.mark.parametrize("num_keys", [512, 200])
 @pytest.mark.parametrize("rotary", [False, True])
-def test_attend(num_keys: int, rotary: bool) -> None:
+@pytest.mark.parametrize("batch", [1, 2])  # two do not fit a GPU of 132 processors at once
+def test_attend(num_keys: int, rotary: bool, batch: int) -> None:
     torch.manual_seed(0)
-    qkv = torch.randn(2, 512, 48, 64, device=CUDA, dtype=torch.bfloat16)
+    qkv = torch.randn(batch, 512, 48, 64, device=CUDA, dtype=torch.bfloat16)
     weight = torch.rand(16, 64, device=CUDA, dtype=torch.bfloat16) + 0.5
     table = rotary_table(angles_3d(64, 8, (8, 8), CUDA)) if rotary else None
     keys, values = (qkv[:, :num_keys, 16 * i : 16 * (i + 1)].transpose(1, 2) for i in (1, 2))
