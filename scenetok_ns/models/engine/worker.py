@@ -113,6 +113,7 @@ class Worker:
             if kind != "result":
                 job.close()
             job.messages.put((kind, value))
+            del job, kind, value  # else they would live on while this thread waits
 
     def _next(self) -> _Job[Any] | None:
         """The next job that can go on; None: the thread is to end."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -153,6 +156,19 @@ def test_networks_are_away_while_the_engine_works_for_little_memory(monkeypatch:
     fast.train().eval()
     moved.clear()
     assert fast.engine_for(None) is not None and moved == []  # what trains stays
+
+
+def test_training_has_the_engines_memory_at_once() -> None:
+    _, fast = pair()
+    fast.render(fast.encode(*views(3)), path(4))
+    engine = weakref.ref(fast._engine)
+    fast.train()
+    for _ in range(50):  # the worker's thread is just letting go of its last job
+        gc.collect()
+        if engine() is None:
+            return
+        time.sleep(0.02)
+    pytest.fail("something still holds the engine")
 
 
 def test_autoencoders_that_were_copied_go_to_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
