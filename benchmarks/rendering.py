@@ -5,12 +5,12 @@ Full-size networks with random weights, for every preset; presets whose networks
     python benchmarks/rendering.py --output rendering.json
     python benchmarks/rendering.py --preset re10k --only path view     # a part of it
     python benchmarks/rendering.py --skip-plain path "guidance 1"      # what takes the plain loop longest
-    python benchmarks/rendering.py --preset re10k --low-vram           # the engine for little memory
+    python benchmarks/rendering.py --preset re10k --low-vram re10k     # and the engine for little memory
     python benchmarks/rendering.py --rehearse                          # the tiny presets on the CPU: the script runs
 
 `floor`: the arithmetic of the work (matrix products, convolutions and attention as the plain modules do them) at the
 speed of a large bfloat16 matrix product, measured in the same run. `first`: until the first frames are there. `peak`:
-device memory of tensors, all weights included; the highest of a preset's works is that of the whole path.
+device memory of tensors and CUDA graphs, all weights included; the highest of a preset's works is the whole path's.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Bench:
         """As the model has them."""
         self.model = random_model(preset, self.own, device, low_vram)
         self.model.engine_options = None
-        self.options = EngineOptions.for_device(device, autoencoders=not exact)
+        self.options = EngineOptions.for_device(device, autoencoders=not exact, low_vram=low_vram)
         self.frames = {"video_dcae": 128, "wan": 34}.get(preset.target_autoencoder.name, 16)
         self.images = torch.rand(preset.data.views.num_context, 3, *self.model.image_size, device=device)
         self.tokens = self.model.encode(self.images, self.cameras(len(self.images)))
@@ -295,11 +295,18 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
         ms=statistics.median(total for _, total in runs),
         first_ms=statistics.median(first for first, _ in runs) if work.frames else None,
         frames=work.frames,
-        peak_gib=torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else None,
+        peak_gib=peak_memory() / GIB if device.type == "cuda" else None,
         floor_ms=floor_ms,
         cold_s=cold / 1e3,
         kernels=kernels,
     )
+
+
+def peak_memory() -> int:
+    """The most bytes of tensors at once, and what CUDA graphs keep beside: theirs alone, though no tensor is in it."""
+    segments = torch.cuda.memory_snapshot()
+    kept = (s["total_size"] - s["allocated_size"] for s in segments if tuple(s["segment_pool_id"]) != (0, 0))
+    return torch.cuda.max_memory_allocated() + sum(kept)
 
 
 def matrix_speed(device: torch.device) -> float:
@@ -341,18 +348,31 @@ WORK_FIELDS = {
 def run_all(args: argparse.Namespace, device: torch.device, speed: float) -> Iterator[Result]:
     names = args.preset or (["scenetok-tiny", "scenegen-tiny"] if args.rehearse else preset_names())
     for joined, preset in groups([load_preset(name) for name in names]):
-        bench = Bench(preset, device, low_vram=args.low_vram, exact=args.exact)
-        works = [work for work in bench.work() if not args.only or any(word in work.name for word in args.only)]
-        bench.use("plain")
-        floors = {work.name: 1e3 * work.flops() / speed for work in works if work.flops and not args.low_vram}
-        # All plain ones first: their peaks are without the engine's copies.
-        for how in args.how:
-            skipped = args.skip_plain if how == "plain" else []
-            for work in works:
-                if not any(word in work.name for word in skipped):
-                    yield measure(args, bench, joined, work, how, floors.get(work.name))
-        del bench, works
+        yield from run_preset(args, joined, preset, device, speed)
         gc.collect()
+    for name in args.low_vram:
+        yield from run_preset(args, f"{name}, low VRAM", load_preset(name), device, None)
+        gc.collect()
+
+
+def run_preset(
+    args: argparse.Namespace, names: str, preset: Preset, device: torch.device, speed: float | None
+) -> Iterator[Result]:
+    """speed: of matrix products, for the floors; None: little memory, which is for the engine alone."""
+    bench = Bench(preset, device, low_vram=speed is None, exact=args.exact)
+    works = [
+        work for work in bench.work() if not args.only or any(word in f"{names}: {work.name}" for word in args.only)
+    ]
+    floors: dict[str, float] = {}
+    if speed is not None and "plain" in args.how:
+        bench.use("plain")
+        floors = {work.name: 1e3 * work.flops() / speed for work in works if work.flops}
+    # All plain ones first: their peaks are without the engine's copies.
+    for how in args.how if speed is not None else ["engine"]:
+        skipped = args.skip_plain if how == "plain" else []
+        for work in works:
+            if not any(word in work.name for word in skipped):
+                yield measure(args, bench, names, work, how, floors.get(work.name))
 
 
 def table_of(results: list[Result], title: str) -> Table:
@@ -372,16 +392,15 @@ def table_of(results: list[Result], title: str) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="*", default=[], help="names; none: all")
-    parser.add_argument("--only", nargs="*", default=[], help="words; work whose name has one of them is measured")
-    parser.add_argument("--how", nargs="*", default=None, choices=["plain", "engine"])
+    parser.add_argument("--only", nargs="*", default=[], help="words; work with one in 'preset: work' is measured")
+    parser.add_argument("--how", nargs="*", default=["plain", "engine"], choices=["plain", "engine"])
     parser.add_argument("--profile", action="store_true", help="kernels of the engine's work, into the JSON file")
     parser.add_argument("--skip-plain", nargs="*", default=[], help="words; the plain loop does not do work with one")
-    parser.add_argument("--low-vram", action="store_true", help="with that option: the engine only, unless --how says")
+    parser.add_argument("--low-vram", nargs="*", default=[], help="presets; the engine with that option, too")
     parser.add_argument("--exact", action="store_true", help="the engine with the autoencoders' own precision")
     parser.add_argument("--output", type=Path, default=Path("rendering.json"), help="JSON file to write")
     parser.add_argument("--rehearse", action="store_true", help="the tiny presets on the CPU")
     args = parser.parse_args()
-    args.how = args.how or (["engine"] if args.low_vram else ["plain", "engine"])
     if not args.rehearse and not torch.cuda.is_available():
         parser.error("full size needs a CUDA device; --rehearse runs the tiny presets on the CPU")
     device = torch.device("cpu" if args.rehearse else "cuda")
@@ -397,7 +416,6 @@ def main() -> None:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "matrix_tflops": speed / 1e12,
-            "low_vram": args.low_vram,
             "exact": args.exact,
             "results": [asdict(r) for r in results],
         }

@@ -311,7 +311,7 @@ class SceneTok(nn.Module):
             return options
         if self.device.type != "cuda":
             return None
-        return EngineOptions.for_device(self.device, autoencoders=options == "auto")
+        return EngineOptions.for_device(self.device, autoencoders=options == "auto", low_vram=self.low_vram)
 
     def _leave(self) -> None:
         """Send the networks to main memory: the engine copies them from there."""

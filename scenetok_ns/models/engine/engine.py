@@ -187,8 +187,8 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
+                latents = self.prepared(autoencoder).encode(images)  # first: the device works while the rest is asked
                 engine = self._compressing_engine(compressor)
-                latents = self.prepared(autoencoder).encode(images)
             yield self._finished(engine.gaussian_parameters(latents, cameras), self._compute_stream)
 
         (parameters,) = self._results(start, None, images, cameras.c2w, cameras.intrinsics)
@@ -294,7 +294,8 @@ class RenderingEngine:
         if known is None or known[0] is not autoencoder:
             while len(self._autoencoders) >= KEPT_AUTOENCODERS:
                 del self._autoencoders[next(iter(self._autoencoders))]
-            made = autoencoder.for_inference(self.device, self.options.dtype, graphs=self.options.graphs)
+            graphs = self.options.graphs and not self.options.low_vram
+            made = autoencoder.for_inference(self.device, self.options.dtype, graphs=graphs)
             autoencoder.to(self.device if made is autoencoder else HOME)
             self._autoencoders[id(autoencoder)] = known = autoencoder, made
         return known[1]

@@ -141,7 +141,7 @@ def group_norm(
 ) -> Float[Tensor, "n h w c"]:
     """Group norm of x + before, with SiLU behind it if asked for; `x` is contiguous, channels last."""
     if _usable(x):
-        return _triton().group_norm(x, weight, bias, groups, eps, before, silu)
+        return _maps().group_norm(x, weight, bias, groups, eps, before, silu)
     maps = (x if before is None else x + before).permute(0, 3, 1, 2)
     out = F.group_norm(maps, groups, weight, bias, eps).permute(0, 2, 3, 1)
     return F.silu(out) if silu else out
@@ -168,7 +168,7 @@ def depthwise_conv(
     weight: of 3 or 5 taps to a side, row by row. gated: value * SiLU(gate) of the halves of the channels.
     """
     if _usable(x):
-        return _convolutions().depthwise_conv(x, weight, bias, gated)
+        return _maps().depthwise_conv(x, weight, bias, gated)
     side = round(len(weight) ** (1 / 3))
     kernel = weight.t().contiguous().unflatten(1, (1, side, side, side))
     maps = F.conv3d(x.permute(0, 4, 1, 2, 3), kernel, bias, padding=side // 2, groups=x.shape[-1])
@@ -191,7 +191,7 @@ def join_phases(
     channels of `x` at p, repeated evenly over all phases' channels, a channel's phases one after the other.
     """
     if _usable(x):
-        return _convolutions().join_phases(computed, x, bias, fold)
+        return _maps().join_phases(computed, x, bias, fold)
     b, t, h, w, channels = x.shape
     phases = fold[0] * fold[1] * fold[2]
     width = computed.shape[-1] // phases
@@ -224,8 +224,8 @@ def _products() -> ModuleType:
 
 
 @cache
-def _convolutions() -> ModuleType:
-    return importlib.import_module("scenetok_ns.models.engine.triton_convolutions")
+def _maps() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.engine.triton_maps")
 
 
 def _layout(modulation: Tensor, x: Tensor) -> tuple[int, int, int, int] | None:

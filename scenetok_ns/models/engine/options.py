@@ -18,13 +18,16 @@ class EngineOptions:
     autoencoders: bool = True
     """Encode and decode through `Autoencoder.for_inference` as well, in `dtype`. Off: the autoencoders as they are."""
 
+    low_vram: bool = False
+    """No graphs of autoencoders, which keep the memory that they were captured in."""
+
     @property
     def autocasts(self) -> bool:
         """Whether modules with float32 weights are run under autocast, to be as precise as the rest."""
         return self.dtype != torch.float32
 
     @classmethod
-    def for_device(cls, device: torch.device, *, autoencoders: bool = True) -> EngineOptions:
+    def for_device(cls, device: torch.device, *, autoencoders: bool = True, low_vram: bool = False) -> EngineOptions:
         if device.type == "cuda":
-            return cls(autoencoders=autoencoders)
-        return cls(dtype=torch.float32, graphs=False, autoencoders=autoencoders)
+            return cls(autoencoders=autoencoders, low_vram=low_vram)
+        return cls(dtype=torch.float32, graphs=False, autoencoders=autoencoders, low_vram=low_vram)

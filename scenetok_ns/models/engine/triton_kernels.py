@@ -119,45 +119,6 @@ def bias_silu(x: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, before: Tensor | None, silu: bool
-) -> Tensor:
-    """Two passes: sums of each channel over stretches of positions, then the norm with what they give."""
-    n, channels = x.shape[0], x.shape[-1]
-    positions = x.numel() // (n * channels)
-    stretch = 256
-    stretches = triton.cdiv(positions, stretch)
-    block = triton.next_power_of_2(channels)
-    sums = x.new_empty(n, stretches, 2, channels, dtype=torch.float32)
-    rows = max(1, ELEMENTS // block)
-    shift = weight if before is None else before  # never read without one
-    _channel_sums[(n, stretches)](
-        x,
-        shift,
-        sums,
-        positions,
-        channels,
-        STRETCH=stretch,
-        ROWS=rows,
-        BLOCK=block,
-        BEFORE=before is not None,
-        num_warps=8,
-    )
-    means = sums.sum(1).unflatten(-1, (groups, -1)).sum(-1) / (positions * (channels // groups))
-    mean, square = means.unbind(1)
-    inverse = torch.rsqrt(square - mean.square() + eps)
-    scale = inverse.repeat_interleave(channels // groups, dim=1) * weight
-    offset = bias - mean.repeat_interleave(channels // groups, dim=1) * scale
-    if before is not None:
-        offset = offset + before * scale
-    out = torch.empty_like(x)
-    count = positions * channels
-    _scale_shift[(triton.cdiv(count, 2048), n)](
-        x, scale, offset, out, count, channels, BLOCK=2048, SILU=silu, num_warps=4
-    )
-    return out
-
-
 def add_with_bias(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
     out = torch.empty_like(x)
     count = x.numel()
@@ -302,50 +263,6 @@ def _bias_silu(x, bias, out, count, dim, BLOCK: tl.constexpr):
     values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
     values += tl.load(bias + place % dim, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + place, (values * tl.sigmoid(values)).to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _channel_sums(
-    x,
-    before,
-    sums,
-    positions,
-    channels,
-    STRETCH: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BEFORE: tl.constexpr,
-):
-    image, stretch = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    column = tl.arange(0, BLOCK)[None, :]
-    plain = tl.zeros((ROWS, BLOCK), tl.float32)
-    squared = tl.zeros((ROWS, BLOCK), tl.float32)
-    for first in range(0, STRETCH, ROWS):
-        row = stretch * STRETCH + first + tl.arange(0, ROWS)[:, None]
-        mask = (row < positions) & (column < channels)
-        values = tl.load(x + (image * positions + row) * channels + column, mask=mask, other=0.0).to(tl.float32)
-        if BEFORE:
-            added = tl.load(before + column, mask=column < channels, other=0.0).to(tl.float32)
-            values = tl.where(mask, values + added, 0.0)
-        plain += values
-        squared += values * values
-    place = sums + ((image * tl.num_programs(1) + stretch) * 2) * channels + tl.arange(0, BLOCK)
-    inside = tl.arange(0, BLOCK) < channels
-    tl.store(place, tl.sum(plain, axis=0), mask=inside)
-    tl.store(place + channels, tl.sum(squared, axis=0), mask=inside)
-
-
-@triton.jit
-def _scale_shift(x, scale, offset, out, count, channels, BLOCK: tl.constexpr, SILU: tl.constexpr):
-    image = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = place < count
-    column = image * channels + place % channels
-    values = tl.load(x + image * count + place, mask=mask, other=0.0).to(tl.float32)
-    values = values * tl.load(scale + column, mask=mask, other=0.0) + tl.load(offset + column, mask=mask, other=0.0)
-    if SILU:
-        values = values * tl.sigmoid(values)
-    tl.store(out + image * count + place, values.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
