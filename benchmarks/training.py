@@ -63,6 +63,7 @@ def main() -> None:
     command.add_argument("--batch-size", type=int, default=32, help="of one device")
     command.add_argument("--devices", type=int, default=1)
     command.add_argument("--plain", action="store_true")
+    command.add_argument("--fused", action="store_true", help="blocks on our own kernels; the rest compiled")
     command.add_argument("--cuda-graph", action="store_true")
     command.add_argument("--checkpointing", choices=("none", "selective", "full"), default="none")
     command.add_argument("--steps", type=int, default=20)
@@ -109,7 +110,7 @@ def measure(options: argparse.Namespace, rank: int = 0) -> None:
         "preset": preset.name,
         "batch_size": options.batch_size,
         "devices": options.devices,
-        "mode": "plain" if options.plain else "compiled" + (", graph" if options.cuda_graph else ""),
+        "mode": mode(options),
         "checkpointing": options.checkpointing,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "torch": torch.__version__,
@@ -131,6 +132,11 @@ def measure(options: argparse.Namespace, rank: int = 0) -> None:
     if rank == 0:
         options.output.write_text(json.dumps(row, indent=1))
         Console(width=160).print(table([row]))
+
+
+def mode(options: argparse.Namespace) -> str:
+    blocks = "plain" if options.plain else "fused" if options.fused else "compiled"
+    return blocks + (", graph" if options.cuda_graph else "")
 
 
 def results(
@@ -201,6 +207,7 @@ def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokMod
         pretrained=False,
         defer_autoencoders=True,
         compile=not options.plain,
+        fused=options.fused,
         gradient_checkpointing=options.checkpointing,
     )
     with device:  # the weights are drawn there, which takes seconds on a CPU

@@ -74,6 +74,9 @@ class SceneTokModelConfig(ModelConfig):
     compile: bool = False
     """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
     on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""
+    fused: bool = False
+    """Training on a GPU: run the networks' blocks on kernels of our own, forward and backward. Less memory, no waiting
+    for a compiler, the same gradients but for rounding. Without Triton nothing changes."""
     cuda_graph: bool = False
     """Training on one GPU: record the forward and backward pass once and replay it. Pays where the host cannot launch
     kernels as fast as the GPU works, as with small batches."""
@@ -153,7 +156,9 @@ class SceneTokModel(Model):
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
         config = self.config
         self.average = None if config.ema_decay is None else WeightAverage(self.trained_networks(), config.ema_decay)
-        self.scenetok.prepare_training(compiled=config.compile, checkpointing=config.gradient_checkpointing)
+        self.scenetok.prepare_training(
+            compiled=config.compile, checkpointing=config.gradient_checkpointing, fused=config.fused
+        )
         self.sampler = changed(self.preset.sampler, steps=config.steps, guidance=config.guidance, solver=config.solver)
         self.scene_sampler = self.preset.scene_sampler and changed(
             self.preset.scene_sampler,

@@ -52,7 +52,17 @@ def trainer_of(data: Path, output: Path, preset: Path = PRESET, **fields: Any) -
     return trainer
 
 
-@pytest.mark.parametrize("fields", [{}, {"ema_decay": 0.9}, {"cuda_graph": True}, {"compile": True}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"ema_decay": 0.9},
+        {"cuda_graph": True},
+        {"compile": True},
+        {"fused": True},
+        {"fused": True, "cuda_graph": True, "gradient_checkpointing": "selective"},
+    ],
+)
 def test_no_step_waits_for_the_device(data: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
     trainer = trainer_of(data, tmp_path, **fields)
     for step in range(2):
@@ -62,15 +72,16 @@ def test_no_step_waits_for_the_device(data: Path, tmp_path: Path, fields: dict[s
             trainer.train_iteration(step)
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_recorded_steps_are_the_same_steps(data: Path, tmp_path: Path, accumulation: int) -> None:
-    """Over a schedule of the KL weight, and past the step at which the compressor freezes."""
+@pytest.mark.parametrize(("accumulation", "fused"), [(1, False), (3, False), (1, True)])
+def test_recorded_steps_are_the_same_steps(data: Path, tmp_path: Path, accumulation: int, fused: bool) -> None:
+    """Also on fused blocks, against plain ones. Over a schedule of the KL weight, and past the step at which the compressor freezes."""
     preset = tmp_path / "preset.yaml"
     recipe = PRESET.read_text().replace("kl_weights: [0.0, 0.0]", "kl_weights: [0.1, 0.5]\n  kl_schedule: [1, 4]")
     preset.write_text(recipe + "  freeze_compressor_after: 6\n")
     ends = []
     for recorded in (False, True):
-        trainer = trainer_of(data, tmp_path / str(recorded), preset, cuda_graph=recorded, accumulation=accumulation)
+        fields = {"cuda_graph": recorded, "fused": fused and recorded, "accumulation": accumulation}
+        trainer = trainer_of(data, tmp_path / str(recorded), preset, **fields)
         losses = []
         for step in range(9):
             loss, _, metrics = trainer.train_iteration(step)

@@ -5,6 +5,7 @@ Both are settings of modules, not parts of them: no parameter or key of a state 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +22,7 @@ BACKEND = "inductor"
 """Of torch.compile; tests take one that builds no kernels."""
 
 _COMPILED = "_compiled_for_training"
+_FUSED = "_fused_for_training"
 
 _aten = torch.ops.aten
 _KEPT = frozenset(
@@ -44,6 +46,9 @@ def run_block(block: nn.Module, checkpointing: Checkpointing, *args: Any) -> Any
     """
     if not torch.is_grad_enabled():
         return block(*args)
+    fused = block.__dict__.get(_FUSED)
+    if fused is not None and args[0].is_cuda and (result := fused(block, checkpointing, *args)) is not NotImplemented:
+        return result
     compiled = block.__dict__.get(_COMPILED)
     if checkpointing == "full":
         call = block if compiled is None else partial(compiled, False)
@@ -61,6 +66,18 @@ def compile_for_training(modules: Iterable[nn.Module]) -> None:
     torch._dynamo.config.optimize_ddp = False
     for module in modules:
         module.__dict__[_COMPILED] = torch.compile(partial(_forward, module), backend=BACKEND, dynamic=False)
+
+
+def fuse_for_training(modules: Iterable[nn.Module]) -> None:
+    """Let blocks that are called through `run_block` run on the kernels of `fused/` where they can: on CUDA, with
+    gradients for all parameters. Without Triton nothing changes."""
+    if importlib.util.find_spec("triton") is None:
+        return
+    from scenetok_ns.models.fused.blocks import FUSIBLE, fused_forward  # it imports the blocks
+
+    for module in modules:
+        if isinstance(module, FUSIBLE):
+            module.__dict__[_FUSED] = fused_forward
 
 
 def _forward(module: nn.Module, selective: bool, *args: Any) -> Any:

@@ -17,7 +17,7 @@ from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, default_dtype, weights_file
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.compilation import Checkpointing, compile_for_training
+from scenetok_ns.models.compilation import Checkpointing, compile_for_training, fuse_for_training
 from scenetok_ns.models.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.engine.engine import RenderingEngine
@@ -101,13 +101,15 @@ class SceneTok(nn.Module):
         if self.preset.embedded_generator is not None:
             load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
 
-    def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing) -> None:
+    def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
         """Set how the networks run where gradients are wanted; see `compilation`."""
         networks = [
             getattr(self, name) for name in ("compressor", "denoiser", "scene_generator") if hasattr(self, name)
         ]
         for network in networks:
             network.set_gradient_checkpointing(checkpointing)
+        if fused:
+            fuse_for_training(module for network in networks for module in network.compilable())
         if compiled:
             compile_for_training(module for network in networks for module in network.compilable())
 

@@ -1,0 +1,232 @@
+"""Parts of the fused blocks: each computes its result, keeps what its gradient takes, and gives the gradient."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scenetok_ns.models.fused import operations as ops
+from scenetok_ns.models.fused.operations import Attended, Rows, Sums
+from scenetok_ns.models.layers import FEED_FORWARD_MULTIPLE, CrossAttention, RMSNorm, SelfAttention, SwiGLU
+from scenetok_ns.models.rope import RotaryTable
+
+
+class Weights:
+    """Parameters of a block in the precision of its products, cast together, and the gradients that they get."""
+
+    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.exact = {name: p.detach() for name, p in block.named_parameters()}
+        self.gradients: dict[str, Tensor] = {}
+        self.sums = Sums()
+        names = [name for name in self.exact if "norm" not in name]
+        # Weights before biases: those of keys and values then lie side by side, as one matrix.
+        names.sort(key=lambda name: name.endswith("bias"))
+        shapes = [_padded(name, self.exact[name].shape) for name in names]
+        flat = self.exact[names[0]].new_zeros(sum(shape.numel() for shape in shapes), dtype=dtype)
+        parts = flat.split([shape.numel() for shape in shapes])
+        self._cast = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+        pairs = [pair for name in names for pair in _copies(name, self._cast[name], self.exact[name])]
+        torch._foreach_copy_([to for to, _ in pairs], [of for _, of in pairs])
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._cast[name]
+
+    def side_by_side(self, first: str, second: str) -> Tensor:
+        """Two weights or biases of the same shape, one below the other."""
+        a, b = self[first], self[second]
+        assert b.data_ptr() == a.data_ptr() + a.numel() * a.element_size()
+        return a.as_strided((2 * len(a), *a.shape[1:]), a.stride())
+
+    def collect(self) -> dict[str, Tensor]:
+        """All gradients, by name, once the backward pass is over."""
+        for name, added in self.sums.added().items():
+            like = self.exact[name]
+            if name.endswith("w12.bias"):
+                added = _without_padding(added, len(like))
+            self.gradients[name] = added if added.shape == like.shape else added.view(-1, *like.shape).sum(0)
+        return self.gradients
+
+
+def _padded(name: str, shape: torch.Size) -> torch.Size:
+    """Shape of a feed-forward's parameter with a width that is a multiple (see layers.padded_feed_forward)."""
+    if name.endswith(("w12.weight", "w12.bias")):
+        half = shape[0] // 2
+        return torch.Size((2 * (half + -half % FEED_FORWARD_MULTIPLE), *shape[1:]))
+    if name.endswith("w3.weight"):
+        return torch.Size((shape[0], shape[1] + -shape[1] % FEED_FORWARD_MULTIPLE))
+    return shape
+
+
+def _copies(name: str, to: Tensor, of: Tensor) -> list[tuple[Tensor, Tensor]]:
+    if to.shape == of.shape:
+        return [(to, of)]
+    if name.endswith("w3.weight"):
+        return [(to[:, : of.shape[1]], of)]
+    half, whole = len(of) // 2, len(to) // 2
+    return [(to[:half], of[:half]), (to[whole : whole + half], of[half:])]
+
+
+def _without_padding(gradient: Tensor, length: int) -> Tensor:
+    if len(gradient) == length:
+        return gradient
+    first, second = gradient.chunk(2)
+    return torch.cat((first[: length // 2], second[: length // 2]))
+
+
+class SelfAttentionPart:
+    """The bias of its last layer belongs to the sum that its result becomes part of."""
+
+    def __init__(self, layer: SelfAttention, prefix: str, weights: Weights, rotary: RotaryTable | None) -> None:
+        self._layer, self._prefix, self._weights, self._rotary = layer, prefix, weights, rotary
+        self._dim = weights.exact[f"{prefix}.proj.bias"].shape[0]
+        weights.sums.reserve(f"{prefix}.qkv.bias", 3 * self._dim)
+        _reserve_norms(layer, prefix, weights)
+
+    def forward(self, x: Rows, batch: int) -> Rows:
+        weights, prefix = self._weights, self._prefix
+        qkv = ops.linear(x, weights[f"{prefix}.qkv.weight"], weights[f"{prefix}.qkv.bias"])
+        self._qkv = qkv.view(batch, -1, 3, self._layer.num_heads, self._dim // self._layer.num_heads)
+        self._inverse = [
+            ops.heads_(self._qkv[:, :, number], _weight(norm), self._rotary, _eps(norm))
+            for number, norm in enumerate((self._layer.q_norm, self._layer.k_norm))
+        ]
+        self._attended = Attended.of(*self._qkv.unbind(2))
+        out = self._attended.out.reshape(x.shape)
+        return ops.linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
+
+    def backward(self, gradient: Rows, x: Rows) -> Rows:
+        weights, prefix = self._weights, self._prefix
+        parts = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
+        qkv, sums = torch.empty_like(self._qkv), weights.sums[f"{prefix}.qkv.bias"]
+        norms = (self._layer.q_norm, self._layer.k_norm, None)
+        for number, (part, norm, name) in enumerate(zip(parts, norms, ("q", "k", "v"), strict=True)):
+            ops.heads_backward(
+                part,
+                self._qkv[:, :, number],
+                qkv[:, :, number],
+                _weight(norm),
+                None if norm is None else self._rotary,
+                None if norm is None else self._inverse[number],
+                sums[:, number * self._dim :],
+                weights.sums[f"{prefix}.{name}_norm.weight"] if _weight(norm) is not None else None,
+            )
+        rows = qkv.view(len(x), -1)
+        weights.gradients[f"{prefix}.qkv.weight"] = ops.weight_gradient(rows, x)
+        return rows @ weights[f"{prefix}.qkv.weight"]
+
+
+class CrossAttentionPart:
+    """Queries from one side, keys and values from the other. The bias of its last layer belongs to the sum that its
+    result becomes part of."""
+
+    def __init__(
+        self,
+        layer: CrossAttention,
+        prefix: str,
+        weights: Weights,
+        of_queries: RotaryTable | None,
+        of_keys: RotaryTable | None,
+    ) -> None:
+        self._layer, self._prefix, self._weights = layer, prefix, weights
+        self._of_queries, self._of_keys = of_queries, of_keys
+        self._dim = weights.exact[f"{prefix}.proj.bias"].shape[0]
+        for name in ("to_q", "to_k", "to_v"):
+            weights.sums.reserve(f"{prefix}.{name}.bias", self._dim)
+        _reserve_norms(layer, prefix, weights)
+
+    def forward(self, x: Rows, context: Rows, batch: int) -> Rows:
+        weights, prefix, layer = self._weights, self._prefix, self._layer
+        heads = layer.num_heads, self._dim // layer.num_heads
+        q = ops.linear(x, weights[f"{prefix}.to_q.weight"], weights[f"{prefix}.to_q.bias"])
+        bias = weights.side_by_side(f"{prefix}.to_k.bias", f"{prefix}.to_v.bias")
+        kv = ops.linear(context, self._of_context(), bias)
+        self._q, self._kv = q.view(batch, -1, *heads), kv.view(batch, -1, 2, *heads)
+        self._inverse_q = ops.heads_(self._q, _weight(layer.q_norm), self._of_queries, _eps(layer.q_norm))
+        self._inverse_k = ops.heads_(self._kv[:, :, 0], _weight(layer.k_norm), self._of_keys, _eps(layer.k_norm))
+        self._attended = Attended.of(self._q, *self._kv.unbind(2))
+        out = self._attended.out.reshape(x.shape)
+        return ops.linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
+
+    def backward(self, gradient: Rows, x: Rows, context: Rows) -> tuple[Rows, Rows]:
+        """Gradients of queries, and of keys and values, before norms and rotations: `of_x`, `of_context` go on."""
+        weights, prefix, layer = self._weights, self._prefix, self._layer
+        of_q, of_k, of_v = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
+        q, kv = torch.empty_like(self._q), torch.empty_like(self._kv)
+        sides = (
+            ("q", of_q, self._q, q, layer.q_norm, self._of_queries, self._inverse_q),
+            ("k", of_k, self._kv[:, :, 0], kv[:, :, 0], layer.k_norm, self._of_keys, self._inverse_k),
+            ("v", of_v, self._kv[:, :, 1], kv[:, :, 1], None, None, None),
+        )
+        for name, part, result, out, norm, rotary, inverse in sides:
+            weight_sums = weights.sums[f"{prefix}.{name}_norm.weight"] if _weight(norm) is not None else None
+            sums = weights.sums[f"{prefix}.to_{name}.bias"]
+            ops.heads_backward(part, result, out, _weight(norm), rotary, inverse, sums, weight_sums)
+        of_queries, of_context = q.view(len(x), -1), kv.view(len(context), -1)
+        weights.gradients[f"{prefix}.to_q.weight"] = ops.weight_gradient(of_queries, x)
+        for name, part in zip(("to_k", "to_v"), ops.weight_gradient(of_context, context).chunk(2), strict=True):
+            weights.gradients[f"{prefix}.{name}.weight"] = part
+        return of_queries, of_context
+
+    def of_x(self, queries: Rows, more: Rows | None = None) -> Rows:
+        """Gradient of x from that of the queries, added to `more`, in place."""
+        return _through(queries, self._weights[f"{self._prefix}.to_q.weight"], more)
+
+    def of_context(self, keys_values: Float[Tensor, "rows 2*dim"], more: Rows | None = None) -> Rows:
+        """Gradient of the context from that of keys and values, added to `more`, in place."""
+        return _through(keys_values, self._of_context(), more)
+
+    def _of_context(self) -> Float[Tensor, "2*dim dim"]:
+        return self._weights.side_by_side(f"{self._prefix}.to_k.weight", f"{self._prefix}.to_v.weight")
+
+
+class FeedForwardPart:
+    """The bias of its last layer belongs to the sum that its result becomes part of."""
+
+    def __init__(self, layer: SwiGLU, prefix: str, weights: Weights) -> None:
+        self._prefix, self._weights = prefix, weights
+        self._hidden = layer.w3.in_features
+        weights.sums.reserve(f"{prefix}.w12.bias", len(weights[f"{prefix}.w12.bias"]))
+
+    def forward(self, x: Rows) -> Rows:
+        weights, prefix = self._weights, self._prefix
+        self._halves = ops.linear(x, weights[f"{prefix}.w12.weight"], weights[f"{prefix}.w12.bias"])
+        product = ops.silu_product(self._halves)
+        return ops.linear(product, weights[f"{prefix}.w3.weight"], weights[f"{prefix}.w3.bias"])
+
+    def backward(self, gradient: Rows, x: Rows) -> Rows:
+        weights, prefix = self._weights, self._prefix
+        of_product = gradient @ weights[f"{prefix}.w3.weight"]
+        halves, product = ops.silu_product_backward(of_product, self._halves, weights.sums[f"{prefix}.w12.bias"])
+        w3 = ops.weight_gradient(gradient, product)
+        weights.gradients[f"{prefix}.w3.weight"] = w3[:, : self._hidden].contiguous()
+        w12 = ops.weight_gradient(halves, x)
+        weights.gradients[f"{prefix}.w12.weight"] = _without_padding(w12, 2 * self._hidden)
+        return halves @ weights[f"{prefix}.w12.weight"]
+
+
+def _into_attention(attended: Attended, gradient: Rows, name: str, weights: Weights) -> tuple[Tensor, ...]:
+    """Gradients of queries, keys and values from that of the projected result."""
+    out = attended.out
+    weights.gradients[name] = ops.weight_gradient(gradient, out.reshape(gradient.shape))
+    return attended.backward((gradient @ weights[name]).view(out.shape))
+
+
+def _through(gradient: Rows, weight: Tensor, more: Rows | None) -> Rows:
+    return gradient @ weight if more is None else more.addmm_(gradient, weight)
+
+
+def _reserve_norms(layer: SelfAttention | CrossAttention, prefix: str, weights: Weights) -> None:
+    """Sums for the norms of queries and keys are made head by head."""
+    for name in ("q_norm", "k_norm"):
+        if isinstance(getattr(layer, name), RMSNorm):
+            weights.sums.reserve(f"{prefix}.{name}.weight", weights.exact[f"{prefix}.proj.bias"].shape[0])
+
+
+def _weight(norm: nn.Module | None) -> Tensor | None:
+    return norm.weight.detach() if isinstance(norm, RMSNorm) else None
+
+
+def _eps(norm: nn.Module) -> float:
+    return norm.eps if isinstance(norm, RMSNorm) else 0.0
