@@ -74,7 +74,8 @@ def test_no_step_waits_for_the_device(data: Path, tmp_path: Path, fields: dict[s
 
 @pytest.mark.parametrize(("accumulation", "fused"), [(1, False), (3, False), (1, True)])
 def test_recorded_steps_are_the_same_steps(data: Path, tmp_path: Path, accumulation: int, fused: bool) -> None:
-    """Also on fused blocks, against plain ones. Over a schedule of the KL weight, and past the step at which the compressor freezes."""
+    """Over a schedule of the KL weight, and past the step at which the compressor freezes. fused: recorded on fused
+    blocks, against plain ones."""
     preset = tmp_path / "preset.yaml"
     recipe = PRESET.read_text().replace("kl_weights: [0.0, 0.0]", "kl_weights: [0.1, 0.5]\n  kl_schedule: [1, 4]")
     preset.write_text(recipe + "  freeze_compressor_after: 6\n")

@@ -47,7 +47,7 @@ def run_block(block: nn.Module, checkpointing: Checkpointing, *args: Any) -> Any
     if not torch.is_grad_enabled():
         return block(*args)
     fused = block.__dict__.get(_FUSED)
-    if fused is not None and args[0].is_cuda and (result := fused(block, checkpointing, *args)) is not NotImplemented:
+    if fused is not None and _on_gpu(args[0]) and (result := fused(block, checkpointing, *args)) is not NotImplemented:
         return result
     compiled = block.__dict__.get(_COMPILED)
     if checkpointing == "full":
@@ -78,6 +78,10 @@ def fuse_for_training(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         if isinstance(module, FUSIBLE):
             module.__dict__[_FUSED] = fused_forward
+
+
+def _on_gpu(x: torch.Tensor) -> bool:
+    return x.is_cuda
 
 
 def _forward(module: nn.Module, selective: bool, *args: Any) -> Any:

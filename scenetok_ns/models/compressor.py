@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, PoseEmbedding
 from scenetok_ns.models.compilation import Checkpointing, run_block
+from scenetok_ns.models.fused.shared import read_by_blocks
 from scenetok_ns.models.layers import (
     CrossAttention,
     PatchEmbed,
@@ -153,7 +154,7 @@ class Compressor(nn.Module):
         # Contiguous, so that the first block looks to the compiler like the others.
         tokens = self.scene_tokens.expand(len(latents), -1, -1).contiguous()
         rotary = self.feat_rope(cameras.num_views)
-        activated = activate(pose)
+        activated = read_by_blocks(activate(pose))
         for block in self.aggregate:
             tokens, views = run_block(block, self.checkpointing, tokens, views, activated, rotary)
         return self.out_proj(tokens)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.compilation import Checkpointing, run_block
+from scenetok_ns.models.fused.shared import read_by_blocks
 from scenetok_ns.models.layers import (
     CrossAttention,
     KeyValues,
@@ -119,7 +120,8 @@ class Trunk(nn.Module):
         context: Context,
         rotary: RotaryTable | None = None,
     ) -> Float[Tensor, "b n out"]:
-        activated = activate(condition)
+        activated = read_by_blocks(activate(condition))
+        context = read_by_blocks(context) if isinstance(context, Tensor) else context
         for index, block in enumerate(self.blocks):
             own = context if isinstance(context, Tensor) else context[index]
             x = run_block(block, self.checkpointing, x, activated, own, rotary)

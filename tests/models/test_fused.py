@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_networks import NETWORKS, randomized
 from torch import Tensor, nn
 
 from scenetok_ns.models import compilation
@@ -120,6 +121,29 @@ def test_without_rotation_and_with_padded_feed_forwards() -> None:
     found = everything(block, args, lambda *args: fused(block, "none", *args))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@kernels_run
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_networks_of_fused_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of what all blocks read are added up among them."""
+    make, run = NETWORKS[name]
+    network = randomized(make())
+    if DEVICE == "cuda":
+        pytest.skip("these networks are fed on the CPU")
+
+    def gradients() -> dict[str, Tensor]:
+        network.zero_grad()
+        run(network).square().mean().backward()
+        return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+    expected = gradients()
+    monkeypatch.setattr(compilation, "_on_gpu", lambda x: True)
+    compilation.fuse_for_training(network.compilable())
+    found, used = gradients(), [m for m in network.modules() if compilation._FUSED in m.__dict__]
+    assert used and found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-6, msg=key)
 
 
 @kernels_run

@@ -18,6 +18,7 @@ from torch.autograd import Function
 from scenetok_ns.models.compressor import CompressorBlock
 from scenetok_ns.models.dit import Block
 from scenetok_ns.models.fused.passes import BlockPass, CompressorPass, DenoiserPass
+from scenetok_ns.models.fused.shared import SharedGradient, shared_gradient
 
 FUSIBLE = (Block, CompressorBlock)
 """Modules that `fused_forward` knows."""
@@ -72,6 +73,15 @@ class Plan:
 
     def __init__(self, make: Callable[[], Any], dtype: torch.dtype, names: list[str], again: bool) -> None:
         self.make, self.dtype, self.names, self.again = make, dtype, names, again
+        self.shared: list[SharedGradient] = []
+        self.gives_out: list[bool] = []
+
+    def share(self, inputs: tuple[Tensor, ...]) -> None:
+        for x in inputs:
+            shared = shared_gradient(x)
+            self.shared.append(shared)
+            self.gives_out.append(not shared.taken)
+            shared.taken = True
 
     def run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...]]:
         """A pass, and its results as rows. Sums of blocks (the first inputs) keep their precision."""
@@ -89,6 +99,7 @@ class FusedBlock(Function):
         count = len(tensors) - len(plan.names)
         inputs = tensors[:count]
         made, results = plan.run(inputs)
+        plan.share(inputs[made.NUM_SUMS :])
         ctx.plan, ctx.shapes = plan, [x.shape for x in inputs]
         # Tensors that belong to no graph: what is kept of a pass, or of its inputs where it is run again.
         ctx.kept = [x.detach() for x in inputs] if plan.again else made
@@ -101,6 +112,9 @@ class FusedBlock(Function):
             raise RuntimeError("fused block: its backward pass was already taken, and what it needs is freed")
         made, ctx.kept = ctx.plan.run(ctx.kept)[0] if ctx.plan.again else ctx.kept, None
         rows = [None if g is None else g.reshape(-1, g.shape[-1]).contiguous() for g in gradients]
-        of_inputs = [g.view(shape) for g, shape in zip(made.backward(*rows), ctx.shapes, strict=True)]
+        made.shared = ctx.plan.shared
+        sums = made.backward(*rows)
+        others = (x.give_out() if last else None for x, last in zip(made.shared, ctx.plan.gives_out, strict=True))
+        shaped = (None if g is None else g.view(shape) for g, shape in zip((*sums, *others), ctx.shapes, strict=True))
         of_weights = made.weights.collect()
-        return None, *of_inputs, *(of_weights[name] for name in ctx.plan.names)
+        return None, *shaped, *(of_weights[name] for name in ctx.plan.names)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,6 +23,7 @@ class Weights:
         self.exact = {name: p.detach() for name, p in block.named_parameters()}
         self.gradients: dict[str, Tensor] = {}
         self.sums = Sums()
+        self._in_use: list[Tensor] = []
         names = [name for name in self.exact if "norm" not in name]
         # Weights before biases: those of keys and values then lie side by side, as one matrix.
         names.sort(key=lambda name: name.endswith("bias"))
@@ -39,14 +43,43 @@ class Weights:
         assert b.data_ptr() == a.data_ptr() + a.numel() * a.element_size()
         return a.as_strided((2 * len(a), *a.shape[1:]), a.stride())
 
+    def weight_gradient(
+        self, names: tuple[str, ...], gradient: Rows, x: Rows, finish: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """Gradients of the weights of linear layers that lie side by side; `finish` is applied to what the product
+        gives. Nothing may change `gradient` or `x` before `wait` or `collect`."""
+        if ops.BESIDE and x.is_cuda:
+            beside = _stream(x.device)
+            beside.wait_stream(torch.cuda.current_stream())
+            self._in_use += [gradient, x]  # their memory must not be given to others meanwhile
+            with torch.cuda.stream(beside):
+                result = ops.weight_gradient(gradient, x)
+                result = result if finish is None else finish(result)
+        else:
+            result = ops.weight_gradient(gradient, x)
+            result = result if finish is None else finish(result)
+        self.gradients |= dict(zip(names, result.chunk(len(names)), strict=True))
+
+    def wait(self) -> None:
+        """For the weights' gradients that are under way."""
+        if self._in_use:
+            torch.cuda.current_stream().wait_stream(_stream(self._in_use[0].device))
+            self._in_use.clear()
+
     def collect(self) -> dict[str, Tensor]:
         """All gradients, by name, once the backward pass is over."""
+        self.wait()
         for name, added in self.sums.added().items():
             like = self.exact[name]
             if name.endswith("w12.bias"):
                 added = _without_padding(added, len(like))
             self.gradients[name] = added if added.shape == like.shape else added.view(-1, *like.shape).sum(0)
         return self.gradients
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _padded(name: str, shape: torch.Size) -> torch.Size:
@@ -113,7 +146,7 @@ class SelfAttentionPart:
                 weights.sums[f"{prefix}.{name}_norm.weight"] if _weight(norm) is not None else None,
             )
         rows = qkv.view(len(x), -1)
-        weights.gradients[f"{prefix}.qkv.weight"] = ops.weight_gradient(rows, x)
+        weights.weight_gradient((f"{prefix}.qkv.weight",), rows, x)
         return rows @ weights[f"{prefix}.qkv.weight"]
 
 
@@ -141,7 +174,7 @@ class CrossAttentionPart:
         heads = layer.num_heads, self._dim // layer.num_heads
         q = ops.linear(x, weights[f"{prefix}.to_q.weight"], weights[f"{prefix}.to_q.bias"])
         bias = weights.side_by_side(f"{prefix}.to_k.bias", f"{prefix}.to_v.bias")
-        kv = ops.linear(context, self._of_context(), bias)
+        kv = ops.linear(context, self.of_context, bias)
         self._q, self._kv = q.view(batch, -1, *heads), kv.view(batch, -1, 2, *heads)
         self._inverse_q = ops.heads_(self._q, _weight(layer.q_norm), self._of_queries, _eps(layer.q_norm))
         self._inverse_k = ops.heads_(self._kv[:, :, 0], _weight(layer.k_norm), self._of_keys, _eps(layer.k_norm))
@@ -150,7 +183,7 @@ class CrossAttentionPart:
         return ops.linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
 
     def backward(self, gradient: Rows, x: Rows, context: Rows) -> tuple[Rows, Rows]:
-        """Gradients of queries, and of keys and values, before norms and rotations: `of_x`, `of_context` go on."""
+        """Gradients of queries, and of keys and values, before norms and rotations; see `of_x`, `of_context`."""
         weights, prefix, layer = self._weights, self._prefix, self._layer
         of_q, of_k, of_v = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
         q, kv = torch.empty_like(self._q), torch.empty_like(self._kv)
@@ -164,20 +197,18 @@ class CrossAttentionPart:
             sums = weights.sums[f"{prefix}.to_{name}.bias"]
             ops.heads_backward(part, result, out, _weight(norm), rotary, inverse, sums, weight_sums)
         of_queries, of_context = q.view(len(x), -1), kv.view(len(context), -1)
-        weights.gradients[f"{prefix}.to_q.weight"] = ops.weight_gradient(of_queries, x)
-        for name, part in zip(("to_k", "to_v"), ops.weight_gradient(of_context, context).chunk(2), strict=True):
-            weights.gradients[f"{prefix}.{name}.weight"] = part
+        weights.weight_gradient((f"{prefix}.to_q.weight",), of_queries, x)
+        weights.weight_gradient((f"{prefix}.to_k.weight", f"{prefix}.to_v.weight"), of_context, context)
         return of_queries, of_context
 
-    def of_x(self, queries: Rows, more: Rows | None = None) -> Rows:
-        """Gradient of x from that of the queries, added to `more`, in place."""
-        return _through(queries, self._weights[f"{self._prefix}.to_q.weight"], more)
+    @property
+    def of_x(self) -> Float[Tensor, "dim dim"]:
+        """What takes gradients of queries to x."""
+        return self._weights[f"{self._prefix}.to_q.weight"]
 
-    def of_context(self, keys_values: Float[Tensor, "rows 2*dim"], more: Rows | None = None) -> Rows:
-        """Gradient of the context from that of keys and values, added to `more`, in place."""
-        return _through(keys_values, self._of_context(), more)
-
-    def _of_context(self) -> Float[Tensor, "2*dim dim"]:
+    @property
+    def of_context(self) -> Float[Tensor, "2*dim dim"]:
+        """What takes gradients of keys and values to the context."""
         return self._weights.side_by_side(f"{self._prefix}.to_k.weight", f"{self._prefix}.to_v.weight")
 
 
@@ -199,22 +230,17 @@ class FeedForwardPart:
         weights, prefix = self._weights, self._prefix
         of_product = gradient @ weights[f"{prefix}.w3.weight"]
         halves, product = ops.silu_product_backward(of_product, self._halves, weights.sums[f"{prefix}.w12.bias"])
-        w3 = ops.weight_gradient(gradient, product)
-        weights.gradients[f"{prefix}.w3.weight"] = w3[:, : self._hidden].contiguous()
-        w12 = ops.weight_gradient(halves, x)
-        weights.gradients[f"{prefix}.w12.weight"] = _without_padding(w12, 2 * self._hidden)
+        hidden = self._hidden
+        weights.weight_gradient((f"{prefix}.w3.weight",), gradient, product, lambda w3: w3[:, :hidden].contiguous())
+        weights.weight_gradient((f"{prefix}.w12.weight",), halves, x, lambda w12: _without_padding(w12, 2 * hidden))
         return halves @ weights[f"{prefix}.w12.weight"]
 
 
 def _into_attention(attended: Attended, gradient: Rows, name: str, weights: Weights) -> tuple[Tensor, ...]:
     """Gradients of queries, keys and values from that of the projected result."""
     out = attended.out
-    weights.gradients[name] = ops.weight_gradient(gradient, out.reshape(gradient.shape))
+    weights.weight_gradient((name,), gradient, out.reshape(gradient.shape))
     return attended.backward((gradient @ weights[name]).view(out.shape))
-
-
-def _through(gradient: Rows, weight: Tensor, more: Rows | None) -> Rows:
-    return gradient @ weight if more is None else more.addmm_(gradient, weight)
 
 
 def _reserve_norms(layer: SelfAttention | CrossAttention, prefix: str, weights: Weights) -> None:

@@ -10,6 +10,7 @@ from scenetok_ns.models.dit import Block
 from scenetok_ns.models.fused import operations as ops
 from scenetok_ns.models.fused.operations import Columns, Modulation, Rows
 from scenetok_ns.models.fused.parts import CrossAttentionPart, FeedForwardPart, SelfAttentionPart, Weights
+from scenetok_ns.models.fused.shared import SharedGradient
 from scenetok_ns.models.rope import RotaryTable
 
 
@@ -75,6 +76,8 @@ class BlockPass:
 
     def __init__(self, block: nn.Module, dtype: torch.dtype, batch: int, recompute: bool) -> None:
         self.weights = Weights(block, dtype)
+        self.shared: list[SharedGradient] = []
+        """Of the other inputs, in their order; to be set before the backward pass."""
         self.batch, self.recompute = batch, recompute
         self.weights.sums.reserve(f"{self.MODULATIONS}.bias", len(self.weights[f"{self.MODULATIONS}.bias"]))
 
@@ -98,12 +101,12 @@ class BlockPass:
         gradients = torch.zeros_like(values) if unused else torch.empty_like(values)
         self.modulation = Modulation(values, gradients, sums[name])
 
-    def modulations_backward(self) -> Rows:
-        """Gradient of the activated condition."""
+    def modulations_backward(self, shared: SharedGradient) -> None:
+        """To the gradient of the activated condition."""
         name, gradients = f"{self.MODULATIONS}.weight", self.modulation.gradients
         assert gradients is not None
-        self.weights.gradients[name] = ops.weight_gradient(gradients, self._activated)
-        return gradients @ self.weights[name]
+        self.weights.weight_gradient((name,), gradients, self._activated)
+        shared.add(gradients, self.weights[name])
 
     def add(self, x: Rows, added: Rows, gate: Columns | None = None) -> tuple[Rows, Rows]:
         """x + added, times the gate if there is one: as it is, and in the precision of the products."""
@@ -126,8 +129,9 @@ class BlockPass:
     def query_backward(self, part: CrossAttentionPart, queries: Rows, gradient: Rows) -> tuple[Rows, Rows | None]:
         """Gradient of what queries were made of: added to `gradient` in the product, or what is still to be added."""
         if gradient.dtype == queries.dtype:
-            return part.of_x(queries, gradient), None
-        return gradient, part.of_x(queries)
+            self.weights.wait()  # for products that read `gradient`
+            return gradient.addmm_(queries, part.of_x), None
+        return gradient, queries @ part.of_x
 
 
 class DenoiserPass(BlockPass):
@@ -159,7 +163,8 @@ class DenoiserPass(BlockPass):
         self.kept = [None] * 2 if self.recompute else kept
         return (self.add(x, self.added2, self.gate(5))[0],)
 
-    def backward(self, gradient: Rows) -> tuple[Rows, Rows, Rows]:
+    def backward(self, gradient: Rows) -> tuple[Rows]:
+        of_activated, of_context = self.shared
         self.begin_backward()
         modulation = self.modulation
         h1, h2 = self.kept
@@ -167,12 +172,13 @@ class DenoiserPass(BlockPass):
         of_norm = self.mlp.backward(of_added, self.norm2.again(modulation) if h2 is None else h2)
         g, of_added = self.norm2.backward(of_norm, g, modulation, "attn2.proj.bias")
         queries, keys_values = self.attn2.backward(of_added, self.queried, self.context)
-        of_context = self.attn2.of_context(keys_values)
+        of_context.add(keys_values, self.attn2.of_context)
         g, second = self.query_backward(self.attn2, queries, g)
         g, of_added = self.add_backward(g, "attn.proj.bias", second=second, added=self.added1, gate=self.gate(2))
         of_norm = self.attn.backward(of_added, self.norm1.again(modulation) if h1 is None else h1)
         g, _ = self.norm1.backward(of_norm, g, modulation)
-        return g, self.modulations_backward(), of_context
+        self.modulations_backward(of_activated)
+        return (g,)
 
 
 class CompressorPass(BlockPass):
@@ -220,7 +226,7 @@ class CompressorPass(BlockPass):
         self.kept = [None] * 4 if self.recompute else kept
         return tokens, views
 
-    def backward(self, of_tokens: Rows | None, of_views: Rows | None) -> tuple[Rows, Rows, Rows]:
+    def backward(self, of_tokens: Rows | None, of_views: Rows | None) -> tuple[Rows, Rows]:
         self.begin_backward(unused=self.last)
         modulation = self.modulation
         h1, h2, h3, h4 = self.kept
@@ -240,15 +246,17 @@ class CompressorPass(BlockPass):
             views, of_added = self.add_backward(views, "mlp1.w3.bias", added=self.added2, gate=self.gate(5))
             of_norm = self.mlp1.backward(of_added, self.norm3.again(modulation) if h3 is None else h3)
             views, _ = self.norm3.backward(of_norm, views, modulation)
+        second = None
         if self.last:
-            views, second = self.attn3.of_context(keys_values), of_views
+            views, second = keys_values @ self.attn3.of_context, of_views
         elif views.dtype == keys_values.dtype:
-            views, second = self.attn3.of_context(keys_values, views), None
+            views.addmm_(keys_values, self.attn3.of_context)
         else:
-            second = self.attn3.of_context(keys_values)
+            second = keys_values @ self.attn3.of_context
         views, of_added = self.add_backward(
             views, "attn1.proj.bias", second=second, added=self.added1, gate=self.gate(2)
         )
         of_norm = self.attn1.backward(of_added, self.norm1.again(modulation) if h1 is None else h1)
         views, _ = self.norm1.backward(of_norm, views, modulation)
-        return tokens, views, self.modulations_backward()
+        self.modulations_backward(self.shared[0])
+        return tokens, views
