@@ -62,7 +62,7 @@ def _run(
         dtype = torch.get_autocast_dtype(device)
 
     def make() -> BlockPass:
-        return kind(block, dtype, len(inputs[0]), checkpointing != "none", rotary)
+        return kind(block, dtype, len(inputs[0]), checkpointing == "selective", rotary)
 
     plan = Plan(make, dtype, list(parameters), checkpointing == "full")
     return FusedBlock.apply(plan, *inputs, *parameters.values())
@@ -88,7 +88,10 @@ class Plan:
         made = self.make()
         kept = made.NUM_SUMS
         rows = [x.detach().reshape(-1, x.shape[-1]).contiguous() for x in inputs]
-        return made, made.forward(*rows[:kept], *(x.to(self.dtype) for x in rows[kept:]))
+        results = made.forward(*rows[:kept], *(x.to(self.dtype) for x in rows[kept:]))
+        if made.recompute:
+            made.weights.drop()
+        return made, results
 
 
 class FusedBlock(Function):

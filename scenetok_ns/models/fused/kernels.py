@@ -177,6 +177,7 @@ def residual_backward(
 def heads(
     x,
     weight,
+    second_weight,
     cos,
     sin,
     inverse,
@@ -189,15 +190,19 @@ def heads(
     NORM: tl.constexpr,
     ROTARY: tl.constexpr,
 ):
-    """Norm and rotation of each head, in place. Rows are `stride` apart."""
+    """Norm and rotation of each head, in place. Rows are `stride` apart; parts (queries, keys) lie side by side."""
     row = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    if part == 1:
+        weight = second_weight
     head = tl.arange(0, HEADS)[:, None]
     mask = (head < count) & (tl.arange(0, DIM)[None, :] >= 0)
-    place = x + row * stride + head * DIM + tl.arange(0, DIM)[None, :]
+    place = x + row * stride + part * count * DIM + head * DIM + tl.arange(0, DIM)[None, :]
     values = tl.load(place, mask=mask, other=0.0).to(tl.float32)
     if NORM:
         root = tl.rsqrt(tl.sum(values * values, axis=1) / DIM + eps)
-        tl.store(inverse + row * count + tl.arange(0, HEADS), root, mask=tl.arange(0, HEADS) < count)
+        norms = inverse + (part * tl.num_programs(0) + row) * count + tl.arange(0, HEADS)
+        tl.store(norms, root, mask=tl.arange(0, HEADS) < count)
         values = values * root[:, None] * tl.load(weight + tl.arange(0, DIM))[None, :]
     if ROTARY:
         even, odd = tl.split(tl.reshape(values, (HEADS, DIM // 2, 2)))
@@ -211,8 +216,11 @@ def heads(
 @triton.jit
 def heads_backward(
     gradient,
+    second,
+    third,
     result,
     weight,
+    second_weight,
     cos,
     sin,
     inverse,
@@ -229,40 +237,51 @@ def heads_backward(
     sums_stride,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
+    CHANGED: tl.constexpr,
     NORM: tl.constexpr,
     ROTARY: tl.constexpr,
 ):
-    """Gradient before norm and rotation, from what they gave: turned back, it is the normed value."""
+    """Gradient before norm and rotation, from what they gave: turned back, it is the normed value. Only the first
+    CHANGED parts were normed and rotated."""
+    part = tl.program_id(1)
+    if part == 1:
+        gradient = second
+        weight = second_weight
+    elif part == 2:
+        gradient = third
     head = tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, DIM)[None, :]
     mask = (head < count) & (column >= 0)
+    inside = part * count * DIM + head * DIM + column
     for_x = tl.zeros((HEADS, DIM), tl.float32)
     for_weight = tl.zeros((HEADS, DIM), tl.float32)
     for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
         source = gradient + (row // n) * batch_stride + (row % n) * row_stride + head * head_stride + column
         grad = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-        if NORM:
-            values = tl.load(result + row * stride + head * DIM + column, mask=mask, other=0.0).to(tl.float32)
-        if ROTARY:
-            angle = (row % n) * DIM + 2 * tl.arange(0, DIM // 2)
-            cosine, sine = tl.load(cos + angle)[None, :], tl.load(sin + angle)[None, :]
-            even, odd = tl.split(tl.reshape(grad, (HEADS, DIM // 2, 2)))
-            grad = tl.reshape(tl.join(even * cosine + odd * sine, odd * cosine - even * sine), (HEADS, DIM))
+        if part < CHANGED:
             if NORM:
-                even, odd = tl.split(tl.reshape(values, (HEADS, DIM // 2, 2)))
-                values = tl.reshape(tl.join(even * cosine + odd * sine, odd * cosine - even * sine), (HEADS, DIM))
-        if NORM:
-            weights = tl.load(weight + tl.arange(0, DIM))[None, :]
-            normed = tl.where(weights == 0.0, 0.0, values / tl.where(weights == 0.0, 1.0, weights))
-            root = tl.load(inverse + row * count + tl.arange(0, HEADS), mask=tl.arange(0, HEADS) < count, other=0.0)
-            for_weight += grad * normed
-            grad = grad * weights
-            grad = root[:, None] * (grad - normed * (tl.sum(grad * normed, axis=1) / DIM)[:, None])
-        tl.store(gradient_x + row * stride + head * DIM + column, grad.to(gradient_x.dtype.element_ty), mask=mask)
+                values = tl.load(result + row * stride + inside, mask=mask, other=0.0).to(tl.float32)
+            if ROTARY:
+                angle = (row % n) * DIM + 2 * tl.arange(0, DIM // 2)
+                cosine, sine = tl.load(cos + angle)[None, :], tl.load(sin + angle)[None, :]
+                even, odd = tl.split(tl.reshape(grad, (HEADS, DIM // 2, 2)))
+                grad = tl.reshape(tl.join(even * cosine + odd * sine, odd * cosine - even * sine), (HEADS, DIM))
+                if NORM:
+                    even, odd = tl.split(tl.reshape(values, (HEADS, DIM // 2, 2)))
+                    values = tl.reshape(tl.join(even * cosine + odd * sine, odd * cosine - even * sine), (HEADS, DIM))
+            if NORM:
+                weights = tl.load(weight + tl.arange(0, DIM))[None, :]
+                normed = tl.where(weights == 0.0, 0.0, values / tl.where(weights == 0.0, 1.0, weights))
+                norms = inverse + (part * rows + row) * count + tl.arange(0, HEADS)
+                root = tl.load(norms, mask=tl.arange(0, HEADS) < count, other=0.0)
+                for_weight += grad * normed
+                grad = grad * weights
+                grad = root[:, None] * (grad - normed * (tl.sum(grad * normed, axis=1) / DIM)[:, None])
+        tl.store(gradient_x + row * stride + inside, grad.to(gradient_x.dtype.element_ty), mask=mask)
         for_x += grad
-    start = tl.program_id(0).to(tl.int64) * sums_stride + head * DIM + column
+    start = tl.program_id(0).to(tl.int64) * sums_stride + inside
     tl.store(sums + start, for_x, mask=mask)
-    if NORM:
+    if NORM and part < CHANGED:
         tl.store(weight_sums + start, for_weight, mask=mask)
 
 

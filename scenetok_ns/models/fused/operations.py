@@ -213,53 +213,65 @@ def _backward_places(where: Columns) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def heads_(
-    x: Float[Tensor, "b n heads d"], weight: Tensor | None, rotary: RotaryTable | None, eps: float
-) -> Float[Tensor, "b n heads"] | None:
-    """Norm and rotation of each head, in place; what the norm divided by, inverted. Tokens of `x` are equally far
-    apart, heads side by side."""
-    if weight is None and rotary is None:
+    x: Float[Tensor, "b n parts heads d"], weights: tuple[Tensor, ...] | None, rotary: RotaryTable | None, eps: float
+) -> Float[Tensor, "parts b n heads"] | None:
+    """Norm and rotation of each head of the first part, or the first two, in place; what the norm divided by, inverted.
+
+    Parts lie side by side (queries, keys, values); one for each weight is changed, without weights all but the values.
+    """
+    if weights is None and rotary is None:
         return None
-    b, n, count, d = x.shape
-    inverse = None if weight is None else x.new_empty(b, n, count, dtype=torch.float32)
+    b, n, parts, count, d = x.shape
+    changed = max(1, parts - 1)
+    inverse = x if weights is None else x.new_empty(changed, b, n, count, dtype=torch.float32)
     cos, sin = (x, x) if rotary is None else rotary
-    kernels.heads[(b * n,)](
+    given = (x,) if weights is None else weights
+    kernels.heads[(b * n, changed)](
         x,
-        x if weight is None else weight,
+        given[0],
+        given[-1],
         cos,
         sin,
-        x if inverse is None else inverse,
+        inverse,
         n,
         count,
         x.stride(1),
         eps,
         HEADS=triton.next_power_of_2(count),
         DIM=d,
-        NORM=weight is not None,
+        NORM=weights is not None,
         ROTARY=rotary is not None,
         num_warps=4,
     )
-    return inverse
+    return None if weights is None else inverse
 
 
 def heads_backward(
-    gradient: Float[Tensor, "b heads n d"],
-    result: Float[Tensor, "b n heads d"],
-    out: Float[Tensor, "b n heads d"],
-    weight: Tensor | None,
+    gradients: tuple[Float[Tensor, "b heads n d"], ...],
+    result: Float[Tensor, "b n parts heads d"],
+    weights: tuple[Tensor, ...] | None,
     rotary: RotaryTable | None,
     inverse: Tensor | None,
     sums: Tensor,
     weight_sums: Tensor | None,
-) -> None:
-    """Gradient of `heads_`, into `out`, which has the strides of `result`. `sums`: for the bias of what `heads_` was
-    given; `weight_sums`: for the weight, head by head."""
-    gradient = gradient if gradient.stride(-1) == 1 else gradient.contiguous()
-    b, n, count, d = result.shape
+) -> Float[Tensor, "b n parts heads d"]:
+    """Gradients of the parts, of what `heads_` was given, side by side. `sums`: for their biases; `weight_sums`: for
+    the weights, head by head."""
+    layouts = {gradient.stride() for gradient in gradients}
+    if len(layouts) > 1 or gradients[0].stride(-1) != 1:
+        gradients = tuple(gradient.contiguous() for gradient in gradients)
+    b, n, parts, count, d = result.shape
+    out = torch.empty_like(result)
     cos, sin = (result, result) if rotary is None else rotary
-    kernels.heads_backward[(len(sums),)](
-        gradient,
+    given = (result,) if weights is None else weights
+    first = gradients[0]
+    kernels.heads_backward[(len(sums), parts)](
+        first,
+        gradients[min(1, parts - 1)],
+        gradients[-1],
         result,
-        result if weight is None else weight,
+        given[0],
+        given[-1],
         cos,
         sin,
         result if inverse is None else inverse,
@@ -269,17 +281,19 @@ def heads_backward(
         b * n,
         n,
         count,
-        gradient.stride(0),
-        gradient.stride(2),
-        gradient.stride(1),
+        first.stride(0),
+        first.stride(2),
+        first.stride(1),
         result.stride(1),
         sums.stride(0),
         HEADS=triton.next_power_of_2(count),
         DIM=d,
-        NORM=weight is not None,
+        CHANGED=max(1, parts - 1),
+        NORM=weights is not None,
         ROTARY=rotary is not None,
         num_warps=4,
     )
+    return out
 
 
 def silu_product(x: Float[Tensor, "rows 2*dim"]) -> Rows:

@@ -26,16 +26,31 @@ class Weights:
         self._in_use: list[Tensor] = []
         names = [name for name in self.exact if "norm" not in name]
         # Weights before biases: those of keys and values then lie side by side, as one matrix.
-        names.sort(key=lambda name: name.endswith("bias"))
-        shapes = [_padded(name, self.exact[name].shape) for name in names]
-        flat = self.exact[names[0]].new_zeros(sum(shape.numel() for shape in shapes), dtype=dtype)
-        parts = flat.split([shape.numel() for shape in shapes])
-        self._cast = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        pairs = [pair for name in names for pair in _copies(name, self._cast[name], self.exact[name])]
-        torch._foreach_copy_([to for to, _ in pairs], [of for _, of in pairs])
+        self._names = sorted(names, key=lambda name: name.endswith("bias"))
+        self._cast: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
+        if not self._cast:
+            self._cast = self._cast_all()
         return self._cast[name]
+
+    def drop(self) -> None:
+        """Free the memory of what is cast; when it is asked for again, it is cast again."""
+        self._cast = {}
+
+    def _cast_all(self) -> dict[str, Tensor]:
+        shapes = [_padded(name, self.exact[name].shape) for name in self._names]
+        flat = self.exact[self._names[0]].new_empty(sum(shape.numel() for shape in shapes), dtype=self.dtype)
+        parts = flat.split([shape.numel() for shape in shapes])
+        cast = {name: part.view(shape) for name, part, shape in zip(self._names, parts, shapes, strict=True)}
+        pairs = [pair for name in self._names for pair in _copies(name, cast[name], self.exact[name])]
+        # Copies into part of each row would keep all others from being made by one kernel.
+        together = [(to, of) for to, of in pairs if to.is_contiguous()]
+        torch._foreach_copy_([to for to, _ in together], [of for _, of in together])
+        for to, of in pairs:
+            if not to.is_contiguous():
+                to.copy_(of)
+        return cast
 
     def side_by_side(self, first: str, second: str) -> Tensor:
         """Two weights or biases of the same shape, one below the other."""
@@ -93,11 +108,15 @@ def _padded(name: str, shape: torch.Size) -> torch.Size:
 
 
 def _copies(name: str, to: Tensor, of: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Where the values of a parameter go; the padding is set to zero."""
     if to.shape == of.shape:
         return [(to, of)]
     if name.endswith("w3.weight"):
+        to[:, of.shape[1] :].zero_()
         return [(to[:, : of.shape[1]], of)]
     half, whole = len(of) // 2, len(to) // 2
+    to[half:whole].zero_()
+    to[whole + half :].zero_()
     return [(to[:half], of[:half]), (to[whole : whole + half], of[half:])]
 
 
@@ -121,10 +140,8 @@ class SelfAttentionPart:
         weights, prefix = self._weights, self._prefix
         qkv = ops.linear(x, weights[f"{prefix}.qkv.weight"], weights[f"{prefix}.qkv.bias"])
         self._qkv = qkv.view(batch, -1, 3, self._layer.num_heads, self._dim // self._layer.num_heads)
-        self._inverse = [
-            ops.heads_(self._qkv[:, :, number], _weight(norm), self._rotary, _eps(norm))
-            for number, norm in enumerate((self._layer.q_norm, self._layer.k_norm))
-        ]
+        norms = (self._layer.q_norm, self._layer.k_norm)
+        self._inverse = ops.heads_(self._qkv, _norm_weights(*norms), self._rotary, _eps(norms[0]))
         self._attended = Attended.of(*self._qkv.unbind(2))
         out = self._attended.out.reshape(x.shape)
         return ops.linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
@@ -132,19 +149,15 @@ class SelfAttentionPart:
     def backward(self, gradient: Rows, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
         parts = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
-        qkv, sums = torch.empty_like(self._qkv), weights.sums[f"{prefix}.qkv.bias"]
-        norms = (self._layer.q_norm, self._layer.k_norm, None)
-        for number, (part, norm, name) in enumerate(zip(parts, norms, ("q", "k", "v"), strict=True)):
-            ops.heads_backward(
-                part,
-                self._qkv[:, :, number],
-                qkv[:, :, number],
-                _weight(norm),
-                None if norm is None else self._rotary,
-                None if norm is None else self._inverse[number],
-                sums[:, number * self._dim :],
-                weights.sums[f"{prefix}.{name}_norm.weight"] if _weight(norm) is not None else None,
-            )
+        qkv = ops.heads_backward(
+            parts,
+            self._qkv,
+            _norm_weights(self._layer.q_norm, self._layer.k_norm),
+            self._rotary,
+            self._inverse,
+            weights.sums[f"{prefix}.qkv.bias"],
+            _norm_sums(weights, f"{prefix}.q_norm.weight"),
+        )
         rows = qkv.view(len(x), -1)
         weights.weight_gradient((f"{prefix}.qkv.weight",), rows, x)
         return rows @ weights[f"{prefix}.qkv.weight"]
@@ -175,10 +188,10 @@ class CrossAttentionPart:
         q = ops.linear(x, weights[f"{prefix}.to_q.weight"], weights[f"{prefix}.to_q.bias"])
         bias = weights.side_by_side(f"{prefix}.to_k.bias", f"{prefix}.to_v.bias")
         kv = ops.linear(context, self.of_context, bias)
-        self._q, self._kv = q.view(batch, -1, *heads), kv.view(batch, -1, 2, *heads)
-        self._inverse_q = ops.heads_(self._q, _weight(layer.q_norm), self._of_queries, _eps(layer.q_norm))
-        self._inverse_k = ops.heads_(self._kv[:, :, 0], _weight(layer.k_norm), self._of_keys, _eps(layer.k_norm))
-        self._attended = Attended.of(self._q, *self._kv.unbind(2))
+        self._q, self._kv = q.view(batch, -1, 1, *heads), kv.view(batch, -1, 2, *heads)
+        self._inverse_q = ops.heads_(self._q, _norm_weights(layer.q_norm), self._of_queries, _eps(layer.q_norm))
+        self._inverse_k = ops.heads_(self._kv, _norm_weights(layer.k_norm), self._of_keys, _eps(layer.k_norm))
+        self._attended = Attended.of(self._q[:, :, 0], *self._kv.unbind(2))
         out = self._attended.out.reshape(x.shape)
         return ops.linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
 
@@ -186,16 +199,24 @@ class CrossAttentionPart:
         """Gradients of queries, and of keys and values, before norms and rotations; see `of_x`, `of_context`."""
         weights, prefix, layer = self._weights, self._prefix, self._layer
         of_q, of_k, of_v = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
-        q, kv = torch.empty_like(self._q), torch.empty_like(self._kv)
-        sides = (
-            ("q", of_q, self._q, q, layer.q_norm, self._of_queries, self._inverse_q),
-            ("k", of_k, self._kv[:, :, 0], kv[:, :, 0], layer.k_norm, self._of_keys, self._inverse_k),
-            ("v", of_v, self._kv[:, :, 1], kv[:, :, 1], None, None, None),
+        q = ops.heads_backward(
+            (of_q,),
+            self._q,
+            _norm_weights(layer.q_norm),
+            self._of_queries,
+            self._inverse_q,
+            weights.sums[f"{prefix}.to_q.bias"],
+            _norm_sums(weights, f"{prefix}.q_norm.weight"),
         )
-        for name, part, result, out, norm, rotary, inverse in sides:
-            weight_sums = weights.sums[f"{prefix}.{name}_norm.weight"] if _weight(norm) is not None else None
-            sums = weights.sums[f"{prefix}.to_{name}.bias"]
-            ops.heads_backward(part, result, out, _weight(norm), rotary, inverse, sums, weight_sums)
+        kv = ops.heads_backward(
+            (of_k, of_v),
+            self._kv,
+            _norm_weights(layer.k_norm),
+            self._of_keys,
+            self._inverse_k,
+            weights.sums[f"{prefix}.to_k.bias"],
+            _norm_sums(weights, f"{prefix}.k_norm.weight"),
+        )
         of_queries, of_context = q.view(len(x), -1), kv.view(len(context), -1)
         weights.weight_gradient((f"{prefix}.to_q.weight",), of_queries, x)
         weights.weight_gradient((f"{prefix}.to_k.weight", f"{prefix}.to_v.weight"), of_context, context)
@@ -250,8 +271,13 @@ def _reserve_norms(layer: SelfAttention | CrossAttention, prefix: str, weights: 
             weights.sums.reserve(f"{prefix}.{name}.weight", weights.exact[f"{prefix}.proj.bias"].shape[0])
 
 
-def _weight(norm: nn.Module | None) -> Tensor | None:
-    return norm.weight.detach() if isinstance(norm, RMSNorm) else None
+def _norm_weights(*norms: nn.Module) -> tuple[Tensor, ...] | None:
+    found = tuple(norm.weight.detach() for norm in norms if isinstance(norm, RMSNorm))
+    return found or None
+
+
+def _norm_sums(weights: Weights, name: str) -> Tensor | None:
+    return weights.sums[name] if name in weights.sums.widths else None
 
 
 def _eps(norm: nn.Module) -> float:

@@ -68,7 +68,7 @@ class Norm:
 
 
 class BlockPass:
-    """One forward and backward pass of a block. `recompute`: norms are computed again instead of kept."""
+    """One forward and backward pass of a block. `recompute`: norms are computed and weights cast again, not kept."""
 
     MODULATIONS = "adaLN_modulation.1"
     NUM_SUMS = 1
