@@ -17,7 +17,7 @@ test: export OMP_NUM_THREADS := 1
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser"
 
-# Needs a Chromium and a machine with nothing else to do: it waits for pictures.
+# Five minutes, with a Chromium; skips without one.
 test-browser: export OMP_NUM_THREADS := 1
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser

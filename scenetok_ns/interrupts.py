@@ -78,9 +78,9 @@ def _send_at_once(thread: Any, outputs: dict[str, Any], static_render: bool = Tr
 class RenderThread:
     """The viewer's thread that renders for one browser: this one.
 
-    It asks for a picture of each pose three times: while the camera moves (`low_move`), again after 0.2 s without
-    message (`low_static`), and after as much again at full size (`high`). The legacy viewer's threads always count as
-    resting, and are left to their own pace.
+    Left alone it asks for a picture of each pose three times: while the camera moves (`low_move`), again after 0.2 s
+    without message (`low_static`), and after as much again at full size (`high`). The legacy viewer's threads always
+    count as resting, and are left to their own pace.
     """
 
     def __init__(self) -> None:
@@ -95,18 +95,20 @@ class RenderThread:
 
     @property
     def waiting(self) -> bool:
-        """Whether it only asks for the last preview once more, now that the camera has stopped."""
+        """Whether it only asks for the last preview once more, which comes before a full picture that was given up is
+        begun again."""
         return self._paced and self._thread.state == "low_static"
 
     def adopt(self) -> None:
-        """Have all pictures of this browser made at the size that they have at rest and sent at once, and interrupts
-        left to `check`.
+        """Have all pictures of this browser made at the size that they have at rest and sent at once, none of them
+        twice, and interrupts left to `check`.
 
         The viewer notes an interrupt whenever the camera moves after a rest, also if nothing is being rendered, and its
         trace function then ends the preview that the move asked for.
         """
         if self._paced:
             self._thread.target_fps = LARGE_PICTURES
+            self._thread.transitions["low_move"]["static"] = "high"
             self._thread.check_interrupt = _look_at_nothing
             self._thread._send_output_to_viewer = functools.partial(_send_at_once, self._thread)
             if self.moving:

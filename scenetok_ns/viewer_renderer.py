@@ -147,6 +147,7 @@ class ViewerRenderer:
         wanted = [settings.rest, settings.moving] if moving else [settings.rest]
         found = self.views.find(key, wanted, camera, short_side)
         if found is None:
+            on_step(0, wanted[-1].steps)  # nothing is begun that would be given up at once
             before = self.views.near(key, settings.rest, camera, self._room(), self._reach(shown.tokens))
             found = self._sampled(shown, key, wanted[-1], camera, before, on_step)
             self.views.add(found)
