@@ -211,17 +211,20 @@ class _Stage:
 
     def __call__(self, x: Maps, frames: int | None) -> Maps:
         """`frames`: how many leading frames of the output have to be right, and are given; None: all."""
+        if frames is None or self.whole:
+            x = x if self.enlarge is None else self.enlarge(x)
+            for block in self.blocks:
+                x = block(x)
+            return x if frames is None else _first(x, frames)
         behind = BLOCK_REACH * len(self.blocks)
         if self.enlarge is not None:
-            if frames is not None and not self.whole:
-                x = _first(x, frames + behind + 1)
-            x = self.enlarge(x)
-        for block in self.blocks:
-            if frames is not None and not self.whole:
-                x = _first(x, frames + behind)
-                behind -= BLOCK_REACH
-            x = block(x)
-        return x if frames is None else _first(x, frames)
+            x = self.enlarge(_first(x, frames + behind + 1))
+        for block in cast("list[_ConvBlock]", self.blocks):
+            x = _first(x, frames + behind)
+            behind -= BLOCK_REACH
+            # Where the end of the clip is farther away than the block reaches, each convolution makes what is needed.
+            x = block.leading(x) if len(x) == 1 and x.shape[1] == frames + behind + BLOCK_REACH else block(x)
+        return _first(x, frames)
 
 
 def _first(x: Maps, frames: int) -> Maps:
@@ -240,6 +243,17 @@ class _ConvBlock(NamedTuple):
         norm = cast(ChannelRMSNorm, block.conv2.norm)
         conv1, conv2 = (_Conv.of(conv.conv, device, dtype) for conv in (block.conv1, block.conv2))
         return cls(conv1, conv2, _Norm.of(norm, device, dtype))
+
+    def leading(self, x: Maps) -> Maps:
+        """The first frames of the result, BLOCK_REACH fewer than those of `x`, of a longer clip's beginning."""
+        inner = self.conv1(x, with_bias=False)[:, :-1]
+        # The second convolution is told of the zeros before the clip, and of nothing behind its input.
+        padded = x.new_empty(1, 1 + inner.shape[1], *inner.shape[2:])
+        padded[:, 0] = 0
+        bias_silu(inner, cast(Tensor, self.conv1.bias), out=padded[:, 1:])
+        del inner
+        out = self.conv2._replace(padding=(0, *self.conv2.padding[1:]))(padded)
+        return self.norm(out, residual=x[:, : out.shape[1]])
 
     def __call__(self, x: Maps) -> Maps:
         # No name for what is in between: it would live on beside what follows.

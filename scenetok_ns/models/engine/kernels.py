@@ -29,15 +29,18 @@ def norm_modulate(
     shift: Float[Tensor, "*some dim"],
     eps: float,
     residual: Float[Tensor, "*rows dim"] | None = None,
+    out: Float[Tensor, "*rows dim"] | None = None,
 ) -> Float[Tensor, "*rows dim"]:
     """x / rms(x) * scale + shift, plus `residual`; scale and shift broadcast over leading dimensions of `x`.
 
-    `x` and `residual` are contiguous; scale and shift are [dim], or [b, n, dim] with contiguous rows.
+    `x`, `residual` and `out`, where the result goes (None: a new tensor), are contiguous; scale and shift are [dim], or
+    [b, n, dim] with contiguous rows.
     """
     if _usable(x) and (layout := _layout(scale, x)) is not None and layout == _layout(shift, x):
-        return _triton().norm_modulate(x, scale, shift, layout, eps, residual)
-    out = F.rms_norm(x.float(), x.shape[-1:], eps=eps) * scale + shift
-    return (out if residual is None else out + residual).to(x.dtype)
+        return _triton().norm_modulate(x, scale, shift, layout, eps, residual, out)
+    result = F.rms_norm(x.float(), x.shape[-1:], eps=eps) * scale + shift
+    result = (result if residual is None else result + residual).to(x.dtype)
+    return result if out is None else out.copy_(result)
 
 
 def gated_residual(
@@ -122,11 +125,14 @@ def silu_product(x: Float[Tensor, "*rows 2*dim"]) -> Float[Tensor, "*rows dim"]:
     return F.silu(u) * w
 
 
-def bias_silu(x: Float[Tensor, "*rows dim"], bias: Float[Tensor, " dim"]) -> Float[Tensor, "*rows dim"]:
-    """SiLU(x + bias) of a contiguous `x`."""
+def bias_silu(
+    x: Float[Tensor, "*rows dim"], bias: Float[Tensor, " dim"], out: Float[Tensor, "*rows dim"] | None = None
+) -> Float[Tensor, "*rows dim"]:
+    """SiLU(x + bias) of a contiguous `x`, in the contiguous `out` (None: a new tensor)."""
     if _usable(x):
-        return _triton().bias_silu(x, bias)
-    return F.silu(x + bias)
+        return _triton().bias_silu(x, bias, out)
+    result = F.silu(x + bias)
+    return result if out is None else out.copy_(result)
 
 
 def group_norm(

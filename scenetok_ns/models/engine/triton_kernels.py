@@ -14,11 +14,17 @@ ELEMENTS = 4096
 
 
 def norm_modulate(
-    x: Tensor, scale: Tensor, shift: Tensor, layout: tuple[int, int, int, int], eps: float, residual: Tensor | None
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    layout: tuple[int, int, int, int],
+    eps: float,
+    residual: Tensor | None,
+    out: Tensor | None,
 ) -> Tensor:
     dim = x.shape[-1]
     rows = x.numel() // dim
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     block = triton.next_power_of_2(dim)
     together = max(1, min(16, ELEMENTS // block))
     if rows < 132 * 4 * together:  # few rows: spread them over all processors
@@ -112,8 +118,8 @@ def silu_product(x: Tensor) -> Tensor:
     return out
 
 
-def bias_silu(x: Tensor, bias: Tensor) -> Tensor:
-    out = torch.empty_like(x)
+def bias_silu(x: Tensor, bias: Tensor, out: Tensor | None) -> Tensor:
+    out = torch.empty_like(x) if out is None else out
     count = x.numel()
     _bias_silu[(triton.cdiv(count, 2048),)](x, bias, out, count, x.shape[-1], BLOCK=2048, num_warps=4)
     return out

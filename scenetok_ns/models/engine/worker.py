@@ -27,8 +27,8 @@ class CancelledJob(BaseException):
 
 
 class _Job(Generic[T]):
-    def __init__(self, start: Callable[[Report], Iterator[T]]) -> None:
-        self._start = start
+    def __init__(self, start: Callable[[Report], Iterator[T]], reports: bool) -> None:
+        self._start, self._reports = start, reports
         self._results: Iterator[T] | None = None
         self.messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.cancelled = False
@@ -56,7 +56,8 @@ class _Job(Generic[T]):
     def _report(self, done: int, total: int) -> None:
         if self.cancelled:
             raise CancelledJob
-        self.messages.put(("step", (done, total)))
+        if self._reports:
+            self.messages.put(("step", (done, total)))
 
 
 class Worker:
@@ -73,7 +74,7 @@ class Worker:
 
         `on_step` gets in the caller's thread what the job reports; what it raises ends the job.
         """
-        job = _Job(start)
+        job = _Job(start, reports=on_step is not None)
         with self._lock:
             self._jobs.append(job)
             if self._thread is None:
