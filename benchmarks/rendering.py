@@ -287,7 +287,8 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
             runs = [timed(run, device) for _ in range(RUNS)]
         else:  # nothing to lay out, compile or capture: a long first run counts
             runs = [first_run if cold > SLOW_MS else timed(run, device)]
-        kernels = top_kernels(run) if how == "engine" and args.profile and device.type == "cuda" else None
+        profiled = how == "engine" and device.type == "cuda" and any(word in work.name for word in args.profile)
+        kernels = top_kernels(run) if profiled else None
     return Result(
         presets=names,
         work=work.name,
@@ -394,7 +395,9 @@ def main() -> None:
     parser.add_argument("--preset", nargs="*", default=[], help="names; none: all")
     parser.add_argument("--only", nargs="*", default=[], help="words; work with one in 'preset: work' is measured")
     parser.add_argument("--how", nargs="*", default=["plain", "engine"], choices=["plain", "engine"])
-    parser.add_argument("--profile", action="store_true", help="kernels of the engine's work, into the JSON file")
+    parser.add_argument(
+        "--profile", nargs="*", default=[], help="words; kernels of the engine's work with one, into the JSON"
+    )
     parser.add_argument("--skip-plain", nargs="*", default=[], help="words; the plain loop does not do work with one")
     parser.add_argument("--low-vram", nargs="*", default=[], help="presets; the engine with that option, too")
     parser.add_argument("--exact", action="store_true", help="the engine with the autoencoders' own precision")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders import weights as weight_files
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace, to_channels_last
+from scenetok_ns.models.autoencoders.wan_fast import speed_up
 from scenetok_ns.models.engine.replayed import Replayed
 from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import TemporalLayout
@@ -140,6 +141,7 @@ class WanVAE(Autoencoder):
         nn.Module.to(network, device, dtype)  # diffusers' own `to` warns of dtypes
         if device.type == "cuda":
             to_channels_last(network)
+        speed_up(network.decoder)
         run = partial(_run_decoder, network)
         prepared._fast = Replayed(run) if graphs else run
         return prepared
