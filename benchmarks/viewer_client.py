@@ -14,6 +14,9 @@ from numpy import asarray, ndarray
 from PIL import Image
 from websockets.sync.client import connect
 
+MOVING = 12
+"""The first number of a JPEG's table of quantisation: Nerfstudio takes 8 at rest, 20 while the camera moves."""
+
 
 class ViewerClient:
     """One connection to a viewer."""
@@ -68,3 +71,16 @@ class ViewerClient:
         for message in self.messages(seconds):
             if message.get("type") == "BackgroundImageMessage":
                 yield asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
+
+    def at_rest(self, quiet: float, seconds: float = 60) -> UInt8[ndarray, "h w 3"]:
+        """The picture in full quality that no other follows for `quiet` seconds."""
+        deadline, full = time.monotonic() + seconds, None
+        while time.monotonic() < deadline:
+            came = False
+            for message in self.messages(quiet):
+                if message.get("type") == "BackgroundImageMessage":
+                    came, picture = True, Image.open(io.BytesIO(message["rgb_bytes"]))
+                    full = asarray(picture.convert("RGB")) if picture.quantization[0][0] < MOVING else None
+            if full is not None and not came:
+                return full
+        raise TimeoutError(f"no picture in full quality came in {seconds} s")

@@ -67,12 +67,8 @@ class Panel:
         return found
 
     def at_rest(self) -> Picture:
-        """The last picture that arrives."""
-        pictures = list(self.client.pictures(QUIET))
-        while more := list(self.client.pictures(QUIET)):
-            pictures = more
-        assert pictures, "no picture arrived"
-        return pictures[-1]
+        """The picture in full quality after which none comes."""
+        return self.client.at_rest(QUIET)
 
     def set(self, name: str, value: Any = True) -> Picture:
         """Set an element as a browser does, or press it; the picture that it leads to."""
