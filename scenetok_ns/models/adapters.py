@@ -60,6 +60,12 @@ class _AdaptedLinear(nn.Linear):
         return own + adapters.addition(key).to(own.dtype) if adapters.enabled else own
 
 
+def adapters_in_use(layer: nn.Module) -> tuple[Tensor, ...]:
+    """What a layer's weight is made of beside its own, when it is read: `up` and `down` while adapters are enabled."""
+    adapters, key = layer.__dict__.get("adapter", (None, ""))
+    return (adapters.up[key], adapters.down[key]) if adapters is not None and adapters.enabled else ()
+
+
 def adapted_layers(network: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers of attention and feed-forward in a network's blocks, by name; those of conditions stay."""
     return {

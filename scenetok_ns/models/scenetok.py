@@ -21,7 +21,7 @@ from scenetok_ns.models.compilation import Checkpointing, compile_for_training, 
 from scenetok_ns.models.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.engine.engine import RenderingEngine
-from scenetok_ns.models.engine.options import EngineOptions
+from scenetok_ns.models.engine.options import EngineOptions, suits_engine
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.rendering import CleanViews, RenderedFrames, render_windows
@@ -311,7 +311,7 @@ class SceneTok(nn.Module):
             return None
         if not isinstance(options, str):
             return options
-        if self.device.type != "cuda":
+        if not suits_engine(self.device):
             return None
         return EngineOptions.for_device(self.device, autoencoders=options == "auto", low_vram=self.low_vram)
 

@@ -140,6 +140,7 @@ class DenoisingEngine:
     def _run(self, path: _Path, steps: WindowSteps, stretch: Stretch, on_step: OnStep, total: int) -> None:
         window = slice(stretch.start, stretch.start + path.key.latents)
         rows = slice(stretch.steps.start, stretch.steps.stop)
+        steps.prepare(stretch.clean)  # again, if other kinds of windows have taken the place of this one meanwhile
         if self._scene_of.get(path.key) is not path:
             steps.load_scene(path.keys, path.values, path.guidance)
             self._scene_of[path.key] = path

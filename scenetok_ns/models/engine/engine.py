@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from scenetok_ns.models.adapters import adapters_in_use
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME
 from scenetok_ns.models.cameras import CameraBatch
@@ -52,15 +53,18 @@ def tensors_of(result: object) -> Iterator[Tensor]:
 
 
 def fingerprint(module: nn.Module) -> Fingerprint:
-    """Changes when a weight is replaced or written to; compares no values, and does not wait for the device.
+    """Changes when a weight, or an adapter of it, is replaced or written to by operations that count (`_version`).
 
-    Looks into the modules themselves: `parameters()` takes two thirds of the time, which a preview is waiting for.
+    Fused optimizers and replayed graphs do not count: `SceneTok.train` therefore drops the engine. Compares no values,
+    and does not wait for the device. Looks into the modules themselves: `parameters()` takes two thirds of the time,
+    which a preview is waiting for.
     """
     found: list[tuple[int, int]] = []
     left = [module]
     while left:
         one = left.pop()
         found += [(p.data_ptr(), p._version) for p in one._parameters.values() if p is not None]
+        found += [(p.data_ptr(), p._version) for p in adapters_in_use(one)]
         left += [child for child in one._modules.values() if child is not None]
     return tuple(found)
 
@@ -262,25 +266,28 @@ class RenderingEngine:
             self._decode_stream.wait_stream(self._compute_stream)
 
     def _denoising_engine(self, denoiser: Denoiser) -> DenoisingEngine:
-        if self._denoising is None or self._denoising[0] != fingerprint(denoiser):
+        now = fingerprint(denoiser)
+        if self._denoising is None or self._denoising[0] != now:
             logger.info("rendering engine: laying out the denoiser's weights; first use on a machine compiles kernels")
             self._denoising = None  # frees the memory first
             engine = DenoisingEngine(denoiser, self.device, self.options, self._compute_stream)
-            self._denoising = fingerprint(denoiser), engine
+            self._denoising = now, engine
         return self._denoising[1]
 
     def _token_engine(self, generator: SceneGenerator) -> TokenEngine:
-        if self._generating is None or self._generating[0] != fingerprint(generator):
+        now = fingerprint(generator)
+        if self._generating is None or self._generating[0] != now:
             self._generating = None
             engine = TokenEngine(generator, self.device, self.options, self._compute_stream)
-            self._generating = fingerprint(generator), engine
+            self._generating = now, engine
         return self._generating[1]
 
     def _compressing_engine(self, compressor: Compressor) -> CompressingEngine:
-        if self._compressing is None or self._compressing[0] != fingerprint(compressor):
+        now = fingerprint(compressor)
+        if self._compressing is None or self._compressing[0] != now:
             self._compressing = None
             engine = CompressingEngine(compressor, self.device, self.options, self._compute_stream)
-            self._compressing = fingerprint(compressor), engine
+            self._compressing = now, engine
         return self._compressing[1]
 
     def prepared(self, autoencoder: Autoencoder) -> Autoencoder:

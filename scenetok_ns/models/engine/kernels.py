@@ -8,6 +8,7 @@ float32 and rounded once.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from scenetok_ns.models.rope import RotaryTable, apply_rotary
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+logger = logging.getLogger(__name__)
 
 
 def norm_modulate(
@@ -216,7 +219,16 @@ def _usable(x: Tensor) -> bool:
 
 @cache
 def triton_available() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    """Whether Triton is there and works, which takes a C compiler and a GPU that it knows; tried once."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        _triton().silu_product(torch.zeros(1, 32, device="cuda", dtype=torch.bfloat16))
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        logger.warning("Triton does not work here (%s); torch's own operations are used, which are slower", reason)
+        return False
+    return True
 
 
 @cache

@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+BFLOAT16_SINCE = (8, 0)
+"""Compute capability (Ampere) from which on a GPU calculates in bfloat16."""
+
+
+def suits_engine(device: torch.device) -> bool:
+    """Whether the engine is worth having on a device: a CUDA GPU that calculates in bfloat16."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= BFLOAT16_SINCE
+
 
 @dataclass(frozen=True)
 class EngineOptions:

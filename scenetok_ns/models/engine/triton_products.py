@@ -23,6 +23,7 @@ ROWS = 64
 BLOCKS = ((128, 4), (64, 3), (64, 2), (32, 2))
 """Keys at a time and blocks of them in flight, best first (10.1, 10.7, 11 us for 512 keys on an H100; 8 warps, and more
 keys at a time, were slower). GPUs differ in how much they can hold."""
+EVERY_GPUS_SHARED_MEMORY = 48 * 1024
 TILE, DEPTH, IN_FLIGHT = 64, 128, 4
 """Output rows and columns of a program of `linear_gated`; how much of a sum it takes at a time; how many such parts
 are on their way at once."""
@@ -66,9 +67,9 @@ def attend(
 
 @cache
 def _shared_memory(device: torch.device) -> int:
-    """Bytes that a program may have. Old releases of torch tell only what it has without asking."""
+    """Bytes that a program may have. torch 2.6 does not tell: what every GPU has."""
     properties = torch.cuda.get_device_properties(device)
-    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
+    return int(getattr(properties, "shared_memory_per_block_optin", EVERY_GPUS_SHARED_MEMORY))
 
 
 def _block_of_keys(d: int, device: torch.device) -> tuple[int, int]:

@@ -130,8 +130,7 @@ class WindowSteps:
         self._poses.copy_(poses.permute(1, 2, 0, 3)[:, :, None])
         self._times[: len(times)].copy_(times)
         self._advance[: len(advance)].copy_(advance)
-        self._index.sub_(self._index[:1].clone())
-        self._done = 0
+        self._restart()
         if clean:  # their time never changes, so neither do their modulations
             self._modulate(self._times[:1].expand(self._together, -1, -1), 0, clean)
 
@@ -148,8 +147,13 @@ class WindowSteps:
         """Capture the graphs of `step(clean)`; to be called before `load`, whose buffers they overwrite."""
         if self._graphs is None:
             return
+        self._restart()  # the last stretch may have left the index behind the last step there is room for
         for which in range(self._together):
             self._graphs.capture((self.key, clean, which), partial(self._step, clean, which))
+
+    def _restart(self) -> None:
+        self._index.sub_(self._index[:1].clone())
+        self._done = 0
 
     def _step(self, clean: int, which: int) -> None:
         """`which`: of the steps whose modulations are computed together, by the first of them."""

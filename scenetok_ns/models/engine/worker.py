@@ -7,11 +7,14 @@ ends their job and nobody else's. Jobs take turns, so a long path does not keep 
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Report = Callable[[int, int], None]
@@ -46,12 +49,16 @@ class _Job(Generic[T]):
         except BaseException as error:
             return "error", error
 
-    def close(self) -> None:
-        """Let go of everything, in the worker's thread."""
+    def close(self) -> BaseException | None:
+        """Let go of everything, in the worker's thread; gives what was raised meanwhile."""
         close = getattr(self._results, "close", None)  # generators have it
-        if close is not None:
-            close()
         self._results = None
+        try:
+            if close is not None:
+                close()
+        except BaseException as error:
+            return error
+        return None
 
     def _report(self, done: int, total: int) -> None:
         if self.cancelled:
@@ -103,16 +110,14 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            if job.cancelled:
-                kind, value = "end", None
-            else:
-                kind, value = job.advance()
+            kind, value = ("end", None) if job.cancelled else job.advance()
             with self._lock:
                 job.ahead += kind == "result"
                 if kind != "result":
                     self._jobs.remove(job)
-            if kind != "result":
-                job.close()
+            if kind != "result" and (failure := job.close()) is not None:
+                logger.warning("%s: what a job held could not be given back: %r", self._name, failure)
+                del failure
             job.messages.put((kind, value))
             del job, kind, value  # else they would live on while this thread waits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.engine.denoising import DenoisingEngine, stretches
+from scenetok_ns.models.engine import denoising
+from scenetok_ns.models.engine.denoising import KEPT_WINDOWS, DenoisingEngine, stretches
 from scenetok_ns.models.engine.options import EngineOptions
+from scenetok_ns.models.engine.window import CAPACITY
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.sampling import path_schedule, sample_windows
 from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout
@@ -57,6 +60,55 @@ def test_one_scene_whose_steps_share_the_product_of_their_modulations(schedule: 
     denoiser = randomized(small_denoiser(num_latents=4))
     config = replace(VIDEO_SAMPLER, schedule=schedule, steps=steps, pyramid_uncertainty=2)
     check_same(denoiser, scene(denoiser, VIDEO, latents=9, batch=1), VIDEO, config)
+
+
+class RunAgain:
+    """In the place of `StepGraphs`: what would be a graph is run again."""
+
+    def __init__(self) -> None:
+        self.captured: dict[Hashable, Callable[[], None]] = {}
+
+    def capture(self, name: Hashable, function: Callable[[], None]) -> None:
+        if name not in self.captured:
+            function()
+            self.captured[name] = function
+
+    def replay(self, name: Hashable) -> None:
+        self.captured[name]()
+
+
+@pytest.fixture
+def graphed(monkeypatch: pytest.MonkeyPatch) -> Denoiser:
+    monkeypatch.setattr(denoising, "StepGraphs", RunAgain)
+    return randomized(small_denoiser(num_latents=4))
+
+
+def check_again(engine: DenoisingEngine, denoiser: Denoiser, latents: int, config: SamplerConfig) -> None:
+    inputs = scene(denoiser, VIDEO, latents=latents, batch=1)
+    plain = torch.cat([part.latents for part in sample_windows(denoiser, *inputs, VIDEO, config)], dim=1)
+    found = torch.cat([part.latents for part in engine.sample_windows(*inputs, VIDEO, config)], dim=1)
+    torch.testing.assert_close(found, plain, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [63, CAPACITY])
+def test_a_graph_may_be_captured_after_as_many_steps_as_there_is_room_for(graphed: Denoiser, steps: int) -> None:
+    engine = DenoisingEngine(graphed, CPU, replace(EngineOptions.for_device(CPU), graphs=True))
+    config = replace(VIDEO_SAMPLER, steps=steps)
+    check_again(engine, graphed, 4, config)
+    check_again(engine, graphed, 5, config)  # its second window has clean latents: another graph
+
+
+def test_a_path_goes_on_after_its_buffers_were_given_to_others(graphed: Denoiser) -> None:
+    engine = DenoisingEngine(graphed, CPU, replace(EngineOptions.for_device(CPU), graphs=True))
+    config, inputs = VIDEO_SAMPLER, scene(graphed, VIDEO, latents=9, batch=1)
+    plain = list(sample_windows(graphed, *inputs, VIDEO, config))
+    path = engine.sample_windows(*inputs, VIDEO, config)
+    found = [next(path)]
+    for batch in range(2, 2 + KEPT_WINDOWS):
+        other = scene(graphed, VIDEO, latents=4, batch=batch)
+        assert list(engine.sample_windows(*other, VIDEO, config))
+    for ours, theirs in zip([*found, *path], plain, strict=True):
+        torch.testing.assert_close(ours.latents, theirs.latents, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])

@@ -13,7 +13,10 @@ import pytest
 import torch
 from oracle import LAYOUTS, path
 from small_models import small_model, views
+from small_networks import randomized, small_denoiser
 
+from scenetok_ns.models.adapters import LowRankAdapters
+from scenetok_ns.models.engine.engine import fingerprint
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.rendering import CleanViews
 from scenetok_ns.models.scenetok import SceneTok
@@ -180,3 +183,24 @@ def test_autoencoders_that_were_copied_go_to_main_memory(monkeypatch: pytest.Mon
     monkeypatch.setattr(original, "to", lambda device: (sent.append(str(device)), original)[1])
     check_equal(fast.render(plain.encode(*views(3)), path(9)), plain.render(plain.encode(*views(3)), path(9)))
     assert sent == ["cpu"]
+
+
+def test_the_fingerprint_of_a_network_changes_with_its_weights_and_adapters() -> None:
+    denoiser = randomized(small_denoiser(num_latents=4))
+    seen = [fingerprint(denoiser)]
+    assert fingerprint(denoiser) == seen[0]
+
+    def changed() -> bool:
+        seen.append(fingerprint(denoiser))
+        return seen[-1] not in seen[:-1]
+
+    with torch.no_grad():
+        next(denoiser.parameters()).add_(1)
+        assert changed()
+        denoiser.cnd_proj.weight = torch.nn.Parameter(denoiser.cnd_proj.weight.clone())
+        assert changed()
+        adapters = LowRankAdapters(denoiser, rank=2)
+        adapters.enabled = True
+        assert changed()
+        next(iter(adapters.up.values())).add_(1)
+        assert changed()

@@ -144,3 +144,19 @@ def test_an_idle_thread_ends_and_the_next_job_starts_another(monkeypatch: pytest
     assert list(worker.run(counting(2))) == [0, 1]
     wait_until(lambda: worker._thread is None)
     assert list(worker.run(counting(2))) == [0, 1]
+
+
+def test_the_worker_outlives_a_job_that_fails_in_letting_go(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker("test")
+
+    def start(report) -> Iterator[int]:
+        try:
+            yield from range(9)
+        finally:
+            raise OSError("no way home")
+
+    results = worker.run(start)
+    next(results)
+    results.close()
+    assert list(worker.run(counting(3))) == [0, 1, 2]
+    wait_until(lambda: "no way home" in caplog.text)
