@@ -19,9 +19,6 @@ from scenetok_ns.models.rope import RotaryTable
 
 Rows = Float[Tensor, "rows dim"]
 
-BESIDE = False
-"""Whether products for weights' gradients run on a stream of their own, beside what is not a product."""
-
 PROGRAMS = 528
 """Of backward kernels: four for each processor of an H100. Each of them adds up its share of the rows."""
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,7 +20,6 @@ class Weights:
         self.exact = {name: p.detach() for name, p in block.named_parameters()}
         self.gradients: dict[str, Tensor] = {}
         self.sums = Sums()
-        self._in_use: list[Tensor] = []
         names = [name for name in self.exact if "norm" not in name]
         # Weights before biases: those of keys and values then lie side by side, as one matrix.
         self._names = sorted(names, key=lambda name: name.endswith("bias"))
@@ -58,43 +54,19 @@ class Weights:
         assert b.data_ptr() == a.data_ptr() + a.numel() * a.element_size()
         return a.as_strided((2 * len(a), *a.shape[1:]), a.stride())
 
-    def weight_gradient(
-        self, names: tuple[str, ...], gradient: Rows, x: Rows, finish: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
-        """Gradients of the weights of linear layers that lie side by side; `finish` is applied to what the product
-        gives. Nothing may change `gradient` or `x` before `wait` or `collect`."""
-        if ops.BESIDE and x.is_cuda:
-            beside = _stream(x.device)
-            beside.wait_stream(torch.cuda.current_stream())
-            self._in_use += [gradient, x]  # their memory must not be given to others meanwhile
-            with torch.cuda.stream(beside):
-                result = ops.weight_gradient(gradient, x)
-                result = result if finish is None else finish(result)
-        else:
-            result = ops.weight_gradient(gradient, x)
-            result = result if finish is None else finish(result)
-        self.gradients |= dict(zip(names, result.chunk(len(names)), strict=True))
-
-    def wait(self) -> None:
-        """For the weights' gradients that are under way."""
-        if self._in_use:
-            torch.cuda.current_stream().wait_stream(_stream(self._in_use[0].device))
-            self._in_use.clear()
+    def weight_gradient(self, names: tuple[str, ...], gradient: Rows, x: Rows) -> None:
+        """Of linear layers whose weights lie side by side."""
+        parts = ops.weight_gradient(gradient, x).chunk(len(names))
+        self.gradients |= dict(zip(names, parts, strict=True))
 
     def collect(self) -> dict[str, Tensor]:
         """All gradients, by name, once the backward pass is over."""
-        self.wait()
         for name, added in self.sums.added().items():
             like = self.exact[name]
             if name.endswith("w12.bias"):
                 added = _without_padding(added, len(like))
             self.gradients[name] = added if added.shape == like.shape else added.view(-1, *like.shape).sum(0)
         return self.gradients
-
-
-@cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
 
 
 def _padded(name: str, shape: torch.Size) -> torch.Size:
@@ -251,9 +223,9 @@ class FeedForwardPart:
         weights, prefix = self._weights, self._prefix
         of_product = gradient @ weights[f"{prefix}.w3.weight"]
         halves, product = ops.silu_product_backward(of_product, self._halves, weights.sums[f"{prefix}.w12.bias"])
-        hidden = self._hidden
-        weights.weight_gradient((f"{prefix}.w3.weight",), gradient, product, lambda w3: w3[:, :hidden].contiguous())
-        weights.weight_gradient((f"{prefix}.w12.weight",), halves, x, lambda w12: _without_padding(w12, 2 * hidden))
+        w3, w12 = ops.weight_gradient(gradient, product), ops.weight_gradient(halves, x)
+        weights.gradients[f"{prefix}.w3.weight"] = w3[:, : self._hidden].contiguous()
+        weights.gradients[f"{prefix}.w12.weight"] = _without_padding(w12, 2 * self._hidden)
         return halves @ weights[f"{prefix}.w12.weight"]
 
 

@@ -129,7 +129,6 @@ class BlockPass:
     def query_backward(self, part: CrossAttentionPart, queries: Rows, gradient: Rows) -> tuple[Rows, Rows | None]:
         """Gradient of what queries were made of: added to `gradient` in the product, or what is still to be added."""
         if gradient.dtype == queries.dtype:
-            self.weights.wait()  # for products that read `gradient`
             return gradient.addmm_(queries, part.of_x), None
         return gradient, queries @ part.of_x
 
