@@ -1,7 +1,7 @@
 """Speed, memory and compile time of a training step: one configuration a call, tables from the JSON files of many.
 
-    python benchmarks/training.py measure --batch-size 32 [--preset re10k] [--plain] [--checkpointing selective]
-        [--devices 2] [--steps 20] [--profile FILE] --output FILE.json
+    python benchmarks/training.py measure --batch-size 32 [--preset re10k] [--plain | --fused] [--cuda-graph]
+        [--checkpointing selective] [--devices 2] [--steps 20] [--profile FILE] --output FILE.json
     python benchmarks/training.py table FILE.json ...
 
 A step is what ns-train does from latents: batch to the device, forward, backward, clip, AdamW. The networks have random
