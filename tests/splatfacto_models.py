@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.models import splatfacto
 from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from plyfile import PlyData
 from torch import Tensor
+from torch_rasterizer import rasterize
+
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.splats.gaussians import Gaussians
 
 
 class NoLpips(torch.nn.Module):
@@ -52,3 +57,33 @@ def splatfacto_with(path: Path, degree: int, monkeypatch: pytest.MonkeyPatch) ->
     }
     model.load_state_dict({**model.state_dict(), **{f"gauss_params.{name}": v for name, v in state.items()}})
     return model
+
+
+def plain_rasterization(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    render_mode: str,
+    **others: Any,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """gsplat's function for splatfacto's first 1,000 steps, without a GPU; constant harmonics alone."""
+    gaussians = Gaussians(means, scales.log(), quats, opacities.logit(), colors[:, :1], colors[:, 1:1])
+    intrinsics = Ks / Ks.new_tensor([[width], [height], [1.0]])
+    cameras = CameraBatch(torch.linalg.inv(viewmats)[None], intrinsics[None])
+    drawn = rasterize(gaussians, cameras, (height, width), others["near_plane"])
+    picture = torch.cat([drawn.rgb, drawn.depth], dim=1)[:, : 4 if "D" in render_mode else 3]
+    return picture.permute(0, 2, 3, 1), drawn.alpha.permute(0, 2, 3, 1), {"means2d": means[None] * 1}
+
+
+def run_splatfacto_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces its CUDA kernels; how Gaussians multiply, which begins after 500 steps, is left out."""
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *args, **options: self)
+    monkeypatch.setattr(splatfacto, "rasterization", plain_rasterization)
+    monkeypatch.setattr(splatfacto, "get_viewmat", splatfacto.get_viewmat.__wrapped__)
+    monkeypatch.setattr(splatfacto.DefaultStrategy, "step_post_backward", lambda *args, **options: None)

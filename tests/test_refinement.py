@@ -146,7 +146,7 @@ def test_tokens_alone_can_be_refined_and_any_run_renders_them(workplace: Path, t
     words = ["--path", "dolly", "--frames", "4", "--formats", "png", "--steps", "1"]
     entrypoint(["render", "--run", str(tmp_path / "refined"), "--output", str(tmp_path / "out"), *words])
     assert len(list((tmp_path / "out" / "attic").glob("*.png"))) == 4
-    with pytest.raises(SystemExit, match="the tokens of one capture: refine another one with ns-train"):
+    with pytest.raises(SystemExit, match="the tokens of one capture: leave out --data"):
         entrypoint(["open", str(run), "--data", str(workplace / "attic"), "--output", str(tmp_path / "new")])
 
 

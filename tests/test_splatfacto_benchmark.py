@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from splatfacto_models import run_splatfacto_without_a_gpu
 
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenetok import SceneTok
@@ -48,6 +49,17 @@ def test_the_model_is_scored_on_the_truth(benchmark_script: ModuleType) -> None:
     error = (pictures.clamp(0, 1) - case.truth.frames).square().mean(dim=(1, 2, 3))
     assert row["psnr"] == pytest.approx(float((-10 * error.log10()).mean()), abs=1e-3) and row["psnr"] > 15
     assert row["seconds"] > row["seconds_encode"] > 0
+
+
+def test_stock_splatfacto_trains_on_a_data_set_of_ours(
+    benchmark_script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it but the kernels: data set, points, cameras, training, scores of other views."""
+    run_splatfacto_without_a_gpu(monkeypatch)
+    case = benchmark_script.held_out_case(0, num_context=12, window=8, size=12)
+    rows, pictures = benchmark_script.measure_splatfacto(case, "points", factor=4, steps=40, report=[1])
+    assert [row["steps"] for row in rows] == [1, 40] and pictures.shape == case.truth.frames.shape
+    assert rows[0]["gaussians"] > 500 and rows[1]["psnr"] > rows[0]["psnr"] + 1 and rows[1]["psnr"] > 14
 
 
 def test_means_leave_out_what_was_ended(benchmark_script: ModuleType) -> None:

@@ -232,7 +232,9 @@ def show_data(config: RunFolderConfig, data: Path) -> None:
     if isinstance(dataparser, (TokensDataParserConfig, PhotographDataParserConfig)):
         raise DataError("this run shows a single file: give --data with the run that it was opened from")
     if isinstance(config.pipeline, RefinePipelineConfig):
-        raise DataError("this run is the tokens of one capture: refine another one with ns-train scenetok-refine")
+        raise DataError(
+            "this run is the tokens of one capture: leave out --data, or refine other data (scenetok-refine)"
+        )
     data = data.absolute()
     config.data = datamanager.data = dataparser.data = data
     if not (isinstance(dataparser, SceneDataParserConfig) and _reads(dataparser)):
