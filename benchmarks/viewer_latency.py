@@ -100,13 +100,18 @@ def random_run(preset: str, folder: Path, device: torch.device, engine: str | No
         config.model.engine = engine
     config.datamanager.dataparser = TokensDataParserConfig(data=tokens)
     config.datamanager.data = tokens
-    with mock.patch("scenetok_ns.models.scenetok.build_autoencoder", random_autoencoder):
+    # Numbers are drawn on the device, below: a CPU takes most of a minute for those of all layers.
+    undrawn = {name: lambda tensor, *args, **options: tensor.zero_() for name in ("uniform_", "normal_")}
+    with (
+        mock.patch("scenetok_ns.models.scenetok.build_autoencoder", random_autoencoder),
+        mock.patch.multiple(torch.Tensor, **undrawn),
+    ):
         pipeline = config.setup(device=device, test_mode="inference").eval()
     if loaded.embedded_weights is None:
         model = pipeline.model.scenetok
         with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:  # fresh output layers are zero
+            for parameter in (*model.parameters(), *model.target_autoencoder.parameters()):
+                if parameter.ndim > 1:
                     nn.init.normal_(parameter, std=0.02)
     return pipeline
 

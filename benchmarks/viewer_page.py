@@ -133,12 +133,17 @@ class ViewerPage(Chromium):
         return now[0], now[1]
 
     def fill(self, label: str, value: object) -> None:
-        """Write into an input as a person does: select all, type, Enter."""
-        x, y = self.place(self.input_of(label))
+        """Write into an input as a person does: select all, type, look, Enter."""
+        self.place(self.input_of(label))
         self._seen = self.pictures()
-        self.click(x, y)
-        self.evaluate(f"({self.input_of(label)}).select()")
-        self.type(str(value))
+        for _ in range(5):
+            # By mouse, the end of the click may come later and take the selection away.
+            self.evaluate(f"(e => {{ e.focus(); e.select(); }})({self.input_of(label)})")
+            self.type(str(value))
+            if self.value(label) == str(value):
+                break
+        else:
+            raise AssertionError(f"{label} is {self.value(label)!r}, not {value}")
         self.key("Enter", 13)
 
     def choose(self, label: str, option: str) -> None:
