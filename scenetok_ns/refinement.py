@@ -120,6 +120,7 @@ class RefineModel(SceneTokModel):
         if self.config.ema_decay is not None or (self.config.compile and self.config.adapter_rank):
             raise ValueError("scenetok-refine keeps no averaged weights (--ema-decay), and compiles no adapters")
         self.scenetok.requires_grad_(False)
+        self.scenetok.low_vram = False  # the renderer shares networks with it, so they stay; autoencoders still go away
         shape = self.preset.compressor.num_tokens, self.preset.compressor.token_dim
         self.tokens = Parameter(torch.zeros(shape))
         self.register_buffer("start_tokens", torch.zeros(shape))
@@ -225,6 +226,10 @@ class RefineModel(SceneTokModel):
             cameras_c2w=c2w.to(self.device),
             cameras_intrinsics=intrinsics.to(self.device),
         )
+
+    def begin_training(self) -> None:
+        super().begin_training()
+        self._renderer = None
 
     @property
     def renderer(self) -> SceneTok:

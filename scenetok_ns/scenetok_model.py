@@ -47,6 +47,9 @@ from scenetok_ns.viewer_renderer import ViewerRenderer, picture_outputs, relativ
 logger = logging.getLogger(__name__)
 
 Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)
+ENGINES: dict[str, Literal["auto", "exact"] | None] = {"auto": "auto", "exact": "exact", "off": None}
+EARLIER_ENGINES = {"full": "auto", "on": "exact"}
+"""Names in run folders of earlier versions."""
 
 
 @dataclass
@@ -149,7 +152,10 @@ class SceneTokModel(Model):
         weights = self.config.context_weights, self.config.target_weights
         deferred = self.config.defer_autoencoders
         self.scenetok = SceneTok.from_preset(self.preset, *weights, low_vram=self.config.low_vram, deferred=deferred)
-        self.scenetok.engine_options = None if self.config.engine == "off" else self.config.engine
+        engine = EARLIER_ENGINES.get(self.config.engine, self.config.engine)
+        if engine not in ENGINES:
+            raise ValueError(f"engine: expected {', '.join(ENGINES)}, got {engine!r}; set pipeline.model.engine")
+        self.scenetok.engine_options = ENGINES[engine]
         if self.config.pretrained:
             self.scenetok.load_embedded()
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
@@ -206,6 +212,10 @@ class SceneTokModel(Model):
             for name, network in self.scenetok.named_children()
             if any(parameter.requires_grad for parameter in network.parameters())
         }
+
+    def begin_training(self) -> None:
+        """To be called by a trainer before its first step."""
+        self.scenetok.begin_training()
 
     def train(self, mode: bool = True) -> SceneTokModel:
         """As of any module; outside of training the networks have their averaged weights, if there are some."""

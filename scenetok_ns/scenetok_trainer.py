@@ -21,6 +21,7 @@ from scenetok_ns.atomic_files import save_torch
 from scenetok_ns.models.checkpoint import CheckpointError
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.optimizers import ClippedAdamW
+from scenetok_ns.scenetok_model import SceneTokModel
 
 CHECKPOINT_NAME = "step-{:09d}.ckpt"
 
@@ -83,6 +84,7 @@ class SceneTokTrainer(Trainer):
         if self.config.max_num_iterations == 0:
             CONSOLE.print(f"This run is complete: {self._start_step} steps in {self.checkpoint_dir}")
             return
+        cast(SceneTokModel, self.pipeline.model).begin_training()
         try:
             super().train()
         except Exception:

@@ -146,11 +146,20 @@ def test_a_training_step_makes_tokens_and_frames_anew(pipeline: SceneTokPipeline
     assert not torch.equal(model.get_outputs_for_camera(path[0:1])["rgb"], first)
 
 
-@pytest.mark.parametrize(("engine", "options"), [("auto", "auto"), ("exact", "exact"), ("off", None)])
+@pytest.mark.parametrize(
+    ("engine", "options"), [("auto", "auto"), ("exact", "exact"), ("off", None), ("full", "auto"), ("on", "exact")]
+)
 def test_the_engine_is_the_configurations(data: Path, engine: str, options: str | None) -> None:
     config = small_config(data, Path("unused"), PRESET).pipeline
     config.model.engine = engine
     assert config.setup(device="cpu", test_mode="test").model.scenetok.engine_options == options
+
+
+def test_an_engine_that_does_not_exist_is_told(data: Path) -> None:
+    config = small_config(data, Path("unused"), PRESET).pipeline
+    config.model.engine = "fast"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="expected auto, exact, off, got 'fast'"):
+        config.setup(device="cpu", test_mode="test")
 
 
 def fisheye() -> Cameras:

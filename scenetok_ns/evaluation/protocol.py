@@ -102,5 +102,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": versions | {"python": platform.python_version()},
         "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU {platform.machine()}",
         "cuda": torch.version.cuda if on_gpu else None,
-        "denoiser_precision": "bfloat16 autocast" if on_gpu else "float32",
+        "denoiser_precision": "bfloat16" if on_gpu else "float32",
     }

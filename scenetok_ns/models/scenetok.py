@@ -60,9 +60,10 @@ class SceneTok(nn.Module):
         self._autoencoders = [context_autoencoder, target_autoencoder]
         self.engine_options: EngineOptions | Literal["auto", "exact"] | None = "auto"
         """auto: the rendering engine on CUDA, and the plain loop elsewhere. exact: the engine with the autoencoders in
-        their own precision. None: always the plain loop, which also serves in training mode and without autocast."""
+        their own precision. None: always the plain loop, which also serves where something trains and without
+        autocast."""
         self._engine: RenderingEngine | None = None
-        self._has_trained = False
+        self._trains = False
         self._away_from: torch.device | None = None
         """With low_vram: where the networks belong, while they are in main memory and the engine does their work."""
 
@@ -85,7 +86,7 @@ class SceneTok(nn.Module):
 
         def make(config: AutoencoderConfig, weights: Path | None) -> Autoencoder:
             autoencoder = build_autoencoder(config, weights)
-            return OffloadedAutoencoder(autoencoder) if low_vram else autoencoder
+            return OffloadedAutoencoder(autoencoder, cuda_dtype(config)) if low_vram else autoencoder
 
         makers = (
             partial(make, preset.context_autoencoder, context_weights),
@@ -186,7 +187,8 @@ class SceneTok(nn.Module):
     ) -> TokenDistribution:
         """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
         posed = network_cameras(cameras, "context", self.preset)
-        engine = None if torch.is_grad_enabled() else self.engine_for(autocast)
+        # Where gradients are wanted the engine is asked, too: it may have sent the networks away.
+        engine = self.engine_for(False if torch.is_grad_enabled() else autocast)
         if engine is not None:
             autoencoder = self._autoencoder(0, engine)
             parameters = engine.gaussian_parameters(self.compressor, autoencoder, images, posed)
@@ -293,7 +295,7 @@ class SceneTok(nn.Module):
             return None
         if self._engine is None or (self._engine.device, self._engine.options) != (self.device, options):
             self._engine = RenderingEngine(self.device, options)
-        if self.low_vram and not self._has_trained:
+        if self.low_vram:
             self._leave()
         return self._engine
 
@@ -307,7 +309,7 @@ class SceneTok(nn.Module):
     def _options_for(self, autocast: bool | None) -> EngineOptions | None:
         """None: the plain loop."""
         options = self.engine_options
-        if options is None or self.training or autocast is False:
+        if options is None or self.training or self._trains or autocast is False:
             return None
         if not isinstance(options, str):
             return options
@@ -331,10 +333,13 @@ class SceneTok(nn.Module):
             for network in self.children():
                 network.to(device)
 
+    def begin_training(self) -> None:
+        """From now on weights change all the time, and the memory is the training's: the plain loop renders."""
+        self._trains, self._engine = True, None
+        self._come_back()
+
     def train(self, mode: bool = True) -> SceneTok:
-        """Training has the memory to itself: networks come back for good, and the engine's copies are dropped."""
         if mode:
-            self._has_trained, self._engine = True, None
             self._come_back()
         return super().train(mode)
 
@@ -380,17 +385,23 @@ class SceneTok(nn.Module):
         if engine is not None and engine.options.autoencoders:
             return found
         config = (self.preset.context_autoencoder, self.preset.target_autoencoder)[index]
-        if self.device.type == "cuda" and weights_file(config) is not None:
-            return found.to(self.device, default_dtype(config, self.device))
-        return found.to(self.device)
+        return found.to(self.device, cuda_dtype(config) if self.device.type == "cuda" else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SceneTok:
         self._come_back()
+        before = self.device
         super()._apply(fn, recurse)
+        if self.device != before:
+            self._engine = None
         for autoencoder in self._autoencoders:
             if isinstance(autoencoder, Autoencoder) and self.device == HOME:
                 autoencoder.to(HOME)
         return self
+
+
+def cuda_dtype(config: AutoencoderConfig) -> torch.dtype | None:
+    """What the published code runs an autoencoder in on a GPU; None: what has no published weights stays as it is."""
+    return None if weights_file(config) is None else default_dtype(config, torch.device("cuda"))
 
 
 def relative_cameras(cameras: CameraBatch, reference_c2w: Float[Tensor, "b 4 4"], pose_scale: float) -> CameraBatch:

@@ -19,9 +19,10 @@ class OffloadedAutoencoder(Autoencoder):
     Same results; each visit costs the copy of the weights. `.to` moves nothing.
     """
 
-    def __init__(self, inner: Autoencoder) -> None:
+    def __init__(self, inner: Autoencoder, cuda_dtype: torch.dtype | None = None) -> None:
+        """cuda_dtype: of the weights from their first visit of a GPU on; None: as they are."""
         super().__init__(inner.space)
-        self.inner = inner.to(HOME)
+        self.inner, self._cuda_dtype = inner.to(HOME), cuda_dtype
 
     def latents_needed(self, num_frames: int) -> int:
         return self.inner.latents_needed(num_frames)
@@ -44,7 +45,7 @@ class OffloadedAutoencoder(Autoencoder):
             self._go_home()
             piece = next(iterator, None)
             device = device if piece is None else piece.device
-            self.inner.to(device)  # after the last piece too: the inner one may still have frames to decode
+            self._go_to(device)  # after the last piece too: the inner one may still have frames to decode
             if piece is None:
                 return
             yield piece
@@ -59,11 +60,16 @@ class OffloadedAutoencoder(Autoencoder):
 
     @contextmanager
     def _visit(self, device: torch.device) -> Iterator[None]:
-        self.inner.to(device)
+        self._go_to(device)
         try:
             yield
         finally:
             self._go_home()
+
+    def _go_to(self, device: torch.device) -> None:
+        if device.type == "cuda" and self._cuda_dtype is not None:
+            self.inner.to(dtype=self._cuda_dtype)
+        self.inner.to(device)
 
     def _go_home(self) -> None:
         self.inner.to(HOME)

@@ -66,7 +66,7 @@ class Tiling:
 ONLINE_TILING = Tiling()
 """What the reference uses to encode and decode on the fly."""
 REPLAYED_LATENTS = 2
-"""Up to this many latents, a tile for inference is a CUDA graph: the device is done sooner than the host can launch."""
+"""Paths of up to this many latents are decoded by a CUDA graph: the device is done sooner than the host can launch."""
 PRECOMPUTE_TILING = Tiling(frames=16, overlap=0.0)
 """What the reference computes stored latents with: groups of 16 frames that know nothing of each other."""
 
@@ -169,7 +169,8 @@ class VideoDCAE(Autoencoder):
         def tile(latents: Tensor) -> Tensor:
             wanted = None if num_frames is None else num_frames - tiles * time.keep
             raw = self._to_network(self.space.denormalize(latents))
-            video = _run_tiled_in_space(lambda x: self._decode_all_frames(x, wanted), raw, space)
+            # The end of a long path needs no graph: by then the device is busy.
+            video = _run_tiled_in_space(lambda x: self._decode_all_frames(x, wanted, replay=tiles == 0), raw, space)
             return video if before is None else cross_fade(before, video, time.blend, 2)
 
         def finished(video: Tensor, dtype: torch.dtype) -> Tensor:
@@ -196,9 +197,10 @@ class VideoDCAE(Autoencoder):
             waiting, tiles = waiting[:, time.step :], tiles + 1
 
     def _decode_all_frames(
-        self, latents: Float[Tensor, "b c l h w"], wanted: int | None = None
+        self, latents: Float[Tensor, "b c l h w"], wanted: int | None = None, *, replay: bool = False
     ) -> Float[Tensor, "b 3 f height width"]:
-        """Frames of one tile; those from `wanted` on need not be there, if it is at least one."""
+        """Frames of one tile; those from `wanted` on need not be there, if it is at least one. replay: as a graph, if
+        the tile is small."""
         single = latents.shape[2] == 1
         if single:
             latents = latents.expand(-1, -1, 2, -1, -1)
@@ -206,8 +208,8 @@ class VideoDCAE(Autoencoder):
             frames = self.network.decoder(latents)
         else:
             length = TIME * latents.shape[2]
-            small = self._replayed is not None and latents.shape[2] <= REPLAYED_LATENTS
-            run = self._replayed if small else self._fast
+            small = replay and latents.shape[2] <= REPLAYED_LATENTS
+            run = self._replayed if small and self._replayed is not None else self._fast
             frames = run(latents, length if wanted is None else min(max(wanted, 1), length))
         return frames[:, :, :TIME] if single else frames
 

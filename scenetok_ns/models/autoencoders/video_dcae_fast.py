@@ -24,7 +24,6 @@ from scenetok_ns.models.autoencoders.video_dcae_layers import (
     HEAD_SIZE,
     ChannelRMSNorm,
     Decoder,
-    DuplicatingShortcut,
     EfficientViTBlock,
     Fold,
     Residual,
@@ -60,7 +59,7 @@ class FastDecoder:
     def __call__(
         self, latents: Float[Tensor, "b c l h w"], frames: int | None = None
     ) -> Float[Tensor, "b 3 f height width"]:
-        """Decode latents (at least two, or one that stays one frame).
+        """Decode at least two latents; the network takes a lone one for an image, which is not enlarged in time.
 
         frames: how many leading frames are wanted; None: all.
         """
@@ -133,35 +132,22 @@ class _Enlarging(NamedTuple):
     """`Residual(Conv or Upsample, DuplicatingShortcut)`."""
 
     fold: Fold
-    conv: _Conv
-    """Of the enlarged image; for a clip of one time step, which is not enlarged in time."""
     merged: _Conv
-    out_channels: int
+    bias: Tensor
 
     @classmethod
     def of(cls, residual: Residual, device: torch.device, dtype: torch.dtype) -> _Enlarging:
-        main, shortcut = residual.main, cast(DuplicatingShortcut, residual.shortcut)
+        main = residual.main
         fold = main.fold if isinstance(main, Upsample) else (1, 1, 1)
-        plain = cast(Any, main).conv if isinstance(main, Upsample) else cast(Any, main)
+        plain = cast(Any, main).conv.conv if isinstance(main, Upsample) else cast(Any, main).conv
         merged = nn.Conv3d(1, 1, 1)
-        weight = plain.conv.weight.detach().to(device).float()
+        weight = plain.weight.detach().to(device).float()
         merged.weight, merged.bias, merged.padding = nn.Parameter(merge_kernels(weight, fold)), None, (1, 1, 1)
-        own = _Conv.of(plain.conv, device, dtype)
-        return cls(fold, own, _Conv.of(merged, device, dtype), shortcut.out_channels)
+        return cls(fold, _Conv.of(merged, device, dtype), plain.bias.detach().to(device, dtype))
 
     def __call__(self, x: Maps) -> Maps:
-        fold = self.fold
-        if x.shape[1] == 1 and fold[0] == 2:
-            # An image: merging in time does not apply. Too small to be worth a kernel of its own.
-            large = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-            return self.conv(large) + self._shortcut_of_image(x)
         # Phase 0 of a doubled axis reads the position before and its own, phase 1 its own and the next.
-        return join_phases(self.merged(x), x, cast(Tensor, self.conv.bias), fold)
-
-    def _shortcut_of_image(self, x: Maps) -> Maps:
-        """`DuplicatingShortcut` without enlargement in time."""
-        shortcut = DuplicatingShortcut(self.out_channels, (1, *self.fold[1:]))
-        return shortcut(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
+        return join_phases(self.merged(x), x, self.bias, self.fold)
 
 
 def merge_kernels(weight: Float[Tensor, "out c 3 3 3"], fold: Fold) -> Float[Tensor, "phases*out c kt kh kw"]:

@@ -158,7 +158,7 @@ class _Run:
         else:
             self._graphs.capture("compress", self._compute)
             self._graphs.replay("compress")
-        return self._out.float()
+        return self._out.to(torch.float32, copy=True)
 
     def _compute(self) -> None:
         self._out = self._engine.compute(self._latents, self._poses, self._rotary)

@@ -11,7 +11,7 @@ from torch import Tensor
 from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.pixel import PixelAutoencoder, pixel_latent_space
 from scenetok_ns.models.presets import AutoencoderConfig, load_preset
-from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.scenetok import SceneTok, cuda_dtype
 
 SPACE = pixel_latent_space(AutoencoderConfig("pixel", spatial_factor=8))
 
@@ -81,6 +81,23 @@ def test_weights_are_away_only_while_they_work(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(inner, "_decode", lambda latents: (_ for _ in ()).throw(RuntimeError("stop")))
         wrapper.decode(latents(1))
     assert log == ["device", "home"]
+
+
+def test_on_a_gpu_the_weights_are_in_the_published_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = PixelAutoencoder(SPACE)
+    inner.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
+    moves: list[object] = []
+    wrapper = OffloadedAutoencoder(inner, torch.bfloat16)
+    monkeypatch.setattr(inner, "to", lambda device=None, dtype=None: (moves.append(dtype or device.type), inner)[1])
+    wrapper._go_to(torch.device("cpu"))
+    wrapper._go_to(torch.device("cuda"))
+    assert moves == ["cpu", torch.bfloat16, "cuda"]
+    monkeypatch.undo()
+    wrapper.to(torch.bfloat16)
+    assert inner.weight.dtype == torch.float32
+    assert cuda_dtype(load_preset("re10k").context_autoencoder) == torch.bfloat16
+    assert cuda_dtype(load_preset("re10k").target_autoencoder) == torch.float32
+    assert cuda_dtype(load_preset("scenetok-tiny").target_autoencoder) is None
 
 
 def test_the_model_takes_it() -> None:

@@ -40,7 +40,7 @@ def test_merged_kernels_compute_on_the_small_image_what_the_kernel_does_on_the_l
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("latents", [1, 2, 3, 8])
+@pytest.mark.parametrize("latents", [2, 3, 8])
 @pytest.mark.parametrize("strips", [1, 3])
 def test_it_is_the_same_function(network: VideoDCAENetwork, latents: int, strips: int) -> None:
     x = torch.randn(1, 128, latents, 2, 2, generator=torch.Generator().manual_seed(latents))

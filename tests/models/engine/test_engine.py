@@ -132,7 +132,7 @@ def test_when_the_engine_is_used() -> None:
     _, fast = pair()
     assert fast.engine_for(None) is fast.engine_for(True) is not None
     assert fast.engine_for(False) is None
-    assert fast.train().engine_for(None) is None and fast._engine is None
+    assert fast.train().engine_for(None) is None
     plain = small_model()
     assert plain.engine_options == "auto" and plain.engine_for(None) is None  # no CUDA
     copied = copy.deepcopy(fast.eval())
@@ -156,22 +156,35 @@ def test_networks_are_away_while_the_engine_works_for_little_memory(monkeypatch:
     fast.engine_for(None)
     fast.to(torch.float32)
     assert fast._away_from is None
-    fast.train().eval()
-    moved.clear()
-    assert fast.engine_for(None) is not None and moved == []  # what trains stays
+    with torch.enable_grad():
+        fast.engine_for(None)
+        fast.encode_views(views(3)[0][None], views(3)[1])  # the networks' own work
+    assert fast._away_from is None
+    fast.engine_for(None)
+    fast.begin_training()
+    assert fast._away_from is None and fast.eval().engine_for(None) is None  # what trains stays
 
 
 def test_training_has_the_engines_memory_at_once() -> None:
     _, fast = pair()
     fast.render(fast.encode(*views(3)), path(4))
     engine = weakref.ref(fast._engine)
-    fast.train()
+    fast.begin_training()
     for _ in range(50):  # the worker's thread is just letting go of its last job
         gc.collect()
         if engine() is None:
             return
         time.sleep(0.02)
     pytest.fail("something still holds the engine")
+
+
+def test_on_another_device_the_engine_is_another() -> None:
+    _, fast = pair()
+    assert fast.engine_for(None) is not None
+    fast.to(torch.float32)
+    assert fast._engine is not None
+    fast.to("meta")
+    assert fast._engine is None
 
 
 def test_autoencoders_that_were_copied_go_to_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
