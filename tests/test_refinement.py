@@ -18,6 +18,7 @@ from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.refinement import RefineModel, RefinePipeline
@@ -114,6 +115,17 @@ def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> No
     error = (before.clamp(0, 1) - target.images.float() / 255).square().mean(dim=(1, 2, 3))
     assert metrics["psnr_before"] == pytest.approx(float(-10 * error.log10().mean()), abs=0.05)
     assert metrics["psnr"] != metrics["psnr_before"] and metrics["num_views"] == 2
+
+
+def test_training_drops_the_merged_networks_and_their_engine(workplace: Path) -> None:
+    model = pipeline(workplace).model
+    assert isinstance(model, RefineModel)
+    merged = model.renderer
+    options = EngineOptions.for_device(torch.device("cpu"))
+    model.scenetok.engine_options = merged.engine_options = options
+    assert not model.scenetok.low_vram and merged.eval().engine_for(None) is not None
+    model.begin_training()
+    assert model._renderer is None and model.eval().renderer.engine_for(None) is None
 
 
 def test_the_viewer_shows_the_refined_scene_with_its_adapters(workplace: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.scripts.train import train_loop
 from small_runs import final_state, small_config, write_small_re10k
 
@@ -183,3 +183,13 @@ def test_metrics_report_gradient_norm_and_skipped_steps(data: Path, tmp_path: Pa
     _, _, metrics = trainer.train_iteration(1)
     assert metrics["skipped_steps"] == 1
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.pipeline.model.scenetok.parameters(), strict=True))
+
+
+def test_models_are_told_that_they_train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = small_config(data, tmp_path).setup(local_rank=0, world_size=1)
+    trainer.setup()
+    told: list[str] = []
+    monkeypatch.setattr(trainer.pipeline.model.scenetok, "begin_training", lambda: told.append("begin"))
+    monkeypatch.setattr(Trainer, "train", lambda self: told.append("steps"))
+    trainer.train()
+    assert told == ["begin", "steps"]
