@@ -1,6 +1,7 @@
 """Seconds from the start of a process to its first frame, in a fresh process, with kernels compiled by an earlier one.
 
     python benchmarks/cold_start.py --preset re10k        # random weights of full size; needs a CUDA device
+    python benchmarks/cold_start.py --preset scenetok-tiny --device cpu     # the plain loop
 
 The first process of two may have to compile; the second finds what it has left.
 """
@@ -21,9 +22,10 @@ import sys, torch
 sys.path.insert(0, {folder!r})
 from rendering import Bench, load_preset
 loaded = time.time()
-bench = Bench(load_preset({preset!r}), torch.device("cuda"))
+bench = Bench(load_preset({preset!r}), torch.device({device!r}))
 bench.use("engine")
-torch.cuda.synchronize()
+if bench.device.type == "cuda":
+    torch.cuda.synchronize()
 built = time.time()
 with torch.no_grad():
     for window in bench.model.render_windows(bench.tokens, bench.cameras(1)):
@@ -35,10 +37,11 @@ print("FIRST FRAME", loaded - start, built - start, time.time(), flush=True)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="re10k")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args()
-    code = CHILD.format(folder=str(Path(__file__).parent), preset=args.preset)
+    code = CHILD.format(folder=str(Path(__file__).parent), preset=args.preset, device=args.device)
     rows = []
     for number in range(args.processes):
         start = time.time()
