@@ -5,9 +5,11 @@ Needs a Chromium; screenshots are left in the folder SCREENSHOTS (of the environ
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,8 +123,7 @@ def video(web: ViewerPage, root: Path, folder: Path) -> None:
     web.keep("render_tab")
     web.press("Exit Render Preview")
     web.press("Generate Command", renders=False)
-    (file,) = web.wait(lambda: list(folder.glob("*.json")), 20)
-    path = json.loads(file.read_text())
+    file, path = web.wait(lambda: exported(folder), 20)
     assert len(path["camera_path"]) > 8 and len(path["keyframes"]) == 2
     # As it is, but short and small.
     path |= {"camera_path": path["camera_path"][:8], "render_width": 96, "render_height": 64, "seconds": 1.0}
@@ -132,6 +133,14 @@ def video(web: ViewerPage, root: Path, folder: Path) -> None:
     frames = [np.asarray(Image.open(name)) for name in sorted((root / "frames").glob("*.jpg"))]
     assert len(frames) == 8 and frames[0].shape == (64, 96, 3)
     assert np.abs(frames[0].astype(float) - frames[-1]).mean() > 0.3
+
+
+def exported(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The camera path in the folder, once the viewer has written all of it."""
+    for file in folder.glob("*.json"):
+        with contextlib.suppress(json.JSONDecodeError):
+            return file, json.loads(file.read_text())
+    return None
 
 
 def saved(web: ViewerPage, file: Path) -> SceneTokens:
