@@ -334,14 +334,13 @@ class SceneTok(nn.Module):
                 network.to(device)
 
     def begin_training(self) -> None:
-        """From now on weights change all the time, and the memory is the training's: the plain loop renders."""
+        """From now on weights change all the time, and the memory is the training's: the plain loop renders.
+
+        To be called before the first step of an optimizer. Training mode alone does not tell: Nerfstudio's viewer puts
+        every model into it behind each picture.
+        """
         self._trains, self._engine = True, None
         self._come_back()
-
-    def train(self, mode: bool = True) -> SceneTok:
-        if mode:
-            self._come_back()
-        return super().train(mode)
 
     def _target_cameras(self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch]) -> CameraBatch:
         """One path for each scene, in units of the capture -> a batch of them as the denoiser needs them."""

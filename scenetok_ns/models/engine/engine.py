@@ -55,9 +55,9 @@ def tensors_of(result: object) -> Iterator[Tensor]:
 def fingerprint(module: nn.Module) -> Fingerprint:
     """Changes when a weight, or an adapter of it, is replaced or written to by operations that count (`_version`).
 
-    Fused optimizers and replayed graphs do not count: `SceneTok.train` therefore drops the engine. Compares no values,
-    and does not wait for the device. Looks into the modules themselves: `parameters()` takes two thirds of the time,
-    which a preview is waiting for.
+    Fused optimizers and replayed graphs do not count: whoever trains calls `SceneTok.begin_training`, from which on the
+    plain loop renders. Compares no values, and does not wait for the device. Looks into the modules themselves:
+    `parameters()` takes two thirds of the time, which a preview is waiting for.
     """
     found: list[tuple[int, int]] = []
     left = [module]

@@ -165,6 +165,15 @@ def test_networks_are_away_while_the_engine_works_for_little_memory(monkeypatch:
     assert fast._away_from is None and fast.eval().engine_for(None) is None  # what trains stays
 
 
+def test_training_mode_behind_each_picture_changes_nothing() -> None:
+    """Nerfstudio's viewer does that, also where nothing trains."""
+    _, fast = pair()
+    fast.low_vram = True
+    engine = fast.engine_for(None)
+    fast.train().eval()
+    assert fast.engine_for(None) is engine and fast._away_from is not None
+
+
 def test_training_has_the_engines_memory_at_once() -> None:
     _, fast = pair()
     fast.render(fast.encode(*views(3)), path(4))
