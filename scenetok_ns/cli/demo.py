@@ -50,7 +50,7 @@ def demo(
 ) -> None:
     """Make rooms; evaluate, render and generate some with the shipped models; train a little on top.
 
-    About three and a half minutes on two CPU cores. A second call makes a second run from the same rooms.
+    About two and a half minutes on two idle CPU cores. A second call makes a second run from the same rooms.
 
     Args:
         output: Folder for data, runs, figures and videos.
