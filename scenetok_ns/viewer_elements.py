@@ -58,9 +58,20 @@ Text = ViewerText
 """A line of text. Changes with every key pressed, so it interrupts nothing."""
 
 
-def information(name: str) -> ViewerText:
-    """A line that only the program writes."""
-    return ViewerText(name, "", disabled=True)
+class Information(ViewerText):
+    """A line that only the program writes. The viewer would ask for new pictures with every change of an element."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "", disabled=True)
+
+    @property
+    def cb_hook(self) -> Callable[[Any], None]:
+        """Does nothing, whatever the viewer sets."""
+        return lambda element: None
+
+    @cb_hook.setter
+    def cb_hook(self, hook: Callable[[Any], None]) -> None:
+        pass
 
 
 class Folder(nn.Module):

@@ -19,7 +19,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer_cameras import draw_frustums, place_camera
-from scenetok_ns.viewer_elements import Button, Dropdown, Folder, Number, Slider, Text, information
+from scenetok_ns.viewer_elements import Button, Dropdown, Folder, Information, Number, Slider, Text
 from scenetok_ns.viewer_generation import (
     ANCHORS,
     OWN_VIEWS,
@@ -73,7 +73,7 @@ class ViewerPanel(nn.Module):
         self._viewer: Viewer | None = None
         self._generation: Generation | None = None
         self.control = _Connection(self._opened)
-        self._status = information("Status")
+        self._status = Information("Status")
         self._build_scene()
         self._build_view()
         self._build_tokens()
@@ -156,7 +156,7 @@ class ViewerPanel(nn.Module):
         most_guidance = max(MOST_GUIDANCE, sampler.guidance)
         self._scene_guidance = Slider("Guidance", float(sampler.guidance), 1.0, most_guidance, 0.1, hint="1 is off")
         self._scene_seed = Number("Seed", config.scene_seed)
-        self._progress = information("Progress")
+        self._progress = Information("Progress")
         self.Generation = Folder(
             [
                 *(self._num_condition, self._photograph, self._anchors),
