@@ -1,4 +1,4 @@
-"""The Triton kernels behind `kernels.py`, which alone imports this module."""
+"""The Triton kernels behind `kernels.py`; the blocks of training (`models/fused`) use one of them, too."""
 
 from __future__ import annotations
 

@@ -286,16 +286,6 @@ def heads_backward(
 
 
 @triton.jit
-def silu_product(x, out, dim, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = column < dim
-    u = tl.load(x + row * 2 * dim + column, mask=mask, other=0.0).to(tl.float32)
-    w = tl.load(x + row * 2 * dim + dim + column, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out + row * dim + column, (u * tl.sigmoid(u) * w).to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
 def silu_product_backward(gradient_out, x, gradient_x, out, sums, rows, dim, sums_stride, BLOCK: tl.constexpr):
     """Gradients of both halves of x, and the product once more."""
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -293,14 +293,6 @@ def heads_backward(
     return out
 
 
-def silu_product(x: Float[Tensor, "rows 2*dim"]) -> Rows:
-    """silu(u) * w of the halves (u, w) of x."""
-    rows, dim = len(x), x.shape[1] // 2
-    out = x.new_empty(rows, dim)
-    kernels.silu_product[(rows, triton.cdiv(dim, 1024))](x, out, dim, BLOCK=1024, num_warps=4)
-    return out
-
-
 def silu_product_backward(
     gradient_out: Rows, x: Float[Tensor, "rows 2*dim"], sums: Tensor
 ) -> tuple[Float[Tensor, "rows 2*dim"], Rows]:

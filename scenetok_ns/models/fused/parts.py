@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scenetok_ns.models.engine.triton_kernels import silu_product
 from scenetok_ns.models.fused import operations as ops
 from scenetok_ns.models.fused.operations import Attended, Rows, Sums
 from scenetok_ns.models.layers import FEED_FORWARD_MULTIPLE, CrossAttention, RMSNorm, SelfAttention, SwiGLU
@@ -216,7 +217,7 @@ class FeedForwardPart:
     def forward(self, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
         self._halves = ops.linear(x, weights[f"{prefix}.w12.weight"], weights[f"{prefix}.w12.bias"])
-        product = ops.silu_product(self._halves)
+        product = silu_product(self._halves)
         return ops.linear(product, weights[f"{prefix}.w3.weight"], weights[f"{prefix}.w3.bias"])
 
     def backward(self, gradient: Rows, x: Rows) -> Rows:
