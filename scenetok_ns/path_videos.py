@@ -1,14 +1,9 @@
-"""Paths through scenes as videos and pictures, several scenes at once, beside the nearest photograph if wished."""
+"""Paths through several scenes, rendered together, and the photographs taken nearest to them."""
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +11,7 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.atomic_files import write_atomically
-from scenetok_ns.camera_path_file import FRAME_RATE, CameraPath, square_lens, write_path
+from scenetok_ns.camera_path_file import CameraPath, square_lens
 from scenetok_ns.data.camera_paths import PathName, preset_path
 from scenetok_ns.data.poses import pose_distances
 from scenetok_ns.data.scenes import DataError, Scene
@@ -121,84 +115,3 @@ class NearestPhotographs:
             scaled = np.asarray(square.resize((side, side), Image.Resampling.LANCZOS))
             self._held = {index: torch.from_numpy(scaled.copy()).permute(2, 0, 1).float() / 255}
         return self._held[index]
-
-
-class ShotFiles:
-    """The files of one shot: `<name>.mp4`, pictures in the folder `<name>`, and the path, `<name>.camera_path.json`.
-
-    `formats`: mp4, png or both. A context manager: the video has its name when all is in it, and is gone if that fails.
-    """
-
-    def __init__(self, shot: Shot, folder: Path, formats: Sequence[str], frame_rate: float = FRAME_RATE) -> None:
-        self.shot, self.folder, self.formats, self.frame_rate = shot, folder, formats, frame_rate
-        self.video = folder / f"{shot.name}.mp4"
-        self._photographs = None if shot.photographs is None else NearestPhotographs(shot)
-        self._stack = ExitStack()
-        self._writer: Any = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of a picture, photograph included."""
-        height, width = self.shot.path.size
-        return height, width + (height if self._photographs else 0)
-
-    def __enter__(self) -> ShotFiles:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_path(self.folder / f"{self.shot.name}.camera_path.json", self.shot.path, self.frame_rate)
-        if "mp4" in self.formats:
-            self._writer = self._stack.enter_context(_video(self.video, self.size, self.frame_rate))
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def add(self, first: int, frames: Float[Tensor, "f 3 height width"]) -> None:
-        for number, frame in enumerate(frames.cpu(), start=first):
-            if self._photographs is not None:
-                frame = torch.cat([frame, self._photographs.picture(number, frame.shape[1])], dim=2)
-            pixels = (frame * 255).round().byte().permute(1, 2, 0).numpy()
-            if self._writer is not None:
-                self._writer.add_image(pixels)
-            if "png" in self.formats:
-                write_atomically(self.folder / self.shot.name / f"{number:05d}.png", png_bytes(pixels))
-
-
-@contextmanager
-def _video(path: Path, size: tuple[int, int], frame_rate: float) -> Iterator[Any]:
-    """A video to add pictures to; it takes its name at the end, or is removed. Raises OSError without ffmpeg."""
-    import mediapy
-
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        try:
-            writer = mediapy.VideoWriter(part, size, fps=frame_rate, crf=12)
-            writer.__enter__()
-        except RuntimeError as error:
-            raise OSError(f"cannot write {path}: {error}; install ffmpeg, or take --formats png") from error
-        try:
-            yield writer
-        finally:
-            writer.close()
-        os.replace(part, path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
-
-
-def png_bytes(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def file_names(names: Sequence[str]) -> list[str]:
-    """Names for the files of scenes, all different, without what separates folders."""
-    made: list[str] = []
-    for name in names:
-        plain = name.replace("/", "_").replace("\\", "_").strip(". ") or "scene"
-        number = 2
-        unique = plain
-        while unique in made:
-            unique, number = f"{plain}-{number}", number + 1
-        made.append(unique)
-    return made

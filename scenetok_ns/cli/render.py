@@ -47,7 +47,8 @@ def render(
     camera path for the viewer and ns-render.
 
     Args:
-        output: Folder for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json.
+        output: Folder for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json: a new or empty one, or one with
+            renders, of which those of the same scenes are replaced.
         path: orbit, dolly, spiral or interpolate (through the photographs' cameras), or a file with poses in the
             capture's coordinates: a camera path of the viewer, or a transforms.json.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package; default:
@@ -92,7 +93,9 @@ def render(
     count = positive("--frames", NUM_FRAMES if frames is None else frames)
     from scenetok_ns.cli.run_tokens import load_run
     from scenetok_ns.run_folder import derive_run
+    from scenetok_ns.shot_files import check_folder, check_names
 
+    check_folder(output)
     console = Console(stderr=True)
     config, checkpoints = derive_run(run or preset_of(tokens), output)
     set_sampling(config, seed, steps, guidance)
@@ -107,6 +110,7 @@ def render(
         show_tokens(config, file)
     pipeline = load_run(config, checkpoints, console)
     shots = _shots(pipeline, path, tokens, scenes, count, size, compare)
+    check_names(output, [shot.name for shot in shots], formats)
     _render(pipeline, shots, output, formats, frame_rate, console)
 
 
@@ -129,7 +133,8 @@ def _shots(
     size: tuple[int, int] | None,
     compare: bool,
 ) -> list[Shot]:
-    from scenetok_ns.path_videos import Shot, file_names
+    from scenetok_ns.path_videos import Shot
+    from scenetok_ns.shot_files import file_names
 
     if files:
         found = [(tokens.scene or file.stem, tokens, None) for file in files for tokens in (SceneTokens.load(file),)]
@@ -180,7 +185,8 @@ def _render(
     frame_rate: float,
     console: Console,
 ) -> None:
-    from scenetok_ns.path_videos import ShotFiles, render_shots
+    from scenetok_ns.path_videos import render_shots
+    from scenetok_ns.shot_files import ShotFiles
 
     model = pipeline.model
     with ExitStack() as stack, Progress(*Progress.get_default_columns(), console=console) as progress:

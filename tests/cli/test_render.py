@@ -22,7 +22,6 @@ from scenetok_ns.data.camera_paths import preset_path
 from scenetok_ns.data.poses import camera_spread
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.path_videos import file_names
 from scenetok_ns.run_folder import read_run
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="writing videos needs ffmpeg")
@@ -134,8 +133,34 @@ def test_several_scenes_are_rendered_together_as_each_alone(workplace: Path, tmp
     assert np.abs(together - pictures(tmp_path / "both" / "attic")).mean() > 5
 
 
-def test_names_of_files() -> None:
-    assert file_names(["a/b", "room", "room", "..", "room"]) == ["a_b", "room", "room-2", "scene", "room-3"]
+def test_a_run_folder_is_left_as_it_is(workplace: Path, tmp_path: Path) -> None:
+    """Whether it is the output, or lies where a scene's pictures would."""
+    run = workplace / "attic-scene"
+    before = sorted(file.name for file in run.iterdir())
+    words = ("--tokens", f"{run}.safetensors", "--path", "dolly", "--frames", 2, "--steps", 1, "--formats", "png")
+    said = failure("render", *words, "--output", run)
+    assert said.endswith(
+        f"{run} holds other things than renders (config.yml, nerfstudio_models); choose another folder"
+    )
+    output = tmp_path / "renders"
+    scenetok("render", *words, "--output", output)
+    shutil.rmtree(output / "attic")
+    shutil.copytree(run, output / "attic")
+    said = failure("render", *words, "--output", output)
+    assert f"{output / 'attic'} is there, and not of `scenetok render`" in said and "\n" not in said
+    for folder in (run, output / "attic"):
+        assert sorted(file.name for file in folder.iterdir()) == before
+
+
+def test_a_scene_rendered_again_replaces_its_pictures(workplace: Path, tmp_path: Path) -> None:
+    words = ("--path", "dolly", "--steps", 1, "--formats", "png", "--output", tmp_path)
+    for name, frames in (("attic", 4), ("cellar", 3), ("attic", 2)):
+        scenetok("render", "--tokens", workplace / f"{name}-scene.safetensors", "--frames", frames, *words)
+    found = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
+    paths = ["attic.camera_path.json", "cellar.camera_path.json"]
+    pictures = [f"{name}/{number:05d}.png" for name, count in (("attic", 2), ("cellar", 3)) for number in range(count)]
+    assert found == sorted(paths + pictures)
+    assert len(read_camera_path(tmp_path / "attic.camera_path.json")) == 2
 
 
 @pytest.mark.parametrize(
