@@ -12,19 +12,23 @@ from torch import Tensor
 
 from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.evaluation.features import to_bytes
-from scenetok_ns.evaluation.records import EvaluationFolder
+from scenetok_ns.evaluation.records import EvaluationFolder, file_name
 from scenetok_ns.evaluation.runner import OnScene, RenderedScene
 
 JPEG_QUALITY = 92
 
 
 def side_by_side(folder: Path) -> OnScene:
-    """As Nerfstudio's ns-eval writes them: eval_img_NNNN.png, truth left and prediction right, over all scenes."""
+    """As Nerfstudio's ns-eval writes them, truth left and prediction right: eval_img_SCENE_NNNN.png.
+
+    NNNN is the frame's number in its scene. Nerfstudio counts through all views; here that would name a view after what
+    could be read of the scenes before it, which a continued evaluation may find otherwise.
+    """
 
     def write(scene: RenderedScene) -> None:
-        for place, (truth, pred) in enumerate(_pairs(scene)):
+        for frame, (truth, pred) in zip(scene.frames, _pairs(scene), strict=True):
             both = np.concatenate([truth, pred], axis=1)
-            _save(folder / f"eval_img_{scene.first_view + place:04d}.png", both, "PNG")
+            _save(folder / f"eval_img_{file_name(scene.key)}_{frame:04d}.png", both, "PNG")
 
     return write
 

@@ -47,8 +47,6 @@ class RenderedScene:
 
     number: int
     key: str
-    first_view: int
-    """Number of views of the scenes before it."""
     context: Views
     target: Views
     frames: list[int]
@@ -108,12 +106,11 @@ class SceneEvaluation:
     @torch.no_grad()
     def run(self) -> None:
         """Make the records of this shard's scenes that are not there yet. Raises DataError if no scene is left."""
-        first_view = 0
         pending: Future[None] | None = None
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as measuring:
             try:
                 for group, loaded in self._read_ahead(readers):
-                    rendered, first_view = self._render(group, loaded, first_view)
+                    rendered = self._render(group, loaded)
                     # One group waits at most: memory stays bounded, and a failure is told soon.
                     if pending is not None:
                         pending.result()
@@ -161,35 +158,24 @@ class SceneEvaluation:
 
     # --- Rendering ---
 
-    def _render(
-        self, group: range, loaded: dict[int, Future[_Loaded]], first_view: int
-    ) -> tuple[list[RenderedScene], int]:
-        """The usable scenes of a group, and the number of views up to its end."""
+    def _render(self, group: range, loaded: dict[int, Future[_Loaded]]) -> list[RenderedScene]:
+        """The usable scenes of a group; none if all have been measured."""
         scenes: list[tuple[_Loaded, SceneTokens]] = []
-        places: dict[int, int] = {}
-        for number in group:
-            key = self.keys[number]
-            if not loaded:
-                record = self.folder.record(key)
-                first_view += len(record.frames) if record is not None else 0
-                continue
+        for number, reading in loaded.items():
             try:
-                found = loaded[number].result()
+                found = reading.result()
                 scenes.append((found, self._tokens_of(number, found)))
             except BadScene as error:
                 self.datamanager.skip(number, error)
-                self.folder.skip(key, error.reason)
-                continue
-            places[number] = first_view
-            first_view += len(found.scene.target)
+                self.folder.skip(self.keys[number], error.reason)
         if all(self.folder.has(found.scene.scene.key) for found, _ in scenes):
             scenes = []  # the others of the group were skipped, and are again
-        rendered = [scene for part in _equally_long(scenes) for scene in self._render_part(part, places)]
+        rendered = [scene for part in _equally_long(scenes) for scene in self._render_part(part)]
         # The first usable scene stands in for the one after the last; later ones were made ahead.
         self._tokens = {n: t for n, t in self._tokens.items() if n >= group.stop or n == min(self._tokens)}
-        return rendered, first_view
+        return rendered
 
-    def _render_part(self, part: list[tuple[_Loaded, SceneTokens]], places: dict[int, int]) -> list[RenderedScene]:
+    def _render_part(self, part: list[tuple[_Loaded, SceneTokens]]) -> list[RenderedScene]:
         cameras = [CameraBatch(found.target.c2w[None], found.target.intrinsics[None]) for found, _ in part]
         begin = self._now()
         pictures = self._frames([tokens for _, tokens in part], cameras)
@@ -204,7 +190,6 @@ class SceneEvaluation:
             RenderedScene(
                 number=found.scene.number,
                 key=found.scene.scene.key,
-                first_view=places[found.scene.number],
                 context=found.context,
                 target=found.target,
                 frames=found.scene.target.tolist(),

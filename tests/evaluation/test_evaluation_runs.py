@@ -24,7 +24,7 @@ from scenetok_ns.evaluation.distributions import frechet_distance
 from scenetok_ns.evaluation.features import standin_features
 from scenetok_ns.evaluation.measures import Measured, Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
-from scenetok_ns.evaluation.pictures import for_report
+from scenetok_ns.evaluation.pictures import for_report, side_by_side
 from scenetok_ns.evaluation.protocol import settings_of
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord, differences, file_name
 from scenetok_ns.evaluation.runner import Conditions, RenderedScene, SceneEvaluation, kept_tokens, ordered
@@ -238,7 +238,8 @@ def test_ns_eval_gives_everything_as_json(data: Path, tmp_path: Path) -> None:
     views = text["per_scene"]["test1"]["views"]["psnr"]
     assert len(views) == TARGETS and all(map(math.isfinite, views))
     # Truth left, prediction right, as Nerfstudio has it.
-    image = Image.open(tmp_path / "views" / f"eval_img_{TARGETS:04d}.png")
+    first = pipeline.datamanager.evaluation_scene(1).target[0]
+    image = Image.open(tmp_path / "views" / f"eval_img_test1_{first:04d}.png")
     assert image.size == (2 * IMAGE_SIZE, IMAGE_SIZE)
     truth = pipeline.datamanager.target_views(1).images[0, :, 16, 16]
     assert image.getpixel((16, 16)) == tuple(truth.tolist())
@@ -387,6 +388,36 @@ def test_a_damaged_target_skips_the_scene(
     assert not list((tmp_path / "scenes").glob("test1.skipped*"))
 
 
+def test_pictures_are_named_alike_however_an_evaluation_went(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scene that could not be read before a kill, and can after it: no picture takes another's name."""
+    original = SceneEvaluation._load
+
+    def load(self: SceneEvaluation, scene: Any) -> Any:
+        if scene.scene.key == "test0":
+            raise BadScene("its disk was not there", "test0")
+        return original(self, scene)
+
+    def run(name: str) -> dict[str, bytes]:
+        run = evaluation(pipeline, measures, tmp_path / name)
+        run.write_pictures = side_by_side(tmp_path / f"{name}-views")
+        run.run()
+        return {path.name: path.read_bytes() for path in (tmp_path / f"{name}-views").iterdir()}
+
+    undisturbed = run("undisturbed")
+    with monkeypatch.context() as patch:
+        patch.setattr(SceneEvaluation, "_load", load)
+        assert len(run("continued")) == 2 * TARGETS
+    assert run("continued") == undisturbed
+    targets = {
+        key: pipeline.datamanager.evaluation_scene(n).target for n, key in enumerate(("test0", "test1", "test2"))
+    }
+    assert set(undisturbed) == {
+        f"eval_img_{key}_{frame:04d}.png" for key, target in targets.items() for frame in target
+    }
+
+
 def test_a_scene_without_targets_is_skipped(
     pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,4 +437,5 @@ def test_a_scene_without_targets_is_skipped(
 def clean(pipeline: SceneTokPipeline) -> Iterator[None]:
     """Scenes that a test made unusable are usable in the next."""
     yield
-    pipeline.datamanager.evaluation_source.skipped.reasons.pop("test1", None)
+    for key in ("test0", "test1"):
+        pipeline.datamanager.evaluation_source.skipped.reasons.pop(key, None)
