@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scenetok_ns.camera_path_file import CameraPath, square_lens
 from scenetok_ns.data.camera_paths import PathName, preset_path
-from scenetok_ns.data.poses import pose_distances
+from scenetok_ns.data.poses import pose_distances, scaled_poses
 from scenetok_ns.data.scenes import DataError, Scene
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.sampling import OnStep
@@ -97,8 +97,8 @@ class NearestPhotographs:
 
     def __post_init__(self) -> None:
         assert self.shot.photographs is not None
-        poses = torch.cat([self.shot.path.c2w, self.shot.photographs.c2w]).clone()
-        poses[:, :3, 3] *= self.shot.tokens.pose_scale  # metres against radians, as in training
+        # Distances against radians, as in training.
+        poses = scaled_poses(torch.cat([self.shot.path.c2w, self.shot.photographs.c2w]), self.shot.tokens.pose_scale)
         count = len(self.shot.path.c2w)
         self.nearest = pose_distances(poses)[:count, count:].argmin(dim=1)
 

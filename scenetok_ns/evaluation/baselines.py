@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from scenetok_ns.data.poses import pose_distances
+from scenetok_ns.data.poses import pose_distances, scaled_poses
 from scenetok_ns.data.scenes import Views
 from scenetok_ns.metrics import Pictures
 from scenetok_ns.models.tokens import SceneTokens
@@ -19,23 +19,29 @@ other_tokens: the model given the tokens of the next scene (left out if there is
 noise_tokens: the model given the scene's tokens with all their numbers shuffled."""
 
 
-def copied_pictures(context: Views, target: Views, device: torch.device) -> dict[str, Pictures]:
-    """The baselines that need no model."""
+def copied_pictures(context: Views, target: Views, device: torch.device, pose_scale: float) -> dict[str, Pictures]:
+    """The baselines that need no model; `pose_scale` as of `nearest_view`."""
     shown = context.images.to(device).float() / 255
     mean = shown.mean(dim=(0, 2, 3), keepdim=True)
     return {
         "mean_colour": mean.expand(len(target.images), -1, *shown.shape[2:]),
-        "nearest_view": shown[nearest_view(context.c2w, target.c2w).to(device)],
+        "nearest_view": shown[nearest_view(context.c2w, target.c2w, pose_scale).to(device)],
     }
 
 
-def nearest_view(context: Float[Tensor, "c 4 4"], target: Float[Tensor, "t 4 4"]) -> Int64[Tensor, " t"]:
+def nearest_view(
+    context: Float[Tensor, "c 4 4"], target: Float[Tensor, "t 4 4"], pose_scale: float
+) -> Int64[Tensor, " t"]:
     """For each target camera the context camera nearest in position and angle (`pose_distances`).
+
+    Distances are weighed against angles, so positions are multiplied by `pose_scale`, which brings a capture's units
+    (any) to those of the training data: the same capture in other units has the same nearest views.
 
     Published evaluation indices count context views among the targets: such a target takes the nearest other view,
     since copying it onto itself would say nothing.
     """
-    distances = pose_distances(torch.cat([target, context]))[: len(target), len(target) :]
+    poses = scaled_poses(torch.cat([target, context]), pose_scale)
+    distances = pose_distances(poses)[: len(target), len(target) :]
     itself = (target[:, None] == context[None]).all(dim=(2, 3))
     return distances.masked_fill(itself, torch.inf).argmin(dim=1)
 

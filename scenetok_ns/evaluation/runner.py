@@ -264,7 +264,10 @@ class SceneEvaluation:
         device = scene.pred.device
         target = scene.target.images.to(device)
         measured = self.measures.measure(pred=scene.pred, target=target, frames=scene.frames)
-        made = scene.baselines | (copied_pictures(scene.context, scene.target, device) if self.baselines else {})
+        made = dict(scene.baselines)
+        if self.baselines:
+            scale = self.datamanager.pose_scale(scene.number)
+            made |= copied_pictures(scene.context, scene.target, device, scale)
         views = dict(measured.views)
         for baseline, pred in made.items():
             values = self.measures.views(pred=pred, target=target.float() / 255)

@@ -17,9 +17,11 @@ from PIL import Image
 from small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
 
 from scenetok_ns.atomic_files import TEMPORARY
+from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.data.scene_jobs import Shard
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.evaluation import whole
+from scenetok_ns.evaluation.baselines import copied_pictures, nearest_view
 from scenetok_ns.evaluation.distributions import frechet_distance
 from scenetok_ns.evaluation.features import standin_features
 from scenetok_ns.evaluation.measures import Measured, Measures
@@ -337,18 +339,35 @@ def test_captures_are_encoded_in_the_units_of_the_training_data(
     pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.datamanager, "pose_scale", lambda number: 0.25)
-    run = evaluation(pipeline, measures, tmp_path)
+    run = evaluation(pipeline, measures, tmp_path, baselines=True)
     assert settings_of(run)["views"]["pose_scale"] == 0.25
     seen: list[float] = []
+    copied: list[float] = []
     original = pipeline.model.encode_views
 
     def encode(views: Any, scene: str, pose_scale: float = 1.0) -> Any:
         seen.append(pose_scale)
         return original(views, scene, pose_scale)
 
+    def copy(context: Any, target: Any, device: Any, pose_scale: float) -> Any:
+        copied.append(pose_scale)
+        return copied_pictures(context, target, device, pose_scale)
+
     monkeypatch.setattr(pipeline.model, "encode_views", encode)
+    monkeypatch.setattr("scenetok_ns.evaluation.runner.copied_pictures", copy)
     run.run()
-    assert seen == [0.25] * 3
+    assert seen == copied == [0.25] * 3
+
+
+def test_the_nearest_view_does_not_depend_on_the_units_of_a_capture() -> None:
+    """A step of 10 cm is less than a turn of a quarter circle, in millimetres, too."""
+    turned, ahead, target = torch.eye(4).repeat(3, 1, 1)
+    turned[[0, 2], [2, 0]], turned[[0, 2], [0, 2]] = torch.tensor([1.0, -1.0]), torch.tensor(0.0)
+    ahead[2, 3] = 0.1
+    for units in (1.0, 1000.0):
+        context, view = scaled_poses(torch.stack([turned, ahead]), units), target[None]
+        assert nearest_view(context, view, 1 / units).tolist() == [1]
+    assert nearest_view(context, view, 1.0).tolist() == [0]  # 100 radians away, as it were
 
 
 def test_pictures_for_a_report(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
