@@ -1,12 +1,14 @@
 """The shipped scenetok-tiny against Nerfstudio's splatfacto, given the same 12 photographs of the same held-out rooms.
 
-    python benchmarks/splatfacto.py [--scenes 8] [--methods scenetok-tiny native enlarged points] [--steps 30000]
+    python benchmarks/splatfacto.py [--rooms 0 1 2] [--methods scenetok-tiny native enlarged points] [--steps 30000]
                                     [--report 500 1000 3000] [--enlarge 8] [--seconds 60] [--processes 1]
                                     [--output FILE.json] [--pictures FOLDER]
 
 Rooms and views are those of the model card's evaluation: 12 context views spread over a walk of 48 frames at 64 x 64,
 and windows of 8 other frames. splatfacto has its default settings on a nerfstudio-data set of the context views. Its
-thresholds are made for photographs of some hundred pixels and more, so beside
+thresholds are made for photographs of some hundred pixels and more: it splits Gaussians that are wider than a twentieth
+of the picture, begins with pictures of a quarter, and blurs each Gaussian to some two pixels, which are more than that
+in pictures of 16 pixels. So beside
 
     native      the 64 x 64 pictures as they are, Gaussians starting at random (there is no point cloud), it also gets
     enlarged    the pictures enlarged --enlarge times (bicubic); its renders are averaged back to compare them
@@ -14,9 +16,11 @@ thresholds are made for photographs of some hundred pixels and more, so beside
 
 It is evaluated at the steps of --report; its settings do not depend on --steps, nor on --seconds, after which a
 training is ended and scored where it is. One that makes more than 2,000,000 Gaussians, from which it goes on to fill
-the GPU, is ended and said to be. Its LPIPS metric, which would download weights, is replaced by zero. Figures are means
-over frames of PSNR and SSIM, by the same functions for all. Several processes share one GPU, which makes each slower.
-splatfacto needs CUDA.
+the GPU, is ended and said to be. Its LPIPS metric, which would download weights, is replaced by zero, and the PSNR
+that it computes of each training picture for its log, by nothing. Figures are means over frames of PSNR and SSIM, by
+the same functions for all. Several processes share one GPU, which makes each slower. splatfacto needs CUDA.
+
+A sheet of --pictures has the truth in its first row, and below it what a method showed after each number of its steps.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import math
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +47,7 @@ from torch import Tensor
 from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks
 from scenetok_ns.metrics import picture_metrics
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.presets import Preset, load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.nerfstudio_dataset import save_picture, write_dataset
 from scenetok_ns.pool_training import HELD_OUT_SEED
@@ -94,7 +99,11 @@ def scores(pred: Tensor, truth: Tensor) -> dict[str, float]:
     return {name: float(value.mean()) for name, value in values.items()}
 
 
-def measure_scenetok(model: SceneTok, case: Case, steps: int) -> tuple[dict[str, Any], Tensor]:
+Result = tuple[dict[str, Any], Tensor]
+"""Scores and seconds after some steps, and the scored frames."""
+
+
+def measure_scenetok(model: SceneTok, case: Case, steps: int) -> Result:
     """Encode the context once, render each window; scores, seconds for both, and the scored frames."""
     synchronize(model.device)
     begin = time.perf_counter()
@@ -105,25 +114,26 @@ def measure_scenetok(model: SceneTok, case: Case, steps: int) -> tuple[dict[str,
     pictures = torch.cat([window[kept] for window, kept in zip(frames, case.scored, strict=True)])
     synchronize(model.device)
     seconds = time.perf_counter() - begin
-    return {**scores(pictures, case.truth.frames), "seconds_encode": encoded, "seconds": seconds}, pictures
+    row = {"steps": steps, **scores(pictures, case.truth.frames), "seconds_encode": encoded, "seconds": seconds}
+    return row, pictures
 
 
 def measure_splatfacto(
     case: Case, method: str, factor: int, steps: int, report: list[int], limit: float = math.inf
-) -> tuple[list[dict[str, Any]], Tensor]:
-    """Train on the context; scores and seconds of training after the steps of `report`, and the last frames.
+) -> Iterator[Result]:
+    """Train on the context; results after the steps of `report` and after the last one.
 
     factor: how much larger the pictures are. limit: seconds after which the training ends.
     """
     from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
-    rows: list[dict[str, Any]] = []
     truth = case.truth.frames
     with tempfile.TemporaryDirectory() as folder:
         trainer = splatfacto_trainer(Path(folder), case, method, factor)
         trainer.setup()
         model = trainer.pipeline.model
-        seconds, pictures, begin = 0.0, torch.empty(0), time.perf_counter()
+        model.get_metrics_dict = lambda outputs, batch: {}  # read by its log alone, which is off
+        seconds, begin = 0.0, time.perf_counter()
         for step in range(steps):
             trainer.pipeline.train()
             for callback in trainer.callbacks:
@@ -141,12 +151,10 @@ def measure_splatfacto(
                 shown = [model.get_outputs_for_camera(camera)["rgb"].permute(2, 0, 1) for camera, _ in loader]
                 pictures = F.avg_pool2d(torch.stack(shown), factor)
                 row = {"steps": step + 1, **scores(pictures, truth), "seconds": seconds}
-                rows.append({**row, "gaussians": model.num_points, "ended": grown})
-                say(case.scene, f"splatfacto, {method}", rows[-1])
+                yield {**row, "gaussians": model.num_points, "ended": grown}, pictures
                 begin = time.perf_counter()
             if last:
                 break
-    return rows, pictures
 
 
 def say(scene: int, method: str, row: dict[str, Any]) -> None:
@@ -192,31 +200,41 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def results(case: Case, method: str, preset: Preset, options: argparse.Namespace) -> Iterator[Result]:
+    """Of one method, while it goes on."""
+    if method != PRESET:
+        factor = 1 if method == "native" else options.enlarge
+        yield from measure_splatfacto(case, method, factor, options.steps, options.report, options.seconds)
+        return
+    model = SceneTok.from_preset(preset)
+    model.load_embedded()
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    for steps in (1, preset.sampler.steps):
+        measure_scenetok(model, case, steps)  # the first call is slower: kernels are chosen
+        yield measure_scenetok(model, case, steps)
+
+
 def measure(task: tuple[int, str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows of one method on one room."""
+    """All rows of one method on one room; rows are printed and the sheet is written as they come."""
     scene, method = task
     preset = load_preset(PRESET)
     data = preset.data
     case = held_out_case(scene, data.views.num_context, data.views.num_target_latents, data.image_size)
-    if method == PRESET:
-        rows, pictures = [], torch.empty(0)
-        model = SceneTok.from_preset(preset)
-        model.load_embedded()
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        for steps in (1, preset.sampler.steps):
-            measure_scenetok(model, case, steps)  # the first call is slower: kernels are chosen
-            row, pictures = measure_scenetok(model, case, steps)
-            rows.append({"steps": steps, **row})
-            say(scene, PRESET, rows[-1])
-    else:
-        factor = 1 if method == "native" else options.enlarge
-        rows, pictures = measure_splatfacto(case, method, factor, options.steps, options.report, options.seconds)
-    if options.pictures is not None:
-        options.pictures.mkdir(parents=True, exist_ok=True)
-        strips = [torch.cat(list(strip[::3].cpu()), dim=-1) for strip in (case.truth.frames, pictures)]
-        save_picture(options.pictures / f"room{scene}-{method}.png", torch.cat(strips, dim=-2))
     name = method if method == PRESET else f"splatfacto, {method}"
-    return [{"scene": scene, "method": name, **row} for row in rows]
+    rows, strips = [], [strip(case.truth.frames)]
+    for row, pictures in results(case, method, preset, options):
+        say(scene, name, row)
+        rows.append({"scene": scene, "method": name, **row})
+        strips.append(strip(pictures))
+        if options.pictures is not None:
+            options.pictures.mkdir(parents=True, exist_ok=True)
+            save_picture(options.pictures / f"room{scene}-{method}.png", torch.cat(strips, dim=-2))
+    return rows
+
+
+def strip(pictures: Tensor) -> Tensor:
+    """Every third one, side by side."""
+    return torch.cat(list(pictures[::3].cpu()), dim=-1)
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -238,7 +256,7 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=8)
+    parser.add_argument("--rooms", type=int, nargs="+", default=list(range(8)), help="numbers of held-out rooms")
     parser.add_argument("--methods", nargs="+", choices=[PRESET, *METHODS], default=[PRESET, *METHODS])
     parser.add_argument("--steps", type=int, default=30_000, help="of splatfacto")
     parser.add_argument("--report", type=int, nargs="+", default=[500, 1000, 3000, 7000, 15_000])
@@ -250,14 +268,14 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     rows: list[dict[str, Any]] = []
-    tasks = [(scene, method) for method in options.methods for scene in range(options.scenes)]
+    tasks = [(scene, method) for method in options.methods for scene in options.rooms]
     # New processes: gsplat and Nerfstudio keep things in global variables.
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
         for found in pool.imap_unordered(partial(measure, options=options), tasks):
             rows += found
             if options.output is not None:  # after each, since a benchmark of hours may be cut short
                 write_report(options, rows)
-    title = f"{options.scenes} held-out rooms, 12 views at 64 x 64, {device_name()}, torch {torch.__version__}"
+    title = f"{len(options.rooms)} held-out rooms, 12 views at 64 x 64, {device_name()}, torch {torch.__version__}"
     table = Table(title=title)
     for column in ("method", "steps", "rooms", "PSNR (dB)", "SSIM", "seconds a room"):
         table.add_column(column, justify="left" if column == "method" else "right")
