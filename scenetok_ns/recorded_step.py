@@ -31,7 +31,7 @@ class Recording:
 class RecordedStep:
     """Takes training passes of a model by replaying a recorded one; it is recorded anew when shapes change.
 
-    All that differs from step to step must be in tensors: the batch, and what `SceneTokModel.prepare_step` fills.
+    All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
     """
 
@@ -53,7 +53,7 @@ class RecordedStep:
         recording = self._recording
         for static, tensor in zip(recording.batch.tensors(), batch.tensors(), strict=True):
             static.copy_(tensor, non_blocking=True)
-        self._model.prepare_step(batch.step)
+        self._model.training_loss.prepare(batch.step)
         self._model.forget()
         recording.graph.replay()
         self._hand_out(recording.gradients, accumulates)
@@ -73,7 +73,7 @@ class RecordedStep:
         torch.cuda.current_stream().wait_stream(stream)
         self._clear_gradients()
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._model.generator)
+        graph.register_generator_state(self._model.training_loss.generator)
         # thread_local: threads that load data may use CUDA meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = self._model(batch)

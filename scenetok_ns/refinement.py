@@ -161,10 +161,10 @@ class RefineModel(SceneTokModel):
         if self.training:
             self.forget()
         generator = torch.Generator(self.device)
-        generator.manual_seed(mix(self._training_seed, comms.get_rank(), batch.step))
+        generator.manual_seed(mix(self.training_loss.seed, comms.get_rank(), batch.step))
         splits = self.preset.data.views.target_splits
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            target = self._latents(batch.target, splits, role="target")
+            target = self.training_loss.latents(batch.target, splits, role="target")
             reference = scaled_poses(self.reference_c2w[None], self.scene_scale)
             target = target.relative_to(reference.expand(len(target.latents), 4, 4))
             draws = draw_scenetok(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import torch
 import tyro
@@ -16,14 +15,13 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model, ModelConfig
-from nerfstudio.utils import comms
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from scenetok_ns.camera_conversion import Wide, request_of
 from scenetok_ns.data.photograph_scene import Conditions
 from scenetok_ns.data.scenes import Views as ImageViews
-from scenetok_ns.data.training_batches import Clips, TrainingBatch, mix
+from scenetok_ns.data.training_batches import TrainingBatch
 from scenetok_ns.interrupts import asked_by_viewer
 from scenetok_ns.metrics import picture_metrics
 from scenetok_ns.models.autoencoders.registry import latent_space, weights_file
@@ -31,22 +29,18 @@ from scenetok_ns.models.averaging import WeightAverage
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.checkpoint import check_weights, module_sha256
 from scenetok_ns.models.compilation import Checkpointing
-from scenetok_ns.models.compressor import TokenDistribution
-from scenetok_ns.models.draws import draw_scenegen, draw_scenetok
-from scenetok_ns.models.losses import LossOutput, Views, kl_weight, scenegen_loss, scenetok_loss, token_flow_loss
-from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, Solver, load_preset
-from scenetok_ns.models.quirks import network_cameras
+from scenetok_ns.models.presets import SceneSamplerConfig, Solver, changed, load_preset
 from scenetok_ns.models.rendering import RenderedFrames
 from scenetok_ns.models.sampling import OnStep
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.path_renderer import PathRenderer
+from scenetok_ns.training_loss import TrainingLoss
 from scenetok_ns.viewer_renderer import ViewerRenderer, picture_outputs, relative_uncertainty
 
 logger = logging.getLogger(__name__)
 
-Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)
 ENGINES: dict[str, Literal["auto", "exact"] | None] = {"auto": "auto", "exact": "exact", "off": None}
 EARLIER_ENGINES = {"full": "auto", "on": "exact"}
 """Names in run folders of earlier versions."""
@@ -158,6 +152,7 @@ class SceneTokModel(Model):
         self.scenetok.engine_options = ENGINES[engine]
         if self.config.pretrained:
             self.scenetok.load_embedded()
+        self.training_loss = TrainingLoss(self.scenetok)
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
         config = self.config
@@ -177,33 +172,16 @@ class SceneTokModel(Model):
         self._tokens: dict[tuple[int, str], SceneTokens] = {}
         self._provider: ContextProvider | None = None
         self._weights_version = 0
-        self._training_seed = 0
 
     def connect(self, provider: ContextProvider, training_seed: int) -> None:
         """Tell the model where context views come from, and the seed of the noise in training."""
         # Not as an attribute of a module: a data manager is one, and would become part of the checkpoint.
         object.__setattr__(self, "_provider", provider)
-        self._training_seed = training_seed
+        self.training_loss.seed = training_seed
 
     def forget(self) -> None:
         """Drop tokens and frames: the weights have changed."""
         self._weights_version += 1
-
-    def average_of(self) -> dict[str, nn.Module]:
-        """The networks that the average is of."""
-        assert self.average is not None
-        return {name: self.scenetok.get_submodule(name) for name in self.average.networks}
-
-    def update_average(self) -> None:
-        """After a step of the optimizer."""
-        if self.average is not None:
-            self.average.update(self.average_of())
-
-    def restart_average(self) -> None:
-        """Begin the average anew from the present weights."""
-        if self.average is not None:
-            with self._weights_in_place():
-                self.average.restart(self.average_of())
 
     def trained_networks(self) -> dict[str, nn.Module]:
         """Those networks of `scenetok` whose weights training changes, at first at least."""
@@ -221,7 +199,7 @@ class SceneTokModel(Model):
         """As of any module; outside of training the networks have their averaged weights, if there are some."""
         super().train(mode)
         if self.average is not None and self.average.shown == mode:
-            self.average.show(self.average_of(), shown=not mode)
+            self.average.show(not mode)
             self.forget()
         return self
 
@@ -256,17 +234,8 @@ class SceneTokModel(Model):
         with self._weights_in_place():
             return super().load_state_dict(*args, **kwargs)
 
-    @contextmanager
-    def _weights_in_place(self) -> Iterator[None]:
-        if self.average is None or not self.average.shown:
-            yield
-            return
-        networks = self.average_of()
-        self.average.show(networks, shown=False)
-        try:
-            yield
-        finally:
-            self.average.show(networks, shown=True)
+    def _weights_in_place(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.hidden()
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"preset": self.preset.name}
@@ -298,80 +267,10 @@ class SceneTokModel(Model):
             self.forget()
         # While a pass is recorded they are set already, and could not be set.
         if not (self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-            self.prepare_step(batch.step)
-        loss = self._scenetok_loss if self.preset.scene_generator is None else self._scenegen_loss
+            self.training_loss.prepare(batch.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            output = loss(batch, self.generator)
+            output = self.training_loss(batch)
         return {"loss": output.loss, **output.metrics}
-
-    def prepare_step(self, step: int) -> None:
-        """Seed the noise of a step, and set what else changes with its number; waits for nothing."""
-        self.generator.manual_seed(mix(self._training_seed, comms.get_rank(), step))
-        self._kl_weight.fill_(kl_weight(step, self.preset.training))
-
-    @cached_property
-    def generator(self) -> torch.Generator:
-        """Of the noise in training."""
-        return torch.Generator(self.device)
-
-    @cached_property
-    def _kl_weight(self) -> Float[Tensor, ""]:
-        return torch.zeros((), device=self.device)
-
-    def _scenetok_loss(self, batch: TrainingBatch, generator: torch.Generator) -> LossOutput:
-        context = self._latents(batch.context, clips=1, role="context")
-        target = self._latents(batch.target, self.preset.data.views.target_splits, role="target")
-        draws = draw_scenetok(
-            generator,
-            self.preset.training,
-            num_context=context.latents.shape[1],
-            tokens=self._token_shape(batch),
-            latents=tuple(target.latents.shape),  # type: ignore[arg-type]
-            splits=self.preset.data.views.target_splits,
-            device=self.device,
-        )
-        networks = self.scenetok.compressor, self.scenetok.denoiser
-        return scenetok_loss(
-            *networks, context, target, draws, self.preset.training, batch.step, weight=self._kl_weight
-        )
-
-    def _scenegen_loss(self, batch: TrainingBatch, generator: torch.Generator) -> LossOutput:
-        assert self.preset.scene_generator is not None
-        condition = self._latents(batch.condition, clips=1, role="context")
-        draws = draw_scenegen(
-            generator,
-            self.preset.training,
-            num_condition=condition.latents.shape[1],
-            tokens=self._token_shape(batch),
-            pose_dropout=self.preset.scene_generator.camera.dropout if self.training else 0.0,
-            device=self.device,
-        )
-        network, stored = self.scenetok.scene_generator, batch.sample.tokens
-        if stored is None:
-            context = self._latents(batch.context, clips=1, role="context")
-            return scenegen_loss(self.scenetok.compressor, network, condition, context, draws)
-        anchors = network_cameras(CameraBatch(batch.context.c2w, batch.context.intrinsics), "context", self.preset)
-        return token_flow_loss(TokenDistribution(stored.mean, stored.logvar), network, condition, anchors, draws)
-
-    def _token_shape(self, batch: TrainingBatch) -> tuple[int, int, int]:
-        return len(batch.scenes), self.preset.compressor.num_tokens, self.preset.compressor.token_dim
-
-    @torch.no_grad()
-    def _latents(self, clips_of_batch: Clips, clips: int, role: Literal["context", "target"]) -> Views:
-        """Latents of images; a sequence of several clips is encoded clip by clip. Stored latents are normalised."""
-        cameras = network_cameras(CameraBatch(clips_of_batch.c2w, clips_of_batch.intrinsics), role, self.preset)
-        if clips_of_batch.images is None:
-            assert clips_of_batch.latents is not None
-            config = self.preset.context_autoencoder if role == "context" else self.preset.target_autoencoder
-            return Views(latent_space(config).normalize(clips_of_batch.latents.float()), cameras)
-        images = clips_of_batch.images.float() / 255
-        b = len(images)
-        if role == "context":
-            latents = self.scenetok.context_autoencoder.encode(images)
-        else:
-            parts = images.unflatten(1, (clips, -1)).flatten(0, 1)
-            latents = self.scenetok.target_autoencoder.encode(parts).unflatten(0, (b, clips)).flatten(1, 2)
-        return Views(latents, cameras)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
         return {name: value for name, value in outputs.items() if name != "loss"}
@@ -496,11 +395,6 @@ class SceneTokModel(Model):
         truth, rgb = batch["image"].to(outputs["rgb"].device)[..., :3], outputs["rgb"]
         metrics = picture_metrics(pred=to_pictures(rgb), target=to_pictures(truth))
         return {name: float(value) for name, value in metrics.items()}, {"img": torch.cat([truth, rgb], dim=1)}
-
-
-def changed(sampler: Sampler, **values: Any) -> Sampler:
-    """The sampler with those values that are not None."""
-    return replace(sampler, **{name: value for name, value in values.items() if value is not None})
 
 
 def to_pictures(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "1 3 height width"]:

@@ -175,10 +175,10 @@ class SceneTokPipeline(VanillaPipeline):
             )
         own = self.model.state_dict()
         has_average = any(key.startswith(AVERAGE) for key in state)
-        restart = self.model.average is not None and not has_average
-        if restart:
+        average = self.model.average
+        if average is not None and not has_average:
             state |= {key: value for key, value in own.items() if key.startswith(AVERAGE)}
-        elif has_average and self.model.average is None:
+        elif has_average and average is None:
             if self.test_mode == "val":
                 raise CheckpointError(
                     "the checkpoint keeps averaged weights: give --pipeline.model.ema-decay, as its run did, to go on"
@@ -187,8 +187,8 @@ class SceneTokPipeline(VanillaPipeline):
         check_same(own, {"_extra_state": own["_extra_state"], **state})
         self.model.update_to_step(step)
         self.model.load_state_dict({"_extra_state": own["_extra_state"], **state}, strict=True)
-        if restart:
-            self.model.restart_average()
+        if average is not None and not has_average:
+            average.restart()
         self.model.forget()
 
 

@@ -145,7 +145,9 @@ class SceneTokTrainer(Trainer):
         loss, losses, metrics = super().train_iteration(step)
         self._has_trained = True
         if self._ends_cycle(step):
-            self.pipeline.model.update_average()  # type: ignore[operator]
+            average = cast(SceneTokModel, self.pipeline.model).average
+            if average is not None:
+                average.update()
             if self._save_is_due:
                 self._save_is_due = False
                 self.save_checkpoint(step)

@@ -64,7 +64,9 @@ def test_the_held_out_loss_has_no_random_drops(data: Path, monkeypatch: pytest.M
     # A dropout of 1 in the preset shows in training and not in evaluation.
     camera = replace(TINY.scene_generator.camera, dropout=1.0)
     monkeypatch.setattr(
-        pipeline.model, "preset", replace(TINY, scene_generator=replace(TINY.scene_generator, camera=camera))
+        pipeline.model.training_loss,
+        "preset",
+        replace(TINY, scene_generator=replace(TINY.scene_generator, camera=camera)),
     )
     assert torch.equal(pipeline.get_eval_loss_dict(0)[1]["loss"], losses[0])
     batch, _ = pipeline.datamanager.next_eval(0)

@@ -1,10 +1,9 @@
-"""Rendering behind the one-camera interface, and the training loss."""
+"""Rendering behind the one-camera interface."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,12 +232,6 @@ def test_trace_function_is_put_back(pipeline: SceneTokPipeline) -> None:
 def test_single_rays_are_refused_with_a_reason(pipeline: SceneTokPipeline) -> None:
     with pytest.raises(NotImplementedError, match="whole pictures"):
         pipeline.model.get_outputs(None)
-
-
-def test_noise_follows_from_the_step_alone(pipeline: SceneTokPipeline) -> None:
-    batch, _ = pipeline.datamanager.next_train(3)
-    losses = [pipeline.model(replace(batch, step=step))["loss"].item() for step in (3, 3, 4)]
-    assert losses[0] == losses[1] != losses[2]
 
 
 def test_missing_weights_of_a_released_preset_are_named() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.evaluation.baselines import BASELINES
 from scenetok_ns.evaluation.runner import Conditions, ContextOrder
-from scenetok_ns.models.presets import Solver
+from scenetok_ns.models.presets import Solver, changed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,8 +65,6 @@ class Variant:
 
     def apply(self, model: SceneTokModel, datamanager: SceneTokDataManager) -> Conditions:
         """Set up model and data for this variant; what was set for another variant is overwritten."""
-        from scenetok_ns.scenetok_model import changed
-
         model.config.seed = self.seed
         model.config.scene_seed = self.seed if self.scene_seed is None else self.scene_seed
         steps, solver = self.axes.get("steps"), self.axes.get("solver")

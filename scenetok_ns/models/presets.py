@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -146,6 +146,14 @@ class SceneSamplerConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"scene_sampler: steps must be at least 1, got {self.steps}")
+
+
+Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)
+
+
+def changed(sampler: Sampler, **values: Any) -> Sampler:
+    """The sampler with those values that are not None."""
+    return dataclasses.replace(sampler, **{name: value for name, value in values.items() if value is not None})
 
 
 @dataclass(frozen=True)
