@@ -72,12 +72,16 @@ class RecordedStep:
                 self._model(batch)["loss"].backward()
         torch.cuda.current_stream().wait_stream(stream)
         self._clear_gradients()
+        # Nerfstudio's trainer has an autocast around each step, which keeps the weights that the passes above cast: the
+        # recorded pass must cast them itself, or it goes on with those of this step. Nor may others use its copies.
+        torch.clear_autocast_cache()
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._model.training_loss.generator)
         # thread_local: threads that load data may use CUDA meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = self._model(batch)
             outputs["loss"].backward()
+        torch.clear_autocast_cache()
         outputs = {name: value.detach() for name, value in outputs.items()}
         gradients = [(p, p.grad) for p in self._parameters if p.grad is not None]
         for parameter, gradient in zip(self._parameters, there, strict=True):
