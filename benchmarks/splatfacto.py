@@ -6,9 +6,9 @@
 
 Rooms and views are those of the model card's evaluation: 12 context views spread over a walk of 48 frames at 64 x 64,
 and windows of 8 other frames. splatfacto has its default settings on a nerfstudio-data set of the context views. Its
-thresholds are made for photographs of some hundred pixels and more: it splits Gaussians that are wider than a twentieth
-of the picture, begins with pictures of a quarter, and blurs each Gaussian to some two pixels, which are more than that
-in pictures of 16 pixels. So beside
+thresholds are made for photographs of some hundred pixels and more: until step 4,000 it splits each Gaussian whose
+radius is more than a twentieth of the picture. It begins with pictures a quarter as wide, and no radius is less than
+two pixels, so that in pictures of 16 pixels it splits all of them, every 100 steps. So beside
 
     native      the 64 x 64 pictures as they are, Gaussians starting at random (there is no point cloud), it also gets
     enlarged    the pictures enlarged --enlarge times (bicubic); its renders are averaged back to compare them
@@ -58,6 +58,7 @@ PRESET = "scenetok-tiny"
 METHODS = ("native", "enlarged", "points")
 """Of splatfacto."""
 MOST_GAUSSIANS = 2_000_000
+REPORT = [250, 500, 1000, 2000, 3000, 4000, 5000, 7000, 10_000, 15_000, 20_000, 30_000]
 NUM_FRAMES, FIRST, STRIDE = 48, 4, 12
 """Of the model card's evaluation: frames of a walk, first window, from one window to the next."""
 
@@ -259,7 +260,7 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, nargs="+", default=list(range(8)), help="numbers of held-out rooms")
     parser.add_argument("--methods", nargs="+", choices=[PRESET, *METHODS], default=[PRESET, *METHODS])
     parser.add_argument("--steps", type=int, default=30_000, help="of splatfacto")
-    parser.add_argument("--report", type=int, nargs="+", default=[500, 1000, 3000, 7000, 15_000])
+    parser.add_argument("--report", type=int, nargs="+", default=REPORT)
     parser.add_argument("--enlarge", type=int, default=8, help="how much larger its pictures are")
     parser.add_argument("--seconds", type=float, default=math.inf, help="of each training at most")
     parser.add_argument("--processes", type=int, default=1)

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.generation_options import PhotographOptions
 
 METHOD = "scenetok-tiny"
@@ -110,7 +111,7 @@ def demo(
     console.print(f"A walk between the views of a room: {video}")
     console.print(f"A scene generated from {photograph}: {generated}")
     console.print(f"The model, trained {steps} steps more: {trained}")
-    console.print(f"Look around: ns-viewer --load-config {config}", soft_wrap=True)
+    console.print(f"Look around: {command('ns-viewer', '--load-config', config)}", soft_wrap=True)
 
 
 def open_shipped(preset: str, data: Path, folder: Path) -> Path:

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.open_run import check_encodes, positive, set_num_context, set_sampling, show_data, show_index
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
@@ -256,7 +257,7 @@ def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, 
     )
     if skipped := first["skipped"]:
         console.print(f"{len(skipped)} scenes skipped; reasons are in {folder / FIGURES}", soft_wrap=True)
-    console.print(f"{folder / FIGURES}\n  scenetok report {folder}", soft_wrap=True)
+    console.print(f"{folder / FIGURES}\n  {command('scenetok', 'report', folder)}", soft_wrap=True)
 
 
 def tell_missing(reasons: dict[str, str], console: Console) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
 
 SMALLEST = 16
@@ -53,6 +54,7 @@ def export_dataset(
     kind = "rendered views" if rendered.photographs is None else "photographs"
     console.print(
         f"{output}: {len(rendered.path.frames)} rendered views to train on, {len(evaluation.frames)} {kind} to "
-        f"evaluate on, {len(points.means):,} points. Train on it with\n  ns-train splatfacto --data {output}",
+        f"evaluate on, {len(points.means):,} points. Train on it with\n"
+        f"  {command('ns-train', 'splatfacto', '--data', output)}",
         soft_wrap=True,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from scenetok_ns.cli.commands import command
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, weights_file
 from scenetok_ns.models.checkpoint import CheckpointError, released_state
 from scenetok_ns.models.file_digests import sha256_of
@@ -58,7 +59,8 @@ def import_checkpoint(
             lambda folder: write_checkpoint(folder, described, checkpoint, tokenizer, console, bar),
             lambda: imported_config(preset, described, output, data, weights, bar),
         )
-    console.print(f"{output}: {described.description}\n  ns-viewer --load-config {output / 'config.yml'}")
+    viewer = command("ns-viewer", "--load-config", output / "config.yml")
+    console.print(f"{output}: {described.description}\n  {viewer}", soft_wrap=True)
 
 
 def autoencoder_files(preset: Preset, given: dict[str, Path | None]) -> dict[str, Path | None]:

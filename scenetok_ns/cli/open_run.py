@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.generation_options import (
     GenerationOptions,
     PhotographOptions,
@@ -121,14 +122,12 @@ def open_run(
             write_camera_path(folder.parent / CAMERA_PATH, source.path, source.fov, side)
 
     write_run_folder(output, fill, lambda: config)
-    console.print(f"{output} is ready:\n  ns-viewer --load-config {output / 'config.yml'}", soft_wrap=True)
+    run = output / "config.yml"
+    console.print(f"{output} is ready:\n  {command('ns-viewer', '--load-config', run)}", soft_wrap=True)
     if source is not None:
         path = photograph.path or output / CAMERA_PATH
-        console.print(
-            f"  ns-render camera-path --load-config {output / 'config.yml'} --camera-path-filename {path} "
-            "--output-path scene.mp4",
-            soft_wrap=True,
-        )
+        words = "--load-config", run, "--camera-path-filename", path, "--output-path", "scene.mp4"
+        console.print(f"  {command('ns-render', 'camera-path', *words)}", soft_wrap=True)
 
 
 def check_data(config: RunFolderConfig) -> None:

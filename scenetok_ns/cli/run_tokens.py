@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from rich.console import Console
 from torch import Tensor
 
+from scenetok_ns.cli.commands import command
 from scenetok_ns.data.scenes import Scene
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.run_files import CHECKPOINTS, CONFIG
@@ -57,7 +58,8 @@ def write_tokens(
     folder = output.with_suffix("")
     if not run_folder or not free_for(folder, output):
         there = f"{folder} is something else. " if run_folder else ""
-        console.print(f"{there}Show it with\n  scenetok open {run} --tokens {output} --output RUN2", soft_wrap=True)
+        opening = command("scenetok", "open", run, "--tokens", output, "--output", "RUN2")
+        console.print(f"{there}Show it with\n  {opening}", soft_wrap=True)
         return
     shutil.rmtree(folder, ignore_errors=True)
     from scenetok_ns.cli.open_run import open_run
