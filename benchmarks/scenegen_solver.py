@@ -94,8 +94,8 @@ def main() -> None:
             show_data(config, Path(folder) / "rooms")
         pipeline = load_run(config, checkpoints, console)
         manager = pipeline.datamanager
-        usable = islice(manager.usable_evaluation_scenes(), options.scenes)
-        scenes = [manager.conditions(scene.number) for scene in usable]
+        usable = islice(manager.scenes.usable(), options.scenes)
+        scenes = [manager.scenes.conditions(scene.number) for scene in usable]
         rows = solver_errors(pipeline.model, [scene for scene in scenes if scene is not None], options.steps)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     table = Table(

@@ -67,11 +67,11 @@ class RefineDataManager(SceneTokDataManager):
     @cached_property
     def training_views(self) -> ImageViews:
         """The capture's photographs, cropped, without those of evaluation; in units of the training data."""
-        if not isinstance(self.evaluation_source, StockSceneSource):
+        if not isinstance(self.scenes.source, StockSceneSource):
             raise DataError(
                 "scenetok-refine refines the tokens of one capture: name its dataparser (nerfstudio-data, colmap, ...)"
             )
-        part = self.evaluation_source.training_part()
+        part = self.scenes.source.training_part()
         scene = part.scene(part.key)
         return scene.load_views(range(scene.num_frames), (self.preset.data.image_size,) * 2)
 
@@ -135,12 +135,12 @@ class RefineModel(SceneTokModel):
         """Take the frozen networks from where `tokenizer` says, and encode the capture with them."""
         from scenetok_ns.tokenizer_weights import load_tokenizer  # it reads runs, and so imports the pipeline
 
-        assert self._provider is not None
-        number = self._provider.active_scene
+        assert self._scenes is not None
+        number = self._scenes.active
         source = load_tokenizer(self.scenetok, self.config.tokenizer)
-        name = self._provider.evaluation_keys[number]
-        views = self._provider.context_views(number)
-        tokens = self.encode_views(views, name, self._provider.pose_scale(number))
+        name = self._scenes.keys[number]
+        views = self._scenes.context_views(number)
+        tokens = self.encode_views(views, name, self._scenes.pose_scale(number))
         with torch.no_grad():
             self.tokens.copy_(tokens.mean)
             self.start_tokens.copy_(tokens.mean)
@@ -209,19 +209,19 @@ class RefineModel(SceneTokModel):
         return self._scene_tokens(scene, self.start_tokens)
 
     def _scene_tokens(self, scene: int, mean: Float[Tensor, "n dim"]) -> SceneTokens:
-        if self._provider is None:
+        if self._scenes is None:
             raise RuntimeError("RefineModel: no scene; the pipeline must call connect() first")
-        if (stored := self._provider.stored_tokens(scene)) is not None:
+        if (stored := self._scenes.stored_tokens(scene)) is not None:
             return stored.to(self.device)
         if scene not in self._cameras:
-            views = self._provider.context_views(scene)
+            views = self._scenes.context_views(scene)
             self._cameras[scene] = views.c2w, views.intrinsics
         c2w, intrinsics = self._cameras[scene]
         return SceneTokens(
             mean=mean.clone(),
             reference_c2w=self.reference_c2w,
             preset=self.preset.name,
-            scene=self._provider.evaluation_keys[scene],
+            scene=self._scenes.keys[scene],
             pose_scale=float(self.scene_scale),
             cameras_c2w=c2w.to(self.device),
             cameras_intrinsics=intrinsics.to(self.device),
@@ -271,8 +271,8 @@ class RefinePipeline(SceneTokPipeline):
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         self.eval()
         model = cast(RefineModel, self.model)
-        number = self.datamanager.active_scene
-        target = self.datamanager.target_views(number)
+        number = self.datamanager.scenes.active
+        target = self.datamanager.scenes.target_views(number)
         pictures = model.render_unrefined(number, CameraBatch(target.c2w[None], target.intrinsics[None]))
         truth = target.images.to(pictures.device).float() / 255
         before: dict[str, Any] = picture_metrics(pred=pictures, target=truth)

@@ -19,7 +19,7 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.path_videos import path_around
 
 if TYPE_CHECKING:
-    from scenetok_ns.evaluation_views import EvaluationScene
+    from scenetok_ns.evaluation_scenes import EvaluationScene
     from scenetok_ns.scenetok_model import SceneTokModel
     from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 
@@ -79,7 +79,7 @@ def render_scene(pipeline: SceneTokPipeline, path: str, count: int, on_step: OnS
         DataError: the path cannot be read, or the tokens do not say where cameras were.
     """
     model, datamanager = pipeline.model, pipeline.datamanager
-    shown = datamanager.evaluation_scene(datamanager.active_scene)
+    shown = datamanager.scenes.scene(datamanager.scenes.active)
     tokens = model.tokens_of(shown.number)
     side = model.preset.data.image_size
     if path in PATH_NAMES:
@@ -87,7 +87,7 @@ def render_scene(pipeline: SceneTokPipeline, path: str, count: int, on_step: OnS
     else:
         cameras = read_path(Path(path), (side, side), side).cameras
     views = _rendered(model, tokens, cameras, on_step)
-    targets = held_out_photographs(shown) if datamanager.stored_tokens(shown.number) is None else []
+    targets = held_out_photographs(shown) if datamanager.scenes.stored_tokens(shown.number) is None else []
     if not targets:
         number = torch.arange(len(views.frames), device=views.frames.device)
         held = number % HELD_OUT_EVERY == HELD_OUT_EVERY // 2

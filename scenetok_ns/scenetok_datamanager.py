@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
-from jaxtyping import Int64
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager, VanillaDataManagerConfig
@@ -18,16 +17,10 @@ from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
 
-from scenetok_ns.data.anchors import anchors_along
-from scenetok_ns.data.condition_views import condition_of, path_of
-from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.held_out import HeldOutTargets
 from scenetok_ns.data.latents import LatentScenes, LatentStore
-from scenetok_ns.data.photograph_scene import Conditions, PhotographSource
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes, Views
-from scenetok_ns.data.token_scene import TokenSource
+from scenetok_ns.data.scenes import BadScene, DataError, SceneSource, SkippedScenes
 from scenetok_ns.data.token_sets import TokenStore
 from scenetok_ns.data.training_batches import (
     LatentSamples,
@@ -37,13 +30,11 @@ from scenetok_ns.data.training_batches import (
     TrainingLoader,
     TrainingSamples,
 )
-from scenetok_ns.data.view_sampling import ViewIndices, default_views
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParser
-from scenetok_ns.evaluation_views import EvaluationScene, EvaluationViews, views_by_index
+from scenetok_ns.evaluation_scenes import EvaluationScenes, EvaluationViews
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
-from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.nerfstudio_scenes import SceneViews, StockSceneSource, read_capture
 
 
@@ -129,12 +120,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             config.data = config.dataparser.data
         self.dataparser = config.dataparser.setup()
         self.includes_time = False
-        self.evaluation_source = self._source(self.test_split)
-        index_file = getattr(config.dataparser, "eval_index", None)
-        self.index = None if index_file is None else EvaluationIndex.load(index_file)
-        self._indexed = frozenset() if self.index is None else frozenset(self.index.keys_in(self.evaluation_source))
-        self.evaluation_keys = self._evaluation_keys()
-        self.active_scene, self.train_dataset, self.eval_dataset = self._shown()
+        self.scenes = EvaluationScenes(self._source(self.test_split), config, self.preset)
+        self.train_dataset, self.eval_dataset = self.scenes.context_set, self.scenes.target_set
         self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
         self.exclude_batch_keys_from_device = self.train_dataset.exclude_batch_keys_from_device
         self._training: TrainingLoader | None = None
@@ -162,133 +149,6 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         CONSOLE.print(capture.summary(), soft_wrap=True)
         return capture
 
-    def _evaluation_keys(self) -> list[str]:
-        """Scenes to evaluate, which may yet turn out to be unusable."""
-        if self.index is not None:
-            return list(self.index.keys_in(self.evaluation_source))
-        return list(self.evaluation_source.keys)[: self.config.eval_scenes]
-
-    def _shown(self) -> tuple[int, SceneViews, SceneViews]:
-        """Number of the scene to show, its context views and its target views. Raises DataError."""
-        if getattr(self.config.dataparser, "scene", None) is not None:
-            number = self.number_of(self.config.dataparser.scene)  # type: ignore[attr-defined]
-            return number, self._views(number, "context"), self._views(number, "target")
-        for scene in self.usable_evaluation_scenes():
-            try:
-                return scene.number, self._views(scene.number, "context"), self._views(scene.number, "target")
-            except BadScene as error:  # of a target view
-                self.skip(scene.number, error)
-        raise DataError(f"no evaluation scene is usable; {self.evaluation_source.skipped.summary(3)}")
-
-    def number_of(self, key: str) -> int:
-        """Number of an evaluation scene by its name; it joins the scenes to evaluate. Raises DataError."""
-        if key not in self.evaluation_keys:
-            if key not in self.evaluation_source.keys:
-                some = ", ".join(list(self.evaluation_source.keys)[:5])
-                raise DataError(f"there is no scene {key!r} in this split; it has {some}, ...")
-            self.evaluation_keys = [*self.evaluation_keys, key]
-        return self.evaluation_keys.index(key)
-
-    def usable_evaluation_scenes(self) -> Iterator[EvaluationScene]:
-        """All evaluation scenes whose context views can be read; the others are skipped.
-
-        Raises DataError if there is none.
-        """
-        found = False
-        for number in range(len(self.evaluation_keys)):
-            try:
-                self.context_views(number)
-            except BadScene as error:
-                self.skip(number, error)
-                continue
-            found = True
-            yield self.evaluation_scene(number)
-        if not found:
-            raise DataError(f"no evaluation scene is usable; {self.evaluation_source.skipped.summary(3)}")
-
-    def skip(self, number: int, error: BadScene) -> None:
-        """Log, count and name an evaluation scene as unusable, once."""
-        key = self.evaluation_keys[number]
-        self.evaluation_source.skipped.add(error if error.key else BadScene(error.reason, key))
-
-    def evaluation_scene(self, number: int) -> EvaluationScene:
-        """Scene `number` of the evaluation with its views. Raises BadScene."""
-        scene = self.evaluation_source.scene(self.evaluation_keys[number])
-        views = self._evaluation_views(scene)
-        given, anchors = views.context, None
-        if self.preset.scene_generator is not None:
-            given = condition_of(views, self.preset, self.config.num_condition)
-            if isinstance(self.evaluation_source, PhotographSource):
-                path = self.evaluation_source.path
-            else:
-                path = scene.c2w[path_of(views, self._num_context)]
-            anchors = anchors_along(path, self._num_context)
-        return EvaluationScene(number, scene, given, views.target[: self.config.eval_targets], anchors)
-
-    def _evaluation_views(self, scene: Scene) -> ViewIndices:
-        count = self._num_context
-        if isinstance(self.evaluation_source, StockSceneSource) and self.config.num_context is None:
-            count = min(count, max(self.evaluation_source.num_train, 1))  # fewer are worse, and better than none
-        if isinstance(self.evaluation_source, (StockSceneSource, TokenSource, PhotographSource)):
-            return self.evaluation_source.views(count)
-        return self._views_by_index(scene)
-
-    @property
-    def _views_by_index(self) -> Callable[[Scene], ViewIndices]:
-        return partial(views_by_index, self.index, self._indexed, self.config.num_context, self._num_context)
-
-    def spread_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
-        """`count` views spread over an evaluation scene, whatever its index says. Raises BadScene."""
-        if isinstance(self.evaluation_source, StockSceneSource):
-            return self.evaluation_source.views(count).context
-        return default_views(self.evaluation_source.scene(self.evaluation_keys[number]).c2w, count).context
-
-    def condition_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
-        """SceneGen: `count` photographs of an evaluation scene to generate from. Raises BadScene and DataError."""
-        views = self._evaluation_views(self.evaluation_source.scene(self.evaluation_keys[number]))
-        return condition_of(views, self.preset, count)
-
-    def context_views(self, number: int) -> Views:
-        """Images and cameras that an evaluation scene is encoded, or generated, from."""
-        scene = self.evaluation_scene(number)
-        return scene.scene.load_views(scene.context, (self.preset.data.image_size,) * 2)
-
-    def context_indices(self, number: int) -> Int64[Tensor, " context"]:
-        """Views that an evaluation scene is encoded from, also where a generator is given fewer. Raises BadScene."""
-        return self._evaluation_views(self.evaluation_source.scene(self.evaluation_keys[number])).context
-
-    def conditions(self, number: int) -> Conditions | None:
-        """What an evaluation scene is generated from; None where scenes are encoded from their context views."""
-        scene = self.evaluation_scene(number)
-        if scene.anchors is None:
-            return None
-        return Conditions(self.context_views(number), scene.anchors, self.pose_scale(number))
-
-    def pose_scale(self, number: int) -> float:
-        """What positions of an evaluation scene are multiplied by to be in units of the training data."""
-        source = self.evaluation_source
-        return source.pose_scale if isinstance(source, (PhotographSource, StockSceneSource)) else 1.0
-
-    def stored_tokens(self, number: int) -> SceneTokens | None:
-        """Tokens of an evaluation scene that comes as tokens; None where photographs are to be encoded."""
-        return self.evaluation_source.tokens if isinstance(self.evaluation_source, TokenSource) else None
-
-    def target_views(self, number: int) -> Views:
-        """Images and cameras that an evaluation scene is compared with."""
-        scene = self.evaluation_scene(number)
-        return scene.scene.load_views(scene.target, (self.preset.data.image_size,) * 2)
-
-    def _views(self, number: int, role: Literal["context", "target"]) -> SceneViews:
-        scene = self.evaluation_scene(number)
-        downscale = getattr(self.config.dataparser, "downscale_factor", None) or 1
-        side = max(1, round(self.preset.data.image_size / downscale))
-        return SceneViews(scene.scene, scene.context if role == "context" else scene.target, side, number)
-
-    @property
-    def _num_context(self) -> int:
-        given = self.config.num_context
-        return self.preset.data.views.num_context if given is None else given
-
     # --- What Nerfstudio's trainer and tools call ---
 
     @property
@@ -305,7 +165,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
     @cached_property
     def fixed_indices_eval_dataloader(self) -> EvaluationViews:
         """All target views of all evaluation scenes, scene by scene."""
-        return EvaluationViews(self)
+        return EvaluationViews(self.scenes, self.device)
 
     @cached_property
     def eval_dataloader(self) -> RandIndicesEvalDataloader:
@@ -358,10 +218,10 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             return source
         CONSOLE.print(
             f"Training and evaluation share {self.dataparser.split_folder('train')}: the target views of the "
-            f"{len(self.evaluation_keys)} scenes to evaluate are kept out of training",
+            f"{len(self.scenes.keys)} scenes to evaluate are kept out of training",
             soft_wrap=True,
         )
-        return HeldOutTargets(source, self.evaluation_keys, self._views_by_index)
+        return HeldOutTargets(source, self.scenes.keys, self.scenes.views_by_index)
 
     def _token_store(self, folder: Path, split: str) -> TokenStore:
         if self.preset.scene_generator is None:
@@ -396,8 +256,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             try:
                 return next(iter(loader))
             except BadScene as error:
-                self.skip(self.active_scene, error)
-        raise DataError(f"scene {self.evaluation_keys[self.active_scene]}: no target view can be decoded")
+                self.scenes.skip(self.scenes.active, error)
+        raise DataError(f"scene {self.scenes.keys[self.scenes.active]}: no target view can be decoded")
 
     def get_train_rays_per_batch(self) -> int:
         """Pixels of the target frames of a batch: Nerfstudio's unit of speed."""

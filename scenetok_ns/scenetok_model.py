@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -22,6 +22,7 @@ from scenetok_ns.camera_conversion import Wide, request_of
 from scenetok_ns.data.photograph_scene import Conditions
 from scenetok_ns.data.scenes import Views as ImageViews
 from scenetok_ns.data.training_batches import TrainingBatch
+from scenetok_ns.evaluation_scenes import EvaluationScenes
 from scenetok_ns.interrupts import asked_by_viewer
 from scenetok_ns.metrics import picture_metrics
 from scenetok_ns.models.autoencoders.registry import latent_space, weights_file
@@ -116,21 +117,6 @@ class SceneTokModelConfig(ModelConfig):
     eval_num_rays_per_chunk: tyro.conf.Suppress[int] = 4096
 
 
-class ContextProvider(Protocol):
-    """What the model needs of the data manager."""
-
-    active_scene: int
-    evaluation_keys: list[str]
-
-    def context_views(self, number: int) -> ImageViews: ...
-
-    def conditions(self, number: int) -> Conditions | None: ...
-
-    def pose_scale(self, number: int) -> float: ...
-
-    def stored_tokens(self, number: int) -> SceneTokens | None: ...
-
-
 class SceneTokModel(Model):
     """See the module. `connect` must be called before the first render."""
 
@@ -170,13 +156,12 @@ class SceneTokModel(Model):
         self.path_renderer = PathRenderer(self._sample, latent_space(self.preset.target_autoencoder).layout)
         self.viewer_renderer: ViewerRenderer | None = None
         self._tokens: dict[tuple[int, str], SceneTokens] = {}
-        self._provider: ContextProvider | None = None
+        self._scenes: EvaluationScenes | None = None
         self._weights_version = 0
 
-    def connect(self, provider: ContextProvider, training_seed: int) -> None:
+    def connect(self, scenes: EvaluationScenes, training_seed: int) -> None:
         """Tell the model where context views come from, and the seed of the noise in training."""
-        # Not as an attribute of a module: a data manager is one, and would become part of the checkpoint.
-        object.__setattr__(self, "_provider", provider)
+        self._scenes = scenes
         self.training_loss.seed = training_seed
 
     def forget(self) -> None:
@@ -285,15 +270,15 @@ class SceneTokModel(Model):
     def tokens_of(self, scene: int, on_step: OnStep | None = None) -> SceneTokens:
         """Tokens of an evaluation scene: as stored, or encoded or generated when first needed, with the weights of the
         moment. `on_step` reports on a generation, and ends it by raising."""
-        if self._provider is None:
+        if self._scenes is None:
             raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
-        if (stored := self._provider.stored_tokens(scene)) is not None:
+        if (stored := self._scenes.stored_tokens(scene)) is not None:
             return stored.to(self.device)
         key = (scene, self._scene_settings())
         if key not in self._tokens:
-            conditions, name = self._provider.conditions(scene), self._provider.evaluation_keys[scene]
+            conditions, name = self._scenes.conditions(scene), self._scenes.keys[scene]
             if conditions is None:
-                tokens = self.tokens_from(self._provider.context_views(scene), scene)
+                tokens = self.tokens_from(self._scenes.context_views(scene), scene)
             else:
                 tokens = self.generate(conditions, name, on_step)
             self._tokens = {k: v for k, v in self._tokens.items() if k[1] == key[1]} | {key: tokens}
@@ -301,9 +286,9 @@ class SceneTokModel(Model):
 
     def tokens_from(self, views: ImageViews, scene: int) -> SceneTokens:
         """Tokens of an evaluation scene when the model is given these views of it."""
-        if self._provider is None:
+        if self._scenes is None:
             raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
-        return self.encode_views(views, self._provider.evaluation_keys[scene], self._provider.pose_scale(scene))
+        return self.encode_views(views, self._scenes.keys[scene], self._scenes.pose_scale(scene))
 
     def encode_views(self, views: ImageViews, scene: str, pose_scale: float = 1.0) -> SceneTokens:
         cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
@@ -372,7 +357,7 @@ class SceneTokModel(Model):
         """
         if self.viewer_renderer is not None and asked_by_viewer():
             return self.viewer_renderer.outputs(camera)
-        active = 0 if self._provider is None else self._provider.active_scene
+        active = 0 if self._scenes is None else self._scenes.active
         settings = f"{self.config.seed}|{self.sampler}|{self._scene_settings()}"
         frame = self.path_renderer.frame(camera, active, settings, self.config.wide)
         request = request_of(camera, self.config.wide)

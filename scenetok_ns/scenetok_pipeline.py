@@ -72,7 +72,7 @@ class SceneTokPipeline(VanillaPipeline):
             config.model.ema_decay = None  # the averaged weights are then the weights: `load_pipeline`
         # World size 1: the stock constructor can wrap for CUDA only.
         super().__init__(config, str(device), test_mode, 1, local_rank, grad_scaler)
-        self.model.connect(self.datamanager, training_seed=config.datamanager.seed)
+        self.model.connect(self.datamanager.scenes, training_seed=config.datamanager.seed)
         self.datamanager.compressor_sha256 = lambda: module_sha256(self.model.scenetok.compressor)
         # Its name is the folder's in the viewer; it has neither parameters nor buffers.
         self.add_module("SceneTok", ViewerPanel(self.model, self.datamanager))

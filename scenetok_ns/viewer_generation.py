@@ -66,9 +66,9 @@ def conditions_of(
         scene, given, scale = source.scene(source.key), [0], source.pose_scale
         anchors = path
     else:
-        chosen = datamanager.evaluation_scene(request.scene)
-        condition = datamanager.condition_views(request.scene, request.num_condition)
-        scene, given, scale = chosen.scene, condition.tolist(), datamanager.pose_scale(request.scene)
+        chosen = datamanager.scenes.scene(request.scene)
+        condition = datamanager.scenes.condition_views(request.scene, request.num_condition)
+        scene, given, scale = chosen.scene, condition.tolist(), datamanager.scenes.pose_scale(request.scene)
         assert chosen.anchors is not None, "a generator's scenes have anchors"
         anchors = chosen.anchors
         if request.anchors not in (OWN_VIEWS, CAMERA_PATH):

@@ -69,7 +69,7 @@ class ViewerPanel(nn.Module):
         # Not as attributes of a module: both are modules, and would become part of this one.
         object.__setattr__(self, "_model", model)
         object.__setattr__(self, "_datamanager", datamanager)
-        self._shown = ShownScene(model, datamanager)
+        self._shown = ShownScene(model, datamanager.scenes)
         self._viewer: Viewer | None = None
         self._generation: Generation | None = None
         self.control = _Connection(self._opened)

@@ -21,7 +21,7 @@ from scenetok_ns.nerfstudio_scenes import SceneViews
 from scenetok_ns.viewer_renderer import NotReadyError, Shown
 
 if TYPE_CHECKING:
-    from scenetok_ns.scenetok_datamanager import SceneTokDataManager
+    from scenetok_ns.evaluation_scenes import EvaluationScenes
     from scenetok_ns.scenetok_model import SceneTokModel
 
 
@@ -38,9 +38,9 @@ class _Choice:
 class ShownScene:
     """See the module. Methods that choose raise what is wrong, and then leave the scene that was shown."""
 
-    def __init__(self, model: SceneTokModel, datamanager: SceneTokDataManager) -> None:
-        self._model, self._datamanager = model, datamanager
-        self._scene, self._choice = self._of_data_set(datamanager.active_scene)
+    def __init__(self, model: SceneTokModel, scenes: EvaluationScenes) -> None:
+        self._model, self._scenes = model, scenes
+        self._scene, self._choice = self._of_data_set(scenes.active)
         self._tokens: SceneTokens | None = None
         self._encoded: tuple[tuple[_Choice, int], SceneTokens] | None = None
         self._views: SceneViews | None = None
@@ -52,7 +52,7 @@ class ShownScene:
 
     @property
     def names(self) -> list[str]:
-        return self._datamanager.evaluation_keys
+        return self._scenes.keys
 
     @property
     def number(self) -> int:
@@ -71,7 +71,7 @@ class ShownScene:
     @property
     def generates(self) -> bool:
         """Whether scenes are generated from photographs, not encoded."""
-        stored = self._datamanager.stored_tokens(self.number)
+        stored = self._scenes.stored_tokens(self.number)
         return stored is None and self._model.preset.scene_generator is not None
 
     @property
@@ -109,9 +109,9 @@ class ShownScene:
     def show_named(self, name: str) -> None:
         """Any scene of the split by its name."""
         if name not in self.names:
-            if name not in self._datamanager.evaluation_source.keys:
+            if name not in self._scenes.source.keys:
                 raise DataError(f"there is no scene {name!r} in this split; names are those of the data set's folder")
-            self._datamanager.evaluation_keys = [*self.names, name]
+            self._scenes.keys = [*self.names, name]
         self.show(self.names.index(name))
 
     def give(self, indices: Int64[Tensor, " v"]) -> None:
@@ -129,7 +129,7 @@ class ShownScene:
         if count == len(usual.given):
             self._take(scene, usual)
         else:
-            self.give(self._datamanager.spread_views(self.number, count))
+            self.give(self._scenes.spread_views(self.number, count))
 
     def load(self, path: Path) -> None:
         """A token file."""
@@ -159,7 +159,7 @@ class ShownScene:
         self._changes += 1
 
     def _of_data_set(self, number: int) -> tuple[Scene, _Choice]:
-        found = self._datamanager.evaluation_scene(number)
+        found = self._scenes.scene(number)
         return found.scene, _Choice(number, tuple(found.context.tolist()), own_views=False)
 
     def _encode(self) -> SceneTokens:

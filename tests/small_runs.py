@@ -14,6 +14,7 @@ from small_networks import randomized
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.scenetok_config import scenegen_tiny, scenetok_tiny
+from scenetok_ns.scenetok_datamanager import SceneTokDataManager
 from scenetok_ns.scenetok_pipeline import SceneTokPipeline
 
 PRESET = Path(__file__).with_name("tiny_preset.yaml")
@@ -101,3 +102,15 @@ def write_run(data: Path, output: Path, preset: Path = PRESET) -> Path:
 def final_state(config: TrainerConfig, step: int) -> dict[str, Any]:
     path = config.get_checkpoint_dir() / f"step-{step:09d}.ckpt"
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def small_datamanager(
+    data: Path, test_mode: str = "test", dataparser: dict | None = None, **fields: object
+) -> SceneTokDataManager:
+    config = small_config(data, Path("unused")).pipeline
+    config.datamanager.preset = config.model.preset
+    for name, value in fields.items():
+        setattr(config.datamanager, name, value)
+    for name, value in (dataparser or {}).items():
+        setattr(config.datamanager.dataparser, name, value)
+    return config.datamanager.setup(device="cpu", test_mode=test_mode)

@@ -73,7 +73,7 @@ def test_training_lowers_the_loss_and_begins_at_the_encoding(workplace: Path) ->
     before, after = (pipeline(workplace, trained=trained) for trained in (False, True))
     before.model.begin()
     assert torch.equal(before.model.start_tokens, after.model.start_tokens)
-    views, scale = after.datamanager.context_views(0), after.datamanager.pose_scale(0)
+    views, scale = after.datamanager.scenes.context_views(0), after.datamanager.scenes.pose_scale(0)
     encoded = after.model.encode_views(views, "attic", scale)
     torch.testing.assert_close(encoded.mean, after.model.start_tokens)
     torch.testing.assert_close(encoded.reference_c2w, after.model.tokens_of(0).reference_c2w)
@@ -87,8 +87,8 @@ def test_clips_follow_from_seed_and_step_and_hold_no_view_of_the_evaluation(work
     batches = [first.next_train(step)[0] for step in range(3)]
     assert torch.equal(batches[2].target.images, second.next_train(2)[0].target.images)
     assert not torch.equal(batches[1].target.images, batches[2].target.images)
-    held_out = first.target_views(0).c2w
-    held_out[:, :3, 3] *= first.pose_scale(0)
+    held_out = first.scenes.target_views(0).c2w
+    held_out[:, :3, 3] *= first.scenes.pose_scale(0)
     for batch in batches:
         assert batch.target.images.shape == (4, 8, 3, 32, 32)
         poses = batch.target.c2w.flatten(0, 1)
@@ -99,7 +99,7 @@ def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> No
     found = pipeline(workplace)
     model = found.model
     assert isinstance(model, RefineModel)
-    target = found.datamanager.target_views(0)
+    target = found.datamanager.scenes.target_views(0)
     cameras = CameraBatch(target.c2w[None], target.intrinsics[None])
     seen = model.render_tokens(model.tokens_of(0), cameras)
     model.adapters.enabled = True
@@ -107,7 +107,9 @@ def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> No
         added = model.scenetok.render(model.tokens_of(0), cameras, seed=0, sampler=model.sampler)
     torch.testing.assert_close(seen, added, atol=1e-4, rtol=1e-4)
     before = model.render_unrefined(0, cameras)
-    encoded = model.encode_views(found.datamanager.context_views(0), "attic", found.datamanager.pose_scale(0))
+    encoded = model.encode_views(
+        found.datamanager.scenes.context_views(0), "attic", found.datamanager.scenes.pose_scale(0)
+    )
     plain = model.scenetok.render(encoded, cameras, seed=0, sampler=model.sampler)
     torch.testing.assert_close(before, plain, atol=1e-5, rtol=1e-5)
     assert (seen - before).abs().max() > 1e-3
@@ -130,7 +132,7 @@ def test_training_drops_the_merged_networks_and_their_engine(workplace: Path) ->
 
 def test_the_viewer_shows_the_refined_scene_with_its_adapters(workplace: Path) -> None:
     found = pipeline(workplace)
-    scene = ShownScene(found.model, found.datamanager)
+    scene = ShownScene(found.model, found.datamanager.scenes)
     shown = scene.current()
     with pytest.raises(DataError, match="this run has refined tokens"):
         scene.give(torch.tensor([0, 1]))

@@ -41,7 +41,7 @@ def indexed(data: Path, tmp_path: Path, context: list[int], **fields: Any) -> Sc
 def test_a_scene_is_generated_from_its_first_context_view_along_all_of_them(data: Path) -> None:
     pipeline = pipeline_of(data)
     manager, model = pipeline.datamanager, pipeline.model
-    shown = manager.evaluation_scene(0)
+    shown = manager.scenes.scene(0)
     assert len(shown.context) == 1 and torch.equal(shown.anchors[0], shown.scene.c2w[shown.context[0]])
     assert len(shown.anchors) == 3 and not set(shown.target.tolist()) & set(shown.context.tolist())
     assert len(manager.train_dataset) == 1 and len(manager.eval_dataset) == FRAMES - 3
@@ -70,7 +70,7 @@ def test_a_scene_is_generated_from_its_first_context_view_along_all_of_them(data
 def test_condition_views_and_anchors_of_an_evaluation_index(
     data: Path, tmp_path: Path, context: list[int], fields: dict[str, int], given: list[int], anchors: list[int]
 ) -> None:
-    shown = indexed(data, tmp_path, context, **fields).datamanager.evaluation_scene(0)
+    shown = indexed(data, tmp_path, context, **fields).datamanager.scenes.scene(0)
     assert shown.context.tolist() == given
     assert torch.equal(shown.anchors, shown.scene.c2w[anchors])
 
@@ -93,7 +93,7 @@ def test_a_capture_of_one_photograph_with_a_pose_is_enough(tmp_path: Path) -> No
     write_dl3dv(tmp_path / "capture", frames=10, image_folder="images", divide=1)
     config = NerfstudioDataParserConfig(data=tmp_path / "capture", eval_mode="interval", eval_interval=1000)
     config.downscale_factor = 1
-    shown = pipeline_of(tmp_path / "capture", dataparser=config).datamanager.evaluation_scene(0)
+    shown = pipeline_of(tmp_path / "capture", dataparser=config).datamanager.scenes.scene(0)
     assert len(shown.context) == 1 and len(shown.anchors) == 3
 
 

@@ -11,29 +11,20 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.eval_utils import all_methods
 from scene_files import example, walk, write_dl3dv, write_re10k
-from small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, small_config, write_small_dl3dv, write_small_re10k
-
-from scenetok_ns.data.poses import cameras_from_rows
-from scenetok_ns.data.scenes import BadScene, DataError
-from scenetok_ns.data.view_sampling import default_views
-from scenetok_ns.scenetok_datamanager import SceneTokDataManager
+from small_runs import (
+    FRAMES,
+    IMAGE_SIZE,
+    NUM_CONTEXT,
+    small_config,
+    small_datamanager,
+    write_small_dl3dv,
+    write_small_re10k,
+)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_re10k(tmp_path_factory.mktemp("re10k"))
-
-
-def manager(
-    data: Path, test_mode: str = "test", dataparser: dict | None = None, **fields: object
-) -> SceneTokDataManager:
-    config = small_config(data, Path("unused")).pipeline
-    config.datamanager.preset = config.model.preset
-    for name, value in fields.items():
-        setattr(config.datamanager, name, value)
-    for name, value in (dataparser or {}).items():
-        setattr(config.datamanager.dataparser, name, value)
-    return config.datamanager.setup(device="cpu", test_mode=test_mode)
 
 
 def test_both_methods_are_registered() -> None:
@@ -42,7 +33,7 @@ def test_both_methods_are_registered() -> None:
 
 @pytest.mark.parametrize("test_mode", ["val", "test", "inference"])
 def test_active_scene_is_shown_in_every_mode(data: Path, test_mode: str) -> None:
-    datamanager = manager(data, test_mode)
+    datamanager = small_datamanager(data, test_mode)
     assert isinstance(datamanager, VanillaDataManager)
     assert len(datamanager.train_dataset) == NUM_CONTEXT
     assert len(datamanager.eval_dataset) == FRAMES - NUM_CONTEXT
@@ -53,8 +44,8 @@ def test_active_scene_is_shown_in_every_mode(data: Path, test_mode: str) -> None
 
 
 def test_context_and_target_views_are_those_of_the_data_sets(data: Path) -> None:
-    datamanager = manager(data)
-    context, target = datamanager.context_views(0), datamanager.target_views(0)
+    datamanager = small_datamanager(data)
+    context, target = datamanager.scenes.context_views(0), datamanager.scenes.target_views(0)
     for views, dataset in ((context, datamanager.train_dataset), (target, datamanager.eval_dataset)):
         images = torch.stack([dataset[i]["image"] for i in range(len(dataset))])
         assert torch.equal((images.permute(0, 3, 1, 2) * 255).round().byte(), views.images)
@@ -62,71 +53,17 @@ def test_context_and_target_views_are_those_of_the_data_sets(data: Path) -> None
         torch.testing.assert_close(centres, views.c2w[:, :3, 3])
 
 
-def test_evaluation_covers_all_scenes_in_order(data: Path) -> None:
-    views = manager(data).fixed_indices_eval_dataloader
-    seen = [(int(camera.metadata["scene_idx"]), batch["image"].shape) for camera, batch in views]
-    assert len(seen) == len(views) == 3 * (FRAMES - NUM_CONTEXT)
-    assert [scene for scene, _ in seen] == [number for number in range(3) for _ in range(FRAMES - NUM_CONTEXT)]
-
-
-def test_evaluation_options(data: Path) -> None:
-    datamanager = manager(data, eval_scenes=2, eval_targets=4, num_context=5)
-    assert len(datamanager.fixed_indices_eval_dataloader) == 8
-    assert len(datamanager.context_views(1).images) == 5
-
-
-def test_evaluation_index_and_scene_choose_the_views(data: Path, tmp_path: Path) -> None:
-    index = tmp_path / "index.json"
-    index.write_text(json.dumps({"test2": {"context": [0, 5, 9], "target": [2, 3]}}))
-    datamanager = manager(data, dataparser={"eval_index": index})
-    assert datamanager.evaluation_keys == ["test2"]
-    scene = datamanager.evaluation_scene(0)
-    assert scene.context.tolist() == [0, 5, 9] and scene.target.tolist() == [2, 3]
-    other = manager(data, dataparser={"eval_index": index, "scene": "test1"})
-    assert other.evaluation_keys[other.active_scene] == "test1"
-    assert len(other.eval_dataset) == FRAMES - NUM_CONTEXT
-
-
-def test_unknown_scene_is_named(data: Path) -> None:
-    with pytest.raises(DataError, match=r"no scene 'nowhere'.*test0"):
-        manager(data, dataparser={"scene": "nowhere"})
-
-
 def test_bad_scenes_are_skipped_counted_and_named(tmp_path: Path) -> None:
-    datamanager = manager(write_small_re10k(tmp_path, bad_scene=True))
+    datamanager = small_datamanager(write_small_re10k(tmp_path, bad_scene=True))
     assert len(datamanager.fixed_indices_eval_dataloader.scenes) == 3
-    assert list(datamanager.evaluation_source.skipped.reasons) == ["test-bad"]
+    assert list(datamanager.scenes.source.skipped.reasons) == ["test-bad"]
     seen = {key for step in range(5) for key in datamanager.next_train(step)[0].scenes}
     assert seen == {f"train{i}" for i in range(4)}
     assert "NaN" in datamanager.training_skipped.reasons["train-bad"]
 
 
-@pytest.mark.parametrize(("bad", "target", "shown"), [(1, 4, 0), (0, 0, 1), (0, 4, 0)])
-def test_a_scene_with_a_damaged_target_view_is_skipped_as_a_whole(
-    tmp_path: Path, bad: int, target: int, shown: int
-) -> None:
-    """Also the first one, which the tools would show; there, a view in the middle is noticed when its turn comes."""
-    scenes = [example(f"test{i}", FRAMES, size=(36, 64)) for i in range(3)]
-    damaged = default_views(cameras_from_rows(scenes[bad]["cameras"])[0], NUM_CONTEXT).target[target]
-    scenes[bad]["images"][damaged] = scenes[bad]["images"][damaged][:60]
-    datamanager = manager(write_re10k(tmp_path / "test", [scenes]).parent)
-    assert datamanager.active_scene == shown
-    during_training = [datamanager.next_eval_image(step)[1]["image"] for step in range(6)]
-    assert all(image.shape == (IMAGE_SIZE, IMAGE_SIZE, 3) for image in during_training)
-    views = datamanager.fixed_indices_eval_dataloader
-    seen = [int(camera.metadata["scene_idx"]) for camera, _ in views]
-    assert sorted(set(seen)) == views.scenes == sorted({0, 1, 2} - {bad})
-    assert len(seen) == len(views) == 2 * (FRAMES - NUM_CONTEXT)
-    assert f"frame_{damaged:05d}" in datamanager.evaluation_source.skipped.reasons[f"test{bad}"]
-
-
-def test_too_few_frames_for_the_context(data: Path) -> None:
-    with pytest.raises(DataError, match=f"{FRAMES} frames, but {FRAMES + 1} context views"):
-        manager(data, num_context=FRAMES + 1)
-
-
 def test_training_batches_follow_from_seed_and_step(data: Path) -> None:
-    first, second = manager(data), manager(data)
+    first, second = small_datamanager(data), small_datamanager(data)
     first.next_train(0)
     a, b = first.next_train(1)[0], second.next_train(1)[0]
     assert a.scenes == b.scenes and torch.equal(a.target.images, b.target.images)
@@ -138,7 +75,7 @@ def test_training_batches_follow_from_seed_and_step(data: Path) -> None:
 
 
 def test_dl3dv(tmp_path: Path) -> None:
-    datamanager = manager(write_small_dl3dv(tmp_path))
+    datamanager = small_datamanager(write_small_dl3dv(tmp_path))
     assert datamanager.next_train(0)[0].context.images.shape == (2, NUM_CONTEXT, 3, IMAGE_SIZE, IMAGE_SIZE)
     camera, batch = datamanager.next_eval_image(5)
     assert camera.shape == (1,) and batch["image"].shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -162,31 +99,13 @@ def test_stock_dataparser_of_one_scene(tmp_path: Path) -> None:
         assert distances.amin(dim=1).max() < 1e-5
 
 
-@pytest.mark.parametrize("asked", [None, 3])
-def test_a_capture_with_too_few_photographs_gives_all_it_has_unless_more_are_asked_for(
-    tmp_path: Path, asked: int | None
-) -> None:
-    """The preset wants three context views; of three photographs one is held out."""
-    scene = write_dl3dv(tmp_path / "capture", frames=3, image_folder="images", divide=1)
-    config = small_config(tmp_path, Path("unused")).pipeline
-    config.datamanager.preset, config.datamanager.num_context = config.model.preset, asked
-    config.datamanager.dataparser = NerfstudioDataParserConfig(downscale_factor=1, train_split_fraction=0.6)
-    config.datamanager.data = scene
-    if asked is None:
-        shown = config.datamanager.setup(device="cpu", test_mode="inference").evaluation_scene(0)
-        assert len(shown.context) == 2 and shown.target.tolist() == [2]
-    else:
-        with pytest.raises((BadScene, DataError), match="2 training views, but 3 context views are needed"):
-            config.datamanager.setup(device="cpu", test_mode="inference").evaluation_scene(0)
-
-
 def test_without_a_train_folder_targets_stay_out_of_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_re10k(tmp_path / "test", [[example("a", FRAMES), example("b", FRAMES)]])
     index = tmp_path / "views.json"
     index.write_text(json.dumps({"a": {"context": [0, 5, 9], "target": [0, 1, 2]}}))
-    datamanager = manager(tmp_path, "val", dataparser={"eval_index": index})
+    datamanager = small_datamanager(tmp_path, "val", dataparser={"eval_index": index})
     source = datamanager._samples("train").source
-    assert torch.equal(source.scene("a").c2w, datamanager.evaluation_source.scene("a").c2w[[0, *range(3, FRAMES)]])
+    assert torch.equal(source.scene("a").c2w, datamanager.scenes.source.scene("a").c2w[[0, *range(3, FRAMES)]])
     assert source.scene("b").num_frames == FRAMES  # not evaluated
     said = " ".join(capsys.readouterr().out.split())
     assert "the target views of the 1 scenes to evaluate are kept out of training" in said
@@ -194,5 +113,5 @@ def test_without_a_train_folder_targets_stay_out_of_training(tmp_path: Path, cap
 
 
 def test_a_train_folder_is_used_whole(data: Path) -> None:
-    source = manager(data, "val")._samples("train").source
+    source = small_datamanager(data, "val")._samples("train").source
     assert [source.scene(key).num_frames for key in source.keys] == [FRAMES] * 4

@@ -105,7 +105,7 @@ def test_data_set_cameras_render_their_own_scene(pipeline: SceneTokPipeline) -> 
     for camera, _ in datamanager.fixed_indices_eval_dataloader:
         frames.setdefault(int(camera.metadata["scene_idx"]), []).append(model.get_outputs_for_camera(camera)["rgb"])
     for number, of_scene in frames.items():
-        cameras = nerfstudio_to_camera_batch(datamanager._views(number, "target").cameras)
+        cameras = nerfstudio_to_camera_batch(datamanager.scenes.data_set(number, "target").cameras)
         whole = model.render_tokens(model.tokens_of(number), cameras)
         torch.testing.assert_close(torch.stack(of_scene), whole.permute(0, 2, 3, 1))
     assert len(frames) == 3

@@ -62,7 +62,7 @@ def test_baselines_on_the_same_views(pipeline: SceneTokPipeline) -> None:
     datamanager = pipeline.datamanager
     expected = []
     for number in range(3):
-        context, target = datamanager.context_views(number), datamanager.target_views(number)
+        context, target = datamanager.scenes.context_views(number), datamanager.scenes.target_views(number)
         mean = context.images.float().mean(dim=(0, 2, 3), keepdim=True)
         error = ((mean - target.images.float()) / 255).square().mean(dim=(1, 2, 3))
         expected.append(-10 * error.log10())

@@ -156,8 +156,8 @@ def test_each_element_of_the_view_changes_the_picture_and_back(panel: Panel) -> 
 def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
     first, frustums = panel.picture, panel.frustums()
     client = next(iter(panel.viewer.viser_server.get_clients().values()))
-    names = panel.pipeline.datamanager.evaluation_keys
-    assert len(frustums) == NUM_CONTEXT and panel.pipeline.datamanager.active_scene == 0
+    names = panel.pipeline.datamanager.scenes.keys
+    assert len(frustums) == NUM_CONTEXT and panel.pipeline.datamanager.scenes.active == 0
     second = panel.set("Scene/Scene", names[1])
     assert changed(second, first) and len(panel.frustums()) == NUM_CONTEXT and panel.frustums() != frustums
     assert client.camera.position == pytest.approx(panel.frustums()[0], abs=0.5)
@@ -168,7 +168,7 @@ def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
     panel.set("Scene/Show scene by name")
     assert "no scene 'nowhere'" in panel.says() and panel.frustums() == shown
     # Training and evaluation keep their scene.
-    assert panel.pipeline.datamanager.active_scene == 0
+    assert panel.pipeline.datamanager.scenes.active == 0
 
 
 def test_context_views_can_be_counted_and_named(panel: Panel) -> None:
@@ -190,7 +190,7 @@ def test_tokens_are_saved_and_loaded(panel: Panel, tmp_path: Path) -> None:
     panel.set("Tokens/Save tokens")
     tokens = SceneTokens.load(file)
     assert torch.equal(tokens.mean, panel.pipeline.model.tokens_of(0).mean)
-    assert changed(panel.set("Scene/Scene", panel.pipeline.datamanager.evaluation_keys[1]), first)
+    assert changed(panel.set("Scene/Scene", panel.pipeline.datamanager.scenes.keys[1]), first)
     assert not changed(panel.set("Tokens/Load tokens"), first)
     panel.set("Tokens/Tokens used", 3)
     panel.set("Tokens/Save tokens")

@@ -90,19 +90,19 @@ def encode(
 
 def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:
     datamanager = pipeline.datamanager
-    shown = datamanager.evaluation_scene(datamanager.active_scene)
-    if datamanager.stored_tokens(shown.number) is not None:
+    shown = datamanager.scenes.scene(datamanager.scenes.active)
+    if datamanager.scenes.stored_tokens(shown.number) is not None:
         raise DataError(
             f"{datamanager.config.data} is a token file already; give --run the run that it was opened from"
         )
     # All context views, also of a model that would generate the scene from fewer.
-    context = datamanager.context_indices(shown.number)
+    context = datamanager.scenes.context_indices(shown.number)
     with console.status(f"encoding {len(context)} photographs of {shown.scene.key}"):
         if shown.anchors is None:
             tokens = pipeline.model.tokens_of(shown.number)  # of a refined run, those
         else:
             views = shown.scene.load_views(context, pipeline.model.scenetok.image_size)
-            tokens = pipeline.model.encode_views(views, shown.scene.key, datamanager.pose_scale(shown.number))
+            tokens = pipeline.model.encode_views(views, shown.scene.key, datamanager.scenes.pose_scale(shown.number))
         return with_sources(tokens, shown.scene, context)
 
 

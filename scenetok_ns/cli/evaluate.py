@@ -91,7 +91,7 @@ def evaluate(
     console = Console(stderr=True)
     pipeline = load_run(config, checkpoints, console)
     check_photographs(pipeline.datamanager)
-    pipeline.datamanager.evaluation_keys = chosen_scenes(pipeline.datamanager, scenes, num_scenes)
+    pipeline.datamanager.scenes.keys = chosen_scenes(pipeline.datamanager, scenes, num_scenes)
     check_context(pipeline.datamanager, max([*sweep.sweep_context, num_context or 0]))
     with console.status("loading the metrics"):
         measures = Measures.load(measure, pipeline.model.device)
@@ -153,9 +153,9 @@ def choose_data(
 
 def chosen_scenes(datamanager: SceneTokDataManager, names: tuple[str, ...], count: int | None) -> list[str]:
     """Scenes to evaluate. Raises DataError for a name that the data set does not have."""
-    keys = datamanager.evaluation_keys
+    keys = datamanager.scenes.keys
     if names:
-        known = set(keys) | set(datamanager.evaluation_source.keys)
+        known = set(keys) | set(datamanager.scenes.source.keys)
         if unknown := [name for name in names if name not in known]:
             raise DataError(f"no evaluation scene {unknown[0]!r}; the data set has {', '.join(list(known)[:5])}, ...")
         keys = list(dict.fromkeys(names))
@@ -164,12 +164,12 @@ def chosen_scenes(datamanager: SceneTokDataManager, names: tuple[str, ...], coun
 
 def check_context(datamanager: SceneTokDataManager, count: int) -> None:
     """Raise DataError if the evaluation index has fewer context views than were asked for."""
-    if datamanager.index is None or datamanager.preset.scene_generator is not None:
+    if datamanager.scenes.index is None or datamanager.preset.scene_generator is not None:
         return
-    fewest = min(len(views.context) for views in datamanager.index.entries.values())
+    fewest = min(len(views.context) for views in datamanager.scenes.index.entries.values())
     if count > fewest:
         raise DataError(
-            f"{count} context views were asked for, {datamanager.index.path} has {fewest}; make one with more "
+            f"{count} context views were asked for, {datamanager.scenes.index.path} has {fewest}; make one with more "
             "(scenetok eval-index), or leave it out"
         )
 

@@ -89,8 +89,8 @@ def generate(
 def _generated(config: RunFolderConfig, checkpoints: Path | None, console: Console) -> SceneTokens:
     pipeline = load_run(config, checkpoints, console)
     datamanager = pipeline.datamanager
-    shown = datamanager.evaluation_scene(datamanager.active_scene)
-    if datamanager.stored_tokens(shown.number) is not None:
+    shown = datamanager.scenes.scene(datamanager.scenes.active)
+    if datamanager.scenes.stored_tokens(shown.number) is not None:
         raise DataError(f"{datamanager.config.data} is a token file already; give --image, or --data with photographs")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task(f"generating {shown.scene.key}", total=None)

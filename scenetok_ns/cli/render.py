@@ -152,15 +152,15 @@ def _shots(
 def _scenes_of_data(pipeline: SceneTokPipeline, scenes: tuple[str, ...], compare: bool) -> list[tuple[str, Any, Any]]:
     datamanager = pipeline.datamanager
     if scenes == ("all",):
-        numbers = [scene.number for scene in datamanager.usable_evaluation_scenes()]
+        numbers = [scene.number for scene in datamanager.scenes.usable()]
     elif scenes:
-        numbers = [datamanager.number_of(key) for key in scenes]
+        numbers = [datamanager.scenes.number_of(key) for key in scenes]
     else:
-        numbers = [datamanager.active_scene]
+        numbers = [datamanager.scenes.active]
     found = []
     for number in numbers:
-        scene = datamanager.evaluation_scene(number).scene
-        if compare and datamanager.stored_tokens(number) is not None:
+        scene = datamanager.scenes.scene(number).scene
+        if compare and datamanager.scenes.stored_tokens(number) is not None:
             raise DataError(f"{datamanager.config.data} holds tokens alone: there are no photographs to --compare with")
         found.append((scene.key, pipeline.model.tokens_of(number), scene if compare else None))
     return found

@@ -58,20 +58,20 @@ def _weights(model: SceneTokModel) -> dict[str, Any]:
 
 
 def _data(datamanager: SceneTokDataManager) -> dict[str, Any]:
-    index = datamanager.index
+    index = datamanager.scenes.index
     return {
         "path": str(datamanager.config.data),
         "dataparser": type(datamanager.dataparser).__name__,
         "split": datamanager.test_split,
         "index": None if index is None else {"file": index.path.name, "sha256": sha256_of(index.path)},
-        "scenes": list(datamanager.evaluation_keys),
+        "scenes": list(datamanager.scenes.keys),
     }
 
 
 def _views(evaluation: SceneEvaluation) -> dict[str, Any]:
     datamanager = evaluation.datamanager
     given = "photographs and anchor poses" if evaluation.model.scene_sampler is not None else "photographs to encode"
-    by_index = datamanager.index is not None
+    by_index = datamanager.scenes.index is not None
     return {
         "context": f"{given}, as the index says" if by_index else f"{given}, farthest points from frame 0",
         "num_context": datamanager.config.num_context,
@@ -80,7 +80,7 @@ def _views(evaluation: SceneEvaluation) -> dict[str, Any]:
         "targets": "as the index says" if by_index else "all frames that are no context views",
         "eval_targets": datamanager.config.eval_targets,
         "image_size": evaluation.model.preset.data.image_size,
-        "pose_scale": datamanager.pose_scale(0),
+        "pose_scale": datamanager.scenes.pose_scale(0),
         "crop": "scaled so that the shorter side fits, centre square",
     }
 

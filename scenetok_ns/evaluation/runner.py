@@ -22,7 +22,7 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.tokens import SceneTokens
 
 if TYPE_CHECKING:
-    from scenetok_ns.evaluation_views import EvaluationScene
+    from scenetok_ns.evaluation_scenes import EvaluationScene
     from scenetok_ns.scenetok_datamanager import SceneTokDataManager
     from scenetok_ns.scenetok_model import SceneTokModel
 
@@ -91,7 +91,7 @@ class SceneEvaluation:
     @property
     def keys(self) -> list[str]:
         """All scenes, of all shards."""
-        return list(self.datamanager.evaluation_keys)
+        return list(self.datamanager.scenes.keys)
 
     @property
     def group_size(self) -> int:
@@ -147,7 +147,7 @@ class SceneEvaluation:
             return failed
 
     def _open(self, number: int) -> EvaluationScene:
-        scene = self.datamanager.evaluation_scene(number)
+        scene = self.datamanager.scenes.scene(number)
         if not len(scene.target):
             raise BadScene("no views to compare with", scene.scene.key)
         return replace(scene, context=ordered(scene.context, self.conditions.context_order, scene.scene.key))
@@ -166,7 +166,7 @@ class SceneEvaluation:
                 found = reading.result()
                 scenes.append((found, self._tokens_of(number, found)))
             except BadScene as error:
-                self.datamanager.skip(number, error)
+                self.datamanager.scenes.skip(number, error)
                 self.folder.skip(self.keys[number], error.reason)
         if all(self.folder.has(found.scene.scene.key) for found, _ in scenes):
             scenes = []  # the others of the group were skipped, and are again
@@ -212,7 +212,7 @@ class SceneEvaluation:
         """Tokens of a scene, under the conditions of this evaluation; also kept for its neighbour's baseline."""
         if number in self._tokens:
             return self._tokens[number]
-        generation = self.datamanager.conditions(number) if loaded.scene.anchors is not None else None
+        generation = self.datamanager.scenes.conditions(number) if loaded.scene.anchors is not None else None
         if generation is None:
             tokens = self.model.tokens_from(loaded.context, number)
         else:
@@ -266,7 +266,7 @@ class SceneEvaluation:
         measured = self.measures.measure(pred=scene.pred, target=target, frames=scene.frames)
         made = dict(scene.baselines)
         if self.baselines:
-            scale = self.datamanager.pose_scale(scene.number)
+            scale = self.datamanager.scenes.pose_scale(scene.number)
             made |= copied_pictures(scene.context, scene.target, device, scale)
         views = dict(measured.views)
         for baseline, pred in made.items():

@@ -76,7 +76,7 @@ def evaluate_quickly(model: SceneTokModel, datamanager: SceneTokDataManager, bas
 
 def check_photographs(datamanager: SceneTokDataManager) -> None:
     """Raise DataError where there is nothing to compare with."""
-    if datamanager.stored_tokens(datamanager.active_scene) is not None:
+    if datamanager.scenes.stored_tokens(datamanager.scenes.active) is not None:
         raise DataError(f"{datamanager.config.data} holds tokens alone: there are no photographs to compare with")
 
 
@@ -120,7 +120,7 @@ def details(
 
 def all_skipped(evaluation: SceneEvaluation) -> dict[str, str]:
     """Scenes left out -> why: by the data set as a whole, and by this evaluation."""
-    by_data = evaluation.datamanager.evaluation_source.skipped.reasons
+    by_data = evaluation.datamanager.scenes.source.skipped.reasons
     found = by_data | evaluation.folder.skipped(evaluation.keys)
     return {key: reason for key, reason in found.items() if not evaluation.folder.has(key)}
 

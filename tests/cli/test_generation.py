@@ -126,11 +126,11 @@ def test_a_photograph_without_a_path_gets_a_trajectory_to_render(work: Path, tmp
     assert path["camera_path"][0]["fov"] == pytest.approx(58.0)
     # Stock ns-eval compares the scene from the photograph's place with the photograph.
     _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="test")
-    shown = pipeline.datamanager.evaluation_scene(0)
+    shown = pipeline.datamanager.scenes.scene(0)
     assert torch.equal(shown.anchors, trajectory("turn")[[0, 23, 47]])
     metrics = pipeline.get_average_eval_image_metrics()
     assert metrics["num_views"] == 1 and 0 < metrics["psnr"] < 60
-    assert pipeline.datamanager.stored_tokens(0) is None
+    assert pipeline.datamanager.scenes.stored_tokens(0) is None
 
 
 def test_where_the_photograph_was_taken_and_the_units_of_the_path(work: Path, tmp_path: Path) -> None:

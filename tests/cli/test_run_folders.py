@@ -167,7 +167,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
     _, pipeline, checkpoint, _ = eval_setup(workplace / "other" / "config.yml", test_mode="inference")
     assert checkpoint == workplace / "other" / CHECKPOINT
     manager, model = pipeline.datamanager, pipeline.model
-    assert manager.evaluation_scene(manager.active_scene).scene.key == SCENES[1]
+    assert manager.scenes.scene(manager.scenes.active).scene.key == SCENES[1]
     assert len(manager.train_dataset) == 3
     assert (model.config.seed, model.sampler.steps, model.sampler.guidance) == (7, 2, 1.5)
     assert isinstance(model.scenetok.target_autoencoder, OffloadedAutoencoder)

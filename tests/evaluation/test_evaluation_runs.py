@@ -81,7 +81,7 @@ def test_figures_are_means_over_views(
 ) -> None:
     values = []
     for number in range(3):
-        target = pipeline.datamanager.target_views(number)
+        target = pipeline.datamanager.scenes.target_views(number)
         cameras = CameraBatch(target.c2w[None], target.intrinsics[None])
         pred = pipeline.model.render_tokens(pipeline.model.tokens_of(number), cameras).clamp(0, 1)
         values.append(psnr(pred=pred, target=target.images.float() / 255))
@@ -177,9 +177,9 @@ def test_records_survive_and_damaged_ones_are_named(
     run = evaluation(pipeline, measures, tmp_path, batch_scenes=4)
     run.run()
     record = run.folder.record("test2")
-    assert record is not None and record.frames == pipeline.datamanager.evaluation_scene(2).target.tolist()
+    assert record is not None and record.frames == pipeline.datamanager.scenes.scene(2).target.tolist()
     assert record.measured.pred["stlpips_alex"].shape == (TARGETS, 256)
-    truth = standin_features(measures.perceptual["stlpips_alex"], pipeline.datamanager.target_views(2).images)
+    truth = standin_features(measures.perceptual["stlpips_alex"], pipeline.datamanager.scenes.target_views(2).images)
     torch.testing.assert_close(record.measured.target["stlpips_alex"], truth, rtol=1e-4, atol=1e-5)
     path = tmp_path / "scenes" / "test2.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
@@ -192,11 +192,11 @@ def test_no_usable_scene_is_one_line(
     pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dark(number: int) -> Any:
-        raise BadScene("no light", pipeline.datamanager.evaluation_keys[number])
+        raise BadScene("no light", pipeline.datamanager.scenes.keys[number])
 
-    reasons = dict(pipeline.datamanager.evaluation_source.skipped.reasons)
-    monkeypatch.setattr(pipeline.datamanager.evaluation_source.skipped, "reasons", reasons)
-    monkeypatch.setattr(pipeline.datamanager, "evaluation_scene", dark)
+    reasons = dict(pipeline.datamanager.scenes.source.skipped.reasons)
+    monkeypatch.setattr(pipeline.datamanager.scenes.source.skipped, "reasons", reasons)
+    monkeypatch.setattr(pipeline.datamanager.scenes, "scene", dark)
     run = evaluation(pipeline, measures, tmp_path)
     with pytest.raises(DataError, match="no evaluation scene is usable; 4 skipped: test0: no light"):
         figures(run)
@@ -240,10 +240,10 @@ def test_ns_eval_gives_everything_as_json(data: Path, tmp_path: Path) -> None:
     views = text["per_scene"]["test1"]["views"]["psnr"]
     assert len(views) == TARGETS and all(map(math.isfinite, views))
     # Truth left, prediction right, as Nerfstudio has it.
-    first = pipeline.datamanager.evaluation_scene(1).target[0]
+    first = pipeline.datamanager.scenes.scene(1).target[0]
     image = Image.open(tmp_path / "views" / f"eval_img_test1_{first:04d}.png")
     assert image.size == (2 * IMAGE_SIZE, IMAGE_SIZE)
-    truth = pipeline.datamanager.target_views(1).images[0, :, 16, 16]
+    truth = pipeline.datamanager.scenes.target_views(1).images[0, :, 16, 16]
     assert image.getpixel((16, 16)) == tuple(truth.tolist())
 
 
@@ -338,7 +338,7 @@ def test_conditions_reach_the_model(pipeline: SceneTokPipeline, measures: Measur
 def test_captures_are_encoded_in_the_units_of_the_training_data(
     pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.datamanager, "pose_scale", lambda number: 0.25)
+    monkeypatch.setattr(pipeline.datamanager.scenes, "pose_scale", lambda number: 0.25)
     run = evaluation(pipeline, measures, tmp_path, baselines=True)
     assert settings_of(run)["views"]["pose_scale"] == 0.25
     seen: list[float] = []
@@ -377,8 +377,8 @@ def test_pictures_for_a_report(pipeline: SceneTokPipeline, measures: Measures, t
     names = sorted(path.name for path in run.folder.pictures("test0").iterdir())
     assert len([name for name in names if name.startswith("context_")]) == NUM_CONTEXT
     assert len([name for name in names if name.startswith("pred_")]) == TARGETS
-    truth = run.folder.pictures("test0") / f"truth_{pipeline.datamanager.evaluation_scene(0).target[0]:05d}.jpg"
-    pixel = pipeline.datamanager.target_views(0).images[0, :, 8, 8].tolist()
+    truth = run.folder.pictures("test0") / f"truth_{pipeline.datamanager.scenes.scene(0).target[0]:05d}.jpg"
+    pixel = pipeline.datamanager.scenes.target_views(0).images[0, :, 8, 8].tolist()
     assert all(abs(a - b) < 6 for a, b in zip(Image.open(truth).getpixel((8, 8)), pixel, strict=True))
 
 
@@ -429,9 +429,7 @@ def test_pictures_are_named_alike_however_an_evaluation_went(
         patch.setattr(SceneEvaluation, "_load", load)
         assert len(run("continued")) == 2 * TARGETS
     assert run("continued") == undisturbed
-    targets = {
-        key: pipeline.datamanager.evaluation_scene(n).target for n, key in enumerate(("test0", "test1", "test2"))
-    }
+    targets = {key: pipeline.datamanager.scenes.scene(n).target for n, key in enumerate(("test0", "test1", "test2"))}
     assert set(undisturbed) == {
         f"eval_img_{key}_{frame:04d}.png" for key, target in targets.items() for frame in target
     }
@@ -440,13 +438,13 @@ def test_pictures_are_named_alike_however_an_evaluation_went(
 def test_a_scene_without_targets_is_skipped(
     pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = pipeline.datamanager.evaluation_scene
+    original = pipeline.datamanager.scenes.scene
 
     def scene(number: int) -> Any:
         found = original(number)
         return replace(found, target=found.target[:0]) if number == 1 else found
 
-    monkeypatch.setattr(pipeline.datamanager, "evaluation_scene", scene)
+    monkeypatch.setattr(pipeline.datamanager.scenes, "scene", scene)
     run = evaluation(pipeline, measures, tmp_path)
     assert figures(run)["num_scenes"] == 2
     assert run.folder.skipped(run.keys)["test1"] == "no views to compare with"
@@ -457,4 +455,4 @@ def clean(pipeline: SceneTokPipeline) -> Iterator[None]:
     """Scenes that a test made unusable are usable in the next."""
     yield
     for key in ("test0", "test1"):
-        pipeline.datamanager.evaluation_source.skipped.reasons.pop(key, None)
+        pipeline.datamanager.scenes.source.skipped.reasons.pop(key, None)
