@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
@@ -17,6 +18,9 @@ TRANSFORMS = "transforms.json"
 MODELS = ("colmap/sparse/0", "sparse/0", "sparse")
 """Where COLMAP's cameras lie: below what ns-process-data writes, or COLMAP itself; the last after its undistorter."""
 PICTURES, VIDEOS = {".jpg", ".jpeg", ".png", ".heic"}, {".mp4", ".mov", ".avi", ".mkv", ".webm"}
+
+
+KINDS = {ColmapDataParserConfig: "colmap", Re10kDataParserConfig: "re10k-data", Dl3dvDataParserConfig: "dl3dv-data"}
 
 
 def find_dataparser(data: Path) -> DataParserConfig:
@@ -41,15 +45,34 @@ def _transforms(data: Path) -> DataParserConfig | None:
     return NerfstudioDataParserConfig(data=data)
 
 
-def _colmap(data: Path) -> DataParserConfig | None:
+def _colmap(data: Path) -> ColmapDataParserConfig | None:
     for model in MODELS:
         if any((data / model / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
-            config = ColmapDataParserConfig(data=data, colmap_path=Path(model), load_3D_points=False)
-            # It asks at the keyboard whether to make smaller pictures where there are none.
-            if not any(data.glob(f"{config.images_path}_*")):
-                config.downscale_factor = 1
-            return config
+            return without_questions(ColmapDataParserConfig(data=data, colmap_path=Path(model), load_3D_points=False))
     return None
+
+
+def without_questions(config: ColmapDataParserConfig) -> ColmapDataParserConfig:
+    """It asks at the keyboard whether to make smaller pictures where there are none; we take them as they are."""
+    if config.downscale_factor is None and not any(config.data.glob(f"{config.images_path}_*")):
+        return replace(config, downscale_factor=1)
+    return config
+
+
+def fitting_dataparser(dataparser: DataParser) -> DataParser:
+    """The dataparser that a command names, made to fit its folder as `find_dataparser` would.
+
+    colmap looks for its model in all usual places, not only in its default one. Raises DataError, with what to do, for
+    nerfstudio-data (the default) and a folder that has no transforms.json.
+    """
+    config = dataparser.config
+    if isinstance(config, ColmapDataParserConfig):
+        found = None if (config.data / config.colmap_path).exists() else _colmap(config.data)
+        return without_questions(config if found is None else replace(config, colmap_path=found.colmap_path)).setup()
+    if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
+        kind = KINDS[type(find_dataparser(config.data))]
+        raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: write {kind} at the command's end")
+    return dataparser
 
 
 def _re10k(data: Path) -> DataParserConfig | None:

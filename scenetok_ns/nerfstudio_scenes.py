@@ -15,6 +15,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
+from scenetok_ns.capture_kinds import fitting_dataparser
 from scenetok_ns.captures import SAME_WORLD, FileWorld, file_world, scene_of_outputs
 from scenetok_ns.data.poses import camera_spread, farthest_points, scaled_poses
 from scenetok_ns.data.poses import pose_scale as scale_to
@@ -120,6 +121,7 @@ def read_capture(
     if pose_scale is not None and not 0 < pose_scale < float("inf"):
         raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
     try:
+        dataparser = fitting_dataparser(dataparser)
         use_smaller_pictures(dataparser)
         train, evaluation = (dataparser.get_dataparser_outputs(split=name) for name in ("train", split))
         world = file_world(dataparser.config)

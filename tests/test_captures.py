@@ -179,6 +179,18 @@ def test_poses_of_colmap_are_those_of_its_model(tmp_path: Path) -> None:
     torch.testing.assert_close(scene.intrinsics[0, 0, 0], torch.tensor(70.0 / WIDTH))
 
 
+def test_named_dataparsers_find_what_encode_finds(tmp_path: Path) -> None:
+    """`ns-train scenetok-refine --data FOLDER colmap` with a model that is not where Nerfstudio looks for it."""
+    write_colmap(tmp_path, walk(9))
+    source = read_capture(ColmapDataParserConfig(data=tmp_path, eval_interval=4).setup(), "val")
+    assert source.num_train == 6 and source.scene(tmp_path.name).num_frames == 9
+    with pytest.raises(DataError, match=r"has no transforms.json, but colmap reads it: write colmap at"):
+        read_capture(NerfstudioDataParserConfig(data=tmp_path).setup(), "val")
+    (tmp_path / "sparse").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="ns-process-data images"):
+        read_capture(NerfstudioDataParserConfig(data=tmp_path).setup(), "val")
+
+
 def write_colmap(folder: Path, c2w: Tensor) -> None:
     """A COLMAP model in text form, with pictures."""
     (folder / "sparse/0").mkdir(parents=True)
