@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from small_runs import PRESET, small_config, write_small_re10k
+from torch import Tensor
 
 from scenetok_ns.models import layers
 from scenetok_ns.models.layers import SwiGLU
@@ -90,7 +91,17 @@ def test_recorded_steps_are_the_same_steps(data: Path, tmp_path: Path, accumulat
         ends.append((torch.stack(losses), copy.deepcopy(trainer.pipeline.model.scenetok.state_dict())))
     torch.testing.assert_close(ends[0][0], ends[1][0], rtol=2e-2, atol=1e-4)
     for name, weight in ends[0][1].items():
-        torch.testing.assert_close(weight, ends[1][1][name], rtol=2e-2, atol=1e-3, msg=name)
+        plain, other = without_key_biases(name, weight), without_key_biases(name, ends[1][1][name])
+        # AdamW moves all by some 4e-3 in these steps; where gradients are small, rounding decides the direction.
+        assert (plain - other).norm() <= 1e-3 * plain.numel() ** 0.5, name
+
+
+def without_key_biases(name: str, weight: Tensor) -> Tensor:
+    """They shift all scores of a query alike, so their gradient is rounding alone, which AdamW makes steps of."""
+    if name.endswith("qkv.bias"):
+        queries, _, values = weight.chunk(3)
+        return torch.cat([queries, values])
+    return weight[:0] if name.endswith("to_k.bias") else weight
 
 
 def test_a_batch_of_another_size_is_recorded_anew(data: Path, tmp_path: Path) -> None:
