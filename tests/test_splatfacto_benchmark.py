@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from splatfacto_models import run_splatfacto_without_a_gpu
 
 from scenetok_ns.models.presets import load_preset
@@ -69,3 +74,22 @@ def test_means_leave_out_what_was_ended(benchmark_script: ModuleType) -> None:
     rows = [{**row, "psnr": 10.0}, {**row, "psnr": 14.0}, {**row, "steps": 900, "psnr": 1.0, "ended": True}]
     (mean,) = benchmark_script.means(rows)
     assert mean["psnr"] == 12.0 and mean["scenes"] == 2 and mean["steps"] == 500
+
+
+def test_a_sheet_has_the_truth_and_every_reported_step(
+    benchmark_script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def results(case: Any, *others: Any) -> Iterator[tuple[dict[str, float], torch.Tensor]]:
+        for steps in (5, 9):
+            yield {"steps": steps, "psnr": 20.0, "ssim": 0.5, "seconds": 1.0}, case.truth.frames * steps / 10
+
+    monkeypatch.setattr(benchmark_script, "results", results)
+    rows = benchmark_script.measure((1, "points"), argparse.Namespace(pictures=tmp_path / "sheets"))
+    assert [(row["scene"], row["method"], row["steps"]) for row in rows] == [
+        (1, "splatfacto, points", 5),
+        (1, "splatfacto, points", 9),
+    ]
+    sheet = torch.from_numpy(np.asarray(Image.open(tmp_path / "sheets" / "room1-points.png")).astype(np.float32))
+    truth, half, most = sheet.split(64)
+    torch.testing.assert_close(half, truth * 0.5, atol=1, rtol=0)
+    torch.testing.assert_close(most, truth * 0.9, atol=1, rtol=0)

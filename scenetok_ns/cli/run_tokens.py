@@ -57,7 +57,7 @@ def write_tokens(
     console.print(f"{output}: {count} tokens of {size} numbers, {output.stat().st_size:,} bytes", soft_wrap=True)
     folder = output.with_suffix("")
     if not run_folder or not free_for(folder, output):
-        there = f"{folder} is something else. " if run_folder else ""
+        there = f"{folder}, where a run folder would be made, is not free. " if run_folder else ""
         opening = command("scenetok", "open", run, "--tokens", output, "--output", "RUN2")
         console.print(f"{there}Show it with\n  {opening}", soft_wrap=True)
         return
