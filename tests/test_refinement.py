@@ -144,13 +144,32 @@ def test_the_viewer_shows_the_refined_scene_with_its_adapters(workplace: Path) -
     assert found.model.fingerprint != before  # what an evaluation must not mix
 
 
-def test_tokens_alone_can_be_refined_and_any_run_renders_them(workplace: Path, tmp_path: Path) -> None:
+def test_tokens_that_need_adapters_say_which_run_renders_them(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = config(workplace)
+    made.save_config()
+    run, tokens = made.get_base_dir(), tmp_path / "refined.safetensors"
+    entrypoint(["encode", "--run", str(run), "--output", str(tokens), "--no-run-folder"])
+    told = capsys.readouterr().err
+    assert "adapters that these tokens were refined with are in the run" in told
+    command = f"scenetok render --run {run} --tokens {tokens} --output RENDERS"
+    assert command in told
+    words = command.replace("RENDERS", str(tmp_path / "out")).split()[1:]
+    entrypoint([*words, "--frames", "2", "--formats", "png", "--steps", "1"])
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
+
+
+def test_tokens_alone_can_be_refined_and_any_run_renders_them(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = config(workplace, adapter_rank=0)
     made.output_dir = tmp_path
     made.save_config()  # as ns-train does
     train_loop(0, 1, made)
     run = made.get_base_dir()
     entrypoint(["encode", "--run", str(run), "--output", str(tmp_path / "refined.safetensors")])
+    assert "adapters" not in capsys.readouterr().err
     tokens = SceneTokens.load(tmp_path / "refined.safetensors")
     state = final_state(made, STEPS - 1)["pipeline"]
     assert torch.equal(tokens.mean, state["_model.tokens"]) and len(tokens.sources) == 3

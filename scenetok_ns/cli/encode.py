@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
+from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.run_tokens import check_token_file, load_run, with_sources, write_tokens
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.tokens import SceneTokens
@@ -84,6 +85,12 @@ def encode(
     if split is None:
         tokens = _encoded_scene(pipeline, console)
         write_tokens(tokens, output, dtype or "float32", run, console, run_folder=run_folder)
+        if getattr(pipeline.model, "adapters", None) is not None:
+            rendering = command("scenetok", "render", "--run", run, "--tokens", output, "--output", "RENDERS")
+            note = (
+                "The adapters that these tokens were refined with are in the run, not in the file: render them with it"
+            )
+            console.print(f"{note}\n  {rendering}", soft_wrap=True)
     else:
         _encode_split(pipeline, output, split, encodings, seed or 0, shard, dtype or "float16", console)
 
