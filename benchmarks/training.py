@@ -39,6 +39,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from scenetok_ns.cuda_memory import let_segments_grow
 from scenetok_ns.data.training_batches import Clips, Sample, TrainingBatch
 from scenetok_ns.models import compilation, layers
 from scenetok_ns.models.autoencoders.registry import latent_space
@@ -104,6 +105,8 @@ def worker(rank: int, options: argparse.Namespace, port: int) -> None:
 def measure(options: argparse.Namespace, rank: int = 0) -> None:
     compilation.BACKEND = options.backend
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda" and not options.plain:
+        let_segments_grow()
     preset = load_preset(options.preset)
     flops = 3 * forward_flops(preset)
     row: dict[str, Any] = {

@@ -18,6 +18,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from scenetok_ns.atomic_files import save_torch
+from scenetok_ns.cuda_memory import let_segments_grow
 from scenetok_ns.models.checkpoint import CheckpointError
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.optimizers import ClippedAdamW
@@ -67,6 +68,7 @@ class SceneTokTrainer(Trainer):
         config = self.config
         config.pipeline.datamanager.seed = config.machine.seed  # type: ignore[attr-defined]
         if str(self.device).startswith("cuda"):
+            let_segments_grow()
             torch.set_float32_matmul_precision("high")  # of camera embeddings, whose result is rounded further anyway
         if getattr(config, "resume", False) and any(config.get_checkpoint_dir().glob("step-*.ckpt")):
             config.load_dir = config.get_checkpoint_dir()

@@ -16,8 +16,14 @@ logger = logging.getLogger(__name__)
 FLASH_MAX_HEAD_DIM = 256
 """Largest head dimension of the flash-attn kernels; they also want a multiple of 8."""
 
-_MODULES = {2: "flash_attn", 3: "flash_attn_interface"}
-"""What versions 2 and 3 of flash-attn are imported as. Both have `flash_attn_func` on [b, length, heads, d]."""
+FLASH_4_MAX_HEAD_DIM = 128
+"""That version 4 takes on Blackwell, whatever the lengths."""
+
+_MODULES = {2: "flash_attn", 3: "flash_attn_interface", 4: "flash_attn.cute"}
+"""What versions of flash-attn are imported as. All have `flash_attn_func` on [b, length, heads, d]."""
+
+_PREFERRED = {8: (2,), 9: (3, 4, 2), 10: (4, 2), 11: (4, 2), 12: (4, 2)}
+"""Versions for a generation of GPUs (major compute capability), the fastest first."""
 
 
 def attention(
@@ -25,33 +31,48 @@ def attention(
 ) -> Float[Tensor, "b heads queries d"]:
     """softmax(q k^T / sqrt(d)) v, every query attending to every key.
 
-    flash-attn serves half-precision CUDA tensors: version 3 on Hopper, else version 2 from Ampere on. Everything else
-    goes to scaled_dot_product_attention, whose choice of kernel is never restricted.
+    flash-attn serves half-precision CUDA tensors: version 3 on Hopper, version 4 there and on Blackwell, else version 2
+    from Ampere on. Everything else goes to scaled_dot_product_attention, whose choice of kernel is never restricted.
     """
-    if _flash_usable(q, k, v) and (version := flash_version(_generation(q))):
+    if _flash_usable(q, k, v) and (version := flash_version(_generation(q), q.shape[-1])):
         if version == 3:
             from flash_attn_interface import flash_attn_func
+        elif version == 4:
+            from flash_attn.cute import flash_attn_func
         else:
             from flash_attn import flash_attn_func
         out = flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        # Some releases of version 3 give the log-sum-exp as well.
+        # Version 4 and some releases of version 3 give the log-sum-exp as well.
         return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def flash_version(generation: int, head_dim: int) -> int:
+    """Version of flash-attn for GPUs of a generation (major compute capability); 0: none.
+
+    Version 4 is compiled from Python when it is first called, which torch.compile cannot look through: in what is
+    compiled another one serves, or torch's attention.
+    """
+    return _installed_version(generation, head_dim, torch.compiler.is_compiling())
+
+
 @torch.compiler.assume_constant_result
-def flash_version(generation: int) -> int:
-    """Version of flash-attn for GPUs of a generation (major compute capability); 0: none. torch.compile asks once
-    instead of tracing an import."""
-    if generation == 9 and _import_flash(3):
-        return 3
-    return 2 if generation >= 8 and _import_flash(2) else 0
+def _installed_version(generation: int, head_dim: int, compiling: bool) -> int:
+    """A constant for torch.compile, which would trace imports."""
+    for version in _PREFERRED.get(generation, (2,) if generation > 8 else ()):
+        unfit = version == 4 and (compiling or (generation > 9 and head_dim > FLASH_4_MAX_HEAD_DIM))
+        if not unfit and _import_flash(version):
+            return version
+    return 0
 
 
 @cache
 def _import_flash(version: int) -> bool:
     try:
-        return callable(importlib.import_module(_MODULES[version]).flash_attn_func)
+        module = importlib.import_module(_MODULES[version])
+        if getattr(module, "__file__", "") is None:  # the folder that versions 2 and 4 share, without version 2
+            return False
+        return callable(module.flash_attn_func)
     except ModuleNotFoundError:
         return False
     except (ImportError, AttributeError, OSError, RuntimeError) as error:

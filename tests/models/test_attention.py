@@ -62,19 +62,74 @@ def test_flash_attention_is_used_in_its_own_layout(monkeypatch: pytest.MonkeyPat
     assert stand_in.calls == 2
 
 
-@pytest.mark.parametrize(("generation", "calls"), [(7, (0, 0)), (8, (1, 0)), (9, (0, 1)), (10, (1, 0))])
+def install(monkeypatch: pytest.MonkeyPatch, *versions: int) -> dict[int, StandIn]:
+    """Stand-ins for some versions; the others are not installed."""
+    installed = {version: StandIn(name) for version, name in module._MODULES.items() if version in versions}
+    if 4 in versions and 2 not in versions:  # a folder, which has no file of its own
+        monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+        sys.modules["flash_attn"].__file__ = None
+    for version, name in module._MODULES.items():
+        if version in versions:
+            monkeypatch.setitem(sys.modules, name, installed[version])
+            parent, _, child = name.partition(".")
+            if child:
+                monkeypatch.setattr(sys.modules[parent], child, installed[version], raising=False)
+        elif name not in sys.modules:
+            monkeypatch.setitem(sys.modules, name, None)
+    return installed
+
+
+@pytest.mark.parametrize(
+    ("generation", "installed", "served"),
+    [
+        (7, (2, 3, 4), None),
+        (8, (2, 3, 4), 2),
+        (8, (3, 4), None),
+        (9, (2, 3, 4), 3),
+        (9, (2, 4), 4),
+        (9, (4,), 4),
+        (9, (2,), 2),
+        (10, (2, 3, 4), 4),
+        (10, (2, 3), 2),
+        (12, (4,), 4),
+    ],
+)
 @pytest.mark.parametrize("with_sums", [False, True])
-def test_version_3_is_for_hopper_and_version_2_from_ampere_on(
-    monkeypatch: pytest.MonkeyPatch, generation: int, calls: tuple[int, int], with_sums: bool
+def test_each_generation_has_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog,
+    generation: int,
+    installed: tuple[int, ...],
+    served: int | None,
+    with_sums: bool,
 ) -> None:
-    versions = StandIn("flash_attn"), StandIn("flash_attn_interface")
-    versions[1].with_sums = with_sums
-    for stand_in in versions:
-        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    versions = install(monkeypatch, *installed)
+    for stand_in in versions.values():
+        stand_in.with_sums = with_sums
     use_on(monkeypatch, generation)
     q, k, v = inputs()
     torch.testing.assert_close(attention(q, k, v), expected(q, k, v))
-    assert tuple(stand_in.calls for stand_in in versions) == calls
+    assert {version for version, stand_in in versions.items() if stand_in.calls} == ({served} if served else set())
+    assert not caplog.records
+
+
+def test_compiled_code_is_not_given_version_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = install(monkeypatch, 2, 4)
+    use_on(monkeypatch, 9)
+    q, k, v = inputs()
+    attention(q, k, v)
+    assert (versions[2].calls, versions[4].calls) == (0, 1)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    attention(q, k, v)
+    assert (versions[2].calls, versions[4].calls) == (1, 1)
+
+
+@pytest.mark.parametrize(("generation", "head_dim", "version"), [(9, 256, 4), (10, 128, 4), (10, 256, 2)])
+def test_version_4_has_a_largest_head_dimension_on_blackwell(
+    monkeypatch: pytest.MonkeyPatch, generation: int, head_dim: int, version: int
+) -> None:
+    install(monkeypatch, 2, 4)
+    assert module.flash_version(generation, head_dim) == version
 
 
 def test_flash_attention_is_left_alone_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 Numbers are formed in float32 and rounded once. Backward kernels run a fixed number of programs, which walk over the
 rows and add up what biases and norm weights get: each leaves one row of sums, and these are added once for a block.
+Rows to come are loaded while one is worked on (STAGES of them are on their way).
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def norm_backward(
     MODULATE: tl.constexpr,
     RESIDUAL: tl.constexpr,
     COPY: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Gradient of `total` from those of the norm's result and of what else reads it."""
     column = tl.arange(0, BLOCK)
@@ -91,7 +93,7 @@ def norm_backward(
     for_added = tl.zeros((BLOCK,), tl.float32)
     for_shift = tl.zeros((BLOCK,), tl.float32)
     for_scale = tl.zeros((BLOCK,), tl.float32)
-    for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
+    for row in tl.range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0), num_stages=STAGES):
         place = row * dim + column
         grad = tl.load(gradient_out + place, mask=mask, other=0.0).to(tl.float32)
         root = tl.load(inverse + row)
@@ -145,13 +147,14 @@ def residual_backward(
     SECOND: tl.constexpr,
     GATE: tl.constexpr,
     COPY: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Gradients of what was added, and of its gate; `gradient` and `second` are added up."""
     column = tl.arange(0, BLOCK)
     mask = column < dim
     for_added = tl.zeros((BLOCK,), tl.float32)
     for_gate = tl.zeros((BLOCK,), tl.float32)
-    for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
+    for row in tl.range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0), num_stages=STAGES):
         place = row * dim + column
         grad = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32)
         if SECOND:
@@ -240,6 +243,7 @@ def heads_backward(
     CHANGED: tl.constexpr,
     NORM: tl.constexpr,
     ROTARY: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Gradient before norm and rotation, from what they gave: turned back, it is the normed value. Only the first
     CHANGED parts were normed and rotated."""
@@ -255,7 +259,7 @@ def heads_backward(
     inside = part * count * DIM + head * DIM + column
     for_x = tl.zeros((HEADS, DIM), tl.float32)
     for_weight = tl.zeros((HEADS, DIM), tl.float32)
-    for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
+    for row in tl.range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0), num_stages=STAGES):
         source = gradient + (row // n) * batch_stride + (row % n) * row_stride + head * head_stride + column
         grad = tl.load(source, mask=mask, other=0.0).to(tl.float32)
         if part < CHANGED:
@@ -286,13 +290,24 @@ def heads_backward(
 
 
 @triton.jit
-def silu_product_backward(gradient_out, x, gradient_x, out, sums, rows, dim, sums_stride, BLOCK: tl.constexpr):
+def silu_product_backward(
+    gradient_out,
+    x,
+    gradient_x,
+    out,
+    sums,
+    rows,
+    dim,
+    sums_stride,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     """Gradients of both halves of x, and the product once more."""
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < dim
     for_u = tl.zeros((BLOCK,), tl.float32)
     for_w = tl.zeros((BLOCK,), tl.float32)
-    for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
+    for row in tl.range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0), num_stages=STAGES):
         place = row * 2 * dim + column
         grad = tl.load(gradient_out + row * dim + column, mask=mask, other=0.0).to(tl.float32)
         u = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)

@@ -23,6 +23,10 @@ PROGRAMS = 528
 """Of backward kernels: four for each processor of an H100. Each of them adds up its share of the rows."""
 
 
+STAGES = 1
+"""Rows of backward kernels that are on their way at a time."""
+
+
 @dataclass
 class Sums:
     """Sums over rows: what each program of the backward kernels added up, in one table, whose rows are added once."""
@@ -157,6 +161,7 @@ def norm_backward(
         MODULATE=modulation is not None,
         RESIDUAL=residual,
         COPY=copy,
+        STAGES=STAGES,
         num_warps=4,
     )
     return gradient_total, gradient_added
@@ -198,6 +203,7 @@ def residual_backward(
         SECOND=second is not None,
         GATE=modulation is not None,
         COPY=copy,
+        STAGES=STAGES,
         num_warps=4,
     )
     return total, gradient_added
@@ -288,6 +294,7 @@ def heads_backward(
         CHANGED=max(1, parts - 1),
         NORM=weights is not None,
         ROTARY=rotary is not None,
+        STAGES=STAGES,
         num_warps=4,
     )
     return out
@@ -300,7 +307,7 @@ def silu_product_backward(
     rows, dim = gradient_out.shape
     gradient_x, out = torch.empty_like(x), torch.empty_like(gradient_out)
     kernels.silu_product_backward[(len(sums), triton.cdiv(dim, 1024))](
-        gradient_out, x, gradient_x, out, sums, rows, dim, sums.stride(0), BLOCK=1024, num_warps=4
+        gradient_out, x, gradient_x, out, sums, rows, dim, sums.stride(0), BLOCK=1024, STAGES=STAGES, num_warps=4
     )
     return gradient_x, out
 

@@ -1,0 +1,23 @@
+"""What training asks of torch's CUDA allocator."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Environment variables by which users configure the allocator."""
+
+
+def let_segments_grow() -> None:
+    """Let the allocator map memory page by page, unless the user has configured it otherwise.
+
+    Tensors of a step have many sizes: segments that cannot grow are left with gaps, and a recorded step keeps them for
+    good. To be called before the first large tensor is made.
+    """
+    if sys.platform != "linux" or any(os.environ.get(name) for name in VARIABLES):
+        return
+    set_ = getattr(torch._C, "_accelerator_setAllocatorSettings", torch.cuda.memory._set_allocator_settings)
+    set_("expandable_segments:True")  # the first from torch 2.9 on, where the second is deprecated
