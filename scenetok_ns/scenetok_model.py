@@ -72,9 +72,10 @@ class SceneTokModelConfig(ModelConfig):
     compile: bool = False
     """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
     on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""
-    fused: bool = False
+    fused: bool = True
     """Training on a GPU: run the networks' blocks on kernels of our own, forward and backward. Less memory, no waiting
-    for a compiler, the same gradients but for rounding. Without Triton nothing changes."""
+    for a compiler, the same gradients but for rounding. Without Triton, and where part of a block is frozen, nothing
+    changes. False: torch's operations."""
     cuda_graph: bool = False
     """Training on one GPU: record the forward and backward pass once and replay it. Pays where the host cannot launch
     kernels as fast as the GPU works, as with small batches."""

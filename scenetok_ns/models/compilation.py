@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from scenetok_ns.models.engine.kernels import triton_available
+
 Checkpointing = Literal["none", "selective", "full"]
 """What of a block is computed again in the backward pass instead of being kept: nothing; all that is cheap (norms,
 rotations, modulations, activations), so that only products of matrices and attentions are kept; everything."""
@@ -70,7 +72,7 @@ def compile_for_training(modules: Iterable[nn.Module]) -> None:
 
 def fuse_for_training(modules: Iterable[nn.Module]) -> None:
     """Let blocks that are called through `run_block` run on the kernels of `fused/` where they can: on CUDA, with
-    gradients for all parameters. Without Triton nothing changes."""
+    Triton and gradients for all parameters. Elsewhere nothing changes."""
     if importlib.util.find_spec("triton") is None:
         return
     from scenetok_ns.models.fused.blocks import FUSIBLE, fused_forward  # it imports the blocks
@@ -81,7 +83,7 @@ def fuse_for_training(modules: Iterable[nn.Module]) -> None:
 
 
 def _on_gpu(x: torch.Tensor) -> bool:
-    return x.is_cuda
+    return x.is_cuda and triton_available()
 
 
 def _forward(module: nn.Module, selective: bool, *args: Any) -> Any:

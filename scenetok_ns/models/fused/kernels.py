@@ -21,6 +21,7 @@ def residual_norm(
     out,
     inverse,
     dim,
+    out_stride,
     stride,
     gate,
     shift,
@@ -33,7 +34,8 @@ def residual_norm(
     MODULATE: tl.constexpr,
     COPY: tl.constexpr,
 ):
-    """total = x + gate * added; out = norm(total) * weight * (1 + scale) + shift, or total in another precision."""
+    """total = x + gate * added; out = norm(total) * weight * (1 + scale) + shift, or total in another precision. `out`
+    may lie where the shift does."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     mask = column < dim
@@ -55,7 +57,7 @@ def residual_norm(
             factor = 1.0 + tl.load(modulation + scale, mask=mask, other=0.0).to(tl.float32)
             value = value * factor + tl.load(modulation + shift, mask=mask, other=0.0).to(tl.float32)
     if NORM or COPY:
-        tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
+        tl.store(out + row * out_stride + column, value.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

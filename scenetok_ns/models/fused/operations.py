@@ -23,7 +23,7 @@ PROGRAMS = 528
 """Of backward kernels: four for each processor of an H100. Each of them adds up its share of the rows."""
 
 
-STAGES = 1
+STAGES = 3
 """Rows of backward kernels that are on their way at a time."""
 
 
@@ -80,14 +80,21 @@ def add_and_norm(
     gated: bool = False,
     eps: float = 0.0,
     dtype: torch.dtype | None = None,
+    over_shift: bool = False,
 ) -> tuple[Rows, Rows, Tensor]:
     """(total, out, inverse): total = x + added (times the gate, if `gated`), in the dtype of x; out = total normed by
-    `weight` and modulated (if not `gated`), in `dtype`; without a weight, total in `dtype`. What is not made is `x`."""
+    `weight` and modulated (if not `gated`), in `dtype`; without a weight, total in `dtype`. What is not made is `x`.
+
+    over_shift: out takes the place of the modulation's shift, which no backward pass needs.
+    """
     rows, dim = x.shape
     norm, copy = weight is not None, weight is None and dtype is not None and dtype != x.dtype
     modulated = modulation is not None and not gated
     total = x if added is None else torch.empty_like(x)
-    out = x.new_empty(rows, dim, dtype=dtype) if norm or copy else total
+    if over_shift and norm and modulation is not None and modulation.modulation.values.dtype == dtype:
+        out = modulation.modulation.values.narrow(1, modulation.shift, dim)
+    else:
+        out = x.new_empty(rows, dim, dtype=dtype) if norm or copy else total
     inverse = x.new_empty(rows, dtype=torch.float32) if norm else x
     where = modulation or Columns(Modulation(x))
     values = where.modulation.values
@@ -100,6 +107,7 @@ def add_and_norm(
         out,
         inverse,
         dim,
+        out.stride(0),
         values.stride(0),
         where.gate,
         where.shift,

@@ -21,11 +21,18 @@ class Norm:
         self._weights, self._name, self._eps, self._slot = weights, name, eps, slot
         weights.sums.reserve(name, len(weights.exact[name]))
 
-    def forward(self, x: Rows, added: Rows | None = None, modulation: Modulation | None = None) -> tuple[Rows, Rows]:
-        """x + added, and its norm."""
-        weight = self._weights.exact[self._name]
+    def forward(
+        self, x: Rows, added: Rows | None = None, modulation: Modulation | None = None, *, again: bool = True
+    ) -> tuple[Rows, Rows]:
+        """x + added, and its norm. not again: `again` will not be called, and what only it needs is overwritten."""
         self.total, out, self._inverse = ops.add_and_norm(
-            x, added, weight, self._columns(modulation), eps=self._eps, dtype=self._weights.dtype
+            x,
+            added,
+            self._weights.exact[self._name],
+            self._columns(modulation),
+            eps=self._eps,
+            dtype=self._weights.dtype,
+            over_shift=not again,
         )
         return self.total, out
 
@@ -152,11 +159,11 @@ class DenoiserPass(BlockPass):
     def forward(self, x: Rows, activated: Rows, context: Rows) -> tuple[Rows]:
         self.modulate(activated)
         self.context = context
-        _, h1 = self.norm1.forward(x, None, self.modulation)
+        _, h1 = self.norm1.forward(x, None, self.modulation, again=self.recompute)
         self.added1 = self.attn.forward(h1, self.batch)
         x, self.queried = self.add(x, self.added1, self.gate(2))
         added = self.attn2.forward(self.queried, context, self.batch)
-        x, h2 = self.norm2.forward(x, added, self.modulation)
+        x, h2 = self.norm2.forward(x, added, self.modulation, again=self.recompute)
         self.added2 = self.mlp.forward(h2)
         kept: list[Rows | None] = [h1, h2]
         self.kept = [None] * 2 if self.recompute else kept
@@ -208,7 +215,7 @@ class CompressorPass(BlockPass):
 
     def forward(self, tokens: Rows, views: Rows, activated: Rows) -> tuple[Rows, Rows]:
         self.modulate(activated)
-        _, h1 = self.norm1.forward(views, None, self.modulation)
+        _, h1 = self.norm1.forward(views, None, self.modulation, again=self.recompute)
         self.added1 = self.attn1.forward(h1, self.batch)
         views, self.views = self.add(views, self.added1, self.gate(2))
         _, h2 = self.norm2.forward(tokens)
@@ -216,7 +223,7 @@ class CompressorPass(BlockPass):
         added = self.attn3.forward(self.queried, self.views, self.batch)
         h3 = None
         if not self.last:
-            _, h3 = self.norm3.forward(views, None, self.modulation)
+            _, h3 = self.norm3.forward(views, None, self.modulation, again=self.recompute)
             self.added2 = self.mlp1.forward(h3)
             views, _ = self.add(views, self.added2, self.gate(5))
         tokens, h4 = self.norm4.forward(tokens, added)
