@@ -127,7 +127,7 @@ class ViewerPage(Chromium):
             "return hit && (e.contains(hit) || hit.contains(e)) ? [x, y] : null; })()"
         )
         last = None
-        while (now := self.wait(where, 20)) != last:
+        while (now := self.wait(where, 60)) != last:
             last = now
             time.sleep(0.1)
         return now[0], now[1]
@@ -161,10 +161,10 @@ class ViewerPage(Chromium):
         """Of a drop-down list."""
         self.click(*self.place(self.input_of(label)))
         found = "[...document.querySelectorAll('[role=option]')].filter(e => e.getClientRects().length)"
-        self.wait(f"{found}.length > 0", 20)
+        self.wait(f"{found}.length > 0", 60)
         names = self.evaluate(f"{found}.map(e => e.textContent.trim())")
         self.key("Escape", 27)
-        self.wait(f"{found}.length == 0", 20)
+        self.wait(f"{found}.length == 0", 60)
         return names
 
     def press(self, name: str, renders: bool = True) -> None:

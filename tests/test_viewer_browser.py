@@ -123,7 +123,7 @@ def video(web: ViewerPage, root: Path, folder: Path) -> None:
     web.keep("render_tab")
     web.press("Exit Render Preview")
     web.press("Generate Command", renders=False)
-    file, path = web.wait(lambda: exported(folder), 20)
+    file, path = web.wait(lambda: exported(folder), 60)
     assert len(path["camera_path"]) > 8 and len(path["keyframes"]) == 2
     # As it is, but short and small.
     path |= {"camera_path": path["camera_path"][:8], "render_width": 96, "render_height": 64, "seconds": 1.0}
@@ -147,7 +147,7 @@ def saved(web: ViewerPage, file: Path) -> SceneTokens:
     """The tokens that are shown."""
     web.fill("File", file)
     web.press("Save tokens")
-    web.wait(file.exists, 20)
+    web.wait(file.exists, 60)
     return SceneTokens.load(file)
 
 
@@ -157,7 +157,7 @@ def test_generating_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], in
     tool("scenetok", "open", *generator, "--scene-steps", 12, "--steps", 3)
     with ViewerPage() as web:
         web.enter(viewer(root / "generator"))
-        web.wait(lambda: web.value("Progress").startswith("generated"), 120)
+        web.wait(lambda: web.value("Progress").startswith("generated"), 300)
         web.press("Hide Train Cams", renders=False)
         first, tokens = web.settle(), saved(web, root / "first.safetensors")
         web.keep("generated")

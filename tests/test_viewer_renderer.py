@@ -40,7 +40,7 @@ class Samplings:
 
             def paused(done: int, total: int) -> None:
                 if self.pause is not None and total == STEPS and done == 1:
-                    assert self.pause.wait(30)
+                    assert self.pause.wait(60)
                 on_step(done, total)
 
             return render_windows(*args, **{**options, "on_step": paused})
@@ -211,7 +211,7 @@ def test_the_panel_ends_the_picture_at_work(
     pipeline.model.viewer_renderer.interrupt()
     pause, samplings.pause = samplings.pause, None
     pause.set()
-    assert viewer.train_lock.acquire(timeout=10)
+    assert viewer.train_lock.acquire(timeout=60)
     viewer.train_lock.release()
     assert [state for state, _ in browser.pictures] == ["low_move"]
     browser.look(pose(0.2))  # as the viewer asks again after every hook

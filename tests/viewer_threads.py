@@ -45,7 +45,7 @@ class Browser(RenderStateMachine):
         self.view = CameraState(**{**vars(self.view), **changes, "c2w": c2w})
         self.action(RenderAction("move", self.view))
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 30) -> Any:
+    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.is_alive(), "the render thread has ended"
@@ -89,5 +89,5 @@ class FakeViewer:
         for browser in self.render_statemachines.values():
             browser.running = False
         for browser in self.render_statemachines.values():
-            browser.join(30)
+            browser.join(60)
             assert not browser.is_alive()
