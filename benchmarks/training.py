@@ -78,8 +78,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "table":
         Console(width=160).print(table([json.loads(path.read_text()) for path in options.files]))
-    elif options.cuda_graph and options.devices > 1:
-        parser.error("--cuda-graph is for one device")
     elif options.devices == 1:
         measure(options)
     elif "RANK" in os.environ:  # started by torchrun, or one by one
@@ -224,9 +222,10 @@ def make_step(
     model: SceneTokModel, options: argparse.Namespace, preset: Preset, device: torch.device, rank: int | None = None
 ) -> Callable[[int], Tensor]:
     """A function that takes one training step; with the other processes, if `rank` is given."""
-    forward: Callable[[TrainingBatch], dict[str, Tensor]] = model if rank is None else distributed(model, device, rank)
-    if options.cuda_graph:
-        forward = RecordedStep(model)
+    recorded = RecordedStep(model, 1 if rank is None else options.devices) if options.cuda_graph else None
+    forward: Callable[[TrainingBatch], dict[str, Tensor]] = recorded or model
+    if rank is not None and recorded is None:
+        forward = distributed(model, device, rank)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     recipe = preset.training
     if options.plain:
@@ -240,6 +239,8 @@ def make_step(
         optimizer.zero_grad(set_to_none=True)
         loss = forward(replace(batch, step=number).to(device))["loss"]
         loss.backward()
+        if recorded is not None and rank is not None:
+            recorded.average()
         if options.plain:
             nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
         optimizer.step()

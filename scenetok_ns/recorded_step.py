@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.data.training_batches import TrainingBatch
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 WARM_UP = 3
 """Passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
 
+ALIGNMENT = 64
+"""Of gradients that lie side by side, in numbers: kernels take several at a time from aligned addresses."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -25,7 +31,11 @@ class Recording:
     graph: torch.cuda.CUDAGraph
     batch: TrainingBatch
     outputs: dict[str, Tensor]
-    gradients: list[tuple[nn.Parameter, Tensor]]
+    parameters: list[nn.Parameter]
+    """Those that get a gradient."""
+    gradients: list[Tensor]
+    joined: Tensor | None
+    """Of several processes: one tensor of which all gradients are parts."""
 
 
 class RecordedStep:
@@ -33,12 +43,17 @@ class RecordedStep:
 
     All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
+
+    Of several processes each records its own pass. DistributedDataParallel, which exchanges gradients during the
+    backward pass, cannot be recorded; here one exchange follows the pass (`average`), with the GPU for itself.
     """
 
-    def __init__(self, model: SceneTokModel) -> None:
+    def __init__(self, model: SceneTokModel, processes: int = 1) -> None:
         self._model = model
+        self._processes = processes
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._recording: Recording | None = None
+        self._in_place: Tensor | None = None
 
     def __call__(self, batch: TrainingBatch, *, accumulates: bool = False) -> dict[str, Tensor]:
         """Outputs of the model for a batch; the gradients of its loss are in place afterwards.
@@ -56,10 +71,19 @@ class RecordedStep:
         self._model.training_loss.prepare(batch.step)
         self._model.forget()
         recording.graph.replay()
-        self._hand_out(recording.gradients, accumulates)
+        self._hand_out(recording, accumulates)
         outputs = {name: value.clone() for name, value in recording.outputs.items()}
         outputs["loss"].requires_grad_()
         return outputs
+
+    def average(self) -> None:
+        """Average the gradients that are in place over all processes."""
+        assert self._in_place is not None, "only passes of several processes have an average"
+        if dist.get_backend() == "nccl":
+            dist.all_reduce(self._in_place, op=dist.ReduceOp.AVG)
+        else:
+            dist.all_reduce(self._in_place)
+            self._in_place /= self._processes
 
     def _record(self, batch: TrainingBatch, shapes: tuple[torch.Size, ...]) -> Recording:
         there = [parameter.grad for parameter in self._parameters]
@@ -71,7 +95,13 @@ class RecordedStep:
                 self._clear_gradients()
                 self._model(batch)["loss"].backward()
         torch.cuda.current_stream().wait_stream(stream)
+        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         self._clear_gradients()
+        joined = joined_gradients(parameters) if self._processes > 1 else None
+        parts = [] if joined is None else parts_of(joined, parameters)
+        hooks = [
+            p.register_post_accumulate_grad_hook(_move_to(part)) for p, part in zip(parameters, parts, strict=False)
+        ]
         # Nerfstudio's trainer has an autocast around each step, which keeps the weights that the passes above cast: the
         # recorded pass must cast them itself, or it goes on with those of this step. Nor may others use its copies.
         torch.clear_autocast_cache()
@@ -82,23 +112,54 @@ class RecordedStep:
             outputs = self._model(batch)
             outputs["loss"].backward()
         torch.clear_autocast_cache()
+        for hook in hooks:
+            hook.remove()
         outputs = {name: value.detach() for name, value in outputs.items()}
-        gradients = [(p, p.grad) for p in self._parameters if p.grad is not None]
+        gradients = parts or [cast(Tensor, parameter.grad) for parameter in parameters]
         for parameter, gradient in zip(self._parameters, there, strict=True):
             parameter.grad = gradient
-        return Recording(shapes, graph, batch, outputs, gradients)
+        return Recording(shapes, graph, batch, outputs, parameters, gradients, joined)
 
     def _clear_gradients(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
 
-    @staticmethod
-    def _hand_out(gradients: list[tuple[nn.Parameter, Tensor]], accumulates: bool) -> None:
-        if not accumulates:
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
-        elif any(parameter.grad is None for parameter, _ in gradients):
-            for parameter, gradient in gradients:
-                parameter.grad = gradient.clone()
-        else:
-            torch._foreach_add_([parameter.grad for parameter, _ in gradients], [gradient for _, gradient in gradients])
+    def _hand_out(self, recording: Recording, accumulates: bool) -> None:
+        parameters, gradients, joined = recording.parameters, recording.gradients, recording.joined
+        if accumulates and all(parameter.grad is not None for parameter in parameters):
+            if joined is None:
+                torch._foreach_add_([cast(Tensor, parameter.grad) for parameter in parameters], gradients)
+            else:
+                cast(Tensor, self._in_place).add_(joined)
+            return
+        if accumulates and joined is None:
+            gradients = [gradient.clone() for gradient in gradients]
+        elif accumulates and joined is not None:
+            joined = joined.clone()
+            gradients = parts_of(joined, parameters)
+        self._in_place = joined
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+
+def parts_of(joined: Float[Tensor, " n"], parameters: list[nn.Parameter]) -> list[Tensor]:
+    """A part in the shape of each parameter, one behind the other, each at a multiple of `ALIGNMENT`."""
+    sizes = [-(-parameter.numel() // ALIGNMENT) * ALIGNMENT for parameter in parameters]
+    parts = joined.split(sizes)
+    return [part[: p.numel()].view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+
+
+def joined_gradients(parameters: list[nn.Parameter]) -> Float[Tensor, " n"]:
+    """Memory for gradients of all parameters, which have one precision; zeros."""
+    size = sum(-(-parameter.numel() // ALIGNMENT) * ALIGNMENT for parameter in parameters)
+    return torch.zeros(size, dtype=parameters[0].dtype, device=parameters[0].device)
+
+
+def _move_to(part: Tensor) -> Callable[[Tensor], None]:
+    """For a parameter whose gradient has just arrived: it is put into its part, and its own memory is free again."""
+
+    def move(parameter: Tensor) -> None:
+        part.copy_(cast(Tensor, parameter.grad))
+        parameter.grad = None
+
+    return move

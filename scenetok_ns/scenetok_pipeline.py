@@ -82,9 +82,10 @@ class SceneTokPipeline(VanillaPipeline):
         """Steps whose gradients are summed before the optimizer's step; set by the trainer."""
         self._recorded: RecordedStep | None = None
         if world_size > 1:
-            if config.model.cuda_graph:
-                raise ValueError("--pipeline.model.cuda-graph is for one process; leave it out for several GPUs")
-            self._model = typing.cast(Model, distributed(self.model, torch.device(device), local_rank))
+            if self._records:
+                share_weights(self.model)
+            else:
+                self._model = typing.cast(Model, distributed(self.model, torch.device(device), local_rank))
             dist.barrier()
 
     @property
@@ -105,11 +106,22 @@ class SceneTokPipeline(VanillaPipeline):
 
     def _training_pass(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Outputs of the model; where passes are recorded, with all gradients in place already."""
-        if not (self.model.config.cuda_graph and self.model.device.type == "cuda"):
+        if not self._records:
             return self._model(batch)
         if self._recorded is None:
-            self._recorded = RecordedStep(self.model)
-        return self._recorded(batch, accumulates=self.accumulation_steps > 1)
+            self._recorded = RecordedStep(self.model, self.world_size)
+        outputs = self._recorded(batch, accumulates=self.accumulation_steps > 1)
+        if self.world_size > 1 and self._ends_cycle(batch.step):
+            self._recorded.average()
+        return outputs
+
+    @property
+    def _records(self) -> bool:
+        return self.model.config.cuda_graph and self.model.device.type == "cuda"
+
+    def _ends_cycle(self, step: int) -> bool:
+        """Whether the optimizer uses the gradients after this step."""
+        return step % self.accumulation_steps == self.accumulation_steps - 1
 
     def _follow_recipe(self, step: int) -> None:
         """Freeze what the recipe freezes from this step on, and send gradients only where the optimizer uses them."""
@@ -122,8 +134,8 @@ class SceneTokPipeline(VanillaPipeline):
                 rank = model.device.index or 0
                 self._model = typing.cast(Model, distributed(model, model.device, rank))
         if wrapped:
-            last = step % self.accumulation_steps == self.accumulation_steps - 1
-            typing.cast(DistributedDataParallel, self._model).require_backward_grad_sync = last
+            wrapper = typing.cast(DistributedDataParallel, self._model)
+            wrapper.require_backward_grad_sync = self._ends_cycle(step)
 
     @profiler.time_function
     @torch.no_grad()
@@ -190,6 +202,13 @@ class SceneTokPipeline(VanillaPipeline):
         if average is not None and not has_average:
             average.restart()
         self.model.forget()
+
+
+def share_weights(model: SceneTokModel) -> None:
+    """Give all processes those of the first, as DistributedDataParallel does when it is made."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device == model.device:  # autoencoders may be in main memory, and come from files
+            dist.broadcast(tensor.detach(), 0)
 
 
 def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> DistributedDataParallel:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from recorded_graphs import stand_in_for_graphs
 from small_runs import FRAMES, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
@@ -168,7 +169,7 @@ def gradients(pipeline: SceneTokPipeline, steps: range) -> dict[str, torch.Tenso
 
 def distributed_worker(rank: int, world_size: int, port: int, data: Path, folder: Path) -> None:
     """Gradients with the other process and, from the same batches and noise, without it: of a step, of two that are
-    accumulated, and of one after the compressor was frozen."""
+    accumulated, and of one after the compressor was frozen; and of a step that is recorded as far as a CPU can."""
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     compilation.BACKEND = "eager"
     preset = folder / f"{rank}.yaml"
@@ -185,6 +186,14 @@ def distributed_worker(rank: int, world_size: int, port: int, data: Path, folder
         found[name].append(gradients(pipeline, range(2)))
         pipeline.accumulation_steps = 1
         found[name].append(gradients(pipeline, range(FROZEN_AFTER, FROZEN_AFTER + 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in_for_graphs(patch)
+        patch.setattr(SceneTokPipeline, "_records", True)
+        torch.manual_seed(rank)  # the first process's weights are to be everybody's
+        config = small_config(data, folder, preset).pipeline
+        recording = config.setup(device="cpu", test_mode="val", world_size=world_size, local_rank=rank)
+        weights = {name: p.detach().clone() for name, p in recording.model.scenetok.named_parameters()}
+        found["recorded"] = [gradients(recording, range(1)), weights]
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -205,10 +214,8 @@ def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: P
             torch.testing.assert_close(gradient, sum(alone) / 2, rtol=1e-4, atol=1e-6)
             different += not torch.equal(*alone)
         assert different  # the ranks saw different samples
-
-
-def test_recorded_steps_are_for_one_process(data: Path, tmp_path: Path) -> None:
-    config = small_config(data, tmp_path).pipeline
-    config.model.cuda_graph = True
-    with pytest.raises(ValueError, match="leave it out for several GPUs"):
-        config.setup(device="cpu", test_mode="val", world_size=2)
+    for name, gradient in first["recorded"][0].items():
+        torch.testing.assert_close(gradient, first["together"][0][name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, second["recorded"][0][name])
+    for name, weight in first["recorded"][1].items():
+        assert torch.equal(weight, second["recorded"][1][name])

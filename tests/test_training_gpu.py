@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -121,3 +122,46 @@ def test_aligned_feed_forward_is_the_same_function(monkeypatch: pytest.MonkeyPat
         aligned = layer(x)
         monkeypatch.setattr(layers, "FEED_FORWARD_MULTIPLE", 1)
         torch.testing.assert_close(aligned, layer(x), rtol=1e-5, atol=1e-5)
+
+
+def take_steps(rank: int, port: int, data: Path, folder: Path) -> None:
+    """Losses of some steps with the other process, of which gradients of every two are accumulated; recorded or not."""
+    torch.cuda.set_device(rank)
+    device = torch.device("cuda", rank)
+    url = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("nccl", url, rank=rank, world_size=2, device_id=device)
+    found = []
+    for recorded in (False, True):
+        config = small_config(data, folder, PRESET).pipeline
+        config.model.cuda_graph = recorded
+        torch.manual_seed(rank if recorded else 0)  # the first process's weights are everybody's
+        pipeline = config.setup(device=str(device), test_mode="val", world_size=2, local_rank=rank)
+        pipeline.accumulation_steps = 2
+        pipeline.train()
+        parameters = [parameter for parameter in pipeline.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(parameters, 0.1)
+        losses = []
+        for step in range(6):
+            loss = pipeline.get_train_loss_dict(step)[1]["loss"]
+            loss.backward()
+            losses.append(loss.detach())
+            if step % 2:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        found.append([torch.stack(losses).cpu(), *(parameter.detach().cpu() for parameter in parameters)])
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_recorded_steps_of_two_devices_are_those_of_distributed_data_parallel(data: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(take_steps, args=(port, data, tmp_path), nprocs=2, start_method="spawn")
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for plain, recorded in ranks:
+        for one, other in zip(plain, recorded, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+    assert all(torch.equal(one, other) for one, other in zip(ranks[0][1][1:], ranks[1][1][1:], strict=True))
+    assert not torch.equal(ranks[0][1][0], ranks[1][1][0])  # they saw different samples
