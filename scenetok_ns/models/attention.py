@@ -22,8 +22,8 @@ FLASH_4_MAX_HEAD_DIM = 128
 _MODULES = {2: "flash_attn", 3: "flash_attn_interface", 4: "flash_attn.cute"}
 """What versions of flash-attn are imported as. All have `flash_attn_func` on [b, length, heads, d]."""
 
-_PREFERRED = {8: (2,), 9: (3, 4, 2), 10: (4, 2), 11: (4, 2), 12: (4, 2)}
-"""Versions for a generation of GPUs (major compute capability), the fastest first."""
+_PREFERRED = {8: (2,), 9: (3, 4, 2), 10: (4, 2), 11: (4, 2), 12: (2,)}
+"""Versions for a generation of GPUs (major compute capability), the fastest first. Version 4 refuses generation 12."""
 
 
 def attention(
@@ -31,10 +31,12 @@ def attention(
 ) -> Float[Tensor, "b heads queries d"]:
     """softmax(q k^T / sqrt(d)) v, every query attending to every key.
 
-    flash-attn serves half-precision CUDA tensors: version 3 on Hopper, version 4 there and on Blackwell, else version 2
-    from Ampere on. Everything else goes to scaled_dot_product_attention, whose choice of kernel is never restricted.
+    flash-attn serves half-precision CUDA tensors: version 3 on Hopper, version 4 on data centres' Blackwell and, where
+    gradients are wanted, on Hopper, else version 2 from Ampere on. Everything else goes to
+    scaled_dot_product_attention, whose choice of kernel is never restricted.
     """
-    if _flash_usable(q, k, v) and (version := flash_version(_generation(q), q.shape[-1])):
+    trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if _flash_usable(q, k, v) and (version := flash_version(_generation(q), q.shape[-1], trains=trains)):
         if version == 3:
             from flash_attn_interface import flash_attn_func
         elif version == 4:
@@ -47,21 +49,22 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def flash_version(generation: int, head_dim: int) -> int:
-    """Version of flash-attn for GPUs of a generation (major compute capability); 0: none.
+def flash_version(generation: int, head_dim: int, *, trains: bool) -> int:
+    """Version of flash-attn for GPUs of a generation (major compute capability); 0: none. `trains`: with gradients.
 
     Version 4 is compiled from Python when it is first called, which torch.compile cannot look through: in what is
-    compiled another one serves, or torch's attention.
+    compiled another one serves, or torch's attention. On Hopper its backward pass is a quarter faster than cuDNN's, its
+    forward pass slower (docs/performance.md, training steps).
     """
-    return _installed_version(generation, head_dim, torch.compiler.is_compiling())
+    return _installed_version(generation, head_dim, trains, torch.compiler.is_compiling())
 
 
 @torch.compiler.assume_constant_result
-def _installed_version(generation: int, head_dim: int, compiling: bool) -> int:
+def _installed_version(generation: int, head_dim: int, trains: bool, compiling: bool) -> int:
     """A constant for torch.compile, which would trace imports."""
+    fit_for_4 = not compiling and (trains if generation == 9 else head_dim <= FLASH_4_MAX_HEAD_DIM)
     for version in _PREFERRED.get(generation, (2,) if generation > 8 else ()):
-        unfit = version == 4 and (compiling or (generation > 9 and head_dim > FLASH_4_MAX_HEAD_DIM))
-        if not unfit and _import_flash(version):
+        if (version != 4 or fit_for_4) and _import_flash(version):
             return version
     return 0
 

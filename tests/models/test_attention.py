@@ -86,12 +86,13 @@ def install(monkeypatch: pytest.MonkeyPatch, *versions: int) -> dict[int, StandI
         (8, (2, 3, 4), 2),
         (8, (3, 4), None),
         (9, (2, 3, 4), 3),
-        (9, (2, 4), 4),
-        (9, (4,), 4),
+        (9, (2, 4), 2),
+        (9, (4,), None),
         (9, (2,), 2),
         (10, (2, 3, 4), 4),
         (10, (2, 3), 2),
-        (12, (4,), 4),
+        (12, (2, 4), 2),
+        (12, (4,), None),
     ],
 )
 @pytest.mark.parametrize("with_sums", [False, True])
@@ -113,9 +114,21 @@ def test_each_generation_has_its_version(
     assert not caplog.records
 
 
-def test_compiled_code_is_not_given_version_4(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_4_trains_on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = install(monkeypatch, 2, 4)
     use_on(monkeypatch, 9)
+    q, k, v = inputs()
+    v.requires_grad_()
+    torch.testing.assert_close(attention(q, k, v), expected(q, k, v))
+    assert (versions[2].calls, versions[4].calls) == (0, 1)
+    with torch.no_grad():
+        attention(q, k, v)
+    assert (versions[2].calls, versions[4].calls) == (1, 1)
+
+
+def test_compiled_code_is_not_given_version_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = install(monkeypatch, 2, 4)
+    use_on(monkeypatch, 10)
     q, k, v = inputs()
     attention(q, k, v)
     assert (versions[2].calls, versions[4].calls) == (0, 1)
@@ -129,7 +142,7 @@ def test_version_4_has_a_largest_head_dimension_on_blackwell(
     monkeypatch: pytest.MonkeyPatch, generation: int, head_dim: int, version: int
 ) -> None:
     install(monkeypatch, 2, 4)
-    assert module.flash_version(generation, head_dim) == version
+    assert module.flash_version(generation, head_dim, trains=True) == version
 
 
 def test_flash_attention_is_left_alone_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

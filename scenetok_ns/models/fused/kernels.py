@@ -87,7 +87,8 @@ def norm_backward(
     COPY: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Gradient of `total` from those of the norm's result and of what else reads it."""
+    """Gradient of `total` from those of the norm's result and of what else reads it. Gradients of modulations may take
+    the places of modulations."""
     column = tl.arange(0, BLOCK)
     mask = column < dim
     weights = tl.load(weight + column, mask=mask, other=0.0)
@@ -151,7 +152,7 @@ def residual_backward(
     COPY: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Gradients of what was added, and of its gate; `gradient` and `second` are added up."""
+    """Gradients of what was added, and of its gate, whose place it may take; `gradient` and `second` are added up."""
     column = tl.arange(0, BLOCK)
     mask = column < dim
     for_added = tl.zeros((BLOCK,), tl.float32)
@@ -164,11 +165,12 @@ def residual_backward(
             tl.store(gradient_total + place, grad.to(gradient_total.dtype.element_ty), mask=mask)
         if GATE:
             modulation = row * stride + gate + column
+            gates = tl.load(modulations + modulation, mask=mask, other=0.0).to(tl.float32)
             of_gate = grad * tl.load(added + place, mask=mask, other=0.0).to(tl.float32)
             kind = gradient_modulations.dtype.element_ty
             tl.store(gradient_modulations + modulation, of_gate.to(kind), mask=mask)
             for_gate += of_gate
-            grad = grad * tl.load(modulations + modulation, mask=mask, other=0.0).to(tl.float32)
+            grad = grad * gates
         if COPY:
             tl.store(gradient_added + place, grad.to(gradient_added.dtype.element_ty), mask=mask)
         for_added += grad
@@ -295,7 +297,6 @@ def heads_backward(
 def silu_product_backward(
     gradient_out,
     x,
-    gradient_x,
     out,
     sums,
     rows,
@@ -304,7 +305,7 @@ def silu_product_backward(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Gradients of both halves of x, and the product once more."""
+    """Gradients of both halves of x, in their places, and the product once more."""
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < dim
     for_u = tl.zeros((BLOCK,), tl.float32)
@@ -317,9 +318,9 @@ def silu_product_backward(
         sigmoid = tl.sigmoid(u)
         of_w = grad * u * sigmoid
         of_u = grad * w * sigmoid * (1.0 + u * (1.0 - sigmoid))
-        kind = gradient_x.dtype.element_ty
-        tl.store(gradient_x + place, of_u.to(kind), mask=mask)
-        tl.store(gradient_x + place + dim, of_w.to(kind), mask=mask)
+        kind = x.dtype.element_ty
+        tl.store(x + place, of_u.to(kind), mask=mask)
+        tl.store(x + place + dim, of_w.to(kind), mask=mask)
         tl.store(out + row * dim + column, (u * sigmoid * w).to(out.dtype.element_ty), mask=mask)
         for_u += of_u
         for_w += of_w

@@ -20,7 +20,8 @@ from scenetok_ns.models.rope import RotaryTable
 Rows = Float[Tensor, "rows dim"]
 
 PROGRAMS = 528
-"""Of backward kernels: four for each processor of an H100. Each of them adds up its share of the rows."""
+"""Of backward kernels: four for each processor of an H100; half as many for few rows, which are then as fast and leave
+less to add. Each of them adds up its share of the rows."""
 
 
 STAGES = 3
@@ -38,7 +39,7 @@ class Sums:
         self.widths[name] = width
 
     def allocate(self, rows: int, device: torch.device) -> None:
-        programs = PROGRAMS if rows >= 16 * PROGRAMS else PROGRAMS // 2
+        programs = PROGRAMS if rows >= 40 * PROGRAMS else PROGRAMS // 2
         self._table = torch.empty(programs, sum(self.widths.values()), device=device)
 
     def __getitem__(self, name: str) -> Float[Tensor, "programs width"]:
@@ -308,16 +309,16 @@ def heads_backward(
     return out
 
 
-def silu_product_backward(
+def silu_product_backward_(
     gradient_out: Rows, x: Float[Tensor, "rows 2*dim"], sums: Tensor
 ) -> tuple[Float[Tensor, "rows 2*dim"], Rows]:
-    """Gradient of x, and the product once more. `sums`: for the bias of x."""
+    """Gradient of x, which takes the place of x, and the product once more. `sums`: for the bias of x."""
     rows, dim = gradient_out.shape
-    gradient_x, out = torch.empty_like(x), torch.empty_like(gradient_out)
+    out = torch.empty_like(gradient_out)
     kernels.silu_product_backward[(len(sums), triton.cdiv(dim, 1024))](
-        gradient_out, x, gradient_x, out, sums, rows, dim, sums.stride(0), BLOCK=1024, STAGES=STAGES, num_warps=4
+        gradient_out, x, out, sums, rows, dim, sums.stride(0), BLOCK=1024, STAGES=STAGES, num_warps=4
     )
-    return gradient_x, out
+    return x, out
 
 
 @dataclass

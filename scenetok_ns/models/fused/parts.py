@@ -223,7 +223,7 @@ class FeedForwardPart:
     def backward(self, gradient: Rows, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
         of_product = gradient @ weights[f"{prefix}.w3.weight"]
-        halves, product = ops.silu_product_backward(of_product, self._halves, weights.sums[f"{prefix}.w12.bias"])
+        halves, product = ops.silu_product_backward_(of_product, self._halves, weights.sums[f"{prefix}.w12.bias"])
         w3, w12 = ops.weight_gradient(gradient, product), ops.weight_gradient(halves, x)
         weights.gradients[f"{prefix}.w3.weight"] = w3[:, : self._hidden].contiguous()
         weights.gradients[f"{prefix}.w12.weight"] = _without_padding(w12, 2 * self._hidden)

@@ -98,15 +98,16 @@ class BlockPass:
     def gate(self, slot: int) -> Columns:
         return Columns(self.modulation, gate=slot * self._activated.shape[1])
 
-    def begin_backward(self, *, unused: bool = False) -> None:
-        """`unused`: some modulations are, and get no gradient."""
+    def begin_backward(self, *, used: int = 6) -> None:
+        """Gradients of modulations take the places of their values: each is used for the last time where its gradient
+        is made. Only the first `used` of six have a gradient."""
         values, sums = self.modulation.values, self.weights.sums
         sums.allocate(len(values), values.device)
         name = f"{self.MODULATIONS}.bias"
-        if unused:
-            sums[name].zero_()
-        gradients = torch.zeros_like(values) if unused else torch.empty_like(values)
-        self.modulation = Modulation(values, gradients, sums[name])
+        unused = values.shape[1] // 6 * used
+        values[:, unused:].zero_()
+        sums[name][:, unused:].zero_()
+        self.modulation = Modulation(values, values, sums[name])
 
     def modulations_backward(self, shared: SharedGradient) -> None:
         """To the gradient of the activated condition."""
@@ -233,7 +234,7 @@ class CompressorPass(BlockPass):
         return tokens, views
 
     def backward(self, of_tokens: Rows | None, of_views: Rows | None) -> tuple[Rows, Rows]:
-        self.begin_backward(unused=self.last)
+        self.begin_backward(used=3 if self.last else 6)
         modulation = self.modulation
         h1, h2, h3, h4 = self.kept
         if of_tokens is None:
