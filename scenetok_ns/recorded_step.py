@@ -126,17 +126,21 @@ class RecordedStep:
 
     def _hand_out(self, recording: Recording, accumulates: bool) -> None:
         parameters, gradients, joined = recording.parameters, recording.gradients, recording.joined
-        if accumulates and all(parameter.grad is not None for parameter in parameters):
-            if joined is None:
-                torch._foreach_add_([cast(Tensor, parameter.grad) for parameter in parameters], gradients)
-            else:
-                cast(Tensor, self._in_place).add_(joined)
+        there = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        adds = accumulates and len(there) == len(parameters)
+        if adds and joined is None:
+            torch._foreach_add_(there, gradients)
+            return
+        if adds and self._in_place is not None:
+            self._in_place += joined
             return
         if accumulates and joined is None:
             gradients = [gradient.clone() for gradient in gradients]
         elif accumulates and joined is not None:
             joined = joined.clone()
             gradients = parts_of(joined, parameters)
+            if adds:  # recorded anew amid a cycle: what is there lies elsewhere
+                torch._foreach_add_(gradients, there)
         self._in_place = joined
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
