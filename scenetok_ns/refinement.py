@@ -119,6 +119,8 @@ class RefineModel(SceneTokModel):
             raise ValueError(f"preset {self.preset.name} generates scenes; refine with the one of its tokenizer")
         if self.config.ema_decay is not None or (self.config.compile and self.config.adapter_rank):
             raise ValueError("scenetok-refine keeps no averaged weights (--ema-decay), and compiles no adapters")
+        if self.config.cuda_graph:
+            raise ValueError("scenetok-refine records no steps: leave out --pipeline.model.cuda-graph")
         self.scenetok.requires_grad_(False)
         self.scenetok.low_vram = False  # the renderer shares networks with it, so they stay; autoencoders still go away
         shape = self.preset.compressor.num_tokens, self.preset.compressor.token_dim
