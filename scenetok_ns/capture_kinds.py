@@ -62,13 +62,16 @@ def without_questions(config: ColmapDataParserConfig) -> ColmapDataParserConfig:
 def fitting_dataparser(dataparser: DataParser) -> DataParser:
     """The dataparser that a command names, made to fit its folder as `find_dataparser` would.
 
-    colmap looks for its model in all usual places, not only in its default one. Raises DataError, with what to do, for
-    nerfstudio-data (the default) and a folder that has no transforms.json.
+    colmap looks for its model in all usual places, unless the command says where it is. Raises DataError, with what to
+    do, for nerfstudio-data (the default) and a folder that has no transforms.json.
     """
     config = dataparser.config
     if isinstance(config, ColmapDataParserConfig):
-        found = None if (config.data / config.colmap_path).exists() else _colmap(config.data)
-        return without_questions(config if found is None else replace(config, colmap_path=found.colmap_path)).setup()
+        usual = config.colmap_path == ColmapDataParserConfig().colmap_path
+        if usual and not (config.data / config.colmap_path).exists():
+            found = _colmap(config.data)
+            config = config if found is None else replace(config, colmap_path=found.colmap_path)
+        return without_questions(config).setup()
     if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
         kind = KINDS[type(find_dataparser(config.data))]
         raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: write {kind} at the command's end")

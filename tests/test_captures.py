@@ -186,6 +186,8 @@ def test_named_dataparsers_find_what_encode_finds(tmp_path: Path) -> None:
     assert source.num_train == 6 and source.scene(tmp_path.name).num_frames == 9
     with pytest.raises(DataError, match=r"has no transforms.json, but colmap reads it: write colmap at"):
         read_capture(NerfstudioDataParserConfig(data=tmp_path).setup(), "val")
+    with pytest.raises(DataError, match=r"cannot be read by ColmapDataParser: .*sparse/7 does not exist"):
+        read_capture(ColmapDataParserConfig(data=tmp_path, colmap_path=Path("sparse/7")).setup(), "val")
     (tmp_path / "sparse").rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="ns-process-data images"):
         read_capture(NerfstudioDataParserConfig(data=tmp_path).setup(), "val")
