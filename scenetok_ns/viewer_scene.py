@@ -108,11 +108,7 @@ class ShownScene:
 
     def show_named(self, name: str) -> None:
         """Any scene of the split by its name."""
-        if name not in self.names:
-            if name not in self._scenes.source.keys:
-                raise DataError(f"there is no scene {name!r} in this split; names are those of the data set's folder")
-            self._scenes.keys = [*self.names, name]
-        self.show(self.names.index(name))
+        self.show(self._scenes.number_of(name))
 
     def give(self, indices: Int64[Tensor, " v"]) -> None:
         """Other views of the scene of the data set."""
