@@ -19,5 +19,7 @@ def let_segments_grow() -> None:
     """
     if sys.platform != "linux" or any(os.environ.get(name) for name in VARIABLES):
         return
-    set_ = getattr(torch._C, "_accelerator_setAllocatorSettings", torch.cuda.memory._set_allocator_settings)
-    set_("expandable_segments:True")  # the first from torch 2.9 on, where the second is deprecated
+    if hasattr(torch._C, "_accelerator_setAllocatorSettings"):  # from torch 2.9 on
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    else:
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")

@@ -45,7 +45,7 @@ class RecordedStep:
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
 
     Of several processes each records its own pass. DistributedDataParallel, which exchanges gradients during the
-    backward pass, cannot be recorded; here one exchange follows the pass (`average`), with the GPU for itself.
+    backward pass, is not used then; one exchange follows the pass (`average`), with the GPU for itself.
     """
 
     def __init__(self, model: SceneTokModel, processes: int = 1) -> None:
@@ -131,7 +131,7 @@ class RecordedStep:
         if adds and joined is None:
             torch._foreach_add_(there, gradients)
             return
-        if adds and self._in_place is not None:
+        if adds and joined is not None and self._in_place is not None:
             self._in_place += joined
             return
         if accumulates and joined is None:

@@ -74,10 +74,10 @@ class SceneTokModelConfig(ModelConfig):
     on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""
     fused: bool = True
     """Training on a GPU: run the networks' blocks on kernels of our own, forward and backward. Less memory, no waiting
-    for a compiler, the same gradients but for rounding. Without Triton, and where part of a block is frozen, nothing
-    changes. False: torch's operations."""
+    for a compiler, the same gradients but for rounding; hooks on parts of a block do not run. Without Triton, and where
+    part of a block is frozen, nothing changes. False: torch's operations."""
     cuda_graph: bool = False
-    """Training on one GPU: record the forward and backward pass once and replay it. Pays where the host cannot launch
+    """Training on GPUs: record the forward and backward pass once and replay it. Pays where the host cannot launch
     kernels as fast as the GPU works, as with small batches."""
     gradient_checkpointing: Checkpointing = "none"
     """Training: what is computed again in the backward pass to save memory. selective: what is cheap; full: all."""

@@ -219,3 +219,11 @@ def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: P
         torch.testing.assert_close(gradient, second["recorded"][0][name])
     for name, weight in first["recorded"][1].items():
         assert torch.equal(weight, second["recorded"][1][name])
+
+
+def test_autoencoders_that_move_cannot_be_recorded(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = small_pipeline(data)
+    pipeline.model.config.low_vram = True
+    monkeypatch.setattr(SceneTokPipeline, "_records", True)
+    with pytest.raises(ValueError, match="leave one of them out, or train from latents"):
+        pipeline.get_train_loss_dict(0)

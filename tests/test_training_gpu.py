@@ -58,11 +58,11 @@ def trainer_of(data: Path, output: Path, preset: Path = PRESET, **fields: Any) -
     "fields",
     [
         {},
+        {"fused": False},
         {"ema_decay": 0.9},
-        {"cuda_graph": True},
-        {"compile": True},
-        {"fused": True},
-        {"fused": True, "cuda_graph": True, "gradient_checkpointing": "selective"},
+        {"fused": False, "cuda_graph": True},
+        {"fused": False, "compile": True},
+        {"cuda_graph": True, "gradient_checkpointing": "selective"},
     ],
 )
 def test_no_step_waits_for_the_device(data: Path, tmp_path: Path, fields: dict[str, Any]) -> None:

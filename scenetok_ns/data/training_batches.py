@@ -115,6 +115,12 @@ class TrainingBatch:
         assert self.sample.condition is not None, "only batches for a scene generator have condition views"
         return self.sample.condition
 
+    @property
+    def has_images(self) -> bool:
+        """Whether photographs are to be encoded; False: there are latents, or scene tokens."""
+        clips = (self.sample.context, self.sample.target, self.sample.condition)
+        return any(part is not None and part.images is not None for part in clips)
+
     def to(self, device: torch.device | str) -> TrainingBatch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
