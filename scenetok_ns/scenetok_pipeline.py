@@ -111,8 +111,9 @@ class SceneTokPipeline(VanillaPipeline):
         if self._recorded is None:
             if self.model.config.low_vram and batch.has_images:
                 raise ValueError(
-                    "--pipeline.model.cuda-graph True records passes, which cannot move autoencoders as --pipeline.model."
-                    "low-vram True does: leave one of them out, or train from latents (scenetok latents)"
+                    "--pipeline.model.cuda-graph True records a pass, which cannot move autoencoders as "
+                    "--pipeline.model.low-vram True does: leave one of them out, or train from latents "
+                    "(scenetok latents)"
                 )
             self._recorded = RecordedStep(self.model, self.world_size)
         outputs = self._recorded(batch, accumulates=self.accumulation_steps > 1)
