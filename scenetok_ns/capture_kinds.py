@@ -13,6 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.printing import command
 
 TRANSFORMS = "transforms.json"
 MODELS = ("colmap/sparse/0", "sparse/0", "sparse")
@@ -99,10 +100,9 @@ def _advice(data: Path) -> str:
     ]
     for kind, is_it in kinds:
         if is_it():
-            return (
-                f"{data} has no cameras in a form that can be read; make them with ns-process-data {kind} "
-                f"--data {data} --output-dir {data.with_suffix('')}-processed, and give that folder"
-            )
+            processed = f"{data.with_suffix('')}-processed"
+            making = command("ns-process-data", kind, "--data", data, "--output-dir", processed)
+            return f"{data} has no cameras in a form that can be read; make them with {making}, and give that folder"
     return (
         f"{data} is no data set: expected {TRANSFORMS} (ns-process-data), a COLMAP model in sparse/0, index.json of "
         "re10k-data, or scenes of dl3dv-data"

@@ -16,7 +16,6 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDa
 from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 from nerfstudio.utils import comms
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from scenetok_ns.data.held_out import HeldOutTargets
 from scenetok_ns.data.latents import LatentScenes, LatentStore
@@ -36,6 +35,7 @@ from scenetok_ns.evaluation_scenes import EvaluationScenes, EvaluationViews
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.nerfstudio_scenes import SceneViews, StockSceneSource, read_capture
+from scenetok_ns.printing import tell
 
 
 @dataclass
@@ -146,7 +146,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         capture = read_capture(
             self.dataparser, self.test_split, pose_scale=self.config.pose_scale, typical_spread=spread
         )
-        CONSOLE.print(capture.summary(), soft_wrap=True)
+        tell(capture.summary())
         return capture
 
     # --- What Nerfstudio's trainer and tools call ---
@@ -205,9 +205,9 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         if split == "train" and self.config.tokens is not None:
             store = self._token_store(self.config.tokens, split)
             samples: TrainingSamples = TokenSamples(source, store, *rest)
-            CONSOLE.print(f"{len(samples.keys)} scenes with tokens, {store.encodings} encodings of each")
+            tell(f"{len(samples.keys)} scenes with tokens, {store.encodings} encodings of each")
             return samples
-        CONSOLE.print(f"{len(source.keys)} scenes for the {split} split")
+        tell(f"{len(source.keys)} scenes for the {split} split")
         return TrainingSamples(self._without_targets(source) if split == "train" else source, *rest)
 
     def _without_targets(self, source: SceneSource) -> SceneSource:
@@ -216,10 +216,9 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         shares = shares and self.dataparser.split_folder("train") == self.dataparser.split_folder(self.test_split)
         if not shares:
             return source
-        CONSOLE.print(
+        tell(
             f"Training and evaluation share {self.dataparser.split_folder('train')}: the target views of the "
-            f"{len(self.scenes.keys)} scenes to evaluate are kept out of training",
-            soft_wrap=True,
+            f"{len(self.scenes.keys)} scenes to evaluate are kept out of training"
         )
         return HeldOutTargets(source, self.scenes.keys, self.scenes.views_by_index)
 
@@ -237,7 +236,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         scenes = LatentScenes(context, target, source.keys)
         sharding = Sharding(self.batch_size, comms.get_rank(), comms.get_world_size())
         for line in (f"{len(scenes.keys)} scenes with latents", *scenes.summary(self.preset.data.random_flip)):
-            CONSOLE.print(line)
+            tell(line)
         return LatentSamples(scenes, self.preset.data, target.space.layout, sharding, self.config.seed)
 
     def _latent_folders(self) -> tuple[tuple[Path, AutoencoderConfig], tuple[Path, AutoencoderConfig]]:

@@ -15,13 +15,13 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from scenetok_ns.atomic_files import save_torch
 from scenetok_ns.cuda_memory import let_segments_grow
 from scenetok_ns.models.checkpoint import CheckpointError
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.optimizers import ClippedAdamW
+from scenetok_ns.printing import tell
 from scenetok_ns.scenetok_model import SceneTokModel
 
 CHECKPOINT_NAME = "step-{:09d}.ckpt"
@@ -84,7 +84,7 @@ class SceneTokTrainer(Trainer):
 
     def train(self) -> None:
         if self.config.max_num_iterations == 0:
-            CONSOLE.print(f"This run is complete: {self._start_step} steps in {self.checkpoint_dir}")
+            tell(f"This run is complete: {self._start_step} steps in {self.checkpoint_dir}")
             return
         cast(SceneTokModel, self.pipeline.model).begin_training()
         try:
@@ -201,14 +201,15 @@ class SceneTokTrainer(Trainer):
         if self.config.load_dir is not None:
             path = checkpoint_path(self.config.load_dir, self.config.load_step)
         if path is None:
-            CONSOLE.print("No checkpoint to load: training from scratch.")
+            tell("No checkpoint to load: training from scratch.")
             preset = load_preset(self.config.pipeline.model.preset)  # type: ignore[attr-defined]
             for line in cast(Any, self.pipeline.model).begin():
-                CONSOLE.print(line, soft_wrap=True)
+                tell(line)
             for quirk in preset.quirks:
-                CONSOLE.print(
-                    f"[bold yellow]Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
-                    "need; train afresh with a preset that has none (docs/quirks.md)."
+                tell(
+                    f"Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
+                    "need; train afresh with a preset that has none (docs/quirks.md).",
+                    style="bold yellow",
                 )
             return
         state = read_checkpoint(path)
@@ -222,7 +223,7 @@ class SceneTokTrainer(Trainer):
         if "random_states" in state and comms.is_main_process():  # the file holds rank 0's; the others keep their seeds
             restore_random_states(state["random_states"])
         self._start_step = state["step"] + 1
-        CONSOLE.print(f"Resuming after step {state['step']} of {path}")
+        tell(f"Resuming after step {state['step']} of {path}")
 
 
 def checkpoint_path(folder: Path, step: int | None = None) -> Path:

@@ -273,6 +273,8 @@ def test_kinds_of_data(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=advice):
             kind(name, file)
+    with pytest.raises(DataError, match=r"images --data '.*my photos' --output-dir '.*my photos-processed', and give"):
+        kind("my photos", "IMG_1.JPG")
     (tmp_path / "walk.mp4").touch()
     with pytest.raises(DataError, match="ns-process-data video"):
         find_dataparser(tmp_path / "walk.mp4")

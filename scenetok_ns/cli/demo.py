@@ -16,11 +16,11 @@ from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.generation_options import PhotographOptions
+from scenetok_ns.printing import command, description_column, plain_console
 
 METHOD = "scenetok-tiny"
 GENERATOR = "scenegen-tiny"
@@ -62,7 +62,7 @@ def demo(
         preset: Name of the tokenizer; its trained weights come with the package.
         generator: Name of the generator, likewise.
     """
-    console = Console()
+    console = plain_console()
     begin = time.monotonic()
     name = datetime.now().strftime("%Y-%m-%d_%H%M%S")
     if min(train_scenes, test_scenes, steps) < 1:
@@ -106,12 +106,15 @@ def demo(
 
     trained = output / "runs" / "demo" / METHOD / name
     minutes = (time.monotonic() - begin) / 60
-    console.print(f"\nDone in {minutes:.1f} minutes. Rooms: {data}\nFigures: {figures}")
-    console.print(f"Truth beside prediction, view by view: {results / 'views'}")
-    console.print(f"A walk between the views of a room: {video}")
-    console.print(f"A scene generated from {photograph}: {generated}")
-    console.print(f"The model, trained {steps} steps more: {trained}")
-    console.print(f"Look around: {command('ns-viewer', '--load-config', config)}", soft_wrap=True)
+    for line in (
+        f"\nDone in {minutes:.1f} minutes. Rooms: {data}\nFigures: {figures}",
+        f"Truth beside prediction, view by view: {results / 'views'}",
+        f"A walk between the views of a room: {video}",
+        f"A scene generated from {photograph}: {generated}",
+        f"The model, trained {steps} steps more: {trained}",
+        f"Look around: {command('ns-viewer', '--load-config', config)}",
+    ):
+        console.print(line, soft_wrap=True)
 
 
 def open_shipped(preset: str, data: Path, folder: Path) -> Path:
@@ -187,12 +190,12 @@ class Tools:
     def run(self, title: str, words: list[object]) -> None:
         """Run one tool to its end. Raises ToolError if it fails."""
         log = self.folder / f"{title}.log"
-        command = [find_tool(str(words[0])), *map(str, words[1:])]
-        self.console.print("$ " + " ".join([str(words[0]), *command[1:]]), style="dim", soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        call = [find_tool(str(words[0])), *map(str, words[1:])]
+        self.console.print(f"$ {command(*words)}", style="dim", soft_wrap=True)
+        columns = (description_column(), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
         with open(log, "wb") as file, Progress(*columns, TimeRemainingColumn(), console=self.console) as bar:
             task = bar.add_task(title, total=1.0)
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment())
+            process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment())
             assert process.stdout is not None
             try:
                 while chunk := os.read(process.stdout.fileno(), 1 << 16):

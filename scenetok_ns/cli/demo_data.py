@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
+
+from scenetok_ns.printing import plain_console
 
 
 def demo_data(
@@ -32,9 +33,9 @@ def demo_data(
     from scenetok_ns.data.demo_scenes import Split
     from scenetok_ns.data.demo_writer import write_demo_data
 
-    console = Console()
+    console = plain_console()
     scenes: dict[Split, int] = {"train": train, "test": test}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task("making rooms", total=train + test)
         write_demo_data(output, layout, scenes, frames, size, seed, on_scene=lambda: progress.advance(task))
-    console.print(f"{train} training and {test} test scenes of {frames} frames are in {output}")
+    console.print(f"{train} training and {test} test scenes of {frames} frames are in {output}", soft_wrap=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
+from rich.text import Text
 
-from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.run_tokens import check_token_file, load_run, with_sources, write_tokens
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.printing import command, plain_console
 
 if TYPE_CHECKING:
     from scenetok_ns.scenetok_pipeline import SceneTokPipeline
@@ -80,7 +81,7 @@ def encode(
         show_scene(config, scene)
     set_num_context(config, num_context)
     set_pose_scale(config, pose_scale)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     pipeline = load_run(config, checkpoints, console)
     if split is None:
         tokens = _encoded_scene(pipeline, console)
@@ -104,7 +105,7 @@ def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:
         )
     # All context views, also of a model that would generate the scene from fewer.
     context = datamanager.scenes.context_indices(shown.number)
-    with console.status(f"encoding {len(context)} photographs of {shown.scene.key}"):
+    with console.status(Text(f"encoding {len(context)} photographs of {shown.scene.key}")):
         if shown.anchors is None:
             tokens = pipeline.model.tokens_of(shown.number)  # of a refined run, those
         else:

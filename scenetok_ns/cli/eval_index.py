@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from scenetok_ns.cli.latents import open_split, scene_progress
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.printing import plain_console
 
 
 def eval_index(
@@ -41,7 +40,7 @@ def eval_index(
         start: Where in the scene the targets lie.
         seed: Of random starts.
     """
-    console = Console()
+    console = plain_console()
     if (output is None) == (check is None):
         raise ValueError("give either --output, the index to make, or --check, the index to compare with the data")
     source = open_split(data, split, (split,))
@@ -66,6 +65,7 @@ def eval_index(
         task = progress.add_task("reading scenes", total=len(source.keys))
         entries, skipped = make_index(source, rule, lambda key: progress.advance(task))
     save_index(output, entries)
-    console.print(f"{output}: {len(entries)} scenes with {num_context} context and {num_targets} target views each")
+    counts = f"{len(entries)} scenes with {num_context} context and {num_targets} target views each"
+    console.print(f"{output}: {counts}", soft_wrap=True)
     if skipped:
         console.print(skipped.summary(), soft_wrap=True)

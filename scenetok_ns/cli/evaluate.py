@@ -11,13 +11,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.open_run import check_encodes, positive, set_num_context, set_sampling, show_data, show_index
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.sweeps import SweepOptions
 from scenetok_ns.models.presets import Solver, load_preset
+from scenetok_ns.printing import command, plain_console
 
 if TYPE_CHECKING:
     from scenetok_ns.evaluation.measures import Measures
@@ -88,7 +88,7 @@ def evaluate(
     set_sampling(config, seed, steps, guidance)
     config.pipeline.model.solver = solver or config.pipeline.model.solver
     choose_data(config, data, index, num_context, num_condition, sweep)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     pipeline = load_run(config, checkpoints, console)
     check_photographs(pipeline.datamanager)
     pipeline.datamanager.scenes.keys = chosen_scenes(pipeline.datamanager, scenes, num_scenes)
@@ -250,7 +250,7 @@ def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, 
     if rows[0].axes:
         sweeps.plot(rows, folder / sweeps.PLOT)
     write_atomically(folder / FIGURES, json.dumps(content, indent=1, allow_nan=False).encode())
-    Console().print(shown(rows))
+    plain_console().print(shown(rows))
     first = found[0][1]
     tell_missing(
         {name: first["not_computed"][name] for name in first["samples"] if name in first["not_computed"]}, console

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
-from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
+from scenetok_ns.printing import command, plain_console
 
 SMALLEST = 16
 """Pixels of a picture's side."""
@@ -37,7 +36,7 @@ def export_dataset(
         raise ValueError(f"--size must be at least {SMALLEST}, got {size}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists; choose another --output, or remove it")
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     rendered = rendered_scene(output, view, console)
     from scenetok_ns.data.demo_writer import whole_folder
     from scenetok_ns.nerfstudio_dataset import write_dataset

@@ -20,6 +20,7 @@ from scenetok_ns.cli.run_tokens import check_token_file, load_run, with_sources,
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.printing import description_column, plain_console
 
 if TYPE_CHECKING:
     from scenetok_ns.run_folder import RunFolderConfig
@@ -67,7 +68,7 @@ def generate(
     from scenetok_ns.cli.open_run import positive, show_data, show_scene
     from scenetok_ns.run_folder import derive_run
 
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     config, checkpoints = derive_run(run, output)
     check_generator(config, "scenetok generate")
     show_photograph(config, photograph, console)
@@ -92,7 +93,8 @@ def _generated(config: RunFolderConfig, checkpoints: Path | None, console: Conso
     shown = datamanager.scenes.scene(datamanager.scenes.active)
     if datamanager.scenes.stored_tokens(shown.number) is not None:
         raise DataError(f"{datamanager.config.data} is a token file already; give --image, or --data with photographs")
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+    columns = description_column(), *Progress.get_default_columns()[1:]
+    with Progress(*columns, MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task(f"generating {shown.scene.key}", total=None)
         tokens = pipeline.model.tokens_of(
             shown.number, lambda done, total: progress.update(task, completed=done, total=total)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from scenetok_ns.cli.commands import command
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, weights_file
 from scenetok_ns.models.checkpoint import CheckpointError, released_state
 from scenetok_ns.models.file_digests import sha256_of
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
+from scenetok_ns.printing import command, description_column, plain_console
 from scenetok_ns.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
 
 Bar = Callable[[str, int], Callable[[int], None]]
@@ -44,7 +44,7 @@ def import_checkpoint(
         video_dcae: Published weights of Video DC-AE.
         wan: Published weights of the Wan 2.2 VAE.
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     described = load_preset(preset)
     given = {"vavae": vavae, "video_dcae": video_dcae, "wan": wan}
     weights = autoencoder_files(described, given)
@@ -128,7 +128,7 @@ def imported_config(
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Bar]:
     """Bars that count bytes: bar(text, total) -> function to call with the number of bytes done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (description_column(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
 
         def bar(text: str, total: int) -> Callable[[int], None]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from scenetok_ns.printing import plain_console
+
 if TYPE_CHECKING:
     import torch
 
@@ -58,7 +60,7 @@ def latents(
         verify: Compute nothing; read every file of OUTPUT and say which are damaged. With --data, also which are
             missing.
     """
-    console = Console()
+    console = plain_console()
     if verify:
         _verify(output, data, splits, console)
         return
@@ -109,9 +111,10 @@ def tell_report(report: JobReport, output: Path, console: Console) -> None:
 
     if report.skipped and not report.written and not report.present:
         raise DataError(f"nothing was written to {output}: {report.skipped.summary(3)}")
-    console.print(f"{report.written} files written to {output}, {report.present} scenes were there already")
+    present = f"{report.present} scenes were there already"
+    console.print(f"{report.written} files written to {output}, {present}", soft_wrap=True)
     if report.skipped:
-        console.print(report.skipped.summary())
+        console.print(report.skipped.summary(), soft_wrap=True)
 
 
 def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: Console) -> None:
@@ -137,7 +140,7 @@ def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: C
     if problems:
         raise ValueError(f"{root}: {' and '.join(problems)}; delete bad files and run again without --verify")
     total = sum(len(scenes) for factors in content.values() for scenes in factors.values())
-    console.print(f"{root}: the files of {total} scenes are complete")
+    console.print(f"{root}: the files of {total} scenes are complete", soft_wrap=True)
 
 
 def open_split(data: Path, split: str, splits: tuple[str, ...]) -> SceneSource:

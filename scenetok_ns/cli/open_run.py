@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
-from scenetok_ns.cli.commands import command
 from scenetok_ns.cli.generation_options import (
     GenerationOptions,
     PhotographOptions,
@@ -23,6 +21,7 @@ from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.token_scene import TokenSource
 from scenetok_ns.models.presets import Solver, load_preset
+from scenetok_ns.printing import command, plain_console
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def open_run(
     from scenetok_ns.run_folder import derive_run, fill_checkpoints
 
     config, checkpoints = derive_run(run, output)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     set_sampling(config, seed, steps, guidance)
     config.pipeline.model.solver = solver or config.pipeline.model.solver
     config.pipeline.model.wide = wide or config.pipeline.model.wide

@@ -13,6 +13,7 @@ from scenetok_ns.data.camera_paths import PATH_NAMES
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver, preset_names
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.printing import plain_console
 
 if TYPE_CHECKING:
     from scenetok_ns.path_videos import CameraPath, Shot
@@ -96,7 +97,7 @@ def render(
     from scenetok_ns.shot_files import check_folder, check_names
 
     check_folder(output)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     config, checkpoints = derive_run(run or preset_of(tokens), output)
     set_sampling(config, seed, steps, guidance)
     config.pipeline.model.solver = solver or config.pipeline.model.solver

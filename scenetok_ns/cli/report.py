@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.cli.evaluate import default_folder
@@ -16,6 +15,7 @@ from scenetok_ns.cli.latents import scene_progress
 from scenetok_ns.cli.open_run import positive
 from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.report import ReportOptions, page, read_figures
+from scenetok_ns.printing import plain_console
 
 PAGE = "report.html"
 
@@ -36,7 +36,7 @@ def report(
         variant: Of a sweep: the one whose pictures are shown, by the name of its folder; default: the first.
         options: See the options.
     """
-    console = Console()
+    console = plain_console()
     folder = run if (run / FIGURES).is_file() else default_folder(run)
     read_figures(folder)
     positive("--max-scenes", options.max_scenes)

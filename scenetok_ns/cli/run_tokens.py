@@ -13,9 +13,9 @@ from jaxtyping import Int64
 from rich.console import Console
 from torch import Tensor
 
-from scenetok_ns.cli.commands import command
 from scenetok_ns.data.scenes import Scene
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.printing import command
 from scenetok_ns.run_files import CHECKPOINTS, CONFIG
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
+from scenetok_ns.printing import plain_console
 
 if TYPE_CHECKING:
     from scenetok_ns.rendered_views import RenderedScene
@@ -45,7 +46,7 @@ def splat(
         raise ValueError(f"--output: splat files end in .ply, got {output.name}")
     if iterations < 1 or gaussians < 2:
         raise ValueError(f"--iterations must be at least 1, --gaussians 2; got {iterations} and {gaussians}")
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with console.status("preparing gsplat (its first use compiles for minutes)"):
         require_gsplat()
     begin = time.perf_counter()

@@ -7,8 +7,8 @@ import logging
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
+from scenetok_ns.printing import plain_console
 from scenetok_ns.tiny_training import TinyOptions, run_training
 
 
@@ -16,5 +16,7 @@ def train_tiny(options: Annotated[TinyOptions, tyro.conf.arg(name="")]) -> None:
     """Train the embedded model on demo scenes made on the fly (a GPU is wanted), and write weights and figures."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     figures = run_training(options)
-    Console().print_json(json.dumps(figures))
-    Console().print(f"weights.safetensors, log.jsonl, figures.json and samples.png are in {options.output}")
+    console = plain_console()
+    console.print_json(json.dumps(figures))
+    files = "weights.safetensors, log.jsonl, figures.json and samples.png"
+    console.print(f"{files} are in {options.output}", soft_wrap=True)

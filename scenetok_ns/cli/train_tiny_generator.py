@@ -7,8 +7,8 @@ import logging
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
+from scenetok_ns.printing import plain_console
 from scenetok_ns.tiny_generator_training import GeneratorOptions, run_training
 
 
@@ -17,5 +17,7 @@ def train_tiny_generator(options: Annotated[GeneratorOptions, tyro.conf.arg(name
     figures."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     figures = run_training(options)
-    Console().print_json(json.dumps(figures))
-    Console().print(f"weights.safetensors, log.jsonl, figures.json and samples.png are in {options.output}")
+    console = plain_console()
+    console.print_json(json.dumps(figures))
+    files = "weights.safetensors, log.jsonl, figures.json and samples.png"
+    console.print(f"{files} are in {options.output}", soft_wrap=True)

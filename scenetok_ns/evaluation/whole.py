@@ -14,8 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.measures import Measures
@@ -24,6 +23,7 @@ from scenetok_ns.evaluation.protocol import settings_of
 from scenetok_ns.evaluation.records import SCENES, EvaluationFolder
 from scenetok_ns.evaluation.runner import SceneEvaluation
 from scenetok_ns.evaluation.summary import Summary, summarise
+from scenetok_ns.printing import description_column, plain_console
 
 if TYPE_CHECKING:
     from scenetok_ns.scenetok_datamanager import SceneTokDataManager
@@ -83,8 +83,8 @@ def check_photographs(datamanager: SceneTokDataManager) -> None:
 def run_with_progress(evaluation: SceneEvaluation, settings: dict[str, Any], label: str) -> Summary | None:
     """Run an evaluation, or its shard, with a bar; figures if by now all scenes are done, else None."""
     evaluation.folder.claim(settings)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=plain_console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=len(evaluation.own_keys))
         evaluation.on_scene = lambda key: bar.advance(task)
         evaluation.run()

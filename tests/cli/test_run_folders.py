@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,14 @@ def test_encode_refuses_other_endings_and_other_shapes_do_not_open(workplace: Pa
     SceneTokens(torch.zeros(4, 8), torch.eye(4), preset="another").save(workplace / "other.safetensors")
     said = failure("open", workplace, str(workplace / "run"), output="new", tokens="other.safetensors")
     assert "4 tokens of 8 numbers, made by preset another, but this run's model takes 16 of 8" in said
+
+
+def test_paths_are_printed_as_they_are(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What looks like markup or emoji of the terminal library is a part of the name."""
+    output = tmp_path / "[old] a[" / "b]" / ":smile:.safetensors"
+    scenetok("encode", workplace, run="run", output=output, scene=SCENES[0])
+    said = capsys.readouterr().err
+    folder = output.with_suffix("")
+    assert f"{output}: 16 tokens" in said and f"{folder} is ready:" in said
+    command = next(line for line in said.splitlines() if line.startswith("  ns-viewer "))
+    assert shlex.split(command) == ["ns-viewer", "--load-config", str(folder / "config.yml")]

@@ -1,0 +1,33 @@
+"""What is printed for people: paths and names as they are, and commands to be copied.
+
+Rich takes `[old]` for markup and `:smile:` for a picture, and both may be parts of a path; nothing here does.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from rich.console import Console
+from rich.progress import TextColumn
+
+
+def command(*words: object) -> str:
+    """What a shell takes: paths with spaces, quotes or brackets in them stay whole."""
+    return shlex.join(str(word) for word in words)
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that prints strings as they are. (Of `status` that isn't true: give it a rich.text.Text.)"""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
+def description_column() -> TextColumn:
+    """A progress bar's description as it is."""
+    return TextColumn("{task.description}", markup=False)
+
+
+def tell(line: str, style: str | None = None) -> None:
+    """Print a line as it is on the console that Nerfstudio's tools print on."""
+    from nerfstudio.utils.rich_utils import CONSOLE  # importing it takes seconds
+
+    CONSOLE.print(line, style=style, soft_wrap=True, markup=False, emoji=False)
