@@ -23,7 +23,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises OSError that names `path` and the reason; an earlier file of that name is then still there.
     """
-    temporary = path.with_name(f".{path.name}.{_this_process()}{TEMPORARY}")  # no two processes share one
+    temporary = path.with_name(f".{path.name}.{this_process()}{TEMPORARY}")  # no two processes share one
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -75,19 +75,26 @@ class _Counted:
 
 def remove_leftovers(root: Path) -> None:
     """Remove unfinished files of processes that are gone: on this machine by process number, on others by age."""
-    node = _this_process().split("@")[1]
     for path in root.rglob(f".*{TEMPORARY}"):
         owner = path.name[: -len(TEMPORARY)].rsplit(".", 1)[1]
-        pid, _, other = owner.partition("@")
         try:
-            gone = not _runs(int(pid)) if other == node else time.time() - path.stat().st_mtime > LEFTOVER_AGE_S
-            if gone:
+            if is_gone(owner, path.stat().st_mtime, LEFTOVER_AGE_S):
                 path.unlink()
         except FileNotFoundError:
             continue  # finished, or removed by another process
 
 
-def _this_process() -> str:
+def is_gone(process: str, last_sign: float, patience_s: float) -> bool:
+    """Whether a process (`this_process` of its own) has ended: on this machine by its number, on others if the last
+    sign of it, a time of modification, is older than `patience_s`."""
+    number, _, node = process.partition("@")
+    if node == this_process().partition("@")[2]:
+        return not _runs(int(number))
+    return time.time() - last_sign > patience_s
+
+
+def this_process() -> str:
+    """Number and machine, for the names of what is unfinished."""
     return f"{os.getpid()}@{platform.node().replace('.', '-')}"
 
 

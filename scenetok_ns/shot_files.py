@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.atomic_files import write_atomically
+from scenetok_ns.atomic_files import is_gone, this_process, write_atomically
 from scenetok_ns.camera_path_file import FRAME_RATE, write_path
 from scenetok_ns.path_videos import NearestPhotographs, Shot
 
@@ -27,13 +28,20 @@ PATH_SUFFIX = ".camera_path.json"
 PICTURE = re.compile(r"\d{5,}\.png")
 SHOWN = 3
 """Files that an error names."""
+UNFINISHED = re.compile(r"\.render-(\d+@.+)-\w+")
+"""Folders that renders are made in, with their process."""
+BEFORE = ".before"
+"""In such a folder: what the render takes the place of."""
+PATIENCE_S = 24 * 3600.0
+"""For unfinished renders of other machines, in which nothing changes: one may wait long for its turn."""
 
 
 class ShotFiles:
     """The files of one shot: `<name>.mp4`, pictures in the folder `<name>`, and the path, `<name>.camera_path.json`.
 
     `formats`: mp4, png or both. A context manager: the files have their names when all is in them, in the place of an
-    earlier render's, which is still there if anything fails. Ask `check_names` first.
+    earlier render's, which is still there if anything fails. An earlier render's file in a format that isn't asked for
+    stays if it shows the same path, and goes if it shows another. Ask `check_names` first.
     """
 
     def __init__(self, shot: Shot, folder: Path, formats: Sequence[str], frame_rate: float = FRAME_RATE) -> None:
@@ -85,16 +93,15 @@ def check_folder(folder: Path) -> None:
 
 
 def check_names(folder: Path, names: Sequence[str], formats: Sequence[str]) -> None:
-    """Raise FileExistsError if a file of the shots `names` would replace one that no render made.
+    """Raise FileExistsError if a file of the shots `names` would replace one that no render made, or if one would be
+    taken for a render's once the path is beside it.
 
     An earlier render's files have its path beside them. The viewer's paths have keyframes, a render's have none.
     """
     for name in names:
         path, video, pictures = folder / f"{name}{PATH_SUFFIX}", folder / f"{name}.mp4", folder / name
-        replaceable = {path: _without_keyframes(path)}
-        if "mp4" in formats:
-            replaceable[video] = path.exists() and video.is_file()
-        if "png" in formats:
+        replaceable = {path: _without_keyframes(path), video: path.exists() and video.is_file()}
+        if "png" in formats or _only_pictures(pictures):
             replaceable[pictures] = path.exists() and _only_pictures(pictures)
         for file, ours in replaceable.items():
             if file.exists() and not ours:
@@ -109,23 +116,80 @@ def _without_keyframes(path: Path) -> bool:
 
 
 def _only_pictures(folder: Path) -> bool:
-    return folder.is_dir() and all(PICTURE.fullmatch(path.name) for path in folder.iterdir())
+    return folder.is_dir() and all(PICTURE.fullmatch(path.name) for path in _visible(folder))
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, without what systems leave there (.DS_Store)."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 @contextmanager
 def _finished_files(folder: Path) -> Iterator[Path]:
-    """A folder to fill; what is in it in the end moves to `folder`, each file or folder in the place of its like."""
+    """A folder to fill; what is in it in the end moves to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".render-", dir=folder))
+    part = Path(tempfile.mkdtemp(prefix=f".render-{this_process()}-", dir=folder))
+    (part / BEFORE).mkdir()
     try:
         yield part
-        for made in list(part.iterdir()):
-            there = folder / made.name
-            if there.is_dir():
-                there.rename(part / f".{made.name}-before")
-            os.replace(made, there)
-    finally:
+        _put_in_place(part)
+    except BaseException:
+        if not any((part / BEFORE).glob("*")):  # else it could not be put back, and stays for `finish_killed`
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _put_in_place(part: Path) -> None:
+    """Move what is in `part` to the folder around it; what must go moves to part/.before. All or nothing.
+
+    The path goes last, in and out, so that this can go on where a killed process stopped.
+    """
+    made = sorted(_visible(part), key=lambda file: file.name.endswith(PATH_SUFFIX))
+    replaced = [part.parent / file.name for file in made]
+    moves = [(file, part / BEFORE / file.name) for file in (*_outdated(part), *replaced) if file.exists()]
+    moves += zip(made, replaced, strict=True)
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+    except BaseException:
+        _undo(moves)
+        raise
+
+
+def _undo(moves: Sequence[tuple[Path, Path]]) -> None:
+    for source, target in reversed(moves):
+        if target.exists() and not source.exists():
+            os.replace(target, source)
+
+
+def _outdated(part: Path) -> list[Path]:
+    """An earlier render's files, in formats that `part` hasn't, that show another path."""
+    found: list[Path] = []
+    for path in part.glob(f"*{PATH_SUFFIX}"):
+        there, name = part.parent / path.name, path.name.removesuffix(PATH_SUFFIX)
+        if there.exists() and there.read_bytes() != path.read_bytes():
+            video, pictures = part.parent / f"{name}.mp4", part.parent / name
+            found += [video] * video.is_file() + [pictures] * _only_pictures(pictures)
+    return [file for file in found if not (part / file.name).exists()]
+
+
+def finish_killed(folder: Path) -> None:
+    """Remove what renders into `folder` left that were killed; files that one was moving to their places get there."""
+    for part in sorted(folder.glob(".render-*")) if folder.is_dir() else ():
+        owner = UNFINISHED.fullmatch(part.name)
+        if owner is None or not is_gone(owner[1], _last_change(part), PATIENCE_S):
+            continue
+        if any((part / BEFORE).glob("*")):
+            _put_in_place(part)
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:  # somebody works in it
+        return time.time()
 
 
 @contextmanager

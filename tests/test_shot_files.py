@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +14,24 @@ import pytest
 import torch
 from PIL import Image
 
+from scenetok_ns.atomic_files import TEMPORARY, this_process
 from scenetok_ns.camera_path_file import CameraPath, square_lens
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.path_videos import Shot
-from scenetok_ns.shot_files import ShotFiles, check_folder, check_names, file_names
+from scenetok_ns.shot_files import ShotFiles, check_folder, check_names, file_names, finish_killed
 
 
-def shot(count: int, name: str = "attic") -> Shot:
+def shot(count: int, name: str = "attic", x: float = 0) -> Shot:
     c2w = torch.eye(4).repeat(count, 1, 1)
+    c2w[:, 0, 3] = x
     path = CameraPath(c2w, square_lens(1.0).expand(count, 3, 3), (4, 6))
     return Shot(name, SceneTokens(torch.zeros(2, 3), torch.eye(4), "tiny"), path)
 
 
-def render(folder: Path, count: int, grey: float, formats: tuple[str, ...] = ("png",), fail: bool = False) -> None:
-    with ShotFiles(shot(count), folder, formats) as files:
+def render(
+    folder: Path, count: int, grey: float, formats: tuple[str, ...] = ("png",), fail: bool = False, x: float = 0
+) -> None:
+    with ShotFiles(shot(count, x=x), folder, formats) as files:
         files.add(0, torch.full((count, 3, 4, 6), grey))
         if fail:
             raise RuntimeError("out of memory")
@@ -45,6 +53,100 @@ def test_pictures_take_their_place_together(tmp_path: Path) -> None:
     assert names(tmp_path) == ["attic", "attic.camera_path.json", "attic/00000.png", "attic/00001.png"]
     assert (np.asarray(Image.open(tmp_path / "attic" / "00001.png")) == 204).all()
     assert len(json.loads((tmp_path / "attic.camera_path.json").read_text())["camera_path"]) == 2
+
+
+def test_a_new_path_takes_away_what_was_rendered_of_the_old_one(tmp_path: Path) -> None:
+    """Pictures of the same path stay beside its video; other scenes' files stay anyway."""
+    render(tmp_path, 2, 0.2)
+    (tmp_path / "cellar.mp4").touch()
+    video = tmp_path / "attic.mp4"
+    video.touch()  # as an earlier render with mp4
+    before = names(tmp_path)
+    render(tmp_path, 2, 0.4)
+    assert names(tmp_path) == before
+    with pytest.raises(RuntimeError):
+        render(tmp_path, 2, 0.6, x=1, fail=True)
+    assert names(tmp_path) == before
+    render(tmp_path, 2, 0.6, x=1)
+    assert names(tmp_path) == sorted(set(before) - {"attic.mp4"})
+    render(tmp_path, 2, 0.6, x=2, formats=())  # as with mp4 alone
+    assert names(tmp_path) == ["attic.camera_path.json", "cellar.mp4"]
+
+
+@pytest.mark.parametrize("failing", range(5))
+def test_an_earlier_render_is_there_again_if_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    render(tmp_path, 2, 0.2)
+    (tmp_path / "attic.mp4").touch()
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path) if (tmp_path / name).is_file()}
+    with failing_moves(monkeypatch, failing), pytest.raises(OSError, match="disk"):
+        render(tmp_path, 3, 0.8, x=1)
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path) if (tmp_path / name).is_file()} == before
+    assert not list(tmp_path.glob(".render-*"))
+
+
+@contextmanager
+def failing_moves(monkeypatch: pytest.MonkeyPatch, failing: int) -> Iterator[None]:
+    """The move number `failing` of a render's files to their places fails."""
+    replace, moves = os.replace, count()
+
+    def move(source: Path, target: Path) -> None:
+        if not str(source).endswith(TEMPORARY) and next(moves) == failing:
+            raise OSError("disk")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", move)
+        yield
+
+
+def test_what_killed_renders_leave_is_removed(tmp_path: Path) -> None:
+    """Not what a live one works on, nor folders that only look alike."""
+    render(tmp_path, 1, 0.5)
+    before = names(tmp_path)
+    node = this_process().split("@")[1]
+    dead = killed(lambda: None)
+    kept = [f".render-{os.getpid()}@{node}-abc", f".render-{dead}@elsewhere-abc", ".render-mine", ".render-a@b-c"]
+    for name in (*kept, f".render-{dead}@{node}-abc", f".render-{dead}@elsewhere-old"):
+        (tmp_path / name / "attic").mkdir(parents=True)
+        (tmp_path / name / "attic" / "00000.png").touch()
+    for path in [*(tmp_path / f".render-{dead}@elsewhere-old").rglob("*"), tmp_path / f".render-{dead}@elsewhere-old"]:
+        os.utime(path, (0, 0))
+    finish_killed(tmp_path / "nowhere")
+    finish_killed(tmp_path)
+    there = [f"{name}{file}" for name in kept for file in ("", "/attic", "/attic/00000.png")]
+    assert names(tmp_path) == sorted(before + there)
+
+
+@pytest.mark.parametrize("moved", range(1, 5))
+def test_a_render_killed_while_its_files_are_moved_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    render(tmp_path, 2, 0.2)
+    (tmp_path / "attic.mp4").touch()
+
+    def die() -> None:
+        monkeypatch.setattr("scenetok_ns.shot_files._undo", lambda moves: os._exit(0))
+        with failing_moves(monkeypatch, moved):
+            render(tmp_path, 3, 0.8, x=1)
+
+    killed(die)
+    finish_killed(tmp_path)
+    assert names(tmp_path) == ["attic", "attic.camera_path.json", *(f"attic/0000{n}.png" for n in range(3))]
+    assert len(json.loads((tmp_path / "attic.camera_path.json").read_text())["camera_path"]) == 3
+
+
+def killed(work: Callable[[], None]) -> int:
+    """Number of a process that did `work` and is gone."""
+    number = os.fork()
+    if number == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(number, 0)
+    return number
 
 
 def test_folders_of_renders_and_empty_ones_are_taken(tmp_path: Path) -> None:
@@ -73,7 +175,16 @@ def test_only_renders_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "cellar.mp4").touch()  # no path is beside it
     with pytest.raises(FileExistsError, match=r"cellar\.mp4 is there, and not of `scenetok render`"):
         check_names(tmp_path, ["attic", "cellar"], ["mp4"])
-    check_names(tmp_path, ["attic", "cellar"], ["png"])
+    with pytest.raises(FileExistsError, match=r"cellar\.mp4 is there"):  # the next render would take it for its own
+        check_names(tmp_path, ["attic", "cellar"], ["png"])
+    (tmp_path / "hall").mkdir()
+    (tmp_path / "hall" / "00000.png").touch()
+    with pytest.raises(FileExistsError, match="hall is there"):  # likewise
+        check_names(tmp_path, ["hall"], ["mp4"])
+    (tmp_path / "hall" / "notes.txt").touch()
+    check_names(tmp_path, ["hall"], ["mp4"])
+    (tmp_path / "attic" / ".DS_Store").touch()
+    check_names(tmp_path, ["attic"], ["mp4", "png"])
     (tmp_path / "attic" / "mine.png").touch()
     with pytest.raises(FileExistsError, match="attic is there"):
         check_names(tmp_path, ["attic"], ["png"])

@@ -49,7 +49,7 @@ def render(
 
     Args:
         output: Folder for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json: a new or empty one, or one with
-            renders, of which those of the same scenes are replaced.
+            renders, of which those of the same scenes are replaced; in the other format, if they show another path.
         path: orbit, dolly, spiral or interpolate (through the photographs' cameras), or a file with poses in the
             capture's coordinates: a camera path of the viewer, or a transforms.json.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package; default:
@@ -94,8 +94,9 @@ def render(
     count = positive("--frames", NUM_FRAMES if frames is None else frames)
     from scenetok_ns.cli.run_tokens import load_run
     from scenetok_ns.run_folder import derive_run
-    from scenetok_ns.shot_files import check_folder, check_names
+    from scenetok_ns.shot_files import check_folder, check_names, finish_killed
 
+    finish_killed(output)
     check_folder(output)
     console = plain_console(stderr=True)
     config, checkpoints = derive_run(run or preset_of(tokens), output)

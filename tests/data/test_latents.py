@@ -207,7 +207,7 @@ def test_map_has_the_published_form(tmp_path):
 
 def test_leftovers_of_dead_processes_go(tmp_path):
     """A live process keeps its unfinished file; one of another machine is judged by its age."""
-    node = atomic_files._this_process().split("@")[1]
+    node = atomic_files.this_process().split("@")[1]
     dead = os.fork()
     if dead == 0:
         os._exit(0)
