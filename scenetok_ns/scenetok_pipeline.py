@@ -218,7 +218,13 @@ def share_weights(model: SceneTokModel) -> None:
 
 
 def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> DistributedDataParallel:
-    """The model wrapped for several processes. What never gets a gradient must not require one."""
+    """The model wrapped for several processes. What never gets a gradient must not require one.
+
+    Autoencoders that wait in main memory (low_vram) are left out: what is wrapped must be on one kind of device.
+    """
+    parts = (*model.named_parameters(), *model.named_buffers())
+    elsewhere = [name for name, tensor in parts if tensor.device.type != device.type]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, elsewhere)
     return DistributedDataParallel(
         model,
         device_ids=[local_rank] if device.type == "cuda" else None,

@@ -17,7 +17,7 @@ from small_runs import FRAMES, NUM_CONTEXT, PRESET, small_config, small_pipeline
 
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
 from scenetok_ns.models import compilation
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+from scenetok_ns.scenetok_pipeline import SceneTokPipeline, distributed
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +227,17 @@ def test_autoencoders_that_move_cannot_be_recorded(data: Path, monkeypatch: pyte
     monkeypatch.setattr(SceneTokPipeline, "_records", True)
     with pytest.raises(ValueError, match="leave one of them out, or train from latents"):
         pipeline.get_train_loss_dict(0)
+
+
+def test_what_waits_elsewhere_is_left_out_of_several_processes(pipeline: SceneTokPipeline, tmp_path: Path) -> None:
+    """As autoencoders do with low_vram; the meta device stands for main memory here."""
+    waiting = torch.nn.Parameter(torch.empty(3, device="meta"), requires_grad=False)
+    pipeline.model.scenetok.register_parameter("waiting", waiting)
+    dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        wrapped = distributed(pipeline.model, torch.device("cpu"), 0)
+        batch, _ = pipeline.datamanager.next_train(0)
+        wrapped(batch)["loss"].backward()
+    finally:
+        dist.destroy_process_group()
+    assert any(parameter.grad is not None for parameter in pipeline.model.parameters())
