@@ -99,9 +99,10 @@ class RecordedStep:
         self._clear_gradients()
         joined = joined_gradients(parameters) if self._processes > 1 else None
         parts = [] if joined is None else parts_of(joined, parameters)
-        hooks = [
-            p.register_post_accumulate_grad_hook(_move_to(part)) for p, part in zip(parameters, parts, strict=False)
-        ]
+        hooks = []
+        if joined is not None:
+            pairs = zip(parameters, parts, strict=True)
+            hooks = [parameter.register_post_accumulate_grad_hook(_move_to(part)) for parameter, part in pairs]
         # Nerfstudio's trainer has an autocast around each step, which keeps the weights that the passes above cast: the
         # recorded pass must cast them itself, or it goes on with those of this step. Nor may others use its copies.
         torch.clear_autocast_cache()
@@ -148,15 +149,18 @@ class RecordedStep:
 
 def parts_of(joined: Float[Tensor, " n"], parameters: list[nn.Parameter]) -> list[Tensor]:
     """A part in the shape of each parameter, one behind the other, each at a multiple of `ALIGNMENT`."""
-    sizes = [-(-parameter.numel() // ALIGNMENT) * ALIGNMENT for parameter in parameters]
-    parts = joined.split(sizes)
+    parts = joined.split([_room(parameter) for parameter in parameters])
     return [part[: p.numel()].view(p.shape) for part, p in zip(parts, parameters, strict=True)]
 
 
 def joined_gradients(parameters: list[nn.Parameter]) -> Float[Tensor, " n"]:
     """Memory for gradients of all parameters, which have one precision; zeros."""
-    size = sum(-(-parameter.numel() // ALIGNMENT) * ALIGNMENT for parameter in parameters)
-    return torch.zeros(size, dtype=parameters[0].dtype, device=parameters[0].device)
+    first = parameters[0]
+    return torch.zeros(sum(map(_room, parameters)), dtype=first.dtype, device=first.device)
+
+
+def _room(parameter: nn.Parameter) -> int:
+    return -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
 
 
 def _move_to(part: Tensor) -> Callable[[Tensor], None]:

@@ -382,19 +382,24 @@ def test_pictures_for_a_report(pipeline: SceneTokPipeline, measures: Measures, t
     assert all(abs(a - b) < 6 for a, b in zip(Image.open(truth).getpixel((8, 8)), pixel, strict=True))
 
 
-def test_a_damaged_target_skips_the_scene(
-    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def make_unreadable(patch: pytest.MonkeyPatch, key: str, reason: str) -> None:
+    """Reading a scene's photographs fails."""
     original = SceneEvaluation._load
 
     def load(self: SceneEvaluation, scene: Any) -> Any:
-        if scene.scene.key == "test1":
-            raise BadScene("frame 5 cannot be decoded", "test1")
+        if scene.scene.key == key:
+            raise BadScene(reason, key)
         return original(self, scene)
 
+    patch.setattr(SceneEvaluation, "_load", load)
+
+
+def test_a_damaged_target_skips_the_scene(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rendered: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(SceneEvaluation, "_load", load)
+        make_unreadable(patch, "test1", "frame 5 cannot be decoded")
         run = evaluation(pipeline, measures, tmp_path, baselines=True, batch_scenes=2)
         found = figures(run)
         assert found["num_scenes"] == 2 and found["num_skipped_scenes"] == 2
@@ -411,12 +416,6 @@ def test_pictures_are_named_alike_however_an_evaluation_went(
     pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scene that could not be read before a kill, and can after it: no picture takes another's name."""
-    original = SceneEvaluation._load
-
-    def load(self: SceneEvaluation, scene: Any) -> Any:
-        if scene.scene.key == "test0":
-            raise BadScene("its disk was not there", "test0")
-        return original(self, scene)
 
     def run(name: str) -> dict[str, bytes]:
         run = evaluation(pipeline, measures, tmp_path / name)
@@ -426,7 +425,7 @@ def test_pictures_are_named_alike_however_an_evaluation_went(
 
     undisturbed = run("undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(SceneEvaluation, "_load", load)
+        make_unreadable(patch, "test0", "its disk was not there")
         assert len(run("continued")) == 2 * TARGETS
     assert run("continued") == undisturbed
     targets = {key: pipeline.datamanager.scenes.scene(n).target for n, key in enumerate(("test0", "test1", "test2"))}
