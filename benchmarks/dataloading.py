@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.data.demo_writer import DemoScene, write_re10k
-from scenetok_ns.data.latent_files import LatentFile, latent_path
+from scenetok_ns.data.demo.writer import DemoScene, write_re10k
+from scenetok_ns.data.precomputed.latent_files import LatentFile, latent_path
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import Preset, load_preset
-from scenetok_ns.scenetok_datamanager import SceneTokDataManagerConfig
+from scenetok_ns.plugin.datamanager import SceneTokDataManagerConfig
 
 FRAMES, SIZE = 64, (360, 640)
 SCENES = 8

@@ -27,8 +27,8 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from scenetok_ns.models.autoencoders.registry import weights_file
-from scenetok_ns.models.checkpoint import GENERATOR_PREFIX, expected_tensors
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset, preset_names
+from scenetok_ns.models.released_checkpoints import GENERATOR_PREFIX, expected_tensors
 from scenetok_ns.models.tokens import SceneTokens
 
 PROMISE = 1.3

@@ -39,10 +39,10 @@ from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_s
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.models.noise import latent_noise
+from scenetok_ns.models.flow.noise import latent_noise
+from scenetok_ns.models.flow.sampling import path_schedule, sample_windows
+from scenetok_ns.models.flow.windows import pad_path
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset, preset_names
-from scenetok_ns.models.rendering import pad_path
-from scenetok_ns.models.sampling import path_schedule, sample_windows
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 

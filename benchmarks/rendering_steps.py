@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.data.view_sampling import default_views
-from scenetok_ns.metrics import psnr
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.presets import SamplerConfig, load_preset
 from scenetok_ns.models.scenetok import SceneTok
 

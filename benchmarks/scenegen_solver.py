@@ -26,16 +26,16 @@ from rich.progress import track
 from rich.table import Table
 
 from scenetok_ns.cli.generate import EMBEDDED
-from scenetok_ns.cli.open_run import show_data
-from scenetok_ns.cli.run_tokens import load_run
-from scenetok_ns.data.demo_writer import write_demo_data
-from scenetok_ns.data.photograph_scene import Conditions
-from scenetok_ns.metrics import psnr
+from scenetok_ns.cli.run_options import show_data
+from scenetok_ns.cli.token_files import load_run
+from scenetok_ns.data.demo.writer import write_demo_data
+from scenetok_ns.data.sources.photograph import Conditions
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.presets import SceneSamplerConfig
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.run_folder import derive_run
-from scenetok_ns.scenetok_model import SceneTokModel
+from scenetok_ns.plugin.model import SceneTokModel
+from scenetok_ns.plugin.run_folder import derive_run
 
 REFERENCE_STEPS = 150
 SOLVERS = ("euler", "multistep")

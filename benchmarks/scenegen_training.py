@@ -22,13 +22,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.data.token_jobs import TokenJob, compute_tokens
-from scenetok_ns.data.token_sets import TokenSettings
-from scenetok_ns.models.checkpoint import module_sha256
+from scenetok_ns.data.precomputed.token_jobs import TokenJob, compute_tokens
+from scenetok_ns.data.precomputed.token_sets import TokenSettings
 from scenetok_ns.models.presets import load_preset
-from scenetok_ns.scenetok_config import method_config
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
-from scenetok_ns.tokenizer_weights import load_tokenizer
+from scenetok_ns.models.released_checkpoints import module_sha256
+from scenetok_ns.plugin.methods import method_config
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.training.tokenizer_weights import load_tokenizer
 
 WARM_UP = 2
 

@@ -44,15 +44,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks
-from scenetok_ns.metrics import picture_metrics
+from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.presets import Preset, load_preset
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.nerfstudio_dataset import save_picture, write_dataset
-from scenetok_ns.pool_training import HELD_OUT_SEED
-from scenetok_ns.rendered_views import RenderedViews
+from scenetok_ns.rendering.dataset_export import save_picture, write_dataset
+from scenetok_ns.rendering.views import RenderedViews
 from scenetok_ns.splats.points import surface_points
+from scenetok_ns.training.tiny.run import HELD_OUT_SEED
 
 PRESET = "scenetok-tiny"
 METHODS = ("native", "enlarged", "points")

@@ -39,18 +39,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scenetok_ns.cuda_memory import let_segments_grow
 from scenetok_ns.data.training_batches import Clips, Sample, TrainingBatch
-from scenetok_ns.models import compilation, layers
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.compressor import Compressor
-from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.networks import block_execution as compilation
+from scenetok_ns.models.networks import layers
+from scenetok_ns.models.networks.compressor import Compressor
+from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
-from scenetok_ns.optimizers import AdamWConfig
-from scenetok_ns.recorded_step import RecordedStep
-from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
-from scenetok_ns.scenetok_pipeline import distributed
+from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
+from scenetok_ns.plugin.pipeline import distributed
+from scenetok_ns.training.cuda_memory import let_segments_grow
+from scenetok_ns.training.optimizers import AdamWConfig
+from scenetok_ns.training.recorded_step import RecordedStep
 
 WARM_UP = 5
 """Steps before the clock runs."""

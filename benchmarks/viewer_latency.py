@@ -87,7 +87,7 @@ def random_run(preset: str, folder: Path, device: torch.device, engine: str | No
     from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
     from scenetok_ns.models.presets import load_preset
     from scenetok_ns.models.tokens import SceneTokens
-    from scenetok_ns.scenetok_config import scenetok
+    from scenetok_ns.plugin.methods import scenetok
 
     torch.manual_seed(0)
     loaded = load_preset(preset)

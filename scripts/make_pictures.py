@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.data.demo_difficulty import even_split
-from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.data.demo.difficulty import even_split
+from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenegen import generate

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from scenetok_ns.data.demo_writer import DemoScene, dl3dv_transforms, make_scene
+from scenetok_ns.data.demo.writer import DemoScene, dl3dv_transforms, make_scene
 
 UNITS = 40.0
 """Of the capture in a metre."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from scenetok_ns.camera_path_file import write_camera_path
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.anchors import trajectory
-from scenetok_ns.data.demo_writer import write_demo_data
+from scenetok_ns.data.camera_path_files import write_camera_path
+from scenetok_ns.data.demo.writer import write_demo_data
 
 FRAMES = 20
 """Of a scene: 12 context views and 8 others."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scenetok_ns.models.autoencoders.pixel import PixelAutoencoder, pixel_latent_space
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.flow import TRAINING_TIMES
+from scenetok_ns.models.flow.rectified_flow import TRAINING_TIMES
 from scenetok_ns.models.presets import AutoencoderConfig, SamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
 

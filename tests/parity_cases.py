@@ -16,11 +16,12 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from scenetok_ns.models.cameras import CameraBatch, PoseEmbedding
-from scenetok_ns.models.compressor import Compressor
-from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.networks.compressor import Compressor
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.pose_embedding import PoseEmbedding
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import CameraConfig, CompressorConfig, DenoiserConfig, SceneGeneratorConfig
-from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout
 
 CORE = Path(os.environ.get("SCENETOK_PARITY") or Path(__file__).parent / "parity" / "core")

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scenetok_ns.models.checkpoint import expected_tensors
 from scenetok_ns.models.presets import CameraConfig, Preset, SceneGeneratorConfig, SceneSamplerConfig, load_preset
+from scenetok_ns.models.released_checkpoints import expected_tensors
 
 
 def small_preset(*, generator: bool = False) -> Preset:

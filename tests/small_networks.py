@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.compressor import Compressor
-from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.networks.compressor import Compressor
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import CameraConfig, CompressorConfig, DenoiserConfig, SceneGeneratorConfig
-from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.temporal import TemporalLayout
 
 LVSM = CameraConfig(rays="ray", normalize=False, embedding="lvsm", patch_size=4, input_size=16)

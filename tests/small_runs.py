@@ -13,9 +13,9 @@ from small_networks import randomized
 
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
-from scenetok_ns.scenetok_config import scenegen_tiny, scenetok_tiny
-from scenetok_ns.scenetok_datamanager import SceneTokDataManager
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+from scenetok_ns.plugin.datamanager import SceneTokDataManager
+from scenetok_ns.plugin.methods import scenegen_tiny, scenetok_tiny
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
 
 PRESET = Path(__file__).with_name("tiny_preset.yaml")
 GENERATOR = Path(__file__).with_name("tiny_scenegen.yaml")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from scenetok_ns.atomic_files import save_torch, write_atomically
-from scenetok_ns.data.demo_writer import write_demo_data
-from scenetok_ns.models.weights import load_weights, save_weights
-from scenetok_ns.scenetok_trainer import save_atomically
+from scenetok_ns.data.demo.writer import write_demo_data
+from scenetok_ns.models.weight_files import load_weights, save_weights
+from scenetok_ns.tools.atomic_files import save_torch, write_atomically
+from scenetok_ns.training.checkpoints import save_atomically
 
 
 @pytest.fixture

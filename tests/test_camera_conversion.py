@@ -12,16 +12,13 @@ from nerfstudio.cameras.camera_paths import get_interpolated_camera_path, get_pa
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
-from scenetok_ns.camera_conversion import (
-    BEYOND,
-    FRAME,
-    Request,
-    Wide,
+from scenetok_ns.bridge.cameras import (
     camera_batch_to_nerfstudio,
     nerfstudio_to_camera_batch,
     recover_path,
     square_cameras,
 )
+from scenetok_ns.data.square_pictures import BEYOND, FRAME, Request, Wide
 
 
 def random_poses(n: int, seed: int = 0) -> Tensor:

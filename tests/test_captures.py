@@ -19,13 +19,13 @@ from PIL import Image
 from scene_files import transforms, walk
 from torch import Tensor
 
-from scenetok_ns.capture_kinds import find_dataparser
-from scenetok_ns.captures import scene_of_outputs
+from scenetok_ns.bridge.capture_kinds import find_dataparser
+from scenetok_ns.bridge.captures import scene_of_outputs
+from scenetok_ns.bridge.scene_views import read_capture
 from scenetok_ns.data.poses import camera_spread
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
-from scenetok_ns.nerfstudio_scenes import read_capture
 
 HEIGHT, WIDTH = 60, 100
 OPENGL = torch.tensor([1.0, -1.0, -1.0, 1.0])

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from scenetok_ns.cuda_memory import VARIABLES, let_segments_grow
+from scenetok_ns.training.cuda_memory import VARIABLES, let_segments_grow
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
-from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch
-from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks
+from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
+from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.nerfstudio_dataset import write_dataset
-from scenetok_ns.rendered_views import RenderedViews
+from scenetok_ns.rendering.dataset_export import write_dataset
+from scenetok_ns.rendering.views import RenderedViews
 from scenetok_ns.splats.points import Points
 
 

@@ -10,7 +10,13 @@ from nerfstudio.engine.optimizers import Optimizers
 from torch import nn
 
 from scenetok_ns.models.presets import load_preset
-from scenetok_ns.optimizers import AdamWConfig, ClippedAdamW, WarmupMilestonesConfig, learning_rate, schedule_factor
+from scenetok_ns.training.optimizers import (
+    AdamWConfig,
+    ClippedAdamW,
+    WarmupMilestonesConfig,
+    learning_rate,
+    schedule_factor,
+)
 
 RECIPE = load_preset("re10k").training
 

@@ -15,8 +15,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import Progress
 
 import scenetok_ns
-from scenetok_ns import printing
-from scenetok_ns.printing import command, description_column, plain_console, tell
+from scenetok_ns.tools import printing
+from scenetok_ns.tools.printing import command, description_column, plain_console, tell
 
 PACKAGE = Path(scenetok_ns.__file__).parent
 NAMES = st.text("abRUN /.-_'\"\\[]()$&;*:äß", min_size=1, max_size=30) | st.sampled_from((":smile:", "a[/b]", "[old]"))

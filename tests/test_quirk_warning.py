@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from small_runs import PRESET, small_config
 
-from scenetok_ns.scenetok_trainer import SceneTokTrainer
+from scenetok_ns.plugin.trainer import SceneTokTrainer
 
 
 def start(preset: Path, capsys: pytest.CaptureFixture[str]) -> str:

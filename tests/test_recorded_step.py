@@ -11,7 +11,7 @@ import torch.distributed as dist
 from recorded_graphs import stand_in_for_graphs
 from torch import Tensor, nn
 
-from scenetok_ns.recorded_step import RecordedStep, joined_gradients, parts_of
+from scenetok_ns.training.recorded_step import RecordedStep, joined_gradients, parts_of
 
 
 class Cast(nn.Module):

@@ -14,6 +14,7 @@ from nerfstudio.scripts.train import train_loop
 from released_files import random_state
 from small_runs import GENERATOR, PRESET, final_state, write_small_re10k
 
+from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
@@ -21,11 +22,10 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.refinement import RefineModel, RefinePipeline
-from scenetok_ns.run_files import run_state, save_tensors
-from scenetok_ns.run_folder import read_run
-from scenetok_ns.scenetok_config import scenetok_refine
-from scenetok_ns.viewer_scene import ShownScene
+from scenetok_ns.plugin.methods import scenetok_refine
+from scenetok_ns.plugin.refinement import RefineModel, RefinePipeline
+from scenetok_ns.tools.run_files import run_state, save_tensors
+from scenetok_ns.viewer.shown_scene import ShownScene
 
 STEPS = 6
 

@@ -10,8 +10,9 @@ import torch
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
-from scenetok_ns.run_files import link_checkpoints, save_tensors, size_of, write_run_folder
-from scenetok_ns.run_folder import RunFolderConfig, read_run, run_config
+from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.plugin.run_folder import RunFolderConfig, run_config
+from scenetok_ns.tools.run_files import link_checkpoints, save_tensors, size_of, write_run_folder
 
 
 @pytest.fixture

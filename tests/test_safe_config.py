@@ -9,7 +9,7 @@ import yaml
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.engine.trainer import TrainerConfig
 
-from scenetok_ns.safe_config import read_config
+from scenetok_ns.tools.safe_config import read_config
 
 
 def written(path: Path, text: str) -> Path:

@@ -18,7 +18,7 @@ from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
 
 
 @pytest.fixture(scope="module")

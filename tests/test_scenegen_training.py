@@ -14,16 +14,16 @@ from small_networks import randomized
 from small_runs import GENERATOR, PRESET, final_state, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.cli.main import entrypoint
-from scenetok_ns.data.re10k import RE10KSource
+from scenetok_ns.data.precomputed.token_jobs import TokenJob, compute_tokens
+from scenetok_ns.data.precomputed.token_sets import TokenSettings, TokenStore, token_path
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.data.token_jobs import TokenJob, compute_tokens
-from scenetok_ns.data.token_sets import TokenSettings, TokenStore, token_path
+from scenetok_ns.data.sources.re10k import RE10KSource
 from scenetok_ns.data.training_batches import Clips, Sample, TrainingBatch
-from scenetok_ns.models.checkpoint import CheckpointError, module_sha256
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.released_checkpoints import CheckpointError, module_sha256
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
-from scenetok_ns.tokenizer_weights import load_tokenizer
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.training.tokenizer_weights import load_tokenizer
 
 TINY = load_preset(str(GENERATOR))
 VIEWS = {"num_context": 3, "max_condition_views": 2}

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from nerfstudio.plugins.types import MethodSpecification
 
-from scenetok_ns import scenetok_config
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.models.presets import load_preset, preset_names
-from scenetok_ns.scenetok_config import method_config
+from scenetok_ns.plugin import methods as scenetok_config
+from scenetok_ns.plugin.methods import method_config
 
 PYPROJECT = (Path(__file__).parents[1] / "pyproject.toml").read_text()
 
 
 def test_every_registered_method_is_found_by_its_name() -> None:
     # Python 3.10 reads no TOML.
-    registered = dict(re.findall(r'^([\w-]+) = "scenetok_ns\.scenetok_config:(\w+)"$', PYPROJECT, re.MULTILINE))
+    registered = dict(re.findall(r'^([\w-]+) = "scenetok_ns\.plugin\.methods:(\w+)"$', PYPROJECT, re.MULTILINE))
     for name, attribute in registered.items():
         specification = getattr(scenetok_config, attribute)
         assert isinstance(specification, MethodSpecification)

@@ -13,12 +13,12 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
 from small_runs import IMAGE_SIZE, PRESET, randomize, small_config, small_pipeline, write_small_re10k
 
-from scenetok_ns.camera_conversion import nerfstudio_to_camera_batch
-from scenetok_ns.models.flow import euler_step
+from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
+from scenetok_ns.models.flow.rectified_flow import euler_step
 from scenetok_ns.models.presets import load_preset
-from scenetok_ns.path_renderer import scene_path
-from scenetok_ns.scenetok_model import SceneTokModel, SceneTokModelConfig
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.rendering.path_renderer import scene_path
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_out_of_order_and_repeated_requests_give_the_same_frames(pipeline: Scene
 def test_frames_far_behind_are_dropped_and_made_again(
     pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scenetok_ns.path_renderer.KEPT_BEHIND", 4)
+    monkeypatch.setattr("scenetok_ns.rendering.path_renderer.KEPT_BEHIND", 4)
     model, path = pipeline.model, walk_path(24)
     lengths = count_samplings(model, monkeypatch)
     first = model.get_outputs_for_camera(path[0:1])["rgb"]
@@ -208,7 +208,7 @@ def test_viewer_interrupts_between_steps_and_leaves_nothing_half_done(
             raise IOChangeException
         return interrupt
 
-    monkeypatch.setattr("scenetok_ns.models.sampling.euler_step", counted_step)
+    monkeypatch.setattr("scenetok_ns.models.flow.sampling.euler_step", counted_step)
     with pytest.raises(IOChangeException), SetTrace(interrupt):
         model.get_outputs_for_camera(path[0:1])
     assert steps == 1 and traced == [None]

@@ -16,8 +16,8 @@ from recorded_graphs import stand_in_for_graphs
 from small_runs import FRAMES, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
-from scenetok_ns.models import compilation
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline, distributed
+from scenetok_ns.models.networks import block_execution as compilation
+from scenetok_ns.plugin.pipeline import SceneTokPipeline, distributed
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.scripts.train import train_loop
 from small_runs import final_state, small_config, write_small_re10k
 
-from scenetok_ns import scenetok_trainer
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.optimizers import learning_rate
-from scenetok_ns.scenetok_trainer import (
+from scenetok_ns.plugin import trainer as scenetok_trainer
+from scenetok_ns.training.checkpoints import (
     checkpoint_path,
     random_states,
     read_checkpoint,
     restore_random_states,
     save_atomically,
 )
+from scenetok_ns.training.optimizers import learning_rate
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from scenetok_ns.atomic_files import TEMPORARY, this_process
-from scenetok_ns.camera_path_file import CameraPath, square_lens
+from scenetok_ns.data.camera_path_files import CameraPath, square_lens
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.path_videos import Shot
-from scenetok_ns.shot_files import ShotFiles, check_folder, check_names, file_names, finish_killed
+from scenetok_ns.rendering.shot_files import ShotFiles, check_folder, check_names, file_names, finish_killed
+from scenetok_ns.rendering.shots import Shot
+from scenetok_ns.tools.atomic_files import TEMPORARY, this_process
 
 
 def shot(count: int, name: str = "attic", x: float = 0) -> Shot:
@@ -127,7 +127,7 @@ def test_a_render_killed_while_its_files_are_moved_is_finished(
     (tmp_path / "attic.mp4").touch()
 
     def die() -> None:
-        monkeypatch.setattr("scenetok_ns.shot_files._undo", lambda moves: os._exit(0))
+        monkeypatch.setattr("scenetok_ns.rendering.shot_files._undo", lambda moves: os._exit(0))
         with failing_moves(monkeypatch, moved):
             render(tmp_path, 3, 0.8, x=1)
 

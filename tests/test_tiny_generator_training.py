@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
-from scenetok_ns import tiny_generator_training as training
 from scenetok_ns.evaluation.distributions import frechet_distance
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import config_folder, load_preset
-from scenetok_ns.models.scene_generator import SceneGenerator
-from scenetok_ns.models.weights import load_weights
-from scenetok_ns.tiny_generator_training import GeneratorOptions, GeneratorRun, draw_condition_views, run_training
+from scenetok_ns.models.weight_files import load_weights
+from scenetok_ns.training.tiny import generator as training
+from scenetok_ns.training.tiny.generator import GeneratorOptions, GeneratorRun, draw_condition_views, run_training
 
 
 @pytest.fixture(scope="module")

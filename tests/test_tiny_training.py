@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scenetok_ns import tiny_training
 from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.presets import load_preset
-from scenetok_ns.models.weights import load_weights
-from scenetok_ns.pool_training import cosine
-from scenetok_ns.tiny_training import TinyOptions, TinyRun, codec_loss, run_training
+from scenetok_ns.models.weight_files import load_weights
+from scenetok_ns.training.tiny import tokenizer as tiny_training
+from scenetok_ns.training.tiny.run import cosine
+from scenetok_ns.training.tiny.tokenizer import TinyOptions, TinyRun, codec_loss, run_training
 
 
 @pytest.fixture(scope="module")

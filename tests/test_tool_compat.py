@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from scenetok_ns import scenetok_config  # noqa: F401  importing it makes numpy's scalars readable
+from scenetok_ns.bridge.tool_compat import TRACEBACK, shorten_errors
 from scenetok_ns.models.presets import load_preset
-from scenetok_ns.tool_compat import TRACEBACK, shorten_errors
+from scenetok_ns.plugin import methods as scenetok_config  # noqa: F401  importing it makes numpy's scalars readable
 
 
 @pytest.mark.parametrize("number", [np.float64(0.5), np.float32(2), np.int64(3), np.bool_(True)])

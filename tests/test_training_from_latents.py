@@ -10,9 +10,9 @@ import torch
 from small_runs import PRESET, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.cli.main import entrypoint
-from scenetok_ns.data.latents import LatentScenes, LatentStore
-from scenetok_ns.data.re10k import RE10KSource
+from scenetok_ns.data.precomputed.latents import LatentScenes, LatentStore
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.sources.re10k import RE10KSource
 from scenetok_ns.data.training_batches import LatentSamples, Sharding, TrainingLoader, TrainingSamples
 from scenetok_ns.models import scenetok
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space

@@ -15,9 +15,9 @@ import torch
 from small_runs import PRESET, small_config, write_small_re10k
 from torch import Tensor
 
-from scenetok_ns.models import layers
-from scenetok_ns.models.layers import SwiGLU
-from scenetok_ns.scenetok_trainer import SceneTokTrainer
+from scenetok_ns.models.networks import layers
+from scenetok_ns.models.networks.layers import SwiGLU
+from scenetok_ns.plugin.trainer import SceneTokTrainer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_runs import small_pipeline, write_small_re10k
 
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
 
 
 @pytest.fixture

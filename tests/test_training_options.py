@@ -18,8 +18,8 @@ from nerfstudio.utils import comms
 from small_runs import final_state, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.models.checkpoint import CheckpointError
-from scenetok_ns.scenetok_trainer import SceneTokTrainer
+from scenetok_ns.models.released_checkpoints import CheckpointError
+from scenetok_ns.plugin.trainer import SceneTokTrainer
 
 HERE = Path(__file__).parent
 
@@ -164,7 +164,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from small_runs import small_config
 from nerfstudio.scripts.train import train_loop
-from scenetok_ns.scenetok_trainer import SceneTokTrainer
+from scenetok_ns.plugin.trainer import SceneTokTrainer
 
 iteration = SceneTokTrainer.train_iteration
 

@@ -22,11 +22,11 @@ from PIL import Image
 from small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, randomize, small_pipeline, write_unlike_re10k
 from viewer_client import MOVING, ViewerClient
 
-from scenetok_ns.camera_path_file import write_camera_path
 from scenetok_ns.data.anchors import home_pose, trajectory
+from scenetok_ns.data.camera_path_files import write_camera_path
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
-from scenetok_ns.viewer_generation import from_pose
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.viewer.generation import from_pose
 
 Picture = np.ndarray
 QUIET = 0.5

@@ -15,7 +15,7 @@ from nerfstudio.viewer.utils import get_camera
 from small_runs import randomize, small_pipeline, write_small_re10k
 from viewer_threads import Browser, FakeViewer, pose
 
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
 
 STEPS, PREVIEW = 3, 1
 
@@ -239,7 +239,7 @@ def test_a_full_picture_gives_way_to_the_preview_of_another_browser(
 
 
 def test_memory_is_bounded(browser: Browser, pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scenetok_ns.viewer_views.KEPT", 4)
+    monkeypatch.setattr("scenetok_ns.viewer.view_cache.KEPT", 4)
     for index in range(4):
         browser.look(pose(0.1 * index))
         browser.at_rest()

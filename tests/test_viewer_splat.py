@@ -12,9 +12,9 @@ from small_splats import blobs
 from torch_rasterizer import rasterize
 from viewer_threads import FakeViewer, pose
 
-from scenetok_ns import viewer_splat
 from scenetok_ns.splats.gaussians import save_splat
 from scenetok_ns.splats.rasterizer import render_splat
+from scenetok_ns.viewer import splat_preview as viewer_splat
 
 PANEL = "SceneTok"
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from scenetok_ns.cli.generation_options import PhotographOptions
-from scenetok_ns.printing import command, description_column, plain_console
+from scenetok_ns.cli.run_options import PhotographOptions
+from scenetok_ns.tools.printing import command, description_column, plain_console
 
 METHOD = "scenetok-tiny"
 GENERATOR = "scenegen-tiny"
@@ -119,9 +119,9 @@ def demo(
 
 def open_shipped(preset: str, data: Path, folder: Path) -> Path:
     """A run folder of the package's model on the rooms, whose evaluation compares with the baselines."""
-    from scenetok_ns.cli.open_run import show_data
-    from scenetok_ns.run_files import write_run_folder
-    from scenetok_ns.run_folder import derive_run, fill_checkpoints
+    from scenetok_ns.cli.run_options import show_data
+    from scenetok_ns.plugin.run_folder import derive_run, fill_checkpoints
+    from scenetok_ns.tools.run_files import write_run_folder
 
     config, checkpoints = derive_run(Path(preset), folder)
     show_data(config, data)
@@ -133,8 +133,8 @@ def open_shipped(preset: str, data: Path, folder: Path) -> Path:
 def save_first_view(data: Path, photograph: Path, camera_path: Path) -> float:
     """Write the first frame of the first held-out room as a picture file, and the walk through that room from there on.
     Returns the field of view in degrees."""
-    from scenetok_ns.camera_path_file import write_camera_path
-    from scenetok_ns.data.re10k import RE10KSource
+    from scenetok_ns.data.camera_path_files import write_camera_path
+    from scenetok_ns.data.sources.re10k import RE10KSource
 
     source = RE10KSource(data / "test")
     scene = source.scene(source.keys[0])

@@ -7,7 +7,7 @@ from typing import Literal
 
 from rich.progress import MofNCompleteColumn, Progress
 
-from scenetok_ns.printing import plain_console
+from scenetok_ns.tools.printing import plain_console
 
 
 def demo_data(
@@ -30,8 +30,8 @@ def demo_data(
         size: Width and height of the pictures in pixels.
         seed: Another seed gives other scenes; scene i of a seed is always the same.
     """
-    from scenetok_ns.data.demo_scenes import Split
-    from scenetok_ns.data.demo_writer import write_demo_data
+    from scenetok_ns.data.demo.scenes import Split
+    from scenetok_ns.data.demo.writer import write_demo_data
 
     console = plain_console()
     scenes: dict[Split, int] = {"train": train, "test": test}

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.text import Text
 
-from scenetok_ns.cli.run_tokens import check_token_file, load_run, with_sources, write_tokens
+from scenetok_ns.cli.token_files import check_token_file, load_run, with_sources, write_tokens
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.printing import command, plain_console
+from scenetok_ns.tools.printing import command, plain_console
 
 if TYPE_CHECKING:
-    from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+    from scenetok_ns.plugin.pipeline import SceneTokPipeline
 
 Split = Literal["train", "test"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -70,8 +70,8 @@ def encode(
         raise ValueError(
             "a --split is encoded whole, as in training: leave out --scene, --num-context and --no-run-folder"
         )
-    from scenetok_ns.cli.open_run import positive, set_num_context, set_pose_scale, show_data, show_scene
-    from scenetok_ns.run_folder import derive_run
+    from scenetok_ns.cli.run_options import positive, set_num_context, set_pose_scale, show_data, show_scene
+    from scenetok_ns.plugin.run_folder import derive_run
 
     config, checkpoints = derive_run(run, output)
     encodings = positive("--encodings", NUM_ENCODINGS if encodings is None else encodings)
@@ -127,10 +127,10 @@ def _encode_split(
     import os
 
     from scenetok_ns.cli.latents import scene_progress, tell_report
-    from scenetok_ns.data.scene_jobs import Shard
-    from scenetok_ns.data.token_jobs import TokenJob, compute_tokens
-    from scenetok_ns.data.token_sets import TokenSettings
-    from scenetok_ns.models.checkpoint import module_sha256
+    from scenetok_ns.data.precomputed.scene_jobs import Shard
+    from scenetok_ns.data.precomputed.token_jobs import TokenJob, compute_tokens
+    from scenetok_ns.data.precomputed.token_sets import TokenSettings
+    from scenetok_ns.models.released_checkpoints import module_sha256
 
     model = pipeline.model.scenetok
     preset = model.preset

@@ -9,7 +9,7 @@ from scenetok_ns.cli.latents import open_split, scene_progress
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.printing import plain_console
+from scenetok_ns.tools.printing import plain_console
 
 
 def eval_index(

@@ -11,21 +11,21 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.cli.open_run import check_encodes, positive, set_num_context, set_sampling, show_data, show_index
+from scenetok_ns.cli.run_options import check_encodes, positive, set_num_context, set_sampling, show_data, show_index
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.sweeps import SweepOptions
 from scenetok_ns.models.presets import Solver, load_preset
-from scenetok_ns.printing import command, plain_console
+from scenetok_ns.tools.printing import command, plain_console
 
 if TYPE_CHECKING:
     from scenetok_ns.evaluation.measures import Measures
-    from scenetok_ns.evaluation.runner import SceneEvaluation
+    from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
     from scenetok_ns.evaluation.sweeps import Row, Variant
-    from scenetok_ns.run_folder import RunFolderConfig
-    from scenetok_ns.scenetok_datamanager import SceneTokDataManager
-    from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+    from scenetok_ns.plugin.datamanager import SceneTokDataManager
+    from scenetok_ns.plugin.pipeline import SceneTokPipeline
+    from scenetok_ns.plugin.run_folder import RunFolderConfig
 
 
 def evaluate(
@@ -74,12 +74,12 @@ def evaluate(
         pictures: Keep every view as JPEG for the report.
         shard: Which part of the scenes, i/n with i from 0.
     """
-    from scenetok_ns.cli.run_tokens import load_run
-    from scenetok_ns.data.scene_jobs import Shard
+    from scenetok_ns.cli.token_files import load_run
+    from scenetok_ns.data.precomputed.scene_jobs import Shard
+    from scenetok_ns.evaluation.evaluate import check_photographs
     from scenetok_ns.evaluation.measures import Measures
     from scenetok_ns.evaluation.sweeps import variants
-    from scenetok_ns.evaluation.whole import check_photographs
-    from scenetok_ns.run_folder import derive_run
+    from scenetok_ns.plugin.run_folder import derive_run
 
     positive("--seeds", seeds)
     own_shard = Shard.parse(shard) if shard is not None else Shard.from_environment(os.environ)
@@ -124,7 +124,7 @@ def choose_data(
     sweep: SweepOptions,
 ) -> None:
     """Options of the data. Raises DataError, or ValueError for values that cannot be."""
-    from scenetok_ns.cli.generation_options import check_generator, condition_count
+    from scenetok_ns.cli.run_options import check_generator, condition_count
 
     datamanager = config.pipeline.datamanager
     if data is not None:
@@ -195,9 +195,9 @@ class _Session:
 
     def figures(self, variant: Variant) -> dict[str, Any] | None:
         """Figures of a variant with what belongs to them; None if other processes have scenes of it to do."""
-        from scenetok_ns.atomic_files import write_atomically
+        from scenetok_ns.evaluation.evaluate import all_skipped, details, run_with_progress
         from scenetok_ns.evaluation.protocol import settings_of
-        from scenetok_ns.evaluation.whole import all_skipped, details, run_with_progress
+        from scenetok_ns.tools.atomic_files import write_atomically
 
         evaluation = self._evaluation(variant)
         settings = settings_of(evaluation)
@@ -211,7 +211,7 @@ class _Session:
     def _evaluation(self, variant: Variant) -> SceneEvaluation:
         from scenetok_ns.evaluation.pictures import for_report
         from scenetok_ns.evaluation.records import EvaluationFolder
-        from scenetok_ns.evaluation.runner import SceneEvaluation
+        from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
 
         evaluation = SceneEvaluation(
             self.pipeline.model,
@@ -232,8 +232,8 @@ class _Session:
 
 def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, Any]]], console: Console) -> None:
     """evaluation.json, and the table and plot of a sweep or of several seeds."""
-    from scenetok_ns.atomic_files import write_atomically
     from scenetok_ns.evaluation import sweeps
+    from scenetok_ns.tools.atomic_files import write_atomically
 
     rows = sweeps.table([(variant, figures["results"]) for variant, figures in found])
     content = {

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
-from scenetok_ns.printing import command, plain_console
+from scenetok_ns.tools.printing import command, plain_console
 
 SMALLEST = 16
 """Pixels of a picture's side."""
@@ -38,9 +38,9 @@ def export_dataset(
         raise FileExistsError(f"{output} exists; choose another --output, or remove it")
     console = plain_console(stderr=True)
     rendered = rendered_scene(output, view, console)
-    from scenetok_ns.data.demo_writer import whole_folder
-    from scenetok_ns.nerfstudio_dataset import write_dataset
-    from scenetok_ns.rendered_views import RenderedViews
+    from scenetok_ns.data.demo.writer import whole_folder
+    from scenetok_ns.rendering.dataset_export import write_dataset
+    from scenetok_ns.rendering.views import RenderedViews
     from scenetok_ns.splats.points import surface_points
 
     held_out = rendered.held_out

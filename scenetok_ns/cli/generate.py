@@ -9,21 +9,21 @@ import tyro
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from scenetok_ns.cli.generation_options import (
+from scenetok_ns.cli.run_options import (
     PhotographOptions,
     check_generator,
     condition_count,
     scene_guidance,
     show_photograph,
 )
-from scenetok_ns.cli.run_tokens import check_token_file, load_run, with_sources, write_tokens
+from scenetok_ns.cli.token_files import check_token_file, load_run, with_sources, write_tokens
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.printing import description_column, plain_console
+from scenetok_ns.tools.printing import description_column, plain_console
 
 if TYPE_CHECKING:
-    from scenetok_ns.run_folder import RunFolderConfig
+    from scenetok_ns.plugin.run_folder import RunFolderConfig
 
 EMBEDDED = "scenegen-tiny"
 """Preset whose model is used where no run is given."""
@@ -65,8 +65,8 @@ def generate(
     check_token_file(output)
     if photograph.image is not None and (data is not None or scene is not None or num_condition is not None):
         raise ValueError("--image is a scene of its own: leave out --data, --scene and --num-condition")
-    from scenetok_ns.cli.open_run import positive, show_data, show_scene
-    from scenetok_ns.run_folder import derive_run
+    from scenetok_ns.cli.run_options import positive, show_data, show_scene
+    from scenetok_ns.plugin.run_folder import derive_run
 
     console = plain_console(stderr=True)
     config, checkpoints = derive_run(run, output)

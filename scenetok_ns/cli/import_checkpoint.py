@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, weights_file
-from scenetok_ns.models.checkpoint import CheckpointError, released_state
-from scenetok_ns.models.file_digests import sha256_of
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
-from scenetok_ns.printing import command, description_column, plain_console
-from scenetok_ns.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
+from scenetok_ns.models.released_checkpoints import CheckpointError, released_state
+from scenetok_ns.tools.digests import sha256_of
+from scenetok_ns.tools.printing import command, description_column, plain_console
+from scenetok_ns.tools.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
 
 Bar = Callable[[str, int], Callable[[int], None]]
 
@@ -105,9 +105,9 @@ def imported_config(
     preset_name: str, preset: Preset, output: Path, data: Path | None, weights: dict[str, Path | None], bar: Bar
 ) -> Any:
     """Configuration of the preset's method for the imported run."""
-    from scenetok_ns.cli.open_run import show_data
-    from scenetok_ns.run_folder import run_config
-    from scenetok_ns.scenetok_config import method_config
+    from scenetok_ns.cli.run_options import show_data
+    from scenetok_ns.plugin.methods import method_config
+    from scenetok_ns.plugin.run_folder import run_config
 
     config = run_config(method_config(preset.method), output)
     model = config.pipeline.model

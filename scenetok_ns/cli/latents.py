@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from scenetok_ns.printing import plain_console
+from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
     import torch
 
-    from scenetok_ns.data.scene_jobs import JobReport
+    from scenetok_ns.data.precomputed.scene_jobs import JobReport
     from scenetok_ns.data.scenes import SceneSource
 
 Split = Literal["train", "test"]
@@ -68,9 +68,9 @@ def latents(
         raise ValueError("--data is needed: the folder of the data set")
     import torch
 
-    from scenetok_ns.data.latent_files import LatentSettings
-    from scenetok_ns.data.latent_jobs import LatentJob, compute_latents
-    from scenetok_ns.data.scene_jobs import Shard
+    from scenetok_ns.data.precomputed.latent_files import LatentSettings
+    from scenetok_ns.data.precomputed.latent_jobs import LatentJob, compute_latents
+    from scenetok_ns.data.precomputed.scene_jobs import Shard
     from scenetok_ns.models.autoencoders.registry import build_autoencoder, default_dtype
     from scenetok_ns.models.presets import load_preset
 
@@ -118,8 +118,8 @@ def tell_report(report: JobReport, output: Path, console: Console) -> None:
 
 
 def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: Console) -> None:
-    from scenetok_ns.data.latent_files import make_map, read_map
-    from scenetok_ns.data.latent_jobs import verify_set
+    from scenetok_ns.data.precomputed.latent_files import make_map, read_map
+    from scenetok_ns.data.precomputed.latent_jobs import verify_set
 
     with scene_progress(console) as progress:
         task = progress.add_task("reading latents", total=sum(1 for _ in root.glob("*/*/*.npz")))
@@ -145,9 +145,9 @@ def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: C
 
 def open_split(data: Path, split: str, splits: tuple[str, ...]) -> SceneSource:
     """The scenes of DATA/split, or of DATA itself where one split is asked for."""
-    from scenetok_ns.data.dl3dv import DL3DVSource
-    from scenetok_ns.data.re10k import INDEX, RE10KSource
     from scenetok_ns.data.scenes import DataError
+    from scenetok_ns.data.sources.dl3dv import DL3DVSource
+    from scenetok_ns.data.sources.re10k import INDEX, RE10KSource
 
     folder = data / split
     if not folder.is_dir():
@@ -172,7 +172,7 @@ def _own_device() -> torch.device:
 def _sha256(weights: Path) -> str:
     """Of the file, or of the one in a folder in diffusers' format."""
     from scenetok_ns.models.autoencoders.weights import diffusers_file
-    from scenetok_ns.models.file_digests import sha256_of
+    from scenetok_ns.tools.digests import sha256_of
 
     file = diffusers_file(weights) if weights.is_dir() else weights
     if not file.is_file():

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.progress import Progress
 
+from scenetok_ns.cli.run_options import preset_of
 from scenetok_ns.data.camera_paths import PATH_NAMES
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.models.presets import Solver, preset_names
+from scenetok_ns.models.presets import Solver
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.printing import plain_console
+from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
-    from scenetok_ns.path_videos import CameraPath, Shot
-    from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+    from scenetok_ns.plugin.pipeline import SceneTokPipeline
+    from scenetok_ns.rendering.shots import CameraPath, Shot
 
 Format = Literal["mp4", "png"]
-EMBEDDED = "scenetok-tiny"
-"""Preset whose model is used where neither a run is given nor the tokens say another."""
 NUM_FRAMES = 96
 
 
@@ -71,7 +70,7 @@ def render(
         guidance: Classifier-free guidance scale, 1 is off.
         solver: euler, or multistep, which needs fewer steps for the same error.
     """
-    from scenetok_ns.cli.open_run import (
+    from scenetok_ns.cli.run_options import (
         check_tokens_alone,
         positive,
         set_num_context,
@@ -92,9 +91,9 @@ def render(
     if path not in PATH_NAMES and frames is not None:
         raise ValueError("--frames is for paths by name: a file has its own number of frames")
     count = positive("--frames", NUM_FRAMES if frames is None else frames)
-    from scenetok_ns.cli.run_tokens import load_run
-    from scenetok_ns.run_folder import derive_run
-    from scenetok_ns.shot_files import check_folder, check_names, finish_killed
+    from scenetok_ns.cli.token_files import load_run
+    from scenetok_ns.plugin.run_folder import derive_run
+    from scenetok_ns.rendering.shot_files import check_folder, check_names, finish_killed
 
     finish_killed(output)
     check_folder(output)
@@ -116,16 +115,6 @@ def render(
     _render(pipeline, shots, output, formats, frame_rate, console)
 
 
-def preset_of(tokens: tuple[Path, ...]) -> Path:
-    """The embedded preset that renders these token files."""
-    if not tokens:
-        return Path(EMBEDDED)
-    made = SceneTokens.load(tokens[0]).preset
-    if made not in preset_names():
-        raise ValueError(f"{tokens[0]} was made by preset {made}, which is not in this package: give --run")
-    return Path(made)
-
-
 def _shots(
     pipeline: SceneTokPipeline,
     path: str,
@@ -135,8 +124,8 @@ def _shots(
     size: tuple[int, int] | None,
     compare: bool,
 ) -> list[Shot]:
-    from scenetok_ns.path_videos import Shot
-    from scenetok_ns.shot_files import file_names
+    from scenetok_ns.rendering.shot_files import file_names
+    from scenetok_ns.rendering.shots import Shot
 
     if files:
         found = [(tokens.scene or file.stem, tokens, None) for file in files for tokens in (SceneTokens.load(file),)]
@@ -169,8 +158,8 @@ def _scenes_of_data(pipeline: SceneTokPipeline, scenes: tuple[str, ...], compare
 
 
 def _path(path: str, tokens: SceneTokens, frames: int, size: tuple[int, int] | None, side: int) -> CameraPath:
-    from scenetok_ns.camera_path_file import read_path
-    from scenetok_ns.path_videos import path_around
+    from scenetok_ns.data.camera_path_files import read_path
+    from scenetok_ns.rendering.shots import path_around
 
     if path in PATH_NAMES:
         return path_around(path, tokens, frames, size or (side, side))  # type: ignore[arg-type]
@@ -187,8 +176,8 @@ def _render(
     frame_rate: float,
     console: Console,
 ) -> None:
-    from scenetok_ns.path_videos import render_shots
-    from scenetok_ns.shot_files import ShotFiles
+    from scenetok_ns.rendering.shot_files import ShotFiles
+    from scenetok_ns.rendering.shots import render_shots
 
     model = pipeline.model
     with ExitStack() as stack, Progress(*Progress.get_default_columns(), console=console) as progress:

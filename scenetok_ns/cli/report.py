@@ -9,13 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.cli.evaluate import default_folder
 from scenetok_ns.cli.latents import scene_progress
-from scenetok_ns.cli.open_run import positive
+from scenetok_ns.cli.run_options import positive
 from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.report import ReportOptions, page, read_figures
-from scenetok_ns.printing import plain_console
+from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.printing import plain_console
 
 PAGE = "report.html"
 

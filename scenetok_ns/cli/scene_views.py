@@ -12,7 +12,7 @@ from rich.progress import Progress
 from scenetok_ns.data.camera_paths import PATH_NAMES
 
 if TYPE_CHECKING:
-    from scenetok_ns.rendered_views import RenderedScene
+    from scenetok_ns.rendering.views import RenderedScene
 
 FEWEST_VIEWS, USUAL_VIEWS = 16, 120
 
@@ -48,7 +48,7 @@ class ViewOptions:
 
 def rendered_scene(output: Path, options: ViewOptions, console: Console) -> RenderedScene:
     """Load a run and render the views. Raises DataError, ValueError or OSError, in one line."""
-    from scenetok_ns.cli.open_run import (
+    from scenetok_ns.cli.run_options import (
         check_tokens_alone,
         set_num_context,
         set_pose_scale,
@@ -68,10 +68,10 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
     views = USUAL_VIEWS if options.views is None else options.views
     if views < FEWEST_VIEWS:
         raise ValueError(f"--views must be at least {FEWEST_VIEWS}, got {views}")
-    from scenetok_ns.cli.render import preset_of
-    from scenetok_ns.cli.run_tokens import load_run
-    from scenetok_ns.rendered_views import render_scene
-    from scenetok_ns.run_folder import derive_run
+    from scenetok_ns.cli.run_options import preset_of
+    from scenetok_ns.cli.token_files import load_run
+    from scenetok_ns.plugin.run_folder import derive_run
+    from scenetok_ns.rendering.views import render_scene
 
     run = options.run or preset_of(() if options.tokens is None else (options.tokens,))
     config, checkpoints = derive_run(run, output)

@@ -14,10 +14,10 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
-from scenetok_ns.printing import plain_console
+from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
-    from scenetok_ns.rendered_views import RenderedScene
+    from scenetok_ns.rendering.views import RenderedScene
     from scenetok_ns.splats.gaussians import Gaussians
     from scenetok_ns.splats.rasterizer import Rasterize
 
@@ -119,7 +119,7 @@ ROWS = (
 
 def compare(found: Gaussians, rendered: RenderedScene, rasterize: Rasterize) -> dict[str, dict[str, float]]:
     """Mean PSNR and SSIM over the held-out views, of each comparison that there are pictures for."""
-    from scenetok_ns.metrics import picture_metrics
+    from scenetok_ns.models.metrics import picture_metrics
     from scenetok_ns.splats.rasterizer import render_splat
 
     views, photographs = rendered.held_out, rendered.photographs

@@ -154,3 +154,8 @@ def _quaternion(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
     quaternion = products[torch.arange(len(rotation), device=rotation.device), best]
     quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
     return torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
+
+
+def flip_axes(c2w: Float[Tensor, "*n 4 4"]) -> Float[Tensor, "*n 4 4"]:
+    """OpenGL <-> OpenCV camera axes: y and z change sign; its own inverse."""
+    return c2w * c2w.new_tensor([1.0, -1.0, -1.0, 1.0])

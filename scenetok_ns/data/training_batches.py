@@ -14,13 +14,14 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from scenetok_ns.data.latents import LatentScenes, LatentViews
 from scenetok_ns.data.poses import reflect
+from scenetok_ns.data.precomputed.latents import LatentScenes, LatentViews
+from scenetok_ns.data.precomputed.token_sets import TokenStore
 from scenetok_ns.data.scenes import BadScene, DataError, SceneSource
-from scenetok_ns.data.token_sets import TokenStore
 from scenetok_ns.data.view_sampling import ViewIndices, condition_views, sample_views
 from scenetok_ns.models.presets import DataConfig
 from scenetok_ns.models.temporal import TemporalLayout
+from scenetok_ns.tools.seeds import mix
 
 REPLACEMENTS = 50
 """Scenes tried, one after another, in place of one that is unusable, before the data set is given up."""
@@ -336,12 +337,3 @@ class TrainingLoader:
             # Its own generator: the loader draws seeds for its workers, which must not move the global one.
             generator=torch.Generator(),
         )
-
-
-def mix(*numbers: int) -> int:
-    """A seed of 63 bits from whole numbers; unlike numbers give unlike seeds."""
-    value = 0x9E3779B97F4A7C15
-    for number in numbers:
-        value = (value ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        value ^= value >> 31
-    return value & 0x7FFFFFFFFFFFFFFF

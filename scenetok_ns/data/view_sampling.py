@@ -9,8 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from scenetok_ns.data.poses import farthest_points
-from scenetok_ns.data.scenes import BadScene
-from scenetok_ns.models.presets import ViewSamplingConfig
+from scenetok_ns.data.scenes import BadScene, DataError
+from scenetok_ns.models.presets import Preset, ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 
@@ -175,3 +175,28 @@ def _draw_condition(
         return None
     reference = context[_draw(0, len(context) - 1, generator)]
     return condition_views(int(reference), frames, count, generator)
+
+
+def condition_of(views: ViewIndices, preset: Preset, count: int | None) -> Int64[Tensor, " condition"]:
+    """The condition views: context views spread evenly from the first on.
+
+    None as the count: all of them if the generator takes as many (evaluation indices for generation name one to a
+    few), else the first alone. Raises DataError for a count that the generator does not take.
+    """
+    most, there = preset.data.views.max_condition_views, len(views.context)
+    if count is None:
+        count = there if there <= most else 1
+    if not 1 <= count <= min(most, there):
+        raise DataError(
+            f"{count} condition views, but preset {preset.name} takes 1 to {most}, and there are {there} context "
+            "views; set --pipeline.datamanager.num-condition"
+        )
+    return views.context[torch.linspace(0, there - 1, count).round().long()]
+
+
+def path_of(views: ViewIndices, num_anchors: int) -> Int64[Tensor, " k"]:
+    """Frames whose poses the anchors are taken from: the context views where they are as many as anchors are needed,
+    as in training, else all views in the order of the frames."""
+    if len(views.context) == num_anchors:
+        return views.context
+    return torch.cat([views.context, views.target]).unique()

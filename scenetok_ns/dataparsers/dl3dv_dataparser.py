@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scenetok_ns.data.dl3dv import DL3DVSource, home_of_scene
 from scenetok_ns.data.scenes import SceneSource
+from scenetok_ns.data.sources.dl3dv import DL3DVSource, home_of_scene
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParser, SceneDataParserConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scenetok_ns.data.re10k import INDEX, RE10KSource
 from scenetok_ns.data.scenes import SceneSource
+from scenetok_ns.data.sources.re10k import INDEX, RE10KSource
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParser, SceneDataParserConfig
 
 

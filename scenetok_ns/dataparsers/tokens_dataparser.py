@@ -9,7 +9,7 @@ from typing import Any
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.data.token_scene import TokenSource
+from scenetok_ns.data.sources.token_file import TokenSource
 
 
 @dataclass

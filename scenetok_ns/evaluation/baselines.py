@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scenetok_ns.data.poses import pose_distances, scaled_poses
 from scenetok_ns.data.scenes import Views
-from scenetok_ns.metrics import Pictures
+from scenetok_ns.models.metrics import Pictures
 from scenetok_ns.models.tokens import SceneTokens
 
 BASELINES = ("mean_colour", "nearest_view", "other_tokens", "noise_tokens")

@@ -24,8 +24,8 @@ from scenetok_ns.evaluation.features import (
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.perceptual import Perceptual, lpips, stlpips
 from scenetok_ns.evaluation.weights import MissingWeightsError
-from scenetok_ns.metrics import Pictures, picture_metrics
-from scenetok_ns.models.file_digests import sha256_of
+from scenetok_ns.models.metrics import Pictures, picture_metrics
+from scenetok_ns.tools.digests import sha256_of
 
 CHUNK = 16
 """Views that go through the metric networks together: bounds their memory."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.metrics import Pictures
+from scenetok_ns.models.metrics import Pictures
 
 Network = Literal["vgg", "alex", "squeeze"]
 TAPS: dict[str, tuple[int, ...]] = {

@@ -10,10 +10,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.evaluation.features import to_bytes
 from scenetok_ns.evaluation.records import EvaluationFolder, file_name
-from scenetok_ns.evaluation.runner import OnScene, RenderedScene
+from scenetok_ns.evaluation.scene_evaluation import OnScene, RenderedScene
+from scenetok_ns.tools.atomic_files import write_atomically
 
 JPEG_QUALITY = 92
 

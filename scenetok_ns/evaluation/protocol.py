@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scenetok_ns.evaluation.measures import Measures
-from scenetok_ns.models.file_digests import sha256_of
+from scenetok_ns.tools.digests import sha256_of
 
 if TYPE_CHECKING:
-    from scenetok_ns.evaluation.runner import SceneEvaluation
-    from scenetok_ns.scenetok_datamanager import SceneTokDataManager
-    from scenetok_ns.scenetok_model import SceneTokModel
+    from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
+    from scenetok_ns.plugin.datamanager import SceneTokDataManager
+    from scenetok_ns.plugin.model import SceneTokModel
 
 PACKAGES = ("scenetok-ns", "torch", "torchvision", "torchmetrics", "torch-fidelity", "nerfstudio", "diffusers", "numpy")
 

@@ -17,9 +17,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from scenetok_ns.atomic_files import TEMPORARY, remove_leftovers, write_atomically
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.measures import Measured
+from scenetok_ns.tools.atomic_files import TEMPORARY, remove_leftovers, write_atomically
 
 SETTINGS, FIGURES = "settings.json", "evaluation.json"
 SCENES, PICTURES = "scenes", "pictures"

@@ -11,16 +11,16 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from scenetok_ns.atomic_files import write_atomically
 from scenetok_ns.evaluation.baselines import BASELINES
-from scenetok_ns.evaluation.runner import Conditions, ContextOrder
+from scenetok_ns.evaluation.scene_evaluation import Conditions, ContextOrder
 from scenetok_ns.models.presets import Solver, changed
+from scenetok_ns.tools.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from scenetok_ns.scenetok_datamanager import SceneTokDataManager
-    from scenetok_ns.scenetok_model import SceneTokModel
+    from scenetok_ns.plugin.datamanager import SceneTokDataManager
+    from scenetok_ns.plugin.model import SceneTokModel
 
 Value = int | str
 TABLE, PLOT = "sweep.csv", "sweep.png"

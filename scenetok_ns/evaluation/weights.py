@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from scenetok_ns.models.file_digests import sha256_of
+from scenetok_ns.tools.digests import sha256_of
 
 PROBE_TIMEOUT_S = 10.0
 """A machine without a network must say so soon; torch's own download has no time limit."""

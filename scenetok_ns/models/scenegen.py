@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.noise import token_noise
+from scenetok_ns.models.flow.noise import token_noise
+from scenetok_ns.models.flow.sampling import OnStep, sample_scene_tokens
 from scenetok_ns.models.presets import Preset, SceneSamplerConfig
 from scenetok_ns.models.quirks import network_cameras
-from scenetok_ns.models.sampling import OnStep, sample_scene_tokens
 from scenetok_ns.models.scenetok import SceneTok, relative_cameras
 from scenetok_ns.models.tokens import SceneTokens
 

@@ -17,18 +17,19 @@ from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, default_dtype, weights_file
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.compilation import Checkpointing, compile_for_training, fuse_for_training
-from scenetok_ns.models.compressor import Compressor, TokenDistribution
-from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.engine.engine import RenderingEngine
 from scenetok_ns.models.engine.options import EngineOptions, suits_engine
+from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, render_windows
+from scenetok_ns.models.fused.blocks import fuse_for_training
+from scenetok_ns.models.networks.block_execution import Checkpointing, compile_for_training
+from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig
 from scenetok_ns.models.quirks import network_cameras
-from scenetok_ns.models.rendering import CleanViews, RenderedFrames, render_windows
-from scenetok_ns.models.sampling import OnStep
-from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.models.weights import embedded_weights, load_weights
+from scenetok_ns.models.weight_files import embedded_weights, load_weights
 
 logger = logging.getLogger(__name__)
 

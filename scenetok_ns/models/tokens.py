@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from scenetok_ns.atomic_files import write_atomically
-from scenetok_ns.models.noise import token_noise
+from scenetok_ns.models.flow.noise import token_noise
+from scenetok_ns.tools.atomic_files import write_atomically
 
 FORMAT = "scenetok-tokens-1"
 """Poses: camera-to-world, OpenCV axes. Intrinsics: divided by the image size."""

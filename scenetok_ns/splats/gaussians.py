@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.atomic_files import write_atomically
+from scenetok_ns.tools.atomic_files import write_atomically
 
 SH_C0 = 0.28209479177387814
 """The constant spherical harmonic: a colour c is stored as (c - 0.5) / SH_C0."""

@@ -15,15 +15,15 @@ import pytest
 from PIL import Image
 from small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
 
+from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.evaluate import _Session, default_folder, evaluate
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.cli.open_run import open_run
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.sweeps import Row, SweepOptions, Variant, plot, shown_metrics, table, variants, write_csv
-from scenetok_ns.models.file_digests import sha256_of
-from scenetok_ns.run_files import save_tensors
-from scenetok_ns.run_folder import read_run
+from scenetok_ns.tools.digests import sha256_of
+from scenetok_ns.tools.run_files import save_tensors
 
 TARGETS = FRAMES - NUM_CONTEXT
 QUICK = EvaluationOptions(metrics=())
@@ -149,7 +149,7 @@ def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) 
 
 
 def test_too_many_tokens_are_refused_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("scenetok_ns.cli.run_tokens.load_run", lambda *_: pytest.fail("the run was loaded"))
+    monkeypatch.setattr("scenetok_ns.cli.token_files.load_run", lambda *_: pytest.fail("the run was loaded"))
     with pytest.raises(ValueError, match="--sweep-tokens: 9 tokens were asked for, the scenes have 8"):
         evaluate(run, tmp_path / "out", sweep=SweepOptions(sweep_tokens=(2, 9)), measure=QUICK)
 

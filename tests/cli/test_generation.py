@@ -21,22 +21,26 @@ from safetensors.torch import load_file
 from small_networks import randomized
 from small_runs import GENERATOR, PRESET, write_small_re10k
 
-from scenetok_ns import run_folder, scenetok_datamanager, scenetok_model, scenetok_trainer
-from scenetok_ns.camera_path_file import write_camera_path
-from scenetok_ns.cli import generation_options, open_run
+from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.cli import open_run
+from scenetok_ns.cli import run_options as generation_options
 from scenetok_ns.cli.encode import encode
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.anchors import home_pose, trajectory
-from scenetok_ns.data.demo_writer import write_demo_data
-from scenetok_ns.data.token_sets import TokenStore
+from scenetok_ns.data.camera_path_files import write_camera_path
+from scenetok_ns.data.demo.writer import write_demo_data
+from scenetok_ns.data.precomputed.token_sets import TokenStore
 from scenetok_ns.models import scenetok as scenetok_module
-from scenetok_ns.models.checkpoint import module_sha256
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import Preset, build, config_folder, load_preset
-from scenetok_ns.models.scene_generator import SceneGenerator
+from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.models.weights import embedded_weights, save_weights
-from scenetok_ns.run_folder import read_run
-from scenetok_ns.scenetok_config import scenegen_tiny
+from scenetok_ns.models.weight_files import embedded_weights, save_weights
+from scenetok_ns.plugin import datamanager as scenetok_datamanager
+from scenetok_ns.plugin import model as scenetok_model
+from scenetok_ns.plugin import run_folder
+from scenetok_ns.plugin import trainer as scenetok_trainer
+from scenetok_ns.plugin.methods import scenegen_tiny
 
 
 @pytest.fixture(scope="module", autouse=True)

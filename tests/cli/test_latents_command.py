@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from scenetok_ns.cli.main import entrypoint
-from scenetok_ns.data.latents import LatentStore
-from scenetok_ns.data.re10k import RE10KSource
+from scenetok_ns.data.precomputed.latents import LatentStore
+from scenetok_ns.data.sources.re10k import RE10KSource
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.presets import load_preset
 

@@ -50,7 +50,7 @@ def test_interrupts_and_complaints_are_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("scenetok_ns.data.demo_writer.write_demo_data", fail)
+    monkeypatch.setattr("scenetok_ns.data.demo.writer.write_demo_data", fail)
     with pytest.raises(SystemExit, match=f"^scenetok demo-data: {message}$"):
         entrypoint(["demo-data", "--output", str(tmp_path / "data")])
 

@@ -16,13 +16,13 @@ from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 
-from scenetok_ns.camera_path_file import read_camera_path
+from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.data.camera_path_files import read_camera_path
 from scenetok_ns.data.camera_paths import preset_path
 from scenetok_ns.data.poses import camera_spread
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.run_folder import read_run
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="writing videos needs ffmpeg")
 

@@ -17,13 +17,13 @@ from nerfstudio.scripts.render import RenderCameraPath
 from nerfstudio.utils.eval_utils import eval_setup
 from released_files import random_state, write_lightning
 
+from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.main import entrypoint
-from scenetok_ns.data.demo_writer import write_demo_data
+from scenetok_ns.data.demo.writer import write_demo_data
 from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
-from scenetok_ns.models.file_digests import sha256_of
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.run_folder import read_run
+from scenetok_ns.tools.digests import sha256_of
 
 CHECKPOINT = "nerfstudio_models/step-000000000.ckpt"
 FILES = ("checkpoint", "data", "output", "run", "tokenizer", "tokens", "vavae")

@@ -14,11 +14,11 @@ from PIL import Image
 from torch_rasterizer import rasterize
 
 from scenetok_ns.cli.main import entrypoint
-from scenetok_ns.cli.open_run import set_num_context, set_pose_scale
+from scenetok_ns.cli.run_options import set_num_context, set_pose_scale
 from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
-from scenetok_ns.refinement import RefinePipelineConfig
-from scenetok_ns.rendered_views import held_out_photographs
-from scenetok_ns.scenetok_pipeline import SceneTokPipelineConfig
+from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
+from scenetok_ns.plugin.refinement import RefinePipelineConfig
+from scenetok_ns.rendering.views import held_out_photographs
 from scenetok_ns.splats import fitting, rasterizer
 from scenetok_ns.splats.gaussians import load_splat
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenetok_ns.data.demo_difficulty import demo_difficulty, even_split, nearest_views, turn_degrees
-from scenetok_ns.data.demo_rooms import NUM_BOXES, NUM_CYLINDERS, NUM_OBJECTS, RoomBatch, material
-from scenetok_ns.data.demo_scenes import CAMERA_MARGIN, render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.data.demo.difficulty import demo_difficulty, even_split, nearest_views, turn_degrees
+from scenetok_ns.data.demo.rooms import NUM_BOXES, NUM_CYLINDERS, NUM_OBJECTS, RoomBatch, material
+from scenetok_ns.data.demo.scenes import CAMERA_MARGIN, render_rooms, sample_rooms, sample_walks, scene_seed
 
 BALL = NUM_BOXES + NUM_CYLINDERS
 RED = torch.tensor([1.0, 0.0, 0.0])

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from scenetok_ns.data import demo_writer
-from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks, scene_seed
-from scenetok_ns.data.demo_writer import write_demo_data
-from scenetok_ns.data.dl3dv import DL3DVSource
-from scenetok_ns.data.re10k import RE10KSource
+from scenetok_ns.data.demo import writer as demo_writer
+from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.data.demo.writer import write_demo_data
+from scenetok_ns.data.sources.dl3dv import DL3DVSource
+from scenetok_ns.data.sources.re10k import RE10KSource
 
 FRAMES, SIZE = 3, 16
 

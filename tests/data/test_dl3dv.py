@@ -10,8 +10,8 @@ import pytest
 import torch
 from scene_files import intrinsics, picture, transforms, walk, write_dl3dv
 
-from scenetok_ns.data.dl3dv import DL3DVSource
 from scenetok_ns.data.scenes import BadScene, DataError
+from scenetok_ns.data.sources.dl3dv import DL3DVSource
 
 
 @pytest.mark.parametrize("inner", ["nerfstudio", "."])

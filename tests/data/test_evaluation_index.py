@@ -8,10 +8,10 @@ import pytest
 import torch
 from scene_files import example, write_dl3dv, write_re10k
 
-from scenetok_ns.data.dl3dv import DL3DVSource
 from scenetok_ns.data.evaluation_index import EvaluationIndex
-from scenetok_ns.data.re10k import RE10KSource
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.sources.dl3dv import DL3DVSource
+from scenetok_ns.data.sources.re10k import RE10KSource
 
 ENTRY = {"context": [0, 5], "target": [1, 2, 3]}
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scene_files import example, intrinsics, walk, write_dl3dv, write_re10k
 
 from scenetok_ns.cli.main import entrypoint
-from scenetok_ns.data.dl3dv import DL3DVSource
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
-from scenetok_ns.data.re10k import RE10KSource
 from scenetok_ns.data.scenes import BadScene, DataError, Scene
+from scenetok_ns.data.sources.dl3dv import DL3DVSource
+from scenetok_ns.data.sources.re10k import RE10KSource
 
 
 def scene(frames: int, key: str = "a") -> Scene:

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scene_files import example, write_dl3dv, write_re10k
 
-from scenetok_ns.data.latent_files import LatentSettings
-from scenetok_ns.data.latent_jobs import LatentJob, compute_latents, frame_noise, verify_set
-from scenetok_ns.data.latents import LatentStore
 from scenetok_ns.data.poses import reflect
-from scenetok_ns.data.re10k import RE10KSource
-from scenetok_ns.data.scene_jobs import Shard
+from scenetok_ns.data.precomputed.latent_files import LatentSettings
+from scenetok_ns.data.precomputed.latent_jobs import LatentJob, compute_latents, frame_noise, verify_set
+from scenetok_ns.data.precomputed.latents import LatentStore
+from scenetok_ns.data.precomputed.scene_jobs import Shard
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.sources.re10k import RE10KSource
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.presets import AutoencoderConfig
@@ -212,9 +212,9 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from scenetok_ns.data.dl3dv import DL3DVSource
-from scenetok_ns.data.latent_files import LatentSettings
-from scenetok_ns.data.latent_jobs import LatentJob, compute_latents
+from scenetok_ns.data.sources.dl3dv import DL3DVSource
+from scenetok_ns.data.precomputed.latent_files import LatentSettings
+from scenetok_ns.data.precomputed.latent_jobs import LatentJob, compute_latents
 from scenetok_ns.models.autoencoders.vavae import VAVAE, VAVAEConfig, build_network, vavae_latent_space
 from scenetok_ns.models.presets import AutoencoderConfig
 

@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from scenetok_ns import atomic_files
-from scenetok_ns.data.latent_files import LatentFile, LatentSettings, MappedLatents, latent_path, verify_file, write_map
-from scenetok_ns.data.latents import LatentStore
+from scenetok_ns.data.precomputed.latent_files import (
+    LatentFile,
+    LatentSettings,
+    MappedLatents,
+    latent_path,
+    verify_file,
+    write_map,
+)
+from scenetok_ns.data.precomputed.latents import LatentStore
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.models.autoencoders.base import LatentSpace
 from scenetok_ns.models.temporal import TemporalLayout
+from scenetok_ns.tools import atomic_files
 
 IMAGES = LatentSpace(TemporalLayout(1, 1), 4, 3)
 VIDEO = LatentSpace(TemporalLayout(4, 1), 4, 3)

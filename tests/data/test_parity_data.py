@@ -9,7 +9,6 @@ import torch
 from parity_cases import CORE, VIDEO_DCAE, WAN, Limits, difference, differences, load_case
 from torch import Tensor
 
-from scenetok_ns.data.dl3dv import parse_transforms
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
 from scenetok_ns.data.poses import (
     cameras_from_rows,
@@ -19,6 +18,7 @@ from scenetok_ns.data.poses import (
     reflect,
     rows_from_cameras,
 )
+from scenetok_ns.data.sources.dl3dv import parse_transforms
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.quirks import scale_focal_by_256
 from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout

@@ -13,9 +13,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from scenetok_ns.data.anchors import home_pose, trajectory
-from scenetok_ns.data.photograph_scene import PhotographSource
-from scenetok_ns.data.photographs import DEFAULT_FOV, read_photograph
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.sources.photograph import DEFAULT_FOV, PhotographSource, read_photograph
 
 WIDTH, HEIGHT = 60, 40
 COLOURS = np.zeros((HEIGHT, WIDTH, 3), np.uint8)

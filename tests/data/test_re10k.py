@@ -9,9 +9,9 @@ import pytest
 import torch
 from scene_files import example, intrinsics, walk, write_re10k
 
-from scenetok_ns.data import re10k
-from scenetok_ns.data.re10k import RE10KSource
 from scenetok_ns.data.scenes import BadScene, DataError, first_good
+from scenetok_ns.data.sources import re10k
+from scenetok_ns.data.sources.re10k import RE10KSource
 
 
 def test_cameras_and_images_of_a_scene(tmp_path: Path) -> None:

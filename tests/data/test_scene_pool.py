@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks
-from scenetok_ns.data.scene_pool import ScenePool, draw_training_views
+from scenetok_ns.data.demo.pool import ScenePool, draw_training_views
+from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks
 
 
 def small_pool(capacity: int, **options) -> ScenePool:

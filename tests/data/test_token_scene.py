@@ -10,7 +10,7 @@ import torch
 from scene_files import walk
 
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.data.token_scene import TokenSource
+from scenetok_ns.data.sources.token_file import TokenSource
 from scenetok_ns.models.tokens import SceneTokens
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from scene_files import example, write_re10k
 
-from scenetok_ns.data.re10k import RE10KSource
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.data.training_batches import Sharding, TrainingBatch, TrainingLoader, TrainingSamples, mix
+from scenetok_ns.data.sources.re10k import RE10KSource
+from scenetok_ns.data.training_batches import Sharding, TrainingBatch, TrainingLoader, TrainingSamples
 from scenetok_ns.models.presets import DataConfig, ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
+from scenetok_ns.tools.seeds import mix
 
 VIEWS = ViewSamplingConfig(mode="unbounded", num_context=3, num_target_latents=2, target_split_prob=0.5)
 DATA = DataConfig(image_size=32, views=VIEWS)

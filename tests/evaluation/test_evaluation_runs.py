@@ -16,11 +16,10 @@ import torch
 from PIL import Image
 from small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
 
-from scenetok_ns.atomic_files import TEMPORARY
 from scenetok_ns.data.poses import scaled_poses
-from scenetok_ns.data.scene_jobs import Shard
+from scenetok_ns.data.precomputed.scene_jobs import Shard
 from scenetok_ns.data.scenes import BadScene, DataError
-from scenetok_ns.evaluation import whole
+from scenetok_ns.evaluation import evaluate as whole
 from scenetok_ns.evaluation.baselines import copied_pictures, nearest_view
 from scenetok_ns.evaluation.distributions import frechet_distance
 from scenetok_ns.evaluation.features import standin_features
@@ -29,12 +28,13 @@ from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.pictures import for_report, side_by_side
 from scenetok_ns.evaluation.protocol import settings_of
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord, differences, file_name
-from scenetok_ns.evaluation.runner import Conditions, RenderedScene, SceneEvaluation, kept_tokens, ordered
+from scenetok_ns.evaluation.scene_evaluation import Conditions, RenderedScene, SceneEvaluation, kept_tokens, ordered
 from scenetok_ns.evaluation.summary import summarise
-from scenetok_ns.metrics import psnr
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.scenetok_pipeline import SceneTokPipeline
+from scenetok_ns.models.metrics import psnr
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.tools.atomic_files import TEMPORARY
 
 TARGETS = FRAMES - NUM_CONTEXT
 TIMES = ("seconds", "fps", "num_rays_per_sec")
@@ -354,7 +354,7 @@ def test_captures_are_encoded_in_the_units_of_the_training_data(
         return copied_pictures(context, target, device, pose_scale)
 
     monkeypatch.setattr(pipeline.model, "encode_views", encode)
-    monkeypatch.setattr("scenetok_ns.evaluation.runner.copied_pictures", copy)
+    monkeypatch.setattr("scenetok_ns.evaluation.scene_evaluation.copied_pictures", copy)
     run.run()
     assert seen == copied == [0.25] * 3
 

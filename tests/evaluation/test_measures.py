@@ -20,8 +20,8 @@ from scenetok_ns.evaluation.features import I3DFeatures, InceptionFeatures, clip
 from scenetok_ns.evaluation.measures import CHUNK, Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.weights import MissingWeightsError, WeightFile
-from scenetok_ns.metrics import psnr, ssim, ssim_skimage
-from scenetok_ns.models.file_digests import sha256_of
+from scenetok_ns.models.metrics import psnr, ssim, ssim_skimage
+from scenetok_ns.tools.digests import sha256_of
 
 
 def bytes_of(count: int, side: int, seed: int = 0, offset: int = 0) -> torch.Tensor:

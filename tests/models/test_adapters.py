@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from scenetok_ns.models.adapters import LowRankAdapters, adapted_layers
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.networks.adapters import LowRankAdapters, adapted_layers
+from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import load_preset
 
 PRESET = Path(__file__).parents[1] / "tiny_preset.yaml"

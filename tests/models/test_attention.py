@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scenetok_ns.models import attention as module
-from scenetok_ns.models.attention import attention
+from scenetok_ns.models.ops import attention as module
+from scenetok_ns.models.ops.attention import attention
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from parity_cases import load_case
 from small_networks import CHUNKED, LVSM, PATCHES, VIDEO, random_cameras
 
-from scenetok_ns.models.cameras import CameraBatch, PoseEmbedding, ray_map
+from scenetok_ns.models.cameras import CameraBatch, ray_map
+from scenetok_ns.models.networks.pose_embedding import PoseEmbedding
 from scenetok_ns.models.presets import CameraConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from released_files import foreign_classes, random_state, small_preset, write_lightning
 
-from scenetok_ns.models.checkpoint import (
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.released_checkpoints import (
     CheckpointError,
     check_tensors,
     check_weights,
@@ -23,8 +24,7 @@ from scenetok_ns.models.checkpoint import (
     read_lightning,
     released_state,
 )
-from scenetok_ns.models.file_digests import sha256_of
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.tools.digests import sha256_of
 
 SQUARE = "denoiser.model.blocks.0.attn.proj.weight"
 OBLONG = "compressor.aggregate.0.mlp2.w3.weight"

@@ -10,8 +10,8 @@ from small_networks import NETWORKS, randomized
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from scenetok_ns.models import compilation
-from scenetok_ns.models.compilation import Checkpointing, compile_for_training
+from scenetok_ns.models.networks import block_execution as compilation
+from scenetok_ns.models.networks.block_execution import Checkpointing, compile_for_training
 
 every_network = pytest.mark.parametrize("name", sorted(NETWORKS))
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from scenetok_ns.data.demo_scenes import render_rooms, sample_rooms, sample_walks, scene_seed
-from scenetok_ns.metrics import psnr
+from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.models.autoencoders.conv import CHANNELS, ConvAutoencoder, ConvCodec, conv_latent_space
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.presets import AutoencoderConfig, load_preset
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.models.weights import embedded_weights, load_weights, save_weights
+from scenetok_ns.models.weight_files import embedded_weights, load_weights, save_weights
 
 
 def test_weights_come_back_in_half_precision(tmp_path: Path) -> None:

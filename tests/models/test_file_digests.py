@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scenetok_ns.models import file_digests
-from scenetok_ns.models.file_digests import remembered_sha256
+from scenetok_ns.tools import digests as file_digests
+from scenetok_ns.tools.digests import remembered_sha256
 
 
 def digest(content: bytes) -> str:

@@ -17,11 +17,11 @@ import torch
 from small_networks import NETWORKS, randomized
 from torch import Tensor, nn
 
-from scenetok_ns.models import compilation
-from scenetok_ns.models.compressor import CompressorBlock
-from scenetok_ns.models.dit import Block
-from scenetok_ns.models.layers import RMSNorm
-from scenetok_ns.models.rope import GridRotary, RotaryTable, angles_3d, rotary_table
+from scenetok_ns.models.networks import block_execution as compilation
+from scenetok_ns.models.networks.compressor import CompressorBlock
+from scenetok_ns.models.networks.dit import Block
+from scenetok_ns.models.networks.layers import RMSNorm
+from scenetok_ns.models.ops.rope import GridRotary, RotaryTable, angles_3d, rotary_table
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"

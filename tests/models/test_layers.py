@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from scenetok_ns.models.layers import (
+from scenetok_ns.models.networks.layers import (
     CrossAttention,
     PatchEmbed,
     RMSNorm,
@@ -13,7 +13,7 @@ from scenetok_ns.models.layers import (
     check_shape,
     padded_feed_forward,
 )
-from scenetok_ns.models.rope import axis_angles, rotary_table
+from scenetok_ns.models.ops.rope import axis_angles, rotary_table
 
 
 def test_norm_divides_by_the_root_mean_square() -> None:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from oracle import LAYOUTS, path
 
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.compressor import Compressor
-from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.draws import SceneGenDraws, SceneTokDraws, draw_scenegen, draw_scenetok, noise_levels
-from scenetok_ns.models.losses import LossOutput, Views, compressor_frozen, kl_weight, scenegen_loss, scenetok_loss
+from scenetok_ns.models.flow.draws import SceneGenDraws, SceneTokDraws, draw_scenegen, draw_scenetok, noise_levels
+from scenetok_ns.models.flow.losses import LossOutput, Views, compressor_frozen, kl_weight, scenegen_loss, scenetok_loss
+from scenetok_ns.models.networks.compressor import Compressor
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import (
     CameraConfig,
     CompressorConfig,
@@ -22,7 +23,6 @@ from scenetok_ns.models.presets import (
     SceneGeneratorConfig,
     TrainingConfig,
 )
-from scenetok_ns.models.scene_generator import SceneGenerator
 
 CONFIG = TrainingConfig(
     batch_size=2,

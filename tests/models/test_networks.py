@@ -10,11 +10,11 @@ import torch
 from small_networks import NETWORKS, random_cameras, randomized, small_compressor
 from torch import Tensor, nn
 
-from scenetok_ns.models.compressor import Compressor
-from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.layers import PatchEmbed, RMSNorm
+from scenetok_ns.models.networks.compressor import Compressor
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.layers import PatchEmbed, RMSNorm
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import load_preset
-from scenetok_ns.models.scene_generator import SceneGenerator
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 

@@ -11,7 +11,7 @@ from parity_cases import Limits, build_compressor, build_denoiser, build_scene_g
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch, ray_map
-from scenetok_ns.models.denoiser import Denoiser
+from scenetok_ns.models.networks.denoiser import Denoiser
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scenetok_ns.models.noise import _mix, latent_noise, token_noise
+from scenetok_ns.models.flow.noise import _mix, latent_noise, token_noise
 
 SHAPE = (2, 3, 3)
 

@@ -25,13 +25,14 @@ from parity_cases import (
 )
 from torch import Tensor
 
-from scenetok_ns.models.cameras import CameraBatch, PoseEmbedding, ray_map
-from scenetok_ns.models.compressor import TokenDistribution
-from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.dit import timestep_sinusoid
-from scenetok_ns.models.layers import CrossAttention, SwiGLU
-from scenetok_ns.models.rope import RotaryTable, angles_2d, angles_3d, apply_rotary
-from scenetok_ns.models.scene_generator import SceneGenerator
+from scenetok_ns.models.cameras import CameraBatch, ray_map
+from scenetok_ns.models.networks.compressor import TokenDistribution
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.dit import timestep_sinusoid
+from scenetok_ns.models.networks.layers import CrossAttention, SwiGLU
+from scenetok_ns.models.networks.pose_embedding import PoseEmbedding
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
+from scenetok_ns.models.ops.rope import RotaryTable, angles_2d, angles_3d, apply_rotary
 from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout
 
 Outputs = Iterator[tuple[str, Tensor]]

@@ -10,8 +10,9 @@ import sampling_parity
 from parity_cases import Case, load_case
 from sampling_parity import COMPARE
 
-from scenetok_ns.models import draws, flow, losses, sampling, schedules
 from scenetok_ns.models.autoencoders.base import LatentSpace
+from scenetok_ns.models.flow.rectified_flow import draws, losses, sampling, schedules
+from scenetok_ns.models.flow.rectified_flow import rectified_flow as flow
 from scenetok_ns.models.temporal import TemporalLayout
 
 LOSSES = [name for name in COMPARE if name.startswith("c10")]

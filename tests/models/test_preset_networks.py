@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scenetok_ns.models.checkpoint import expected_tensors
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.released_checkpoints import expected_tensors
 
 RE10K = "scenetok_va-vdc_lognorm_re10k_scratch"
 DL3DV = "scenetok_va-vdc_shift8_dl3dv_finetuned"

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from scenetok_ns.models import presets
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import Preset, build, config_folder, load_preset, preset_names
-from scenetok_ns.models.scene_generator import SceneGenerator
 
 PUBLISHED = {
     "re10k": "va-videodc_re10k.ckpt",

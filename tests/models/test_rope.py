@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scenetok_ns.models.rope import (
+from scenetok_ns.models.ops.rope import (
     GridRotary,
     angles_2d,
     angles_3d,

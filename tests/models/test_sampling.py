@@ -11,17 +11,17 @@ import torch
 from oracle import LAYOUTS, SAMPLERS, OracleDenoiser, grey, path
 from small_networks import NUM_TOKENS, TOKEN_DIM, generator_inputs, randomized, small_generator
 
-from scenetok_ns.models.denoiser import Denoiser
-from scenetok_ns.models.flow import TRAINING_TIMES, network_time, time_grid
-from scenetok_ns.models.noise import latent_noise, token_noise
+from scenetok_ns.models.flow.noise import latent_noise, token_noise
+from scenetok_ns.models.flow.rectified_flow import TRAINING_TIMES, network_time, time_grid
+from scenetok_ns.models.flow.sampling import sample_latents, sample_scene_tokens, sample_windows
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import (
     CameraConfig,
     DenoiserConfig,
     SceneGeneratorConfig,
     SceneSamplerConfig,
 )
-from scenetok_ns.models.sampling import sample_latents, sample_scene_tokens, sample_windows
-from scenetok_ns.models.scene_generator import SceneGenerator
 
 TOKENS = torch.zeros(1, 2, 3)
 

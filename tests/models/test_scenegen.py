@@ -13,9 +13,9 @@ from small_networks import random_cameras, randomized
 
 from scenetok_ns.models import scenegen
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.noise import token_noise
+from scenetok_ns.models.flow.noise import token_noise
+from scenetok_ns.models.flow.sampling import sample_scene_tokens
 from scenetok_ns.models.presets import load_preset
-from scenetok_ns.models.sampling import sample_scene_tokens
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens

@@ -14,8 +14,8 @@ from oracle import LAYOUTS, SAMPLERS, SIZE, OracleDenoiser, autoencoder, grey, p
 from small_models import small_model, small_preset, views
 
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, pad_path, render_windows
 from scenetok_ns.models.presets import SceneGeneratorConfig, SceneSamplerConfig
-from scenetok_ns.models.rendering import CleanViews, RenderedFrames, pad_path, render_windows
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.models.tokens import SceneTokens

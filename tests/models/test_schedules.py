@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenetok_ns.models.schedules import schedule_matrix
+from scenetok_ns.models.flow.schedules import schedule_matrix
 
 
 @st.composite

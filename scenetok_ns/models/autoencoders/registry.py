@@ -12,7 +12,7 @@ import torch
 from scenetok_ns.models.autoencoders import conv, pixel, vavae, video_dcae, wan
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace, to_channels_last
 from scenetok_ns.models.presets import AutoencoderConfig
-from scenetok_ns.models.weights import embedded_weights, load_weights
+from scenetok_ns.models.weight_files import embedded_weights, load_weights
 
 Use = Literal["online", "precompute"]
 """online: images are encoded and latents decoded when needed. precompute: latents are made once and stored. The

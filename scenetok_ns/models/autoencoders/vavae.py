@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from scenetok_ns.models.autoencoders import weights as weight_files
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
 from scenetok_ns.models.autoencoders.vavae_fast import FastEncoder
-from scenetok_ns.models.engine.replayed import Replayed
+from scenetok_ns.models.ops.graphs import Replayed
 from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.engine.kernels import add_with_bias, group_norm
+from scenetok_ns.models.ops.dispatch import add_with_bias, group_norm
 
 Maps = Float[Tensor, "n h w c"]
 

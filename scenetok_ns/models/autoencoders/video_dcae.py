@@ -22,7 +22,7 @@ from scenetok_ns.models.autoencoders import weights as weight_files
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
 from scenetok_ns.models.autoencoders.video_dcae_fast import FastDecoder
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
-from scenetok_ns.models.engine.replayed import Replayed
+from scenetok_ns.models.ops.graphs import Replayed
 from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import TemporalLayout
 

@@ -30,7 +30,7 @@ from scenetok_ns.models.autoencoders.video_dcae_layers import (
     ResidualConvs,
     Upsample,
 )
-from scenetok_ns.models.engine.kernels import bias_silu, depthwise_conv, join_phases, norm_modulate
+from scenetok_ns.models.ops.dispatch import bias_silu, depthwise_conv, join_phases, norm_modulate
 
 STRIP_POSITIONS = 2**19
 """8 frames of 256 x 256 pixels: maps of a strip take 128 MiB each in half precision, those of a whole tile four times

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scenetok_ns.models.autoencoders import weights as weight_files
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace, to_channels_last
 from scenetok_ns.models.autoencoders.wan_fast import speed_up
-from scenetok_ns.models.engine.replayed import Replayed
+from scenetok_ns.models.ops.graphs import Replayed
 from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import TemporalLayout
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scenetok_ns.models.engine.kernels import norm_modulate
+from scenetok_ns.models.ops.dispatch import norm_modulate
 
 EPS = 1e-24
 """Keeps positions of zeros zero, and changes nothing else."""

@@ -11,16 +11,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.attention import attention
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.compressor import NORM_EPS, Compressor, CompressorBlock
-from scenetok_ns.models.engine.graphs import StepGraphs
-from scenetok_ns.models.engine.kernels import gated_residual, norm_modulate, norm_rotate, silu_product
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.models.engine.streams import working
 from scenetok_ns.models.engine.trunk import CHUNKS, feed_forward, folded_modulation
-from scenetok_ns.models.layers import embed_patches
-from scenetok_ns.models.rope import RotaryTable
+from scenetok_ns.models.networks.compressor import NORM_EPS, Compressor, CompressorBlock
+from scenetok_ns.models.networks.layers import embed_patches
+from scenetok_ns.models.ops.attention import attention
+from scenetok_ns.models.ops.dispatch import gated_residual, norm_modulate, norm_rotate, silu_product
+from scenetok_ns.models.ops.graphs import StepGraphs, working
+from scenetok_ns.models.ops.rope import RotaryTable
 
 Linear = tuple[Tensor, Tensor]
 """Weight and bias."""

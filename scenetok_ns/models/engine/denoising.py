@@ -17,17 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.engine import trunk
-from scenetok_ns.models.engine.graphs import StepGraphs
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.models.engine.streams import working
-from scenetok_ns.models.engine.tables import step_table, to_device
-from scenetok_ns.models.engine.window import CAPACITY, DenoiserWeights, WindowKey, WindowSteps
-from scenetok_ns.models.flow import network_time
+from scenetok_ns.models.engine.window import CAPACITY, DenoiserWeights, WindowKey, WindowSteps, step_table, to_device
+from scenetok_ns.models.flow.rectified_flow import network_time
+from scenetok_ns.models.flow.sampling import OnStep, SampledLatents, checked_schedule, no_report
+from scenetok_ns.models.flow.schedules import Schedule
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.ops.graphs import StepGraphs, working
 from scenetok_ns.models.presets import SamplerConfig
-from scenetok_ns.models.sampling import OnStep, SampledLatents, checked_schedule, no_report
-from scenetok_ns.models.schedules import Schedule
 from scenetok_ns.models.temporal import TemporalLayout
 
 POSES_AT_ONCE = 64

@@ -11,22 +11,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.adapters import adapters_in_use
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.compressor import Compressor
-from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.engine.compressing import CompressingEngine
 from scenetok_ns.models.engine.denoising import DenoisingEngine
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.models.engine.streams import working
 from scenetok_ns.models.engine.token_sampling import TokenEngine
 from scenetok_ns.models.engine.worker import Report, Worker
+from scenetok_ns.models.flow.sampling import OnStep, SampledLatents, checked_schedule
+from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, StartedPath, decode_windows, start_path
+from scenetok_ns.models.networks.adapters import adapters_in_use
+from scenetok_ns.models.networks.compressor import Compressor
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
+from scenetok_ns.models.ops.graphs import working
 from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig
-from scenetok_ns.models.rendering import CleanViews, RenderedFrames, StartedPath, decode_windows, start_path
-from scenetok_ns.models.sampling import OnStep, SampledLatents, checked_schedule
-from scenetok_ns.models.scene_generator import SceneGenerator
 from scenetok_ns.models.temporal import TemporalLayout
 
 logger = logging.getLogger(__name__)

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.engine import trunk
-from scenetok_ns.models.engine.graphs import StepGraphs
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.models.engine.streams import working
-from scenetok_ns.models.engine.tables import step_table
-from scenetok_ns.models.flow import network_time, time_grid
+from scenetok_ns.models.engine.window import step_table
+from scenetok_ns.models.flow.rectified_flow import network_time, time_grid
+from scenetok_ns.models.flow.sampling import OnStep, check_guidance, condition_copies, no_report
+from scenetok_ns.models.networks.scene_generator import SceneGenerator
+from scenetok_ns.models.ops.graphs import StepGraphs, working
 from scenetok_ns.models.presets import SceneSamplerConfig
-from scenetok_ns.models.sampling import OnStep, check_guidance, condition_copies, no_report
-from scenetok_ns.models.scene_generator import SceneGenerator
 
 AHEAD = 64
 """Steps whose modulations lie on the device at once."""

@@ -21,8 +21,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.dit import NORM_EPS, Block, Trunk
-from scenetok_ns.models.engine.kernels import (
+from scenetok_ns.models.networks.dit import NORM_EPS, Block, Trunk
+from scenetok_ns.models.networks.layers import FEED_FORWARD_MULTIPLE, SwiGLU, padded_feed_forward
+from scenetok_ns.models.ops.dispatch import (
     attend,
     linear_gated,
     norm_modulate,
@@ -30,8 +31,7 @@ from scenetok_ns.models.engine.kernels import (
     residual_norm,
     silu_product,
 )
-from scenetok_ns.models.layers import FEED_FORWARD_MULTIPLE, SwiGLU, padded_feed_forward
-from scenetok_ns.models.rope import RotaryTable
+from scenetok_ns.models.ops.rope import RotaryTable
 
 CHUNKS = 6
 """Shift, scale and gate, for the self-attention and for the feed-forward."""

@@ -11,11 +11,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.engine import trunk
-from scenetok_ns.models.engine.graphs import StepGraphs
-from scenetok_ns.models.layers import embed_patches
-from scenetok_ns.models.rope import RotaryTable
+from scenetok_ns.models.flow.rectified_flow import multistep_ratio
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.layers import embed_patches
+from scenetok_ns.models.ops.graphs import StepGraphs
+from scenetok_ns.models.ops.rope import RotaryTable
 
 CAPACITY = 64
 """Steps whose time embeddings lie on the device at once; even."""
@@ -196,3 +197,17 @@ class WindowSteps:
             return maps[0], maps[0]
         conditional, null = maps
         return conditional, null + self._guidance * (conditional - null)
+
+
+def step_table(times: Float[Tensor, "steps+1 latents"], device: torch.device) -> Float[Tensor, "steps 2 latents"]:
+    """Length of each step in time, and the weight of the last change of velocity in it (`flow.multistep_ratio`)."""
+    now, after = times[:-1], times[1:]
+    before = torch.cat([now[:1], now[:-1]])
+    return to_device(torch.stack([after - now, multistep_ratio(before, now, after)], dim=1), device)
+
+
+def to_device(table: Tensor, device: torch.device) -> Tensor:
+    """A table made on the CPU, without waiting for the device."""
+    if device.type != "cuda":
+        return table.to(device)
+    return table.pin_memory().to(device, non_blocking=True)

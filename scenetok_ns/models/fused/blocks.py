@@ -8,17 +8,18 @@ products, and what is cheap is computed again instead of kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from scenetok_ns.models.compressor import CompressorBlock
-from scenetok_ns.models.dit import Block
 from scenetok_ns.models.fused.passes import BlockPass, CompressorPass, DenoiserPass
-from scenetok_ns.models.fused.shared import SharedGradient, shared_gradient
+from scenetok_ns.models.networks.block_execution import _FUSED, SharedGradient, shared_gradient
+from scenetok_ns.models.networks.compressor import CompressorBlock
+from scenetok_ns.models.networks.dit import Block
 
 FUSIBLE = (Block, CompressorBlock)
 """Modules that `fused_forward` knows."""
@@ -121,3 +122,15 @@ class FusedBlock(Function):
         shaped = (None if g is None else g.view(shape) for g, shape in zip((*sums, *others), ctx.shapes, strict=True))
         of_weights = made.weights.collect()
         return None, *shaped, *(of_weights[name] for name in ctx.plan.names)
+
+
+def fuse_for_training(modules: Iterable[nn.Module]) -> None:
+    """Let blocks that are called through `run_block` run on the kernels of `fused/` where they can: on CUDA, with
+    Triton and gradients for all parameters. Elsewhere nothing changes."""
+    if importlib.util.find_spec("triton") is None:
+        return
+    from scenetok_ns.models.fused.blocks import FUSIBLE, fused_forward  # it imports the blocks
+
+    for module in modules:
+        if isinstance(module, FUSIBLE):
+            module.__dict__[_FUSED] = fused_forward

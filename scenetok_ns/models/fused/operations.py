@@ -13,9 +13,9 @@ import triton
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.models.attention import attention
-from scenetok_ns.models.fused import kernels
-from scenetok_ns.models.rope import RotaryTable
+from scenetok_ns.models.ops import triton_backward as kernels
+from scenetok_ns.models.ops.attention import attention
+from scenetok_ns.models.ops.rope import RotaryTable
 
 Rows = Float[Tensor, "rows dim"]
 

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.engine.triton_kernels import silu_product
 from scenetok_ns.models.fused import operations as ops
 from scenetok_ns.models.fused.operations import Attended, Rows, Sums
-from scenetok_ns.models.layers import FEED_FORWARD_MULTIPLE, CrossAttention, RMSNorm, SelfAttention, SwiGLU
-from scenetok_ns.models.rope import RotaryTable
+from scenetok_ns.models.networks.layers import FEED_FORWARD_MULTIPLE, CrossAttention, RMSNorm, SelfAttention, SwiGLU
+from scenetok_ns.models.ops.rope import RotaryTable
+from scenetok_ns.models.ops.triton_elementwise import silu_product
 
 
 class Weights:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from scenetok_ns.models.compressor import CompressorBlock
-from scenetok_ns.models.dit import Block
 from scenetok_ns.models.fused import operations as ops
 from scenetok_ns.models.fused.operations import Columns, Modulation, Rows
 from scenetok_ns.models.fused.parts import CrossAttentionPart, FeedForwardPart, SelfAttentionPart, Weights
-from scenetok_ns.models.fused.shared import SharedGradient
-from scenetok_ns.models.rope import RotaryTable
+from scenetok_ns.models.networks.block_execution import SharedGradient
+from scenetok_ns.models.networks.compressor import CompressorBlock
+from scenetok_ns.models.networks.dit import Block
+from scenetok_ns.models.ops.rope import RotaryTable
 
 
 class Norm:

@@ -11,13 +11,13 @@ from small_networks import CHUNKED, NUM_TOKENS, TOKEN_DIM, VIDEO, normal, random
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.denoiser import Denoiser
 from scenetok_ns.models.engine import denoising
 from scenetok_ns.models.engine.denoising import KEPT_WINDOWS, DenoisingEngine, stretches
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.engine.window import CAPACITY
+from scenetok_ns.models.flow.sampling import path_schedule, sample_windows
+from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import SamplerConfig
-from scenetok_ns.models.sampling import path_schedule, sample_windows
 from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout
 
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from oracle import LAYOUTS, path
 from small_models import small_model, views
 from small_networks import randomized, small_denoiser
 
-from scenetok_ns.models.adapters import LowRankAdapters
 from scenetok_ns.models.engine.engine import fingerprint
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.models.rendering import CleanViews
+from scenetok_ns.models.flow.windows import CleanViews
+from scenetok_ns.models.networks.adapters import LowRankAdapters
 from scenetok_ns.models.scenetok import SceneTok
 
 CPU_OPTIONS = EngineOptions.for_device(torch.device("cpu"), autoencoders=True)

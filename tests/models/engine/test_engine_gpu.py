@@ -18,10 +18,10 @@ from scenetok_ns.models.autoencoders.video_dcae_fast import FastDecoder
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
 from scenetok_ns.models.autoencoders.wan import WanConfig, WanVAE
 from scenetok_ns.models.autoencoders.wan import build_network as wan_network
-from scenetok_ns.models.engine import kernels
 from scenetok_ns.models.engine.options import EngineOptions
+from scenetok_ns.models.ops import dispatch as kernels
+from scenetok_ns.models.ops.rope import angles_3d, rotary_table
 from scenetok_ns.models.presets import AutoencoderConfig, load_preset
-from scenetok_ns.models.rope import angles_3d, rotary_table
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 

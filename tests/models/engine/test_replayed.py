@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scenetok_ns.models.engine import replayed
-from scenetok_ns.models.engine.replayed import KEPT, Replayed
+from scenetok_ns.models.ops.graphs import KEPT, Replayed
 
 
 class Recorded:

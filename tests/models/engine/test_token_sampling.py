@@ -8,8 +8,8 @@ from small_networks import generator_inputs, randomized, small_generator
 
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.engine.token_sampling import TokenEngine
+from scenetok_ns.models.flow.sampling import sample_scene_tokens
 from scenetok_ns.models.presets import SceneSamplerConfig
-from scenetok_ns.models.sampling import sample_scene_tokens
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,167 @@
+"""The one place where Nerfstudio's cameras become ours and back.
+
+Nerfstudio: OpenGL axes (x right, y up, looking along -z), camera-to-world 3 x 4, focal length and centre in pixels.
+SceneTok: OpenCV axes (x right, y down, looking along +z), camera-to-world 4 x 4, intrinsics divided by the image size.
+The world is the same in both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import Tensor
+
+from scenetok_ns.data.poses import flip_axes
+from scenetok_ns.data.square_pictures import Request, Wide, square_offset
+from scenetok_ns.models.cameras import CameraBatch
+
+TENSOR_FIELDS = (
+    "camera_to_worlds",
+    "fx",
+    "fy",
+    "cx",
+    "cy",
+    "width",
+    "height",
+    "camera_type",
+    "times",
+    "distortion_params",
+)
+
+
+def nerfstudio_to_camera_batch(cameras: Cameras) -> CameraBatch:
+    """N perspective cameras -> a batch of one element with N views, float32, on the cameras' device.
+
+    Lens distortion is ignored, as all of SceneTok ignores it. Raises ValueError for other camera types.
+    """
+    require_perspective(cameras)
+    cameras = cameras.reshape((-1,))
+    c2w_gl = cameras.camera_to_worlds.float()
+    bottom = c2w_gl.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(c2w_gl), 1, 4)
+    width, height = cameras.width.float(), cameras.height.float()
+    zero, one = torch.zeros_like(width), torch.ones_like(width)
+    rows = [
+        torch.cat([cameras.fx.float() / width, zero, cameras.cx.float() / width], dim=-1),
+        torch.cat([zero, cameras.fy.float() / height, cameras.cy.float() / height], dim=-1),
+        torch.cat([zero, zero, one], dim=-1),
+    ]
+    c2w = flip_axes(torch.cat([c2w_gl, bottom], dim=1))
+    return CameraBatch(c2w=c2w[None], intrinsics=torch.stack(rows, dim=1)[None])
+
+
+def camera_batch_to_nerfstudio(
+    batch: CameraBatch, height: int, width: int, metadata: dict[str, Any] | None = None
+) -> Cameras:
+    """A batch of one element with N views -> N perspective cameras of `height` x `width` pixels."""
+    if batch.c2w.shape[0] != 1:
+        raise ValueError(f"camera_batch_to_nerfstudio: expected a batch of one element, got {batch.c2w.shape[0]}")
+    intrinsics = batch.intrinsics[0]
+    return Cameras(
+        camera_to_worlds=flip_axes(batch.c2w[0])[:, :3],
+        fx=(intrinsics[:, 0, 0] * width)[:, None],
+        fy=(intrinsics[:, 1, 1] * height)[:, None],
+        cx=(intrinsics[:, 0, 2] * width)[:, None],
+        cy=(intrinsics[:, 1, 2] * height)[:, None],
+        width=width,
+        height=height,
+        camera_type=CameraType.PERSPECTIVE,
+        metadata=metadata,
+    )
+
+
+def require_perspective(cameras: Cameras) -> None:
+    """Raise ValueError unless every camera is a pinhole."""
+    kinds = set(cameras.camera_type.flatten().tolist()) - {CameraType.PERSPECTIVE.value}
+    if kinds:
+        names = ", ".join(sorted(CameraType(kind).name.lower() for kind in kinds))
+        raise ValueError(
+            f"SceneTok renders perspective cameras only, got {names}; choose the perspective camera type for this path"
+        )
+
+
+def request_of(camera: Cameras, wide: Wide = "border") -> Request:
+    """Picture size of a one-camera slice. One host sync."""
+    return Request(height=int(camera.height.flatten()[0]), width=int(camera.width.flatten()[0]), wide=wide)
+
+
+def square_cameras(cameras: Cameras, wide: Wide = "border") -> Cameras:
+    """Change each camera's picture to its square (`Request`): same rays, principal point moved along.
+
+    A principal point off the centre of the request stays off the centre of the square.
+    """
+    side = (torch.minimum if wide == "border" else torch.maximum)(cameras.height, cameras.width)
+    return Cameras(
+        camera_to_worlds=cameras.camera_to_worlds,
+        fx=cameras.fx,
+        fy=cameras.fy,
+        cx=cameras.cx + square_offset(side, cameras.width),
+        cy=cameras.cy + square_offset(side, cameras.height),
+        width=side,
+        height=side,
+        camera_type=cameras.camera_type,
+        times=cameras.times,
+        metadata=cameras.metadata,
+    )
+
+
+def recover_path(camera: Cameras) -> tuple[Cameras, int]:
+    """The whole trajectory that a one-camera slice was cut from, and the slice's place in it.
+
+    Nerfstudio's tools ask for one camera at a time (`cameras[i : i + 1]`), but frames of a path must be denoised
+    together. A basic slice shares its parent's storage and strides, which tell where it lies in the parent. Every
+    field is recovered on its own, and all must agree; where they don't (copied, indexed or converted cameras) the
+    answer is the camera alone. The result is a copy.
+    """
+    alone = camera, 0
+    if camera.shape != (1,):
+        return alone
+    fields = {name: getattr(camera, name) for name in TENSOR_FIELDS}
+    metadata = camera.metadata or {}
+    fields |= {f"metadata.{name}": value for name, value in metadata.items() if isinstance(value, Tensor)}
+    places = {name: _place_in_parent(value) for name, value in fields.items() if value is not None}
+    found = {place for place in places.values() if place is not None}
+    if len(found) != 1:
+        return alone
+    index, count = found.pop()
+    rows = {name: _parent_rows(fields[name], count, places[name] is None) for name in places}
+    if not _are_poses(rows["camera_to_worlds"]):
+        return alone
+    kept = {name: rows.get(f"metadata.{name}", value) for name, value in metadata.items()}
+    path = Cameras(
+        **{name: rows[name] for name in TENSOR_FIELDS if name in rows}, metadata=kept if camera.metadata else None
+    )
+    return path, index
+
+
+def _place_in_parent(row: Tensor) -> tuple[int, int] | None:
+    """(index, number of rows) of a slice of one row; None: the field is broadcast and says nothing."""
+    stride = row.stride(0)
+    if stride == 0:
+        return None
+    available = row.untyped_storage().nbytes() // row.element_size()
+    index, first = divmod(int(row.storage_offset()), stride)
+    return index, (available - first - _span(row) - 1) // stride + 1
+
+
+def _parent_rows(row: Tensor, count: int, broadcast: bool) -> Tensor:
+    if broadcast:
+        return row.expand(count, *row.shape[1:]).clone()
+    first = row.storage_offset() % row.stride(0)
+    return torch.as_strided(row, (count, *row.shape[1:]), row.stride(), first).clone()
+
+
+def _span(row: Tensor) -> int:
+    """Distance in elements between the first and the last element of a row."""
+    sizes_and_strides = zip(row.shape[1:], row.stride()[1:], strict=True)
+    return sum((size - 1) * stride for size, stride in sizes_and_strides)
+
+
+def _are_poses(c2w: Float[Tensor, "n 3 4"]) -> bool:
+    """Whether memory read as camera poses holds camera poses: finite, with orthonormal rotations."""
+    rotation = c2w[:, :, :3].double()
+    gram = rotation.transpose(1, 2) @ rotation
+    eye = torch.eye(3, dtype=gram.dtype, device=gram.device)
+    return bool(torch.isfinite(c2w).all() and (gram - eye).abs().amax() < 1e-2)

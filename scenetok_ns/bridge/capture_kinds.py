@@ -1,0 +1,109 @@
+"""Which dataparser reads a folder: a capture of one's own, or a data set with many scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
+from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.tools.printing import command
+
+TRANSFORMS = "transforms.json"
+MODELS = ("colmap/sparse/0", "sparse/0", "sparse")
+"""Where COLMAP's cameras lie: below what ns-process-data writes, or COLMAP itself; the last after its undistorter."""
+PICTURES, VIDEOS = {".jpg", ".jpeg", ".png", ".heic"}, {".mp4", ".mov", ".avi", ".mkv", ".webm"}
+
+
+KINDS = {ColmapDataParserConfig: "colmap", Re10kDataParserConfig: "re10k-data", Dl3dvDataParserConfig: "dl3dv-data"}
+
+
+def find_dataparser(data: Path) -> DataParserConfig:
+    """Configuration of the dataparser that reads `data`: nerfstudio-data, colmap, re10k-data or dl3dv-data.
+
+    Raises DataError, which names the command that prepares photographs, videos and exports of Polycam or Record3D.
+    """
+    if not data.exists():
+        raise DataError(f"no data at {data}")
+    if data.is_file() and data.suffix == ".json":
+        return NerfstudioDataParserConfig(data=data)
+    if data.is_dir():
+        for kind in (_transforms, _colmap, _re10k, _dl3dv):
+            if (found := kind(data)) is not None:
+                return found
+    raise DataError(_advice(data))
+
+
+def _transforms(data: Path) -> DataParserConfig | None:
+    if not (data / TRANSFORMS).is_file():
+        return None
+    return NerfstudioDataParserConfig(data=data)
+
+
+def _colmap(data: Path) -> ColmapDataParserConfig | None:
+    for model in MODELS:
+        if any((data / model / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
+            return without_questions(ColmapDataParserConfig(data=data, colmap_path=Path(model), load_3D_points=False))
+    return None
+
+
+def without_questions(config: ColmapDataParserConfig) -> ColmapDataParserConfig:
+    """It asks at the keyboard whether to make smaller pictures where there are none; we take them as they are."""
+    if config.downscale_factor is None and not any(config.data.glob(f"{config.images_path}_*")):
+        return replace(config, downscale_factor=1)
+    return config
+
+
+def fitting_dataparser(dataparser: DataParser) -> DataParser:
+    """The dataparser that a command names, made to fit its folder as `find_dataparser` would.
+
+    colmap looks for its model in all usual places, unless the command says where it is. Raises DataError, with what to
+    do, for nerfstudio-data (the default) and a folder that has no transforms.json.
+    """
+    config = dataparser.config
+    if isinstance(config, ColmapDataParserConfig):
+        usual = config.colmap_path == ColmapDataParserConfig().colmap_path
+        if usual and not (config.data / config.colmap_path).exists():
+            found = _colmap(config.data)
+            config = config if found is None else replace(config, colmap_path=found.colmap_path)
+        return without_questions(config).setup()
+    if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
+        kind = KINDS[type(find_dataparser(config.data))]
+        raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: write {kind} at the command's end")
+    return dataparser
+
+
+def _re10k(data: Path) -> DataParserConfig | None:
+    there = (data / "index.json").is_file() or any(data.glob("*/index.json"))
+    return Re10kDataParserConfig(data=data) if there else None
+
+
+def _dl3dv(data: Path) -> DataParserConfig | None:
+    depths = ("*", "*/nerfstudio", "*/*", "*/*/nerfstudio", "nerfstudio")
+    there = any(next(data.glob(f"{depth}/{TRANSFORMS}"), None) is not None for depth in depths)
+    return Dl3dvDataParserConfig(data=data) if there else None
+
+
+def _advice(data: Path) -> str:
+    """What to do with data without cameras that we read."""
+    kinds: list[tuple[str, Callable[[], bool]]] = [
+        ("polycam", lambda: (data / "keyframes").is_dir()),
+        ("record3d", lambda: (data / "EXR_RGBD").is_dir() or data.suffix == ".r3d"),
+        ("video", lambda: data.suffix.lower() in VIDEOS),
+        ("images", lambda: data.is_dir() and any(file.suffix.lower() in PICTURES for file in data.rglob("*"))),
+    ]
+    for kind, is_it in kinds:
+        if is_it():
+            processed = f"{data.with_suffix('')}-processed"
+            making = command("ns-process-data", kind, "--data", data, "--output-dir", processed)
+            return f"{data} has no cameras in a form that can be read; make them with {making}, and give that folder"
+    return (
+        f"{data} is no data set: expected {TRANSFORMS} (ns-process-data), a COLMAP model in sparse/0, index.json of "
+        "re10k-data, or scenes of dl3dv-data"
+    )

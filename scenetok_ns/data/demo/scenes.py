@@ -1,0 +1,116 @@
+"""Procedural indoor scenes with exact poses: rooms and walks drawn from seeds, in batches, for CPU or GPU.
+
+    rooms = sample_rooms([scene_seed(0, "train", i) for i in range(8)], device)
+    c2w = sample_walks(rooms, num_frames=48)
+    images = render_rooms(rooms, c2w, rooms.intrinsics, size=64)  # [8, 48, 3, 64, 64]
+
+A room is a function of its seed alone: not of the batch it is drawn in, nor of the device, since all parameters are
+drawn and worked out on the CPU in double precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.data.demo.builder import OBJECT_GROUP, draw_furniture, draw_roles, draw_shell, draw_small_things
+from scenetok_ns.data.demo.draws import Draws
+from scenetok_ns.data.demo.lights import draw_lights
+from scenetok_ns.data.demo.render import render_rooms
+from scenetok_ns.data.demo.rooms import RoomBatch
+from scenetok_ns.data.demo.walls import draw_faces
+
+__all__ = ["RoomBatch", "render_rooms", "sample_rooms", "sample_walks", "scene_seed"]
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+CAMERA_MARGIN = 1.05
+"""Metres between the camera and any wall: what stands there and is as tall as the camera is not as deep."""
+WALK_FIELDS = ("yaw", "turn", "reach_x", "reach_y", "lag", "height", "pitch", "phase", "unevenness")
+
+
+def scene_seed(seed: int, split: Split, index: int) -> int:
+    """The seed of scene `index` of a data set: its own for every (seed, split, index)."""
+    if seed < 0 or not 0 <= index < 1 << 32:
+        raise ValueError(f"scene_seed: expected seed >= 0 and 0 <= index < 2**32, got {seed} and {index}")
+    return (seed << 33) + (SPLITS.index(split) << 32) + index
+
+
+def sample_rooms(seeds: Sequence[int], device: torch.device | str = "cpu") -> RoomBatch:
+    """One furnished room for each seed (any integers from 0 on)."""
+    if not seeds:
+        raise ValueError("sample_rooms: expected at least one seed, got none")
+    draws = Draws(seeds)
+    shell = draw_shell(draws)
+    roles = draw_roles(draws)
+    furniture = draw_furniture(draws, shell, roles)
+    things = draw_small_things(draws, shell, roles, furniture)
+    faces = draw_faces(draws, shell, roles, furniture.along, things.rug)
+    lights = draw_lights(draws, shell, faces, things)
+    focal = 0.5 / torch.tan(torch.deg2rad(draws.uniform(70, 80)) / 2)
+    one, zero, half = torch.ones_like(focal), torch.zeros_like(focal), torch.full_like(focal, 0.5)
+    intrinsics = torch.stack([focal, zero, half, zero, focal, half, zero, zero, one], dim=1).unflatten(1, (3, 3))
+    rooms = RoomBatch(
+        extent=shell.extent,
+        center=torch.cat([furniture.boxes.center, things.objects.center], dim=1),
+        half=torch.cat([furniture.boxes.half, things.objects.half], dim=1),
+        decal_rect=faces.decal_rect,
+        materials=torch.cat(
+            [furniture.boxes.look, things.objects.look, faces.look, faces.decal_look.flatten(1, 2)], dim=1
+        ),
+        occluder=torch.cat([furniture.occluder, things.occluder], dim=1),
+        object_group=torch.tensor(OBJECT_GROUP, dtype=torch.float64).expand(len(seeds), -1),
+        walk=draw_walk(draws, shell.extent),
+        intrinsics=intrinsics,
+        **lights,
+    )
+    return RoomBatch(**{name: value.float().contiguous().to(device) for name, value in rooms.tensors()})
+
+
+def draw_walk(draws: Draws, extent: Float[Tensor, "b 3"]) -> Float[Tensor, "b walk"]:
+    space = extent[:, :2] / 2 - CAMERA_MARGIN
+    values = {
+        "yaw": draws.uniform(0, 2 * math.pi),
+        "turn": torch.deg2rad(draws.uniform(300, 420)) * draws.sign(),
+        "reach_x": space[:, 0] * draws.uniform(0.7, 1.0),
+        "reach_y": space[:, 1] * draws.uniform(0.7, 1.0),
+        "lag": torch.deg2rad(draws.uniform(-35, 35)),
+        "height": draws.uniform(1.3, 1.6),
+        "pitch": torch.deg2rad(draws.uniform(-16, -6)),
+        "phase": draws.uniform(0, 2 * math.pi),
+        "unevenness": draws.uniform(0.0, 0.04),
+    }
+    return torch.stack([values[name] for name in WALK_FIELDS], dim=1)
+
+
+def sample_walks(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
+    """Each room's walk: OpenCV camera-to-world, metres.
+
+    The camera goes round the middle of the room and looks across it, so that it turns by 300 to 420 degrees in all; at
+    head height, a little downwards, never nearer to a wall than CAMERA_MARGIN, with the slight sway of a person.
+    """
+    if num_frames < 2:
+        raise ValueError(f"sample_walks: expected at least 2 frames, got {num_frames}")
+    w = dict(zip(WALK_FIELDS, rooms.walk.double()[..., None].unbind(dim=1), strict=True))
+    s = torch.linspace(0, 1, num_frames, dtype=torch.float64, device=rooms.walk.device)
+    progress = s + w["unevenness"] * (torch.sin(2 * math.pi * s + w["phase"]) - torch.sin(w["phase"]))
+    yaw = w["yaw"] + w["turn"] * progress
+    pitch = w["pitch"] + 0.1 * torch.sin(4 * math.pi * s + 2 * w["phase"])
+    roll = 0.015 * torch.sin(4 * math.pi * s + w["phase"])
+    x = -w["reach_x"] * torch.cos(yaw + w["lag"])
+    y = -w["reach_y"] * torch.sin(yaw + w["lag"])
+    z = w["height"] + 0.03 * torch.sin(6 * math.pi * s + w["phase"])
+
+    forward = torch.stack([yaw.cos() * pitch.cos(), yaw.sin() * pitch.cos(), pitch.sin()], dim=-1)
+    level = torch.stack([yaw.sin(), -yaw.cos(), torch.zeros_like(yaw)], dim=-1)
+    below = torch.linalg.cross(forward, level)
+    right = level * roll.cos()[..., None] + below * roll.sin()[..., None]
+    down = below * roll.cos()[..., None] - level * roll.sin()[..., None]
+    top = torch.stack([right, down, forward, torch.stack([x, y, z], dim=-1)], dim=-1)
+    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device).expand(*top.shape[:2], 1, 4)
+    return torch.cat([top, bottom], dim=-2).float()

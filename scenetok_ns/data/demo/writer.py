@@ -1,0 +1,181 @@
+"""Procedural rooms as files: in RealEstate10K's layout (as SceneTok stores it) and in DL3DV's."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from scenetok_ns.tools.atomic_files import save_torch
+from scenetok_ns.data.demo.scenes import SPLITS, Split, render_rooms, sample_rooms, sample_walks, scene_seed
+
+Layout = Literal["re10k", "dl3dv"]
+SCENES_PER_CHUNK = 8
+JPEG_QUALITY = 95
+DL3DV_REDUCTION = 4
+"""images_4 holds pictures of a quarter of the size that transforms.json states."""
+
+
+@dataclass(frozen=True)
+class DemoScene:
+    """One scene as it is written. images: display values; w2c: inverse of c2w, taken in double precision."""
+
+    key: str
+    images: UInt8[Tensor, "v h w 3"]
+    c2w: Float[Tensor, "v 4 4"]
+    intrinsics: Float[Tensor, "3 3"]
+
+
+def make_scene(seed: int, split: Split, index: int, num_frames: int, size: int) -> DemoScene:
+    """Scene `index` of a split; it depends on nothing else than these arguments."""
+    rooms = sample_rooms([scene_seed(seed, split, index)])
+    c2w = sample_walks(rooms, num_frames)
+    images = render_rooms(rooms, c2w, rooms.intrinsics, size)[0]
+    display = (images * 255).round().byte().permute(0, 2, 3, 1)
+    return DemoScene(f"demo-{seed}-{split}-{index:06d}", display, c2w[0], rooms.intrinsics[0])
+
+
+def write_demo_data(
+    output: Path,
+    layout: Layout,
+    num_scenes: dict[Split, int],
+    num_frames: int = 48,
+    size: int = 64,
+    seed: int = 0,
+    workers: int | None = None,
+    on_scene: Callable[[], None] = lambda: None,
+) -> None:
+    """Write scenes to `output`/{train,test}; nothing is there until all of it is.
+
+    num_scenes: of each split. on_scene is called after each scene. Raises FileExistsError if `output` holds anything.
+    """
+    if layout not in WRITERS:
+        raise ValueError(f"write_demo_data: expected layout {' or '.join(WRITERS)}, got {layout!r}")
+    if num_frames < 2 or size < 8:
+        raise ValueError(f"write_demo_data: expected at least 2 frames of 8 pixels, got {num_frames} of {size}")
+    unknown = sorted(set(num_scenes) - set(SPLITS))
+    if unknown or sum(num_scenes.values()) < 1 or min(num_scenes.values()) < 0:
+        raise ValueError(f"write_demo_data: expected numbers of scenes for {SPLITS}, got {num_scenes}")
+    with whole_folder(output) as folder, ThreadPoolExecutor(workers or os.cpu_count(), initializer=_one_thread) as pool:
+        for split in SPLITS:
+            indices = range(num_scenes.get(split, 0))
+            if indices:
+                scenes = pool.map(lambda i, split=split: make_scene(seed, split, i, num_frames, size), indices)
+                WRITERS[layout](folder / split, scenes, on_scene)
+
+
+def _one_thread() -> None:
+    """Scenes are made side by side: threads inside one would only get into each other's way."""
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """A folder beside `output` that takes its name once the body has finished, and disappears if it fails."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} already exists and isn't an empty folder; remove it or name another one")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        os.replace(partial, output)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OSError(f"cannot write {output}: {error.strerror or error}; nothing of it is left") from error
+        raise
+
+
+def write_re10k(folder: Path, scenes: Iterator[DemoScene], on_scene: Callable[[], None]) -> None:
+    """Chunks NNNNNN.torch, each a list of scenes, and index.json: key -> chunk."""
+    folder.mkdir(parents=True)
+    index: dict[str, str] = {}
+    chunk: list[dict] = []
+    for scene in scenes:
+        name = f"{len(index) // SCENES_PER_CHUNK:06d}.torch"
+        index[scene.key] = name
+        chunk.append(re10k_example(scene))
+        if len(chunk) == SCENES_PER_CHUNK:
+            _write_chunk(folder / name, chunk)
+            chunk = []
+        on_scene()
+    if chunk:
+        _write_chunk(folder / name, chunk)
+    (folder / "index.json").write_text(json.dumps(index, indent=1))
+
+
+def _write_chunk(path: Path, scenes: list[dict]) -> None:
+    with path.open("wb") as file:
+        save_torch(scenes, file)
+
+
+def re10k_example(scene: DemoScene) -> dict:
+    """cameras: fx, fy, cx, cy (divided by the image size), 0, 0, then the 3 x 4 world-to-camera matrix by rows."""
+    w2c = torch.linalg.inv(scene.c2w.double())[:, :3].flatten(1)
+    k = scene.intrinsics.double()
+    lens = torch.stack([k[0, 0], k[1, 1], k[0, 2], k[1, 2], torch.zeros_like(k[0, 0]), torch.zeros_like(k[0, 0])])
+    return {
+        "url": f"procedural room {scene.key}",
+        "timestamps": torch.arange(len(scene.images)) * 100_000,
+        "cameras": torch.cat([lens.expand(len(w2c), 6), w2c], dim=1).float(),
+        "images": [jpeg_bytes(image) for image in scene.images],
+        "key": scene.key,
+    }
+
+
+def jpeg_bytes(image: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, " bytes"]:
+    buffer = io.BytesIO()
+    Image.fromarray(image.numpy()).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def write_dl3dv(folder: Path, scenes: Iterator[DemoScene], on_scene: Callable[[], None]) -> None:
+    """Folders KEY/nerfstudio with transforms.json (OpenGL camera-to-world) and images_4."""
+    for scene in scenes:
+        images = folder / scene.key / "nerfstudio" / f"images_{DL3DV_REDUCTION}"
+        images.mkdir(parents=True)
+        for i, image in enumerate(scene.images, start=1):
+            Image.fromarray(image.numpy()).save(images / f"frame_{i:05d}.png")
+        (images.parent / "transforms.json").write_text(json.dumps(dl3dv_transforms(scene), indent=1))
+        on_scene()
+
+
+def dl3dv_transforms(scene: DemoScene) -> dict:
+    height, width = (DL3DV_REDUCTION * side for side in scene.images.shape[1:3])
+    k = scene.intrinsics.double()
+    opengl = scene.c2w.double().numpy() * np.array([1.0, -1.0, -1.0, 1.0])
+    return {
+        "w": width,
+        "h": height,
+        "fl_x": float(k[0, 0]) * width,
+        "fl_y": float(k[1, 1]) * height,
+        "cx": float(k[0, 2]) * width,
+        "cy": float(k[1, 2]) * height,
+        "k1": 0.0,
+        "k2": 0.0,
+        "p1": 0.0,
+        "p2": 0.0,
+        "camera_model": "OPENCV",
+        "frames": [
+            {"file_path": f"images/frame_{i:05d}.png", "transform_matrix": matrix.tolist(), "colmap_im_id": i}
+            for i, matrix in enumerate(opengl, start=1)
+        ],
+    }
+
+
+WRITERS = {"re10k": write_re10k, "dl3dv": write_dl3dv}

@@ -1,0 +1,141 @@
+"""What jobs over all scenes of a data set share: shards of the work, loading ahead, skipped scenes, a report."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from scenetok_ns.data.precomputed.latent_files import check_scene_name
+from scenetok_ns.data.precomputed.set_settings import SetSettings
+from scenetok_ns.data.scenes import BadScene, SkippedScenes
+from scenetok_ns.tools.atomic_files import remove_leftovers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count` parts of every split."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"shard {self.index}/{self.count}: the first number counts from 0 up to the second")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`i/n`, i from 0."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal()):
+            raise ValueError(f"shard {text!r}: expected i/n, such as 0/8 for the first of eight")
+        return cls(int(index), int(count))
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Shard:
+        """From a SLURM job array, and inside each of its jobs (or without one) from torchrun or srun.
+
+        Eight jobs of four processes each are 32 shards. Without such variables: everything.
+        """
+        shard = cls()
+        for index, count, first, step in _SHARD_VARIABLES:
+            if index not in environment or count not in environment:
+                continue
+            number = int(environment[index]) - int(environment.get(first, "0"))
+            part = cls(number // int(environment.get(step, "1")), int(environment[count]))
+            shard = cls(shard.index * part.count + part.index, shard.count * part.count)
+            if index == "RANK":
+                break  # torchrun under srun counts all its processes already
+        return shard
+
+    def of(self, keys: Sequence[T]) -> Sequence[T]:
+        """A run of consecutive keys: neighbours share files in some data sets."""
+        start, stop = (len(keys) * i // self.count for i in (self.index, self.index + 1))
+        return keys[start:stop]
+
+
+_SHARD_VARIABLES = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"),
+    ("RANK", "WORLD_SIZE", "", ""),
+    # Of a job step: in a batch script without srun SLURM_PROCID is 0 of SLURM_NTASKS, though it is the only process.
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "", ""),
+)
+
+
+@dataclass(frozen=True)
+class SceneTask(Generic[T]):
+    """What is to be done with one scene, whose name is that of its files."""
+
+    key: str
+    complete: bool
+    """All its files are there."""
+    open: Callable[[], Callable[[], T]]
+    """Opens the scene, and returns what decodes its photographs. Either raises BadScene."""
+    write: Callable[[T], Iterable[Path]]
+    """Makes the missing files one by one. Raises BadScene."""
+
+
+@dataclass(frozen=True)
+class JobReport:
+    written: int
+    """Files."""
+    present: int
+    """Scenes that were complete before."""
+    skipped: SkippedScenes
+
+
+def run_tasks(
+    root: Path, settings: SetSettings, tasks: Iterable[SceneTask[T]], workers: int, on_scene: Callable[[str], None]
+) -> JobReport:
+    """Make the files of all tasks that are not there yet.
+
+    A scene that cannot be used is skipped and reported. `on_scene` is called after each scene. `workers`: scenes that
+    are decoded at the same time, ahead of the networks. Raises DataError if `root` holds a set with other settings.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    settings.claim(root)
+    remove_leftovers(root)
+    skipped = SkippedScenes()
+    written = present = 0
+    for task, loaded in _load_ahead(tasks, workers):
+        try:
+            if loaded is None:
+                present += 1
+            else:
+                for _ in task.write(loaded()):
+                    written += 1
+        except BadScene as error:
+            skipped.add(error if error.key else BadScene(error.reason, task.key))
+        on_scene(task.key)
+    return JobReport(written, present, skipped)
+
+
+def _load_ahead(tasks: Iterable[SceneTask[T]], workers: int) -> Iterator[tuple[SceneTask[T], Callable[[], T] | None]]:
+    """Photographs are decoded by threads some scenes ahead; None for what is complete."""
+    queue: deque[tuple[SceneTask[T], Callable[[], T] | None]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for task in tasks:
+                queue.append((task, None if task.complete else _start_loading(task, pool)))
+                if len(queue) > workers:
+                    yield queue.popleft()
+            yield from queue
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_loading(task: SceneTask[T], pool: ThreadPoolExecutor) -> Callable[[], T]:
+    """Opens the scene at once (sources are not made for threads), its photographs in a thread."""
+    future: Future[T]
+    try:
+        check_scene_name(task.key)
+        future = pool.submit(task.open())
+    except BadScene as error:
+        future = Future()
+        future.set_exception(error)
+    return future.result

@@ -1,0 +1,168 @@
+"""A whole evaluation, from a model and its data to figures: what ns-eval and `scenetok evaluate` share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.evaluation.measures import Measures
+from scenetok_ns.evaluation.pictures import side_by_side
+from scenetok_ns.evaluation.protocol import settings_of
+from scenetok_ns.evaluation.records import SCENES, EvaluationFolder
+from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
+from scenetok_ns.evaluation.summary import Summary, summarise
+from scenetok_ns.tools.printing import description_column, plain_console
+
+if TYPE_CHECKING:
+    from scenetok_ns.plugin.datamanager import SceneTokDataManager
+    from scenetok_ns.plugin.model import SceneTokModel
+    from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
+
+ABANDONED_AFTER_S = 30 * 24 * 3600.0
+"""Age at which an interrupted ns-eval is no longer continued."""
+
+
+def evaluate_resumable(
+    model: SceneTokModel, datamanager: SceneTokDataManager, config: SceneTokPipelineConfig, pictures: Path | None
+) -> dict[str, Any]:
+    """ns-eval: figures with everything that belongs to them, for JSON.
+
+    What is done is kept in the user's cache folder until all is, so the same call continues after a kill. A call after
+    a finished one begins afresh. `pictures` is a folder for truth and prediction of each view.
+    """
+    check_photographs(datamanager)
+    measures = Measures.load(config.evaluation, model.device)
+    evaluation = SceneEvaluation(
+        model,
+        datamanager,
+        measures,
+        EvaluationFolder(Path()),
+        baselines=config.baselines,
+        batch_scenes=config.evaluation.batch_scenes,
+    )
+    if pictures is not None:
+        evaluation.write_pictures = side_by_side(pictures)
+    settings = settings_of(evaluation)
+    with _working_folder(settings, pictures) as root:
+        evaluation = replace(evaluation, folder=EvaluationFolder(root))
+        summary = run_with_progress(evaluation, settings, "Evaluating scenes")
+        skipped = all_skipped(evaluation)
+    assert summary is not None  # one process does all
+    return summary.results | details(summary, measures, settings, skipped)
+
+
+def evaluate_quickly(model: SceneTokModel, datamanager: SceneTokDataManager, baselines: bool) -> dict[str, float]:
+    """In training: PSNR and SSIM alone, as plain numbers."""
+    check_photographs(datamanager)
+    with tempfile.TemporaryDirectory() as root:
+        evaluation = SceneEvaluation(
+            model, datamanager, Measures.without_networks(), EvaluationFolder(Path(root)), baselines=baselines
+        )
+        evaluation.run()
+        return whole_summary(evaluation).results
+
+
+def check_photographs(datamanager: SceneTokDataManager) -> None:
+    """Raise DataError where there is nothing to compare with."""
+    if datamanager.scenes.stored_tokens(datamanager.scenes.active) is not None:
+        raise DataError(f"{datamanager.config.data} holds tokens alone: there are no photographs to compare with")
+
+
+def run_with_progress(evaluation: SceneEvaluation, settings: dict[str, Any], label: str) -> Summary | None:
+    """Run an evaluation, or its shard, with a bar; figures if by now all scenes are done, else None."""
+    evaluation.folder.claim(settings)
+    columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=plain_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=len(evaluation.own_keys))
+        evaluation.on_scene = lambda key: bar.advance(task)
+        evaluation.run()
+    missing = [key for key in evaluation.keys if not evaluation.folder.settled(key)]
+    return None if missing else whole_summary(evaluation)
+
+
+def whole_summary(evaluation: SceneEvaluation) -> Summary:
+    return summarise(
+        evaluation.folder,
+        evaluation.keys,
+        generation=evaluation.model.scene_sampler is not None,
+        wanted=evaluation.measures.options.metrics,
+        image_size=evaluation.model.preset.data.image_size,
+    )
+
+
+def details(
+    summary: Summary,
+    measures: Measures,
+    settings: dict[str, Any],
+    skipped: dict[str, str],
+) -> dict[str, Any]:
+    """What belongs to the figures in a JSON file."""
+    return {
+        "samples": summary.samples,
+        "not_computed": measures.not_computed | summary.not_computed,
+        "skipped": skipped,
+        "protocol": settings,
+        "per_scene": summary.per_scene,
+    }
+
+
+def all_skipped(evaluation: SceneEvaluation) -> dict[str, str]:
+    """Scenes left out -> why: by the data set as a whole, and by this evaluation."""
+    by_data = evaluation.datamanager.scenes.source.skipped.reasons
+    found = by_data | evaluation.folder.skipped(evaluation.keys)
+    return {key: reason for key, reason in found.items() if not evaluation.folder.has(key)}
+
+
+@contextmanager
+def _working_folder(settings: dict[str, Any], pictures: Path | None) -> Iterator[Path]:
+    """Folder of an evaluation under way, the same at every call with these settings; removed at the end.
+
+    If another process works in it, a folder of one's own.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scenetok_ns" / "evaluations"
+    text = json.dumps([settings, None if pictures is None else str(pictures.absolute())], sort_keys=True)
+    root = base / hashlib.sha256(text.encode()).hexdigest()[:16]
+    base.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(base)
+    with open(base / f"{root.name}.lock", "w") as lock:
+        if not _locked(lock):
+            with tempfile.TemporaryDirectory() as own:
+                yield Path(own)
+            return
+        yield root
+        # Not after an error: what is done is the beginning of the next call.
+        shutil.rmtree(root, ignore_errors=True)
+        Path(lock.name).unlink(missing_ok=True)
+
+
+def _remove_abandoned(base: Path) -> None:
+    """Remove evaluations that were begun and never ended, when nothing was written to them for long."""
+    for scenes in base.glob(f"*/{SCENES}"):
+        with suppress(OSError):  # another process removes it
+            if time.time() - scenes.stat().st_mtime > ABANDONED_AFTER_S:
+                shutil.rmtree(scenes.parent)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock of a file, which goes with the process; False if another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,302 @@
+"""Renders and measures scene after scene: photographs are read ahead, and measured while the next scenes render."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from scenetok_ns.data.precomputed.scene_jobs import Shard
+from scenetok_ns.data.scenes import BadScene, DataError, Views
+from scenetok_ns.evaluation.baselines import copied_pictures, foreign, shuffled
+from scenetok_ns.evaluation.measures import Measured, Measures
+from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.metrics import Pictures
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.seeds import named_generator
+
+if TYPE_CHECKING:
+    from scenetok_ns.bridge.evaluation_scenes import EvaluationScene
+    from scenetok_ns.plugin.datamanager import SceneTokDataManager
+    from scenetok_ns.plugin.model import SceneTokModel
+
+ContextOrder = Literal["index", "reversed", "shuffled"]
+READERS = 2
+"""Threads that decode photographs."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an evaluation changes of how a run encodes its scenes."""
+
+    context_order: ContextOrder = "index"
+    """Of the context views: as the evaluation index has them, or otherwise. The middle one is the reference."""
+    num_tokens: int | None = None
+    """Keep only so many of the scene tokens, the first ones; None: all."""
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedScene:
+    """A scene before it is measured; what picture writers get."""
+
+    number: int
+    key: str
+    context: Views
+    target: Views
+    frames: list[int]
+    context_frames: list[int]
+    pred: Pictures
+    baselines: dict[str, Pictures]
+    seconds: float
+
+
+OnScene = Callable[[RenderedScene], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    scene: EvaluationScene
+    context: Views
+    target: Views
+
+
+@dataclass
+class SceneEvaluation:
+    """One evaluation of a model on the scenes of a data manager.
+
+    Scenes are rendered in groups that follow from their number alone, so a continued evaluation computes what an
+    undisturbed one does, to the bit where the device does.
+    """
+
+    model: SceneTokModel
+    datamanager: SceneTokDataManager
+    measures: Measures
+    folder: EvaluationFolder
+    conditions: Conditions = Conditions()
+    baselines: bool = False
+    batch_scenes: int | None = None
+    shard: Shard = Shard()  # noqa: RUF009  frozen
+    write_pictures: OnScene = lambda rendered: None
+    on_scene: Callable[[str], None] = lambda key: None
+    """Progress: called after each scene, also those that were there already."""
+    _tokens: dict[int, SceneTokens] = field(default_factory=dict)
+    """With baselines: of scenes whose tokens are yet to be rendered, their own or in another's place."""
+
+    @property
+    def keys(self) -> list[str]:
+        """All scenes, of all shards."""
+        return list(self.datamanager.scenes.keys)
+
+    @property
+    def group_size(self) -> int:
+        """Scenes that are rendered together."""
+        return self.batch_scenes or (4 if self.model.device.type == "cuda" else 1)
+
+    @property
+    def own_keys(self) -> list[str]:
+        """Those of this shard."""
+        return [self.keys[number] for group in self._groups() for number in group]
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Make the records of this shard's scenes that are not there yet. Raises DataError if no scene is left."""
+        pending: Future[None] | None = None
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as measuring:
+            try:
+                for group, loaded in self._read_ahead(readers):
+                    rendered = self._render(group, loaded)
+                    # One group waits at most: memory stays bounded, and a failure is told soon.
+                    if pending is not None:
+                        pending.result()
+                    pending = measuring.submit(self._finish, group, rendered)
+                if pending is not None:
+                    pending.result()
+            finally:
+                readers.shutdown(cancel_futures=True)
+
+    # --- Reading ---
+
+    def _groups(self) -> list[range]:
+        count, size = len(self.keys), self.group_size
+        groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        return list(self.shard.of(groups))
+
+    def _read_ahead(self, readers: ThreadPoolExecutor) -> Iterator[tuple[range, dict[int, Future[_Loaded]]]]:
+        """Groups with the scenes that are to be rendered: all of a group if one of them has no record."""
+        ahead: list[tuple[range, dict[int, Future[_Loaded]]]] = []
+        for group in self._groups():
+            done = all(self.folder.has(self.keys[number]) for number in group)
+            ahead.append((group, {} if done else {number: self._start_reading(readers, number) for number in group}))
+            if len(ahead) > 1:
+                yield ahead.pop(0)
+        yield from ahead
+
+    def _start_reading(self, readers: ThreadPoolExecutor, number: int) -> Future[_Loaded]:
+        """Opens the scene at once (sources are not made for threads), its photographs in a thread."""
+        try:
+            return readers.submit(self._load, self._open(number))
+        except BadScene as error:
+            failed: Future[_Loaded] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _open(self, number: int) -> EvaluationScene:
+        scene = self.datamanager.scenes.scene(number)
+        if not len(scene.target):
+            raise BadScene("no views to compare with", scene.scene.key)
+        return replace(scene, context=ordered(scene.context, self.conditions.context_order, scene.scene.key))
+
+    def _load(self, scene: EvaluationScene) -> _Loaded:
+        size = self.model.scenetok.image_size
+        return _Loaded(scene, scene.scene.load_views(scene.context, size), scene.scene.load_views(scene.target, size))
+
+    # --- Rendering ---
+
+    def _render(self, group: range, loaded: dict[int, Future[_Loaded]]) -> list[RenderedScene]:
+        """The usable scenes of a group; none if all have been measured."""
+        scenes: list[tuple[_Loaded, SceneTokens]] = []
+        for number, reading in loaded.items():
+            try:
+                found = reading.result()
+                scenes.append((found, self._tokens_of(number, found)))
+            except BadScene as error:
+                self.datamanager.scenes.skip(number, error)
+                self.folder.skip(self.keys[number], error.reason)
+        if all(self.folder.has(found.scene.scene.key) for found, _ in scenes):
+            scenes = []  # the others of the group were skipped, and are again
+        rendered = [scene for part in _equally_long(scenes) for scene in self._render_part(part)]
+        # The first usable scene stands in for the one after the last; later ones were made ahead.
+        self._tokens = {n: t for n, t in self._tokens.items() if n >= group.stop or n == min(self._tokens)}
+        return rendered
+
+    def _render_part(self, part: list[tuple[_Loaded, SceneTokens]]) -> list[RenderedScene]:
+        cameras = [CameraBatch(found.target.c2w[None], found.target.intrinsics[None]) for found, _ in part]
+        begin = self._now()
+        pictures = self._frames([tokens for _, tokens in part], cameras)
+        seconds = (self._now() - begin) / len(part)
+        wrong = self._wrong_tokens(part) if self.baselines else {}
+        others = {
+            name: dict(zip(chosen, self._frames(list(chosen.values()), [cameras[p] for p in chosen]), strict=True))
+            for name, chosen in wrong.items()
+            if chosen
+        }
+        return [
+            RenderedScene(
+                number=found.scene.number,
+                key=found.scene.scene.key,
+                context=found.context,
+                target=found.target,
+                frames=found.scene.target.tolist(),
+                context_frames=found.scene.context.tolist(),
+                pred=pictures[place],
+                baselines={name: made[place] for name, made in others.items() if place in made},
+                seconds=seconds,
+            )
+            for place, (found, _) in enumerate(part)
+        ]
+
+    def _frames(self, tokens: Sequence[SceneTokens], cameras: Sequence[CameraBatch]) -> list[Pictures]:
+        model = self.model
+        windows = model.renderer.render_many(
+            tokens, [path.to(model.device) for path in cameras], seeds=model.config.seed, sampler=model.sampler
+        )
+        return list(torch.cat([window.frames for window in windows], dim=1).clamp(0, 1))
+
+    def _tokens_of(self, number: int, loaded: _Loaded) -> SceneTokens:
+        """Tokens of a scene, under the conditions of this evaluation; also kept for its neighbour's baseline."""
+        if number in self._tokens:
+            return self._tokens[number]
+        generation = self.datamanager.scenes.conditions(number) if loaded.scene.anchors is not None else None
+        if generation is None:
+            tokens = self.model.tokens_from(loaded.context, number)
+        else:
+            tokens = self.model.generate(generation, self.keys[number])
+        kept = kept_tokens(tokens, self.conditions.num_tokens)
+        if self.baselines:
+            self._tokens[number] = kept
+        return kept
+
+    def _wrong_tokens(self, part: list[tuple[_Loaded, SceneTokens]]) -> dict[str, dict[int, SceneTokens]]:
+        """Baseline -> place in the part -> tokens that are not the scene's."""
+        noise = {place: shuffled(own, seed=found.scene.number) for place, (found, own) in enumerate(part)}
+        other = {}
+        for place, (found, own) in enumerate(part):
+            if (tokens := self._next_tokens(found.scene.number)) is not None:
+                other[place] = foreign(tokens, own)
+        return {"noise_tokens": noise, "other_tokens": other}
+
+    def _next_tokens(self, number: int) -> SceneTokens | None:
+        """Tokens of the next usable scene, cyclically; None if there is no other."""
+        count = len(self.keys)
+        for step in range(1, count):
+            other = (number + step) % count
+            try:
+                return self._tokens.get(other) or self._tokens_of(other, self._load(self._open(other)))
+            except BadScene:
+                continue  # told when its turn comes
+        return None
+
+    def _now(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
+
+    # --- Measuring ---
+
+    @torch.no_grad()
+    def _finish(self, group: range, rendered: list[RenderedScene]) -> None:
+        """Measure, then write pictures and, last, the record: a scene with a record is complete."""
+        for scene in rendered:
+            if not self.folder.has(scene.key):
+                self.write_pictures(scene)
+                record = SceneRecord(scene.key, scene.context_frames, scene.frames, self._measure(scene), scene.seconds)
+                self.folder.write(record)
+        for number in group:
+            self.on_scene(self.keys[number])
+
+    def _measure(self, scene: RenderedScene) -> Measured:
+        device = scene.pred.device
+        target = scene.target.images.to(device)
+        measured = self.measures.measure(pred=scene.pred, target=target, frames=scene.frames)
+        made = dict(scene.baselines)
+        if self.baselines:
+            scale = self.datamanager.scenes.pose_scale(scene.number)
+            made |= copied_pictures(scene.context, scene.target, device, scale)
+        views = dict(measured.views)
+        for baseline, pred in made.items():
+            values = self.measures.views(pred=pred, target=target.float() / 255)
+            views |= {f"{metric}_{baseline}": numbers for metric, numbers in values.items()}
+        return replace(measured, views=views)
+
+
+def _equally_long(scenes: list[tuple[_Loaded, SceneTokens]]) -> list[list[tuple[_Loaded, SceneTokens]]]:
+    """Scenes that can be rendered together: those with as many target views."""
+    parts: dict[int, list[Any]] = {}
+    for found, tokens in scenes:
+        parts.setdefault(len(found.scene.target), []).append((found, tokens))
+    return list(parts.values())
+
+
+def ordered(context: Int64[Tensor, " c"], order: ContextOrder, key: str) -> Int64[Tensor, " c"]:
+    """Context views in another order; `shuffled` follows from the scene's name."""
+    if order == "index":
+        return context
+    if order == "reversed":
+        return context.flip(0)
+    return context[torch.randperm(len(context), generator=named_generator("context order", key))]
+
+
+def kept_tokens(tokens: SceneTokens, count: int | None) -> SceneTokens:
+    """The first `count` tokens of a scene. Raises DataError if there are fewer."""
+    if count is None:
+        return tokens
+    if not 0 < count <= len(tokens.mean):
+        raise DataError(f"{count} tokens were asked for, the scenes have {len(tokens.mean)}")
+    return replace(tokens, mean=tokens.mean[:count], logvar=None)

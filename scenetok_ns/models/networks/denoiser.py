@@ -1,0 +1,148 @@
+"""Scene tokens and target cameras -> velocity of noisy target latents (paper: rendering decoder; parity c03, c04)."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.networks.block_execution import Checkpointing, run_block
+from scenetok_ns.models.networks.dit import Context, Trunk
+from scenetok_ns.models.networks.layers import KeyValues, PatchEmbed, check_shape, reset_to_defaults
+from scenetok_ns.models.networks.pose_embedding import PoseEmbedding
+from scenetok_ns.models.ops.rope import RotaryTable, angles_3d, rotary_table
+from scenetok_ns.models.presets import DenoiserConfig, Preset
+from scenetok_ns.models.temporal import TemporalLayout
+
+
+class DenoiserTrunk(Trunk):
+    """The part of the denoiser whose linear layers start from Xavier-uniform."""
+
+    def __init__(self, config: DenoiserConfig, latent_channels: int) -> None:
+        features = latent_channels * config.patch_size**2
+        super().__init__(config.hidden_size, config.depth, config.num_heads, config.mlp_ratio, features)
+        self.x_embedder = PatchEmbed(latent_channels, config.hidden_size, config.patch_size)
+
+
+class Denoiser(nn.Module):
+    """Rectified-flow transformer over a window of latents that attends to the scene tokens.
+
+    A step of a sampler is `velocity(latents, poses, t_net, context)`. What stays the same between steps is computed
+    before: `embed_poses` once for a window, `project` and `cross_attention_kv` once for a scene.
+    """
+
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        *,
+        latent_channels: int,
+        latent_size: tuple[int, int],
+        layout: TemporalLayout,
+        token_dim: int,
+        num_tokens: int,
+    ) -> None:
+        """`latent_channels`, `latent_size` (height, width), `layout`: of the target autoencoder."""
+        super().__init__()
+        self.config, self.num_tokens = config, num_tokens
+        self.latent_shape = (latent_channels, *latent_size)
+        self.pose_embed = PoseEmbedding(
+            config.camera, config.hidden_size, layout, channels_last=config.camera_channels_last
+        )
+        self.grid = self.pose_embed.check_grid(latent_size, config.patch_size)
+        self.model = DenoiserTrunk(config, latent_channels)
+        self.cnd_proj = nn.Linear(token_dim, config.hidden_size)
+        if config.null_token:
+            self.null_tokens = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self._round_poses = True
+        self.initialize()
+
+    @classmethod
+    def from_preset(cls, preset: Preset) -> Denoiser:
+        space = latent_space(preset.target_autoencoder)
+        return cls(
+            preset.denoiser,
+            latent_channels=space.channels,
+            latent_size=space.latent_size((preset.data.image_size, preset.data.image_size)),
+            layout=space.layout,
+            token_dim=preset.compressor.token_dim,
+            num_tokens=preset.compressor.num_tokens,
+        )
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Weights for training from scratch: see `Trunk.initialize`; framework defaults outside the trunk."""
+        reset_to_defaults(self)
+        self.model.initialize()
+        if self.config.null_token:
+            nn.init.zeros_(self.null_tokens)
+
+    def set_gradient_checkpointing(self, checkpointing: Checkpointing) -> None:
+        """Trade time for memory in training: what of each block is computed again in the backward pass."""
+        self.model.checkpointing = checkpointing
+
+    def compilable(self) -> list[nn.Module]:
+        """Modules for `compile_for_training`."""
+        return [self.pose_embed, *self.model.compilable()]
+
+    def project(self, tokens: Float[Tensor, "b N token"]) -> Float[Tensor, "b N hidden"]:
+        """Scene tokens -> the state that the blocks attend to."""
+        check_shape("Denoiser.project: tokens", tokens, (None, None, self.cnd_proj.in_features))
+        return self.cnd_proj(tokens.to(self.cnd_proj.weight.dtype))
+
+    def null_state(self, batch_size: int) -> Float[Tensor, "b N hidden"]:
+        """The state of the unconditional branch; it is not projected."""
+        if not self.config.null_token:
+            raise ValueError("Denoiser: this model has no null token, so guidance is impossible; set guidance to 1")
+        return self.null_tokens.expand(batch_size, self.num_tokens, -1)
+
+    def cross_attention_kv(self, state: Float[Tensor, "b N hidden"]) -> list[KeyValues]:
+        """Keys and values of every block; `velocity` and `forward` take them in place of the state."""
+        return self.model.keys_values(state)
+
+    def embed_poses(self, cameras: CameraBatch) -> Float[Tensor, "b l n hidden"]:
+        """Embedding of a window's cameras: whole chunks of frames. They are relative to one context view."""
+        return self.rounded_poses(run_block(self.pose_embed, "none", cameras))
+
+    def velocity(
+        self,
+        latents: Float[Tensor, "b l c h w"],
+        poses: Float[Tensor, "b l n hidden"],
+        t_net: Float[Tensor, "b l"],
+        context: Context,
+    ) -> Float[Tensor, "b l c h w"]:
+        """One prediction from what `embed_poses` and `project` or `cross_attention_kv` gave."""
+        b, num_latents = latents.shape[:2]
+        check_shape("Denoiser: latents", latents, (b, num_latents, *self.latent_shape))
+        check_shape("Denoiser: t_net", t_net, (b, num_latents))
+        check_shape("Denoiser: poses", poses, (b, num_latents, self.grid[0] * self.grid[1], self.config.hidden_size))
+        x = self.model.x_embedder(latents.to(self.cnd_proj.weight.dtype)).flatten(1, 2)
+        times = self.model.t_embedder(t_net)[:, :, None]
+        condition = (times + poses.to(times.dtype)).flatten(1, 2)
+        patches = self.model(x, condition, context, self.rotary(num_latents, latents.device))
+        h, w = self.grid
+        p = self.config.patch_size
+        maps = rearrange(patches, "b (l h w) (p q c) -> b l c (h p) (w q)", h=h, w=w, p=p, q=p)
+        return maps.to(latents.dtype)
+
+    def forward(
+        self, latents: Float[Tensor, "b l c h w"], cameras: CameraBatch, t_net: Float[Tensor, "b l"], state: Context
+    ) -> Float[Tensor, "b l c h w"]:
+        """Velocity (noise - data) of noisy latents at network times `t_net`, one for each latent."""
+        return self.velocity(latents, self.embed_poses(cameras), t_net, state)
+
+    def rotary(self, num_latents: int, device: torch.device | str | None = None) -> RotaryTable:
+        """Rotation table of a window: `target_splits` equal parts, each with positions from 0."""
+        splits = self.config.target_splits
+        if num_latents > self.config.num_latents or num_latents % splits:
+            raise ValueError(
+                f"Denoiser: expected at most {self.config.num_latents} latents in {splits} equal parts, "
+                f"got {num_latents}; denoise in windows"
+            )
+        return rotary_table(angles_3d(self.model.head_dim, num_latents // splits, self.grid, device), splits)
+
+    def rounded_poses(self, poses: Tensor) -> Tensor:
+        """The released weights were trained with this rounding, whatever the precision of the rest."""
+        return poses.bfloat16().to(poses.dtype) if self._round_poses else poses

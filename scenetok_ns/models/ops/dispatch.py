@@ -1,0 +1,259 @@
+"""Element-wise work between matrix products, each as one pass over memory.
+
+Triton kernels where they can run (CUDA with triton, which comes with torch on Linux), else the same in torch's own
+operations. They compile in about a second in all, and Triton keeps them between processes. Results are formed in
+float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.models.ops.attention import attention
+from scenetok_ns.models.ops.rope import RotaryTable, apply_rotary
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+logger = logging.getLogger(__name__)
+
+
+def norm_modulate(
+    x: Float[Tensor, "*rows dim"],
+    scale: Float[Tensor, "*some dim"],
+    shift: Float[Tensor, "*some dim"],
+    eps: float,
+    residual: Float[Tensor, "*rows dim"] | None = None,
+    out: Float[Tensor, "*rows dim"] | None = None,
+) -> Float[Tensor, "*rows dim"]:
+    """x / rms(x) * scale + shift, plus `residual`; scale and shift broadcast over leading dimensions of `x`.
+
+    `x`, `residual` and `out`, where the result goes (None: a new tensor), are contiguous; scale and shift are [dim], or
+    [b, n, dim] with contiguous rows.
+    """
+    if _usable(x) and (layout := _layout(scale, x)) is not None and layout == _layout(shift, x):
+        return _triton().norm_modulate(x, scale, shift, layout, eps, residual, out)
+    result = F.rms_norm(x.float(), x.shape[-1:], eps=eps) * scale + shift
+    result = (result if residual is None else result + residual).to(x.dtype)
+    return result if out is None else out.copy_(result)
+
+
+def gated_residual(
+    x: Float[Tensor, "c b n dim"], gate: Float[Tensor, "b1 n1 dim"], y: Float[Tensor, "c b n dim"]
+) -> Float[Tensor, "c b n dim"]:
+    """x + gate * y; the gate broadcasts over leading dimensions."""
+    if _usable(x) and (layout := _layout(gate, x)) is not None:
+        return _triton().gated_residual(x, gate, y, layout)
+    return torch.addcmul(x, gate, y)
+
+
+def residual_norm(
+    x: Float[Tensor, "c b n dim"],
+    y: Float[Tensor, "c b n dim"],
+    gate: Float[Tensor, "b1 n1 dim"] | None,
+    scale: Float[Tensor, "b1 n1 dim"],
+    shift: Float[Tensor, "b1 n1 dim"],
+    eps: float,
+) -> tuple[Float[Tensor, "c b n dim"], Float[Tensor, "c b n dim"]]:
+    """x + gate * y (None: x + y), and `norm_modulate` of that; the others broadcast over leading dimensions."""
+    if _usable(x):
+        layout = _layout(scale, x)
+        others = (shift,) if gate is None else (shift, gate)
+        if layout is not None and all(_layout(other, x) == layout for other in others):
+            return _triton().residual_norm(x, y, gate, scale, shift, layout, eps)
+    total = x + y if gate is None else torch.addcmul(x, gate, y)
+    return total, norm_modulate(total, scale, shift, eps)
+
+
+def norm_rotate(
+    x: Float[Tensor, "b n heads d"], weight: Float[Tensor, "heads d"] | None, rotary: RotaryTable | None, eps: float
+) -> Float[Tensor, "b heads n d"]:
+    """RMS norm of each head (None: without), then the rotation of its position; `x` may be a slice of a product.
+
+    The result lies in memory as [b, n, heads, d]: attention then gives its own like that, ready for the next product.
+    """
+    if weight is None and rotary is None:
+        return x.transpose(1, 2)
+    if _usable(x) and x.stride(3) == 1 and x.stride(2) == x.shape[3]:
+        return _triton().norm_rotate(x, weight, rotary, eps)
+    if weight is not None:
+        x = (F.rms_norm(x.float(), x.shape[-1:], eps=eps) * weight.float()).to(x.dtype)
+    heads = x.transpose(1, 2)
+    return heads if rotary is None else apply_rotary(heads, rotary)
+
+
+def attend(
+    q: Float[Tensor, "b n heads d"],
+    weight: Float[Tensor, "heads d"] | None,
+    rotary: RotaryTable | None,
+    keys: Float[Tensor, "b heads m d"],
+    values: Float[Tensor, "b heads m d"],
+    eps: float,
+) -> Float[Tensor, "b n heads d"]:
+    """Attention of queries that are normed and rotated on the way (see `norm_rotate`) to keys that are already."""
+    rows_lie_together = all(tensor.stride(-1) == 1 for tensor in (q, keys, values))
+    if _usable(q) and rows_lie_together and _products().suits_attend(q, keys):
+        return _products().attend(q, weight, rotary, keys, values, eps)
+    return attention(norm_rotate(q, weight, rotary, eps), keys, values).transpose(1, 2)
+
+
+def linear_gated(
+    x: Float[Tensor, "c b n inner"],
+    weight: Float[Tensor, "dim inner"],
+    bias: Float[Tensor, " dim"],
+    residual: Float[Tensor, "c b n dim"],
+    gate: Float[Tensor, "b1 n1 dim"],
+) -> Float[Tensor, "c b n dim"]:
+    """residual + gate * (x W^T + bias); `x` and `residual` are contiguous, the gate broadcasts."""
+    if _usable(x) and x.is_contiguous() and (layout := _layout(gate, residual)) is not None:
+        products = _products()
+        if products.suits_linear_gated(x.numel() // x.shape[-1], *weight.shape, x.device):
+            return products.linear_gated(x, weight, bias, residual, gate, layout)
+    return gated_residual(residual, gate, F.linear(x, weight, bias))
+
+
+def silu_product(x: Float[Tensor, "*rows 2*dim"]) -> Float[Tensor, "*rows dim"]:
+    """SiLU(u) * w of the halves (u, w) of a contiguous `x`."""
+    if _usable(x):
+        return _triton().silu_product(x)
+    u, w = x.chunk(2, dim=-1)
+    return F.silu(u) * w
+
+
+def bias_silu(
+    x: Float[Tensor, "*rows dim"], bias: Float[Tensor, " dim"], out: Float[Tensor, "*rows dim"] | None = None
+) -> Float[Tensor, "*rows dim"]:
+    """SiLU(x + bias) of a contiguous `x`, in the contiguous `out` (None: a new tensor)."""
+    if _usable(x):
+        return _triton().bias_silu(x, bias, out)
+    result = F.silu(x + bias)
+    return result if out is None else out.copy_(result)
+
+
+def group_norm(
+    x: Float[Tensor, "n h w c"],
+    weight: Float[Tensor, " c"],
+    bias: Float[Tensor, " c"],
+    groups: int,
+    eps: float,
+    before: Float[Tensor, " c"] | None = None,
+    *,
+    silu: bool,
+) -> Float[Tensor, "n h w c"]:
+    """Group norm of x + before, with SiLU behind it if asked for; `x` is contiguous, channels last."""
+    if _usable(x):
+        return _maps().group_norm(x, weight, bias, groups, eps, before, silu)
+    maps = (x if before is None else x + before).permute(0, 3, 1, 2)
+    out = F.group_norm(maps, groups, weight, bias, eps).permute(0, 2, 3, 1)
+    return F.silu(out) if silu else out
+
+
+def add_with_bias(
+    x: Float[Tensor, "*rows c"], y: Float[Tensor, "*rows c"], bias: Float[Tensor, " c"]
+) -> Float[Tensor, "*rows c"]:
+    """x + y + bias of contiguous tensors."""
+    if _usable(x):
+        return _triton().add_with_bias(x, y, bias)
+    return x + (y + bias)
+
+
+def depthwise_conv(
+    x: Float[Tensor, "b t h w c"],
+    weight: Float[Tensor, "taps c"],
+    bias: Float[Tensor, " c"] | None = None,
+    *,
+    gated: bool = False,
+) -> Float[Tensor, "b t h w c2"]:
+    """Each channel's own convolution with a cubic kernel and zero padding, of a contiguous `x`.
+
+    weight: of 3 or 5 taps to a side, row by row. gated: value * SiLU(gate) of the halves of the channels.
+    """
+    if _usable(x):
+        return _maps().depthwise_conv(x, weight, bias, gated)
+    side = round(len(weight) ** (1 / 3))
+    kernel = weight.t().contiguous().unflatten(1, (1, side, side, side))
+    maps = F.conv3d(x.permute(0, 4, 1, 2, 3), kernel, bias, padding=side // 2, groups=x.shape[-1])
+    out = maps.permute(0, 2, 3, 4, 1)
+    if not gated:
+        return out.contiguous()
+    value, gate = out.chunk(2, dim=-1)
+    return value * F.silu(gate)
+
+
+def join_phases(
+    computed: Float[Tensor, "b t1 h1 w1 phases*c"],
+    x: Float[Tensor, "b t h w c0"],
+    bias: Float[Tensor, " c"],
+    fold: tuple[int, int, int],
+) -> Float[Tensor, "b t2 h2 w2 c"]:
+    """The image that is `fold` times as large, in time, height and width, as `x`; everything is contiguous.
+
+    Its position (fold * p + phase) is `computed` at p + phase, of the channels of that phase, plus `bias`, plus the
+    channels of `x` at p, repeated evenly over all phases' channels, a channel's phases one after the other.
+    """
+    if _usable(x):
+        return _maps().join_phases(computed, x, bias, fold)
+    b, t, h, w, channels = x.shape
+    phases = fold[0] * fold[1] * fold[2]
+    width = computed.shape[-1] // phases
+    out = x.new_empty(b, t, fold[0], h, fold[1], w, fold[2], width)
+    source = torch.arange(width * phases, device=x.device).view(width, phases) * channels // (width * phases)
+    for phase, parts in enumerate(computed.unflatten(-1, (phases, width)).unbind(-2)):
+        dt, dy, dx = phase // (fold[1] * fold[2]), phase // fold[2] % fold[1], phase % fold[2]
+        own = parts[:, dt : dt + t, dy : dy + h, dx : dx + w]
+        out[:, :, dt, :, dy, :, dx] = own + (x[..., source[:, phase]] + bias)
+    return out.view(b, t * fold[0], h * fold[1], w * fold[2], width)
+
+
+def _usable(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and triton_available()
+
+
+@cache
+def triton_available() -> bool:
+    """Whether Triton is there and works, which takes a C compiler and a GPU that it knows; tried once."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        _triton().silu_product(torch.zeros(1, 32, device="cuda", dtype=torch.bfloat16))
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        logger.warning("Triton does not work here (%s); torch's own operations are used, which are slower", reason)
+        return False
+    return True
+
+
+@cache
+def _triton() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.ops.triton_elementwise")
+
+
+@cache
+def _products() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.ops.triton_products")
+
+
+@cache
+def _maps() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.ops.triton_maps")
+
+
+def _layout(modulation: Tensor, x: Tensor) -> tuple[int, int, int, int] | None:
+    """How the rows of something that broadcasts over the last leading dimensions of `x` lie: number and distance of
+    the inner ones, then of the outer ones. None: not so that the kernel can follow."""
+    if modulation.shape[-1] != x.shape[-1] or modulation.stride(-1) != 1:
+        return None
+    if modulation.ndim == 1:
+        return 1, 0, 1, 0
+    if modulation.ndim != 3 or x.ndim < 3:
+        return None
+    spread = modulation.expand(x.shape[-3:])
+    return spread.shape[1], spread.stride(1), spread.shape[0], spread.stride(0)

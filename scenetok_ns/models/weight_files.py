@@ -1,0 +1,78 @@
+"""Embedded weights: several modules in one safetensors file, in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from scenetok_ns.tools.atomic_files import write_atomically
+
+
+def save_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
+    """Write the state of `modules` as float16 under `name.key`; atomic."""
+    state = {
+        f"{name}.{key}": (value.half() if value.is_floating_point() else value).cpu().contiguous().clone()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    write_atomically(path, save(state))
+
+
+def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
+    """Load each of `modules` strictly from its part of the file; parts that nobody asks for are left alone.
+
+    Raises ValueError naming the file and what is missing or left over.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a readable weights file ({error})") from error
+    for name, module in modules.items():
+        prefix = name + "."
+        part = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        part = {key: value.float() if value.is_floating_point() else value for key, value in part.items()}
+        check_tensors(module.state_dict(), part, f"{path}: the weights do not fit {name}")
+        module.load_state_dict(part)
+
+
+def embedded_weights(name: str) -> Path:
+    """Path of weights that come with the package."""
+    return Path(__file__).resolve().parents[1] / "weights" / f"{name}.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names file and problem."""
+
+
+def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], context: str) -> None:
+    """Raise CheckpointError that lists missing, surplus, wrongly shaped and wrongly stored tensors."""
+    problems = []
+    if missing := [key for key in expected if key not in found]:
+        problems.append(f"{len(missing)} missing: {listed(missing)}")
+    if surplus := [key for key in found if key not in expected]:
+        problems.append(f"{len(surplus)} surplus: {listed(surplus)}")
+    both = [key for key in expected if key in found]
+    if shapes := [
+        f"{key} {list(found[key].shape)} instead of {list(expected[key].shape)}"
+        for key in both
+        if found[key].shape != expected[key].shape
+    ]:
+        problems.append(f"{len(shapes)} of another shape: {listed(shapes)}")
+    # A square matrix that was transposed keeps its shape; torch.save keeps its strides.
+    if strides := [key for key in both if not found[key].is_contiguous()]:
+        problems.append(f"{len(strides)} not stored row by row (transposed?): {listed(strides)}")
+    if kinds := [key for key in both if found[key].is_floating_point() != expected[key].is_floating_point()]:
+        problems.append(f"{len(kinds)} of another kind of number: {listed(kinds)}")
+    if problems:
+        raise CheckpointError(f"{context}: " + "; ".join(problems))
+
+
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    """The first `limit` names and how many more."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

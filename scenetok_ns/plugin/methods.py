@@ -1,0 +1,133 @@
+"""The registered methods. Nerfstudio imports this module at the start of every tool: nothing heavy here."""
+
+from __future__ import annotations
+
+import torch
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from scenetok_ns.bridge.tool_compat import allow_numpy_scalars, shorten_errors
+from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
+from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
+from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.plugin.datamanager import SceneTokDataManagerConfig
+from scenetok_ns.plugin.model import SceneTokModelConfig
+from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
+from scenetok_ns.plugin.refinement import RefineDataManagerConfig, RefineModelConfig, RefinePipelineConfig
+from scenetok_ns.plugin.trainer import SceneTokTrainerConfig
+from scenetok_ns.training.optimizers import AdamWConfig, WarmupMilestonesConfig
+
+allow_numpy_scalars()
+shorten_errors()
+
+
+REFINING_STEPS = 300
+
+
+def specification(
+    name: str,
+    description: str,
+    steps: int,
+    pipeline: SceneTokPipelineConfig,
+    optimizers: dict[str, AdamWConfig],
+    schedule: WarmupMilestonesConfig,
+) -> MethodSpecification:
+    return MethodSpecification(
+        config=SceneTokTrainerConfig(
+            method_name=name,
+            max_num_iterations=steps,
+            steps_per_save=max(min(steps // 10, 1000), 1),
+            steps_per_eval_batch=500,
+            steps_per_eval_image=500,
+            steps_per_eval_all_images=max(steps // 4, 1),
+            machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+            mixed_precision=False,  # the model uses bfloat16 where it should; Nerfstudio's own would be float16
+            pipeline=pipeline,
+            optimizers={group: {"optimizer": one, "scheduler": schedule} for group, one in optimizers.items()},
+            viewer=ViewerConfig(quit_on_train_completion=True),  # else ns-train never ends
+            vis="tensorboard",
+        ),
+        description=description,
+    )
+
+
+def method(name: str, preset: str, description: str, dataparser: SceneDataParserConfig) -> MethodSpecification:
+    """A method whose every default follows from its preset."""
+    pipeline = SceneTokPipelineConfig(
+        datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=dataparser),
+        model=SceneTokModelConfig(preset=preset),
+    )
+    steps = load_preset(preset).training.max_steps
+    return specification(name, description, steps, pipeline, {"networks": AdamWConfig()}, WarmupMilestonesConfig())
+
+
+def refining_method(name: str, preset: str, description: str) -> MethodSpecification:
+    """Few steps at a high learning rate, on one capture."""
+    pipeline = RefinePipelineConfig(
+        datamanager=RefineDataManagerConfig(preset=preset, dataparser=NerfstudioDataParserConfig(), batch_size=4),
+        model=RefineModelConfig(preset=preset),
+    )
+    # Measured on photographs with the embedded model (docs/captures.md). Tokens are no weights: they do not decay.
+    optimizers = {
+        "tokens": AdamWConfig(lr=0.03, weight_decay=0.0, clip_norm=1.0),
+        "adapters": AdamWConfig(lr=2e-3, weight_decay=0.0, clip_norm=1.0),
+    }
+    schedule = WarmupMilestonesConfig(warmup_steps=10, milestones=(REFINING_STEPS * 2 // 3,), gamma=0.2)
+    return specification(name, description, REFINING_STEPS, pipeline, optimizers, schedule)
+
+
+scenetok = method(
+    "scenetok",
+    "re10k",
+    "SceneTok: scenes as tokens, new views by rectified flow (RealEstate10K preset).",
+    Re10kDataParserConfig(),
+)
+scenetok_dl3dv = method(
+    "scenetok-dl3dv",
+    "dl3dv-shift8-fixed",
+    "SceneTok for DL3DV, VA-VAE and Video DC-AE; trains without the released weights' focal quirk.",
+    Dl3dvDataParserConfig(),
+)
+scenetok_dl3dv_wan = method(
+    "scenetok-dl3dv-wan",
+    "dl3dv-wan-shift4",
+    "SceneTok for DL3DV, VA-VAE and Wan 2.2, as released.",
+    Dl3dvDataParserConfig(),
+)
+scenetok_tiny = method(
+    "scenetok-tiny",
+    "scenetok-tiny",
+    "SceneTok small enough to train and render on a CPU; needs no downloads.",
+    Re10kDataParserConfig(),
+)
+scenegen = method(
+    "scenegen",
+    "scenegen-shift4",
+    "SceneGen: scenes from one to three photographs (RealEstate10K; presets scenegen-shift1, -shift4, -shift12).",
+    Re10kDataParserConfig(),
+)
+scenegen_tiny = method(
+    "scenegen-tiny",
+    "scenegen-tiny",
+    "SceneGen on the tokenizer of scenetok-tiny, small enough to train and generate on a CPU.",
+    Re10kDataParserConfig(),
+)
+
+scenetok_refine = refining_method(
+    "scenetok-refine",
+    "scenetok-tiny",
+    "SceneTok on one capture: its encoded tokens are optimised on its photographs; other presets by --pipeline.model.",
+)
+
+METHODS = (scenetok, scenetok_dl3dv, scenetok_dl3dv_wan, scenetok_tiny, scenegen, scenegen_tiny, scenetok_refine)
+
+
+def method_config(name: str) -> TrainerConfig:
+    """Configuration of one of our methods, by the name that presets give it."""
+    for specification in METHODS:
+        if specification.config.method_name == name:
+            return specification.config
+    raise ValueError(f"there is no scenetok method {name!r}")

@@ -1,0 +1,228 @@
+"""Data manager and model together: training and evaluation losses, strict checkpoints, metrics over all scenes."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from nerfstudio.models.base_model import Model
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import profiler
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from scenetok_ns.data.training_batches import TrainingBatch
+from scenetok_ns.evaluation.evaluate import evaluate_quickly, evaluate_resumable
+from scenetok_ns.evaluation.options import EvaluationOptions
+from scenetok_ns.models.flow.losses import compressor_frozen
+from scenetok_ns.models.released_checkpoints import CheckpointError, module_sha256
+from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataManagerConfig
+from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
+from scenetok_ns.training.checkpoints import AVERAGE, averaged_weights, check_same, model_state
+from scenetok_ns.training.recorded_step import RecordedStep
+from scenetok_ns.viewer.panel import ViewerPanel
+
+BUCKET_MB = 100
+"""Gradients that are sent together: about those of one block of the full-size denoiser."""
+
+
+@dataclass
+class SceneTokPipelineConfig(VanillaPipelineConfig):
+    """SceneTok's data and model."""
+
+    _target: type = field(default_factory=lambda: SceneTokPipeline)
+    datamanager: SceneTokDataManagerConfig = field(default_factory=SceneTokDataManagerConfig)
+    model: SceneTokModelConfig = field(default_factory=SceneTokModelConfig)
+    baselines: bool = False
+    """ns-eval also measures, on the same views: the mean colour, the nearest context view copied, and the model given
+    another scene's tokens and shuffled-noise tokens. Shows whether the tokens are used."""
+    evaluation: EvaluationOptions = EvaluationOptions()  # noqa: RUF009  frozen
+    """What ns-eval measures, and the weights of its networks."""
+
+
+class SceneTokPipeline(VanillaPipeline):
+    """See the module."""
+
+    config: SceneTokPipelineConfig
+    datamanager: SceneTokDataManager
+
+    def __init__(
+        self,
+        config: SceneTokPipelineConfig,
+        device: torch.device | str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        # ns-render makes a second data manager from the same configuration object.
+        config.datamanager.preset = config.model.preset
+        config.model.defer_autoencoders = test_mode == "val" and config.datamanager.trains_from_latents
+        if test_mode != "val":
+            config.model.ema_decay = None  # the averaged weights are then the weights: `load_pipeline`
+        # World size 1: the stock constructor can wrap for CUDA only.
+        super().__init__(config, str(device), test_mode, 1, local_rank, grad_scaler)
+        self.model.connect(self.datamanager.scenes, training_seed=config.datamanager.seed)
+        self.datamanager.compressor_sha256 = lambda: module_sha256(self.model.scenetok.compressor)
+        # Its name is the folder's in the viewer; it has neither parameters nor buffers.
+        self.add_module("SceneTok", ViewerPanel(self.model, self.datamanager))
+        self.model.device_indicator_param.requires_grad_(False)
+        self.world_size = world_size
+        self.accumulation_steps = 1
+        """Steps whose gradients are summed before the optimizer's step; set by the trainer."""
+        self._recorded: RecordedStep | None = None
+        if world_size > 1:
+            if self._records:
+                share_weights(self.model)
+            else:
+                self._model = typing.cast(Model, distributed(self.model, torch.device(device), local_rank))
+            dist.barrier()
+
+    @property
+    def model(self) -> SceneTokModel:
+        """The model itself, also where it is wrapped for several processes."""
+        wrapped = isinstance(self._model, DistributedDataParallel)
+        return typing.cast(SceneTokModel, self._model.module if wrapped else self._model)
+
+    # --- Training ---
+
+    @profiler.time_function
+    def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        self._follow_recipe(step)
+        batch, _ = self.datamanager.next_train(step)
+        outputs = self._training_pass(batch)
+        metrics = self.model.get_metrics_dict(outputs, batch)
+        return outputs, self.model.get_loss_dict(outputs, batch, metrics), metrics
+
+    def _training_pass(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Outputs of the model; where passes are recorded, with all gradients in place already."""
+        if not self._records:
+            return self._model(batch)
+        if self._recorded is None:
+            if self.model.config.low_vram and batch.has_images:
+                raise ValueError(
+                    "--pipeline.model.cuda-graph True records a pass, which cannot move autoencoders as "
+                    "--pipeline.model.low-vram True does: leave one of them out, or train from latents "
+                    "(scenetok latents)"
+                )
+            self._recorded = RecordedStep(self.model, self.world_size)
+        outputs = self._recorded(batch, accumulates=self.accumulation_steps > 1)
+        if self.world_size > 1 and self._ends_cycle(batch.step):
+            self._recorded.average()
+        return outputs
+
+    @property
+    def _records(self) -> bool:
+        return self.model.config.cuda_graph and self.model.device.type == "cuda"
+
+    def _ends_cycle(self, step: int) -> bool:
+        """Whether the optimizer uses the gradients after this step."""
+        return step % self.accumulation_steps == self.accumulation_steps - 1
+
+    def _follow_recipe(self, step: int) -> None:
+        """Freeze what the recipe freezes from this step on, and send gradients only where the optimizer uses them."""
+        model, wrapped = self.model, isinstance(self._model, DistributedDataParallel)
+        training = any(parameter.requires_grad for parameter in model.scenetok.compressor.parameters())
+        if training and compressor_frozen(model.preset.training, step):
+            model.freeze_compressor()
+            self._recorded = None
+            if wrapped:  # anew, because the old one would wait for the gradients of what is frozen now
+                rank = model.device.index or 0
+                self._model = typing.cast(Model, distributed(model, model.device, rank))
+        if wrapped:
+            wrapper = typing.cast(DistributedDataParallel, self._model)
+            wrapper.require_backward_grad_sync = self._ends_cycle(step)
+
+    @profiler.time_function
+    @torch.no_grad()
+    def get_eval_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        self.eval()
+        batch, _ = self.datamanager.next_eval(step)
+        outputs = self.model(batch)
+        metrics = self.model.get_metrics_dict(outputs, batch)
+        losses = self.model.get_loss_dict(outputs, batch, metrics)
+        self.train()
+        return outputs, losses, metrics
+
+    # --- Evaluation ---
+
+    @profiler.time_function
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, Any]:
+        """Mean over all target views of all evaluation scenes, and the baselines if the configuration asks for them.
+
+        With the protocol, every view's values, and the reasons for what was skipped or could not be computed; in
+        training (`step` is given) PSNR and SSIM alone, as numbers. An evaluation that was killed is continued.
+        """
+        self.eval()
+        try:
+            if step is None:
+                found = evaluate_resumable(self.model, self.datamanager, self.config, output_path)
+            else:
+                found = evaluate_quickly(self.model, self.datamanager, self.config.baselines)
+        finally:
+            self.train()
+        return {name: value for name, value in found.items() if get_std or not name.endswith("_std")}
+
+    # --- Checkpoints ---
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint whose preset, keys and shapes are exactly this model's.
+
+        Raises CheckpointError that names the preset or the first differences. The stock pipeline loads what it can and
+        leaves the rest random, without a word.
+        """
+        state = model_state(loaded_state)
+        extra = state.get("_extra_state")
+        preset = extra.get("preset") if isinstance(extra, dict) else extra
+        if preset is not None and preset != self.model.preset.name:
+            raise CheckpointError(
+                f"the checkpoint is of preset {preset!r}, this run of {self.model.preset.name!r}; "
+                f"give --pipeline.model.preset {preset}, or another checkpoint"
+            )
+        own = self.model.state_dict()
+        has_average = any(key.startswith(AVERAGE) for key in state)
+        average = self.model.average
+        if average is not None and not has_average:
+            state |= {key: value for key, value in own.items() if key.startswith(AVERAGE)}
+        elif has_average and average is None:
+            if self.test_mode == "val":
+                raise CheckpointError(
+                    "the checkpoint keeps averaged weights: give --pipeline.model.ema-decay, as its run did, to go on"
+                )
+            state = averaged_weights(state)
+        check_same(own, {"_extra_state": own["_extra_state"], **state})
+        self.model.update_to_step(step)
+        self.model.load_state_dict({"_extra_state": own["_extra_state"], **state}, strict=True)
+        if average is not None and not has_average:
+            average.restart()
+        self.model.forget()
+
+
+def share_weights(model: SceneTokModel) -> None:
+    """Give all processes those of the first, as DistributedDataParallel does when it is made."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device == model.device:  # autoencoders may be in main memory, and come from files
+            dist.broadcast(tensor.detach(), 0)
+
+
+def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> DistributedDataParallel:
+    """The model wrapped for several processes. What never gets a gradient must not require one.
+
+    Autoencoders that wait in main memory (low_vram) are left out: what is wrapped must be on one kind of device.
+    """
+    parts = (*model.named_parameters(), *model.named_buffers())
+    elsewhere = [name for name, tensor in parts if tensor.device.type != device.type]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, elsewhere)
+    return DistributedDataParallel(
+        model,
+        device_ids=[local_rank] if device.type == "cuda" else None,
+        bucket_cap_mb=BUCKET_MB,
+        broadcast_buffers=False,  # they are constants
+        gradient_as_bucket_view=True,  # one copy of the gradients instead of two
+    )

@@ -1,0 +1,283 @@
+"""Method scenetok-refine: the tokens of one capture, encoded once, then optimised on its photographs.
+
+Training is Nerfstudio's usual one on a scene: what is learnt belongs to the scene. The networks are frozen; the
+gradient of the flow-matching loss goes to the tokens and, if asked for, to low-rank adapters of the denoiser.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils import comms
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from scenetok_ns.bridge.scene_views import StockSceneSource
+from scenetok_ns.data.poses import scaled_poses
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.scenes import Views as ImageViews
+from scenetok_ns.data.training_batches import Clips
+from scenetok_ns.data.view_sampling import sample_target
+from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.flow.draws import draw_scenetok
+from scenetok_ns.models.flow.losses import refinement_loss
+from scenetok_ns.models.metrics import picture_metrics
+from scenetok_ns.models.networks.adapters import LowRankAdapters
+from scenetok_ns.models.released_checkpoints import module_sha256
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataManagerConfig
+from scenetok_ns.plugin.model import OnStep, SceneTokModel, SceneTokModelConfig
+from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
+from scenetok_ns.tools.seeds import mix
+
+DATA_SEED = 1
+"""Sets the draws of clips apart from those of noise."""
+
+
+@dataclass
+class RefineDataManagerConfig(SceneTokDataManagerConfig):
+    """One capture. All its views but those of evaluation are trained on."""
+
+    _target: type = field(default_factory=lambda: RefineDataManager)
+
+
+@dataclass(frozen=True)
+class RefineBatch:
+    """Clips of the capture for one step; positions are in units of the training data."""
+
+    step: int
+    target: Clips
+
+    def to(self, device: torch.device | str) -> RefineBatch:
+        return RefineBatch(self.step, self.target.map(lambda tensor: tensor.to(device)))
+
+
+class RefineDataManager(SceneTokDataManager):
+    """Reads all photographs once and keeps them; batches follow from seed and step."""
+
+    config: RefineDataManagerConfig
+
+    @cached_property
+    def training_views(self) -> ImageViews:
+        """The capture's photographs, cropped, without those of evaluation; in units of the training data."""
+        if not isinstance(self.scenes.source, StockSceneSource):
+            raise DataError(
+                "scenetok-refine refines the tokens of one capture: name its dataparser (nerfstudio-data, colmap, ...)"
+            )
+        part = self.scenes.source.training_part()
+        scene = part.scene(part.key)
+        return scene.load_views(range(scene.num_frames), (self.preset.data.image_size,) * 2)
+
+    def next_train(self, step: int) -> tuple[RefineBatch, dict]:  # type: ignore[override]
+        self.train_count += 1
+        return self._batch(step).to(self.device), {}
+
+    def next_eval(self, step: int) -> tuple[RefineBatch, dict]:  # type: ignore[override]
+        """Always the same clips, of training views: captures seldom have whole clips to spare for evaluation."""
+        self.eval_count += 1
+        return self._batch(-1).to(self.device), {}
+
+    def _batch(self, step: int) -> RefineBatch:
+        views, layout = self.training_views, latent_space(self.preset.target_autoencoder).layout
+        generator = torch.Generator().manual_seed(mix(self.config.seed, comms.get_rank(), step, DATA_SEED))
+        count = len(views.images)
+        drawn = [sample_target(count, self.preset.data.views, layout, generator) for _ in range(self.batch_size)]
+        chosen = torch.stack(drawn)
+        return RefineBatch(step, Clips(views.images[chosen], views.c2w[chosen], views.intrinsics[chosen]))
+
+
+@dataclass
+class RefineModelConfig(SceneTokModelConfig):
+    """Frozen networks, and the tokens of one scene."""
+
+    _target: type = field(default_factory=lambda: RefineModel)
+    adapter_rank: int = 16
+    """Rank of adapters of the denoiser that are trained along with the tokens; 0: none, the tokens alone, which any
+    run of the same networks can render."""
+
+
+class RefineModel(SceneTokModel):
+    """See the module. `scenetok` keeps the networks as they were; `renderer` has the adapters in."""
+
+    config: RefineModelConfig
+    encodes = False
+    tokens: Parameter
+    start_tokens: Tensor
+    reference_c2w: Tensor
+    scene_scale: Tensor
+
+    def populate_modules(self) -> None:
+        super().populate_modules()
+        if self.preset.scene_generator is not None:
+            raise ValueError(f"preset {self.preset.name} generates scenes; refine with the one of its tokenizer")
+        if self.config.ema_decay is not None or (self.config.compile and self.config.adapter_rank):
+            raise ValueError("scenetok-refine keeps no averaged weights (--ema-decay), and compiles no adapters")
+        if self.config.cuda_graph:
+            raise ValueError("scenetok-refine records no steps: leave out --pipeline.model.cuda-graph")
+        self.scenetok.requires_grad_(False)
+        self.scenetok.low_vram = False  # the renderer shares networks with it, so they stay; autoencoders still go away
+        shape = self.preset.compressor.num_tokens, self.preset.compressor.token_dim
+        self.tokens = Parameter(torch.zeros(shape))
+        self.register_buffer("start_tokens", torch.zeros(shape))
+        self.register_buffer("reference_c2w", torch.eye(4))
+        self.register_buffer("scene_scale", torch.ones(()))
+        rank = self.config.adapter_rank
+        self.adapters = LowRankAdapters(self.scenetok.denoiser, rank) if rank else None
+        self._renderer: tuple[int, SceneTok] | None = None
+        self._cameras: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def begin(self) -> list[str]:
+        """Take the frozen networks from where `tokenizer` says, and encode the capture with them."""
+        from scenetok_ns.training.tokenizer_weights import load_tokenizer  # it reads runs, and so imports the pipeline
+
+        assert self._scenes is not None
+        number = self._scenes.active
+        source = load_tokenizer(self.scenetok, self.config.tokenizer)
+        name = self._scenes.keys[number]
+        views = self._scenes.context_views(number)
+        tokens = self.encode_views(views, name, self._scenes.pose_scale(number))
+        with torch.no_grad():
+            self.tokens.copy_(tokens.mean)
+            self.start_tokens.copy_(tokens.mean)
+            self.reference_c2w.copy_(tokens.reference_c2w)
+            self.scene_scale.fill_(tokens.pose_scale)
+        self.forget()
+        count = f"{len(tokens.mean)} tokens of {name}, encoded from {len(views.images)} photographs"
+        return [f"Networks: {source}", f"Refining {count}"]
+
+    # --- Training ---
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        adapters = {} if self.adapters is None else {"adapters": list(self.adapters.parameters())}
+        return {"tokens": [self.tokens], **adapters}
+
+    def forward(self, batch: RefineBatch) -> dict[str, Tensor]:  # type: ignore[override]
+        """Training loss and metrics, as scalars on the device; noise follows from seed, rank and step."""
+        if self.training:
+            self.forget()
+        generator = torch.Generator(self.device)
+        generator.manual_seed(mix(self.training_loss.seed, comms.get_rank(), batch.step))
+        splits = self.preset.data.views.target_splits
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            target = self.training_loss.latents(batch.target, splits, role="target")
+            reference = scaled_poses(self.reference_c2w[None], self.scene_scale)
+            target = target.relative_to(reference.expand(len(target.latents), 4, 4))
+            draws = draw_scenetok(
+                generator,
+                self.preset.training,
+                num_context=1,
+                tokens=(1, *self.tokens.shape),
+                latents=tuple(target.latents.shape),  # type: ignore[arg-type]
+                splits=splits,
+                device=self.device,
+            )
+            self._enable_adapters(True)
+            output = refinement_loss(self.scenetok.denoiser, self.tokens, target, draws)
+        moved = (self.tokens.detach() - self.start_tokens).square().mean().sqrt()
+        return {"loss": output.loss, **output.metrics, "tokens_moved": moved}
+
+    def _enable_adapters(self, enabled: bool) -> None:
+        if self.adapters is not None:
+            self.adapters.enabled = enabled
+
+    # --- Rendering ---
+
+    def tokens_of(self, scene: int, on_step: OnStep | None = None) -> SceneTokens:
+        """The refined tokens, whatever the number: there is one scene. Of a run that shows a token file, its."""
+        return self._scene_tokens(scene, self.tokens.detach())
+
+    def tokens_from(self, views: ImageViews, scene: int) -> SceneTokens:
+        """The refined tokens, whatever the views."""
+        return self.tokens_of(scene)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of networks, tokens and adapters."""
+        parts = nn.ModuleDict({"networks": self.scenetok})
+        parts.register_parameter("tokens", self.tokens)
+        if self.adapters is not None:
+            parts["adapters"] = self.adapters
+        return module_sha256(parts)
+
+    def unrefined_tokens(self, scene: int) -> SceneTokens:
+        """Those that training began with."""
+        return self._scene_tokens(scene, self.start_tokens)
+
+    def _scene_tokens(self, scene: int, mean: Float[Tensor, "n dim"]) -> SceneTokens:
+        if self._scenes is None:
+            raise RuntimeError("RefineModel: no scene; the pipeline must call connect() first")
+        if (stored := self._scenes.stored_tokens(scene)) is not None:
+            return stored.to(self.device)
+        if scene not in self._cameras:
+            views = self._scenes.context_views(scene)
+            self._cameras[scene] = views.c2w, views.intrinsics
+        c2w, intrinsics = self._cameras[scene]
+        return SceneTokens(
+            mean=mean.clone(),
+            reference_c2w=self.reference_c2w,
+            preset=self.preset.name,
+            scene=self._scenes.keys[scene],
+            pose_scale=float(self.scene_scale),
+            cameras_c2w=c2w.to(self.device),
+            cameras_intrinsics=intrinsics.to(self.device),
+        )
+
+    def begin_training(self) -> None:
+        super().begin_training()
+        self._renderer = None
+
+    @property
+    def renderer(self) -> SceneTok:
+        """The networks with the adapters in their weights."""
+        if self.adapters is None:
+            return self.scenetok
+        if self._renderer is None or self._renderer[0] != self._weights_version:
+            merged = copy(self.scenetok)
+            merged._modules = {**self.scenetok._modules, "denoiser": self.adapters.merged(self.scenetok.denoiser)}
+            self._renderer = self._weights_version, merged
+        return self._renderer[1]
+
+    @torch.no_grad()
+    def render_unrefined(self, scene: int, cameras: CameraBatch) -> Float[Tensor, "f 3 height width"]:
+        """What was to be seen before training: the first tokens, the networks without adapters."""
+        self._enable_adapters(False)
+        tokens = self.unrefined_tokens(scene)
+        return self.scenetok.render(tokens, cameras.to(self.device), seed=self.config.seed, sampler=self.sampler)
+
+
+@dataclass
+class RefinePipelineConfig(SceneTokPipelineConfig):
+    """A capture and its tokens."""
+
+    _target: type = field(default_factory=lambda: RefinePipeline)
+    datamanager: RefineDataManagerConfig = field(default_factory=RefineDataManagerConfig)
+    model: RefineModelConfig = field(default_factory=RefineModelConfig)
+
+
+class RefinePipeline(SceneTokPipeline):
+    """See the module."""
+
+    config: RefinePipelineConfig
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, Any]:
+        """Those of the refined scene and, as `<metric>_before`, those of the first tokens on the same views."""
+        metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+        self.eval()
+        model = cast(RefineModel, self.model)
+        number = self.datamanager.scenes.active
+        target = self.datamanager.scenes.target_views(number)
+        pictures = model.render_unrefined(number, CameraBatch(target.c2w[None], target.intrinsics[None]))
+        truth = target.images.to(pictures.device).float() / 255
+        before: dict[str, Any] = picture_metrics(pred=pictures, target=truth)
+        self.train()
+        return metrics | {f"{name}_before": float(value.mean()) for name, value in before.items()}

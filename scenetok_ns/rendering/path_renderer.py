@@ -1,0 +1,147 @@
+"""Frames of camera paths for tools that ask for one camera at a time, sampled jointly behind their back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch, recover_path, square_cameras
+from scenetok_ns.bridge.viewer_threads import Untraced
+from scenetok_ns.data.square_pictures import Wide
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.flow.windows import RenderedFrames
+from scenetok_ns.models.temporal import TemporalLayout
+
+KEPT_BEHIND = 128
+"""Frames of a path that stay at hand behind the one asked for last. Tools go forward."""
+KEPT_IN_ALL = 512
+"""Frames of all paths together; the paths used longest ago go first."""
+
+Sample = Callable[[int, CameraBatch, Callable[[int, int], None]], Iterator[RenderedFrames]]
+"""sample(scene, cameras, on_step): frames of the whole path in order, batch of one. See `SceneTok.render`."""
+
+
+@dataclass
+class _Path:
+    """A path that is being sampled. Frames are those from `first` on that have been sampled so far."""
+
+    windows: Iterator[RenderedFrames]
+    check: Callable[[int, int], None]
+    first: int = 0
+    frames: list[Tensor] = field(default_factory=list)
+    uncertainty: dict[int, Tensor] = field(default_factory=dict)
+    """Of each latent that a frame is asked of yet."""
+
+    def add(self, window: RenderedFrames) -> None:
+        self.frames.extend(window.frames[0])
+        for part in window.denoised:
+            maps = part.uncertainty[0, part.first - part.window_first :]
+            self.uncertainty |= dict(enumerate(maps[: part.latents.shape[1]], part.first))
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.frames)
+
+    def drop_before(self, index: int, layout: TemporalLayout) -> None:
+        count = min(max(index - self.first, 0), len(self.frames))
+        del self.frames[:count]
+        self.first += count
+        oldest = layout.latent_of(self.first)
+        self.uncertainty = {latent: kept for latent, kept in self.uncertainty.items() if latent >= oldest}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a path, on the model's device."""
+
+    picture: Float[Tensor, "3 side side"]
+    """At the model's size, in [0, 1]."""
+    uncertainty: Float[Tensor, "h w"]
+    """At the size of the latents; see `SampledLatents`."""
+
+
+class PathRenderer:
+    """Recovers the path behind a one-camera slice, samples it window by window as frames are asked for, and keeps
+    recent frames. The same cameras give the same frames, whoever asks and however often.
+
+    `settings` stands for all else that the frames depend on (weights, tokens, seed, sampler); it enters the key.
+    """
+
+    def __init__(self, sample: Sample, layout: TemporalLayout) -> None:
+        """`layout`: of the latents that frames are decoded from."""
+        self._sample = sample
+        self._layout = layout
+        self._paths: OrderedDict[str, _Path] = OrderedDict()
+
+    def frame(self, camera: Cameras, active_scene: int, settings: str, wide: Wide) -> Frame:
+        """The square picture of a one-camera slice.
+
+        Raises what a viewer's interrupt raises, between denoising steps; nothing half-done is kept.
+        """
+        scene, path, index = scene_path(camera, active_scene)
+        cameras = nerfstudio_to_camera_batch(square_cameras(path, wide))
+        key = path_key(cameras, scene, settings)
+        with Untraced() as untraced:
+            try:
+                return self._frame_at(key, scene, cameras, index, lambda done, total: untraced.check())
+            except BaseException:
+                self._paths.pop(key, None)
+                raise
+
+    def _frame_at(
+        self, key: str, scene: int, cameras: CameraBatch, index: int, check: Callable[[int, int], None]
+    ) -> Frame:
+        state = self._paths.get(key)
+        if state is None or index < state.first:
+            state = self._start(scene, cameras)
+            self._paths[key] = state
+        self._paths.move_to_end(key)
+        state.check = check
+        while state.end <= index:
+            state.add(next(state.windows))
+        state.drop_before(index - KEPT_BEHIND, self._layout)
+        self._evict()
+        return Frame(state.frames[index - state.first], state.uncertainty[self._layout.latent_of(index)])
+
+    def _start(self, scene: int, cameras: CameraBatch) -> _Path:
+        # The sampler runs on across requests, each of which has its own way of being interrupted.
+        state = _Path(windows=iter(()), check=lambda done, total: None)
+        state.windows = self._sample(scene, cameras, lambda done, total: state.check(done, total))
+        return state
+
+    def _evict(self) -> None:
+        while len(self._paths) > 1 and sum(len(path.frames) for path in self._paths.values()) > KEPT_IN_ALL:
+            self._paths.popitem(last=False)
+
+
+def scene_path(camera: Cameras, active_scene: int) -> tuple[int, Cameras, int]:
+    """Scene, path and place in the path of a one-camera slice.
+
+    Cameras of our data sets say in their metadata which evaluation scene they belong to: the path is then only the
+    neighbours that belong to the same. Other cameras (a viewer's, a path file's) belong to the active scene.
+    """
+    path, index = recover_path(camera)
+    scenes = (path.metadata or {}).get("scene_idx")
+    if not isinstance(scenes, Tensor):
+        return active_scene, path, index
+    numbers = scenes.flatten().tolist()
+    first, last = index, index
+    while first > 0 and numbers[first - 1] == numbers[index]:
+        first -= 1
+    while last + 1 < len(numbers) and numbers[last + 1] == numbers[index]:
+        last += 1
+    return int(numbers[index]), path[first : last + 1], index - first
+
+
+def path_key(cameras: CameraBatch, scene: int, settings: str) -> str:
+    """Equal for equal paths, whatever memory they lie in."""
+    digest = hashlib.sha256(f"{scene}|{settings}|".encode())
+    for values in (cameras.c2w, cameras.intrinsics):
+        digest.update(values.cpu().numpy().tobytes())
+    return digest.hexdigest()

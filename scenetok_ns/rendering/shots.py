@@ -1,0 +1,117 @@
+"""Paths through several scenes, rendered together, and the photographs taken nearest to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor
+
+from scenetok_ns.data.camera_path_files import CameraPath, square_lens
+from scenetok_ns.data.camera_paths import PathName, preset_path
+from scenetok_ns.data.poses import pose_distances, scaled_poses
+from scenetok_ns.data.scenes import DataError, Scene
+from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.presets import SamplerConfig
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.tokens import SceneTokens
+
+SCENES_AT_ONCE = 4
+"""Scenes that are rendered in one batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A path through one scene."""
+
+    name: str
+    """Of the files."""
+    tokens: SceneTokens
+    path: CameraPath
+    photographs: Scene | None = None
+    """Where the nearest photographs are taken from; None: pictures stand alone."""
+
+
+def path_around(name: PathName, tokens: SceneTokens, count: int, size: tuple[int, int]) -> CameraPath:
+    """A path made from the cameras that a scene was seen from, with their median focal length.
+
+    Raises DataError: the tokens do not say where the cameras were.
+    """
+    if tokens.cameras_c2w is None or tokens.cameras_intrinsics is None:
+        raise DataError(
+            f"the tokens of {tokens.scene or 'the scene'} hold no cameras to make a path from: encode the scene again, "
+            "or give a camera path"
+        )
+    focal = float(tokens.cameras_intrinsics[:, [0, 1], [0, 1]].median())
+    c2w = preset_path(name, tokens.cameras_c2w.cpu(), count)
+    return CameraPath(c2w, square_lens(focal).expand(count, 3, 3), size)
+
+
+def render_shots(
+    model: SceneTok,
+    shots: Sequence[Shot],
+    *,
+    seed: int,
+    sampler: SamplerConfig,
+    on_step: OnStep | None = None,
+) -> Iterator[tuple[Shot, int, Float[Tensor, "f 3 height width"]]]:
+    """Finished pictures of all shots: (shot, number of the first picture, pictures in [0, 1]).
+
+    Shots of equally long paths are rendered together, some at a time. `on_step` counts the steps of all.
+    """
+    batches = list(_batches(shots))
+    for place, batch in enumerate(batches):
+
+        def report(done: int, total: int, place: int = place) -> None:
+            if on_step is not None:
+                on_step(place * total + done, len(batches) * total)
+
+        cameras = [shot.path.cameras.to(model.device) for shot in batch]
+        tokens = [shot.tokens for shot in batch]
+        windows = model.render_many(tokens, cameras, seeds=seed, sampler=sampler, on_step=report)
+        for window in windows:
+            for shot, frames in zip(batch, window.frames, strict=True):
+                yield shot, window.first_frame, shot.path.request.fit(frames).clamp(0, 1)
+
+
+def _batches(shots: Sequence[Shot]) -> Iterator[list[Shot]]:
+    by_length: dict[int, list[Shot]] = {}
+    for shot in shots:
+        by_length.setdefault(len(shot.path.c2w), []).append(shot)
+    for group in by_length.values():
+        for first in range(0, len(group), SCENES_AT_ONCE):
+            yield group[first : first + SCENES_AT_ONCE]
+
+
+@dataclass
+class NearestPhotographs:
+    """For each frame of a path, the square crop of the photograph taken nearest to it."""
+
+    shot: Shot
+    nearest: Int64[Tensor, " n"] = field(init=False)
+    _held: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.shot.photographs is not None
+        # Distances against radians, as in training.
+        poses = scaled_poses(torch.cat([self.shot.path.c2w, self.shot.photographs.c2w]), self.shot.tokens.pose_scale)
+        count = len(self.shot.path.c2w)
+        self.nearest = pose_distances(poses)[:count, count:].argmin(dim=1)
+
+    def picture(self, frame: int, side: int) -> Float[Tensor, "3 side side"]:
+        """Of a frame of the path, scaled to `side` pixels."""
+        index = int(self.nearest[frame])
+        if index not in self._held:
+            assert self.shot.photographs is not None
+            image = self.shot.photographs.load_images([index])[0]
+            height, width = image.shape[1:]
+            cut = min(height, width)
+            top, left = (height - cut) // 2, (width - cut) // 2
+            square = Image.fromarray(image[:, top : top + cut, left : left + cut].permute(1, 2, 0).numpy())
+            scaled = np.asarray(square.resize((side, side), Image.Resampling.LANCZOS))
+            self._held = {index: torch.from_numpy(scaled.copy()).permute(2, 0, 1).float() / 255}
+        return self._held[index]

@@ -1,0 +1,115 @@
+"""Views around a scene, rendered from its tokens, and the photographs they can be compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.data.camera_path_files import read_path
+from scenetok_ns.data.camera_paths import PATH_NAMES
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.rendering.shots import path_around
+
+if TYPE_CHECKING:
+    from scenetok_ns.bridge.evaluation_scenes import EvaluationScene
+    from scenetok_ns.plugin.model import SceneTokModel
+    from scenetok_ns.plugin.pipeline import SceneTokPipeline
+
+MOST_HELD_OUT = 48
+"""Held-out views that are rendered, spread over those that a scene has."""
+HELD_OUT_EVERY = 8
+"""Where there are no photographs, every eighth view of the path is held out."""
+
+
+@dataclass(frozen=True)
+class RenderedViews:
+    """Frames of the model's native square size, and their cameras in the world of the capture."""
+
+    frames: Float[Tensor, "n 3 side side"]
+    """In [0, 1]."""
+    cameras: CameraBatch
+    """A batch of one."""
+
+    def select(self, index: Tensor) -> RenderedViews:
+        return RenderedViews(self.frames[index], self.cameras.select(index))
+
+    def resized(self, side: int) -> RenderedViews:
+        """The same views with pictures of side x side pixels, interpolated."""
+        if side == self.frames.shape[-1]:
+            return self
+        frames = F.interpolate(self.frames, size=(side, side), mode="bicubic", antialias=True)
+        return RenderedViews(frames.clamp(0, 1), self.cameras)
+
+
+@dataclass(frozen=True)
+class RenderedScene:
+    """What `render_scene` gives. Everything is on the model's device."""
+
+    scene: str
+    path: RenderedViews
+    """Views along the path, in order."""
+    held_out: RenderedViews
+    """Other views, not to be fitted to."""
+    photographs: Float[Tensor, "m 3 side side"] | None
+    """Of the held-out views, which none of the path's frames was encoded from; None where there are none."""
+
+
+@torch.no_grad()
+def render_scene(pipeline: SceneTokPipeline, path: str, count: int, on_step: OnStep | None = None) -> RenderedScene:
+    """Render views along a path round the shown scene in joint windows, and the views of its target photographs.
+
+    Held-out views are the photographs that are not among the context views, or, where there are none, every eighth view
+    of the path, which then has so many fewer.
+
+    Args:
+        pipeline: with the scene that it shows.
+        path: the name of a path ("interpolate", "orbit", ...), or a file with poses (`read_path`).
+        count: views of a path by name.
+        on_step: progress of the path's rendering.
+
+    Raises:
+        DataError: the path cannot be read, or the tokens do not say where cameras were.
+    """
+    model, datamanager = pipeline.model, pipeline.datamanager
+    shown = datamanager.scenes.scene(datamanager.scenes.active)
+    tokens = model.tokens_of(shown.number)
+    side = model.preset.data.image_size
+    if path in PATH_NAMES:
+        cameras = path_around(path, tokens, count, (side, side)).cameras  # type: ignore[arg-type]
+    else:
+        cameras = read_path(Path(path), (side, side), side).cameras
+    views = _rendered(model, tokens, cameras, on_step)
+    targets = held_out_photographs(shown) if datamanager.scenes.stored_tokens(shown.number) is None else []
+    if not targets:
+        number = torch.arange(len(views.frames), device=views.frames.device)
+        held = number % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
+        return RenderedScene(shown.scene.key, views.select(number[~held]), views.select(number[held]), None)
+    photographs = shown.scene.load_views(targets, (side, side))
+    held_out = _rendered(model, tokens, CameraBatch(photographs.c2w[None], photographs.intrinsics[None]))
+    return RenderedScene(shown.scene.key, views, held_out, photographs.images.to(model.device).float() / 255)
+
+
+def held_out_photographs(shown: EvaluationScene) -> list[int]:
+    """Target views that are no context views, at most `MOST_HELD_OUT`, spread evenly."""
+    context = set(shown.context.tolist())
+    targets = [index for index in shown.target.tolist() if index not in context]
+    if len(targets) > MOST_HELD_OUT:
+        spread = torch.linspace(0, len(targets) - 1, MOST_HELD_OUT).round().long().tolist()
+        targets = [targets[i] for i in spread]
+    return targets
+
+
+def _rendered(
+    model: SceneTokModel, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
+) -> RenderedViews:
+    here = cameras.to(model.device, torch.float32)
+    frames = model.renderer.render(tokens, here, seed=model.config.seed, sampler=model.sampler, on_step=on_step)
+    return RenderedViews(frames.clamp(0, 1), here)

@@ -1,0 +1,89 @@
+"""The files of a run folder: written whole or not at all. Needs no Nerfstudio, so that bad input is told at once and an
+import of gigabytes has the memory to itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from scenetok_ns.tools.atomic_files import save_torch
+
+CHECKPOINTS = "nerfstudio_models"
+CONFIG = "config.yml"
+FIRST_CHECKPOINT = "step-000000000.ckpt"
+STATE_PREFIX = "_model.scenetok."
+"""Where the networks are in the state of our Nerfstudio pipeline."""
+
+
+def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], make_config: Callable[[], Any]) -> None:
+    """Make `folder`: `write_checkpoint` fills the checkpoint folder it is given, then config.yml gets `make_config()`.
+
+    All of it is written beside the final place and renamed at the end: an interrupted call leaves no `folder`.
+
+    Raises:
+        FileExistsError: `folder` exists already and is not empty.
+    """
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists; choose another --output, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.part-"))
+    try:
+        part.chmod(0o755)
+        (part / CHECKPOINTS).mkdir()
+        write_checkpoint(part / CHECKPOINTS)
+        (part / CONFIG).write_text(yaml.dump(make_config()), "utf8")
+        os.replace(part, folder)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(f"cannot write {folder}: the disk is full; nothing of it is left") from error
+        raise
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, Any], step: int = 0, progress: Callable[[int], None] = lambda count: None
+) -> None:
+    """Write a checkpoint as Nerfstudio's tools read it, without optimizer states; `progress` gets bytes as written.
+
+    Memory-mapped tensors are copied from file to file, never held in memory as a whole.
+    """
+    state = {"step": step, "pipeline": tensors, "optimizers": {}, "schedulers": {}, "scalers": {}}
+    with path.open("wb") as file:
+        save_torch(state, file, progress)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
+    """The state of our pipeline with these networks (keys of the released checkpoints), for `save_tensors`."""
+    state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in networks.items()}
+    state["_model.device_indicator_param"] = torch.empty(0)
+    state["_model._extra_state"] = {"preset": preset}
+    return state
+
+
+def size_of(tensors: dict[str, Any]) -> int:
+    """Bytes of all tensors: what a progress bar of `save_tensors` counts to."""
+    return sum(value.numel() * value.element_size() for value in tensors.values() if isinstance(value, Tensor))
+
+
+def link_checkpoints(source: Path, target: Path) -> None:
+    """Put hard links to the checkpoints of one folder into another; copies where the file system has no such links."""
+    found = sorted(source.glob("step-*.ckpt"))
+    if not found:
+        raise FileNotFoundError(f"no checkpoint (step-NNNNNNNNN.ckpt) in {source}")
+    for file in found:
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copy2(file, target / file.name)

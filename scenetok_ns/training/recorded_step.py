@@ -1,0 +1,173 @@
+"""Forward and backward pass of training as one CUDA graph: the host launches it at once, not thousands of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scenetok_ns.data.training_batches import TrainingBatch
+
+if TYPE_CHECKING:
+    from scenetok_ns.plugin.model import SceneTokModel
+
+WARM_UP = 3
+"""Passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
+
+ALIGNMENT = 64
+"""Of gradients that lie side by side, in numbers: kernels take several at a time from aligned addresses."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded pass, where its input has to be put, and where its results are."""
+
+    shapes: tuple[torch.Size, ...]
+    graph: torch.cuda.CUDAGraph
+    batch: TrainingBatch
+    outputs: dict[str, Tensor]
+    parameters: list[nn.Parameter]
+    """Those that get a gradient."""
+    gradients: list[Tensor]
+    joined: Tensor | None
+    """Of several processes: one tensor of which all gradients are parts."""
+
+
+class RecordedStep:
+    """Takes training passes of a model by replaying a recorded one; it is recorded anew when shapes change.
+
+    All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
+    Random numbers are those that the same step has without a graph, because its seed is read at each replay.
+
+    Of several processes each records its own pass. DistributedDataParallel, which exchanges gradients during the
+    backward pass, is not used then; one exchange follows the pass (`average`), with the GPU for itself.
+    """
+
+    def __init__(self, model: SceneTokModel, processes: int = 1) -> None:
+        self._model = model
+        self._processes = processes
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._recording: Recording | None = None
+        self._in_place: Tensor | None = None
+
+    def __call__(self, batch: TrainingBatch, *, accumulates: bool = False) -> dict[str, Tensor]:
+        """Outputs of the model for a batch; the gradients of its loss are in place afterwards.
+
+        `backward` can still be called on the loss, and then does nothing. accumulates: gradients are added to those
+        that are there, and outlast the next pass.
+        """
+        shapes = tuple(tensor.shape for tensor in batch.tensors())
+        if self._recording is None or self._recording.shapes != shapes:
+            self._recording = None  # its memory can be used by the next
+            self._recording = self._record(batch, shapes)
+        recording = self._recording
+        for static, tensor in zip(recording.batch.tensors(), batch.tensors(), strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self._model.training_loss.prepare(batch.step)
+        self._model.forget()
+        recording.graph.replay()
+        self._hand_out(recording, accumulates)
+        outputs = {name: value.clone() for name, value in recording.outputs.items()}
+        outputs["loss"].requires_grad_()
+        return outputs
+
+    def average(self) -> None:
+        """Average the gradients that are in place over all processes."""
+        assert self._in_place is not None, "only passes of several processes have an average"
+        if dist.get_backend() == "nccl":
+            dist.all_reduce(self._in_place, op=dist.ReduceOp.AVG)
+        else:
+            dist.all_reduce(self._in_place)
+            self._in_place /= self._processes
+
+    def _record(self, batch: TrainingBatch, shapes: tuple[torch.Size, ...]) -> Recording:
+        there = [parameter.grad for parameter in self._parameters]
+        batch = batch.map(torch.clone)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._clear_gradients()
+                self._model(batch)["loss"].backward()
+        torch.cuda.current_stream().wait_stream(stream)
+        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
+        self._clear_gradients()
+        joined = joined_gradients(parameters) if self._processes > 1 else None
+        parts = [] if joined is None else parts_of(joined, parameters)
+        hooks = []
+        if joined is not None:
+            pairs = zip(parameters, parts, strict=True)
+            hooks = [parameter.register_post_accumulate_grad_hook(_move_to(part)) for parameter, part in pairs]
+        # Nerfstudio's trainer has an autocast around each step, which keeps the weights that the passes above cast: the
+        # recorded pass must cast them itself, or it goes on with those of this step. Nor may others use its copies.
+        torch.clear_autocast_cache()
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._model.training_loss.generator)
+        # thread_local: threads that load data may use CUDA meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            outputs = self._model(batch)
+            outputs["loss"].backward()
+        torch.clear_autocast_cache()
+        for hook in hooks:
+            hook.remove()
+        outputs = {name: value.detach() for name, value in outputs.items()}
+        gradients = parts or [cast(Tensor, parameter.grad) for parameter in parameters]
+        for parameter, gradient in zip(self._parameters, there, strict=True):
+            parameter.grad = gradient
+        return Recording(shapes, graph, batch, outputs, parameters, gradients, joined)
+
+    def _clear_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _hand_out(self, recording: Recording, accumulates: bool) -> None:
+        parameters, gradients, joined = recording.parameters, recording.gradients, recording.joined
+        there = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        adds = accumulates and len(there) == len(parameters)
+        if adds and joined is None:
+            torch._foreach_add_(there, gradients)
+            return
+        if adds and joined is not None and self._in_place is not None:
+            self._in_place += joined
+            return
+        if accumulates and joined is None:
+            gradients = [gradient.clone() for gradient in gradients]
+        elif accumulates and joined is not None:
+            joined = joined.clone()
+            gradients = parts_of(joined, parameters)
+            if adds:  # recorded anew amid a cycle: what is there lies elsewhere
+                torch._foreach_add_(gradients, there)
+        self._in_place = joined
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+
+def parts_of(joined: Float[Tensor, " n"], parameters: list[nn.Parameter]) -> list[Tensor]:
+    """A part in the shape of each parameter, one behind the other, each at a multiple of `ALIGNMENT`."""
+    parts = joined.split([_room(parameter) for parameter in parameters])
+    return [part[: p.numel()].view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+
+
+def joined_gradients(parameters: list[nn.Parameter]) -> Float[Tensor, " n"]:
+    """Memory for gradients of all parameters, which have one precision; zeros."""
+    first = parameters[0]
+    return torch.zeros(sum(map(_room, parameters)), dtype=first.dtype, device=first.device)
+
+
+def _room(parameter: nn.Parameter) -> int:
+    return -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+
+
+def _move_to(part: Tensor) -> Callable[[Tensor], None]:
+    """For a parameter whose gradient has just arrived: it is put into its part, and its own memory is free again."""
+
+    def move(parameter: Tensor) -> None:
+        part.copy_(cast(Tensor, parameter.grad))
+        parameter.grad = None
+
+    return move

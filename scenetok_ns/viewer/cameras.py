@@ -1,0 +1,57 @@
+"""Where the viewer's cameras stand, and the frustums that it draws."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+
+from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
+from scenetok_ns.bridge.scene_views import SceneViews
+from scenetok_ns.data.camera_paths import camera_spread
+
+if TYPE_CHECKING:
+    import viser
+    from nerfstudio.viewer.viewer import Viewer
+
+LEAST_DISTANCE = 0.05
+"""From the camera to the point that it turns about, in units of the scene."""
+
+
+BEFORE_FRUSTUM = 3.0
+"""Distance from a frustum's tip, in sizes of the frustum."""
+
+
+def draw_frustums(viewer: Viewer, pictures: SceneViews) -> None:
+    """The views of `pictures` in the place of those drawn before; hidden if those were."""
+    for handle in getattr(viewer, "camera_handles", {}).values():
+        handle.remove()
+    trainer = viewer.trainer
+    viewer.init_scene(pictures, "completed" if trainer is None else trainer.training_state)
+    if viewer.show_images.visible:
+        viewer.set_camera_visibility(False)
+
+
+def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: float) -> None:
+    """Put a browser's camera at the first of the scene's views, with its field of view, the horizon level.
+
+    It stands a little before it, else it would look at the photograph in the frustum that is drawn there (of size
+    `frustum_scale`, in the viewer's units). Its orbit goes round a point ahead, as far away as the cameras are spread.
+    """
+    from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+
+    batch = nerfstudio_to_camera_batch(cameras)
+    c2w = batch.c2w[0].double().cpu()
+    forward = c2w[0, :3, 2]
+    position = c2w[0, :3, 3] + BEFORE_FRUSTUM * frustum_scale / VISER_NERFSTUDIO_SCALE_RATIO * forward
+    up = -c2w[:, :3, 1].mean(dim=0)
+    if torch.linalg.vector_norm(up) < 0.5:  # cameras that are not held upright
+        up = -c2w[0, :3, 1]
+    ahead = position + max(camera_spread(c2w), LEAST_DISTANCE) * forward
+    with client.atomic():
+        client.camera.fov = 2 * math.atan(0.5 / float(batch.intrinsics[0, 0, 1, 1]))
+        client.camera.up_direction = (up / torch.linalg.vector_norm(up)).numpy()
+        client.camera.position = (position * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
+        client.camera.look_at = (ahead * VISER_NERFSTUDIO_SCALE_RATIO).numpy()

@@ -1,0 +1,207 @@
+"""What the viewer sees: previews while the camera moves, full quality at rest, and never an exception.
+
+The viewer asks for each pose several times, in a thread for each browser, one render at a time (it holds a lock). A
+pose is sampled once with the few steps of a preview and once with all of them, from the same noise and going on from
+the same earlier views, so that the picture at rest is the preview refined.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Thread, current_thread
+from weakref import WeakKeyDictionary
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
+from torch import Tensor
+
+from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch, request_of, square_cameras
+from scenetok_ns.bridge.viewer_threads import RenderThread, Untraced
+from scenetok_ns.data.square_pictures import Request, Wide
+from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.flow.windows import CleanViews
+from scenetok_ns.models.presets import SamplerConfig
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
+from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture
+from scenetok_ns.viewer.splat_preview import SplatPreview
+from scenetok_ns.viewer.view_cache import View, Views
+
+logger = logging.getLogger(__name__)
+
+
+class NotReadyError(Exception):
+    """There is no scene to show yet; the message says what is going on."""
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How the viewer's pictures are made."""
+
+    rest: SamplerConfig
+    moving: SamplerConfig
+    seed: int = 0
+    previous_views: int = 1
+    """Earlier views that a new one goes on from, at most; 0: each is made as ns-render would make it alone."""
+    num_tokens: int | None = None
+    """Tokens of the scene that are used; None: all."""
+    wide: Wide = "border"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A scene to render."""
+
+    tokens: SceneTokens
+    version: str
+    """Another one for other tokens or weights."""
+    networks: SceneTok | None = None
+    """That render it; None: the viewer's."""
+
+
+class ViewerRenderer:
+    """Pictures for the viewer's threads. `settings` may be replaced at any time between two renders."""
+
+    def __init__(self, scenetok: SceneTok, shown: Callable[[OnStep], Shown], settings: ViewSettings) -> None:
+        """`shown`: gives the scene to show, or raises NotReadyError; may work, and report to the `on_step` given."""
+        self._scenetok, self._shown = scenetok, shown
+        self._space = latent_space(scenetok.preset.target_autoencoder)
+        self.settings = settings
+        self.views = Views()
+        self.splat = SplatPreview()
+        self._sent: WeakKeyDictionary[Thread, tuple[View, Request]] = WeakKeyDictionary()
+        """What each thread's browser was sent last."""
+        self._interruptions = 0
+
+    def interrupt(self) -> None:
+        """End the render that is at work, if there is one, at its next step: its picture is of no use any more. Who
+        calls this has the viewer ask again."""
+        self._interruptions += 1
+
+    def outputs(self, camera: Cameras) -> dict[str, Tensor]:
+        """Outputs of a one-camera slice at exactly its size: a message in the picture if anything fails.
+
+        Raises IOChangeException, with which the viewer interrupts a render, and nothing else.
+        """
+        thread, before, request = RenderThread(), self._interruptions, request_of(camera, self.settings.wide)
+        with Untraced() as untraced:
+
+            def on_step(done: int, total: int) -> None:
+                untraced.check()
+                thread.check()
+                if self._interruptions != before:
+                    raise IOChangeException
+                if thread.others_move():
+                    thread.ask_again()
+                    raise IOChangeException
+
+            thread.adopt()
+            try:
+                outputs = self._pictures(camera, request, thread, on_step)
+            except IOChangeException:
+                raise
+            except NotReadyError as note:
+                outputs = self._message(str(note), request, NOTE)
+            except Exception as error:
+                logger.exception("rendering for the viewer failed")
+                if isinstance(error, torch.OutOfMemoryError):
+                    self.views.clear()
+                    torch.cuda.empty_cache()
+                outputs = self._message(str(error) or type(error).__name__, request, ERROR)
+            thread.go_on()
+            thread.catch_up(camera.camera_to_worlds[0])
+        return outputs
+
+    def _pictures(self, camera: Cameras, request: Request, thread: RenderThread, on_step: OnStep) -> dict[str, Tensor]:
+        """A preview that this browser has just been sent is not sent again: the viewer is told to go on."""
+        if thread.moving and (drawn := self.splat.picture(camera, self._shown(on_step).version)) is not None:
+            return picture_outputs(drawn, drawn.new_zeros(*drawn.shape[:2], 1), None)
+        square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
+        view = self._view(square, min(request.height, request.width), thread.moving, on_step)
+        last, self._sent[current_thread()] = self._sent.get(current_thread()), (view, request)
+        if thread.waiting and last == (view, request):
+            thread.go_on()
+            raise IOChangeException
+        fitting = view.camera.intrinsics[0, 0], square.intrinsics[0, 0]
+        rgb = request.fit(view.picture[None], *fitting)[0].permute(1, 2, 0).clamp(0, 1)
+        uncertainty = request.fit(view.uncertainty[None, None], *fitting)[0].permute(1, 2, 0)
+        return picture_outputs(rgb, uncertainty, request)
+
+    def _view(self, camera: CameraBatch, short_side: int, moving: bool, on_step: OnStep) -> View:
+        shown, settings = self._shown(on_step), self.settings
+        key = f"{shown.version}|{settings.seed}|{settings.num_tokens}|{settings.previous_views}"
+        wanted = [settings.rest, settings.moving] if moving else [settings.rest]
+        found = self.views.find(key, wanted, camera, short_side)
+        if found is None:
+            on_step(0, wanted[-1].steps)  # nothing is begun that would be given up at once
+            before = self.views.near(key, settings.rest, camera, self._room(), self._reach(shown.tokens))
+            found = self._sampled(shown, key, wanted[-1], camera, before, on_step)
+            self.views.add(found)
+        return found
+
+    def _sampled(
+        self,
+        shown: Shown,
+        key: str,
+        sampler: SamplerConfig,
+        camera: CameraBatch,
+        before: list[View],
+        on_step: OnStep,
+    ) -> View:
+        settings, space, tokens = self.settings, self._space, shown.tokens
+        networks = shown.networks or self._scenetok
+        if settings.num_tokens is not None:
+            tokens = tokens.subset(min(settings.num_tokens, len(tokens.mean)))
+        windows = networks.render_windows(
+            tokens,
+            camera.to(networks.device),
+            seed=settings.seed,
+            sampler=sampler,
+            clean=clean_views(before, space.layout.frames_per_chunk),
+            on_step=on_step,
+        )
+        part = next(windows)
+        denoised = part.denoised[0]
+        return View(
+            settings=key,
+            sampler=sampler,
+            camera=camera,
+            picture=part.frames[0, 0],
+            latents=denoised.latents[:, : space.layout.latents_per_chunk],
+            uncertainty=relative_uncertainty(denoised.uncertainty[0, -denoised.window_first], space.channels),
+        )
+
+    def _room(self) -> int:
+        """Earlier views that fit into the window beside the new one."""
+        chunk = self._space.layout.latents_per_chunk
+        return min(self.settings.previous_views, most_previous_views(self.settings.rest, chunk))
+
+    def _reach(self, tokens: SceneTokens) -> float:
+        """A distance in the capture's units that changes a view as much as turning by a radian."""
+        return 1 / tokens.pose_scale
+
+    def _message(self, message: str, request: Request, background: tuple[int, int, int]) -> dict[str, Tensor]:
+        rgb = message_picture(message, request.height, request.width, background).to(self._scenetok.device)
+        return picture_outputs(rgb, rgb.new_zeros(request.height, request.width, 1), None)
+
+
+def most_previous_views(sampler: SamplerConfig, latents_per_chunk: int) -> int:
+    """Earlier views for which the sampler's window has room."""
+    return sampler.clean_targets // latents_per_chunk
+
+
+def clean_views(views: list[View], frames_per_chunk: int) -> CleanViews | None:
+    """Views as the beginning of a path: a chunk of frames from each one's camera."""
+    if not views:
+        return None
+    c2w, intrinsics = (
+        torch.cat([getattr(view.camera, name).expand(-1, frames_per_chunk, -1, -1) for view in views], dim=1)
+        for name in ("c2w", "intrinsics")
+    )
+    return CleanViews(torch.cat([view.latents for view in views], dim=1), CameraBatch(c2w, intrinsics))

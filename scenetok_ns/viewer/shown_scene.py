@@ -1,0 +1,165 @@
+"""The scene that the viewer shows: one of the data set, a token file, or one that was generated on the spot.
+
+What the viewer's panel chooses here is the viewer's alone: training and evaluation go on with their own scenes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from scenetok_ns.bridge.scene_views import SceneViews
+from scenetok_ns.data.scenes import DataError, Scene
+from scenetok_ns.data.sources.token_file import TokenSource
+from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.viewer.renderer import NotReadyError, Shown
+
+if TYPE_CHECKING:
+    from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
+    from scenetok_ns.plugin.model import SceneTokModel
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A scene of the data set, and the views that the model is given of it."""
+
+    number: int
+    given: tuple[int, ...]
+    own_views: bool
+    """Whether these are other views than the tools take."""
+
+
+class ShownScene:
+    """See the module. Methods that choose raise what is wrong, and then leave the scene that was shown."""
+
+    def __init__(self, model: SceneTokModel, scenes: EvaluationScenes) -> None:
+        self._model, self._scenes = model, scenes
+        self._scene, self._choice = self._of_data_set(scenes.active)
+        self._tokens: SceneTokens | None = None
+        self._encoded: tuple[tuple[_Choice, int], SceneTokens] | None = None
+        self._views: SceneViews | None = None
+        self._changes = 0
+        self.note = "press Generate: this model makes a scene from photographs"
+        """What is shown while there is no scene."""
+
+    # --- What is shown ---
+
+    @property
+    def names(self) -> list[str]:
+        return self._scenes.keys
+
+    @property
+    def number(self) -> int:
+        return self._choice.number
+
+    @property
+    def given(self) -> list[int]:
+        """The views of the data set's scene that the model is given."""
+        return list(self._choice.given)
+
+    @property
+    def num_frames(self) -> int:
+        """Of the data set's scene."""
+        return self._scene.num_frames
+
+    @property
+    def generates(self) -> bool:
+        """Whether scenes are generated from photographs, not encoded."""
+        stored = self._scenes.stored_tokens(self.number)
+        return stored is None and self._model.preset.scene_generator is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are tokens, or photographs to encode."""
+        return self._tokens is not None or not self.generates
+
+    def current(self, on_step: OnStep | None = None) -> Shown:
+        """The tokens to render. Raises NotReadyError where a scene is to be generated first."""
+        if self._tokens is not None:
+            return Shown(self._tokens, f"own {self._changes}", self._model.renderer)
+        if self.generates:
+            raise NotReadyError(self.note)
+        version = self._choice, self._model.weights_version
+        if self._encoded is None or self._encoded[0] != version:
+            self._encoded = version, self._encode()
+        return Shown(self._encoded[1], str(version), self._model.renderer)
+
+    def pictures(self) -> SceneViews:
+        """The views to be drawn as frustums."""
+        if self._views is not None:
+            return self._views
+        return self.views_of(self._scene, torch.tensor(self._choice.given))
+
+    def views_of(self, scene: Scene, indices: Int64[Tensor, " v"]) -> SceneViews:
+        """Views of a scene at the model's size, for frustums."""
+        return SceneViews(scene, indices, self._model.preset.data.image_size, self.number)
+
+    # --- Choosing ---
+
+    def show(self, number: int) -> None:
+        """A scene of the data set with the views that the tools take."""
+        self._take(*self._of_data_set(number))
+
+    def show_named(self, name: str) -> None:
+        """Any scene of the split by its name."""
+        self.show(self._scenes.number_of(name))
+
+    def give(self, indices: Int64[Tensor, " v"]) -> None:
+        """Other views of the scene of the data set."""
+        wrong = [index for index in indices.tolist() if not 0 <= index < self.num_frames]
+        if wrong or not len(indices):
+            raise DataError(f"this scene has views 0 to {self.num_frames - 1}, got {wrong or 'none'}")
+        if not self._model.encodes:
+            raise DataError("other views would change nothing: this run has refined tokens")
+        self._take(self._scene, _Choice(self.number, tuple(indices.tolist()), own_views=True))
+
+    def give_spread(self, count: int) -> None:
+        """So many views spread over the scene; as many as the tools take are the very same ones."""
+        scene, usual = self._of_data_set(self.number)
+        if count == len(usual.given):
+            self._take(scene, usual)
+        else:
+            self.give(self._scenes.spread_views(self.number, count))
+
+    def load(self, path: Path) -> None:
+        """A token file."""
+        source = TokenSource(path)
+        self._model.scenetok.check_tokens(source.tokens)
+        views = self.views_of(source.scene(source.key), source.views(0).context)
+        self.take(source.tokens.to(self._model.device), views)
+
+    def save(self, path: Path, num_tokens: int | None) -> SceneTokens:
+        """Write the tokens that are shown, as many as are used; gives them back."""
+        if path.suffix != ".safetensors":
+            raise DataError(f"token files end in .safetensors, got {path.name!r}")
+        tokens = self.current().tokens
+        if num_tokens is not None and num_tokens < len(tokens.mean):
+            tokens = tokens.subset(num_tokens)
+        tokens.save(path)
+        return tokens
+
+    def take(self, tokens: SceneTokens, views: SceneViews) -> None:
+        """Tokens made elsewhere, and the views to be drawn with them."""
+        self._tokens, self._views = tokens, views
+        self._changes += 1
+
+    def _take(self, scene: Scene, choice: _Choice) -> None:
+        scene.load_images(choice.given[:1])  # a damaged scene is refused here
+        self._scene, self._choice, self._tokens, self._views = scene, choice, None, None
+        self._changes += 1
+
+    def _of_data_set(self, number: int) -> tuple[Scene, _Choice]:
+        found = self._scenes.scene(number)
+        return found.scene, _Choice(number, tuple(found.context.tolist()), own_views=False)
+
+    def _encode(self) -> SceneTokens:
+        if not self._choice.own_views:
+            return self._model.tokens_of(self.number)
+        views = self._scene.load_views(self._choice.given, self._model.scenetok.image_size)
+        return self._model.tokens_from(views, self.number)

@@ -1,0 +1,44 @@
+"""A Gaussian splat of the scene, drawn in the viewer while the camera moves: at once, in place of a preview."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
+from scenetok_ns.splats.gaussians import Gaussians, load_splat
+from scenetok_ns.splats.rasterizer import render_splat, require_gsplat
+
+
+class SplatPreview:
+    """The splat that belongs to the scene that is shown, if one was loaded."""
+
+    def __init__(self) -> None:
+        self._gaussians: Gaussians | None = None
+        self._version = ""
+
+    def load(self, path: Path, device: torch.device, version: str) -> int:
+        """Take a splat for the scene of `version`, another one than which it is not drawn for; gives its size.
+
+        Raises ImportError where gsplat cannot work, FileNotFoundError or ValueError for files that are no splats.
+        """
+        found = load_splat(path)
+        require_gsplat()
+        self._gaussians, self._version = found.to(device), version
+        return len(found)
+
+    def clear(self) -> None:
+        self._gaussians = None
+
+    def picture(self, camera: Cameras, version: str) -> Float[Tensor, "height width 3"] | None:
+        """The splat from a one-camera slice at its size; None if there is none of this scene."""
+        gaussians = self._gaussians
+        if gaussians is None or version != self._version:
+            return None
+        size = int(camera.height.flatten()[0]), int(camera.width.flatten()[0])
+        seen = nerfstudio_to_camera_batch(camera).to(gaussians.means.device)
+        return render_splat(gaussians, seen, size).rgb[0].permute(1, 2, 0)
