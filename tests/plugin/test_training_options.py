@@ -21,7 +21,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.released_checkpoints import CheckpointError
 from scenetok_ns.plugin.trainer import SceneTokTrainer
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +184,8 @@ train_loop(0, 1, config)
 def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
     """kill -9 while it trains and writes checkpoints; at most the steps since the last checkpoint are taken again."""
     steps = 60
-    command = [sys.executable, "-c", KILLED_RUN, str(HERE), str(data), str(tmp_path / "run"), str(steps)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", KILLED_RUN, str(HELPERS), str(data), str(tmp_path / "run"), str(steps)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS.parent), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     for line in process.stdout:
