@@ -15,7 +15,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from scenetok_ns.data.poses import flip_axes
-from scenetok_ns.data.square_pictures import Request, Wide, square_offset
+from scenetok_ns.data.square_pictures import Aspect, PictureRequest, square_offset
 from scenetok_ns.models.cameras import CameraBatch
 
 TENSOR_FIELDS = (
@@ -82,13 +82,13 @@ def require_perspective(cameras: Cameras) -> None:
         )
 
 
-def request_of(camera: Cameras, wide: Wide = "border") -> Request:
+def request_of(camera: Cameras, wide: Aspect = "border") -> PictureRequest:
     """Picture size of a one-camera slice. One host sync."""
-    return Request(height=int(camera.height.flatten()[0]), width=int(camera.width.flatten()[0]), wide=wide)
+    return PictureRequest(height=int(camera.height.flatten()[0]), width=int(camera.width.flatten()[0]), wide=wide)
 
 
-def square_cameras(cameras: Cameras, wide: Wide = "border") -> Cameras:
-    """Change each camera's picture to its square (`Request`): same rays, principal point moved along.
+def square_cameras(cameras: Cameras, wide: Aspect = "border") -> Cameras:
+    """Change each camera's picture to its square (`PictureRequest`): same rays, principal point moved along.
 
     A principal point off the centre of the request stays off the centre of the square.
     """

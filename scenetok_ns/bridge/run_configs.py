@@ -1,4 +1,4 @@
-"""Todo: one line."""
+"""Configurations of runs, read without running what they name."""
 
 from __future__ import annotations
 

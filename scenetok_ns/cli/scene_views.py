@@ -84,11 +84,11 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
         show_scene(config, options.scene)
     if options.tokens is not None:
         show_tokens(config, options.tokens)
-    pipeline = load_run(config, checkpoints, console)
+    renderer = load_run(config, checkpoints, console).model.renderer
     with Progress(*Progress.get_default_columns(), console=console) as progress:
         task = progress.add_task("rendering views", total=None)
         return render_scene(
-            pipeline,
+            renderer,
             options.path,
             views,
             lambda done, total: progress.update(task, completed=done, total=total),

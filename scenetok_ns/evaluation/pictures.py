@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scenetok_ns.evaluation.features import to_bytes
 from scenetok_ns.evaluation.records import EvaluationFolder, file_name
-from scenetok_ns.evaluation.scene_evaluation import OnScene, RenderedScene
+from scenetok_ns.evaluation.scene_evaluation import EvaluatedScene, OnScene
 from scenetok_ns.tools.atomic_files import write_atomically
 
 JPEG_QUALITY = 92
@@ -25,7 +25,7 @@ def side_by_side(folder: Path) -> OnScene:
     could be read of the scenes before it, which a continued evaluation may find otherwise.
     """
 
-    def write(scene: RenderedScene) -> None:
+    def write(scene: EvaluatedScene) -> None:
         for frame, (truth, pred) in zip(scene.frames, _pairs(scene), strict=True):
             both = np.concatenate([truth, pred], axis=1)
             _save(folder / f"eval_img_{file_name(scene.key)}_{frame:04d}.png", both, "PNG")
@@ -36,7 +36,7 @@ def side_by_side(folder: Path) -> OnScene:
 def for_report(folder: EvaluationFolder) -> OnScene:
     """Context, truth and prediction of every view, from which `scenetok report` makes its page."""
 
-    def write(scene: RenderedScene) -> None:
+    def write(scene: EvaluatedScene) -> None:
         root = folder.pictures(scene.key)
         for frame, image in zip(scene.context_frames, scene.context.images, strict=True):
             _save(root / f"context_{frame:05d}.jpg", _rows(image), "JPEG")
@@ -47,7 +47,7 @@ def for_report(folder: EvaluationFolder) -> OnScene:
     return write
 
 
-def _pairs(scene: RenderedScene) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pairs(scene: EvaluatedScene) -> list[tuple[np.ndarray, np.ndarray]]:
     preds = to_bytes(scene.pred).cpu()
     return [(_rows(truth), _rows(pred)) for truth, pred in zip(scene.target.images, preds, strict=True)]
 

@@ -1,10 +1,10 @@
-"""Forward and backward pass of training as one CUDA graph: the host launches it at once, not thousands of kernels."""
+"""Captures forward and backward of training as one CUDA graph, so the host launches a single graph per step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -12,9 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.data.training_batches import TrainingBatch
-
-if TYPE_CHECKING:
-    from scenetok_ns.plugin.model import SceneTokModel
+from scenetok_ns.training.loss import TrainingLoss
 
 WARM_UP = 3
 """Passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
@@ -32,14 +30,14 @@ class Recording:
     batch: TrainingBatch
     outputs: dict[str, Tensor]
     parameters: list[nn.Parameter]
-    """Those that get a gradient."""
+    """Parameters that received a gradient."""
     gradients: list[Tensor]
     joined: Tensor | None
     """Of several processes: one tensor of which all gradients are parts."""
 
 
 class RecordedStep:
-    """Takes training passes of a model by replaying a recorded one; it is recorded anew when shapes change.
+    """Runs training passes of a module by replaying a recorded one; records again when shapes change.
 
     All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
@@ -48,15 +46,22 @@ class RecordedStep:
     backward pass, is not used then; one exchange follows the pass (`average`), with the GPU for itself.
     """
 
-    def __init__(self, model: SceneTokModel, processes: int = 1) -> None:
-        self._model = model
+    def __init__(self, module: nn.Module, loss: TrainingLoss, on_step: Callable[[], None], processes: int = 1) -> None:
+        """
+        Args:
+            module: Maps a batch to its outputs, of which "loss" is differentiated.
+            loss: Computes the loss inside `module`; it is prepared for each step, and its generator is recorded.
+            on_step: Called before each replay, which changes no Python state by itself.
+            processes: Number of processes whose gradients `average` averages.
+        """
+        self._module, self._loss, self._on_step = module, loss, on_step
         self._processes = processes
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._recording: Recording | None = None
         self._in_place: Tensor | None = None
 
     def __call__(self, batch: TrainingBatch, *, accumulates: bool = False) -> dict[str, Tensor]:
-        """Outputs of the model for a batch; the gradients of its loss are in place afterwards.
+        """Outputs of the module for a batch; the gradients of its loss are in place afterwards.
 
         `backward` can still be called on the loss, and then does nothing. accumulates: gradients are added to those
         that are there, and outlast the next pass.
@@ -68,10 +73,10 @@ class RecordedStep:
         recording = self._recording
         for static, tensor in zip(recording.batch.tensors(), batch.tensors(), strict=True):
             static.copy_(tensor, non_blocking=True)
-        self._model.training_loss.prepare(batch.step)
-        self._model.forget()
+        self._loss.prepare(batch.step)
+        self._on_step()
         recording.graph.replay()
-        self._hand_out(recording, accumulates)
+        self._assign_gradients(recording, accumulates)
         outputs = {name: value.clone() for name, value in recording.outputs.items()}
         outputs["loss"].requires_grad_()
         return outputs
@@ -93,7 +98,7 @@ class RecordedStep:
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 self._clear_gradients()
-                self._model(batch)["loss"].backward()
+                self._module(batch)["loss"].backward()
         torch.cuda.current_stream().wait_stream(stream)
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         self._clear_gradients()
@@ -107,10 +112,10 @@ class RecordedStep:
         # recorded pass must cast them itself, or it goes on with those of this step. Nor may others use its copies.
         torch.clear_autocast_cache()
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._model.training_loss.generator)
+        graph.register_generator_state(self._loss.generator)
         # thread_local: threads that load data may use CUDA meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = self._model(batch)
+            outputs = self._module(batch)
             outputs["loss"].backward()
         torch.clear_autocast_cache()
         for hook in hooks:
@@ -125,7 +130,7 @@ class RecordedStep:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def _hand_out(self, recording: Recording, accumulates: bool) -> None:
+    def _assign_gradients(self, recording: Recording, accumulates: bool) -> None:
         parameters, gradients, joined = recording.parameters, recording.gradients, recording.joined
         there = [parameter.grad for parameter in parameters if parameter.grad is not None]
         adds = accumulates and len(there) == len(parameters)

@@ -18,7 +18,7 @@ from scenetok_ns.bridge.cameras import (
     recover_path,
     square_cameras,
 )
-from scenetok_ns.data.square_pictures import BEYOND, FRAME, Request, Wide
+from scenetok_ns.data.square_pictures import BEYOND, FRAME, Aspect, PictureRequest
 
 
 def random_poses(n: int, seed: int = 0) -> Tensor:
@@ -85,7 +85,7 @@ def test_other_camera_types_are_refused_by_name(kind: CameraType) -> None:
     native=st.sampled_from([32, 64, 128]),
     wide=st.sampled_from(["border", "fill"]),
 )
-def test_square_shows_the_request_undistorted(height: int, width: int, native: int, wide: Wide) -> None:
+def test_square_shows_the_request_undistorted(height: int, width: int, native: int, wide: Aspect) -> None:
     """Paint each native pixel with its ray; after `fit`, each pixel of the request carries its own camera's ray."""
     cameras = path(1, height, width)
     square = nerfstudio_to_camera_batch(square_cameras(cameras, wide))
@@ -93,7 +93,7 @@ def test_square_shows_the_request_undistorted(height: int, width: int, native: i
     centres = (torch.arange(native) + 0.5) / native
     rows, cols = torch.meshgrid(centres, centres, indexing="ij")
     painted = (torch.stack([cols, rows, torch.ones_like(rows)], dim=-1) @ inverse.T).permute(2, 0, 1)[None]
-    request = Request(height, width, wide)
+    request = PictureRequest(height, width, wide)
     seen = request.fit(painted)[0, :2]
     rows, cols = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     wanted = torch.stack([(cols - cameras.cx[0]) / cameras.fx[0], (rows - cameras.cy[0]) / cameras.fy[0]])
@@ -106,7 +106,7 @@ def test_square_shows_the_request_undistorted(height: int, width: int, native: i
 
 @pytest.mark.parametrize(("height", "width"), [(40, 71), (71, 40), (40, 40), (41, 70)])
 def test_border_is_drawn_beside_the_whole_square(height: int, width: int) -> None:
-    request, side = Request(height, width), min(height, width)
+    request, side = PictureRequest(height, width), min(height, width)
     drawn = request.with_border(torch.ones(height, width, 3))
     white = (drawn == 1).all(-1)
     assert torch.equal(white, request.inside()) and white.sum() == side * side
@@ -114,13 +114,13 @@ def test_border_is_drawn_beside_the_whole_square(height: int, width: int) -> Non
         line = (drawn == drawn.new_tensor(FRAME)).all(-1)
         assert line.sum() == 2 * side  # a pixel wide on both sides, and none above and below
         assert (drawn == drawn.new_tensor(BEYOND)).all(-1).sum() == height * width - side * side - 2 * side
-    filled = Request(height, width, "fill")
+    filled = PictureRequest(height, width, "fill")
     assert filled.inside().all() and (filled.with_border(torch.ones(height, width, 3)) == 1).all()
 
 
 def test_fit_refuses_oblong_pictures() -> None:
     with pytest.raises(ValueError, match="square"):
-        Request(4, 4).fit(torch.zeros(1, 3, 4, 5))
+        PictureRequest(4, 4).fit(torch.zeros(1, 3, 4, 5))
 
 
 def json_path(n: int) -> Cameras:
@@ -213,7 +213,7 @@ def test_a_square_made_for_a_nearly_equal_camera_is_moved_into_place() -> None:
     rows, cols = torch.meshgrid(centres, centres, indexing="ij")
     pixels = torch.stack([cols, rows, torch.ones_like(rows)], dim=-1)
     painted = (pixels @ torch.linalg.inv(made_for).T).permute(2, 0, 1)[None]
-    request = Request(240, 400, "fill")
+    request = PictureRequest(240, 400, "fill")
     seen = request.fit(painted, made_for, wanted)[0, :2]
     rows, cols = torch.meshgrid(torch.arange(240) + 80.5, torch.arange(400) + 0.5, indexing="ij")
     rays = torch.stack([(cols / 400 - wanted[0, 2]), (rows / 400 - wanted[1, 2])]) / wanted[0, 0]

@@ -59,7 +59,7 @@ def test_bad_scenes_are_skipped_counted_and_named(tmp_path: Path) -> None:
     assert list(datamanager.scenes.source.skipped.reasons) == ["test-bad"]
     seen = {key for step in range(5) for key in datamanager.next_train(step)[0].scenes}
     assert seen == {f"train{i}" for i in range(4)}
-    assert "NaN" in datamanager.training_skipped.reasons["train-bad"]
+    assert "NaN" in datamanager._training.samples.source.skipped.reasons["train-bad"]
 
 
 def test_training_batches_follow_from_seed_and_step(data: Path) -> None:

@@ -85,7 +85,7 @@ def test_nearest_view_and_shuffled_tokens(pipeline: SceneTokPipeline) -> None:
     poses[:, 0, 3] = torch.tensor([0.0, 1.0, 5.0, 0.9, 4.0])
     assert nearest_view(poses[:3], poses[3:], 1.0).tolist() == [1, 2]
     assert nearest_view(poses[:3], poses[1:3], 1.0).tolist() == [0, 1]  # not itself
-    tokens = pipeline.model.tokens_of(0)
+    tokens = pipeline.model.renderer.tokens_of(0)
     mixed = shuffled(tokens, seed=0)
     assert torch.equal(mixed.mean.flatten().sort().values, tokens.mean.flatten().sort().values)
     assert not torch.equal(mixed.mean.sort(dim=0).values, tokens.mean.sort(dim=0).values)
