@@ -11,9 +11,10 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch, recover_path, square_cameras
+from scenetok_ns.bridge.cameras import recover_path, square_cameras
 from scenetok_ns.bridge.viewer_threads import Untraced
 from scenetok_ns.data.square_pictures import Aspect
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.windows import RenderedFrames
 from scenetok_ns.models.temporal import TemporalLayout

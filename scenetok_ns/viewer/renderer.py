@@ -17,9 +17,10 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch, request_of, square_cameras
+from scenetok_ns.bridge.cameras import request_of, square_cameras
 from scenetok_ns.bridge.viewer_threads import RenderThread, Untraced
 from scenetok_ns.data.square_pictures import Aspect, PictureRequest
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep

@@ -14,7 +14,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
 from small_runs import IMAGE_SIZE, PRESET, randomize, small_config, small_pipeline, write_small_re10k
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.flow.rectified_flow import euler_step
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
