@@ -16,6 +16,12 @@ def psnr(*, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
     return -10.0 * torch.log10(error.clamp(min=1e-10))
 
 
+def mean_psnr(*, pred: Float[Tensor, "*n 3 height width"], target: Float[Tensor, "*n 3 height width"]) -> float:
+    """Mean of `psnr` over pictures in any number of dimensions; `pred` may have size 1 where `target` has more."""
+    shape = (-1, *target.shape[-3:])
+    return float(psnr(pred=pred.expand_as(target).reshape(shape), target=target.reshape(shape)).mean())
+
+
 def ssim(*, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
     """Structural similarity of pictures in [0, 1], torchmetrics' as in Nerfstudio (Gaussian, 11 pixels, sigma 1.5)."""
     # Imported here: it costs a second, and Nerfstudio loads our entry points at every start.

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scenetok_ns.models.metrics import mean_psnr
+
 
 @dataclass(frozen=True)
 class Difficulty:
     """PSNR in dB, the mean over the target views; the blocks are of the target views themselves."""
 
-    mean_color: float
+    mean_colour: float
     nearest_context: float
     blocks_of_4: float
     blocks_of_8: float
@@ -30,10 +32,10 @@ def demo_difficulty(images: Float[Tensor, "v 3 h w"], c2w: Float[Tensor, "v 4 4"
     nearest = context[nearest_views(c2w[target], c2w[context])]
     mean = images[context].mean(dim=(0, 2, 3))[:, None, None]
     return Difficulty(
-        mean_color=psnr(mean, truth),
-        nearest_context=psnr(images[nearest], truth),
-        blocks_of_4=psnr(in_blocks(truth, 4), truth),
-        blocks_of_8=psnr(in_blocks(truth, 8), truth),
+        mean_colour=mean_psnr(pred=mean, target=truth),
+        nearest_context=mean_psnr(pred=images[nearest], target=truth),
+        blocks_of_4=mean_psnr(pred=in_blocks(truth, 4), target=truth),
+        blocks_of_8=mean_psnr(pred=in_blocks(truth, 8), target=truth),
         turn_degrees=turn_degrees(c2w),
     )
 
@@ -51,11 +53,6 @@ def nearest_views(target: Float[Tensor, "t 4 4"], context: Float[Tensor, "c 4 4"
     cosine = (relative.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     distance = (target[:, None, :3, 3] - context[None, :, :3, 3]).norm(dim=-1)
     return (cosine.clamp(-1, 1).acos() + distance).argmin(dim=1)
-
-
-def psnr(predicted: Float[Tensor, "*v 3 #h #w"], truth: Float[Tensor, "v 3 h w"]) -> float:
-    error = (predicted - truth).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
-    return float((-10 * error.log10()).mean())
 
 
 def in_blocks(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "v 3 h w"]:

@@ -19,6 +19,7 @@ from scenetok_ns.data.demo.scenes import scene_seed
 from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.losses import Views
+from scenetok_ns.models.metrics import mean_psnr
 from scenetok_ns.models.presets import Preset
 
 logger = logging.getLogger(__name__)
@@ -208,5 +209,4 @@ def update_average(average: nn.Module, current: nn.Module, decay: float) -> None
 
 def psnr(prediction: Tensor, target: Tensor) -> float:
     """Mean over images of the peak signal-to-noise ratio, in dB."""
-    error = (prediction.clamp(0, 1) - target).square().flatten(-3).mean(-1)
-    return (-10 * error.clamp(min=1e-10).log10()).mean().item()
+    return mean_psnr(pred=prediction.clamp(0, 1), target=target)
