@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -105,15 +106,13 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         self.test_split = "test" if test_mode in ("test", "inference") else "val"
         self.preset: Preset = load_preset(preset or config.preset)
         check_counts(config)
-        self.dataparser_config = config.dataparser
+        self.dataparser_config = copy(config.dataparser)  # the configuration stays as it is
         if config.data is not None:
-            config.dataparser.data = Path(config.data)
-        else:
-            config.data = config.dataparser.data
-        self.dataparser = config.dataparser.setup()
+            self.dataparser_config.data = Path(config.data)
+        self.dataparser = self.dataparser_config.setup()
         self.includes_time = False
         self.scenes = EvaluationScenes(
-            self._source(self.test_split), config.dataparser, config, self.preset, self.test_split
+            self._source(self.test_split), self.dataparser_config, config, self.preset, self.test_split
         )
         self.train_dataset, self.eval_dataset = self.scenes.context_set, self.scenes.target_set
         self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
@@ -149,6 +148,10 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
     def batch_size(self) -> int:
         given = self.config.batch_size
         return self.preset.training.batch_size if given is None else given
+
+    def get_datapath(self) -> Path:
+        """Folder or file of the data; the viewer exports camera paths into it."""
+        return self.dataparser_config.data
 
     def setup_train(self) -> None:
         """Nothing: tools may skip it; `next_train` makes its loader when first called."""
