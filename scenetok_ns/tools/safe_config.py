@@ -99,7 +99,7 @@ def read_config(path: pathlib.Path) -> Any:
 class ConfigLoader(yaml.SafeLoader):
     """YAML's safe loader, plus the classes listed in this module; raises yaml.YAMLError for anything else."""
 
-    def _tuple(self, node: yaml.Node) -> tuple[Any, ...]:
+    def _tuple(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
         # Deep, as a tuple cannot be filled later.
         return tuple(self.construct_sequence(node, deep=True))
 
