@@ -16,7 +16,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.utils.colmap_parsing_utils import rotmat2qvec
 from PIL import Image
-from scene_files import transforms, walk
+from support.scene_files import transforms, walk
 from torch import Tensor
 
 from scenetok_ns.bridge.capture_kinds import find_dataparser

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from recorded_graphs import stand_in_for_graphs
-from small_runs import FRAMES, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
+from support.recorded_graphs import stand_in_for_graphs
+from support.small_runs import FRAMES, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
 from scenetok_ns.models.networks import block_execution as compilation

@@ -11,7 +11,7 @@ import pytest
 import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.scripts.train import train_loop
-from small_runs import final_state, small_config, write_small_re10k
+from support.small_runs import final_state, small_config, write_small_re10k
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.plugin import trainer as scenetok_trainer

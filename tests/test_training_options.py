@@ -15,13 +15,11 @@ import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils import comms
-from small_runs import final_state, small_config, small_pipeline, write_small_re10k
+from support.small_runs import TESTS, final_state, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.released_checkpoints import CheckpointError
 from scenetok_ns.plugin.trainer import SceneTokTrainer
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +160,7 @@ KILLED_RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from small_runs import small_config
+from support.small_runs import small_config
 from nerfstudio.scripts.train import train_loop
 from scenetok_ns.plugin.trainer import SceneTokTrainer
 
@@ -184,8 +182,8 @@ train_loop(0, 1, config)
 def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
     """kill -9 while it trains and writes checkpoints; at most the steps since the last checkpoint are taken again."""
     steps = 60
-    command = [sys.executable, "-c", KILLED_RUN, str(HERE), str(data), str(tmp_path / "run"), str(steps)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", KILLED_RUN, str(TESTS), str(data), str(tmp_path / "run"), str(steps)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     for line in process.stdout:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from released_files import foreign_classes, random_state, small_preset, write_lightning
+from support.released_files import foreign_classes, random_state, small_preset, write_lightning
 
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.released_checkpoints import (

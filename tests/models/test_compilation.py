@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from small_networks import NETWORKS, randomized
+from support.small_networks import NETWORKS, randomized
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 

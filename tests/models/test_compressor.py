@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from small_networks import CHANNELS, NUM_TOKENS, TOKEN_DIM, normal, random_cameras, randomized, small_compressor
+from support.small_networks import CHANNELS, NUM_TOKENS, TOKEN_DIM, normal, random_cameras, randomized, small_compressor
 
 from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.presets import load_preset

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_networks import CHUNKED, HIDDEN, NUM_TOKENS, denoiser_inputs, randomized, small_denoiser
+from support.small_networks import CHUNKED, HIDDEN, NUM_TOKENS, denoiser_inputs, randomized, small_denoiser
 
 from scenetok_ns.models.cameras import CameraBatch
 

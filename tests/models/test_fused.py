@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import NETWORKS, randomized
+from support.small_networks import NETWORKS, randomized
 from torch import Tensor, nn
 
 from scenetok_ns.models.networks import block_execution as compilation

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import LAYOUTS, path
+from support.oracle import LAYOUTS, path
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.draws import SceneGenDraws, SceneTokDraws, draw_scenegen, draw_scenetok, noise_levels

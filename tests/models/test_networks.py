@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from small_networks import NETWORKS, random_cameras, randomized, small_compressor
+from support.small_networks import NETWORKS, random_cameras, randomized, small_compressor
 from torch import Tensor, nn
 
 from scenetok_ns.models.networks.compressor import Compressor

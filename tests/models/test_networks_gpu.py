@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from parity_cases import Limits, build_compressor, build_denoiser, build_scene_generator, difference, load_case
+from support.parity_cases import Limits, build_compressor, build_denoiser, build_scene_generator, difference, load_case
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch, ray_map

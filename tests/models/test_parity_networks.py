@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from einops import rearrange
-from parity_cases import (
+from support.parity_cases import (
     FLOAT32_LIMIT,
     VIDEO_DCAE,
     WAN,

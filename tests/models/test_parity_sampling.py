@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import sampling_parity
-from parity_cases import Case, load_case
-from sampling_parity import COMPARE
+from support import sampling_parity
+from support.parity_cases import Case, load_case
+from support.sampling_parity import COMPARE
 
 from scenetok_ns.models.autoencoders.base import LatentSpace
 from scenetok_ns.models.flow.rectified_flow import draws, losses, sampling, schedules

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import LAYOUTS, SAMPLERS, OracleDenoiser, grey, path
-from small_networks import NUM_TOKENS, TOKEN_DIM, generator_inputs, randomized, small_generator
+from support.oracle import LAYOUTS, SAMPLERS, OracleDenoiser, grey, path
+from support.small_networks import NUM_TOKENS, TOKEN_DIM, generator_inputs, randomized, small_generator
 
 from scenetok_ns.models.flow.noise import latent_noise, token_noise
 from scenetok_ns.models.flow.rectified_flow import TRAINING_TIMES, network_time, time_grid

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_networks import HIDDEN, generator_inputs, randomized, small_generator
+from support.small_networks import HIDDEN, generator_inputs, randomized, small_generator
 
 
 @torch.no_grad()

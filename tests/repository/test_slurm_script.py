@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.slurm"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train.slurm"
 
 SRUN = """#!/usr/bin/env bash
 # Runs its command once for each node, as srun does with one task a node.

@@ -6,7 +6,7 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import torch
-from scene_files import example, write_re10k
+from support.scene_files import example, write_re10k
 
 from scenetok_ns.data.scenes import Scene
 from scenetok_ns.data.sources.held_out import HeldOutTargets

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.cameras.camera_paths import get_path_from_json
-from scene_files import transforms, walk
+from support.scene_files import transforms, walk
 
 from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch, request_of, square_cameras
 from scenetok_ns.data.anchors import trajectory

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from docs_materials import Materials
-from docs_pages import ROOT, Command, Page, pages, read_page, read_text
-from docs_runner import CommandError, check_options, run
+from support.docs_materials import Materials
+from support.docs_pages import ROOT, Command, Page, pages, read_page, read_text
+from support.docs_runner import CommandError, check_options, run
 
 PAGES = pages()
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")

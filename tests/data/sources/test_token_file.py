@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scene_files import walk
+from support.scene_files import walk
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.token_file import TokenSource

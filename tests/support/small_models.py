@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from oracle import LAYOUTS, SAMPLERS, path
+from support.oracle import LAYOUTS, SAMPLERS, path
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset

@@ -24,7 +24,7 @@ from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import CameraConfig, CompressorConfig, DenoiserConfig, SceneGeneratorConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout
 
-CORE = Path(os.environ.get("SCENETOK_PARITY") or Path(__file__).parent / "parity" / "core")
+CORE = Path(os.environ.get("SCENETOK_PARITY") or Path(__file__).parents[1] / "parity" / "core")
 
 VIDEO_DCAE = TemporalLayout(4, 1)
 WAN = TemporalLayout(17, 5)

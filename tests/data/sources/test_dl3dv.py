@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from scene_files import intrinsics, picture, transforms, walk, write_dl3dv
+from support.scene_files import intrinsics, picture, transforms, walk, write_dl3dv
 
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.data.sources.dl3dv import DL3DVSource

@@ -12,8 +12,8 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models import splatfacto
 from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from plyfile import PlyData
+from support.torch_rasterizer import rasterize
 from torch import Tensor
-from torch_rasterizer import rasterize
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import Gaussians

@@ -19,7 +19,7 @@ from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig
 from scenetok_ns.models.autoencoders.wan import WanConfig
 from scenetok_ns.models.presets import AutoencoderConfig
 
-SHIPPED = Path(__file__).parents[2] / "parity" / "autoencoders"
+SHIPPED = Path(__file__).parents[1] / "parity" / "autoencoders"
 CASES = Path(os.environ.get("SCENETOK_PARITY_AE", SHIPPED))
 
 

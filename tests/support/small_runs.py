@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
-from scene_files import example, write_dl3dv, write_re10k
-from small_networks import randomized
+from support.scene_files import example, write_dl3dv, write_re10k
+from support.small_networks import randomized
 
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.plugin.datamanager import SceneTokDataManager
 from scenetok_ns.plugin.methods import scenegen_tiny, scenetok_tiny
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
+
+TESTS = Path(__file__).parents[1]
+"""The folder of all tests, for processes that import from it."""
 
 PRESET = Path(__file__).with_name("tiny_preset.yaml")
 GENERATOR = Path(__file__).with_name("tiny_scenegen.yaml")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scenetok_ns.models.presets import load_preset, preset_names
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def table_rows(text: str) -> list[list[str]]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scene_files import example, write_dl3dv, write_re10k
+from support.scene_files import example, write_dl3dv, write_re10k
 
 from scenetok_ns.data.poses import reflect
 from scenetok_ns.data.precomputed.latent_files import LatentSettings

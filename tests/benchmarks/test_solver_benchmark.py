@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from small_networks import randomized
-from small_runs import GENERATOR, small_pipeline, write_small_re10k
+from support.small_networks import randomized
+from support.small_runs import GENERATOR, small_pipeline, write_small_re10k
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "scenegen_solver.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scenegen_solver.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from splatfacto_models import run_splatfacto_without_a_gpu
+from support.splatfacto_models import run_splatfacto_without_a_gpu
 
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenetok import SceneTok
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "splatfacto.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "splatfacto.py"
 
 
 @pytest.fixture(scope="module")

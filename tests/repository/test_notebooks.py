@@ -9,7 +9,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from docs_pages import ROOT
+from support.docs_pages import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OF_A_MACHINE = re.compile(r"/(home|root|tmp|Users|work|var|mnt)/|Traceback|Warning")

@@ -20,8 +20,8 @@ from typing import Any
 from unittest import mock
 
 import tyro
-from docs_pages import ROOT, Command
 from nerfstudio.engine.trainer import writer  # its own module cannot be the first that is imported
+from support.docs_pages import ROOT, Command
 
 from scenetok_ns.cli.main import entrypoint as scenetok
 

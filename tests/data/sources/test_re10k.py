@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scene_files import example, intrinsics, walk, write_re10k
+from support.scene_files import example, intrinsics, walk, write_re10k
 
 from scenetok_ns.data.scenes import BadScene, DataError, first_good
 from scenetok_ns.data.sources import re10k

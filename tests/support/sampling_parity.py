@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity_cases import (
+from support.parity_cases import (
     FLOAT32_LIMIT,
     VIDEO_DCAE,
     WAN,
