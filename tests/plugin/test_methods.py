@@ -13,7 +13,7 @@ from scenetok_ns.models.presets import load_preset, preset_names
 from scenetok_ns.plugin import methods as scenetok_config
 from scenetok_ns.plugin.methods import method_config
 
-PYPROJECT = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+PYPROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 def test_every_registered_method_is_found_by_its_name() -> None:

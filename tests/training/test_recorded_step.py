@@ -1,4 +1,4 @@
-"""Recorded passes without a GPU: what a graph would record (tests/test_training_gpu.py takes real ones)."""
+"""Recorded passes without a GPU: what a graph would record (tests/training/test_training_gpu.py takes real ones)."""
 
 from __future__ import annotations
 
