@@ -24,10 +24,10 @@ from support.parity_cases import (
 from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.base import LatentSpace
+from scenetok_ns.models.flow import draws, sampling
+from scenetok_ns.models.flow import rectified_flow as flow
 from scenetok_ns.models.flow.draws import SceneGenDraws, SceneTokDraws, noise_levels, spread_levels
 from scenetok_ns.models.flow.losses import Views, scenegen_loss, scenetok_loss
-from scenetok_ns.models.flow.rectified_flow import draws, sampling
-from scenetok_ns.models.flow.rectified_flow import rectified_flow as flow
 from scenetok_ns.models.flow.schedules import schedule_matrix
 from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, TrainingConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT

@@ -13,7 +13,7 @@ from scenetok_ns.models.networks.adapters import LowRankAdapters, adapted_layers
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import load_preset
 
-PRESET = Path(__file__).parents[1] / "support" / "tiny_preset.yaml"
+PRESET = Path(__file__).parents[2] / "support" / "tiny_preset.yaml"
 
 
 def network() -> tuple[Denoiser, LowRankAdapters]:

@@ -11,8 +11,8 @@ from support.parity_cases import Case, load_case
 from support.sampling_parity import COMPARE
 
 from scenetok_ns.models.autoencoders.base import LatentSpace
-from scenetok_ns.models.flow.rectified_flow import draws, losses, sampling, schedules
-from scenetok_ns.models.flow.rectified_flow import rectified_flow as flow
+from scenetok_ns.models.flow import draws, losses, sampling, schedules
+from scenetok_ns.models.flow import rectified_flow as flow
 from scenetok_ns.models.temporal import TemporalLayout
 
 LOSSES = [name for name in COMPARE if name.startswith("c10")]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scenetok_ns.models.engine import replayed
+from scenetok_ns.models.ops import graphs as module
 from scenetok_ns.models.ops.graphs import KEPT, Replayed
 
 
@@ -30,7 +30,7 @@ class Recorded:
 
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replayed, "StepGraphs", Recorded)
+    monkeypatch.setattr(module, "StepGraphs", Recorded)
     Recorded.captures = 0
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scenetok_ns.models.flow.rectified_flow import rectified_flow as flow
+from scenetok_ns.models.flow import rectified_flow as flow
 
 times = st.floats(0.0, 1.0)
 shifts = st.floats(0.25, 16.0)

@@ -37,7 +37,7 @@ PARAMETERS = {
 
 def inventory(experiment: str) -> dict[str, tuple[list[int], bool]]:
     """Key -> shape and whether it is a parameter, of everything in a state dict."""
-    path = Path(__file__).parents[1] / "parity" / "keys" / f"keys_{experiment}.txt.gz"
+    path = Path(__file__).parents[2] / "parity" / "keys" / f"keys_{experiment}.txt.gz"
     entries = {}
     for line in gzip.decompress(path.read_bytes()).decode().splitlines():
         key, shape, _, kind, kept = line.replace(", ", ",").split()
