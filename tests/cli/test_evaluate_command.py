@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
+from support.small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.evaluate import _Session, default_folder, evaluate

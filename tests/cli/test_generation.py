@@ -16,10 +16,10 @@ from nerfstudio.scripts.render import RenderCameraPath
 from nerfstudio.utils import eval_utils
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
-from released_files import random_state, write_lightning
 from safetensors.torch import load_file
-from small_networks import randomized
-from small_runs import GENERATOR, PRESET, write_small_re10k
+from support.released_files import random_state, write_lightning
+from support.small_networks import randomized
+from support.small_runs import GENERATOR, PRESET, write_small_re10k
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli import open_run

@@ -14,7 +14,7 @@ from scenetok_ns.data.sources.re10k import RE10KSource
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.presets import load_preset
 
-PRESET = Path(__file__).parents[1] / "tiny_preset.yaml"
+PRESET = Path(__file__).parents[1] / "support" / "tiny_preset.yaml"
 
 
 @pytest.fixture(scope="module")

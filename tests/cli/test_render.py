@@ -11,10 +11,10 @@ import mediapy
 import numpy as np
 import pytest
 import torch
-from capture_files import write_demo_capture
 from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
+from support.capture_files import write_demo_capture
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.main import entrypoint

@@ -15,7 +15,7 @@ import torch
 import yaml
 from nerfstudio.scripts.render import RenderCameraPath
 from nerfstudio.utils.eval_utils import eval_setup
-from released_files import random_state, write_lightning
+from support.released_files import random_state, write_lightning
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.main import entrypoint

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from capture_files import write_demo_capture
 from PIL import Image
-from torch_rasterizer import rasterize
+from support.capture_files import write_demo_capture
+from support.torch_rasterizer import rasterize
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.cli.run_options import set_num_context, set_pose_scale

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scene_files import example, intrinsics, walk, write_dl3dv, write_re10k
+from support.scene_files import example, intrinsics, walk, write_dl3dv, write_re10k
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.evaluation_index import EvaluationIndex

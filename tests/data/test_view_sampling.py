@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scene_files import walk
+from support.scene_files import walk
 
 from scenetok_ns.data.scenes import BadScene
 from scenetok_ns.data.view_sampling import ViewIndices, default_views, sample_views

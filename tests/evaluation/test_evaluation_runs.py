@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
+from support.small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
 
 from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.data.precomputed.scene_jobs import Shard

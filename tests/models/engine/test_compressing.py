@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from small_networks import CHANNELS, normal, random_cameras, randomized, small_compressor
+from support.small_networks import CHANNELS, normal, random_cameras, randomized, small_compressor
 
 from scenetok_ns.models.engine.compressing import CompressingEngine
 from scenetok_ns.models.engine.options import EngineOptions

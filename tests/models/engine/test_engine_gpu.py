@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import path
+from support.oracle import path
 from torch import Tensor
 
 from scenetok_ns.models.autoencoders.registry import latent_space

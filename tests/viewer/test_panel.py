@@ -1,0 +1,315 @@
+"""The panel through the viewer's own server: what a browser would send, and what comes of it."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.viewer.utils import parse_object
+from nerfstudio.viewer.viewer import Viewer
+from nerfstudio.viewer.viewer_elements import ViewerElement
+from PIL import Image
+from support.small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, randomize, small_pipeline, write_unlike_re10k
+from viewer_client import MOVING, ViewerClient
+
+from scenetok_ns.data.anchors import home_pose, trajectory
+from scenetok_ns.data.camera_path_files import write_camera_path
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.viewer.generation import from_pose
+
+Picture = np.ndarray
+QUIET = 0.5
+
+
+class Panel:
+    """A viewer with one websocket client."""
+
+    def __init__(self, pipeline: SceneTokPipeline, folder: Path, trainer: Any = None) -> None:
+        self.pipeline, self.folder = pipeline, folder
+        randomize(pipeline)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.viewer = Viewer(
+            ViewerConfig(websocket_host="127.0.0.1", websocket_port=port, default_composite_depth=True),
+            log_filename=folder / "viewer.log",
+            datapath=folder,
+            pipeline=pipeline,
+            trainer=trainer,
+            train_lock=threading.Lock(),  # type: ignore[arg-type]
+        )
+        self.viewer.control_panel._max_res.value = 64
+        self.viewer.init_scene(pipeline.datamanager.train_dataset, "completed")
+        self.client = ViewerClient(self.viewer.viser_server.get_port())
+        self.client.look((0.0, 0.0, 0.0), aspect=1.0)
+        self.picture = self.at_rest()
+
+    def close(self) -> None:
+        self.client.__exit__(None, None, None)
+        self.viewer.viser_server.stop()
+
+    def element(self, name: str) -> Any:
+        """By "Folder/Name"."""
+        folder, label = name.split("/")
+        elements = vars(getattr(self.pipeline.SceneTok, folder)).values()
+        (found,) = [element for element in elements if getattr(element, "name", None) == label]
+        return found
+
+    def at_rest(self) -> Picture:
+        """The picture in full quality after which none comes."""
+        return self.client.at_rest(QUIET)
+
+    def set(self, name: str, value: Any = True) -> Picture:
+        """Set an element as a browser does, or press it; the picture that it leads to."""
+        self.client.set(self.element(name).gui_handle._impl.id, value)
+        self.picture = self.at_rest()
+        return self.picture
+
+    def says(self, name: str = "Scene/Status") -> str:
+        return self.element(name).value
+
+    def press(self, name: str) -> None:
+        """A button, whether or not a picture comes of it."""
+        self.client.set(self.element(name).gui_handle._impl.id, True)
+
+    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.says()
+            time.sleep(0.02)
+
+    def background(self, last: Callable[[dict[str, Any]], bool], seconds: float = 60) -> list[dict[str, Any]]:
+        """The messages with pictures, up to the one that `last` says yes to."""
+        found = []
+        for message in self.client.messages(seconds):
+            if message.get("type") == "BackgroundImageMessage":
+                found.append(message)
+                if last(message):
+                    return found
+        raise AssertionError(f"not in {seconds} s; {len(found)} other pictures came")
+
+    def frustums(self) -> list[tuple[float, ...]]:
+        return [tuple(handle.position) for handle in self.viewer.camera_handles.values()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_unlike_re10k(tmp_path_factory.mktemp("re10k"))
+
+
+@pytest.fixture
+def panel(data: Path, tmp_path: Path) -> Iterator[Panel]:
+    panel = Panel(small_pipeline(data).eval(), tmp_path)
+    yield panel
+    panel.close()
+
+
+@pytest.fixture
+def generator(data: Path, tmp_path: Path) -> Iterator[Panel]:
+    panel = Panel(small_pipeline(data, preset=GENERATOR).eval(), tmp_path)
+    panel.wait(lambda: panel.says("Generation/Progress").startswith("generated"))
+    panel.client.look((0.0, 0.0, 0.0), aspect=1.0)
+    panel.picture = panel.at_rest()
+    yield panel
+    panel.close()
+
+
+def quality(message: dict[str, Any]) -> int:
+    """The first number of a JPEG's table of quantisation."""
+    return Image.open(io.BytesIO(message["rgb_bytes"])).quantization[0][0]
+
+
+def changed(a: Picture, b: Picture) -> bool:
+    return a.shape != b.shape or np.abs(a.astype(float) - b).mean() > 0.5
+
+
+def test_a_far_plane_is_not_sent_along(panel: Panel) -> None:
+    """It takes longer than the picture. Who wants it composed still gets the same."""
+    panel.client.look((0.0, 0.0, 0.5), aspect=1.0)
+    messages = panel.background(lambda message: quality(message) < MOVING)
+    assert [message["depth_bytes"] for message in messages] == [None] * len(messages)
+    panel.viewer.control_panel._layer_depth.value = True
+    messages = panel.background(lambda message: message["depth_bytes"] is not None)
+    far = np.asarray(Image.open(io.BytesIO(messages[-1]["depth_bytes"])).convert("RGB"))
+    assert (far == 255).all()
+
+
+def test_a_browser_that_comes_or_goes_ends_no_generation(panel: Panel) -> None:
+    """For a moment the viewer has a client without its thread."""
+    thread = panel.viewer.render_statemachines.pop(0)
+    panel.pipeline.SceneTok._ask_again()  # as reports of a generation do
+    panel.viewer.render_statemachines[0] = thread
+    panel.pipeline.SceneTok._ask_again()
+    panel.wait(lambda: thread.state == "high" and thread.next_action is None)
+
+
+def test_each_element_of_the_view_changes_the_picture_and_back(panel: Panel) -> None:
+    first = panel.picture
+    for name, value, usual in (
+        ("View/Seed", 3, 0),
+        ("View/Guidance", 3.0, 1.0),
+        ("View/Steps at rest", 6, 2),
+        ("Tokens/Tokens used", 2, 8),
+    ):
+        assert changed(panel.set(name, value), first), name
+        assert not changed(panel.set(name, usual), first), name
+    assert not changed(panel.set("View/Steps while moving", 1), first)
+    assert changed(panel.set("View/New sample"), first) and panel.element("View/Seed").value == 1
+
+
+def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
+    first, frustums = panel.picture, panel.frustums()
+    client = next(iter(panel.viewer.viser_server.get_clients().values()))
+    names = panel.pipeline.datamanager.scenes.keys
+    assert len(frustums) == NUM_CONTEXT and panel.pipeline.datamanager.scenes.active == 0
+    second = panel.set("Scene/Scene", names[1])
+    assert changed(second, first) and len(panel.frustums()) == NUM_CONTEXT and panel.frustums() != frustums
+    assert client.camera.position == pytest.approx(panel.frustums()[0], abs=0.5)
+    panel.element("Scene/Scene by name").value = names[2]
+    assert changed(panel.set("Scene/Show scene by name"), second) and names[2] in panel.says()
+    panel.element("Scene/Scene by name").value = "nowhere"
+    shown = panel.frustums()
+    panel.set("Scene/Show scene by name")
+    assert "no scene 'nowhere' in this split; it has " in panel.says() and panel.frustums() == shown
+    # Training and evaluation keep their scene.
+    assert panel.pipeline.datamanager.scenes.active == 0
+
+
+def test_context_views_can_be_counted_and_named(panel: Panel) -> None:
+    first = panel.picture
+    assert changed(panel.set("Scene/Context views", 2), first) and len(panel.frustums()) == 2
+    assert len(panel.says("Scene/Which ones").split(",")) == 2
+    assert not changed(panel.set("Scene/Context views", NUM_CONTEXT), first)
+    panel.element("Scene/Which ones").value = "1, 3, 5, 7"
+    assert changed(panel.set("Scene/Encode these views"), first) and len(panel.frustums()) == 4
+    for wrong, said in (("1, x", "expected numbers of frames"), ("99", "views 0 to 11, got [99]"), ("", "got none")):
+        panel.element("Scene/Which ones").value = wrong
+        panel.set("Scene/Encode these views")
+        assert said in panel.says() and len(panel.frustums()) == 4
+
+
+def test_tokens_are_saved_and_loaded(panel: Panel, tmp_path: Path) -> None:
+    first, file = panel.picture, tmp_path / "scene.safetensors"
+    panel.element("Tokens/File").value = str(file)
+    panel.set("Tokens/Save tokens")
+    tokens = SceneTokens.load(file)
+    assert torch.equal(tokens.mean, panel.pipeline.model.tokens_of(0).mean)
+    assert changed(panel.set("Scene/Scene", panel.pipeline.datamanager.scenes.keys[1]), first)
+    assert not changed(panel.set("Tokens/Load tokens"), first)
+    panel.set("Tokens/Tokens used", 3)
+    panel.set("Tokens/Save tokens")
+    assert len(SceneTokens.load(file).mean) == 3
+    for name, said in (("nothing.safetensors", "does not exist"), ("scene.pt", "end in .safetensors")):
+        panel.element("Tokens/File").value = str(tmp_path / name)
+        panel.set("Tokens/Load tokens" if "nothing" in name else "Tokens/Save tokens")
+        assert said in panel.says()
+    SceneTokens(torch.zeros(3, 9), torch.eye(4), preset="other").save(tmp_path / "other.safetensors")
+    panel.element("Tokens/File").value = str(tmp_path / "other.safetensors")
+    before = panel.picture
+    assert not changed(panel.set("Tokens/Load tokens"), before) and "3, 9" in panel.says()
+
+
+def test_a_scene_is_generated_and_explored(generator: Panel, tmp_path: Path) -> None:
+    """At once when the viewer opens; then with other seeds, photographs, anchors."""
+    panel, first = generator, generator.picture
+    assert not any(folder in dir(panel.pipeline.SceneTok) for folder in ("Encode",))
+
+    def generate() -> torch.Tensor:
+        panel.element("Generation/Progress").value = ""
+        panel.press("Generation/Generate")
+        panel.wait(lambda: panel.says("Generation/Progress").startswith("generated"))
+        return panel.pipeline.SceneTok._shown.current().tokens.mean
+
+    made = generate()
+    assert torch.equal(generate(), made)
+    panel.element("Generation/Seed").value = 5
+    other_seed = generate()
+    assert not torch.allclose(other_seed, made)
+    panel.client.look((0.0, 0.0, 0.0), aspect=1.0)
+    assert changed(panel.at_rest(), first)
+    panel.element("Generation/Where to").value = "turn"
+    turned = generate()
+    assert not torch.equal(turned, other_seed)
+    panel.element("Generation/Where to").value = "camera path"
+    panel.press("Generation/Generate")
+    panel.wait(lambda: "no camera path in" in panel.says())
+    (tmp_path / "camera_paths").mkdir()
+    write_camera_path(tmp_path / "camera_paths" / "mine.json", trajectory("sideways"), fov=60.0, side=32)
+    assert not torch.equal(generate(), turned)
+    panel.element("Generation/Photograph").value = str(tmp_path / "none.jpg")
+    panel.press("Generation/Generate")
+    panel.wait(lambda: "none.jpg" in panel.says())
+    panel.element("Tokens/File").value = str(tmp_path / "made.safetensors")
+    panel.set("Tokens/Save tokens")
+    assert SceneTokens.load(tmp_path / "made.safetensors").preset == panel.pipeline.model.preset.name
+
+
+def test_a_generation_leaves_the_viewer_live_and_stops_when_told(
+    generator: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel, first = generator, generator.picture
+    before = panel.pipeline.SceneTok._shown.current().tokens
+    panel.element("Generation/Steps").value = 200
+    step = threading.Event()
+
+    def slow(*args: Any) -> Any:
+        step.set()
+        time.sleep(0.3)
+        return velocity(*args)
+
+    velocity = panel.pipeline.model.scenetok.scene_generator.velocity
+    monkeypatch.setattr(panel.pipeline.model.scenetok.scene_generator, "velocity", slow)
+    panel.press("Generation/Generate")
+    assert step.wait(60)
+    panel.client.look((4.0, 0.0, 0.0), aspect=1.0)
+    assert changed(panel.at_rest(), first)  # pictures of the old scene go on coming
+    assert panel.says("Generation/Progress").startswith("generating: step")
+    panel.press("Generation/Stop")
+    panel.wait(lambda: panel.says("Generation/Progress") == "stopped")
+    assert panel.pipeline.SceneTok._shown.current().tokens is before
+
+
+def test_training_goes_on_with_its_own_scene_and_the_lock_is_held_while_generating(data: Path, tmp_path: Path) -> None:
+    trainer = SimpleNamespace(training_state="training")
+    panel = Panel(small_pipeline(data, preset=GENERATOR).eval(), tmp_path, trainer=trainer)
+    try:
+        assert panel.says("Generation/Progress") == ""  # nobody asked yet
+        panel.press("Generation/Generate")
+        panel.wait(lambda: panel.says("Generation/Progress").startswith("generated"))
+        assert not panel.pipeline.model.training
+    finally:
+        panel.close()
+
+
+def test_anchors_from_a_trajectory_begin_at_the_photograph() -> None:
+    start = trajectory("turn")[-1] @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
+    path = from_pose(trajectory("forward"), start, pose_scale=4.0)
+    torch.testing.assert_close(path[0], start)
+    moved = path[-1, :3, 3] - start[:3, 3]
+    torch.testing.assert_close(moved, 0.25 * start[:3, 2])  # one unit of the training data, straight ahead
+    torch.testing.assert_close(from_pose(trajectory("sideways"), home_pose(), 1.0), trajectory("sideways"))
+
+
+def test_the_viewer_opens_without_autoencoders(data: Path) -> None:
+    """Training from latents has none, and makes none because somebody looks at the model."""
+    pipeline, made = small_pipeline(data), []
+    pipeline.model.scenetok._autoencoders[:] = [None, lambda: made.append(1)]
+    assert parse_object(pipeline, ViewerElement, "Custom Elements") and not made
+
+
+def test_elements_work_without_a_viewer(data: Path) -> None:
+    pipeline = small_pipeline(data)
+    assert pipeline.SceneTok.View.element_00.value == pipeline.model.sampler.steps
+    assert not [name for name in pipeline.state_dict() if "SceneTok" in name]
+    assert pipeline.model.preset.data.image_size == IMAGE_SIZE

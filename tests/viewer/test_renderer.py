@@ -1,0 +1,246 @@
+"""What the viewer's own render threads get: previews, full pictures, one sample a pose, and never an exception."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.viewer.utils import get_camera
+from support.small_runs import randomize, small_pipeline, write_small_re10k
+from support.viewer_threads import Browser, FakeViewer, pose
+
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
+
+STEPS, PREVIEW = 3, 1
+
+
+class Samplings:
+    """Notes every diffusion sample: its steps, and how many clean views it went on from."""
+
+    def __init__(self, pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[int] = []
+        self.clean: list[int] = []
+        self.fail: Exception | None = None
+        self.pause: threading.Event | None = None
+        scenetok = pipeline.model.scenetok
+        render_windows = scenetok.render_windows
+
+        def noted(*args: Any, **options: Any) -> Any:
+            if self.fail is not None:
+                raise self.fail
+            self.steps.append(options["sampler"].steps)
+            self.clean.append(0 if options.get("clean") is None else options["clean"].latents.shape[1])
+            on_step = options["on_step"]
+
+            def paused(done: int, total: int) -> None:
+                if self.pause is not None and total == STEPS and done == 1:
+                    assert self.pause.wait(60)
+                on_step(done, total)
+
+            return render_windows(*args, **{**options, "on_step": paused})
+
+        monkeypatch.setattr(scenetok, "render_windows", noted)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_re10k(tmp_path_factory.mktemp("re10k"))
+
+
+@pytest.fixture
+def pipeline(data: Path) -> SceneTokPipeline:
+    pipeline = small_pipeline(data).eval()
+    randomize(pipeline)
+    renderer = pipeline.model.viewer_renderer
+    sampler = pipeline.model.sampler
+    renderer.settings = replace(
+        renderer.settings, rest=replace(sampler, steps=STEPS), moving=replace(sampler, steps=PREVIEW), previous_views=0
+    )
+    pipeline.model.sampler = replace(sampler, steps=STEPS)
+    return pipeline
+
+
+@pytest.fixture
+def samplings(pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch) -> Samplings:
+    return Samplings(pipeline, monkeypatch)
+
+
+@pytest.fixture
+def viewer(pipeline: SceneTokPipeline, samplings: Samplings) -> Iterator[FakeViewer]:
+    viewer = FakeViewer(pipeline.model)
+    yield viewer
+    viewer.close()
+
+
+@pytest.fixture
+def browser(viewer: FakeViewer) -> Browser:
+    browser = viewer.connect()
+    browser.look(pose())
+    browser.at_rest()
+    return browser
+
+
+def test_a_preview_comes_first_and_is_refined_without_waiting(browser: Browser, samplings: Samplings) -> None:
+    """Both in one size, and each quality sampled and sent once, though the viewer asks three times."""
+    samplings.steps.clear()
+    browser.look(pose(0.3))
+    browser.wait(lambda: len(browser.pictures) == 2)
+    states, (preview, full) = zip(*browser.pictures, strict=True)
+    assert states == ("low_move", "high") and samplings.steps == [PREVIEW, STEPS]
+    assert preview["rgb"].shape == full["rgb"].shape == (32, 48, 3)
+    assert not torch.equal(preview["rgb"], full["rgb"])
+    browser.wait(lambda: browser.flushed == 2)  # neither waits for the viewer's server to send
+
+
+def test_pictures_change_when_they_should_and_only_then(
+    viewer: FakeViewer, browser: Browser, samplings: Samplings, pipeline: SceneTokPipeline
+) -> None:
+    renderer = pipeline.model.viewer_renderer
+    browser.look(pose(0.2))
+    first = browser.at_rest()
+    browser.look(pose(0.4))
+    assert not torch.equal(browser.at_rest(), first)
+    samplings.steps.clear()
+    browser.look(pose(0.2))  # back again: known, and at full quality from the first moment
+    assert torch.equal(browser.at_rest(), first) and samplings.steps == []
+    browser.look(pose(0.2, 1e-8))  # as a browser sends back what the viewer has set
+    assert torch.equal(browser.at_rest(), first) and samplings.steps == []
+    viewer.control_panel.max_res = 96
+    browser.look(pose(0.2))
+    assert browser.at_rest().shape == (64, 96, 3) and samplings.steps == []
+    for change in ({"seed": 5}, {"num_tokens": 2}):
+        before = renderer.settings
+        renderer.settings = replace(before, **change)
+        browser.look(pose(0.2))
+        assert not torch.equal(browser.at_rest(), first)
+        renderer.settings = before
+    viewer.control_panel.max_res = 48
+    browser.look(pose(0.2))
+    assert torch.equal(browser.at_rest(), first)
+    browser.look(pose(0.2), fov=0.8)
+    assert not torch.equal(browser.at_rest(), first)
+
+
+@pytest.mark.parametrize("wide", ["border", "fill"])
+@pytest.mark.parametrize("aspect", [1.5, 1.0, 0.6])
+def test_the_viewer_shows_what_ns_render_renders(
+    browser: Browser, pipeline: SceneTokPipeline, wide: str, aspect: float
+) -> None:
+    model = pipeline.model
+    model.config.wide = wide
+    model.viewer_renderer.settings = replace(model.viewer_renderer.settings, wide=wide)
+    browser.look(pose(0.1, 0.2), aspect=aspect)
+    shown = browser.at_rest()
+    camera = get_camera(browser.view, *shown.shape[:2])  # what a camera path's entry of that size becomes
+    torch.testing.assert_close(model.get_outputs_for_camera(camera)["rgb"], shown)
+    assert (shown.std(dim=(0, 1)) > 0).all()
+
+
+def test_views_go_on_from_those_before(browser: Browser, samplings: Samplings, pipeline: SceneTokPipeline) -> None:
+    renderer = pipeline.model.viewer_renderer
+    browser.look(pose(0.1))
+    alone = browser.at_rest()
+    renderer.settings = replace(renderer.settings, previous_views=1)
+    samplings.clean.clear()
+    for turn in (0.0, 0.1, 2.5):
+        browser.look(pose(turn))
+        last = browser.at_rest()
+        if turn == 0.1:
+            assert not torch.equal(last, alone)
+    # Preview and full picture go on from the same view; the first has none, the last none that looks its way.
+    assert samplings.clean == [0, 0, 1, 1, 0, 0]
+
+
+def test_an_error_is_shown_and_the_viewer_goes_on(browser: Browser, samplings: Samplings) -> None:
+    browser.look(pose(0.2))
+    good = browser.at_rest()
+    samplings.fail = torch.OutOfMemoryError("CUDA out of memory")
+    browser.look(pose(0.3))
+    bad = browser.at_rest()
+    assert bad[0, 0].tolist() == pytest.approx([70 / 255, 10 / 255, 10 / 255]) and bad.std() > 0.01
+    browser.look(pose(0.3), camera_type=CameraType.FISHEYE)
+    assert torch.equal(browser.at_rest()[0, 0], bad[0, 0])
+    samplings.fail = None
+    browser.look(pose(0.2), camera_type=CameraType.PERSPECTIVE)
+    assert torch.equal(browser.at_rest(), good)
+
+
+def test_all_outputs_are_there_in_any_case(browser: Browser, samplings: Samplings) -> None:
+    """Without depth the stock viewer's thread ends."""
+    for fail in (None, ValueError("no")):
+        samplings.fail = fail
+        browser.look(pose(0.2 if fail else 0.3))
+        browser.wait(lambda: [1 for state, _ in browser.pictures if state == "high"])
+        for _, outputs in browser.pictures:
+            assert outputs["rgb"].shape == (32, 48, 3)
+            for name in ("depth", "accumulation", "uncertainty"):
+                assert outputs[name].shape == (32, 48, 1)
+            assert (outputs["depth"] > 100).all()
+        browser.pictures.clear()
+
+
+def test_a_move_ends_the_full_picture_between_steps(browser: Browser, samplings: Samplings) -> None:
+    samplings.steps.clear()
+    samplings.pause = threading.Event()
+    browser.look(pose(0.2))
+    browser.wait(lambda: samplings.steps == [PREVIEW, STEPS])
+    browser.look(pose(0.4))
+    pause, samplings.pause = samplings.pause, None
+    pause.set()
+    browser.at_rest()
+    assert samplings.steps == [PREVIEW, STEPS, PREVIEW, STEPS]
+    browser.look(pose(0.2))
+    browser.at_rest()
+    assert samplings.steps[4:] == [STEPS]  # its preview was there, the other was given up
+
+
+def test_the_panel_ends_the_picture_at_work(
+    browser: Browser, samplings: Samplings, viewer: FakeViewer, pipeline: SceneTokPipeline
+) -> None:
+    """A hook waits for the lock that a render holds."""
+    samplings.steps.clear()
+    samplings.pause = threading.Event()
+    browser.look(pose(0.2))
+    browser.wait(lambda: samplings.steps == [PREVIEW, STEPS])
+    pipeline.model.viewer_renderer.interrupt()
+    pause, samplings.pause = samplings.pause, None
+    pause.set()
+    assert viewer.train_lock.acquire(timeout=60)
+    viewer.train_lock.release()
+    assert [state for state, _ in browser.pictures] == ["low_move"]
+    browser.look(pose(0.2))  # as the viewer asks again after every hook
+    browser.at_rest()
+    assert samplings.steps == [PREVIEW, STEPS, STEPS]
+
+
+def test_a_full_picture_gives_way_to_the_preview_of_another_browser(
+    browser: Browser, samplings: Samplings, viewer: FakeViewer
+) -> None:
+    other = viewer.connect()
+    other.look(pose())
+    other.at_rest()
+    samplings.steps.clear()
+    samplings.pause = threading.Event()
+    browser.look(pose(0.2))
+    browser.wait(lambda: samplings.steps == [PREVIEW, STEPS])
+    other.look(pose(0.4))
+    other.wait(lambda: other.state == "low_move")
+    pause, samplings.pause = samplings.pause, None
+    pause.set()
+    other.at_rest()
+    browser.at_rest()
+    assert samplings.steps[:3] == [PREVIEW, STEPS, PREVIEW] and samplings.steps.count(PREVIEW) == 2
+
+
+def test_memory_is_bounded(browser: Browser, pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scenetok_ns.viewer.view_cache.KEPT", 4)
+    for index in range(4):
+        browser.look(pose(0.1 * index))
+        browser.at_rest()
+    assert len(pipeline.model.viewer_renderer.views) == 4
