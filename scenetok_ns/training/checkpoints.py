@@ -1,4 +1,8 @@
-"""Reading, writing and comparing training checkpoints"""
+"""Checkpoints of training runs: finding, reading and writing them, and what a saved state holds.
+
+A checkpoint is `step-NNNNNNNNN.ckpt`, as Nerfstudio names it: the pipeline's state, the optimizers', and the random
+generators'.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scenetok_ns.models.released_checkpoints import CheckpointError
+from scenetok_ns.models.weight_files import CheckpointError
 from scenetok_ns.tools.atomic_files import save_torch
 
 AVERAGE = "average."
-"""Where a model's state has the averaged weights of training with --pipeline.model.ema-decay."""
-
+"""Key prefix of the EMA weights in a model's state dict (training with --pipeline.model.ema-decay)."""
 
 SHOWN_DIFFERENCES = 3
 """Keys of each kind that an error about a checkpoint names."""
 
 
 def model_state(pipeline_state: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's part of a saved pipeline, without the prefixes of pipeline and DistributedDataParallel."""
+    """Take the model's part of a pipeline's state, without the prefixes of pipeline and DistributedDataParallel."""
     state = {key.removeprefix("module."): value for key, value in pipeline_state.items()}
     state = {key.removeprefix("_model."): value for key, value in state.items() if key.startswith("_model.")}
     if state and all(key.startswith("module.") for key in state):
@@ -34,7 +37,14 @@ def model_state(pipeline_state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def averaged_weights(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's saved state with the averaged weights, where training kept some, in the place of the trained ones."""
+    """Replace trained weights by their EMA weights, if training kept them.
+
+    Args:
+        state: A model's state, as `model_state` returns it.
+
+    Returns:
+        The state without EMA keys; weights that have an average are the average.
+    """
     networks = AVERAGE + "networks."
     averaged = {"scenetok." + key.removeprefix(networks): v for key, v in state.items() if key.startswith(networks)}
     return {**{key: value for key, value in state.items() if not key.startswith(AVERAGE)}, **averaged}
@@ -56,19 +66,22 @@ def check_same(own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
 
 
 def first_few(keys: list[str]) -> str:
+    """The first keys, and how many more there are."""
     more = f" and {len(keys) - SHOWN_DIFFERENCES} more" if len(keys) > SHOWN_DIFFERENCES else ""
     return ", ".join(keys[:SHOWN_DIFFERENCES]) + more
 
 
 CHECKPOINT_NAME = "step-{:09d}.ckpt"
-
-
+"""Name of the checkpoint of a step."""
 UNFINISHED = ".unfinished"
 """Ends the names of checkpoints that are being written."""
 
 
 def checkpoint_path(folder: Path, step: int | None = None) -> Path:
-    """The checkpoint of `step`, or the latest one, in a checkpoint folder."""
+    """Find the checkpoint of `step` (None: the latest) in a checkpoint folder.
+
+    Raises FileNotFoundError, which lists those that are there.
+    """
     found = sorted(folder.glob("step-*.ckpt"))
     if not found:
         raise FileNotFoundError(
@@ -85,7 +98,12 @@ def checkpoint_path(folder: Path, step: int | None = None) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A whole training checkpoint, on the CPU. Raises CheckpointError in one line if it isn't one."""
+    """Read a training checkpoint, all of it, on the CPU. Runs no code that the file might hold.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is damaged, or not a training checkpoint; one line.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
@@ -102,8 +120,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def save_atomically(state: dict[str, Any], path: Path, scratch: Path) -> None:
     """Write `state` to `path` so that a crash or a full disk leaves the old file or the new, never a part.
 
-    The unfinished file lies in `scratch`, a folder of the same file system: Nerfstudio takes every file in the
-    checkpoint folder for a checkpoint.
+    Args:
+        state: What torch.save takes.
+        path: Checkpoint to write.
+        scratch: Folder of the same file system for the unfinished file: Nerfstudio takes every file in the checkpoint
+            folder for a checkpoint.
+
+    Raises:
+        OSError: The file cannot be written; one line.
     """
     unfinished = scratch / f".{path.name}.{os.getpid()}{UNFINISHED}"
     try:
@@ -127,7 +151,7 @@ def save_atomically(state: dict[str, Any], path: Path, scratch: Path) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """States of Python's, numpy's and torch's global generators, as plain values that load with weights_only."""
+    """Save the states of Python's, numpy's and torch's global generators, as values that load with weights_only."""
     kind, keys, position, has_gauss, gauss = cast(tuple, np.random.get_state(legacy=True))
     return {
         "python": random.getstate(),
@@ -138,7 +162,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Undo `random_states`. Generators of GPUs that this machine lacks are left out."""
+    """Set the generators to what `random_states` saved. Skips generators of GPUs that this machine lacks."""
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -14,8 +14,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.data.demo.writer import write_demo_data
-from scenetok_ns.plugin.methods import method_config
-from scenetok_ns.plugin.run_folder import RunFolderConfig, fill_checkpoints, run_config
+from scenetok_ns.plugin.run_folder import RunFolderConfig, derive_run, run_config
 from scenetok_ns.tools.earlier_modules import EARLIER_MODULES
 
 EARLIER = sorted((Path(__file__).parent / "earlier_runs").glob("*.yml"))
@@ -66,8 +65,7 @@ def test_an_earlier_run_opens_in_the_stock_tools_and_in_ours(path: Path, tmp_pat
 def test_the_stock_tools_load_the_model_of_an_earlier_run(tmp_path: Path) -> None:
     write_demo_data(tmp_path / "rooms", "re10k", {"train": 1, "test": 1}, 16, 64, seed=0)
     folder = tmp_path / "runs" / "tiny"
-    (folder / "nerfstudio_models").mkdir(parents=True)
-    fill_checkpoints(run_config(method_config("scenetok-tiny"), folder), None, folder / "nerfstudio_models")
+    derive_run(Path("scenetok-tiny"), folder).write()
     (path,) = [path for path in EARLIER if path.stem == "open-scenetok-tiny"]
     parts = "\n".join(f"- {part}" for part in tmp_path.absolute().parts[1:])
     text = re.sub(

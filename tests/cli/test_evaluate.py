@@ -16,7 +16,7 @@ from PIL import Image
 from support.small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.bridge.run_configs import read_run
-from scenetok_ns.cli.evaluate import _Session, default_folder, evaluate
+from scenetok_ns.cli.evaluate import _Session, evaluate
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.cli.open_run import open_run
 from scenetok_ns.data.scenes import DataError
@@ -139,7 +139,7 @@ def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) 
     state = small_pipeline(data, preset=GENERATOR).state_dict()
     save_tensors(config.get_checkpoint_dir() / "step-000000000.ckpt", state)
     sweep = SweepOptions(sweep_order=("reversed",))
-    with pytest.raises(ValueError, match="--sweep-order is of the views that scenes are encoded from"):
+    with pytest.raises(ValueError, match="--sweep-order only works with runs that encode scenes"):
         evaluate(config.get_base_dir(), tmp_path / "out", sweep=sweep, measure=QUICK)
     evaluate(config.get_base_dir(), tmp_path / "out", num_scenes=1, seeds=2, measure=QUICK, pictures=False)
     first, second = read(tmp_path / "out")["variants"]
@@ -149,7 +149,7 @@ def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) 
 
 
 def test_too_many_tokens_are_refused_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("scenetok_ns.cli.token_files.load_run", lambda *_: pytest.fail("the run was loaded"))
+    monkeypatch.setattr("scenetok_ns.plugin.run_folder.DerivedRun.load", lambda self: pytest.fail("the run was loaded"))
     with pytest.raises(ValueError, match="--sweep-tokens: 9 tokens were asked for, the scenes have 8"):
         evaluate(run, tmp_path / "out", sweep=SweepOptions(sweep_tokens=(2, 9)), measure=QUICK)
 
@@ -172,11 +172,6 @@ def test_the_figures_are_written_whichever_shard_ends_first(
     monkeypatch.setattr(_Session, "figures", figures)
     evaluate(run, tmp_path / "out", shard="0/2", **options)
     assert len(read(tmp_path / "out")["variants"]) == 2 and calls[-1]
-
-
-def test_default_folders(run: Path) -> None:
-    assert default_folder(run) == run / "evaluation" == default_folder(run / "config.yml")
-    assert default_folder(Path("scenetok-tiny")) == Path("scenetok-tiny-evaluation")
 
 
 @pytest.mark.slow
