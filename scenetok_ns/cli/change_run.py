@@ -1,14 +1,17 @@
-"""How `RunChanges` change the configuration of a run. Every function changes the configuration that it is given."""
+"""How `RunChanges` reach the configuration of a run: a function for each change, which edits the configuration.
+
+All raise DataError, ValueError or OSError, in one line, for a change that does not fit the run or its data.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scenetok_ns.bridge.capture_kinds import find_dataparser
-from scenetok_ns.cli.photograph_options import PhotographOptions
-from scenetok_ns.cli.run_options import GenerationOptions, RunChanges
+from scenetok_ns.cli.photograph_options import PhotographOptions, given
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.photograph import PhotographSource
@@ -22,29 +25,6 @@ from scenetok_ns.plugin.refinement import RefinePipelineConfig
 from scenetok_ns.plugin.run_folder import RunFolderConfig
 
 logger = logging.getLogger(__name__)
-
-
-def change_run(config: RunFolderConfig, changes: RunChanges) -> PhotographSource | None:
-    """Apply all changes. Their order matters: a scene and an index belong to the data that is chosen before."""
-    _change_rendering(config, changes)
-    _change_generation(config, changes.generation)
-    config.pipeline.baselines = config.pipeline.baselines or changes.baselines
-    if changes.num_condition is not None:
-        _change_num_condition(config, changes.num_condition)
-    if changes.data is not None:
-        _change_data(config, changes.data)
-    if changes.num_context is not None:
-        check_encodes(config, "--num-context")
-        config.pipeline.datamanager.num_context = changes.num_context
-    if changes.index is not None:
-        _change_index(config, changes.index)
-    if changes.pose_scale is not None:
-        _change_pose_scale(config, changes.pose_scale)
-    if changes.scene is not None:
-        _change_scene(config, changes.scene)
-    for file in changes.tokens[::-1]:  # the first one stays
-        _change_tokens(config, file)
-    return None if changes.photograph.image is None else _change_photograph(config, changes.photograph)
 
 
 def check_data(config: RunFolderConfig) -> None:
@@ -70,26 +50,31 @@ def check_encodes(config: RunFolderConfig, option: str) -> None:
         raise ValueError(f"{option} would change nothing: this run shows a token file")
 
 
-def _change_rendering(config: RunFolderConfig, changes: RunChanges) -> None:
+def change_rendering(config: RunFolderConfig, settings: Mapping[str, Any]) -> None:
+    """Set settings of the model, by name, that renders need."""
     model = config.pipeline.model
-    guidance = changes.guidance
-    if guidance is not None and guidance > 1 and not load_preset(model.preset).denoiser.null_token:
+    guidance = settings.get("guidance", 1)
+    if guidance > 1 and not load_preset(model.preset).denoiser.null_token:
         raise ValueError(f"--guidance {guidance}: preset {model.preset} without null token takes 1 (off) only")
-    for name in ("seed", "steps", "guidance", "solver", "wide", "engine"):
-        if (value := getattr(changes, name)) is not None:
-            setattr(model, name, value)
-    model.low_vram = model.low_vram or changes.low_vram
+    for name, value in settings.items():
+        setattr(model, name, value)
 
 
-def _change_generation(config: RunFolderConfig, options: GenerationOptions) -> None:
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    if given:
-        check_generator(config, f"--{next(iter(given)).replace('_', '-')}")
-    for name, value in given.items():
+def change_generation(config: RunFolderConfig, settings: Mapping[str, Any]) -> None:
+    """Set settings of the model, by name, that generating scenes needs."""
+    for name, value in settings.items():
+        check_generator(config, f"--{name.replace('_', '-')}")
         setattr(config.pipeline.model, name, value)
 
 
-def _change_num_condition(config: RunFolderConfig, count: int) -> None:
+def change_num_context(config: RunFolderConfig, count: int) -> None:
+    """Choose the number of context views."""
+    check_encodes(config, "--num-context")
+    config.pipeline.datamanager.num_context = count
+
+
+def change_num_condition(config: RunFolderConfig, count: int) -> None:
+    """Choose the number of photographs that scenes are generated from."""
     check_generator(config, "--num-condition")
     preset = load_preset(config.pipeline.model.preset)
     most = preset.data.views.max_condition_views
@@ -98,7 +83,7 @@ def _change_num_condition(config: RunFolderConfig, count: int) -> None:
     config.pipeline.datamanager.num_condition = count
 
 
-def _change_data(config: RunFolderConfig, data: Path) -> None:
+def change_data(config: RunFolderConfig, data: Path) -> None:
     """Choose another data set or capture.
 
     The run's dataparser reads it if it can, else the one that fits what is there. The run's scene and evaluation index
@@ -145,7 +130,8 @@ def _keep_what_fits(dataparser: SceneDataParserConfig) -> None:
             dataparser.eval_index = None
 
 
-def _change_pose_scale(config: RunFolderConfig, scale: float) -> None:
+def change_pose_scale(config: RunFolderConfig, scale: float) -> None:
+    """Choose the factor from capture units to training units."""
     check_encodes(config, "--pose-scale")
     datamanager = config.pipeline.datamanager
     if isinstance(datamanager.dataparser, (SceneDataParserConfig, PhotographDataParserConfig)):
@@ -153,13 +139,15 @@ def _change_pose_scale(config: RunFolderConfig, scale: float) -> None:
     datamanager.pose_scale = scale
 
 
-def _change_index(config: RunFolderConfig, index: Path) -> None:
+def change_index(config: RunFolderConfig, index: Path) -> None:
+    """Choose an evaluation index of the run's data set."""
     dataparser = _data_set(config, "--index")
     EvaluationIndex.load(index).keys_in(dataparser.setup().scene_source("test"))
     dataparser.eval_index = index.absolute()
 
 
-def _change_scene(config: RunFolderConfig, scene: str) -> None:
+def change_scene(config: RunFolderConfig, scene: str) -> None:
+    """Choose an evaluation scene of the run's data set."""
     dataparser = _data_set(config, "--scene")
     keys = dataparser.setup().scene_source("test").keys
     if scene not in keys:
@@ -178,7 +166,8 @@ def _data_set(config: RunFolderConfig, option: str) -> SceneDataParserConfig:
     return dataparser
 
 
-def _change_tokens(config: RunFolderConfig, file: Path) -> None:
+def change_tokens(config: RunFolderConfig, file: Path) -> None:
+    """Display a token file instead of a data set."""
     tokens = TokenSource(file).tokens
     expected = load_preset(config.pipeline.model.preset).compressor
     if tokens.mean.shape != (expected.num_tokens, expected.token_dim):
@@ -191,19 +180,20 @@ def _change_tokens(config: RunFolderConfig, file: Path) -> None:
     config.data = datamanager.data = file.absolute()
 
 
-def _change_photograph(config: RunFolderConfig, options: PhotographOptions) -> PhotographSource:
+def change_photograph(config: RunFolderConfig, options: PhotographOptions) -> PhotographSource:
+    """Generate the scene from a photograph instead of taking a data set's."""
     preset = load_preset(config.pipeline.model.preset)
     if preset.scene_generator is None:
         raise DataError(
             f"preset {preset.name} encodes scenes from many posed photographs; a single one needs a run of a scenegen "
             "method"
         )
-    given = options.given()
-    image = given.pop("image").absolute()
+    values = given(options)
+    image = values.pop("image").absolute()
     if options.path is not None:
-        given["path"] = options.path.absolute()
+        values["path"] = options.path.absolute()
     datamanager = config.pipeline.datamanager
-    dataparser = datamanager.dataparser = PhotographDataParserConfig(data=image, **given)
+    dataparser = datamanager.dataparser = PhotographDataParserConfig(data=image, **values)
     config.data = datamanager.data = image
     source = dataparser.setup().scene_source("test")
     source.check_size(preset.data.image_size)

@@ -34,18 +34,18 @@ class PhotographOptions:
     """With --image, or with a capture: factor from its units to training units. Default: 1 for the path of a
     photograph; for captures, match the camera spread of the training data."""
 
-    def given(self) -> dict[str, Any]:
-        """The options that are not None, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
-
     def check(self) -> None:
         """Raise ValueError for options that need others, or exclude each other."""
-        given = self.given()
-        if self.image is None and given:
-            raise ValueError(f"--{next(iter(given)).replace('_', '-')} only works with --image")
+        if self.image is None and (surplus := given(self)):
+            raise ValueError(f"--{next(iter(surplus)).replace('_', '-')} only works with --image")
         if self.path is not None and self.trajectory is not None:
             raise ValueError("--path and --trajectory both say where the cameras are: leave one out")
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The fields of a dataclass of options that are not None, by name."""
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def print_photograph(image: Path, source: PhotographSource, console: Console) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from scenetok_ns.cli.photograph_options import PhotographOptions
+from scenetok_ns.cli.photograph_options import PhotographOptions, given
 from scenetok_ns.models.presets import Solver, preset_names
 from scenetok_ns.models.tokens import SceneTokens
 
@@ -109,18 +109,42 @@ class RunChanges:
             "--num-condition": self.num_condition,
             "--pose-scale": self.pose_scale,
         }
-        given = [name for name, value in others.items() if value is not None]
-        if given and (self.tokens or self.photograph.image is not None):
-            raise ValueError(f"{only} already gives the scene: leave out {', '.join(given)}")
+        surplus = [name for name, value in others.items() if value is not None]
+        if surplus and (self.tokens or self.photograph.image is not None):
+            raise ValueError(f"{only} already gives the scene: leave out {', '.join(surplus)}")
 
     def apply(self, config: RunFolderConfig) -> PhotographSource | None:
         """Change the configuration of a run; returns the photograph, if one is given.
 
         Raises DataError, ValueError or OSError, in one line, for changes that do not fit the run or its data.
         """
-        from scenetok_ns.cli.change_run import change_run  # imports Nerfstudio
+        from scenetok_ns.cli import change_run  # imports Nerfstudio
 
-        return change_run(config, self)
+        change_run.change_rendering(config, self._rendering())
+        change_run.change_generation(config, given(self.generation))
+        config.pipeline.baselines = config.pipeline.baselines or self.baselines
+        if self.num_condition is not None:
+            change_run.change_num_condition(config, self.num_condition)
+        if self.data is not None:
+            change_run.change_data(config, self.data)
+        # A scene and an index belong to the data that is chosen before.
+        if self.num_context is not None:
+            change_run.change_num_context(config, self.num_context)
+        if self.index is not None:
+            change_run.change_index(config, self.index)
+        if self.pose_scale is not None:
+            change_run.change_pose_scale(config, self.pose_scale)
+        if self.scene is not None:
+            change_run.change_scene(config, self.scene)
+        for file in self.tokens[::-1]:  # the first one stays
+            change_run.change_tokens(config, file)
+        return None if self.photograph.image is None else change_run.change_photograph(config, self.photograph)
+
+    def _rendering(self) -> dict[str, Any]:
+        """Settings of the model that renders need, by name."""
+        values = given(self)
+        names = ["seed", "steps", "guidance", "solver", "wide", "engine", *(["low_vram"] if self.low_vram else [])]
+        return {name: values[name] for name in names if name in values}
 
 
 def positive(option: str, value: int) -> int:
