@@ -122,7 +122,7 @@ def open_run(
         fill_checkpoints(config, checkpoints, folder)
         if source is not None and photograph.path is None:
             side = load_preset(config.pipeline.model.preset).data.image_size
-            write_camera_path(folder.parent / CAMERA_PATH, source.path, source.fov, side)
+            write_camera_path(folder.parent / CAMERA_PATH, source.anchors_path, source.fov, side)
 
     write_run_folder(output, fill, lambda: config)
     run = output / "config.yml"

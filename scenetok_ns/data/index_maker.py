@@ -14,8 +14,7 @@ import torch
 
 from scenetok_ns.data.evaluation_index import EvaluationIndex, scene_key
 from scenetok_ns.data.poses import farthest_points
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes
-from scenetok_ns.data.view_sampling import ViewIndices
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes, ViewIndices
 from scenetok_ns.tools.atomic_files import write_atomically
 
 
