@@ -20,6 +20,7 @@ from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.losses import Views
 from scenetok_ns.models.presets import Preset
+from scenetok_ns.tools.seeds import seeded_generator, word
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +61,12 @@ class PoolRun:
         self.options, self.preset = options, preset
         if options.cuda_graph and torch.device(options.device).type != "cuda":
             raise ValueError(f"--cuda-graph needs an NVIDIA GPU, and --device is {options.device}: leave it out")
-        torch.manual_seed(options.seed)
+        torch.manual_seed(word(options.seed))
         torch.set_float32_matmul_precision("high")
         options.output.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(options.device)
         self.codec = ConvCodec().to(self.device).to(memory_format=torch.channels_last)
-        self.generator = torch.Generator(self.device).manual_seed(options.seed)
+        self.generator = seeded_generator(options.seed, self.device)
         self.log = (options.output / "log.jsonl").open("a")
         self._started = self._last = 0.0
         self._reported = 0
