@@ -95,7 +95,7 @@ class _Axis:
 
 
 def video_dcae_latent_space(config: AutoencoderConfig) -> LatentSpace:
-    return LatentSpace(TemporalLayout(TIME, 1), SPACE, 128, std=(1 / config.scale,))
+    return LatentSpace(TemporalLayout(TIME, 1, TIME), SPACE, 128, std=(1 / config.scale,))
 
 
 class VideoDCAE(Autoencoder):

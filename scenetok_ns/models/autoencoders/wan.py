@@ -56,7 +56,7 @@ class WanConfig:
 
 
 def wan_latent_space(config: AutoencoderConfig) -> LatentSpace:
-    return LatentSpace(TemporalLayout(17, 5), 16, 48, LATENT_MEAN, tuple(std / config.scale for std in LATENT_STD))
+    return LatentSpace(TemporalLayout(17, 5, 4), 16, 48, LATENT_MEAN, tuple(std / config.scale for std in LATENT_STD))
 
 
 def build_network(config: WanConfig) -> nn.Module:
