@@ -102,7 +102,7 @@ def open_run(
     def write_trajectory(folder: Path) -> None:
         if photograph.path is None:
             side = load_preset(derived.config.pipeline.model.preset).data.image_size
-            write_camera_path(folder / CAMERA_PATH, source.path, source.fov, side)
+            write_camera_path(folder / CAMERA_PATH, source.anchors_path, source.fov, side)
 
     write_run(derived, output, console, write_trajectory)
     path = photograph.path or output / CAMERA_PATH

@@ -22,7 +22,7 @@ from scenetok_ns.models.engine.options import EngineOptions, suits_engine
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, render_windows
 from scenetok_ns.models.fused.blocks import fuse_for_training
-from scenetok_ns.models.networks.block_execution import Checkpointing, compile_for_training
+from scenetok_ns.models.networks.block_execution import Checkpointing, checkpoint_for_training, compile_for_training
 from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
@@ -104,16 +104,19 @@ class SceneTok(nn.Module):
             load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
 
     def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
-        """Set how the networks run where gradients are wanted; see `compilation`."""
-        networks = [
-            getattr(self, name) for name in ("compressor", "denoiser", "scene_generator") if hasattr(self, name)
-        ]
-        for network in networks:
-            network.set_gradient_checkpointing(checkpointing)
-        if fused:
-            fuse_for_training(module for network in networks for module in network.compilable())
-        if compiled:
-            compile_for_training(module for network in networks for module in network.compilable())
+        """Choose how the networks run where gradients are wanted.
+
+        Args:
+            compiled: Compile the parts of the networks.
+            checkpointing: Activations that the backward pass recomputes.
+            fused: Run blocks on the fused kernels where these fit (CUDA with Triton).
+        """
+        for network in self.children():
+            checkpoint_for_training(network, checkpointing)
+            if fused:
+                fuse_for_training(network)
+            if compiled:
+                compile_for_training(network)
 
     @property
     def device(self) -> torch.device:

@@ -18,7 +18,6 @@ from nerfstudio.utils import comms
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from scenetok_ns.bridge.scene_views import StockSceneSource
 from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.scenes import Views as ImageViews
@@ -68,12 +67,12 @@ class RefineDataManager(SceneTokDataManager):
     @cached_property
     def training_views(self) -> ImageViews:
         """The capture's photographs, cropped, without those of evaluation; in units of the training data."""
-        if not isinstance(self.scenes.source, StockSceneSource):
+        if not self.scenes.source.is_capture:
             raise DataError(
                 "scenetok-refine refines the tokens of one capture: name its dataparser (nerfstudio-data, colmap, ...)"
             )
         part = self.scenes.source.training_part()
-        scene = part.scene(part.key)
+        scene = part.scene(part.keys[0])
         return scene.load_views(range(scene.num_frames), (self.preset.data.image_size,) * 2)
 
     def next_train(self, step: int) -> tuple[RefineBatch, dict]:  # type: ignore[override]
@@ -134,7 +133,7 @@ class RefineModel(SceneTokModel):
         self._renderer: tuple[int, SceneTok] | None = None
         self._cameras: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def begin(self) -> list[str]:
+    def initialize_training_state(self) -> list[str]:
         """Take the frozen networks from where `tokenizer` says, and encode the capture with them."""
         from scenetok_ns.training.tokenizer_weights import load_tokenizer  # it reads runs, and so imports the pipeline
 
@@ -149,7 +148,7 @@ class RefineModel(SceneTokModel):
             self.start_tokens.copy_(tokens.mean)
             self.reference_c2w.copy_(tokens.reference_c2w)
             self.scene_scale.fill_(tokens.pose_scale)
-        self.forget()
+        self.invalidate_caches()
         count = f"{len(tokens.mean)} tokens of {name}, encoded from {len(views.images)} photographs"
         return [f"Networks: {source}", f"Refining {count}"]
 
@@ -162,7 +161,7 @@ class RefineModel(SceneTokModel):
     def forward(self, batch: RefineBatch) -> dict[str, Tensor]:  # type: ignore[override]
         """Training loss and metrics, as scalars on the device; noise follows from seed, rank and step."""
         if self.training:
-            self.forget()
+            self.invalidate_caches()
         generator = torch.Generator(self.device)
         generator.manual_seed(mix(self.training_loss.seed, comms.get_rank(), batch.step))
         splits = self.preset.data.views.target_splits

@@ -15,16 +15,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scenetok_ns.models.weight_files import CheckpointError
 from scenetok_ns.tools.atomic_files import save_torch
 
 AVERAGE = "average."
-"""Key prefix of the EMA weights in a model's state dict (training with --pipeline.model.ema-decay)."""
-
-SHOWN_DIFFERENCES = 3
-"""Keys of each kind that an error about a checkpoint names."""
+"""Key prefix of the EMA weights in a model's state dict (--pipeline.model.ema-decay)."""
 
 
 def model_state(pipeline_state: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,27 +44,6 @@ def averaged_weights(state: Mapping[str, Any]) -> dict[str, Any]:
     networks = AVERAGE + "networks."
     averaged = {"scenetok." + key.removeprefix(networks): v for key, v in state.items() if key.startswith(networks)}
     return {**{key: value for key, value in state.items() if not key.startswith(AVERAGE)}, **averaged}
-
-
-def check_same(own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
-    """Raise CheckpointError in one line unless both have the same keys and shapes."""
-    missing = [key for key in own if key not in loaded]
-    surplus = [key for key in loaded if key not in own]
-    shapes = [
-        f"{key} is {list(loaded[key].shape)} instead of {list(value.shape)}"
-        for key, value in own.items()
-        if isinstance(value, Tensor) and key in loaded and loaded[key].shape != value.shape
-    ]
-    problems = [("misses", missing), ("has unknown", surplus), ("has other shapes:", shapes)]
-    found = [f"it {what} {first_few(keys)}" for what, keys in problems if keys]
-    if found:
-        raise CheckpointError(f"the checkpoint does not fit this model: {'; '.join(found)}. It was not loaded.")
-
-
-def first_few(keys: list[str]) -> str:
-    """The first keys, and how many more there are."""
-    more = f" and {len(keys) - SHOWN_DIFFERENCES} more" if len(keys) > SHOWN_DIFFERENCES else ""
-    return ", ".join(keys[:SHOWN_DIFFERENCES]) + more
 
 
 CHECKPOINT_NAME = "step-{:09d}.ckpt"

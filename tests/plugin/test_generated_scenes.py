@@ -119,7 +119,7 @@ def test_a_scene_is_generated_once_and_anew_for_another_seed_or_sampler(
     model.config.seed = 9  # of renders only
     model.tokens_of(0)
     assert len(calls) == 2
-    model.forget()
+    model.invalidate_caches()
     model.tokens_of(0)
     assert len(calls) == 3
 

@@ -124,10 +124,10 @@ def spoilt(state: dict[str, Any], how: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("renamed", r"misses .*w12\.weight; it has unknown .*w12\.weight_old"),
-        ("missing", r"misses .*w12\.weight"),
-        ("surplus", r"unknown scenetok\.extra"),
-        ("transposed", r"w12\.weight is \[.*\] instead of \["),
+        ("renamed", r"1 missing: .*w12\.weight; 1 surplus: .*w12\.weight_old"),
+        ("missing", r"1 missing: .*w12\.weight"),
+        ("surplus", r"1 surplus: scenetok\.extra"),
+        ("transposed", r"w12\.weight \[.*\] instead of \["),
         ("preset", "preset 're10k'.*--pipeline.model.preset re10k"),
         ("nonsense", "the checkpoint is of preset 5"),
     ],

@@ -71,7 +71,7 @@ def test_only_tokens_and_adapters_are_trained(workplace: Path) -> None:
 
 def test_training_lowers_the_loss_and_begins_at_the_encoding(workplace: Path) -> None:
     before, after = (pipeline(workplace, trained=trained) for trained in (False, True))
-    before.model.begin()
+    before.model.initialize_training_state()
     assert torch.equal(before.model.start_tokens, after.model.start_tokens)
     views, scale = after.datamanager.scenes.context_views(0), after.datamanager.scenes.pose_scale(0)
     encoded = after.model.encode_views(views, "attic", scale)

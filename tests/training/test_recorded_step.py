@@ -22,7 +22,7 @@ class Cast(nn.Module):
         self.layer = nn.Linear(4, 1, bias=False)
         self.other = nn.Linear(1, 3, bias=False)
         self.unused = nn.Parameter(torch.zeros(7))
-        self.forget = lambda: None
+        self.invalidate_caches = lambda: None
         self.training_loss = SimpleNamespace(generator=torch.Generator(), prepare=lambda step: None)
 
     def forward(self, batch: Any) -> dict[str, Tensor]:

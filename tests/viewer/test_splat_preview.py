@@ -62,7 +62,7 @@ def test_a_splat_is_drawn_while_moving_and_the_model_at_rest(tmp_path: Path, spl
         browser.at_rest()
         assert sampled == [1, 2]
         panel._use_splat()
-        pipeline.model.forget()  # other weights, another scene
+        pipeline.model.invalidate_caches()  # other weights, another scene
         sampled.clear()
         browser.look(pose(0.9))
         browser.at_rest()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 
@@ -161,6 +162,13 @@ class Autoencoder(nn.Module, ABC):
                 f"{type(self).__name__}: {frames.shape[1]} frames are not whole chunks of {chunk}; "
                 "cut the clip or repeat its last frame"
             )
+
+
+def temporal_layout(config: AutoencoderConfig) -> TemporalLayout:
+    """Layout of an autoencoder that takes it from its configuration (pixel and conv)."""
+    if config.frames_per_latent is None:
+        return TemporalLayout(config.frames_per_chunk, config.latents_per_chunk)
+    return TemporalLayout(config.frames_per_chunk, config.latents_per_chunk, config.frames_per_latent)
 
 
 def to_channels_last(module: nn.Module) -> None:

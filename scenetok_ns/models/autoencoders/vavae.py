@@ -136,11 +136,14 @@ class VAVAE(Autoencoder):
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VAVAE:
         """Encodes; decoding is still this one's network's, wherever that is."""
-        prepared = copy.copy(self)
-        prepared._fast = FastEncoder(self.network, device, dtype)
+        inference_copy = copy.copy(self)
+        inference_copy._fast = FastEncoder(self.network, device, dtype)
         if graphs:
-            prepared._fast, prepared.max_batch = Replayed(prepared._fast, rows=REPLAYED_IMAGES), REPLAYED_IMAGES
-        return prepared
+            inference_copy._fast, inference_copy.max_batch = (
+                Replayed(inference_copy._fast, rows=REPLAYED_IMAGES),
+                REPLAYED_IMAGES,
+            )
+        return inference_copy
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, h, w] in [-1, 1] -> mean and log-variance [n, c, h / 16, w / 16], float32."""

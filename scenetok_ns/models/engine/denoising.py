@@ -1,4 +1,4 @@
-"""`sampling.sample_windows` for people who wait: what does not change is computed once, and a step is one CUDA graph.
+"""`flow.sampling.sample_windows` as CUDA graphs of one step, with everything that does not change computed once.
 
 Computed once for a scene: keys and values of its tokens. For a path: the embedding of its cameras. For a window: the
 modulations of its clean latents. Weights are laid out once for all (`trunk.py`).
@@ -104,7 +104,7 @@ class DenoisingEngine:
         clean: int = 0,
         on_step: OnStep | None = None,
     ) -> Iterator[SampledLatents]:
-        """As `sampling.sample_windows`, which see, with tensors that become valid on the engine's stream."""
+        """Same contract as `flow.sampling.sample_windows`; the tensors are valid on the engine's stream."""
         schedule = checked_schedule(self._denoiser, cameras, noise, layout, config, clean)
         return self._denoise(tokens, cameras, noise, layout, schedule, config, on_step or no_report)
 

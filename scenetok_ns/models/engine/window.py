@@ -182,7 +182,7 @@ class WindowSteps:
         """Velocity with the scene, and the velocity to follow."""
         weights, copies = self.weights, self.key.copies
         x = embed_patches(self.x.to(weights.patches.dtype), weights.patches, weights.patches_bias).flatten(1, 2)
-        patches = trunk.run_trunk(
+        patches = trunk.trunk_forward(
             weights.trunk,
             x.expand(copies, *x.shape).contiguous(),
             modulation.transpose(0, 1),
@@ -200,7 +200,7 @@ class WindowSteps:
 
 
 def step_table(times: Float[Tensor, "steps+1 latents"], device: torch.device) -> Float[Tensor, "steps 2 latents"]:
-    """Length of each step in time, and the weight of the last change of velocity in it (`flow.multistep_ratio`)."""
+    """Length of each step in time, and the weight of the last change of velocity in it (`flow.rectified_flow.multistep_ratio`)."""
     now, after = times[:-1], times[1:]
     before = torch.cat([now[:1], now[:-1]])
     return to_device(torch.stack([after - now, multistep_ratio(before, now, after)], dim=1), device)

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from support.scene_files import example, write_re10k
 
-from scenetok_ns.data.scenes import Scene
+from scenetok_ns.data.scenes import Scene, ViewIndices
 from scenetok_ns.data.sources.held_out import HeldOutTargets
 from scenetok_ns.data.sources.re10k import RE10KSource
-from scenetok_ns.data.view_sampling import ViewIndices
 
 
 def some_views(scene: Scene) -> ViewIndices:

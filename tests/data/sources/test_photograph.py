@@ -203,12 +203,22 @@ def test_which_picture_of_several_is_said(tmp_path: Path) -> None:
     assert photograph.image[:, 0, 0].tolist() == [250, 0, 0]
 
 
+def test_a_photograph_is_opened_once_until_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, open_image = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *rest: opened.append(path) or open_image(path, *rest))
+    path = file(tmp_path, Image.fromarray(COLOURS))
+    checked, rendered = (PhotographSource(path, trajectory("forward", 3)) for _ in range(2))
+    assert opened == [path] and torch.equal(checked.photograph.image, rendered.photograph.image)
+    file(tmp_path, Image.fromarray(255 - COLOURS))
+    assert torch.equal(read_photograph(path).image, 255 - checked.photograph.image) and opened == [path, path]
+
+
 def test_the_scene_of_a_photograph(tmp_path: Path) -> None:
     path = trajectory("turn", 5)
     source = PhotographSource(file(tmp_path, Image.fromarray(COLOURS)), path, fov=90.0)
     scene = source.scene("photo")
     assert source.keys == ["photo"] and scene.num_frames == 1 and torch.equal(scene.c2w[0], path[0])
-    assert source.views(12).context.tolist() == source.views(12).target.tolist() == [0]
+    assert source.fixed_views(12).context.tolist() == source.fixed_views(12).target.tolist() == [0]
     views = scene.load_views([0], (32, 32))
     assert_shows(views.images[0][:, :, :8], np.tile(views.images[0][:, :, 0].T.numpy()[:, None].astype(int), (1, 8, 1)))
     assert views.intrinsics[0, 0, 0] == pytest.approx(0.5) and views.intrinsics[0, 1, 1] == pytest.approx(0.5)

@@ -28,7 +28,7 @@ def test_the_scene_has_the_tokens_and_one_camera_at_their_reference(tmp_path: Pa
     assert source.keys == ["attic"] and torch.equal(source.tokens.mean, written.mean)
     scene = source.scene("attic")
     assert torch.equal(scene.c2w, written.reference_c2w[None])
-    views = source.views(12)
+    views = source.fixed_views(12)
     assert views.context.tolist() == views.target.tolist() == [0]
     picture = scene.load_views(views.context, (64, 64)).images
     assert picture.shape == (1, 3, 64, 64) and picture.min() == picture.max() == 128
@@ -41,7 +41,7 @@ def test_the_cameras_of_the_photographs_are_shown(tmp_path: Path) -> None:
     tokens = write_tokens(tmp_path / "scene.safetensors")
     replace(tokens, cameras_c2w=walk(5), cameras_intrinsics=lens).save(tmp_path / "scene.safetensors")
     source = TokenSource(tmp_path / "scene.safetensors")
-    views = source.scene("attic").load_views(source.views(12).context, (32, 32))
+    views = source.scene("attic").load_views(source.fixed_views(12).context, (32, 32))
     assert torch.equal(views.c2w, walk(5)) and torch.equal(views.intrinsics, lens) and len(views.images) == 5
 
 

@@ -74,7 +74,7 @@ def test_a_stream_of_tiles_for_inference(network: VideoDCAENetwork, num_frames: 
     model = VideoDCAE(latent_space(AutoencoderConfig("video_dcae", scale=0.493)), network)
     latents = torch.randn(1, 18, 128, 1, 1, generator=torch.Generator().manual_seed(3))
     expected = model.decode(latents)[:, :num_frames]
-    prepared = model.for_inference(CPU, torch.float32)
-    found = list(prepared.decode_stream(latents.split(5, dim=1), num_frames=num_frames))
+    inference_copy = model.for_inference(CPU, torch.float32)
+    found = list(inference_copy.decode_stream(latents.split(5, dim=1), num_frames=num_frames))
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=2e-5, rtol=1e-4)
-    assert model._fast is None and prepared.space is model.space
+    assert model._fast is None and inference_copy.space is model.space

@@ -189,10 +189,10 @@ def test_wan_chunks_are_replayed() -> None:
     model = WanVAE(latent_space(AutoencoderConfig("wan")), wan_network(WanConfig(8, 8, (1, 2, 2, 2), 1)).eval()).to(
         CUDA
     )
-    prepared = model.for_inference(CUDA, torch.bfloat16, graphs=True)
+    inference_copy = model.for_inference(CUDA, torch.bfloat16, graphs=True)
     for seed in range(2):
         latents = torch.randn(1, 10, 48, 2, 2, generator=torch.Generator().manual_seed(seed)).to(CUDA)
-        found = torch.cat(list(prepared.decode_stream([latents], num_frames=20)), dim=1)
+        found = torch.cat(list(inference_copy.decode_stream([latents], num_frames=20)), dim=1)
         assert relative_error(found, model.decode(latents)[:, :20]) < 0.05
 
 

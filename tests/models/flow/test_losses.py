@@ -12,7 +12,14 @@ from support.oracle import LAYOUTS, path
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.draws import SceneGenDraws, SceneTokDraws, draw_scenegen, draw_scenetok, noise_levels
-from scenetok_ns.models.flow.losses import LossOutput, Views, compressor_frozen, kl_weight, scenegen_loss, scenetok_loss
+from scenetok_ns.models.flow.losses import (
+    LatentViews,
+    LossOutput,
+    compressor_frozen,
+    kl_weight,
+    scenegen_loss,
+    scenetok_loss,
+)
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
@@ -86,10 +93,10 @@ def networks(null_token: bool = False) -> tuple[Compressor, Denoiser]:
     return randomized(compressor), randomized(denoiser)
 
 
-def batch_of(scenes: int = 2) -> tuple[Views, Views]:
+def batch_of(scenes: int = 2) -> tuple[LatentViews, LatentViews]:
     torch.manual_seed(1)
-    context = Views(torch.randn(scenes, 3, 2, 2, 2), path(3, scenes))
-    return context, Views(torch.randn(scenes, *LATENTS), path(16, scenes))
+    context = LatentViews(torch.randn(scenes, 3, 2, 2, 2), path(3, scenes))
+    return context, LatentViews(torch.randn(scenes, *LATENTS), path(16, scenes))
 
 
 def loss_of(
@@ -237,8 +244,8 @@ def test_the_world_may_move() -> None:
     context, target = batch_of()
     turn = torch.tensor([[0.0, -1, 0, 2], [1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]])
 
-    def moved(views: Views) -> Views:
-        return Views(views.latents, CameraBatch(turn @ views.cameras.c2w, views.cameras.intrinsics))
+    def moved(views: LatentViews) -> LatentViews:
+        return LatentViews(views.latents, CameraBatch(turn @ views.cameras.c2w, views.cameras.intrinsics))
 
     draws = scenetok_draws()
     here = scenetok_loss(compressor, denoiser, context, target, draws, CONFIG, 0)
@@ -253,9 +260,9 @@ def test_elements_of_a_batch_are_apart() -> None:
     draws = scenetok_draws()
     whole = scenetok_loss(compressor, denoiser, context, target, draws, CONFIG, 0).loss
 
-    def part(views: Views, i: int) -> Views:
+    def part(views: LatentViews, i: int) -> LatentViews:
         cameras = CameraBatch(views.cameras.c2w[i : i + 1], views.cameras.intrinsics[i : i + 1])
-        return Views(views.latents[i : i + 1], cameras)
+        return LatentViews(views.latents[i : i + 1], cameras)
 
     halves = []
     for i in range(2):
@@ -282,7 +289,7 @@ def test_scenegen_loss_trains_the_generator_alone() -> None:
         )
     ).train()
     context, _ = batch_of()
-    condition = Views(torch.randn(2, 3, 2, 2, 2, generator=generator()), path(3, 2))
+    condition = LatentViews(torch.randn(2, 3, 2, 2, 2, generator=generator()), path(3, 2))
     draws = replace(scenegen_draws(), condition_mask=torch.tensor([[True, True, False], [True, False, True]]))
 
     def loss(**changes) -> torch.Tensor:

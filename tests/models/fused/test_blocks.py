@@ -1,41 +1,28 @@
-"""Blocks on kernels of our own: results and all gradients equal those of the modules.
+"""Blocks with their backward pass written out: results and all gradients equal those of the modules.
 
-On a GPU if there is one. Without, the kernels run in Triton's interpreter, which is chosen when Triton is imported: in
-another process, that runs this file once more.
+On a GPU the blocks run on the Triton kernels, on a CPU on their plain twins (test_operations.py compares these).
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from support.small_networks import NETWORKS, randomized
+from support.small_networks import NETWORKS, denoiser_inputs, randomized, small_denoiser
 from torch import Tensor, nn
 
-from scenetok_ns.models.networks import block_execution as compilation
+from scenetok_ns.models.fused.blocks import fuse_for_training, fused_forward
+from scenetok_ns.models.networks import block_execution
+from scenetok_ns.models.networks.block_execution import parts_of, run_block, set_runner
 from scenetok_ns.models.networks.compressor import CompressorBlock
 from scenetok_ns.models.networks.dit import Block
 from scenetok_ns.models.networks.layers import RMSNorm
 from scenetok_ns.models.ops.rope import GridRotary, RotaryTable, angles_3d, rotary_table
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
-
-kernels_run = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED, reason="needs a CUDA device")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 gpu_only = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
-
-
-@pytest.fixture(autouse=True)
-def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    if INTERPRETED:
-        from scenetok_ns.models.fused import operations
-
-        monkeypatch.setattr(operations, "PROGRAMS", 6)
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +33,10 @@ def exact_products() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-def test_in_the_interpreter() -> None:
-    if INTERPRETED or DEVICE == "cuda":
-        pytest.skip("the other tests run here")
-    pytest.importorskip("triton", reason="torch comes without Triton here")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-rp", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert "PASSED" in done.stdout, done.stdout[-1000:]
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused blocks run on a CPU, too."""
+    monkeypatch.setattr(block_execution, "_on_gpu", lambda x: isinstance(x, Tensor))
 
 
 def block_of(kind: str, dim: int, heads: int) -> nn.Module:
@@ -80,8 +62,6 @@ def inputs_of(kind: str, dim: int, heads: int, *, latents: int = 2, keys: int = 
 
 
 def fused(block: nn.Module, checkpointing: Any, *args: Any) -> Any:
-    from scenetok_ns.models.fused.blocks import fused_forward
-
     result = fused_forward(block, checkpointing, *args)
     assert result is not NotImplemented
     return result
@@ -100,7 +80,6 @@ def everything(block: nn.Module, args: list[Any], run: Any) -> dict[str, Tensor]
     return found | {name: p.grad for name, p in block.named_parameters() if p.grad is not None}
 
 
-@kernels_run
 @pytest.mark.parametrize("kind", ["denoiser", "compressor", "last"])
 @pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 def test_equal_to_the_module(kind: str, checkpointing: str) -> None:
@@ -113,7 +92,6 @@ def test_equal_to_the_module(kind: str, checkpointing: str) -> None:
         assert found[name].shape == value.shape and error < 3e-5, f"{name}: {error:.1e}"
 
 
-@kernels_run
 def test_without_rotation_and_with_padded_feed_forwards() -> None:
     """As in the generator; and 80 * 8 / 3 = 213 hidden units are computed as 256."""
     block, args = block_of("denoiser", 80, 5), inputs_of("denoiser", 80, 5)[:3]
@@ -123,30 +101,58 @@ def test_without_rotation_and_with_padded_feed_forwards() -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
-@kernels_run
-@pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_networks_of_fused_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients of what all blocks read are added up among them."""
-    make, run = NETWORKS[name]
-    network = randomized(make())
-    if DEVICE == "cuda":
-        pytest.skip("these networks are fed on the CPU")
+def gradients(network: nn.Module, run: Any) -> dict[str, Tensor]:
+    network.zero_grad()
+    run(network).square().mean().backward()
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
-    def gradients() -> dict[str, Tensor]:
-        network.zero_grad()
-        run(network).square().mean().backward()
-        return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
-    expected = gradients()
-    monkeypatch.setattr(compilation, "_on_gpu", lambda x: True)
-    compilation.fuse_for_training(network.compilable())
-    found, used = gradients(), [m for m in network.modules() if compilation._FUSED in m.__dict__]
-    assert used and found.keys() == expected.keys()
+def check_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-6, msg=key)
 
 
-@kernels_run
+@pytest.mark.skipif(DEVICE == "cuda", reason="these networks are fed on the CPU")
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_networks_of_fused_blocks(name: str, everywhere: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of what all blocks read are added up among them."""
+    make, run = NETWORKS[name]
+    network = randomized(make())
+    expected = gradients(network, run)
+    fuse_for_training(network)
+    calls: list[nn.Module] = []
+    for part in parts_of(network):
+        if part.runner is not None:
+            fused = part.runner.fused
+            set_runner(part, fused=lambda *args, fused=fused: (calls.append(args[0]), fused(*args))[1])
+    check_equal(gradients(network, run), expected)
+    assert calls == [part for part in parts_of(network) if part.repeated]
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="these networks are fed on the CPU")
+def test_passes_over_the_same_state_keep_their_gradients_apart(everywhere: None) -> None:
+    """Two predictions from one projected state: their blocks read the same tensor in both passes."""
+    network = randomized(small_denoiser())
+    latents, cameras, t_net, tokens = denoiser_inputs()
+
+    def twice(network: Any) -> Tensor:
+        state = network.project(tokens)
+        first = network(latents, cameras, t_net, state)
+        second = network(latents + 1, cameras, t_net, state)
+        return torch.cat([first, second, first * second])
+
+    def one_of_two(network: Any) -> Tensor:
+        state = network.project(tokens)
+        network(latents, cameras, t_net, state)
+        return network(latents + 1, cameras, t_net, state)
+
+    expected = [gradients(network, run) for run in (twice, one_of_two)]
+    fuse_for_training(network)
+    for run, value in zip((twice, one_of_two), expected, strict=True):
+        check_equal(gradients(network, run), value)
+
+
 def test_a_pass_is_taken_back_once() -> None:
     block, args = block_of("denoiser", 32, 2), inputs_of("denoiser", 32, 2)
     result = fused(block, "none", *args)
@@ -155,11 +161,8 @@ def test_a_pass_is_taken_back_once() -> None:
         result.sum().backward()
 
 
-@kernels_run
 @pytest.mark.parametrize("change", ["frozen", "keys and values", "heads of 12"])
 def test_what_the_kernels_are_not_for_is_left_to_the_module(change: str) -> None:
-    from scenetok_ns.models.fused.blocks import fused_forward
-
     dim = 36 if change == "heads of 12" else 48
     block, args = block_of("denoiser", dim, 3), inputs_of("denoiser", dim, 3)
     if change == "frozen":
@@ -193,20 +196,17 @@ def test_as_exact_as_the_module_in_half_precision(kind: str, dim: int, checkpoin
         assert errors[1] < 1.3 * errors[0] + 1e-3, f"{name}: module {errors[0]:.1e}, fused {errors[1]:.1e}"
 
 
-@pytest.mark.gpu
-@gpu_only
-def test_networks_take_fused_blocks_for_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_fused_for_training_only(everywhere: None) -> None:
     calls = []
 
     def declined(block: nn.Module, *args: Any) -> Any:
         calls.append(block)
         return NotImplemented
 
-    monkeypatch.setattr("scenetok_ns.models.fused.blocks.fused_forward", declined)
     block, args = block_of("denoiser", 48, 3), inputs_of("denoiser", 48, 3)
-    compilation.fuse_for_training([block])
-    compilation.run_block(block, "none", *args)
-    assert calls == [block]
+    set_runner(block, fused=declined)  # type: ignore[arg-type]
+    expected = block(*args)
+    assert torch.equal(run_block(block, *args), expected) and calls == [block]
     with torch.no_grad():
-        compilation.run_block(block, "none", *args)
+        run_block(block, *args)
     assert calls == [block]

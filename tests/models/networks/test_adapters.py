@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.networks.adapters import LowRankAdapters, adapted_layers
+from scenetok_ns.models.networks.block_execution import checkpoint_for_training
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import load_preset
 
@@ -66,12 +67,12 @@ def test_a_merged_copy_does_the_same_by_itself() -> None:
 def test_gradients_are_those_of_the_merged_weights(checkpointing: str) -> None:
     """Also where blocks are computed again in the backward pass."""
     denoiser, adapters = network()
-    denoiser.set_gradient_checkpointing(checkpointing)  # type: ignore[arg-type]
+    checkpoint_for_training(denoiser, checkpointing)  # type: ignore[arg-type]
     stir(adapters)
     adapters.enabled = True
     run(denoiser).square().mean().backward()
     merged = adapters.merged(denoiser).requires_grad_(True)
-    merged.set_gradient_checkpointing("none")
+    checkpoint_for_training(merged, "none")
     run(merged).square().mean().backward()
     for name, layer in adapted_layers(merged).items():
         key = name.replace(".", "/")

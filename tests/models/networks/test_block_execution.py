@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,14 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from scenetok_ns.models.networks import block_execution as compilation
-from scenetok_ns.models.networks.block_execution import Checkpointing, compile_for_training
+from scenetok_ns.models.networks.block_execution import (
+    Checkpointing,
+    checkpoint_for_training,
+    compile_for_training,
+    parts_of,
+    run_block,
+    set_runner,
+)
 
 every_network = pytest.mark.parametrize("name", sorted(NETWORKS))
 
@@ -36,7 +45,7 @@ def test_compiled_networks_are_the_same_networks(name: str) -> None:
     make, run = NETWORKS[name]
     network = randomized(make())
     keys, expected = list(network.state_dict()), gradients(network, run)
-    compile_for_training(network.compilable())
+    compile_for_training(network)
     counters.clear()
     compiled = gradients(network, run)
     assert len(compiled) == len(expected)
@@ -57,7 +66,44 @@ def test_compiled_and_checkpointed(name: str, checkpointing: Checkpointing) -> N
     make, run = NETWORKS[name]
     network = randomized(make())
     expected = gradients(network, run)
-    network.set_gradient_checkpointing(checkpointing)
-    compile_for_training(network.compilable())
+    checkpoint_for_training(network, checkpointing)
+    compile_for_training(network)
     for a, b in zip(gradients(network, run), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@every_network
+def test_a_runner_serves_training_only_and_belongs_to_its_part(name: str) -> None:
+    make, run = NETWORKS[name]
+    network = randomized(make())
+    calls: list[nn.Module] = []
+
+    def runner(part: nn.Module, *args: Any) -> Any:
+        calls.append(part)
+        return part(*args)
+
+    for part in parts_of(network):
+        part.runner = runner  # type: ignore[assignment]
+    with torch.no_grad():
+        run(network)
+    assert calls == []
+    run(network)
+    assert {id(part) for part in calls} == {id(part) for part in parts_of(network)}
+
+
+def test_copies_of_a_part_keep_neither_its_compiled_nor_its_fused_pass() -> None:
+    """Both are bound to the weights of the original."""
+    network = NETWORKS["denoiser"][0]()
+    checkpoint_for_training(network, "selective")
+    compile_for_training(network)
+    for part in parts_of(network):
+        set_runner(part, fused=lambda *args: NotImplemented)
+    for part in parts_of(copy.deepcopy(network)):
+        assert part.runner is not None and part.runner.compiled is None and part.runner.fused is None
+        assert (part.runner.checkpointing == "selective") == part.repeated
+
+
+def test_a_module_without_a_runner_is_called_as_it_is() -> None:
+    layer = nn.Linear(2, 2)
+    x = torch.ones(1, 2)
+    assert torch.equal(run_block(layer, x), layer(x))

@@ -10,6 +10,7 @@ import torch
 from support.small_networks import NETWORKS, random_cameras, randomized, small_compressor
 from torch import Tensor, nn
 
+from scenetok_ns.models.networks.block_execution import checkpoint_for_training
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.layers import PatchEmbed, RMSNorm
@@ -39,11 +40,11 @@ def test_checkpointing_changes_nothing_but_memory(name: str) -> None:
         return saved, [p.grad for p in network.parameters() if p.grad is not None]
 
     whole, expected = gradients()
-    network.set_gradient_checkpointing("full")
+    checkpoint_for_training(network, "full")
     less, recomputed = gradients()
     assert less < whole / 2
     assert all(torch.equal(a, b) for a, b in zip(recomputed, expected, strict=True))
-    network.set_gradient_checkpointing("none")
+    checkpoint_for_training(network, "none")
     assert gradients()[0] == whole
 
 

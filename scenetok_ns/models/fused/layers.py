@@ -1,4 +1,7 @@
-"""Parts of the fused blocks: each computes its result, keeps what its gradient takes, and gives the gradient."""
+"""Layers of the fused blocks: each computes its result, saves what its gradient needs, and returns the gradient.
+
+`FusedX` is the twin of `X` in networks/layers.py.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.fused import operations as ops
-from scenetok_ns.models.fused.operations import Attended, Rows, Sums
+from scenetok_ns.models.fused.operations import Columns, Modulation, Sums
+from scenetok_ns.models.fused.products import Attended, Rows, linear, weight_gradient
 from scenetok_ns.models.networks.layers import FEED_FORWARD_MULTIPLE, CrossAttention, RMSNorm, SelfAttention, SwiGLU
+from scenetok_ns.models.ops.dispatch import silu_product
 from scenetok_ns.models.ops.rope import RotaryTable
-from scenetok_ns.models.ops.triton_elementwise import silu_product
 
 
 class Weights:
-    """Parameters of a block in the precision of its products, cast together, and the gradients that they get."""
+    """Parameters of a block, cast together to the precision of its products, and their gradients."""
 
     def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -22,7 +26,7 @@ class Weights:
         self.gradients: dict[str, Tensor] = {}
         self.sums = Sums()
         names = [name for name in self.exact if "norm" not in name]
-        # Weights before biases: those of keys and values then lie side by side, as one matrix.
+        # Weights before biases, so that the weights of keys and values lie side by side, as one matrix.
         self._names = sorted(names, key=lambda name: name.endswith("bias"))
         self._cast: dict[str, Tensor] = {}
 
@@ -32,7 +36,7 @@ class Weights:
         return self._cast[name]
 
     def drop(self) -> None:
-        """Free the memory of what is cast; when it is asked for again, it is cast again."""
+        """Free the memory of the cast parameters, which are cast again on their next use."""
         self._cast = {}
 
     def _cast_all(self) -> dict[str, Tensor]:
@@ -50,18 +54,18 @@ class Weights:
         return cast
 
     def side_by_side(self, first: str, second: str) -> Tensor:
-        """Two weights or biases of the same shape, one below the other."""
+        """Return two weights or biases of the same shape, one below the other, as one tensor."""
         a, b = self[first], self[second]
         assert b.data_ptr() == a.data_ptr() + a.numel() * a.element_size()
         return a.as_strided((2 * len(a), *a.shape[1:]), a.stride())
 
     def weight_gradient(self, names: tuple[str, ...], gradient: Rows, x: Rows) -> None:
-        """Of linear layers whose weights lie side by side."""
-        parts = ops.weight_gradient(gradient, x).chunk(len(names))
+        """Store the gradients of linear layers whose weights lie side by side."""
+        parts = weight_gradient(gradient, x).chunk(len(names))
         self.gradients |= dict(zip(names, parts, strict=True))
 
     def collect(self) -> dict[str, Tensor]:
-        """All gradients, by name, once the backward pass is over."""
+        """Return all gradients by name, after the backward pass."""
         for name, added in self.sums.added().items():
             like = self.exact[name]
             if name.endswith("w12.bias"):
@@ -71,7 +75,7 @@ class Weights:
 
 
 def _padded(name: str, shape: torch.Size) -> torch.Size:
-    """Shape of a feed-forward's parameter with a width that is a multiple (see layers.padded_feed_forward)."""
+    """Return the shape of a feed-forward's parameter with its padded width (`networks.layers.padded_feed_forward`)."""
     if name.endswith(("w12.weight", "w12.bias")):
         half = shape[0] // 2
         return torch.Size((2 * (half + -half % FEED_FORWARD_MULTIPLE), *shape[1:]))
@@ -81,7 +85,7 @@ def _padded(name: str, shape: torch.Size) -> torch.Size:
 
 
 def _copies(name: str, to: Tensor, of: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Where the values of a parameter go; the padding is set to zero."""
+    """Return where the values of a parameter go, in pairs of target and source; set the padding to zero."""
     if to.shape == of.shape:
         return [(to, of)]
     if name.endswith("w3.weight"):
@@ -100,8 +104,75 @@ def _without_padding(gradient: Tensor, length: int) -> Tensor:
     return torch.cat((first[: length // 2], second[: length // 2]))
 
 
-class SelfAttentionPart:
-    """The bias of its last layer belongs to the sum that its result becomes part of."""
+class FusedRMSNorm:
+    """Norm with the residual sum before it and the modulation behind it."""
+
+    def __init__(self, weights: Weights, name: str, eps: float, slot: int | None = None) -> None:
+        self._weights, self._name, self._eps, self._slot = weights, name, eps, slot
+        weights.sums.reserve(name, len(weights.exact[name]))
+
+    def forward(
+        self, x: Rows, added: Rows | None = None, modulation: Modulation | None = None, *, recompute: bool = True
+    ) -> tuple[Rows, Rows]:
+        """Return x + added and its norm. Without `recompute`, overwrite what only the method `recompute` needs."""
+        self.total, out, self._inverse = ops.add_and_norm(
+            x,
+            added,
+            self._weights.exact[self._name],
+            self._columns(modulation),
+            eps=self._eps,
+            dtype=self._weights.dtype,
+            over_shift=not recompute,
+        )
+        return self.total, out
+
+    def recompute(self, modulation: Modulation | None = None) -> Rows:
+        """Return the norm of the last `forward` once more."""
+        return ops.add_and_norm(
+            self.total,
+            None,
+            self._weights.exact[self._name],
+            self._columns(modulation),
+            eps=self._eps,
+            dtype=self._weights.dtype,
+        )[1]
+
+    def backward(
+        self,
+        gradient_out: Rows,
+        gradient: Rows | None,
+        modulation: Modulation | None = None,
+        added: str | None = None,
+    ) -> tuple[Rows, Rows]:
+        """Return gradients of the sum and of what was added.
+
+        Args:
+            gradient_out: Gradient of the norm.
+            gradient: Gradient of the sum from elsewhere; None: zero.
+            modulation: Modulation that `forward` used.
+            added: Name of the bias of what was added.
+        """
+        sums = self._weights.sums
+        return ops.norm_backward(
+            gradient_out,
+            gradient,
+            self.total,
+            self._inverse,
+            self._weights.exact[self._name],
+            sums[self._name],
+            self._columns(modulation),
+            None if added is None else sums[added],
+        )
+
+    def _columns(self, modulation: Modulation | None) -> Columns | None:
+        if modulation is None or self._slot is None:
+            return None
+        dim = len(self._weights.exact[self._name])
+        return Columns(modulation, shift=self._slot * dim, scale=(self._slot + 1) * dim)
+
+
+class FusedSelfAttention:
+    """Self-attention. The gradient of its last bias arises where its result is added."""
 
     def __init__(self, layer: SelfAttention, prefix: str, weights: Weights, rotary: RotaryTable | None) -> None:
         self._layer, self._prefix, self._weights, self._rotary = layer, prefix, weights, rotary
@@ -111,18 +182,18 @@ class SelfAttentionPart:
 
     def forward(self, x: Rows, batch: int) -> Rows:
         weights, prefix = self._weights, self._prefix
-        qkv = ops.linear(x, weights[f"{prefix}.qkv.weight"], weights[f"{prefix}.qkv.bias"])
+        qkv = linear(x, weights[f"{prefix}.qkv.weight"], weights[f"{prefix}.qkv.bias"])
         self._qkv = qkv.view(batch, -1, 3, self._layer.num_heads, self._dim // self._layer.num_heads)
         norms = (self._layer.q_norm, self._layer.k_norm)
-        self._inverse = ops.heads_(self._qkv, _norm_weights(*norms), self._rotary, _eps(norms[0]))
+        self._inverse = ops.norm_rotate_(self._qkv, _norm_weights(*norms), self._rotary, _eps(norms[0]))
         self._attended = Attended.of(*self._qkv.unbind(2))
         out = self._attended.out.reshape(x.shape)
-        return ops.linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
+        return linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
 
     def backward(self, gradient: Rows, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
         parts = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
-        qkv = ops.heads_backward(
+        qkv = ops.norm_rotate_backward(
             parts,
             self._qkv,
             _norm_weights(self._layer.q_norm, self._layer.k_norm),
@@ -136,9 +207,8 @@ class SelfAttentionPart:
         return rows @ weights[f"{prefix}.qkv.weight"]
 
 
-class CrossAttentionPart:
-    """Queries from one side, keys and values from the other. The bias of its last layer belongs to the sum that its
-    result becomes part of."""
+class FusedCrossAttention:
+    """Attention from `x` to a context. The gradient of its last bias arises where its result is added."""
 
     def __init__(
         self,
@@ -158,21 +228,21 @@ class CrossAttentionPart:
     def forward(self, x: Rows, context: Rows, batch: int) -> Rows:
         weights, prefix, layer = self._weights, self._prefix, self._layer
         heads = layer.num_heads, self._dim // layer.num_heads
-        q = ops.linear(x, weights[f"{prefix}.to_q.weight"], weights[f"{prefix}.to_q.bias"])
+        q = linear(x, weights[f"{prefix}.to_q.weight"], weights[f"{prefix}.to_q.bias"])
         bias = weights.side_by_side(f"{prefix}.to_k.bias", f"{prefix}.to_v.bias")
-        kv = ops.linear(context, self.of_context, bias)
+        kv = linear(context, self.of_context, bias)
         self._q, self._kv = q.view(batch, -1, 1, *heads), kv.view(batch, -1, 2, *heads)
-        self._inverse_q = ops.heads_(self._q, _norm_weights(layer.q_norm), self._of_queries, _eps(layer.q_norm))
-        self._inverse_k = ops.heads_(self._kv, _norm_weights(layer.k_norm), self._of_keys, _eps(layer.k_norm))
+        self._inverse_q = ops.norm_rotate_(self._q, _norm_weights(layer.q_norm), self._of_queries, _eps(layer.q_norm))
+        self._inverse_k = ops.norm_rotate_(self._kv, _norm_weights(layer.k_norm), self._of_keys, _eps(layer.k_norm))
         self._attended = Attended.of(self._q[:, :, 0], *self._kv.unbind(2))
         out = self._attended.out.reshape(x.shape)
-        return ops.linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
+        return linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
 
     def backward(self, gradient: Rows, x: Rows, context: Rows) -> tuple[Rows, Rows]:
-        """Gradients of queries, and of keys and values, before norms and rotations; see `of_x`, `of_context`."""
+        """Return gradients of queries, and of keys and values, before norms and rotations (`of_x`, `of_context`)."""
         weights, prefix, layer = self._weights, self._prefix, self._layer
         of_q, of_k, of_v = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
-        q = ops.heads_backward(
+        q = ops.norm_rotate_backward(
             (of_q,),
             self._q,
             _norm_weights(layer.q_norm),
@@ -181,7 +251,7 @@ class CrossAttentionPart:
             weights.sums[f"{prefix}.to_q.bias"],
             _norm_sums(weights, f"{prefix}.q_norm.weight"),
         )
-        kv = ops.heads_backward(
+        kv = ops.norm_rotate_backward(
             (of_k, of_v),
             self._kv,
             _norm_weights(layer.k_norm),
@@ -197,17 +267,17 @@ class CrossAttentionPart:
 
     @property
     def of_x(self) -> Float[Tensor, "dim dim"]:
-        """What takes gradients of queries to x."""
+        """Matrix that maps gradients of queries to gradients of x."""
         return self._weights[f"{self._prefix}.to_q.weight"]
 
     @property
     def of_context(self) -> Float[Tensor, "2*dim dim"]:
-        """What takes gradients of keys and values to the context."""
+        """Matrix that maps gradients of keys and values to gradients of the context."""
         return self._weights.side_by_side(f"{self._prefix}.to_k.weight", f"{self._prefix}.to_v.weight")
 
 
-class FeedForwardPart:
-    """The bias of its last layer belongs to the sum that its result becomes part of."""
+class FusedSwiGLU:
+    """Feed-forward. The gradient of its last bias arises where its result is added."""
 
     def __init__(self, layer: SwiGLU, prefix: str, weights: Weights) -> None:
         self._prefix, self._weights = prefix, weights
@@ -216,29 +286,29 @@ class FeedForwardPart:
 
     def forward(self, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
-        self._halves = ops.linear(x, weights[f"{prefix}.w12.weight"], weights[f"{prefix}.w12.bias"])
+        self._halves = linear(x, weights[f"{prefix}.w12.weight"], weights[f"{prefix}.w12.bias"])
         product = silu_product(self._halves)
-        return ops.linear(product, weights[f"{prefix}.w3.weight"], weights[f"{prefix}.w3.bias"])
+        return linear(product, weights[f"{prefix}.w3.weight"], weights[f"{prefix}.w3.bias"])
 
     def backward(self, gradient: Rows, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
         of_product = gradient @ weights[f"{prefix}.w3.weight"]
         halves, product = ops.silu_product_backward_(of_product, self._halves, weights.sums[f"{prefix}.w12.bias"])
-        w3, w12 = ops.weight_gradient(gradient, product), ops.weight_gradient(halves, x)
+        w3, w12 = weight_gradient(gradient, product), weight_gradient(halves, x)
         weights.gradients[f"{prefix}.w3.weight"] = w3[:, : self._hidden].contiguous()
         weights.gradients[f"{prefix}.w12.weight"] = _without_padding(w12, 2 * self._hidden)
         return halves @ weights[f"{prefix}.w12.weight"]
 
 
 def _into_attention(attended: Attended, gradient: Rows, name: str, weights: Weights) -> tuple[Tensor, ...]:
-    """Gradients of queries, keys and values from that of the projected result."""
+    """Return gradients of queries, keys and values, given that of the projected result."""
     out = attended.out
     weights.weight_gradient((name,), gradient, out.reshape(gradient.shape))
     return attended.backward((gradient @ weights[name]).view(out.shape))
 
 
 def _reserve_norms(layer: SelfAttention | CrossAttention, prefix: str, weights: Weights) -> None:
-    """Sums for the norms of queries and keys are made head by head."""
+    """Reserve sums for the norms of queries and keys, head by head."""
     for name in ("q_norm", "k_norm"):
         if isinstance(getattr(layer, name), RMSNorm):
             weights.sums.reserve(f"{prefix}.{name}.weight", weights.exact[f"{prefix}.proj.bias"].shape[0])
