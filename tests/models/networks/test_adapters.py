@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.networks.block_execution import checkpoint_for_training
 from scenetok_ns.models.networks.adapters import LowRankAdapters, adapted_layers
+from scenetok_ns.models.networks.block_execution import checkpoint_for_training
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import load_preset
 
