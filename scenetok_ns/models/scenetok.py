@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
-from scenetok_ns.models.autoencoders.registry import build_autoencoder, default_dtype, weights_file
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.autoencoders.registry import build_autoencoder, cuda_dtype
+from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.engine.engine import RenderingEngine
 from scenetok_ns.models.engine.options import EngineOptions, suits_engine
 from scenetok_ns.models.flow.sampling import OnStep
@@ -304,7 +304,7 @@ class SceneTok(nn.Module):
         return self._engine
 
     def rendered_by(self, autocast: bool | None = None) -> str:
-        """What does the work, in a word for records: engine, exact engine, plain loop."""
+        """Return the name of the renderer for records: engine, exact engine or plain loop."""
         options = self._options_for(autocast)
         if options is None:
             return "plain loop"
@@ -400,16 +400,3 @@ class SceneTok(nn.Module):
             if isinstance(autoencoder, Autoencoder) and self.device == HOME:
                 autoencoder.to(HOME)
         return self
-
-
-def cuda_dtype(config: AutoencoderConfig) -> torch.dtype | None:
-    """What the published code runs an autoencoder in on a GPU; None: what has no published weights stays as it is."""
-    return None if weights_file(config) is None else default_dtype(config, torch.device("cuda"))
-
-
-def relative_cameras(cameras: CameraBatch, reference_c2w: Float[Tensor, "b 4 4"], pose_scale: float) -> CameraBatch:
-    """Cameras as the networks see them: in the axes of the reference, positions times `pose_scale`."""
-    relative = cameras.relative_to(reference_c2w)
-    scale = torch.ones(4, 4, dtype=relative.c2w.dtype, device=relative.c2w.device)
-    scale[:3, 3] = pose_scale
-    return CameraBatch(relative.c2w * scale, relative.intrinsics)

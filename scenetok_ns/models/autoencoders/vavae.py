@@ -43,7 +43,7 @@ DROPPED_KEYS = {
     "foundation_model.": "the frozen DINOv2 its latents were aligned with",
     "linear_proj.": "projection of latents onto DINOv2's features, for the alignment loss",
 }
-"""What the published training checkpoint holds beside the autoencoder: prefix -> what it is."""
+"""Key prefixes of other modules in the published training checkpoint, and their contents."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class VAVAEConfig:
     """Sizes of the network; the defaults are the published ones."""
 
     widths: tuple[int, ...] = (128, 128, 256, 256, 512)
-    """Of the levels, finest first. The coarsest level and both middles have attention."""
+    """Widths of the levels, finest first. The coarsest level and both middles have attention."""
     blocks_per_level: int = 2
     latent_channels: int = 32
     norm_groups: int = 32

@@ -64,11 +64,11 @@ class Tiling:
 
 
 ONLINE_TILING = Tiling()
-"""What the reference uses to encode and decode on the fly."""
+"""Tiling with which the published code encodes and decodes on the fly."""
 REPLAYED_LATENTS = 2
 """Paths of up to this many latents are decoded by a CUDA graph: the device is done sooner than the host can launch."""
 PRECOMPUTE_TILING = Tiling(frames=16, overlap=0.0)
-"""What the reference computes stored latents with: groups of 16 frames that know nothing of each other."""
+"""Tiling with which the published code computes stored latents: independent groups of 16 frames."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Differences from `video_dcae_layers.Decoder`, which the tests compare it with:
 * nearest enlargement and the convolution behind it are one convolution of the small image with merged kernels: of the
   27 taps that a fine position reads, those that fall on the same coarse position are added beforehand (12 or 8 stay);
 * the finest stage runs in horizontal strips with as much margin as its convolutions reach, which bounds memory;
-* frames that are not wanted are dropped as early as the reach of the convolutions behind allows. The coarse stages attend
-  to the whole clip and always run whole.
+* frames that are not wanted are dropped as early as the reach of the convolutions behind allows. The coarse stages
+  attend to the whole clip and always run whole.
 """
 
 from __future__ import annotations

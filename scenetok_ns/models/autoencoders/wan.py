@@ -50,7 +50,7 @@ class WanConfig:
     decoder_width: int = 256
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
     blocks_per_level: int = 2
-    """Of the encoder; the decoder has one more."""
+    """Residual blocks of an encoder level; a decoder level has one more."""
     latent_channels: int = 48
     temporal_downsample: tuple[bool, ...] = (False, True, True)
 

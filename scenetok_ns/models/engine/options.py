@@ -24,7 +24,7 @@ class EngineOptions:
     graphs: bool = True
     """Replay CUDA graphs instead of launching kernels one by one. CUDA only."""
     autoencoders: bool = True
-    """Encode and decode through `Autoencoder.for_inference` as well, in `dtype`. Off: use the autoencoders as they are."""
+    """Encode and decode through `Autoencoder.for_inference` as well, in `dtype`. Off: use autoencoders as they are."""
     exact_tokens: bool = False
     """Keep the compressor's stream of scene tokens in float32 between its layers, as training under autocast does.
     Each layer still runs in `dtype`."""

@@ -29,7 +29,7 @@ AHEAD = 64
 
 @dataclass(frozen=True)
 class TokenKey:
-    """What the shapes and the arithmetic of a step follow from."""
+    """Everything that determines the shapes and the arithmetic of a step."""
 
     batch: int
     copies: int

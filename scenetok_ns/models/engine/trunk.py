@@ -157,8 +157,8 @@ def block_forward(
 ) -> tuple[Float[Tensor, "copies b n hidden"], Float[Tensor, "copies b n hidden"]]:
     """Run `Block.forward` in few kernels.
 
-    `normed` is the modulated first norm of `x`. The second result is the norm of the first, modulated for the layer that
-    follows: the next block, or the final layer.
+    `normed` is the modulated first norm of `x`. The second result is the norm of the first, modulated for the layer
+    that follows: the next block, or the final layer.
     """
     _, _, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
     d = keys.shape[-1]

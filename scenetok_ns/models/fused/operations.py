@@ -33,7 +33,7 @@ leaves less to add. Each program adds up its share of the rows."""
 
 @dataclass
 class Sums:
-    """Sums over rows, by name. Each program of the gradient kernels fills one row of a table, whose rows are added once."""
+    """Sums over rows, by name. Each program of a gradient kernel fills one row of a table; its rows are added once."""
 
     widths: dict[str, int] = field(default_factory=dict)
     _table: Tensor | None = None
@@ -371,7 +371,7 @@ def _put_gradient(modulation: Modulation, first: int, gradient: Rows) -> None:
 
 
 def _put_sums(sums: Tensor, rows: Rows) -> None:
-    """Fill the table of sums as if its first program had added up all rows. Wider rows fill the columns behind it, too."""
+    """Fill the table of sums as if its first program had added up all rows. Wider rows fill the columns behind it."""
     sums = sums.as_strided((len(sums), rows.shape[1]), sums.stride())
     sums.zero_()
     sums[0] = rows.sum(0)

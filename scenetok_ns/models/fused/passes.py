@@ -30,7 +30,7 @@ class FusedPass:
 
     MODULATIONS = "adaLN_modulation.1"
     NUM_SUMS = 1
-    """Number of leading inputs that the block adds to. They keep their precision; the others get that of the products."""
+    """Number of leading inputs that the block adds to. These keep their precision; the others get that of products."""
 
     def __init__(self, block: nn.Module, dtype: torch.dtype, batch: int, recompute: bool) -> None:
         self.weights = Weights(block, dtype)

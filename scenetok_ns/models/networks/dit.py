@@ -109,7 +109,7 @@ class FinalLayer(Part):
 
 
 Context = Tensor | list[KeyValues]
-"""Sequence that all blocks attend to, [b, keys, hidden], or its keys and values for each block (`Trunk.keys_values`)."""
+"""Sequence that all blocks attend to, [b, keys, hidden], or its keys and values in each block (`Trunk.keys_values`)."""
 
 
 class Trunk(nn.Module):

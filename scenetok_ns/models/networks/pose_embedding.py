@@ -1,4 +1,4 @@
-"""Embedding of cameras as tokens: ray maps, packed in time, then a linear map or patches with positions (parity c01)."""
+"""Embedding of cameras as tokens: ray maps, packed in time, then a linear map or positioned patches (parity c01)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Triton kernels around matrix products of few rows, where cuDNN and cuBLAS leave a GPU half empty. dispatch.py calls them.
+"""Triton kernels around matrix products of few rows, where cuDNN and cuBLAS leave a GPU half empty.
 
-They pay because of what they do along with the product (norm and rotation of queries; gate and residual sum), which
-otherwise is a kernel of its own that waits for the one before it.
+dispatch.py calls them. They pay because of what they do along with the product (norm and rotation of queries; gate and
+residual sum), which otherwise is a kernel of its own that waits for the one before it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BLOCKS = ((128, 4), (64, 3), (64, 2), (32, 2))
 keys at a time, were slower). GPUs differ in how much they can hold."""
 EVERY_GPUS_SHARED_MEMORY = 48 * 1024
 TILE, DEPTH, IN_FLIGHT = 64, 128, 4
-"""Output rows and columns of a program of `linear_gated_triton`; how much of a sum it takes at a time; how many such parts
-are on their way at once."""
+"""Output rows and columns of a program of `linear_gated_triton`; length of the part of a sum that it takes at a time;
+number of parts on their way at once."""
 
 
 def attend_triton(
@@ -87,7 +87,7 @@ def suits_attend(q: Tensor, keys: Tensor) -> bool:
 
 
 def suits_linear_gated(rows: int, columns: int, inner: int, device: torch.device) -> bool:
-    """Whether the same holds for `linear_gated_triton`. Elsewhere the library's product and a second kernel are faster."""
+    """Whether the same holds for `linear_gated_triton`. Elsewhere the library's product and a kernel are faster."""
     aligned = rows % TILE == 0 and columns % TILE == 0 and inner % DEPTH == 0
     held = _shared_memory(device) >= 2 * (TILE + TILE) * DEPTH * IN_FLIGHT
     return aligned and held and rows * columns // TILE**2 <= _processors(device)
