@@ -47,7 +47,8 @@ def test_a_run_derived_from_a_run_has_its_own_folder(method: TrainerConfig, tmp_
 
 
 @pytest.mark.parametrize(
-    ("error", "message"), [(KeyboardInterrupt(), "^$"), (OSError(28, "No space left"), "run: the disk is full")]
+    ("error", "message"),
+    [(KeyboardInterrupt(), "^$"), (OSError(28, "No space left"), "run: No space left; nothing")],
 )
 def test_an_interrupted_write_leaves_nothing(
     method: TrainerConfig, tmp_path: Path, error: BaseException, message: str

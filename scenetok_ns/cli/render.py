@@ -93,9 +93,10 @@ def render(
     count = positive("--frames", NUM_FRAMES if frames is None else frames)
     from scenetok_ns.cli.token_files import load_run
     from scenetok_ns.plugin.run_folder import derive_run
-    from scenetok_ns.rendering.shot_files import check_folder, check_names, finish_killed
+    from scenetok_ns.rendering.shot_files import check_folder, check_names
+    from scenetok_ns.tools.atomic_files import remove_leftovers
 
-    finish_killed(output)
+    remove_leftovers(output)
     check_folder(output)
     console = plain_console(stderr=True)
     config, checkpoints = derive_run(run or preset_of(tokens), output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scenetok_ns.models.released_checkpoints import CheckpointError
-from scenetok_ns.tools.atomic_files import save_torch
+from scenetok_ns.tools.atomic_files import atomic_file, save_torch
 
 AVERAGE = "average."
 """Where a model's state has the averaged weights of training with --pipeline.model.ema-decay."""
@@ -63,10 +62,6 @@ def first_few(keys: list[str]) -> str:
 CHECKPOINT_NAME = "step-{:09d}.ckpt"
 
 
-UNFINISHED = ".unfinished"
-"""Ends the names of checkpoints that are being written."""
-
-
 def checkpoint_path(folder: Path, step: int | None = None) -> Path:
     """The checkpoint of `step`, or the latest one, in a checkpoint folder."""
     found = sorted(folder.glob("step-*.ckpt"))
@@ -99,26 +94,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def save_atomically(state: dict[str, Any], path: Path, scratch: Path) -> None:
+def save_checkpoint(state: dict[str, Any], path: Path, scratch: Path) -> None:
     """Write `state` to `path` so that a crash or a full disk leaves the old file or the new, never a part.
 
     The unfinished file lies in `scratch`, a folder of the same file system: Nerfstudio takes every file in the
     checkpoint folder for a checkpoint.
     """
-    unfinished = scratch / f".{path.name}.{os.getpid()}{UNFINISHED}"
     try:
-        with open(unfinished, "wb") as file:
+        with atomic_file(path, scratch) as file:
             save_torch(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:
-        raise OSError(
-            f"cannot write checkpoint {path}: {error}; free some space, earlier checkpoints are kept"
-        ) from error
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
+        raise OSError(f"{error}; free some space, earlier checkpoints are kept") from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
