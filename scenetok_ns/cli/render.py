@@ -91,9 +91,10 @@ def render(
         solver=solver,
     )
     from scenetok_ns.plugin.run_folder import derive_run
-    from scenetok_ns.rendering.shot_files import check_folder, check_names, finish_killed
+    from scenetok_ns.rendering.shot_files import check_folder, check_names
+    from scenetok_ns.tools.atomic_files import remove_leftovers
 
-    finish_killed(output)
+    remove_leftovers(output)
     check_folder(output)
     console = plain_console(stderr=True)
     derived = derive_run(run or run_for(tokens), output)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from scenetok_ns.models.weight_files import CheckpointError
-from scenetok_ns.tools.atomic_files import save_torch
+from scenetok_ns.tools.atomic_files import atomic_file, save_torch
 
 AVERAGE = "average."
 """Key prefix of the EMA weights in a model's state dict (--pipeline.model.ema-decay)."""
@@ -48,8 +47,6 @@ def averaged_weights(state: Mapping[str, Any]) -> dict[str, Any]:
 
 CHECKPOINT_NAME = "step-{:09d}.ckpt"
 """Name of the checkpoint of a step."""
-UNFINISHED = ".unfinished"
-"""Ends the names of checkpoints that are being written."""
 
 
 def checkpoint_path(folder: Path, step: int | None = None) -> Path:
@@ -92,7 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def save_atomically(state: dict[str, Any], path: Path, scratch: Path) -> None:
+def save_checkpoint(state: dict[str, Any], path: Path, scratch: Path) -> None:
     """Write `state` to `path` so that a crash or a full disk leaves the old file or the new, never a part.
 
     Args:
@@ -104,20 +101,11 @@ def save_atomically(state: dict[str, Any], path: Path, scratch: Path) -> None:
     Raises:
         OSError: The file cannot be written; one line.
     """
-    unfinished = scratch / f".{path.name}.{os.getpid()}{UNFINISHED}"
     try:
-        with open(unfinished, "wb") as file:
+        with atomic_file(path, scratch) as file:
             save_torch(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:
-        raise OSError(
-            f"cannot write checkpoint {path}: {error}; free some space, earlier checkpoints are kept"
-        ) from error
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
+        raise OSError(f"{error}; free some space, earlier checkpoints are kept") from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -96,7 +96,7 @@ def test_a_run_that_fails_later_keeps_what_it_has(data: Path, tmp_path: Path, mo
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scenetok_trainer, "save_atomically", full)
+    monkeypatch.setattr(scenetok_trainer, "save_checkpoint", full)
     config = small_config(data, tmp_path / "outputs", max_num_iterations=1)
     config.save_config()
     with pytest.raises(OSError, match="No space"):

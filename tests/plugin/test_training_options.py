@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -195,13 +196,14 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(data: Path, tmp_p
     config = small_config(data, tmp_path / "run")
     (last,) = config.get_checkpoint_dir().glob("*.ckpt")
     assert int(last.stem[5:]) >= 20
-    (config.get_base_dir() / ".step-000000022.ckpt.1.unfinished").write_bytes(b"killed while writing")
+    left = config.get_base_dir() / f".step-000000022.ckpt.0.{process.pid}@{platform.node().replace('.', '-')}.part"
+    left.write_bytes(b"killed while writing")
     resumed = train(data, tmp_path / "run", steps, resume=True)
     whole = train(data, tmp_path / "whole", steps)
     ends = final_state(resumed, steps - 1), final_state(whole, steps - 1)
     assert equal(*(weights(state, "scenetok") for state in ends))
     assert torch.equal(*(state["random_states"]["torch"] for state in ends))
-    assert not list(config.get_base_dir().glob(".*.unfinished")), "what the killed process was writing is still there"
+    assert not list(config.get_base_dir().rglob(".*.part")), "what the killed process was writing is still there"
 
 
 # --- Logs, evaluation, input ---

@@ -16,7 +16,8 @@ def no_checkpoint(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "message"), [(KeyboardInterrupt(), "^$"), (OSError(28, "No space left"), "run: the disk is full")]
+    ("error", "message"),
+    [(KeyboardInterrupt(), "^$"), (OSError(28, "No space left"), "run: No space left; nothing")],
 )
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: BaseException, message: str) -> None:
     def interrupted(folder: Path) -> None:

@@ -17,7 +17,7 @@ from scenetok_ns.training.checkpoints import (
     random_states,
     read_checkpoint,
     restore_random_states,
-    save_atomically,
+    save_checkpoint,
 )
 
 
@@ -25,7 +25,7 @@ def test_checkpoint_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     path = folder / "step-000000001.ckpt"
-    save_atomically({"step": 1}, path, scratch=tmp_path)
+    save_checkpoint({"step": 1}, path, scratch=tmp_path)
     during: list[list[str]] = []
 
     def full_disk(state: Any, file: Any) -> None:
@@ -34,8 +34,8 @@ def test_checkpoint_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match=r"cannot write checkpoint .*No space left") as caught:
-        save_atomically({"step": 2}, path, scratch=tmp_path)
+    with pytest.raises(OSError, match=r"cannot write .*: No space left on device; .*free some space") as caught:
+        save_checkpoint({"step": 2}, path, scratch=tmp_path)
     assert "\n" not in str(caught.value)
     assert during == [[path.name]]
     assert torch.load(path, weights_only=True) == {"step": 1}

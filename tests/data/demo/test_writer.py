@@ -111,7 +111,7 @@ def test_nothing_is_left_after_a_failure(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
-    with pytest.raises(FileExistsError, match="already exists"):
+    with pytest.raises(FileExistsError, match="exists; choose another"):
         write(tmp_path, "re10k")
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 

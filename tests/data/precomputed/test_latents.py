@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 
 import numpy as np
@@ -22,7 +21,6 @@ from scenetok_ns.data.precomputed.latents import LatentStore
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.models.autoencoders.base import LatentSpace
 from scenetok_ns.models.temporal import TemporalLayout
-from scenetok_ns.tools import atomic_files
 
 IMAGES = LatentSpace(TemporalLayout(1, 1), 4, 3)
 VIDEO = LatentSpace(TemporalLayout(4, 1), 4, 3)
@@ -210,23 +208,3 @@ def test_map_has_the_published_form(tmp_path):
         "train": {"1": {"a": ["a.npz", "a_flipped.npz"], "b": ["b.npz", "b_flipped.npz"]}},
         "test": {"3": {"c.d": ["c.d.npz", "c.d_flipped.npz"]}},
     }
-
-
-def test_leftovers_of_dead_processes_go(tmp_path):
-    """A live process keeps its unfinished file; one of another machine is judged by its age."""
-    node = atomic_files.this_process().split("@")[1]
-    dead = os.fork()
-    if dead == 0:
-        os._exit(0)
-    os.waitpid(dead, 0)
-    names = {
-        f".a.npz.{dead}@{node}.part": False,
-        f".a.npz.{os.getpid()}@{node}.part": True,
-        f".b.npz.{dead}@elsewhere.part": True,
-        f".c.npz.{dead}@elsewhere.part": False,
-    }
-    for name in names:
-        (tmp_path / name).touch()
-    os.utime(tmp_path / f".c.npz.{dead}@elsewhere.part", (0, 0))
-    atomic_files.remove_leftovers(tmp_path)
-    assert {name: (tmp_path / name).exists() for name in names} == names
