@@ -16,13 +16,12 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 
-from scenetok_ns.bridge.scene_views import SceneViews, StockSceneSource
+from scenetok_ns.bridge.scene_views import SceneViews
 from scenetok_ns.data.anchors import anchors_along
 from scenetok_ns.data.evaluation_index import EvaluationIndex
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, Views
-from scenetok_ns.data.sources.photograph import Conditions, PhotographSource
-from scenetok_ns.data.sources.token_file import TokenSource
-from scenetok_ns.data.view_sampling import ViewIndices, condition_of, default_views, path_of
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices, Views
+from scenetok_ns.data.sources.photograph import Conditions
+from scenetok_ns.data.view_sampling import condition_of, default_views, path_of
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.tokens import SceneTokens
 
@@ -177,20 +176,15 @@ class EvaluationScenes:
         given, anchors = views.context, None
         if self.preset.scene_generator is not None:
             given = condition_of(views, self.preset, self.views.num_condition)
-            if isinstance(self.source, PhotographSource):
-                path = self.source.path
-            else:
+            path = self.source.anchors_path
+            if path is None:
                 path = scene.c2w[path_of(views, self._num_context)]
             anchors = anchors_along(path, self._num_context)
         return EvaluationScene(number, scene, given, views.target[: self.views.eval_targets], anchors)
 
     def _views(self, scene: Scene) -> ViewIndices:
-        count = self._num_context
-        if isinstance(self.source, StockSceneSource) and self.views.num_context is None:
-            count = min(count, max(self.source.num_train, 1))  # fewer are worse, and better than none
-        if isinstance(self.source, (StockSceneSource, TokenSource, PhotographSource)):
-            return self.source.views(count)
-        return self.views_by_index(scene)
+        fixed = self.source.fixed_views(self._num_context, fewer=self.views.num_context is None)
+        return self.views_by_index(scene) if fixed is None else fixed
 
     @property
     def views_by_index(self) -> Callable[[Scene], ViewIndices]:
@@ -204,8 +198,9 @@ class EvaluationScenes:
 
     def spread_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
         """`count` views spread over a scene, whatever its index says. Raises BadScene."""
-        if isinstance(self.source, StockSceneSource):
-            return self.source.views(count).context
+        fixed = self.source.fixed_views(count)
+        if fixed is not None:
+            return fixed.context
         return default_views(self.source.scene(self.keys[number]).c2w, count).context
 
     def condition_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
@@ -232,13 +227,12 @@ class EvaluationScenes:
         return None if anchors is None else Conditions(self.context_views(number), anchors, self.pose_scale(number))
 
     def pose_scale(self, number: int) -> float:
-        """What a scene's positions are multiplied by to be in units of the training data."""
-        known = isinstance(self.source, (PhotographSource, StockSceneSource))
-        return self.source.pose_scale if known else 1.0  # type: ignore[attr-defined]
+        """Factor from a scene's units to those of the training data."""
+        return self.source.pose_scale
 
     def stored_tokens(self, number: int) -> SceneTokens | None:
         """Tokens of a scene that comes as tokens; None where photographs are to be encoded."""
-        return self.source.tokens if isinstance(self.source, TokenSource) else None
+        return self.source.tokens
 
     def data_set(self, number: int, role: Literal["context", "target"]) -> SceneViews:
         """A scene's context or target views as Nerfstudio's tools have data. Raises BadScene."""

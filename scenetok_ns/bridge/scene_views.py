@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,7 @@ from scenetok_ns.bridge.capture_kinds import fitting_dataparser
 from scenetok_ns.bridge.captures import SAME_WORLD, FileWorld, file_world, scene_of_outputs
 from scenetok_ns.data.poses import camera_spread, farthest_points, scaled_poses
 from scenetok_ns.data.poses import pose_scale as scale_to
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes, scene_part
-from scenetok_ns.data.view_sampling import ViewIndices
+from scenetok_ns.data.scenes import BadScene, DataError, OneScene, Scene, ViewIndices, scene_part
 from scenetok_ns.dataparsers.scene_dataparser import view_outputs
 
 
@@ -39,12 +37,14 @@ class SceneViews(InputDataset):
         return views.images[0].permute(1, 2, 0).numpy()
 
 
-class StockSceneSource:
+class StockSceneSource(OneScene):
     """The one scene of a stock dataparser (nerfstudio-data, colmap, ...): its training views, then those of evaluation.
 
     Poses are those of the capture's files (`scene_of_outputs`). `pose_scale` brings their units to those of the
     training data; poses leave this class unscaled, but for `training_part`.
     """
+
+    is_capture = True
 
     def __init__(
         self,
@@ -57,33 +57,28 @@ class StockSceneSource:
         typical_spread: float | None = None,
     ) -> None:
         """pose_scale: None: such that the cameras spread by `typical_spread` (see `poses.pose_scale`)."""
-        self.skipped = SkippedScenes()
-        self.key = key
+        super().__init__(key)
         self.num_train = len(train.image_filenames)
         self._scene = scene_of_outputs(key, [train, evaluation], world)
         self.typical_spread = None if pose_scale is not None else typical_spread
         self.pose_scale = scale_to(self._scene.c2w, typical_spread) if pose_scale is None else pose_scale
 
-    @property
-    def keys(self) -> Sequence[str]:
-        return [self.key]
-
-    def scene(self, key: str) -> Scene:
-        if key != self.key:
-            raise DataError(f"there is one scene, {self.key!r}, not {key!r}")
+    def read(self) -> Scene:
         return self._scene
 
-    def views(self, num_context: int) -> ViewIndices:
+    def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices:
         """Context: training views spread over the scene. Targets: the evaluation views; where the dataparser left none,
-        the training views that are no context, or, of a handful of photographs, the context. Raises BadScene."""
-        if self.num_train < num_context:
+        the training views that are not context, or, for a handful of photographs, the context. Raises BadScene."""
+        if fewer:  # fewer context views are worse, but better than none
+            count = min(count, max(self.num_train, 1))
+        if self.num_train < count:
             raise BadScene(
-                f"{self.num_train} training views, but {num_context} context views are needed; "
+                f"{self.num_train} training views, but {count} context views are needed; "
                 "set --pipeline.datamanager.num-context (scenetok commands: --num-context)",
                 self.key,
             )
         poses = scaled_poses(self._scene.c2w[: self.num_train], self.pose_scale)
-        context = farthest_points(poses, num_context, start=0)
+        context = farthest_points(poses, count, start=0)
         target = torch.arange(self.num_train, self._scene.num_frames)
         if not len(target):
             rest = torch.ones(self.num_train, dtype=torch.bool)

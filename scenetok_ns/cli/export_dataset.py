@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
+from scenetok_ns.tools.atomic_files import atomic_folder, check_absent
 from scenetok_ns.tools.printing import command, plain_console
 
 SMALLEST = 16
@@ -34,11 +35,9 @@ def export_dataset(
     """
     if size is not None and size < SMALLEST:
         raise ValueError(f"--size must be at least {SMALLEST}, got {size}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists; choose another --output, or remove it")
+    check_absent(output)
     console = plain_console(stderr=True)
     rendered = rendered_scene(output, view, console)
-    from scenetok_ns.data.demo.writer import whole_folder
     from scenetok_ns.rendering.dataset_export import write_dataset
     from scenetok_ns.rendering.views import RenderedViews
     from scenetok_ns.splats.points import surface_points
@@ -47,7 +46,7 @@ def export_dataset(
     evaluation = held_out if rendered.photographs is None else RenderedViews(rendered.photographs, held_out.cameras)
     with console.status("finding points on surfaces"):
         points = surface_points(rendered.path.frames, rendered.path.cameras)
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         side = size or rendered.path.frames.shape[-1]
         write_dataset(folder, rendered.path.resized(side), evaluation.resized(side), points)
     kind = "rendered views" if rendered.photographs is None else "photographs"

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from scenetok_ns.data.scenes import DataError, Scene, SceneSource
-from scenetok_ns.data.view_sampling import ViewIndices
+from scenetok_ns.data.scenes import DataError, Scene, SceneSource, ViewIndices
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import torch
 
 from scenetok_ns.data.evaluation_index import EvaluationIndex, scene_key
 from scenetok_ns.data.poses import farthest_points
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes
-from scenetok_ns.data.view_sampling import ViewIndices
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, SkippedScenes, ViewIndices
 from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.seeds import named_seed
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,7 @@ class IndexRule:
     def _first(self, key: str, last: int) -> int:
         """First target of a scene in which it can be `last` at most."""
         if self.start == "random":
-            digest = hashlib.sha256(f"{self.seed}/{key}".encode()).digest()
-            return int.from_bytes(digest[:8], "little") % (last + 1)
+            return named_seed(self.seed, key) % (last + 1)
         return last // 2 if self.start == "middle" else 0
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
+from scenetok_ns.models.tokens import SceneTokens
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,6 +45,18 @@ class Views(NamedTuple):
     """Bytes, a quarter of the traffic between worker and device; divide by 255 there."""
     c2w: Float[Tensor, "v 4 4"]
     intrinsics: Float[Tensor, "v 3 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class ViewIndices:
+    """Frame numbers of one scene."""
+
+    context: Int64[Tensor, " context"]
+    """Sorted."""
+    target: Int64[Tensor, " target"]
+    """In training: clips of consecutive frames one after another, each of whole chunks of the temporal layout."""
+    condition: Int64[Tensor, " condition"] | None = None
+    """SceneGen's condition views; the first is a context view, the camera that poses are relative to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,17 +170,68 @@ class SkippedScenes:
         return f"{len(self)} scenes skipped" + (f": {', '.join(named)}{more}" if named else "")
 
 
-class SceneSource(Protocol):
-    """Many scenes, read one at a time. A source pickles into DataLoader workers without what it has read."""
+class SceneSource(ABC):
+    """Scenes that are read one at a time: a data set with many, or a capture, photograph or token file with one.
 
-    skipped: SkippedScenes
+    A source pickles into DataLoader workers without what it has read. Subclasses override what differs from a data set.
+    """
+
+    pose_scale: float = 1.0
+    """Factor from the units of the poses to those of the training data."""
+    tokens: SceneTokens | None = None
+    """Tokens of the scene, if the source has them instead of photographs."""
+    anchors_path: Float[Tensor, "k 4 4"] | None = None
+    """Path along which a scene generator places its anchors; None: through the cameras of the scene."""
+    is_capture: bool = False
+    """Whether the source is one capture, whose photographs can be trained on (`training_part`)."""
+
+    def __init__(self, skipped: SkippedScenes | None = None) -> None:
+        self.skipped = SkippedScenes() if skipped is None else skipped
 
     @property
+    @abstractmethod
     def keys(self) -> Sequence[str]:
         """Names of the scenes in a fixed order."""
 
+    @abstractmethod
     def scene(self, key: str) -> Scene:
         """Read cameras and file names of one scene; raises BadScene, or DataError for an unknown key."""
+
+    def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices | None:
+        """Evaluation views, where the source itself decides about them; None: an index does, or they are spread evenly.
+
+        Args:
+            count: Number of context views wanted.
+            fewer: Whether fewer context views will do if there are not as many.
+
+        Raises BadScene if there are too few.
+        """
+        return None
+
+    def training_part(self) -> SceneSource:
+        """The source without the views that are kept for evaluation, in units of the training data."""
+        return self
+
+
+class OneScene(SceneSource):
+    """Base of sources of a single scene, `key`."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [self.key]
+
+    def scene(self, key: str) -> Scene:
+        if key != self.key:
+            raise DataError(f"there is one scene, {self.key!r}, not {key!r}")
+        return self.read()
+
+    @abstractmethod
+    def read(self) -> Scene:
+        """The scene; raises BadScene."""
 
 
 def first_good(source: SceneSource, keys: Iterable[str], load: Callable[[Scene], T]) -> T:

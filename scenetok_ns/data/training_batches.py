@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from scenetok_ns.data.poses import reflect
 from scenetok_ns.data.precomputed.latents import LatentScenes, LatentViews
 from scenetok_ns.data.precomputed.token_sets import TokenStore
-from scenetok_ns.data.scenes import BadScene, DataError, SceneSource
-from scenetok_ns.data.view_sampling import ViewIndices, condition_views, sample_views
+from scenetok_ns.data.scenes import BadScene, DataError, SceneSource, ViewIndices
+from scenetok_ns.data.view_sampling import condition_views, sample_views
 from scenetok_ns.models.presets import DataConfig
 from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.tools.seeds import mix

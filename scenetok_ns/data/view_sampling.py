@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from scenetok_ns.data.poses import farthest_points
-from scenetok_ns.data.scenes import BadScene, DataError
+from scenetok_ns.data.scenes import BadScene, DataError, ViewIndices
 from scenetok_ns.models.presets import Preset, ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
-
-
-@dataclass(frozen=True, eq=False)
-class ViewIndices:
-    """Frame numbers of one scene."""
-
-    context: Int64[Tensor, " context"]
-    """Sorted."""
-    target: Int64[Tensor, " target"]
-    """In training: clips of consecutive frames one after another, each of whole chunks of the temporal layout."""
-    condition: Int64[Tensor, " condition"] | None = None
-    """SceneGen's condition views; the first is a context view, the camera that poses are relative to."""
 
 
 def sample_views(

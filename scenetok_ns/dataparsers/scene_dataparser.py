@@ -29,6 +29,7 @@ from scenetok_ns.data.scenes import DataError, Scene, SceneSource, first_good
 from scenetok_ns.data.view_sampling import default_views
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.tools.atomic_files import atomic_file
 
 
 @dataclass
@@ -148,14 +149,9 @@ def box_around(scene: Scene) -> SceneBox:
 def write_frames(scene: Scene, indices: Iterable[int] | Tensor, side: int, files: list[Path]) -> None:
     """Write crops of frames as PNG files, over those of an earlier run. No file is ever half-written."""
     for index, file in zip([int(index) for index in indices], files, strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
         pixels = scene.load_views([index], (side, side)).images[0].permute(1, 2, 0).numpy()
-        part = file.with_suffix(f".part{os.getpid()}")
-        try:
-            Image.fromarray(pixels).save(part, "PNG")
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_file(file) as opened:
+            Image.fromarray(pixels).save(opened, "PNG")
 
 
 def _check_first_frame(scene: Scene) -> Scene:

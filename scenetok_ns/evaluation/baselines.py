@@ -12,6 +12,7 @@ from scenetok_ns.data.poses import pose_distances, scaled_poses
 from scenetok_ns.data.scenes import Views
 from scenetok_ns.models.metrics import Pictures
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.seeds import seeded_generator
 
 BASELINES = ("mean_colour", "nearest_view", "other_tokens", "noise_tokens")
 """mean_colour: the mean colour of the scene's context views. nearest_view: the nearest context view (`nearest_view`).
@@ -58,6 +59,6 @@ def swap_tokens(tokens: SceneTokens, scene: SceneTokens) -> SceneTokens:
 
 def shuffled(tokens: SceneTokens, seed: int) -> SceneTokens:
     """The tokens with all their numbers in random places: the same values, no scene."""
-    order = torch.randperm(tokens.mean.numel(), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(tokens.mean.numel(), generator=seeded_generator(seed))
     mean = tokens.mean.flatten()[order.to(tokens.mean.device)].view_as(tokens.mean)
     return replace(tokens, mean=mean, logvar=None)

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.measures import Measured
-from scenetok_ns.tools.atomic_files import TEMPORARY, remove_leftovers, write_atomically
+from scenetok_ns.tools.atomic_files import UNFINISHED, remove_leftovers, write_atomically
 
 SETTINGS, FIGURES = "settings.json", "evaluation.json"
 SCENES, PICTURES = "scenes", "pictures"
@@ -72,7 +72,7 @@ class EvaluationFolder:
         # Listed before the settings are looked for: another process that begins writes them first of all.
         names = [entry.name for entry in self.root.iterdir()] if self.root.is_dir() else []
         if not path.is_file():
-            if not all(name.startswith(".") and name.endswith(TEMPORARY) for name in names):
+            if not all(UNFINISHED.fullmatch(name) for name in names):
                 raise DataError(f"{self.root} holds something else (no {SETTINGS}); choose another folder")
             write_atomically(path, json.dumps(content, indent=1).encode())
         else:

@@ -184,8 +184,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
 
     def training_source(self, split: str) -> SceneSource:
         """All scenes of a split, without views that are kept for evaluation."""
-        source = self._source(split)
-        return source.training_part() if isinstance(source, StockSceneSource) else source
+        return self._source(split).training_part()
 
     def _samples(self, split: str) -> TrainingSamples:
         source = self.training_source(split)

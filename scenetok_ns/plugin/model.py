@@ -214,8 +214,11 @@ class SceneTokModel(Model):
     def train(self, mode: bool = True) -> SceneTokModel:
         """Switch modes as usual; in eval mode the EMA weights are swapped in, if they are kept."""
         super().train(mode)
-        if self.average is not None and self.average.shown == mode:
-            self.average.show(not mode)
+        if self.average is not None and self.average.swapped_in == mode:
+            if mode:
+                self.average.swap_out()
+            else:
+                self.average.swap_in()
             self.invalidate_caches()
         return self
 
@@ -229,7 +232,7 @@ class SceneTokModel(Model):
             return super().load_state_dict(*args, **kwargs)
 
     def _trained_weights(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.average is None else self.average.hidden()
+        return nullcontext() if self.average is None else self.average.swapped_out()
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"preset": self.preset.name}

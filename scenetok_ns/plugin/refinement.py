@@ -18,7 +18,6 @@ from nerfstudio.utils import comms
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from scenetok_ns.bridge.scene_views import StockSceneSource
 from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.scenes import Views as ImageViews
@@ -71,12 +70,12 @@ class RefineDataManager(SceneTokDataManager):
     @cached_property
     def training_views(self) -> ImageViews:
         """The capture's photographs, cropped, without those of evaluation; in units of the training data."""
-        if not isinstance(self.scenes.source, StockSceneSource):
+        if not self.scenes.source.is_capture:
             raise DataError(
                 "scenetok-refine refines the tokens of one capture: name its dataparser (nerfstudio-data, colmap, ...)"
             )
         part = self.scenes.source.training_part()
-        scene = part.scene(part.key)
+        scene = part.scene(part.keys[0])
         return scene.load_views(range(scene.num_frames), (self.preset.data.image_size,) * 2)
 
     def next_train(self, step: int) -> tuple[RefineBatch, dict]:  # type: ignore[override]

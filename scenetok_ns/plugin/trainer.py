@@ -14,15 +14,15 @@ from nerfstudio.utils.decorators import check_main_thread
 
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.plugin.model import SceneTokModel
+from scenetok_ns.tools.atomic_files import remove_leftovers
 from scenetok_ns.tools.printing import print_line
 from scenetok_ns.training.checkpoints import (
     CHECKPOINT_NAME,
-    UNFINISHED,
     checkpoint_path,
     random_states,
     read_checkpoint,
     restore_random_states,
-    save_atomically,
+    save_checkpoint,
 )
 from scenetok_ns.training.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import ClippedAdamW
@@ -54,7 +54,7 @@ class SceneTokTrainerConfig(TrainerConfig):
 class SceneTokTrainer(Trainer):
     """Differs from the stock trainer in what it writes and reads, not in how it trains.
 
-    Checkpoints appear whole or not at all (`save_atomically`), and hold the states of the random generators and the
+    Checkpoints appear whole or not at all (`save_checkpoint`), and hold the states of the random generators and the
     count of skipped steps beside the stock entries. Data and noise of a step follow from the seed and the step, so a
     resumed run continues as if it had not been interrupted. Of several processes, one evaluates.
     """
@@ -76,7 +76,7 @@ class SceneTokTrainer(Trainer):
         except Exception:
             self._remove_unused_folder()
             raise
-        self._remove_unfinished()
+        remove_leftovers(self.base_dir, nested=False)
         if getattr(config, "resume", False):
             config.max_num_iterations = max(config.max_num_iterations - self._start_step, 0)
 
@@ -91,12 +91,6 @@ class SceneTokTrainer(Trainer):
             if not self._has_trained:
                 self._remove_unused_folder()
             raise
-
-    @check_main_thread
-    def _remove_unfinished(self) -> None:
-        """What a killed process of this run was writing."""
-        for path in self.base_dir.glob(f".*{UNFINISHED}"):
-            path.unlink()
 
     @check_main_thread
     def _remove_unused_folder(self) -> None:
@@ -174,7 +168,7 @@ class SceneTokTrainer(Trainer):
             return
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         path = self.checkpoint_dir / CHECKPOINT_NAME.format(step)
-        save_atomically(self._state(step), path, scratch=self.base_dir)
+        save_checkpoint(self._state(step), path, scratch=self.base_dir)
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
                 if other != path:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,18 +16,12 @@ from torch import Tensor
 from scenetok_ns.data.camera_path_files import FRAME_RATE, write_path
 from scenetok_ns.rendering.picture_files import save_picture, to_bytes
 from scenetok_ns.rendering.shots import NearestPhotographs, Shot
-from scenetok_ns.tools.atomic_files import is_gone, this_process
+from scenetok_ns.tools.atomic_files import atomic_update
 
 PATH_SUFFIX = ".camera_path.json"
 PICTURE = re.compile(r"\d{5,}\.png")
 SHOWN = 3
 """Files that an error names."""
-UNFINISHED = re.compile(r"\.render-(\d+@.+)-\w+")
-"""Folders that renders are made in, with their process."""
-BEFORE = ".before"
-"""In such a folder: what the render takes the place of."""
-PATIENCE_S = 24 * 3600.0
-"""For unfinished renders of other machines, in which nothing changes: one may wait long for its turn."""
 
 
 class ShotFiles:
@@ -56,7 +46,7 @@ class ShotFiles:
 
     def __enter__(self) -> ShotFiles:
         with ExitStack() as stack:
-            self._part = stack.enter_context(_finished_files(self.folder))
+            self._part = stack.enter_context(atomic_update(self.folder, "render", _plan))
             write_path(self._part / f"{self.shot.name}{PATH_SUFFIX}", self.shot.path, self.frame_rate)
             if "mp4" in self.formats:
                 video = self._part / f"{self.shot.name}.mp4"
@@ -122,72 +112,24 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-@contextmanager
-def _finished_files(folder: Path) -> Iterator[Path]:
-    """A folder to fill; what is in it in the end moves to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".render-{this_process()}-", dir=folder))
-    (part / BEFORE).mkdir()
-    try:
-        yield part
-        _put_in_place(part)
-    except BaseException:
-        if not any((part / BEFORE).glob("*")):  # else it could not be put back, and stays for `finish_killed`
-            shutil.rmtree(part, ignore_errors=True)
-        raise
-    shutil.rmtree(part, ignore_errors=True)
+def _plan(made: Path) -> tuple[list[str], list[str]]:
+    """Which files move from `made` to the folder around it, and which of an earlier render go, for `atomic_update`.
 
-
-def _put_in_place(part: Path) -> None:
-    """Move what is in `part` to the folder around it; what must go moves to part/.before. All or nothing.
-
-    The path goes last, in and out, so that this can go on where a killed process stopped.
+    The path is the last to move: files without it beside them are not a render's.
     """
-    made = sorted(_visible(part), key=lambda file: file.name.endswith(PATH_SUFFIX))
-    replaced = [part.parent / file.name for file in made]
-    moves = [(file, part / BEFORE / file.name) for file in (*_outdated(part), *replaced) if file.exists()]
-    moves += zip(made, replaced, strict=True)
-    try:
-        for source, target in moves:
-            os.replace(source, target)
-    except BaseException:
-        _undo(moves)
-        raise
+    names = sorted((file.name for file in _visible(made)), key=lambda name: name.endswith(PATH_SUFFIX))
+    return names, [file.name for file in _outdated(made) if file.name not in names]
 
 
-def _undo(moves: Sequence[tuple[Path, Path]]) -> None:
-    for source, target in reversed(moves):
-        if target.exists() and not source.exists():
-            os.replace(target, source)
-
-
-def _outdated(part: Path) -> list[Path]:
-    """An earlier render's files, in formats that `part` hasn't, that show another path."""
+def _outdated(made: Path) -> list[Path]:
+    """Files of an earlier render that show another path."""
     found: list[Path] = []
-    for path in part.glob(f"*{PATH_SUFFIX}"):
-        there, name = part.parent / path.name, path.name.removesuffix(PATH_SUFFIX)
+    for path in made.glob(f"*{PATH_SUFFIX}"):
+        there, name = made.parent / path.name, path.name.removesuffix(PATH_SUFFIX)
         if there.exists() and there.read_bytes() != path.read_bytes():
-            video, pictures = part.parent / f"{name}.mp4", part.parent / name
+            video, pictures = made.parent / f"{name}.mp4", made.parent / name
             found += [video] * video.is_file() + [pictures] * _only_pictures(pictures)
-    return [file for file in found if not (part / file.name).exists()]
-
-
-def finish_killed(folder: Path) -> None:
-    """Remove what renders into `folder` left that were killed; files that one was moving to their places get there."""
-    for part in sorted(folder.glob(".render-*")) if folder.is_dir() else ():
-        owner = UNFINISHED.fullmatch(part.name)
-        if owner is None or not is_gone(owner[1], _last_change(part), PATIENCE_S):
-            continue
-        if any((part / BEFORE).glob("*")):
-            _put_in_place(part)
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _last_change(folder: Path) -> float:
-    try:
-        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:  # somebody works in it
-        return time.time()
+    return found
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.metrics import ssim
 from scenetok_ns.splats.gaussians import Gaussians
 from scenetok_ns.splats.rasterizer import NEAR, Rasterize
+from scenetok_ns.tools.seeds import seeded_generator
 
 LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "sh_rest": 1.25e-4}
 """Of 3D Gaussian splatting for one picture a step. All are for a world in which the cameras' spread is one."""
@@ -95,7 +96,7 @@ def fit_gaussians(
         name: torch.optim.Adam([value], lr=rates[name], eps=1e-15) for name, value in parameters.items()
     }
     decay = FINAL_MEANS_RATE ** (1 / options.iterations)
-    draws = torch.Generator().manual_seed(options.seed)
+    draws = seeded_generator(options.seed)
     order = epochs(len(frames), options, draws)
     backgrounds = torch.rand(options.iterations, options.batch_size, 3, 1, 1, generator=draws).to(frames.device)
     for step in range(options.iterations):

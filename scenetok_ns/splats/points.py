@@ -13,6 +13,7 @@ from torch import Tensor
 from scenetok_ns.data.poses import camera_spread, pose_distances, scaled_poses
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import SH_C0, Gaussians
+from scenetok_ns.tools.seeds import seeded_generator
 
 START_OPACITY = 0.5
 
@@ -152,7 +153,7 @@ def gaussians_at(points: Points, limit: int, sh_degree: int, seed: int = 0) -> G
     """
     if not len(points.means):
         raise ValueError("no point is seen by two of the views; render more of them, or a path with smaller steps")
-    order = torch.randperm(len(points.means), generator=torch.Generator().manual_seed(seed))[:limit]
+    order = torch.randperm(len(points.means), generator=seeded_generator(seed))[:limit]
     means, colours, sizes = (values[order.to(values.device)] for values in points)
     n = len(means)
     quats = means.new_zeros(n, 4)

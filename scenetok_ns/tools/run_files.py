@@ -3,10 +3,8 @@ import of gigabytes has the memory to itself."""
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from scenetok_ns.tools.atomic_files import save_torch
+from scenetok_ns.tools.atomic_files import atomic_folder, save_torch
 
 CHECKPOINTS = "nerfstudio_models"
 CONFIG = "config.yml"
@@ -27,27 +25,15 @@ STATE_PREFIX = "_model.scenetok."
 def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], make_config: Callable[[], Any]) -> None:
     """Make `folder`: `write_checkpoint` fills the checkpoint folder it is given, then config.yml gets `make_config()`.
 
-    All of it is written beside the final place and renamed at the end: an interrupted call leaves no `folder`.
+    An interrupted call leaves no `folder`; see `atomic_folder`.
 
     Raises:
         FileExistsError: `folder` exists already and is not empty.
     """
-    folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists; choose another --output, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.part-"))
-    try:
-        part.chmod(0o755)
+    with atomic_folder(folder) as part:
         (part / CHECKPOINTS).mkdir()
         write_checkpoint(part / CHECKPOINTS)
         (part / CONFIG).write_text(yaml.dump(make_config()), "utf8")
-        os.replace(part, folder)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise OSError(f"cannot write {folder}: the disk is full; nothing of it is left") from error
-        raise
 
 
 def save_tensors(

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.data.training_batches import TrainingBatch
+from scenetok_ns.models.ops.graphs import capture, warm_up
 from scenetok_ns.training.loss import TrainingLoss
 
 WARM_UP = 3
@@ -93,13 +94,17 @@ class RecordedStep:
     def _record(self, batch: TrainingBatch, shapes: tuple[torch.Size, ...]) -> Recording:
         there = [parameter.grad for parameter in self._parameters]
         batch = batch.map(torch.clone)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self._clear_gradients()
-                self._module(batch)["loss"].backward()
-        torch.cuda.current_stream().wait_stream(stream)
+
+        def take_pass() -> dict[str, Tensor]:
+            outputs = self._module(batch)
+            outputs["loss"].backward()
+            return {name: value.detach() for name, value in outputs.items()}
+
+        def take_first_pass() -> None:
+            self._clear_gradients()
+            take_pass()
+
+        warm_up(take_first_pass, WARM_UP)
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         self._clear_gradients()
         joined = joined_gradients(parameters) if self._processes > 1 else None
@@ -108,19 +113,9 @@ class RecordedStep:
         if joined is not None:
             pairs = zip(parameters, parts, strict=True)
             hooks = [parameter.register_post_accumulate_grad_hook(_move_to(part)) for parameter, part in pairs]
-        # Nerfstudio's trainer has an autocast around each step, which keeps the weights that the passes above cast: the
-        # recorded pass must cast them itself, or it goes on with those of this step. Nor may others use its copies.
-        torch.clear_autocast_cache()
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._loss.generator)
-        # thread_local: threads that load data may use CUDA meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = self._module(batch)
-            outputs["loss"].backward()
-        torch.clear_autocast_cache()
+        graph, outputs = capture(take_pass, generators=[self._loss.generator])
         for hook in hooks:
             hook.remove()
-        outputs = {name: value.detach() for name, value in outputs.items()}
         gradients = parts or [cast(Tensor, parameter.grad) for parameter in parameters]
         for parameter, gradient in zip(self._parameters, there, strict=True):
             parameter.grad = gradient

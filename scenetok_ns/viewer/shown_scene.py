@@ -142,7 +142,7 @@ class ShownScene:
         """A token file."""
         source = TokenSource(path)
         self._renderer.scenetok.check_tokens(source.tokens)
-        views = self.views_of(source.scene(source.key), source.views(0).context)
+        views = self.views_of(source.scene(source.key), source.fixed_views(0).context)
         self.take(source.tokens.to(self._renderer.device), views)
 
     def save(self, path: Path, num_tokens: int | None) -> SceneTokens:

@@ -16,7 +16,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.utils.colmap_parsing_utils import rotmat2qvec
 from PIL import Image
-from scene_files import transforms, walk
+from support.scene_files import transforms, walk
 from torch import Tensor
 
 from scenetok_ns.bridge.capture_kinds import find_dataparser
@@ -222,7 +222,7 @@ def test_captures_of_any_unit_are_scaled_to_the_training_data(tmp_path: Path) ->
     )
     assert metres.pose_scale == pytest.approx(1000 * millimetres.pose_scale, rel=1e-4)
     assert camera_spread(metres.scene("metres").c2w) * metres.pose_scale == pytest.approx(2.5)
-    assert torch.equal(metres.views(4).context, millimetres.views(4).context)
+    assert torch.equal(metres.fixed_views(4).context, millimetres.fixed_views(4).context)
     trained = [source.training_part() for source in (metres, millimetres)]
     torch.testing.assert_close(*(source.scene(source.key).c2w for source in trained), atol=1e-5, rtol=1e-5)
     assert trained[0].scene("metres").num_frames == 9 and metres.scene("metres").num_frames == 10
@@ -237,11 +237,11 @@ def test_captures_of_any_unit_are_scaled_to_the_training_data(tmp_path: Path) ->
 def test_a_handful_of_photographs_has_targets_too(tmp_path: Path) -> None:
     """nerfstudio-data keeps none of less than ten for evaluation."""
     source = read_capture(NerfstudioDataParserConfig(data=write_capture(tmp_path / "few", n=6)).setup(), "test")
-    views = source.views(4)
+    views = source.fixed_views(4)
     assert sorted([*views.context.tolist(), *views.target.tolist()]) == list(range(6))
-    assert source.views(6).target.tolist() == list(range(6))
+    assert source.fixed_views(6).target.tolist() == list(range(6))
     with pytest.raises(BadScene, match="6 training views, but 7 context views are needed"):
-        source.views(7)
+        source.fixed_views(7)
 
 
 def test_what_a_stock_dataparser_chokes_on_is_one_line(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from scene_files import example, write_dl3dv, write_re10k
-from small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, small_config, small_datamanager, write_small_re10k
+from support.scene_files import example, write_dl3dv, write_re10k
+from support.small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, small_config, small_datamanager, write_small_re10k
 
 from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import BadScene, DataError

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nerfstudio.cameras.camera_paths import get_interpolated_camera_path, get_path_from_json, get_spiral_path
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio_paths import path, random_poses
+from support.nerfstudio_paths import path, random_poses
 
 from scenetok_ns.bridge.cameras import recover_path, square_cameras
 from scenetok_ns.data.square_pictures import BEYOND, FRAME, Aspect, PictureRequest

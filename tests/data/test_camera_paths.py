@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
-from scene_files import walk
+from support.scene_files import walk
 from torch import Tensor
 
 from scenetok_ns.data.camera_paths import PATH_NAMES, _looking, preset_path

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from scene_files import example, write_dl3dv, write_re10k
+from support.scene_files import example, write_dl3dv, write_re10k
 
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import DataError

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from parity_cases import CORE, VIDEO_DCAE, WAN, Limits, difference, differences, load_case
+from support.parity_cases import CORE, VIDEO_DCAE, WAN, Limits, difference, differences, load_case
 from torch import Tensor
 
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop

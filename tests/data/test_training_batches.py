@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scene_files import example, write_re10k
+from support.scene_files import example, write_re10k
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.re10k import RE10KSource

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scene_files import walk
+from support.scene_files import walk
 
-from scenetok_ns.data.scenes import BadScene
-from scenetok_ns.data.view_sampling import ViewIndices, default_views, sample_views
+from scenetok_ns.data.scenes import BadScene, ViewIndices
+from scenetok_ns.data.view_sampling import default_views, sample_views
 from scenetok_ns.models.presets import ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
 

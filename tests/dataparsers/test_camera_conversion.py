@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nerfstudio.cameras.cameras import CameraType
-from nerfstudio_paths import path
+from support.nerfstudio_paths import path
 
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio, nerfstudio_to_camera_batch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from scene_files import example, write_dl3dv, write_re10k
+from support.scene_files import example, write_dl3dv, write_re10k
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.view_sampling import default_views

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
+from support.small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
 
 from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.data.precomputed.scene_jobs import Shard
@@ -41,7 +41,6 @@ from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.metrics import psnr
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
-from scenetok_ns.tools.atomic_files import TEMPORARY
 
 TARGETS = FRAMES - NUM_CONTEXT
 TIMES = ("seconds", "fps", "num_rays_per_sec")
@@ -159,7 +158,7 @@ def test_other_settings_are_refused_by_name(
 
 
 def test_a_folder_that_another_process_begins_is_no_other_folder(tmp_path: Path) -> None:
-    unfinished = tmp_path / f".settings.json.1@elsewhere{TEMPORARY}"
+    unfinished = tmp_path / ".settings.json.1@elsewhere.part"
     unfinished.touch()
     EvaluationFolder(tmp_path).claim({"a": 1})
     assert json.loads((tmp_path / "settings.json").read_text()) == {"a": 1} and unfinished.exists()

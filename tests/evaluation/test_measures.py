@@ -20,7 +20,7 @@ from scenetok_ns.evaluation.features import I3DFeatures, InceptionFeatures, clip
 from scenetok_ns.evaluation.measures import CHUNK, Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.weights import MissingWeightsError, WeightFile
-from scenetok_ns.models.metrics import mean_psnr, psnr, ssim, ssim_skimage
+from scenetok_ns.models.metrics import psnr, ssim, ssim_skimage
 from scenetok_ns.rendering.picture_files import to_bytes
 from scenetok_ns.tools.digests import sha256_of
 
@@ -45,16 +45,6 @@ def test_psnr_and_ssim_are_skimages() -> None:
         assert float(ssim_skimage(pred=pred, target=target)[place]) == pytest.approx(expected, abs=1e-5)
     # torchmetrics, which Nerfstudio reports, also counts the border, where the window goes over the edge.
     assert float(ssim(pred=pred, target=target)[2]) == pytest.approx(expected, abs=0.01)
-
-
-def test_mean_psnr_is_over_all_pictures() -> None:
-    target = bytes_of(6, 16).float().unflatten(0, (2, 3)) / 255
-    pred = (target + torch.linspace(0.01, 0.2, 6).reshape(2, 3, 1, 1, 1)).float()
-    expected = psnr(pred=pred.flatten(0, 1), target=target.flatten(0, 1)).mean()
-    assert mean_psnr(pred=pred, target=target) == pytest.approx(float(expected))
-    grey = torch.full((3, 1, 1), 0.5)
-    expected = psnr(pred=grey.expand(6, 3, 16, 16), target=target.flatten(0, 1)).mean()
-    assert mean_psnr(pred=grey, target=target) == pytest.approx(float(expected))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_runs import NUM_CONTEXT, small_pipeline, write_small_re10k
+from support.small_runs import NUM_CONTEXT, small_pipeline, write_small_re10k
 
 from scenetok_ns.evaluation.scene_evaluation import EvaluationConditions
 from scenetok_ns.evaluation.sweeps import Row, Variant, plot, shown_metrics, table, variants, write_csv

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity_cases import load_case
-from small_networks import CHUNKED, LVSM, PATCHES, VIDEO, random_cameras
+from support.parity_cases import load_case
+from support.small_networks import CHUNKED, LVSM, PATCHES, VIDEO, random_cameras
 
 from scenetok_ns.models.cameras import CameraBatch, ray_map
 from scenetok_ns.models.networks.pose_embedding import PoseEmbedding

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parity_cases import CORE, load_case
-from released_files import small_preset
+from support.parity_cases import CORE, load_case
+from support.released_files import small_preset
 
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.cameras import CameraBatch

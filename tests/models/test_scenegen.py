@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import random_cameras, randomized
+from support.small_networks import random_cameras, randomized
 
 from scenetok_ns.models import scenegen
 from scenetok_ns.models.cameras import CameraBatch
@@ -20,7 +20,7 @@ from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 
-PRESET = load_preset(str(Path(__file__).parents[1] / "tiny_scenegen.yaml"))
+PRESET = load_preset(str(Path(__file__).parents[1] / "support" / "tiny_scenegen.yaml"))
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 CAMERAS, ANCHORS = random_cameras(1, 2), random_cameras(1, 3, seed=5)
 
@@ -152,7 +152,7 @@ def test_wrong_input_is_one_clear_line(
 
 
 def test_a_model_without_generator_is_refused() -> None:
-    model = SceneTok.from_preset(load_preset(str(Path(__file__).parents[1] / "tiny_preset.yaml")))
+    model = SceneTok.from_preset(load_preset(str(Path(__file__).parents[1] / "support" / "tiny_preset.yaml")))
     with pytest.raises(ValueError, match="preset tiny_preset has no scene generator"):
         generate(model, IMAGES, CAMERAS, ANCHORS)
 

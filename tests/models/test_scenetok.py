@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import LAYOUTS, SAMPLERS, SIZE, OracleDenoiser, autoencoder, grey, path
-from small_models import small_model, small_preset, views
+from support.oracle import LAYOUTS, SAMPLERS, SIZE, OracleDenoiser, autoencoder, grey, path
+from support.small_models import small_model, small_preset, views
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, pad_path, render_windows

@@ -10,8 +10,8 @@ import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.eval_utils import all_methods
-from scene_files import example, walk, write_dl3dv, write_re10k
-from small_runs import (
+from support.scene_files import example, walk, write_dl3dv, write_re10k
+from support.small_runs import (
     FRAMES,
     IMAGE_SIZE,
     NUM_CONTEXT,

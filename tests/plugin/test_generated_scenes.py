@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from scene_files import write_dl3dv
-from small_networks import randomized
-from small_runs import FRAMES, GENERATOR, small_config, small_pipeline, write_small_re10k
+from support.scene_files import write_dl3dv
+from support.small_networks import randomized
+from support.small_runs import FRAMES, GENERATOR, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.data.anchors import anchors_along
 from scenetok_ns.data.scenes import DataError

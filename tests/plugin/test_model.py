@@ -12,7 +12,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
-from small_runs import IMAGE_SIZE, PRESET, randomize, small_config, small_pipeline, write_small_re10k
+from support.small_runs import IMAGE_SIZE, PRESET, randomize, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.flow.rectified_flow import euler_step

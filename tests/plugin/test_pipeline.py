@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
-from recorded_graphs import stand_in_for_graphs
-from small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
+from support.recorded_graphs import stand_in_for_graphs
+from support.small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
@@ -127,10 +127,10 @@ def spoilt(state: dict[str, Any], how: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("renamed", r"misses .*w12\.weight; it has unknown .*w12\.weight_old"),
-        ("missing", r"misses .*w12\.weight"),
-        ("surplus", r"unknown scenetok\.extra"),
-        ("transposed", r"w12\.weight is \[.*\] instead of \["),
+        ("renamed", r"1 missing: .*w12\.weight; 1 surplus: .*w12\.weight_old"),
+        ("missing", r"1 missing: .*w12\.weight"),
+        ("surplus", r"1 surplus: scenetok\.extra"),
+        ("transposed", r"w12\.weight \[.*\] instead of \["),
         ("preset", "preset 're10k'.*--pipeline.model.preset re10k"),
         ("nonsense", "the checkpoint is of preset 5"),
     ],

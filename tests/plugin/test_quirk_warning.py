@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from small_runs import PRESET, small_config
+from support.small_runs import PRESET, small_config
 
 from scenetok_ns.plugin.trainer import SceneTokTrainer
 

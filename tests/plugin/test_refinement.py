@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from capture_files import write_demo_capture
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.scripts.train import train_loop
-from released_files import random_state
-from small_runs import GENERATOR, PRESET, final_state, write_small_re10k
+from support.capture_files import write_demo_capture
+from support.released_files import random_state
+from support.small_runs import GENERATOR, PRESET, final_state, write_small_re10k
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.main import entrypoint

@@ -10,8 +10,8 @@ import pytest
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.scripts.train import train_loop
-from small_networks import randomized
-from small_runs import GENERATOR, PRESET, final_state, small_config, small_pipeline, write_small_re10k
+from support.small_networks import randomized
+from support.small_runs import GENERATOR, PRESET, final_state, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.precomputed.token_jobs import TokenJob, compute_tokens

@@ -18,9 +18,17 @@ from nerfstudio.scripts.render import DatasetRender, RenderInterpolated, SpiralR
 from nerfstudio.scripts.train import main as train_main
 from nerfstudio.scripts.train import train_loop
 from PIL import Image
-from scene_files import write_dl3dv
-from small_runs import FRAMES, NUM_CONTEXT, PRESET, final_state, small_config, write_small_dl3dv, write_small_re10k
-from tool_processes import environment, free_port, page, running, tool, wait_for
+from support.scene_files import write_dl3dv
+from support.small_runs import (
+    FRAMES,
+    NUM_CONTEXT,
+    PRESET,
+    final_state,
+    small_config,
+    write_small_dl3dv,
+    write_small_re10k,
+)
+from support.tool_processes import environment, free_port, page, running, tool, wait_for
 from viewer_client import ViewerClient
 
 pytestmark = pytest.mark.slow

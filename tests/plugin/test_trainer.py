@@ -1,27 +1,18 @@
-"""Checkpoints: whole or not at all, and runs that resume as if nothing had happened."""
+"""Runs of ns-train: what they write, and that they resume as if nothing had happened."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.scripts.train import train_loop
-from small_runs import final_state, small_config, write_small_re10k
+from support.small_runs import final_state, small_config, write_small_re10k
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.plugin import trainer as scenetok_trainer
-from scenetok_ns.training.checkpoints import (
-    checkpoint_path,
-    random_states,
-    read_checkpoint,
-    restore_random_states,
-    save_atomically,
-)
 from scenetok_ns.training.optimizers import learning_rate
 
 
@@ -78,39 +69,6 @@ def test_accumulation_is_known_to_optimizer_and_learning_rate(data: Path, tmp_pa
     assert optimizer.defaults["lr"] == learning_rate(trainer.pipeline.model.preset.training, samples_per_step=2 * 3)
 
 
-def test_checkpoint_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    path = folder / "step-000000001.ckpt"
-    save_atomically({"step": 1}, path, scratch=tmp_path)
-    during: list[list[str]] = []
-
-    def full_disk(state: Any, file: Any) -> None:
-        file.write(b"half")
-        during.append([entry.name for entry in folder.iterdir()])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(scenetok_trainer.torch, "save", full_disk)
-    with pytest.raises(OSError, match=r"cannot write checkpoint .*No space left") as caught:
-        save_atomically({"step": 2}, path, scratch=tmp_path)
-    assert "\n" not in str(caught.value)
-    assert during == [[path.name]]
-    assert torch.load(path, weights_only=True) == {"step": 1}
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["checkpoints"]
-
-
-def test_checkpoint_is_found_by_step_or_as_the_latest(tmp_path: Path) -> None:
-    for step in (2, 10):
-        (tmp_path / f"step-{step:09d}.ckpt").touch()
-    (tmp_path / "README").touch()
-    assert checkpoint_path(tmp_path).name == "step-000000010.ckpt"
-    assert checkpoint_path(tmp_path, 2).name == "step-000000002.ckpt"
-    with pytest.raises(FileNotFoundError, match="step 3"):
-        checkpoint_path(tmp_path, 3)
-    with pytest.raises(FileNotFoundError, match="nerfstudio_models"):
-        checkpoint_path(tmp_path / "nowhere")
-
-
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
     config = small_config(tmp_path / "nowhere", tmp_path / "outputs")
     config.save_config()  # as ns-train does before anything else
@@ -138,37 +96,12 @@ def test_a_run_that_fails_later_keeps_what_it_has(data: Path, tmp_path: Path, mo
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scenetok_trainer, "save_atomically", full)
+    monkeypatch.setattr(scenetok_trainer, "save_checkpoint", full)
     config = small_config(data, tmp_path / "outputs", max_num_iterations=1)
     config.save_config()
     with pytest.raises(OSError, match="No space"):
         train_loop(0, 1, config)
     assert (config.get_base_dir() / "config.yml").is_file()
-
-
-class Code:
-    """What a hostile checkpoint would hold."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
-        return exec, ("raise SystemExit('the checkpoint ran code')",)
-
-
-@pytest.mark.parametrize("how", ["truncated", "code", "other"])
-def test_unreadable_checkpoints_are_one_line(tmp_path: Path, how: str) -> None:
-    path = tmp_path / "step-000000001.ckpt"
-    torch.save({"step": Code()} if how == "code" else {"weights": torch.zeros(1000)}, path)
-    if how == "truncated":
-        path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"step-000000001\.ckpt") as caught:
-        read_checkpoint(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_random_states_round_trip() -> None:
-    states = random_states()
-    drawn = random.random(), np.random.rand(), torch.rand(1).item()
-    restore_random_states(states)
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
 
 
 def test_metrics_report_gradient_norm_and_skipped_steps(data: Path, tmp_path: Path) -> None:

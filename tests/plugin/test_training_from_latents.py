@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import PRESET, small_config, small_pipeline, write_small_re10k
+from support.small_runs import PRESET, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.precomputed.latents import LatentScenes, LatentStore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,13 +16,11 @@ import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils import comms
-from small_runs import final_state, small_config, small_pipeline, write_small_re10k
+from support.small_runs import TESTS, final_state, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.released_checkpoints import CheckpointError
 from scenetok_ns.plugin.trainer import SceneTokTrainer
-
-HELPERS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +162,7 @@ KILLED_RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from small_runs import small_config
+from support.small_runs import small_config
 from nerfstudio.scripts.train import train_loop
 from scenetok_ns.plugin.trainer import SceneTokTrainer
 
@@ -185,8 +184,8 @@ train_loop(0, 1, config)
 def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
     """kill -9 while it trains and writes checkpoints; at most the steps since the last checkpoint are taken again."""
     steps = 60
-    command = [sys.executable, "-c", KILLED_RUN, str(HELPERS), str(data), str(tmp_path / "run"), str(steps)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS.parent), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", KILLED_RUN, str(TESTS), str(data), str(tmp_path / "run"), str(steps)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     for line in process.stdout:
@@ -198,13 +197,14 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(data: Path, tmp_p
     config = small_config(data, tmp_path / "run")
     (last,) = config.get_checkpoint_dir().glob("*.ckpt")
     assert int(last.stem[5:]) >= 20
-    (config.get_base_dir() / ".step-000000022.ckpt.1.unfinished").write_bytes(b"killed while writing")
+    left = config.get_base_dir() / f".step-000000022.ckpt.0.{process.pid}@{platform.node().replace('.', '-')}.part"
+    left.write_bytes(b"killed while writing")
     resumed = train(data, tmp_path / "run", steps, resume=True)
     whole = train(data, tmp_path / "whole", steps)
     ends = final_state(resumed, steps - 1), final_state(whole, steps - 1)
     assert equal(*(weights(state, "scenetok") for state in ends))
     assert torch.equal(*(state["random_states"]["torch"] for state in ends))
-    assert not list(config.get_base_dir().glob(".*.unfinished")), "what the killed process was writing is still there"
+    assert not list(config.get_base_dir().rglob(".*.part")), "what the killed process was writing is still there"
 
 
 # --- Logs, evaluation, input ---

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import GENERATOR, randomize, small_pipeline, write_small_re10k
+from support.small_runs import GENERATOR, randomize, small_pipeline, write_small_re10k
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.scenetok import SceneTok

@@ -16,9 +16,9 @@ from PIL import Image
 
 from scenetok_ns.data.camera_path_files import CameraPath, square_lens
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.rendering.shot_files import ShotFiles, check_folder, check_names, file_names, finish_killed
+from scenetok_ns.rendering.shot_files import ShotFiles, check_folder, check_names, file_names
 from scenetok_ns.rendering.shots import Shot
-from scenetok_ns.tools.atomic_files import TEMPORARY, this_process
+from scenetok_ns.tools.atomic_files import remove_leftovers
 
 
 def shot(count: int, name: str = "attic", x: float = 0) -> Shot:
@@ -83,7 +83,7 @@ def test_an_earlier_render_is_there_again_if_the_new_one_cannot_take_its_place(
     with failing_moves(monkeypatch, failing), pytest.raises(OSError, match="disk"):
         render(tmp_path, 3, 0.8, x=1)
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path) if (tmp_path / name).is_file()} == before
-    assert not list(tmp_path.glob(".render-*"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 @contextmanager
@@ -92,31 +92,13 @@ def failing_moves(monkeypatch: pytest.MonkeyPatch, failing: int) -> Iterator[Non
     replace, moves = os.replace, count()
 
     def move(source: Path, target: Path) -> None:
-        if not str(source).endswith(TEMPORARY) and next(moves) == failing:
+        if not str(source).endswith(".part") and next(moves) == failing:
             raise OSError("disk")
         replace(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", move)
         yield
-
-
-def test_what_killed_renders_leave_is_removed(tmp_path: Path) -> None:
-    """Not what a live one works on, nor folders that only look alike."""
-    render(tmp_path, 1, 0.5)
-    before = names(tmp_path)
-    node = this_process().split("@")[1]
-    dead = killed(lambda: None)
-    kept = [f".render-{os.getpid()}@{node}-abc", f".render-{dead}@elsewhere-abc", ".render-mine", ".render-a@b-c"]
-    for name in (*kept, f".render-{dead}@{node}-abc", f".render-{dead}@elsewhere-old"):
-        (tmp_path / name / "attic").mkdir(parents=True)
-        (tmp_path / name / "attic" / "00000.png").touch()
-    for path in [*(tmp_path / f".render-{dead}@elsewhere-old").rglob("*"), tmp_path / f".render-{dead}@elsewhere-old"]:
-        os.utime(path, (0, 0))
-    finish_killed(tmp_path / "nowhere")
-    finish_killed(tmp_path)
-    there = [f"{name}{file}" for name in kept for file in ("", "/attic", "/attic/00000.png")]
-    assert names(tmp_path) == sorted(before + there)
 
 
 @pytest.mark.parametrize("moved", range(1, 5))
@@ -127,12 +109,13 @@ def test_a_render_killed_while_its_files_are_moved_is_finished(
     (tmp_path / "attic.mp4").touch()
 
     def die() -> None:
-        monkeypatch.setattr("scenetok_ns.rendering.shot_files._undo", lambda moves: os._exit(0))
+        monkeypatch.setattr("scenetok_ns.tools.atomic_files._undo", lambda moves: os._exit(0))
         with failing_moves(monkeypatch, moved):
             render(tmp_path, 3, 0.8, x=1)
 
     killed(die)
-    finish_killed(tmp_path)
+    assert list(tmp_path.glob(".*.part"))
+    remove_leftovers(tmp_path)
     assert names(tmp_path) == ["attic", "attic.camera_path.json", *(f"attic/0000{n}.png" for n in range(3))]
     assert len(json.loads((tmp_path / "attic.camera_path.json").read_text())["camera_path"]) == 3
 

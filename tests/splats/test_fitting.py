@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_splats import blobs, ring_of_cameras, row_of_cameras, wall
-from torch_rasterizer import rasterize
+from support.small_splats import blobs, ring_of_cameras, row_of_cameras, wall
+from support.torch_rasterizer import rasterize
 
 from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.models.cameras import CameraBatch

@@ -10,9 +10,9 @@ import pytest
 import torch
 from nerfstudio.scripts import exporter
 from plyfile import PlyData
-from small_splats import blobs, ring_of_cameras
-from splatfacto_models import splatfacto_with
-from torch_rasterizer import rasterize
+from support.small_splats import blobs, ring_of_cameras
+from support.splatfacto_models import splatfacto_with
+from support.torch_rasterizer import rasterize
 
 from scenetok_ns.splats.gaussians import SH_C0, Gaussians, load_splat, save_splat, write_points
 from scenetok_ns.splats.rasterizer import render_splat

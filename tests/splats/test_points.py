@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small_splats import ring_of_cameras, row_of_cameras
+from support.small_splats import ring_of_cameras, row_of_cameras
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import SH_C0

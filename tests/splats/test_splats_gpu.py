@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_splats import blobs, ring_of_cameras
-from splatfacto_models import splatfacto_with
-from torch_rasterizer import rasterize as plain_rasterize
+from support.small_splats import blobs, ring_of_cameras
+from support.splatfacto_models import splatfacto_with
+from support.torch_rasterizer import rasterize as plain_rasterize
 
 from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio

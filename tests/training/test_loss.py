@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_runs import small_pipeline, write_small_re10k
+from support.small_runs import small_pipeline, write_small_re10k
 
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from recorded_graphs import stand_in_for_graphs
+from support.recorded_graphs import stand_in_for_graphs
 from torch import Tensor, nn
 
 from scenetok_ns.training.recorded_step import RecordedStep, joined_gradients, parts_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import PRESET, small_config, write_small_re10k
+from support.small_runs import PRESET, small_config, write_small_re10k
 from torch import Tensor
 
 from scenetok_ns.models.networks import layers

@@ -19,7 +19,7 @@ from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer.viewer_elements import ViewerElement
 from PIL import Image
-from small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, randomize, small_pipeline, write_unlike_re10k
+from support.small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, randomize, small_pipeline, write_unlike_re10k
 from viewer_client import MOVING, ViewerClient
 
 from scenetok_ns.data.anchors import home_pose, trajectory

@@ -12,8 +12,8 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.viewer.utils import get_camera
-from small_runs import randomize, small_pipeline, write_small_re10k
-from viewer_threads import Browser, FakeViewer, pose
+from support.small_runs import randomize, small_pipeline, write_small_re10k
+from support.viewer_threads import Browser, FakeViewer, pose
 
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import randomize, small_pipeline, write_small_re10k
-from small_splats import blobs
-from torch_rasterizer import rasterize
-from viewer_threads import FakeViewer, pose
+from support.small_runs import randomize, small_pipeline, write_small_re10k
+from support.small_splats import blobs
+from support.torch_rasterizer import rasterize
+from support.viewer_threads import FakeViewer, pose
 
 from scenetok_ns.splats.gaussians import save_splat
 from scenetok_ns.splats.rasterizer import render_splat

@@ -16,7 +16,7 @@ import pytest
 import torch
 from chromium import find_chromium
 from PIL import Image
-from tool_processes import free_port, page, running, tool, wait_for
+from support.tool_processes import free_port, page, running, tool, wait_for
 from viewer_page import SAME, ViewerPage, errors_in
 
 from scenetok_ns.models.tokens import SceneTokens

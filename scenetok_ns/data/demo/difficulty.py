@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scenetok_ns.models.metrics import mean_psnr
+from scenetok_ns.models.metrics import psnr
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ def demo_difficulty(images: Float[Tensor, "v 3 h w"], c2w: Float[Tensor, "v 4 4"
     nearest = context[nearest_views(c2w[target], c2w[context])]
     mean = images[context].mean(dim=(0, 2, 3))[:, None, None]
     return Difficulty(
-        mean_colour=mean_psnr(pred=mean, target=truth),
-        nearest_context=mean_psnr(pred=images[nearest], target=truth),
-        blocks_of_4=mean_psnr(pred=in_blocks(truth, 4), target=truth),
-        blocks_of_8=mean_psnr(pred=in_blocks(truth, 8), target=truth),
+        mean_colour=mean_psnr(mean, truth),
+        nearest_context=mean_psnr(images[nearest], truth),
+        blocks_of_4=mean_psnr(in_blocks(truth, 4), truth),
+        blocks_of_8=mean_psnr(in_blocks(truth, 8), truth),
         turn_degrees=turn_degrees(c2w),
     )
 
@@ -53,6 +53,10 @@ def nearest_views(target: Float[Tensor, "t 4 4"], context: Float[Tensor, "c 4 4"
     cosine = (relative.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     distance = (target[:, None, :3, 3] - context[None, :, :3, 3]).norm(dim=-1)
     return (cosine.clamp(-1, 1).acos() + distance).argmin(dim=1)
+
+
+def mean_psnr(predicted: Float[Tensor, "*v 3 #h #w"], truth: Float[Tensor, "v 3 h w"]) -> float:
+    return float(psnr(pred=predicted, target=truth).mean())
 
 
 def in_blocks(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "v 3 h w"]:

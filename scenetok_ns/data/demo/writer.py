@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.tools.atomic_files import save_torch
+from scenetok_ns.tools.atomic_files import atomic_folder, save_torch
 from scenetok_ns.data.demo.scenes import SPLITS, Split, render_rooms, sample_rooms, sample_walks, scene_seed
 
 Layout = Literal["re10k", "dl3dv"]
@@ -70,7 +67,7 @@ def write_demo_data(
     unknown = sorted(set(num_scenes) - set(SPLITS))
     if unknown or sum(num_scenes.values()) < 1 or min(num_scenes.values()) < 0:
         raise ValueError(f"write_demo_data: expected numbers of scenes for {SPLITS}, got {num_scenes}")
-    with whole_folder(output) as folder, ThreadPoolExecutor(workers or os.cpu_count(), initializer=_one_thread) as pool:
+    with atomic_folder(output) as folder, ThreadPoolExecutor(workers or os.cpu_count(), initializer=_one_thread) as pool:
         for split in SPLITS:
             indices = range(num_scenes.get(split, 0))
             if indices:
@@ -81,24 +78,6 @@ def write_demo_data(
 def _one_thread() -> None:
     """Scenes are made side by side: threads inside one would only get into each other's way."""
     torch.set_num_threads(1)
-
-
-@contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its name once the body has finished, and disappears if it fails."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} already exists and isn't an empty folder; remove it or name another one")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        os.replace(partial, output)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise OSError(f"cannot write {output}: {error.strerror or error}; nothing of it is left") from error
-        raise
 
 
 def write_re10k(folder: Path, scenes: Iterator[DemoScene], on_scene: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from scenetok_ns.data.images import decode_image
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ ASPECT_TOLERANCE = 0.02
 """Stored images are rounded to whole pixels after division by 4 or 8; a larger difference is another image."""
 
 
-class DL3DVSource:
+class DL3DVSource(SceneSource):
     """The scene folders in `folder`, or `folder` itself if it is one.
 
     A scene is `<scene>/nerfstudio/transforms.json`, or without the `nerfstudio` folder, beside the image folder
@@ -41,9 +41,9 @@ class DL3DVSource:
     """
 
     def __init__(self, folder: Path, image_folder: str | None = None) -> None:
+        super().__init__()
         self.folder = Path(folder)
         self.image_folder = image_folder
-        self.skipped = SkippedScenes()
         self._told_of_distortion = False
         self._home_of = self._find_scenes()
         self._keys = tuple(self._home_of)

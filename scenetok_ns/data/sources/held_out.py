@@ -6,19 +6,18 @@ from collections.abc import Callable, Collection, Sequence
 
 import torch
 
-from scenetok_ns.data.scenes import Scene, SceneSource, scene_part
-from scenetok_ns.data.view_sampling import ViewIndices
+from scenetok_ns.data.scenes import Scene, SceneSource, ViewIndices, scene_part
 
 
-class HeldOutTargets:
+class HeldOutTargets(SceneSource):
     """A source whose evaluation scenes are without their target views; a target that is also context stays.
 
     `views` gives the evaluation views of a scene, and may raise BadScene. Frames keep their order.
     """
 
     def __init__(self, source: SceneSource, evaluated: Collection[str], views: Callable[[Scene], ViewIndices]) -> None:
+        super().__init__(source.skipped)
         self._source, self._evaluated, self._views = source, frozenset(evaluated), views
-        self.skipped = source.skipped
 
     @property
     def keys(self) -> Sequence[str]:

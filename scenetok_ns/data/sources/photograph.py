@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from scenetok_ns.data.scenes import DataError, Scene, SkippedScenes, Views
-from scenetok_ns.data.view_sampling import ViewIndices
+from scenetok_ns.data.scenes import DataError, OneScene, Scene, ViewIndices, Views
 
 DEFAULT_FOV = 58.0
 """Degrees along the shorter side where a photograph does not tell: that of RealEstate10K's videos, about."""
@@ -67,10 +67,18 @@ def read_photograph(path: Path) -> Photograph:
     """Read an image file of any kind that Pillow knows.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit values are taken to bytes, other colour spaces to
-    RGB without their profile. Raises DataError, in one line, for files that are none, damaged, or hold no picture.
+    RGB without their profile. The last photograph is remembered: a command checks it before the model reads it.
+    Raises DataError, in one line, for files that are not images, are damaged, or hold no picture.
     """
     if not path.is_file():
         raise DataError(f"no image at {path}")
+    status = path.stat()
+    return _read_photograph(path, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+
+
+@lru_cache(maxsize=1)
+def _read_photograph(path: Path, state: tuple[int, ...]) -> Photograph:
+    """`state`: what changes with the content of the file."""
     try:
         with Image.open(path) as stored:
             stored.load()
@@ -167,11 +175,13 @@ class Conditions:
     """Units of the poses -> units of the training data."""
 
 
-class PhotographSource:
+class PhotographSource(OneScene):
     """One scene of one frame, the photograph, at the first pose of `path`.
 
-    Raises DataError for a file that is no image.
+    Raises DataError for a file that is not an image.
     """
+
+    anchors_path: Float[Tensor, "k 4 4"]
 
     def __init__(
         self, file: Path, path: Float[Tensor, "k 4 4"], *, fov: float | None = None, pose_scale: float = 1.0
@@ -180,30 +190,23 @@ class PhotographSource:
         assumed. `pose_scale`: see `Conditions`."""
         if not 0 < pose_scale < float("inf"):
             raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
-        self.skipped = SkippedScenes()
-        self.key = file.stem
-        self.path, self.pose_scale = path, pose_scale
+        super().__init__(file.stem)
+        self.anchors_path, self.pose_scale = path, pose_scale
         self.photograph: Photograph = read_photograph(file)
         self.fov, source = self.photograph.field_of_view(fov)
         self.focal_note = f"field of view {self.fov:.1f} degrees along the shorter side ({source})"
 
-    @property
-    def keys(self) -> Sequence[str]:
-        return [self.key]
-
-    def scene(self, key: str) -> Scene:
-        if key != self.key:
-            raise DataError(f"there is one scene, {self.key!r}, not {key!r}")
+    def read(self) -> Scene:
         return Scene(
-            key=key,
-            c2w=self.path[:1],
+            key=self.key,
+            c2w=self.anchors_path[:1],
             intrinsics=self.photograph.intrinsics(self.fov)[None],
             frame_names=("photograph",),
             read_frame=self._read,
         )
 
-    def views(self, num_context: int) -> ViewIndices:
-        """The photograph, whatever number is asked for; it is also what a render from its place is compared with."""
+    def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices:
+        """The photograph, for any `count`; a render from its place is compared with it, too."""
         return ViewIndices(context=torch.zeros(1, dtype=torch.int64), target=torch.zeros(1, dtype=torch.int64))
 
     def path_note(self) -> str:
@@ -212,12 +215,12 @@ class PhotographSource:
         if self.reach > FARTHEST_REACH:
             advice = "scenes in training reach a few units: make --pose-scale smaller"
         size = f"up to {self.reach:.2g} units of the training data away"
-        return f"the path of {len(self.path)} cameras leads {size}; {advice}"
+        return f"the path of {len(self.anchors_path)} cameras leads {size}; {advice}"
 
     @property
     def reach(self) -> float:
         """Distance of the farthest camera of the path from the first, in units of the training data."""
-        positions = self.path[:, :3, 3]
+        positions = self.anchors_path[:, :3, 3]
         return float((positions - positions[:1]).norm(dim=1).max()) * self.pose_scale
 
     def check_size(self, side: int) -> None:

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.poses import cameras_from_rows
-from scenetok_ns.data.scenes import BadScene, DataError, Scene, SkippedScenes
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
 
 INDEX = "index.json"
 CACHED_CHUNKS = 4
 """Chunks that one process keeps open. They are mapped into memory, not read, so each costs only what was looked at."""
 
 
-class RE10KSource:
+class RE10KSource(SceneSource):
     """The scenes of one folder of `*.torch` chunks, such as root/train.
 
     Only `index.json` (scene -> chunk) is read at first, so 60,000 scenes cost their names. A chunk is a list of
@@ -32,8 +32,8 @@ class RE10KSource:
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = Path(folder)
-        self.skipped = SkippedScenes()
         self._chunk_of = self._usable(self._read_index())
         self._keys = tuple(self._chunk_of)
         self._open_chunks: OrderedDict[str, dict[str, dict[str, Any]]] = OrderedDict()

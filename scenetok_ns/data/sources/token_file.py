@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from scenetok_ns.data.scenes import DataError, Scene, SkippedScenes
-from scenetok_ns.data.view_sampling import ViewIndices
+from scenetok_ns.data.scenes import DataError, OneScene, Scene, ViewIndices
 from scenetok_ns.models.tokens import SceneTokens
 
 FOCAL = 0.9
@@ -19,38 +17,33 @@ GREY = 128
 PICTURE_SIZE = 256
 
 
-class TokenSource:
+class TokenSource(OneScene):
     """One scene: its tokens, and the cameras that it was seen from with grey pictures in place of the photographs.
 
     Where the file holds no cameras there is a single one, at the reference pose.
     Raises DataError for a file that is missing or damaged.
     """
 
+    tokens: SceneTokens
+
     def __init__(self, path: Path) -> None:
-        self.skipped = SkippedScenes()
         try:
             self.tokens = SceneTokens.load(path)
         except (OSError, ValueError) as error:
             raise DataError(str(error)) from error
-        self.key = self.tokens.scene or path.stem
+        super().__init__(self.tokens.scene or path.stem)
 
-    @property
-    def keys(self) -> Sequence[str]:
-        return [self.key]
-
-    def scene(self, key: str) -> Scene:
-        if key != self.key:
-            raise DataError(f"there is one scene, {self.key!r}, not {key!r}")
+    def read(self) -> Scene:
         c2w, intrinsics = self.tokens.cameras_c2w, self.tokens.cameras_intrinsics
         if c2w is None or intrinsics is None:
             c2w = self.tokens.reference_c2w[None]
             intrinsics = torch.tensor([[[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]]])
         names = ("reference",) if len(c2w) == 1 else tuple(f"camera_{index:03d}" for index in range(len(c2w)))
-        return Scene(key=key, c2w=c2w, intrinsics=intrinsics, frame_names=names, read_frame=_grey)
+        return Scene(key=self.key, c2w=c2w, intrinsics=intrinsics, frame_names=names, read_frame=_grey)
 
-    def views(self, num_context: int) -> ViewIndices:
-        """All cameras, whatever number is asked for: nothing is encoded, and nothing compared with."""
-        indices = torch.arange(self.scene(self.key).num_frames)
+    def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices:
+        """All cameras, for any `count`: nothing is encoded, and nothing is compared."""
+        indices = torch.arange(self.read().num_frames)
         return ViewIndices(context=indices, target=indices)
 
 

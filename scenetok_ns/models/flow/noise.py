@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_MASK = 0xFFFFFFFF
+from scenetok_ns.tools.seeds import indexed_seed
+
 _TOKEN_STREAM = 1 << 31
 """Latents count from 0, so a scene's token noise has a number that no latent reaches."""
 
@@ -23,8 +24,8 @@ def latent_noise(
     """Standard normal noise of the latents first ... first + num_latents - 1, float32 on the CPU.
 
     Args:
-        seed: one for each batch element; a single number is a batch of one.
-        shape: of one latent, [c, h, w].
+        seed: any integer for each batch element; a single one is a batch of one.
+        shape: [c, h, w] of one latent.
     """
     seeds = [seed] if isinstance(seed, int) else seed
     indices = range(first, first + num_latents)
@@ -38,22 +39,5 @@ def token_noise(seed: int | Sequence[int], num_tokens: int, dim: int) -> Float[T
 
 
 def _normal(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
-    generator = torch.Generator().manual_seed(_mix(seed, index))
+    generator = torch.Generator().manual_seed(indexed_seed(seed, index))
     return torch.randn(shape, generator=generator)
-
-
-def _mix(seed: int, index: int) -> int:
-    """32 bits from a seed and an index; different indices of one seed never collide.
-
-    torch's CPU generator takes 32 bits of its seed. Multiplying the index by an odd number and `_scramble` are both
-    one-to-one on 32 bits.
-    """
-    start = _scramble((seed ^ (seed >> 32)) & _MASK)
-    return _scramble((start + index * 0x9E3779B1) & _MASK)
-
-
-def _scramble(x: int) -> int:
-    """The finaliser of MurmurHash3: one-to-one, and close inputs give unlike outputs."""
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _MASK
-    return x ^ (x >> 16)

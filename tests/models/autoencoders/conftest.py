@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from recorded_autoencoders import Case
+from support.recorded_autoencoders import Case
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recorded_autoencoders import Case, video_dcae_config, video_dcae_tiling
+from support.recorded_autoencoders import Case, video_dcae_config, video_dcae_tiling
 
 from scenetok_ns.models.autoencoders.base import LatentSpace
 from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from recorded_autoencoders import Case, wan_config
+from support.recorded_autoencoders import Case, wan_config
 
 from scenetok_ns.models.autoencoders import wan
 from scenetok_ns.models.autoencoders.base import to_channels_last

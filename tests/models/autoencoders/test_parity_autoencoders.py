@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from recorded_autoencoders import (
+from safetensors.torch import save_file
+from support.recorded_autoencoders import (
     CASES,
     SHIPPED,
     Case,
@@ -23,7 +24,6 @@ from recorded_autoencoders import (
     video_dcae_tiling,
     wan_config,
 )
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders import vavae, video_dcae, wan

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import torch
-from recorded_autoencoders import vavae_config, video_dcae_config, wan_config
 from safetensors.torch import save_file
+from support.recorded_autoencoders import vavae_config, video_dcae_config, wan_config
 
 from scenetok_ns.models.autoencoders import vavae, video_dcae, wan
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space, weights_file

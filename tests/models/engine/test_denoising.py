@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_networks import CHUNKED, NUM_TOKENS, TOKEN_DIM, VIDEO, normal, random_cameras, randomized, small_denoiser
+from support.small_networks import (
+    CHUNKED,
+    NUM_TOKENS,
+    TOKEN_DIM,
+    VIDEO,
+    normal,
+    random_cameras,
+    randomized,
+    small_denoiser,
+)
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch

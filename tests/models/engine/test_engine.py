@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracle import LAYOUTS, path
-from small_models import small_model, views
-from small_networks import randomized, small_denoiser
+from support.oracle import LAYOUTS, path
+from support.small_models import small_model, views
+from support.small_networks import randomized, small_denoiser
 
 from scenetok_ns.models.engine.engine import fingerprint
 from scenetok_ns.models.engine.options import EngineOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_networks import generator_inputs, randomized, small_generator
+from support.small_networks import generator_inputs, randomized, small_generator
 
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.engine.token_sampling import TokenEngine

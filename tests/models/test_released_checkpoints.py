@@ -1,0 +1,245 @@
+"""Released checkpoints: what is taken, what is dropped, what is refused and how it is named."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import typing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.released_files import foreign_classes, random_state, small_preset, write_lightning
+
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.released_checkpoints import (
+    CheckpointError,
+    check_tensors,
+    check_weights,
+    drop_reason,
+    expected_tensors,
+    read_lightning,
+    released_state,
+)
+from scenetok_ns.tools.digests import sha256_of
+
+SQUARE = "denoiser.model.blocks.0.attn.proj.weight"
+OBLONG = "compressor.aggregate.0.mlp2.w3.weight"
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    return write_lightning(tmp_path / "released.ckpt", random_state(small_preset()))
+
+
+def rewritten(path: Path, change: typing.Callable[[dict], None]) -> Path:
+    state = random_state(small_preset())
+    change(state)
+    return write_lightning(path.with_name("changed.ckpt"), state)
+
+
+def test_every_tensor_is_taken_unchanged_in_the_networks_order(released: Path) -> None:
+    taken = released_state(small_preset(), released)
+    assert list(taken.tensors) == list(expected_tensors(small_preset())) and taken.dropped == {}
+    for key, value in random_state(small_preset()).items():
+        assert torch.equal(taken.tensors[key], value)
+
+
+def test_dropped_keys_are_reported_with_their_reason(released: Path) -> None:
+    surplus = {
+        "denoiser.null_tokens": "null token",
+        "denoiser.model.feat_rope.freqs": "rotary table",
+        "compressor.aggregate.1.mlp1.w12.weight": "last block",
+        "compressor.aggregate.1.norm3.weight": "last block",
+        "autoencoder.target.encoder.conv.weight": "its own published file",
+        "metric.lpips.net.weight": "evaluation metrics",
+    }
+    path = rewritten(released, lambda state: state.update({key: torch.zeros(2) for key in surplus}))
+    taken = released_state(small_preset(), path)
+    assert taken.dropped.keys() == surplus.keys()
+    for key, words in surplus.items():
+        assert words in taken.dropped[key]
+
+
+def test_a_key_of_the_rules_that_the_preset_has_is_taken(tmp_path: Path) -> None:
+    preset = small_preset()
+    preset = replace(preset, denoiser=replace(preset.denoiser, null_token=True))
+    path = write_lightning(tmp_path / "x.ckpt", random_state(preset))
+    taken = released_state(preset, path)
+    assert "denoiser.null_tokens" in taken.tensors and taken.dropped == {}
+
+
+def test_only_the_last_block_s_unused_half_is_dropped() -> None:
+    tiny = load_preset("scenetok-tiny")
+    assert drop_reason("compressor.aggregate.0.norm3.weight", tiny) is None
+    assert drop_reason("compressor.aggregate.2.norm3.weight", tiny) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.update({"denoiser.cnd_proj.wt": s.pop("denoiser.cnd_proj.weight")}),
+            r"1 missing: denoiser\.cnd_proj\.weight; 1 surplus: denoiser\.cnd_proj\.wt$",
+        ),
+        (lambda s: s.pop(SQUARE), r"1 missing: denoiser\.model\.blocks\.0\.attn\.proj\.weight$"),
+        (lambda s: s.update({"ema.module.x": torch.zeros(1)}), r"1 surplus: ema\.module\.x$"),
+        (
+            lambda s: s.update({OBLONG: s[OBLONG].T.contiguous()}),
+            r"1 of another shape: compressor\.aggregate\.0\.mlp2\.w3\.weight \[64, 32\] instead of \[32, 64\]$",
+        ),
+        (lambda s: s.update({SQUARE: s[SQUARE].T}), r"transposed\?\): denoiser\.model\.blocks\.0\.attn\.proj\.weight$"),
+        (lambda s: s.update({SQUARE: s[SQUARE].long()}), "of another kind of number"),
+        (lambda s: [s.pop(key) for key in list(s) if "mlp" in key], r"missing: .* and \d+ more$"),
+        (lambda s: s.update({SQUARE: "text"}), "entries that are not tensors: denoiser"),
+    ],
+)
+def test_wrong_tensors_are_listed_and_refused(released: Path, change: typing.Callable, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        released_state(small_preset(), rewritten(released, change))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99, 0.9999])
+def test_truncated_files_are_refused(released: Path, part: float) -> None:
+    whole = released.read_bytes()
+    released.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(CheckpointError, match=r"released\.ckpt: (truncated, it ends after \d+ bytes|not a PyTorch)"):
+        read_lightning(released)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing\.ckpt: no such file"):
+        read_lightning(tmp_path / "nothing.ckpt")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"entry 'state_dict', found \['weights'\]"):
+        read_lightning(tmp_path / "other.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(CheckpointError, match="found list"):
+        read_lightning(tmp_path / "list.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="no zip file"):
+        read_lightning(tmp_path / "old.ckpt")
+
+
+class Runs:
+    """Unpickling this calls a function."""
+
+    def __init__(self, function: typing.Callable, *args: object) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(os.system, "posix.system"), (eval, "builtins.eval"), (os.mkdir, "posix.mkdir")]
+)
+def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path: Path, function: typing.Callable, name: str) -> None:
+    trace = tmp_path / "trace"
+    argument = {os.system: f"touch {trace}", eval: f"open({str(trace)!r}, 'w')", os.mkdir: str(trace)}[function]
+    for where in ("hyper_parameters", "state_dict"):
+        path = write_lightning(tmp_path / "bad.ckpt", {"a": torch.zeros(1)}, **{where: {"x": Runs(function, argument)}})
+        with pytest.raises(CheckpointError, match=rf"bad\.ckpt: refused, its pickle names {name},"):
+            read_lightning(path)
+    assert not trace.exists()
+
+
+def test_code_that_reaches_its_function_through_a_listed_name_is_refused(tmp_path: Path) -> None:
+    """Names on the list stand for inert classes, so nothing of their packages can be called."""
+    with foreign_classes("omegaconf.base.Metadata") as (metadata,):
+        path = write_lightning(tmp_path / "x.ckpt", {"a": torch.zeros(1)}, extra=Runs(metadata, "arguments", 3))
+        metadata.__init__ = lambda self, *args: pytest.fail("a foreign class was called")
+        read_lightning(path)
+
+
+def test_records_of_a_lightning_checkpoint_are_read_over(tmp_path: Path) -> None:
+    names = ("omegaconf.dictconfig.DictConfig", "lightning.fabric.utilities.data.AttributeDict")
+    with foreign_classes(*names) as (dict_config, attribute_dict):
+        config = dict_config()
+        config.__dict__.update(_content={"lr": 1e-5}, ref_type=typing.Any, object_type=dict)
+        config.__dict__.update(cache=collections.defaultdict(dict, {1: {}}))
+        parameters = attribute_dict(model=config)
+        path = write_lightning(
+            tmp_path / "x.ckpt",
+            {"a": torch.ones(2)},
+            hyper_parameters=parameters,
+            paths={"dir": pathlib.Path("checkpoints"), "best": np.float64(0.25)},
+        )
+    assert torch.equal(read_lightning(path)["a"], torch.ones(2))
+
+
+def test_numpy_scalars_are_read_over_where_the_process_allows_them_too(tmp_path: Path) -> None:
+    scalar = np.float64(0.5).__reduce__()[0]
+    path = write_lightning(tmp_path / "x.ckpt", {"a": torch.ones(2)}, best=np.float64(0.25), other=np.int64(3))
+    types = [type(np.dtype(name)) for name in ("float64", "int64")]
+    already = torch.serialization.get_safe_globals()  # leaving the context would take these from the process too
+    with torch.serialization.safe_globals([x for x in (scalar, np.dtype, *types) if x not in already]):
+        assert torch.equal(read_lightning(path)["a"], torch.ones(2))
+
+
+def test_missing_and_changed_autoencoder_weights_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "vae.pt"
+    file.write_bytes(b"weights")
+    digest = sha256_of(file)
+    check_weights(file, digest, "context")
+    check_weights(file, None, "context")
+    check_weights(None, None, "context")
+    file.write_bytes(b"Weights")
+    with pytest.raises(CheckpointError, match=rf"context autoencoder, .*vae\.pt, have changed: .*{digest}"):
+        check_weights(file, digest, "context")
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"target autoencoder are not at .*vae\.pt"):
+        check_weights(file, digest, "target")
+
+
+def test_unknown_records_are_refused_by_name(tmp_path: Path) -> None:
+    with foreign_classes("somewhere.else_.Thing", "another.Other") as (thing, other):
+        path = write_lightning(tmp_path / "x.ckpt", {"a": torch.ones(2)}, extra=[thing(), other()])
+    with pytest.raises(CheckpointError, match=r"names another\.Other, somewhere\.else_\.Thing, which"):
+        read_lightning(path)
+
+
+def test_reading_leaves_the_process_s_safe_globals_alone(released: Path) -> None:
+    before = set(map(str, torch.serialization.get_safe_globals()))
+    read_lightning(released)
+    assert set(map(str, torch.serialization.get_safe_globals())) == before
+
+
+def test_tokenizer_and_generator_from_two_files(tmp_path: Path) -> None:
+    preset = small_preset(generator=True)
+    state = random_state(preset)
+    tokenizer = {key: value for key, value in state.items() if not key.startswith("scene_generator.")}
+    generator = {key: value for key, value in state.items() if key.startswith("scene_generator.")}
+    first = write_lightning(tmp_path / "generator.ckpt", generator)
+    second = write_lightning(tmp_path / "tokenizer.ckpt", tokenizer)
+    both = write_lightning(tmp_path / "both.ckpt", state)
+
+    for taken in (released_state(preset, first, second), released_state(preset, both)):
+        assert taken.dropped == {} and all(torch.equal(taken.tensors[key], state[key]) for key in state)
+    with pytest.raises(CheckpointError, match=r"holds the scene generator alone.*\(tokenizer\.ckpt\)"):
+        released_state(preset, first)
+    with pytest.raises(CheckpointError, match="a tokenizer file must not hold generator keys: scene_generator"):
+        released_state(preset, first, both)
+    with pytest.raises(CheckpointError, match="has no scene generator: leave out"):
+        released_state(small_preset(), second, second)
+
+    other = random_state(preset, seed=1)
+    taken = released_state(preset, write_lightning(tmp_path / "third.ckpt", other), second)
+    assert torch.equal(taken.tensors[SQUARE], state[SQUARE])
+    assert taken.dropped[SQUARE] == "taken from tokenizer.ckpt"
+
+
+def test_check_tensors_accepts_what_fits() -> None:
+    expected = expected_tensors(small_preset())
+    check_tensors(expected, random_state(small_preset()), "a file")
+
+
+def test_sha256_counts_every_byte(tmp_path: Path) -> None:
+    file = tmp_path / "abc"
+    file.write_bytes(b"abc")
+    counts: list[int] = []
+    assert sha256_of(file, counts.append) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert counts == [3]

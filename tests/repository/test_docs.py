@@ -1,0 +1,117 @@
+"""README and docs: every command in them runs, every link leads somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from support.docs_materials import Materials
+from support.docs_pages import ROOT, Command, Page, pages, read_page, read_text
+from support.docs_runner import CommandError, check_options, run
+
+PAGES = pages()
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
+    return Materials(tmp_path_factory.mktemp("materials"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page.blocks], ids=lambda page: page.name)
+def test_commands(page: Page, materials: Materials, tmp_path: Path) -> None:
+    """All blocks of a page in order, in one folder; those that cannot be run here have their options read."""
+    for name, path in page.materials:
+        materials.make(name, tmp_path / path)
+    for block in page.blocks:
+        for name, path in block.materials:
+            materials.make(name, tmp_path / path)
+        for command in block.commands():
+            print(f"{page.name}:{block.line}: {command}")  # shown when it fails
+            (check_options if block.not_run else run)(command, tmp_path)
+
+
+def test_commands_are_found_and_changed_as_the_page_says(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Title\n\n<!-- page with: rooms as data/re10k -->\n\n"
+        "    scenetok encode --run RUN --output x.safetensors \\\n        --seed 2  # why\n\n"
+        "words\n\n    not a command\n\n"
+        "<!-- not run: needs a GPU,\nalways -->\n```\nns-train scenetok --data data\n```\n\n"
+        "<!-- run with: tokenizer run as RUN; --steps 150 -> --steps 2; add to ns-train: --vis wandb -->\n\n"
+        "    A=1 ns-train scenegen --steps 150 re10k-data\n    ns-eval --load-config RUN/config.yml\n"
+    )
+    found = read_page(page)
+    assert found.materials == (("rooms", "data/re10k"),)
+    first, second, third = found.blocks
+    assert first.commands() == [
+        Command("scenetok", ("encode", "--run", "RUN", "--output", "x.safetensors", "--seed", "2"))
+    ]
+    assert first.line == 5 and first.not_run is None
+    assert second.not_run == "needs a GPU,\nalways" and second.commands()[0].program == "ns-train"
+    assert third.materials == (("tokenizer run", "RUN"),)
+    train, evaluate = third.commands()
+    assert train == Command("ns-train", ("scenegen", "--vis", "wandb", "--steps", "2", "re10k-data"), {"A": "1"})
+    assert evaluate.words == ("--load-config", "RUN/config.yml")
+
+
+@pytest.mark.parametrize("mark", ["run with: rooms; --stepz 1 -> --steps 2", "run add to ns-eval: --a b"])
+def test_changes_that_change_nothing_are_told(tmp_path: Path, mark: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- {mark} -->\n\n    ns-train scenetok\n")
+    with pytest.raises(ValueError, match="line 3"):
+        read_page(page).blocks[0].commands()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "scenetok open RUN --output RUN2 --stepz 3",
+        "scenetok opne RUN",
+        "ns-train scenetok-tiny --no-such-option 1",
+        "ns-eval --load-config RUN/config.yml --steps 3",
+        "python benchmarks/scenegen_solver.py --scnes 3",
+        "torchrun --nproc-per-node 8 --no-python scenetok latents --dta x",
+        "sbatch --nodes 2 scripts/train.slurm RUN scenetok --dta x",
+        "pip install 'scenetok-ns[nothing]'",
+        "make nothing",
+    ],
+)
+def test_options_that_are_not_there_are_found_without_running(tmp_path: Path, line: str) -> None:
+    words = line.replace("'", "").split()
+    with pytest.raises(CommandError):
+        check_options(Command(words[0], tuple(words[1:])), tmp_path)
+
+
+def test_a_failing_command_fails(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="nothing here"):
+        run(Command("scenetok", ("encode", "--run", "nothing here", "--output", "x.safetensors")), tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page: Page) -> None:
+    for match in LINK.findall(read_text(page.path)):
+        target = "".join(match)
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = page.path.parent / file if file else page.path
+        assert path.exists(), f"{page.name} links to {target}, which is not there"
+        if anchor:
+            assert anchor in headings(path.read_text()), f"{page.name}: {target} has no such heading"
+
+
+def headings(text: str) -> set[str]:
+    """As GitHub names them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_in_the_index() -> None:
+    links = {"".join(found) for found in LINK.findall((ROOT / "docs" / "README.md").read_text())}
+    paths = [page.path for page in PAGES if page.path != ROOT / "README.md"]
+    missing = [path.name for path in paths if os.path.relpath(path, ROOT / "docs") not in links]
+    assert missing == ["README.md"]

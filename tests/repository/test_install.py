@@ -1,0 +1,67 @@
+"""The package installed from its wheel and as an editable tree: presets are found from anywhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+LOAD_EVERY_PRESET = """
+import sys
+sys.path.append(sys.argv[1])
+import scenetok_ns
+from scenetok_ns.models.presets import config_folder, load_preset, preset_names
+assert all(load_preset(name).name == name for name in preset_names())
+print(scenetok_ns.__file__, config_folder(), *preset_names(), sep="\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def only_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the one dependency that presets need, and nothing else of this environment."""
+    folder = tmp_path_factory.mktemp("dependency")
+    spec = importlib.util.find_spec("yaml")
+    assert spec is not None and spec.origin is not None
+    (folder / "yaml").symlink_to(Path(spec.origin).parent)
+    return folder
+
+
+def pip(*arguments: str, environment: Path | None = None) -> None:
+    python = ["--python", str(environment / "bin" / "python")] if environment else []
+    # Of this environment, the other one sees the build backend.
+    variables = {"PYTHONPATH": sysconfig.get_path("purelib"), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PATH": "/usr/bin"}
+    command = [sys.executable, "-m", "pip", *python, *arguments, "--no-deps", "--no-index", "--no-build-isolation"]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_every_preset_loads_from_another_folder(kind: str, tmp_path: Path, only_yaml: Path) -> None:
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    if kind == "wheel":
+        pip("wheel", str(ROOT), "--wheel-dir", str(tmp_path))
+        (wheel,) = tmp_path.glob("scenetok_ns-*.whl")
+        pip("install", str(wheel), environment=environment)
+    else:
+        pip("install", "--editable", str(ROOT), environment=environment)
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [environment / "bin" / "python", "-I", "-c", LOAD_EVERY_PRESET, only_yaml]
+    result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    package, folder, *names = result.stdout.splitlines()
+
+    assert names == sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+    if kind == "wheel":
+        assert Path(package).is_relative_to(environment) and Path(folder).is_relative_to(environment)
+    else:
+        assert Path(package) == ROOT / "scenetok_ns" / "__init__.py" and Path(folder) == ROOT / "configs"
