@@ -25,9 +25,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from scenetok_ns.cli.generate import EMBEDDED
-from scenetok_ns.cli.run_options import show_data
-from scenetok_ns.cli.token_files import load_run
+from scenetok_ns.cli.run_options import EMBEDDED_GENERATOR, RunChanges
+from scenetok_ns.cli.runs import load_run
 from scenetok_ns.data.demo.writer import write_demo_data
 from scenetok_ns.data.sources.photograph import Conditions
 from scenetok_ns.models.cameras import CameraBatch
@@ -81,18 +80,18 @@ def rendered(model: SceneTokModel, tokens: SceneTokens, scene: Conditions) -> to
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help=f"run folder of a scenegen method; default: the shipped {EMBEDDED}")
+    parser.add_argument("--run", type=Path, help=f"run folder of a scenegen method; default: {EMBEDDED_GENERATOR}")
     parser.add_argument("--scenes", type=int, default=8)
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 30, 50])
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        config, checkpoints = derive_run(options.run or Path(EMBEDDED), Path(folder) / "unused")
+        run = derive_run(options.run or Path(EMBEDDED_GENERATOR), Path(folder) / "unused")
         if options.run is None:
             write_demo_data(Path(folder) / "rooms", "re10k", {"train": 1, "test": options.scenes})
-            show_data(config, Path(folder) / "rooms")
-        pipeline = load_run(config, checkpoints, console)
+            RunChanges(data=Path(folder) / "rooms").apply(run.config)
+        pipeline = load_run(run, console)
         manager = pipeline.datamanager
         usable = islice(manager.scenes.usable(), options.scenes)
         scenes = [manager.scenes.conditions(scene.number) for scene in usable]

@@ -1,4 +1,4 @@
-"""Todo: one line."""
+"""The configuration of a run folder, read safely."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from scenetok_ns.tools.safe_config import read_config
 
 
 def read_run(run: Path) -> TrainerConfig:
-    """Configuration of a run folder, or of the config.yml in it. Runs nothing that the file might name."""
+    """Read the configuration of a run folder, or of the config.yml in it, without running what the file might name.
+
+    Raises:
+        FileNotFoundError: There is no config.yml.
+        ValueError: It is not the configuration of a scenetok run.
+    """
     path = run / CONFIG if run.is_dir() else run
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}")

@@ -19,11 +19,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from scenetok_ns.cli.run_options import PhotographOptions
+from scenetok_ns.cli.demo_rooms import write_rooms
+from scenetok_ns.cli.photograph_options import PhotographOptions, print_photograph
+from scenetok_ns.cli.run_options import EMBEDDED, EMBEDDED_GENERATOR, RunChanges
+from scenetok_ns.cli.runs import write_run
 from scenetok_ns.tools.printing import command, description_column, plain_console
 
 METHOD = "scenetok-tiny"
-GENERATOR = "scenegen-tiny"
+"""Method that the demo trains."""
+
 ROWS = (
     ("mean colour of the context views", "_mean_colour"),
     ("nearest context view, copied", "_nearest_view"),
@@ -46,8 +50,8 @@ def demo(
     test_scenes: int = 2,
     steps: int = 20,
     seed: int = 0,
-    preset: str = METHOD,
-    generator: str = GENERATOR,
+    preset: str = EMBEDDED,
+    generator: str = EMBEDDED_GENERATOR,
 ) -> None:
     """Make rooms; evaluate, render and generate some with the shipped models; train a little on top.
 
@@ -58,9 +62,9 @@ def demo(
         train_scenes: Rooms to train on.
         test_scenes: Rooms to evaluate on; none is among those to train on.
         steps: Training steps.
-        seed: Of rooms and training.
-        preset: Name of the tokenizer; its trained weights come with the package.
-        generator: Name of the generator, likewise.
+        seed: Random seed for rooms and training.
+        preset: Preset of the tokenizer, with trained weights in the package.
+        generator: Preset of the scene generator, with trained weights in the package.
     """
     console = plain_console()
     begin = time.monotonic()
@@ -74,9 +78,7 @@ def demo(
     results.mkdir(parents=True)
 
     if not (data / "test" / "index.json").is_file():
-        from scenetok_ns.cli.demo_data import demo_data
-
-        demo_data(data, train=train_scenes, test=test_scenes, seed=seed)
+        write_rooms(data, console, train=train_scenes, test=test_scenes, seed=seed)
     shipped = open_shipped(preset, data, output / "runs" / f"shipped-{name}")
     config, figures, video = shipped / "config.yml", results / "figures.json", results / "walk.mp4"
     tools.run("evaluating", [
@@ -93,7 +95,7 @@ def demo(
     photograph, camera_path, generated = (results / f for f in ("photograph.png", "camera_path.json", "generated.mp4"))
     made = output / "runs" / f"generated-{name}"
     fov = save_first_view(data, photograph, camera_path)
-    open_photograph(generator, PhotographOptions(image=photograph, path=camera_path, fov=fov), made)
+    open_photograph(generator, PhotographOptions(image=photograph, path=camera_path, fov=fov), made, console)
     tools.run("generating", [
         *("ns-render", "camera-path", "--load-config", made / "config.yml"),
         *("--camera-path-filename", camera_path, "--output-path", generated),
@@ -118,15 +120,12 @@ def demo(
 
 
 def open_shipped(preset: str, data: Path, folder: Path) -> Path:
-    """A run folder of the package's model on the rooms, whose evaluation compares with the baselines."""
-    from scenetok_ns.cli.run_options import show_data
-    from scenetok_ns.plugin.run_folder import derive_run, fill_checkpoints
-    from scenetok_ns.tools.run_files import write_run_folder
+    """Write a run folder of the package's model on the rooms, whose evaluation compares with the baselines."""
+    from scenetok_ns.plugin.run_folder import derive_run
 
-    config, checkpoints = derive_run(Path(preset), folder)
-    show_data(config, data)
-    config.pipeline.baselines = True
-    write_run_folder(folder, lambda target: fill_checkpoints(config, checkpoints, target), lambda: config)
+    derived = derive_run(Path(preset), folder)
+    RunChanges(data=data, baselines=True).apply(derived.config)
+    derived.write()
     return folder
 
 
@@ -145,11 +144,15 @@ def save_first_view(data: Path, photograph: Path, camera_path: Path) -> float:
     return fov
 
 
-def open_photograph(generator: str, photograph: PhotographOptions, folder: Path) -> None:
-    """A run folder of the scene that is generated from a photograph, for views along its path."""
-    from scenetok_ns.cli.open_run import open_run
+def open_photograph(generator: str, photograph: PhotographOptions, folder: Path, console: Console) -> None:
+    """Write a run folder of the scene that is generated from a photograph, for views along its path."""
+    from scenetok_ns.plugin.run_folder import derive_run
 
-    open_run(Path(generator), folder, photograph=photograph)
+    derived = derive_run(Path(generator), folder)
+    source = RunChanges(photograph=photograph).apply(derived.config)
+    if source is not None and photograph.image is not None:
+        print_photograph(photograph.image, source, console)
+    write_run(derived, folder, console)
 
 
 def _device() -> str:

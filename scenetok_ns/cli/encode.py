@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.text import Text
 
-from scenetok_ns.cli.token_files import check_token_file, load_run, with_sources, write_tokens
+from scenetok_ns.cli.run_options import EMBEDDED, RunChanges, positive
+from scenetok_ns.cli.runs import load_run
+from scenetok_ns.cli.scene_jobs import Split, chosen_shard, job_label, print_report, scene_progress
+from scenetok_ns.cli.token_files import check_token_file, with_sources, write_tokens
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.printing import command, plain_console
@@ -17,11 +20,9 @@ from scenetok_ns.tools.printing import command, plain_console
 if TYPE_CHECKING:
     from scenetok_ns.plugin.pipeline import SceneTokPipeline
 
-Split = Literal["train", "test"]
 DType = Literal["float32", "bfloat16", "float16"]
-EMBEDDED = "scenetok-tiny"
-"""Preset whose model is used where no run is given."""
 NUM_ENCODINGS = 8
+"""Encodings of each scene of a split, if --encodings is not given."""
 
 
 def encode(
@@ -38,29 +39,27 @@ def encode(
     shard: str | None = None,
     dtype: DType | None = None,
 ) -> None:
-    """Write the tokens of a scene to a file, from which it can be shown without its photographs, with a run folder that
-    shows it; or, with --split, those of all scenes, from which scene generators train faster than from photographs.
+    """Encode a scene to a token file, which renders without the photographs, and create a run folder that displays it.
+    With --split, encode all scenes, so that scene generators train faster than from photographs.
 
-    A split that was interrupted is continued by running the same command again. Several processes may share the work:
-    under SLURM job arrays, srun or torchrun each takes its part by itself, else give --shard.
+    Run the same command again to continue an interrupted split. Several processes may share the work: under SLURM job
+    arrays, srun or torchrun each takes its part by itself, else give --shard.
 
     Args:
-        output: The token file to write (.safetensors); with --split a folder.
+        output: Token file to write (.safetensors); with --split a folder.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package.
         data: A capture (a folder of ns-process-data, or a COLMAP model with its pictures), or a data set with the
             scene; default: the run's.
         scene: Name of the evaluation scene; default: the run's, or the first.
-        num_context: Number of photographs to encode; default: the run's.
-        pose_scale: Of a capture: what its positions are multiplied by to be in units of the training data; default:
-            so that its cameras spread as those of the training scenes.
-        run_folder: Also make a run folder of the output's name without its ending, for ns-viewer and ns-render.
+        num_context: Number of context views to encode; default: the run's.
+        pose_scale: Factor from capture units to training units. Default: match the camera spread of the training data.
+        run_folder: Also create a run folder, named like the output without its ending, for ns-viewer and ns-render.
         split: Encode all scenes of this split for training, ns-train scenegen --pipeline.datamanager.tokens OUTPUT.
         encodings: With --split: encodings of each scene, with different views; default 8.
-        seed: With --split: of the choice of views; default 0.
-        shard: With --split: which part of the work, i/n with i from 0; default: as SLURM's or torchrun's variables say,
-            else all.
-        dtype: Of the numbers in the file; bfloat16 halves it at no visible loss. Default: float32, with --split
-            float16.
+        seed: With --split: random seed for the choice of views; default 0.
+        shard: With --split: part of the work, e.g. 0/8. Detected automatically under SLURM and torchrun.
+        dtype: Precision of the numbers in the file; bfloat16 halves the file at no visible loss. Default: float32,
+            with --split float16.
     """
     if split is None:
         check_token_file(output)
@@ -70,19 +69,14 @@ def encode(
         raise ValueError(
             "a --split is encoded whole, as in training: leave out --scene, --num-context and --no-run-folder"
         )
-    from scenetok_ns.cli.run_options import positive, set_num_context, set_pose_scale, show_data, show_scene
+    encodings = positive("--encodings", NUM_ENCODINGS if encodings is None else encodings)
+    changes = RunChanges(data=data, scene=scene, num_context=num_context, pose_scale=pose_scale)
     from scenetok_ns.plugin.run_folder import derive_run
 
-    config, checkpoints = derive_run(run, output)
-    encodings = positive("--encodings", NUM_ENCODINGS if encodings is None else encodings)
-    if data is not None:
-        show_data(config, data)
-    if scene is not None:
-        show_scene(config, scene)
-    set_num_context(config, num_context)
-    set_pose_scale(config, pose_scale)
+    derived = derive_run(run, output)
+    changes.apply(derived.config)
     console = plain_console(stderr=True)
-    pipeline = load_run(config, checkpoints, console)
+    pipeline = load_run(derived, console)
     if split is None:
         tokens = _encoded_scene(pipeline, console)
         write_tokens(tokens, output, dtype or "float32", run, console, run_folder=run_folder)
@@ -124,10 +118,6 @@ def _encode_split(
     dtype: DType,
     console: Console,
 ) -> None:
-    import os
-
-    from scenetok_ns.cli.latents import scene_progress, tell_report
-    from scenetok_ns.data.precomputed.scene_jobs import Shard
     from scenetok_ns.data.precomputed.token_jobs import TokenJob, compute_tokens
     from scenetok_ns.data.precomputed.token_sets import TokenSettings
     from scenetok_ns.models.released_checkpoints import module_sha256
@@ -149,10 +139,9 @@ def _encode_split(
         split=split,
         source=pipeline.datamanager.training_source(split),
         settings=settings,
-        shard=Shard.parse(shard) if shard is not None else Shard.from_environment(os.environ),
+        shard=chosen_shard(shard),
     )
     with scene_progress(console) as progress:
-        label = f"{split} tokens" + (f", shard {job.shard.index}/{job.shard.count}" * (job.shard.count > 1))
-        task = progress.add_task(label, total=len(job.scenes()))
+        task = progress.add_task(job_label(f"{split} tokens", job.shard), total=len(job.scenes()))
         report = compute_tokens(job, model, lambda key: progress.advance(task))
-    tell_report(report, output, console)
+    print_report(report, output, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from scenetok_ns.cli.latents import open_split, scene_progress
+from scenetok_ns.cli.scene_jobs import open_split, scene_progress
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
 from scenetok_ns.data.scenes import DataError

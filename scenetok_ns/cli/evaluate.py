@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.cli.run_options import check_encodes, positive, set_num_context, set_sampling, show_data, show_index
+from scenetok_ns.cli.evaluation_folder import default_folder
+from scenetok_ns.cli.run_options import RunChanges, positive
+from scenetok_ns.cli.runs import load_run
+from scenetok_ns.cli.scene_jobs import chosen_shard
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.records import FIGURES
@@ -52,7 +54,7 @@ def evaluate(
 
     Run the same command again to continue after an interruption. Several processes may share the scenes: under SLURM
     job arrays, srun or torchrun each takes its part by itself, else give --shard; the last one writes the figures.
-    `scenetok report` makes a page of what this writes.
+    `scenetok report` turns the result into a page.
 
     Args:
         run: Run folder (or its config.yml), or the name of a preset whose weights come with the package.
@@ -60,42 +62,50 @@ def evaluate(
         data: Another data set, or a capture.
         index: Evaluation index (scenetok eval-index makes them): which scenes, and which of their views.
         scenes: Only the scenes of these names.
-        num_scenes: Only the first so many scenes.
-        num_context: Photographs that scenes are encoded from; of a scenegen run, anchor poses.
-        num_condition: Of a scenegen run: photographs that scenes are generated from.
-        seed: Of the noise that renders, and generated scenes, start from.
-        seeds: Evaluate with so many seeds, counted from --seed, for the spread between them.
+        num_scenes: Only the first scenes, this many.
+        num_context: Number of context views to encode; for scenegen runs, number of anchor poses.
+        num_condition: Number of photographs that a scenegen run generates scenes from.
+        seed: Random seed for rendering and for generating scenes.
+        seeds: Number of seeds to evaluate with, counted from --seed, for the spread between them.
         steps: Denoising steps of a render.
         guidance: Classifier-free guidance scale of a render, 1 is off.
-        solver: Of a render: euler, or multistep.
+        solver: Solver of a render: euler, or multistep.
         sweep: See the options.
         measure: See the options.
         baselines: Also measure the mean colour, the nearest context view, and the model with wrong tokens.
-        pictures: Keep every view as JPEG for the report.
-        shard: Which part of the scenes, i/n with i from 0.
+        pictures: Save every view as JPEG for the report.
+        shard: Part of the scenes, e.g. 0/8. Detected automatically under SLURM and torchrun.
     """
-    from scenetok_ns.cli.token_files import load_run
-    from scenetok_ns.data.precomputed.scene_jobs import Shard
+    positive("--seeds", seeds)
+    changes = RunChanges(
+        data=data,
+        index=index,
+        num_context=num_context,
+        num_condition=num_condition,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        solver=solver,
+    )
     from scenetok_ns.evaluation.evaluate import check_photographs
     from scenetok_ns.evaluation.measures import Measures
     from scenetok_ns.evaluation.sweeps import variants
     from scenetok_ns.plugin.run_folder import derive_run
 
-    positive("--seeds", seeds)
-    own_shard = Shard.parse(shard) if shard is not None else Shard.from_environment(os.environ)
+    own_shard = chosen_shard(shard)
     folder = output or default_folder(run)
-    config, checkpoints = derive_run(run, folder)
-    set_sampling(config, seed, steps, guidance)
-    config.pipeline.model.solver = solver or config.pipeline.model.solver
-    choose_data(config, data, index, num_context, num_condition, sweep)
+    derived = derive_run(run, folder)
+    config = derived.config
+    changes.apply(config)
+    check_sweep(config, sweep)
     console = plain_console(stderr=True)
-    pipeline = load_run(config, checkpoints, console)
+    pipeline = load_run(derived, console)
     check_photographs(pipeline.datamanager)
     pipeline.datamanager.scenes.keys = chosen_scenes(pipeline.datamanager, scenes, num_scenes)
     check_context(pipeline.datamanager, max([*sweep.sweep_context, num_context or 0]))
     with console.status("loading the metrics"):
         measures = Measures.load(measure, pipeline.model.device)
-    tell_missing(measures.not_computed, console)
+    print_missing(measures.not_computed, console)
     scene_seed = config.pipeline.model.scene_seed if seed is None else seed
     plan = variants(sweep.axes(), config.pipeline.model.seed, seeds, scene_seed)
     session = _Session(pipeline, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, console)
@@ -108,38 +118,15 @@ def evaluate(
     write_figures(folder, run, [(variant, figures) for variant, figures in found if figures is not None], console)
 
 
-def default_folder(run: Path) -> Path:
-    """RUN/evaluation; beside here for a preset, which has no folder."""
-    if run.is_dir():
-        return run / "evaluation"
-    return run.parent / "evaluation" if run.is_file() else Path(f"{run.name}-evaluation")
+def check_sweep(config: RunFolderConfig, sweep: SweepOptions) -> None:
+    """Raise ValueError for a sweep that this run cannot have."""
+    from scenetok_ns.cli.change_run import check_encodes
 
-
-def choose_data(
-    config: RunFolderConfig,
-    data: Path | None,
-    index: Path | None,
-    num_context: int | None,
-    num_condition: int | None,
-    sweep: SweepOptions,
-) -> None:
-    """Options of the data. Raises DataError, or ValueError for values that cannot be."""
-    from scenetok_ns.cli.run_options import check_generator, condition_count
-
-    datamanager = config.pipeline.datamanager
-    if data is not None:
-        show_data(config, data)
-    if index is not None:
-        show_index(config, index)
-    if num_condition is not None:
-        check_generator(config, "--num-condition")
-        datamanager.num_condition = condition_count(config, num_condition)
-    set_num_context(config, num_context)
     if sweep.sweep_context or sweep.sweep_order:
         check_encodes(config, "--sweep-context" if sweep.sweep_context else "--sweep-order")
     preset = load_preset(config.pipeline.model.preset)
     if sweep.sweep_order and preset.scene_generator is not None:
-        raise ValueError("--sweep-order is of the views that scenes are encoded from; this run generates them")
+        raise ValueError("--sweep-order only works with runs that encode scenes; this run generates them")
     for name, values in sweep.axes().items():
         for value in values:
             if isinstance(value, int):
@@ -175,7 +162,7 @@ def check_context(datamanager: SceneTokDataManager, count: int) -> None:
 
 
 class _Session:
-    """What the variants of one command share."""
+    """Everything that the variants of one command share."""
 
     def __init__(
         self,
@@ -250,9 +237,9 @@ def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, 
     if rows[0].axes:
         sweeps.plot(rows, folder / sweeps.PLOT)
     write_atomically(folder / FIGURES, json.dumps(content, indent=1, allow_nan=False).encode())
-    plain_console().print(shown(rows))
+    plain_console().print(figures_table(rows))
     first = found[0][1]
-    tell_missing(
+    print_missing(
         {name: first["not_computed"][name] for name in first["samples"] if name in first["not_computed"]}, console
     )
     if skipped := first["skipped"]:
@@ -260,8 +247,8 @@ def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, 
     console.print(f"{folder / FIGURES}\n  {command('scenetok', 'report', folder)}", soft_wrap=True)
 
 
-def tell_missing(reasons: dict[str, str], console: Console) -> None:
-    """A line for each reason, with the metrics that it keeps out."""
+def print_missing(reasons: dict[str, str], console: Console) -> None:
+    """Print a line for each reason, with the metrics that are not computed for it."""
     metrics: dict[str, list[str]] = {}
     for metric, reason in reasons.items():
         metrics.setdefault(reason, []).append(metric)
@@ -269,7 +256,7 @@ def tell_missing(reasons: dict[str, str], console: Console) -> None:
         console.print(f"without {', '.join(names)}: {reason}", soft_wrap=True, style="yellow", highlight=False)
 
 
-def shown(rows: list[Row]) -> Table:
+def figures_table(rows: list[Row]) -> Table:
     """A row for each combination: metrics, with their spread over the seeds if there are several."""
     from scenetok_ns.evaluation.sweeps import shown_metrics
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from scenetok_ns.cli.run_options import RunChanges
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, weights_file
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.models.released_checkpoints import CheckpointError, released_state
@@ -30,14 +31,14 @@ def import_checkpoint(
     video_dcae: Path | None = None,
     wan: Path | None = None,
 ) -> None:
-    """Make a run folder of a released checkpoint: ns-viewer, ns-render and ns-eval then take it like a run of ns-train.
+    """Create a run folder from a released checkpoint; ns-viewer, ns-render and ns-eval open it like a run of ns-train.
 
     Args:
-        preset: What the checkpoint is: a preset's name, or a preset file of your own (.yaml).
-        checkpoint: The released .ckpt file.
-        output: The run folder to make; it must not exist.
-        data: Data set to show and evaluate, in the form that the preset's method expects; can be changed later with
-            `scenetok open`.
+        preset: Preset of the checkpoint: its name, or a preset file of your own (.yaml).
+        checkpoint: Released .ckpt file.
+        output: Run folder to create; it must not exist.
+        data: Data set to show and evaluate, in the form that the preset's method expects. `scenetok open` can change
+            it later.
         tokenizer: For scenegen presets: the released file that holds compressor and denoiser, where `checkpoint` holds
             the generator alone.
         vavae: Published weights of VA-VAE. Autoencoder weights stay where they are; the run remembers path and SHA-256.
@@ -91,7 +92,10 @@ def autoencoder_files(preset: Preset, given: dict[str, Path | None]) -> dict[str
 def write_checkpoint(
     folder: Path, preset: Preset, checkpoint: Path, tokenizer: Path | None, console: Console, bar: Bar
 ) -> None:
-    """Copy the released tensors into a checkpoint of our pipeline; says what is left out. Raises CheckpointError."""
+    """Copy the released tensors into a checkpoint of our pipeline, and print which are left out.
+
+    Raises CheckpointError for a file that does not fit the preset.
+    """
     released = released_state(preset, checkpoint, tokenizer)
     for reason in sorted(set(released.dropped.values())):
         keys = [key for key, why in released.dropped.items() if why == reason]
@@ -105,7 +109,6 @@ def imported_config(
     preset_name: str, preset: Preset, output: Path, data: Path | None, weights: dict[str, Path | None], bar: Bar
 ) -> Any:
     """Configuration of the preset's method for the imported run."""
-    from scenetok_ns.cli.run_options import show_data
     from scenetok_ns.plugin.methods import method_config
     from scenetok_ns.plugin.run_folder import run_config
 
@@ -120,8 +123,7 @@ def imported_config(
         digest = None if path is None else sha256_of(path, bar(f"SHA-256 of {path.name}", path.stat().st_size))
         setattr(model, f"{role}_weights", path)
         setattr(model, f"{role}_weights_sha256", digest)
-    if data is not None:
-        show_data(config, data)
+    RunChanges(data=data).apply(config)
     return config
 
 

@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from scenetok_ns.cli.scene_jobs import Split, chosen_shard, job_label, open_split, print_report, scene_progress
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
     import torch
-
-    from scenetok_ns.data.precomputed.scene_jobs import JobReport
-    from scenetok_ns.data.scenes import SceneSource
-
-Split = Literal["train", "test"]
 
 
 def latents(
@@ -45,20 +40,20 @@ def latents(
     Args:
         output: Folder for the latents: OUTPUT/{train|test}/{factor}/{scene}.npz and OUTPUT/map_dict.json.
         data: RealEstate10K or DL3DV: the folder that holds train and test, or the folder of one split.
-        preset: Its image size and autoencoder are taken.
-        role: Which of the preset's two autoencoders: that of context views or that of target views.
+        preset: Preset whose image size and autoencoder are used.
+        role: Which of the preset's two autoencoders: for context views or for target views.
         weights: File of the autoencoder's weights as published.
         splits: Parts of the data set.
         flip: Also encode the training scenes mirrored, with mirrored poses.
         factors: Take every n-th frame, one set of files for each n.
         min_frames: Leave out scenes with fewer frames.
-        shard: Which part of the work, i/n with i from 0; without it, as SLURM's or torchrun's variables say, else all.
-        seed: Of the noise with which VA-VAE's latents are sampled; noise differs for every scene and frame.
-        precision: Of the autoencoder; auto is what the published latents were made with (on a GPU).
-        device: Such as cuda:1 or cpu; without it the GPU of this process if there is one.
+        shard: Part of the work, e.g. 0/8. Detected automatically under SLURM and torchrun.
+        seed: Random seed for sampling VA-VAE's latents; the noise differs for every scene and frame.
+        precision: Precision of the autoencoder; auto is what the published latents were computed with (on a GPU).
+        device: Device, such as cuda:1 or cpu. Default: the GPU of this process if there is one.
         workers: Scenes decoded at the same time.
-        verify: Compute nothing; read every file of OUTPUT and say which are damaged. With --data, also which are
-            missing.
+        verify: Compute nothing; read every file of OUTPUT and list the damaged ones. With --data, also list missing
+            ones.
     """
     console = plain_console()
     if verify:
@@ -70,7 +65,6 @@ def latents(
 
     from scenetok_ns.data.precomputed.latent_files import LatentSettings
     from scenetok_ns.data.precomputed.latent_jobs import LatentJob, compute_latents
-    from scenetok_ns.data.precomputed.scene_jobs import Shard
     from scenetok_ns.models.autoencoders.registry import build_autoencoder, default_dtype
     from scenetok_ns.models.presets import load_preset
 
@@ -91,7 +85,7 @@ def latents(
         factors=factors,
         flip_splits=("train",) if flip else (),
         min_frames=min_frames,
-        shard=Shard.parse(shard) if shard is not None else Shard.from_environment(os.environ),
+        shard=chosen_shard(shard),
         workers=workers,
     )
     try:
@@ -99,22 +93,9 @@ def latents(
     except ImportError as error:  # its message names the extra to install
         raise ValueError(str(error)) from error
     with scene_progress(console) as progress:
-        label = f"{config.name} latents" + (f", shard {job.shard.index}/{job.shard.count}" * (job.shard.count > 1))
-        task = progress.add_task(label, total=len(job.scenes()))
+        task = progress.add_task(job_label(f"{config.name} latents", job.shard), total=len(job.scenes()))
         report = compute_latents(job, autoencoder, lambda key: progress.advance(task))
-    tell_report(report, output, console)
-
-
-def tell_report(report: JobReport, output: Path, console: Console) -> None:
-    """What a job did. Raises DataError if none of its scenes could be used."""
-    from scenetok_ns.data.scenes import DataError
-
-    if report.skipped and not report.written and not report.present:
-        raise DataError(f"nothing was written to {output}: {report.skipped.summary(3)}")
-    present = f"{report.present} scenes were there already"
-    console.print(f"{report.written} files written to {output}, {present}", soft_wrap=True)
-    if report.skipped:
-        console.print(report.skipped.summary(), soft_wrap=True)
+    print_report(report, output, console)
 
 
 def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: Console) -> None:
@@ -143,22 +124,6 @@ def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: C
     console.print(f"{root}: the files of {total} scenes are complete", soft_wrap=True)
 
 
-def open_split(data: Path, split: str, splits: tuple[str, ...]) -> SceneSource:
-    """The scenes of DATA/split, or of DATA itself where one split is asked for."""
-    from scenetok_ns.data.scenes import DataError
-    from scenetok_ns.data.sources.dl3dv import DL3DVSource
-    from scenetok_ns.data.sources.re10k import INDEX, RE10KSource
-
-    folder = data / split
-    if not folder.is_dir():
-        if len(splits) > 1:
-            raise DataError(f"no folder {folder}; if {data} is a single split, name it: --splits {split}")
-        folder = data
-    if (folder / INDEX).is_file() or any(folder.glob("*.torch")):
-        return RE10KSource(folder)
-    return DL3DVSource(folder)
-
-
 def _own_device() -> torch.device:
     """The GPU that torchrun or srun meant for this process, the first one without them, else the CPU."""
     import torch
@@ -170,7 +135,7 @@ def _own_device() -> torch.device:
 
 
 def _sha256(weights: Path) -> str:
-    """Of the file, or of the one in a folder in diffusers' format."""
+    """Digest of the file, or of the one in a folder in diffusers' format."""
     from scenetok_ns.models.autoencoders.weights import diffusers_file
     from scenetok_ns.tools.digests import sha256_of
 
@@ -178,9 +143,3 @@ def _sha256(weights: Path) -> str:
     if not file.is_file():
         raise ValueError(f"--weights: there is no file {file}")
     return sha256_of(file)
-
-
-def scene_progress(console: Console) -> Progress:
-    """A bar that counts scenes or files."""
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)

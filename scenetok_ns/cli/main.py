@@ -1,4 +1,4 @@
-"""The `scenetok` command. Only the subcommand that is asked for gets imported, so that `scenetok --help` is quick."""
+"""The `scenetok` command. Imports only the subcommand that runs, so that `scenetok --help` is quick."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import sys
 import warnings
 
 COMMANDS = {
-    "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "make a run folder of a released checkpoint"),
-    "open": ("scenetok_ns.cli.open_run:open_run", "make a run folder that shows something else of a run"),
+    "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "create a run folder from a released checkpoint"),
+    "open": (
+        "scenetok_ns.cli.open_run:open_run",
+        "create a run folder that shows another scene or has other settings",
+    ),
     "encode": ("scenetok_ns.cli.encode:encode", "write the tokens of a scene, or of a whole split, to files"),
     "export-dataset": (
         "scenetok_ns.cli.export_dataset:export_dataset",
         "render views of a scene as a data set for other methods of Nerfstudio",
     ),
-    "generate": ("scenetok_ns.cli.generate:generate", "make a scene from one to three photographs"),
+    "generate": ("scenetok_ns.cli.generate:generate", "generate a scene from one to three photographs"),
     "render": ("scenetok_ns.cli.render:render", "render paths through scenes: videos, pictures, beside photographs"),
-    "demo": ("scenetok_ns.cli.demo:demo", "make rooms; evaluate, render, generate and train once"),
+    "demo": ("scenetok_ns.cli.demo:demo", "create rooms; evaluate, render, generate and train once"),
     "demo-data": ("scenetok_ns.cli.demo_data:demo_data", "write procedurally made indoor scenes as a data set"),
-    "train-tiny": ("scenetok_ns.cli.train_tiny:train_tiny", "train the embedded model afresh, on a GPU"),
+    "train-tiny": ("scenetok_ns.cli.train_tiny:train_tiny", "train the embedded model from scratch, on a GPU"),
     "train-tiny-generator": (
         "scenetok_ns.cli.train_tiny_generator:train_tiny_generator",
-        "train the embedded scene generator afresh, on a GPU",
+        "train the embedded scene generator from scratch, on a GPU",
     ),
     "splat": ("scenetok_ns.cli.splat:splat", "fit 3D Gaussians to rendered views of a scene, as a PLY file"),
     "eval-index": ("scenetok_ns.cli.eval_index:eval_index", "make or check an evaluation index"),
-    "report": ("scenetok_ns.cli.report:report", "make a page of what evaluate wrote"),
+    "report": ("scenetok_ns.cli.report:report", "write a page about an evaluation"),
     "evaluate": ("scenetok_ns.cli.evaluate:evaluate", "measure a run: metrics, seeds, sweeps"),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
@@ -41,7 +44,7 @@ def usage() -> str:
 
 
 def entrypoint(args: list[str] | None = None) -> None:
-    """Run the subcommand that the first argument (of sys.argv) names. Bad input ends in one line and status 1."""
+    """Run the subcommand that the first of `args` names (None: sys.argv). Bad input ends in one line and status 1."""
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
         print(usage())
@@ -54,7 +57,7 @@ def entrypoint(args: list[str] | None = None) -> None:
     command = getattr(importlib.import_module(module), function)
     try:
         with warnings.catch_warnings():
-            # What libraries say of one another when they are imported: nobody who runs a command could change it.
+            # Libraries warn about each other when they are imported; the user cannot change that.
             warnings.simplefilter("ignore", FutureWarning)
             tyro.cli(command, prog=f"scenetok {name}", args=rest)
     except (ValueError, OSError, ImportError) as error:

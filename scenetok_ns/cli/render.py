@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from scenetok_ns.cli.run_options import preset_of
+from scenetok_ns.cli.run_options import RunChanges, positive, run_for
+from scenetok_ns.cli.runs import load_run
 from scenetok_ns.data.camera_paths import PATH_NAMES
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver
@@ -43,47 +44,34 @@ def render(
     guidance: float | None = None,
     solver: Solver | None = None,
 ) -> None:
-    """Render a path through one or several scenes to videos and pictures. The path used is written beside them, as a
-    camera path for the viewer and ns-render.
+    """Render a path through one or several scenes to videos and pictures. Also writes the path as a camera path for the
+    viewer and ns-render.
 
     Args:
-        output: Folder for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json: a new or empty one, or one with
-            renders, of which those of the same scenes are replaced; in the other format, if they show another path.
+        output: Output folder, for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json. Existing renders of the
+            same scenes are replaced; those in the other format too, if they show another path.
         path: orbit, dolly, spiral or interpolate (through the photographs' cameras), or a file with poses in the
             capture's coordinates: a camera path of the viewer, or a transforms.json.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package; default:
             the preset that the tokens are of, else scenetok-tiny.
         tokens: Token files, one for each scene.
-        data: In the place of token files: a capture or a data set with the scenes; default: the run's.
-        scenes: Of a data set: names of the scenes, or all (those that an evaluation takes); default: the run's, or the
-            first.
+        data: Instead of token files: a capture or a data set with the scenes; default: the run's.
+        scenes: With a data set: names of the scenes, or all (those that an evaluation takes); default: the run's, or
+            the first.
         frames: Number of frames of a path that is not a file's; default 96.
         size: Width and height of the pictures in pixels; default: a camera path's own, else the model's square.
         frame_rate: Frames of the videos in a second.
         formats: mp4, png or both.
         compare: Put the photograph that was taken nearest beside each picture.
-        num_context: Number of photographs that scenes are encoded from.
-        pose_scale: Of a capture: what its positions are multiplied by to be in units of the training data; default:
-            so that its cameras spread as those of the training scenes.
-        seed: Of the noise that renders start from.
+        num_context: Number of context views to encode.
+        pose_scale: Factor from capture units to training units. Default: match the camera spread of the training data.
+        seed: Random seed for rendering.
         steps: Denoising steps.
         guidance: Classifier-free guidance scale, 1 is off.
         solver: euler, or multistep, which needs fewer steps for the same error.
     """
-    from scenetok_ns.cli.run_options import (
-        check_tokens_alone,
-        positive,
-        set_num_context,
-        set_pose_scale,
-        set_sampling,
-        show_data,
-        show_scene,
-        show_tokens,
-    )
-
-    if tokens:
-        others = {"--data": data, "--scenes": scenes, "--compare": compare}
-        check_tokens_alone({**others, "--num-context": num_context, "--pose-scale": pose_scale})
+    if tokens and (scenes or compare):
+        raise ValueError(f"--tokens already give the scenes: leave out {'--scenes' if scenes else '--compare'}")
     if size is not None and min(size) < 1:
         raise ValueError(f"--size must be at least 1 x 1, got {size[0]} x {size[1]}")
     if not formats or frame_rate <= 0:
@@ -91,7 +79,17 @@ def render(
     if path not in PATH_NAMES and frames is not None:
         raise ValueError("--frames is for paths by name: a file has its own number of frames")
     count = positive("--frames", NUM_FRAMES if frames is None else frames)
-    from scenetok_ns.cli.token_files import load_run
+    changes = RunChanges(
+        data=data,
+        scene=scenes[0] if scenes and scenes[0] != "all" else None,
+        tokens=tokens,
+        num_context=num_context,
+        pose_scale=pose_scale,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        solver=solver,
+    )
     from scenetok_ns.plugin.run_folder import derive_run
     from scenetok_ns.rendering.shot_files import check_folder, check_names
     from scenetok_ns.tools.atomic_files import remove_leftovers
@@ -99,18 +97,9 @@ def render(
     remove_leftovers(output)
     check_folder(output)
     console = plain_console(stderr=True)
-    config, checkpoints = derive_run(run or preset_of(tokens), output)
-    set_sampling(config, seed, steps, guidance)
-    config.pipeline.model.solver = solver or config.pipeline.model.solver
-    if data is not None:
-        show_data(config, data)
-    set_num_context(config, num_context)
-    set_pose_scale(config, pose_scale)
-    if scenes and scenes[0] != "all":
-        show_scene(config, scenes[0])
-    for file in tokens[::-1]:  # each is checked, and the pipeline is made for the first
-        show_tokens(config, file)
-    pipeline = load_run(config, checkpoints, console)
+    derived = derive_run(run or run_for(tokens), output)
+    changes.apply(derived.config)
+    pipeline = load_run(derived, console)
     shots = _shots(pipeline, path, tokens, scenes, count, size, compare)
     check_names(output, [shot.name for shot in shots], formats)
     _render(pipeline, shots, output, formats, frame_rate, console)

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from scenetok_ns.cli.evaluate import default_folder
-from scenetok_ns.cli.latents import scene_progress
+from scenetok_ns.cli.evaluation_folder import default_folder
 from scenetok_ns.cli.run_options import positive
+from scenetok_ns.cli.scene_jobs import scene_progress
 from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.report import ReportOptions, page, read_figures
 from scenetok_ns.tools.atomic_files import write_atomically
@@ -26,14 +26,14 @@ def report(
     variant: str | None = None,
     options: Annotated[ReportOptions, tyro.conf.arg(name="")] = ReportOptions(),  # noqa: B008  frozen
 ) -> None:
-    """Make a page of an evaluation: figures, sweep, and context, truth and prediction of the worst scenes and views.
+    """Write a page about an evaluation: figures, sweep, and context, truth and prediction of the worst scenes.
 
-    The page is one file that needs no other, and no network.
+    The page is one file that needs no other files and no network.
 
     Args:
-        run: The folder that scenetok evaluate wrote, or the run (or preset) that it evaluated.
-        output: The page (.html); default: report.html in that folder.
-        variant: Of a sweep: the one whose pictures are shown, by the name of its folder; default: the first.
+        run: Folder that scenetok evaluate wrote, or the run (or preset) that it evaluated.
+        output: Page to write (.html); default: report.html in that folder.
+        variant: Variant of a sweep whose pictures the page shows, by the name of its folder; default: the first.
         options: See the options.
     """
     console = plain_console()

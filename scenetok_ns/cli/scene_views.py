@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
+from scenetok_ns.cli.run_options import RunChanges, run_for
+from scenetok_ns.cli.runs import load_run
 from scenetok_ns.data.camera_paths import PATH_NAMES
 
 if TYPE_CHECKING:
     from scenetok_ns.rendering.views import RenderedScene
 
 FEWEST_VIEWS, USUAL_VIEWS = 16, 120
+"""Views of a scene: the smallest number and the default."""
 
 
 @dataclass(frozen=True)
@@ -30,37 +33,32 @@ class ViewOptions:
     tokens: Path | None = None
     """A token file."""
     data: Path | None = None
-    """In the place of a token file: a capture or a data set with the scene; default: the run's."""
+    """Instead of a token file: a capture or a data set with the scene; default: the run's."""
     scene: str | None = None
-    """Of a data set: name of the scene; default: the run's, or the first."""
+    """With a data set: name of the scene; default: the run's, or the first."""
     views: int | None = None
     """Number of views on a path by name; default: 120."""
     num_context: int | None = None
-    """Number of photographs that the scene is encoded from."""
+    """Number of context views to encode."""
     pose_scale: float | None = None
-    """Of a capture: what its positions are multiplied by to be in units of the training data; default: so that its
-    cameras spread as those of the training scenes."""
+    """Factor from capture units to training units. Default: match the camera spread of the training data."""
     seed: int | None = None
-    """Of the noise that renders start from."""
+    """Random seed for rendering."""
     steps: int | None = None
-    """Denoising steps of a render. Few make pictures that agree with each other, but are softer."""
+    """Denoising steps of a render. Few steps give pictures that agree with each other, but are softer."""
 
 
 def rendered_scene(output: Path, options: ViewOptions, console: Console) -> RenderedScene:
     """Load a run and render the views. Raises DataError, ValueError or OSError, in one line."""
-    from scenetok_ns.cli.run_options import (
-        check_tokens_alone,
-        set_num_context,
-        set_pose_scale,
-        set_sampling,
-        show_data,
-        show_scene,
-        show_tokens,
+    changes = RunChanges(
+        data=options.data,
+        scene=options.scene,
+        tokens=() if options.tokens is None else (options.tokens,),
+        num_context=options.num_context,
+        pose_scale=options.pose_scale,
+        seed=options.seed,
+        steps=options.steps,
     )
-
-    if options.tokens is not None:
-        names = ("data", "scene", "num_context", "pose_scale")
-        check_tokens_alone({f"--{name.replace('_', '-')}": getattr(options, name) for name in names})
     if options.path not in PATH_NAMES and not Path(options.path).suffix:
         raise ValueError(f"unknown path {options.path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
     if options.path not in PATH_NAMES and options.views is not None:
@@ -68,23 +66,12 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
     views = USUAL_VIEWS if options.views is None else options.views
     if views < FEWEST_VIEWS:
         raise ValueError(f"--views must be at least {FEWEST_VIEWS}, got {views}")
-    from scenetok_ns.cli.run_options import preset_of
-    from scenetok_ns.cli.token_files import load_run
     from scenetok_ns.plugin.run_folder import derive_run
     from scenetok_ns.rendering.views import render_scene
 
-    run = options.run or preset_of(() if options.tokens is None else (options.tokens,))
-    config, checkpoints = derive_run(run, output)
-    set_sampling(config, options.seed, options.steps, None)
-    if options.data is not None:
-        show_data(config, options.data)
-    set_num_context(config, options.num_context)
-    set_pose_scale(config, options.pose_scale)
-    if options.scene is not None:
-        show_scene(config, options.scene)
-    if options.tokens is not None:
-        show_tokens(config, options.tokens)
-    pipeline = load_run(config, checkpoints, console)
+    derived = derive_run(options.run or run_for(changes.tokens), output)
+    changes.apply(derived.config)
+    pipeline = load_run(derived, console)
     with Progress(*Progress.get_default_columns(), console=console) as progress:
         task = progress.add_task("rendering views", total=None)
         return render_scene(

@@ -28,17 +28,17 @@ def splat(
     iterations: int = 1000,
     gaussians: int = 60_000,
 ) -> None:
-    """Render views around a scene from its tokens, fit 3D Gaussians to them, and write these as a PLY file, which
-    SuperSplat, Nerfstudio's viewer and other programs show in real time.
+    """Render views around a scene from its tokens, fit 3D Gaussians to them, and write a PLY file, which SuperSplat,
+    Nerfstudio's viewer and other programs show in real time.
 
     Reports how well the splat matches views that it was not fitted to, and, where there are photographs of them, how
     well the model's renders and the splat match those; also as JSON beside the PLY. Needs an NVIDIA GPU.
 
     Args:
-        output: The file to write (.ply).
+        output: File to write (.ply).
         view: See the options.
         iterations: Steps of the fit.
-        gaussians: Gaussians at most.
+        gaussians: Maximum number of Gaussians.
     """
     from scenetok_ns.splats.rasterizer import gsplat_rasterize, require_gsplat
 

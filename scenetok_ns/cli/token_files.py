@@ -1,4 +1,4 @@
-"""What commands that write token files share: a run's pipeline, and the file."""
+"""What commands share that write token files."""
 
 from __future__ import annotations
 
@@ -6,43 +6,28 @@ import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int64
 from rich.console import Console
 from torch import Tensor
 
+from scenetok_ns.cli.run_options import RunChanges
+from scenetok_ns.cli.runs import write_run
 from scenetok_ns.data.scenes import Scene
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.printing import command
 from scenetok_ns.tools.run_files import CHECKPOINTS, CONFIG
 
-if TYPE_CHECKING:
-    from scenetok_ns.plugin.pipeline import SceneTokPipeline
-    from scenetok_ns.plugin.run_folder import RunFolderConfig
-
 
 def check_token_file(output: Path) -> None:
+    """Raise ValueError unless the name is that of a token file."""
     if output.suffix != ".safetensors":
         raise ValueError(f"--output: token files end in .safetensors, got {output.name}")
 
 
-def load_run(config: RunFolderConfig, checkpoints: Path | None, console: Console) -> SceneTokPipeline:
-    """The pipeline with the latest checkpoint of a folder; None: with the weights that come with the package."""
-    from scenetok_ns.training.checkpoints import checkpoint_path, read_checkpoint
-
-    with console.status("loading the model"):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        pipeline = config.pipeline.setup(device=device, test_mode="inference").eval()
-        if checkpoints is not None:
-            state = read_checkpoint(checkpoint_path(checkpoints))
-            pipeline.load_pipeline(state["pipeline"], state["step"])
-    return pipeline
-
-
 def with_sources(tokens: SceneTokens, scene: Scene, indices: Int64[Tensor, " v"]) -> SceneTokens:
-    """The tokens with the digests of the photographs that they are made from."""
+    """Add the scene's name and the SHA-256 of the photographs at `indices`, from which the tokens are made."""
     photographs = scene.load_images(indices)
     digests = tuple(hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in photographs)
     return replace(tokens, scene=scene.key, sources=digests)
@@ -51,24 +36,35 @@ def with_sources(tokens: SceneTokens, scene: Scene, indices: Int64[Tensor, " v"]
 def write_tokens(
     tokens: SceneTokens, output: Path, dtype: str, run: Path, console: Console, *, run_folder: bool
 ) -> None:
-    """Save tokens and tell how to look at them; `run_folder`: make the run folder that shows them, beside the file."""
+    """Save tokens and print how to look at them.
+
+    Args:
+        tokens: Tokens of one scene.
+        output: Token file to write.
+        dtype: Name of the torch dtype of the numbers in the file.
+        run: The run that made the tokens, as on the command line.
+        console: Console to print on.
+        run_folder: Also create a run folder that displays them, named like the file without its ending.
+    """
     tokens.save(output, getattr(torch, dtype))
     count, size = tokens.mean.shape
     console.print(f"{output}: {count} tokens of {size} numbers, {output.stat().st_size:,} bytes", soft_wrap=True)
     folder = output.with_suffix("")
-    if not run_folder or not free_for(folder, output):
-        there = f"{folder}, where a run folder would be made, is not free. " if run_folder else ""
+    if not run_folder or not is_free(folder, output):
+        occupied = f"{folder}, where a run folder would be created, is not free. " if run_folder else ""
         opening = command("scenetok", "open", run, "--tokens", output, "--output", "RUN2")
-        console.print(f"{there}Show it with\n  {opening}", soft_wrap=True)
+        console.print(f"{occupied}Show it with\n  {opening}", soft_wrap=True)
         return
+    from scenetok_ns.plugin.run_folder import derive_run
+
     shutil.rmtree(folder, ignore_errors=True)
-    from scenetok_ns.cli.open_run import open_run
+    derived = derive_run(run, folder)
+    RunChanges(tokens=(output,)).apply(derived.config)
+    write_run(derived, folder, console)
 
-    open_run(run, folder, tokens=output)
 
-
-def free_for(folder: Path, tokens: Path) -> bool:
-    """Whether a run folder for a token file may be made here: there is none, or one that was made for the same file."""
+def is_free(folder: Path, tokens: Path) -> bool:
+    """Whether a run folder for a token file may be created here: nothing is, or a run folder for the same file."""
     if not folder.exists():
         return True
     if not folder.is_dir() or {path.name for path in folder.iterdir()} != {CONFIG, CHECKPOINTS}:

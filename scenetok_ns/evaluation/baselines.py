@@ -47,7 +47,7 @@ def nearest_view(
     return distances.masked_fill(itself, torch.inf).argmin(dim=1)
 
 
-def foreign(tokens: SceneTokens, scene: SceneTokens) -> SceneTokens:
+def swap_tokens(tokens: SceneTokens, scene: SceneTokens) -> SceneTokens:
     """`tokens` in the place of `scene`'s: rendered from the same cameras relative to the same reference."""
     return replace(scene, mean=tokens.mean, logvar=tokens.logvar)
 

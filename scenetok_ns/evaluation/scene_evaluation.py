@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scenetok_ns.data.precomputed.scene_jobs import Shard
 from scenetok_ns.data.scenes import BadScene, DataError, Views
-from scenetok_ns.evaluation.baselines import copied_pictures, foreign, shuffled
+from scenetok_ns.evaluation.baselines import copied_pictures, shuffled, swap_tokens
 from scenetok_ns.evaluation.measures import Measured, Measures
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
 from scenetok_ns.models.cameras import CameraBatch
@@ -229,7 +229,7 @@ class SceneEvaluation:
         other = {}
         for place, (found, own) in enumerate(part):
             if (tokens := self._next_tokens(found.scene.number)) is not None:
-                other[place] = foreign(tokens, own)
+                other[place] = swap_tokens(tokens, own)
         return {"noise_tokens": noise, "other_tokens": other}
 
     def _next_tokens(self, number: int) -> SceneTokens | None:

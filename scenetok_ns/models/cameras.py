@@ -1,4 +1,4 @@
-"""Cameras as the networks see them: a value type, ray maps, and their embedding as tokens.
+"""Cameras as the networks see them: a value type and ray maps.
 
 Convention: OpenCV axes (x right, y down, z forward), camera-to-world, intrinsics for an image of unit size.
 """
@@ -62,6 +62,14 @@ class CameraBatch:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CameraBatch:
         return CameraBatch(self.c2w.to(device, dtype), self.intrinsics.to(device, dtype))
+
+
+def relative_cameras(cameras: CameraBatch, reference_c2w: Float[Tensor, "b 4 4"], pose_scale: float) -> CameraBatch:
+    """Return cameras in the axes of a reference camera, with positions multiplied by `pose_scale`."""
+    relative = cameras.relative_to(reference_c2w)
+    scale = torch.ones(4, 4, dtype=relative.c2w.dtype, device=relative.c2w.device)
+    scale[:3, 3] = pose_scale
+    return CameraBatch(relative.c2w * scale, relative.intrinsics)
 
 
 def ray_map(

@@ -10,9 +10,11 @@ from torch import Tensor
 Pictures = Float[Tensor, "n 3 height width"]
 
 
-def psnr(*, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
-    """Peak signal-to-noise ratio in dB of pictures in [0, 1]; equal pictures give 100 dB, not infinity."""
-    error = (pred.float() - target.float()).square().mean(dim=(1, 2, 3))
+def psnr(
+    *, pred: Float[Tensor, "*n 3 height width"], target: Float[Tensor, "*n 3 height width"]
+) -> Float[Tensor, "*n"]:
+    """Peak signal-to-noise ratio in dB of pictures in [0, 1]; equal pictures have 100 dB, not infinity."""
+    error = (pred.float() - target.float()).square().mean(dim=(-3, -2, -1))
     return -10.0 * torch.log10(error.clamp(min=1e-10))
 
 

@@ -102,9 +102,12 @@ class AutoencoderConfig:
     spatial_factor: int = 8
     """pixel only (the others have their own): side of the patch that becomes one latent position."""
     frames_per_chunk: int = 1
-    """pixel and conv only: 1, 4 or 17 frames ..."""
+    """pixel and conv only: frames of a chunk, e.g. 1, 4 or 17."""
     latents_per_chunk: int = 1
-    """pixel and conv only: ... that become 1, 1 or 5 latents."""
+    """pixel and conv only: latents that a chunk becomes, e.g. 1, 1 or 5."""
+    frames_per_latent: int | None = None
+    """pixel and conv only: frames that share a latent, e.g. 1, 4 or 4. None: all frames of a chunk of one latent; in
+    chunks of several latents the first holds one frame, the others equal shares of the rest (`TemporalLayout`)."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.models.cameras import CameraBatch, are_rigid
+from scenetok_ns.models.cameras import CameraBatch, are_rigid, relative_cameras
 from scenetok_ns.models.flow.noise import token_noise
 from scenetok_ns.models.flow.sampling import OnStep, sample_scene_tokens
 from scenetok_ns.models.presets import Preset, SceneSamplerConfig
 from scenetok_ns.models.quirks import network_cameras
-from scenetok_ns.models.scenetok import SceneTok, relative_cameras
+from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 
 SMALLEST_REACH = 1e-5

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
-from scenetok_ns.models.autoencoders.registry import build_autoencoder, default_dtype, weights_file
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.autoencoders.registry import build_autoencoder, cuda_dtype
+from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.engine.engine import RenderingEngine
 from scenetok_ns.models.engine.options import EngineOptions, suits_engine
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, render_windows
 from scenetok_ns.models.fused.blocks import fuse_for_training
-from scenetok_ns.models.networks.block_execution import Checkpointing, compile_for_training
+from scenetok_ns.models.networks.block_execution import Checkpointing, checkpoint_for_training, compile_for_training
 from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
@@ -104,16 +104,19 @@ class SceneTok(nn.Module):
             load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
 
     def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
-        """Set how the networks run where gradients are wanted; see `compilation`."""
-        networks = [
-            getattr(self, name) for name in ("compressor", "denoiser", "scene_generator") if hasattr(self, name)
-        ]
-        for network in networks:
-            network.set_gradient_checkpointing(checkpointing)
-        if fused:
-            fuse_for_training(module for network in networks for module in network.compilable())
-        if compiled:
-            compile_for_training(module for network in networks for module in network.compilable())
+        """Choose how the networks run where gradients are wanted.
+
+        Args:
+            compiled: Compile the parts of the networks.
+            checkpointing: Activations that the backward pass recomputes.
+            fused: Run blocks on the fused kernels where these fit (CUDA with Triton).
+        """
+        for network in self.children():
+            checkpoint_for_training(network, checkpointing)
+            if fused:
+                fuse_for_training(network)
+            if compiled:
+                compile_for_training(network)
 
     @property
     def device(self) -> torch.device:
@@ -301,7 +304,7 @@ class SceneTok(nn.Module):
         return self._engine
 
     def rendered_by(self, autocast: bool | None = None) -> str:
-        """What does the work, in a word for records: engine, exact engine, plain loop."""
+        """Return the name of the renderer for records: engine, exact engine or plain loop."""
         options = self._options_for(autocast)
         if options is None:
             return "plain loop"
@@ -397,16 +400,3 @@ class SceneTok(nn.Module):
             if isinstance(autoencoder, Autoencoder) and self.device == HOME:
                 autoencoder.to(HOME)
         return self
-
-
-def cuda_dtype(config: AutoencoderConfig) -> torch.dtype | None:
-    """What the published code runs an autoencoder in on a GPU; None: what has no published weights stays as it is."""
-    return None if weights_file(config) is None else default_dtype(config, torch.device("cuda"))
-
-
-def relative_cameras(cameras: CameraBatch, reference_c2w: Float[Tensor, "b 4 4"], pose_scale: float) -> CameraBatch:
-    """Cameras as the networks see them: in the axes of the reference, positions times `pose_scale`."""
-    relative = cameras.relative_to(reference_c2w)
-    scale = torch.ones(4, 4, dtype=relative.c2w.dtype, device=relative.c2w.device)
-    scale[:3, 3] = pose_scale
-    return CameraBatch(relative.c2w * scale, relative.intrinsics)

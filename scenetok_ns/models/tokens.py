@@ -38,7 +38,7 @@ class SceneTokens:
     """Log-variance of the tokens' Gaussian; None: the tokens are a sample, or generated."""
     scene: str = ""
     pose_scale: float = 1.0
-    """What the capture's positions were multiplied by before encoding; cameras to render need the same."""
+    """Factor of the capture's positions before encoding; cameras to render need the same."""
     sources: tuple[str, ...] = ()
     """SHA-256 of the photographs, in order; empty where there are none."""
     cameras_c2w: Float[Tensor, "v 4 4"] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -48,14 +49,23 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names file and problem."""
 
 
-def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], context: str) -> None:
-    """Raise CheckpointError that lists missing, surplus, wrongly shaped and wrongly stored tensors."""
+def check_tensors(expected: Mapping[str, Any], found: Mapping[str, Any], context: str) -> None:
+    """Raise CheckpointError unless two states have the same keys, and tensors of the same shape, order and kind.
+
+    Args:
+        expected: State dict of the module that is to load the other. Values that are not tensors are compared by key.
+        found: The state to load.
+        context: Begins the message, which lists what is missing, surplus, misshapen and wrongly stored in one line.
+    """
     problems = []
     if missing := [key for key in expected if key not in found]:
         problems.append(f"{len(missing)} missing: {listed(missing)}")
     if surplus := [key for key in found if key not in expected]:
         problems.append(f"{len(surplus)} surplus: {listed(surplus)}")
-    both = [key for key in expected if key in found]
+    both = [key for key, value in expected.items() if isinstance(value, Tensor) and key in found]
+    if others := [key for key in both if not isinstance(found[key], Tensor)]:
+        problems.append(f"{len(others)} not tensors: {listed(others)}")
+        both = [key for key in both if key not in others]
     if shapes := [
         f"{key} {list(found[key].shape)} instead of {list(expected[key].shape)}"
         for key in both
@@ -63,7 +73,7 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], c
     ]:
         problems.append(f"{len(shapes)} of another shape: {listed(shapes)}")
     # A square matrix that was transposed keeps its shape; torch.save keeps its strides.
-    if strides := [key for key in both if not found[key].is_contiguous()]:
+    if strides := [key for key in both if expected[key].is_contiguous() and not found[key].is_contiguous()]:
         problems.append(f"{len(strides)} not stored row by row (transposed?): {listed(strides)}")
     if kinds := [key for key in both if found[key].is_floating_point() != expected[key].is_floating_point()]:
         problems.append(f"{len(kinds)} of another kind of number: {listed(kinds)}")

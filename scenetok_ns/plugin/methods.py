@@ -18,6 +18,7 @@ from scenetok_ns.plugin.model import SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
 from scenetok_ns.plugin.refinement import RefineDataManagerConfig, RefineModelConfig, RefinePipelineConfig
 from scenetok_ns.plugin.trainer import SceneTokTrainerConfig
+from scenetok_ns.tools.earlier_modules import register_earlier_modules
 from scenetok_ns.training.optimizers import AdamWConfig, WarmupMilestonesConfig
 
 allow_numpy_scalars()
@@ -131,3 +132,6 @@ def method_config(name: str) -> TrainerConfig:
         if specification.config.method_name == name:
             return specification.config
     raise ValueError(f"there is no scenetok method {name!r}")
+
+
+register_earlier_modules()  # Nerfstudio's tools have imported this module before they read a config.yml.

@@ -167,7 +167,7 @@ class SceneTokModel(Model):
         self._scenes = scenes
         self.training_loss.seed = training_seed
 
-    def forget(self) -> None:
+    def invalidate_caches(self) -> None:
         """Drop tokens and frames: the weights have changed."""
         self._weights_version += 1
 
@@ -184,11 +184,14 @@ class SceneTokModel(Model):
         self.scenetok.begin_training()
 
     def train(self, mode: bool = True) -> SceneTokModel:
-        """As of any module; outside of training the networks have their averaged weights, if there are some."""
+        """Switch modes as usual; in eval mode the EMA weights are swapped in, if they are kept."""
         super().train(mode)
-        if self.average is not None and self.average.shown == mode:
-            self.average.show(not mode)
-            self.forget()
+        if self.average is not None and self.average.swapped_in == mode:
+            if mode:
+                self.average.swap_out()
+            else:
+                self.average.swap_in()
+            self.invalidate_caches()
         return self
 
     def freeze_compressor(self) -> None:
@@ -223,7 +226,7 @@ class SceneTokModel(Model):
             return super().load_state_dict(*args, **kwargs)
 
     def _weights_in_place(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.average is None else self.average.hidden()
+        return nullcontext() if self.average is None else self.average.swapped_out()
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"preset": self.preset.name}
@@ -233,7 +236,7 @@ class SceneTokModel(Model):
 
     # --- Training ---
 
-    def begin(self) -> list[str]:
+    def initialize_training_state(self) -> list[str]:
         """Load what training afresh starts from, beside the embedded weights; lines that say what it is."""
         if self.preset.scene_generator is None:
             return []
@@ -252,7 +255,7 @@ class SceneTokModel(Model):
         DistributedDataParallel sees every gradient.
         """
         if self.training:
-            self.forget()
+            self.invalidate_caches()
         # While a pass is recorded they are set already, and could not be set.
         if not (self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
             self.training_loss.prepare(batch.step)

@@ -20,9 +20,10 @@ from scenetok_ns.evaluation.evaluate import evaluate_quickly, evaluate_resumable
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.models.flow.losses import compressor_frozen
 from scenetok_ns.models.released_checkpoints import CheckpointError, module_sha256
+from scenetok_ns.models.weight_files import check_tensors
 from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
-from scenetok_ns.training.checkpoints import AVERAGE, averaged_weights, check_same, model_state
+from scenetok_ns.training.checkpoints import AVERAGE, averaged_weights, model_state
 from scenetok_ns.training.recorded_step import RecordedStep
 from scenetok_ns.viewer.panel import ViewerPanel
 
@@ -196,12 +197,13 @@ class SceneTokPipeline(VanillaPipeline):
                     "the checkpoint keeps averaged weights: give --pipeline.model.ema-decay, as its run did, to go on"
                 )
             state = averaged_weights(state)
-        check_same(own, {"_extra_state": own["_extra_state"], **state})
+        state = {"_extra_state": own["_extra_state"], **state}
+        check_tensors(own, state, "the checkpoint does not fit this model and was not loaded")
         self.model.update_to_step(step)
-        self.model.load_state_dict({"_extra_state": own["_extra_state"], **state}, strict=True)
+        self.model.load_state_dict(state, strict=True)
         if average is not None and not has_average:
             average.restart()
-        self.model.forget()
+        self.model.invalidate_caches()
 
 
 def share_weights(model: SceneTokModel) -> None:

@@ -133,7 +133,7 @@ class RefineModel(SceneTokModel):
         self._renderer: tuple[int, SceneTok] | None = None
         self._cameras: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def begin(self) -> list[str]:
+    def initialize_training_state(self) -> list[str]:
         """Take the frozen networks from where `tokenizer` says, and encode the capture with them."""
         from scenetok_ns.training.tokenizer_weights import load_tokenizer  # it reads runs, and so imports the pipeline
 
@@ -148,7 +148,7 @@ class RefineModel(SceneTokModel):
             self.start_tokens.copy_(tokens.mean)
             self.reference_c2w.copy_(tokens.reference_c2w)
             self.scene_scale.fill_(tokens.pose_scale)
-        self.forget()
+        self.invalidate_caches()
         count = f"{len(tokens.mean)} tokens of {name}, encoded from {len(views.images)} photographs"
         return [f"Networks: {source}", f"Refining {count}"]
 
@@ -161,7 +161,7 @@ class RefineModel(SceneTokModel):
     def forward(self, batch: RefineBatch) -> dict[str, Tensor]:  # type: ignore[override]
         """Training loss and metrics, as scalars on the device; noise follows from seed, rank and step."""
         if self.training:
-            self.forget()
+            self.invalidate_caches()
         generator = torch.Generator(self.device)
         generator.manual_seed(mix(self.training_loss.seed, comms.get_rank(), batch.step))
         splits = self.preset.data.views.target_splits

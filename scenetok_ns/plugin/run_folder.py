@@ -1,25 +1,36 @@
-"""Configurations of run folders that are written by us and taken by the stock tools like those of ns-train."""
+"""Run folders that our commands write, and that Nerfstudio's tools open like those of ns-train."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
-from scenetok_ns.tools.run_files import CHECKPOINTS, FIRST_CHECKPOINT, link_checkpoints, run_state, save_tensors
+from scenetok_ns.plugin.methods import method_config
+from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
+from scenetok_ns.tools.run_files import (
+    CHECKPOINTS,
+    FIRST_CHECKPOINT,
+    link_checkpoints,
+    run_state,
+    save_tensors,
+    write_run_folder,
+)
+from scenetok_ns.training.checkpoints import checkpoint_path, read_checkpoint
 
 
 @dataclass
 class RunFolderConfig(TrainerConfig):
-    """Configuration of a run in a folder of any name; ns-train's are output_dir/experiment/method/timestamp.
+    """Configuration of a run in a folder of any name; runs of ns-train are in output_dir/experiment/method/timestamp.
 
-    Stock tools look for checkpoints in the folder that the configuration names, not beside config.yml.
+    Nerfstudio's tools look for checkpoints in the folder that the configuration names, not beside config.yml.
     """
 
     pipeline: SceneTokPipelineConfig = field(default_factory=SceneTokPipelineConfig)
@@ -30,7 +41,7 @@ class RunFolderConfig(TrainerConfig):
 
 
 def run_config(method: TrainerConfig, folder: Path) -> RunFolderConfig:
-    """A copy of a method's (or another run's) configuration, for a run in `folder`."""
+    """Copy the configuration of a method, or of another run, for a run in `folder`."""
     values = {entry.name: deepcopy(getattr(method, entry.name)) for entry in fields(TrainerConfig)}
     folder = folder.absolute()
     values.update(output_dir=folder.parent, experiment_name=folder.name, timestamp="imported")
@@ -38,37 +49,71 @@ def run_config(method: TrainerConfig, folder: Path) -> RunFolderConfig:
     return RunFolderConfig(**values, run_folder=folder)
 
 
-def derive_run(run: Path, folder: Path) -> tuple[RunFolderConfig, Path | None]:
-    """Configuration for a variant of `run` in `folder`, and the folder of the run's checkpoints.
+@dataclass(frozen=True)
+class DerivedRun:
+    """A variant of a run in a folder of its own, not written yet. Commands change `config`, then load or write it."""
 
-    `run` may also be the name of a preset whose trained weights come with the package: there is no folder then.
-    Checkpoints of ns-train are where the configuration says, which need not be beside config.yml.
+    config: RunFolderConfig
+    checkpoints: Path | None
+    """Folder of the original run's checkpoints; None: the weights that come with the package."""
+
+    def load(self) -> SceneTokPipeline:
+        """Load the run with its latest checkpoint, for inference: on the GPU, or on the CPU without one."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        pipeline = self.config.pipeline.setup(device=device, test_mode="inference").eval()
+        if self.checkpoints is not None:
+            state = read_checkpoint(checkpoint_path(self.checkpoints))
+            pipeline.load_pipeline(state["pipeline"], state["step"])
+        return pipeline
+
+    def write(self, fill: Callable[[Path], None] = lambda folder: None) -> None:
+        """Write the run folder, whole or not at all. `fill` puts more files into the unfinished folder.
+
+        Checkpoints are links to those of the original run, or the weights of the package.
+
+        Raises:
+            FileExistsError: The folder exists and is not empty.
+            FileNotFoundError: The original run has no checkpoint.
+        """
+
+        def write_checkpoints(target: Path) -> None:
+            if self.checkpoints is None:
+                self._save_embedded(target)
+            else:
+                link_checkpoints(self.checkpoints, target)
+            fill(target.parent)
+
+        write_run_folder(self.config.get_base_dir(), write_checkpoints, lambda: self.config)
+
+    def _save_embedded(self, target: Path) -> None:
+        model = SceneTok(load_preset(self.config.pipeline.model.preset))
+        model.load_embedded()
+        save_tensors(target / FIRST_CHECKPOINT, run_state(model.state_dict(), model.preset.name))
+
+
+def derive_run(run: Path, folder: Path) -> DerivedRun:
+    """Derive a variant of `run`, to be kept in `folder`.
+
+    Args:
+        run: Run folder, or its config.yml, or the name of a preset whose weights come with the package. Checkpoints
+            of ns-train are where the configuration says, which need not be beside config.yml.
+        folder: Folder of the variant; nothing is written to it yet.
+
+    Raises:
+        FileNotFoundError: There is no such run.
+        ValueError: It is not a run of a scenetok method, or the preset has no weights in the package.
     """
     if not run.exists() and str(run) in preset_names():
-        return _embedded_config(load_preset(str(run)), folder), None
+        return DerivedRun(_embedded_config(load_preset(str(run)), folder), None)
     source = read_run(run)
     if not isinstance(source.pipeline, SceneTokPipelineConfig):
         raise ValueError(f"{run} is a run of {source.method_name}, not of a scenetok method")
-    return run_config(source, folder), source.get_checkpoint_dir().absolute()
+    return DerivedRun(run_config(source, folder), source.get_checkpoint_dir().absolute())
 
 
 def _embedded_config(preset: Preset, folder: Path) -> RunFolderConfig:
-    from scenetok_ns.plugin.methods import (
-        method_config,  # all methods: seconds, and the runs of most commands need none
-    )
-
     if not preset.is_embedded:
         raise ValueError(f"no trained weights of preset {preset.name} come with this package; give a run folder")
     config = run_config(method_config(preset.method), folder)
     config.pipeline.model.preset = preset.name
     return config
-
-
-def fill_checkpoints(config: RunFolderConfig, checkpoints: Path | None, target: Path) -> None:
-    """Put the checkpoints that `derive_run` told of into a new run's folder: links, or the weights of the package."""
-    if checkpoints is not None:
-        link_checkpoints(checkpoints, target)
-        return
-    model = SceneTok(load_preset(config.pipeline.model.preset))
-    model.load_embedded()
-    save_tensors(target / FIRST_CHECKPOINT, run_state(model.state_dict(), model.preset.name))

@@ -195,7 +195,7 @@ class SceneTokTrainer(Trainer):
         if path is None:
             tell("No checkpoint to load: training from scratch.")
             preset = load_preset(self.config.pipeline.model.preset)  # type: ignore[attr-defined]
-            for line in cast(Any, self.pipeline.model).begin():
+            for line in cast(Any, self.pipeline.model).initialize_training_state():
                 tell(line)
             for quirk in preset.quirks:
                 tell(

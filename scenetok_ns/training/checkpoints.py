@@ -1,4 +1,8 @@
-"""Reading, writing and comparing training checkpoints"""
+"""Checkpoints of training runs: finding, reading and writing them, and what a saved state holds.
+
+A checkpoint is `step-NNNNNNNNN.ckpt`, as Nerfstudio names it: the pipeline's state, the optimizers', and the random
+generators'.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,16 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from scenetok_ns.models.released_checkpoints import CheckpointError
+from scenetok_ns.models.weight_files import CheckpointError
 from scenetok_ns.tools.atomic_files import atomic_file, save_torch
 
 AVERAGE = "average."
-"""Where a model's state has the averaged weights of training with --pipeline.model.ema-decay."""
-
-
-SHOWN_DIFFERENCES = 3
-"""Keys of each kind that an error about a checkpoint names."""
+"""Key prefix of the EMA weights in a model's state dict (--pipeline.model.ema-decay)."""
 
 
 def model_state(pipeline_state: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's part of a saved pipeline, without the prefixes of pipeline and DistributedDataParallel."""
+    """Take the model's part of a pipeline's state, without the prefixes of pipeline and DistributedDataParallel."""
     state = {key.removeprefix("module."): value for key, value in pipeline_state.items()}
     state = {key.removeprefix("_model."): value for key, value in state.items() if key.startswith("_model.")}
     if state and all(key.startswith("module.") for key in state):
@@ -33,37 +32,28 @@ def model_state(pipeline_state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def averaged_weights(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's saved state with the averaged weights, where training kept some, in the place of the trained ones."""
+    """Replace trained weights by their EMA weights, if training kept them.
+
+    Args:
+        state: A model's state, as `model_state` returns it.
+
+    Returns:
+        The state without EMA keys; weights that have an average are the average.
+    """
     networks = AVERAGE + "networks."
     averaged = {"scenetok." + key.removeprefix(networks): v for key, v in state.items() if key.startswith(networks)}
     return {**{key: value for key, value in state.items() if not key.startswith(AVERAGE)}, **averaged}
 
 
-def check_same(own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
-    """Raise CheckpointError in one line unless both have the same keys and shapes."""
-    missing = [key for key in own if key not in loaded]
-    surplus = [key for key in loaded if key not in own]
-    shapes = [
-        f"{key} is {list(loaded[key].shape)} instead of {list(value.shape)}"
-        for key, value in own.items()
-        if isinstance(value, Tensor) and key in loaded and loaded[key].shape != value.shape
-    ]
-    problems = [("misses", missing), ("has unknown", surplus), ("has other shapes:", shapes)]
-    found = [f"it {what} {first_few(keys)}" for what, keys in problems if keys]
-    if found:
-        raise CheckpointError(f"the checkpoint does not fit this model: {'; '.join(found)}. It was not loaded.")
-
-
-def first_few(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN_DIFFERENCES} more" if len(keys) > SHOWN_DIFFERENCES else ""
-    return ", ".join(keys[:SHOWN_DIFFERENCES]) + more
-
-
 CHECKPOINT_NAME = "step-{:09d}.ckpt"
+"""Name of the checkpoint of a step."""
 
 
 def checkpoint_path(folder: Path, step: int | None = None) -> Path:
-    """The checkpoint of `step`, or the latest one, in a checkpoint folder."""
+    """Find the checkpoint of `step` (None: the latest) in a checkpoint folder.
+
+    Raises FileNotFoundError, which lists those that are there.
+    """
     found = sorted(folder.glob("step-*.ckpt"))
     if not found:
         raise FileNotFoundError(
@@ -80,7 +70,12 @@ def checkpoint_path(folder: Path, step: int | None = None) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A whole training checkpoint, on the CPU. Raises CheckpointError in one line if it isn't one."""
+    """Read a training checkpoint, all of it, on the CPU. Runs no code that the file might hold.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is damaged, or not a training checkpoint; one line.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
@@ -97,8 +92,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def save_checkpoint(state: dict[str, Any], path: Path, scratch: Path) -> None:
     """Write `state` to `path` so that a crash or a full disk leaves the old file or the new, never a part.
 
-    The unfinished file lies in `scratch`, a folder of the same file system: Nerfstudio takes every file in the
-    checkpoint folder for a checkpoint.
+    Args:
+        state: What torch.save takes.
+        path: Checkpoint to write.
+        scratch: Folder of the same file system for the unfinished file: Nerfstudio takes every file in the checkpoint
+            folder for a checkpoint.
+
+    Raises:
+        OSError: The file cannot be written; one line.
     """
     try:
         with atomic_file(path, scratch) as file:
@@ -113,7 +114,7 @@ def save_checkpoint(state: dict[str, Any], path: Path, scratch: Path) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """States of Python's, numpy's and torch's global generators, as plain values that load with weights_only."""
+    """Save the states of Python's, numpy's and torch's global generators, as values that load with weights_only."""
     kind, keys, position, has_gauss, gauss = cast(tuple, np.random.get_state(legacy=True))
     return {
         "python": random.getstate(),
@@ -124,7 +125,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Undo `random_states`. Generators of GPUs that this machine lacks are left out."""
+    """Set the generators to what `random_states` saved. Skips generators of GPUs that this machine lacks."""
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

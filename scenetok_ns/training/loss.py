@@ -14,7 +14,14 @@ from scenetok_ns.data.training_batches import Clips, TrainingBatch
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.draws import draw_scenegen, draw_scenetok
-from scenetok_ns.models.flow.losses import LossOutput, Views, kl_weight, scenegen_loss, scenetok_loss, token_flow_loss
+from scenetok_ns.models.flow.losses import (
+    LatentViews,
+    LossOutput,
+    kl_weight,
+    scenegen_loss,
+    scenetok_loss,
+    token_flow_loss,
+)
 from scenetok_ns.models.networks.compressor import TokenDistribution
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scenetok import SceneTok
@@ -88,13 +95,13 @@ class TrainingLoss:
         return len(batch.scenes), self.preset.compressor.num_tokens, self.preset.compressor.token_dim
 
     @torch.no_grad()
-    def latents(self, clips_of_batch: Clips, clips: int, role: Literal["context", "target"]) -> Views:
+    def latents(self, clips_of_batch: Clips, clips: int, role: Literal["context", "target"]) -> LatentViews:
         """Latents of images; a sequence of several clips is encoded clip by clip. Stored latents are normalised."""
         cameras = network_cameras(CameraBatch(clips_of_batch.c2w, clips_of_batch.intrinsics), role, self.preset)
         if clips_of_batch.images is None:
             assert clips_of_batch.latents is not None
             config = self.preset.context_autoencoder if role == "context" else self.preset.target_autoencoder
-            return Views(latent_space(config).normalize(clips_of_batch.latents.float()), cameras)
+            return LatentViews(latent_space(config).normalize(clips_of_batch.latents.float()), cameras)
         images = clips_of_batch.images.float() / 255
         b = len(images)
         if role == "context":
@@ -102,4 +109,4 @@ class TrainingLoss:
         else:
             parts = images.unflatten(1, (clips, -1)).flatten(0, 1)
             latents = self._scenetok.target_autoencoder.encode(parts).unflatten(0, (b, clips)).flatten(1, 2)
-        return Views(latents, cameras)
+        return LatentViews(latents, cameras)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.data.training_batches import TrainingBatch
+from scenetok_ns.models.ops.graphs import capture, warm_up
 
 if TYPE_CHECKING:
     from scenetok_ns.plugin.model import SceneTokModel
@@ -69,9 +70,9 @@ class RecordedStep:
         for static, tensor in zip(recording.batch.tensors(), batch.tensors(), strict=True):
             static.copy_(tensor, non_blocking=True)
         self._model.training_loss.prepare(batch.step)
-        self._model.forget()
+        self._model.invalidate_caches()
         recording.graph.replay()
-        self._hand_out(recording, accumulates)
+        self._assign_gradients(recording, accumulates)
         outputs = {name: value.clone() for name, value in recording.outputs.items()}
         outputs["loss"].requires_grad_()
         return outputs
@@ -88,13 +89,17 @@ class RecordedStep:
     def _record(self, batch: TrainingBatch, shapes: tuple[torch.Size, ...]) -> Recording:
         there = [parameter.grad for parameter in self._parameters]
         batch = batch.map(torch.clone)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self._clear_gradients()
-                self._model(batch)["loss"].backward()
-        torch.cuda.current_stream().wait_stream(stream)
+
+        def take_pass() -> dict[str, Tensor]:
+            outputs = self._model(batch)
+            outputs["loss"].backward()
+            return {name: value.detach() for name, value in outputs.items()}
+
+        def take_first_pass() -> None:
+            self._clear_gradients()
+            take_pass()
+
+        warm_up(take_first_pass, WARM_UP)
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         self._clear_gradients()
         joined = joined_gradients(parameters) if self._processes > 1 else None
@@ -103,19 +108,9 @@ class RecordedStep:
         if joined is not None:
             pairs = zip(parameters, parts, strict=True)
             hooks = [parameter.register_post_accumulate_grad_hook(_move_to(part)) for parameter, part in pairs]
-        # Nerfstudio's trainer has an autocast around each step, which keeps the weights that the passes above cast: the
-        # recorded pass must cast them itself, or it goes on with those of this step. Nor may others use its copies.
-        torch.clear_autocast_cache()
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._model.training_loss.generator)
-        # thread_local: threads that load data may use CUDA meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = self._model(batch)
-            outputs["loss"].backward()
-        torch.clear_autocast_cache()
+        graph, outputs = capture(take_pass, generators=[self._model.training_loss.generator])
         for hook in hooks:
             hook.remove()
-        outputs = {name: value.detach() for name, value in outputs.items()}
         gradients = parts or [cast(Tensor, parameter.grad) for parameter in parameters]
         for parameter, gradient in zip(self._parameters, there, strict=True):
             parameter.grad = gradient
@@ -125,7 +120,7 @@ class RecordedStep:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def _hand_out(self, recording: Recording, accumulates: bool) -> None:
+    def _assign_gradients(self, recording: Recording, accumulates: bool) -> None:
         parameters, gradients, joined = recording.parameters, recording.gradients, recording.joined
         there = [parameter.grad for parameter in parameters if parameter.grad is not None]
         adds = accumulates and len(there) == len(parameters)

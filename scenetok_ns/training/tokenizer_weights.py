@@ -19,13 +19,18 @@ from scenetok_ns.training.checkpoints import averaged_weights, checkpoint_path, 
 
 
 def load_tokenizer(model: SceneTok, source: Path | None) -> Path:
-    """Load compressor and denoiser of `model`, strictly; returns the file they are from.
+    """Load compressor and denoiser of `model`, strictly.
 
     Args:
-        source: a run folder (its latest checkpoint), a checkpoint of a run, a released checkpoint, or a safetensors
-            file of embedded weights; None: the embedded weights of the preset's tokenizer.
+        model: Model that gets the weights.
+        source: Run folder (its latest checkpoint), checkpoint of a run, released checkpoint, or safetensors file of
+            embedded weights; None: the embedded weights of the preset's tokenizer.
 
-    Raises CheckpointError if there is none, or it does not fit.
+    Returns:
+        The file that the weights are from.
+
+    Raises:
+        CheckpointError: There is no such file, or it does not fit the preset.
     """
     preset = model.preset
     file = _file_of(source, preset)

@@ -53,12 +53,3 @@ def test_interrupts_and_complaints_are_one_line(
     monkeypatch.setattr("scenetok_ns.data.demo.writer.write_demo_data", fail)
     with pytest.raises(SystemExit, match=f"^scenetok demo-data: {message}$"):
         entrypoint(["demo-data", "--output", str(tmp_path / "data")])
-
-
-def test_demo_data_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--train", "1", "--test", "1", "--frames", "2", "--size", "16"]
-    entrypoint(["demo-data", "--output", str(tmp_path / "data"), *options])
-    assert "1 training and 1 test scenes" in " ".join(capsys.readouterr().out.split())
-    assert (tmp_path / "data/train/000000.torch").is_file() and (tmp_path / "data/test/index.json").is_file()
-    with pytest.raises(SystemExit, match=r"^scenetok demo-data: .*already exists"):
-        entrypoint(["demo-data", "--output", str(tmp_path / "data"), *options])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import mediapy
 import numpy as np
@@ -15,9 +14,9 @@ from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 from support.capture_files import write_demo_capture
+from support.command_line import failure, scenetok
 
 from scenetok_ns.bridge.run_configs import read_run
-from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.camera_path_files import read_camera_path
 from scenetok_ns.data.camera_paths import preset_path
 from scenetok_ns.data.poses import camera_spread
@@ -25,16 +24,6 @@ from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.tokens import SceneTokens
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="writing videos needs ffmpeg")
-
-
-def scenetok(command: str, *words: Any) -> None:
-    entrypoint([command, *map(str, words)])
-
-
-def failure(command: str, *words: Any) -> str:
-    with pytest.raises(SystemExit) as stop:
-        scenetok(command, *words)
-    return str(stop.value.code)
 
 
 def pictures(folder: Path) -> np.ndarray:
@@ -169,12 +158,12 @@ def test_a_scene_rendered_again_replaces_its_pictures(workplace: Path, tmp_path:
         (["--path", "loop"], "unknown path 'loop'; give orbit, dolly, spiral, interpolate or a JSON file"),
         (["--path", "nothing.json"], "no file nothing.json"),
         (["--path", "{}/attic/transforms.json", "--frames", "4"], "--frames is for paths by name"),
-        (["--compare"], "--tokens are scenes without photographs: leave out --compare"),
-        (["--num-context", "4"], "--tokens are scenes without photographs: leave out --num-context"),
+        (["--compare"], "--tokens already give the scenes: leave out --compare"),
+        (["--num-context", "4"], "--tokens already gives the scene: leave out --num-context"),
         (["--size", "0", "4"], "--size must be at least 1 x 1"),
         (["--frames", "0"], "--frames must be at least 1"),
         (["--frame-rate", "0"], "--frame-rate above 0"),
-        (["--pose-scale", "2"], "--tokens are scenes without photographs: leave out --pose-scale"),
+        (["--pose-scale", "2"], "--tokens already gives the scene: leave out --pose-scale"),
     ],
 )
 def test_wrong_renderings_are_told_in_one_line(workplace: Path, tmp_path: Path, words: list[str], message: str) -> None:

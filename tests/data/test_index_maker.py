@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.scene_files import example, intrinsics, walk, write_dl3dv, write_re10k
 
-from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
 from scenetok_ns.data.scenes import BadScene, DataError, Scene
@@ -101,42 +100,3 @@ def test_spacing_of_targets() -> None:
     assert has_clips(rule)
     rule.target[-1] = 8
     assert not has_clips(rule)
-
-
-# --- The command ---
-
-
-def run(*options: object) -> None:
-    entrypoint(["eval-index", *map(str, options)])
-
-
-def test_command_makes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_re10k(tmp_path / "data" / "test", [[example("a", 12)], [example("b", 12)]])
-    out = tmp_path / "index.json"
-    run("--data", tmp_path / "data", "--output", out, "--num-context", 3, "--num-targets", 8, "--start", "middle")
-    assert json.loads(out.read_text())["a"]["target"] == list(range(2, 10))
-    run("--data", tmp_path / "data", "--check", out)
-    assert "all 2 scenes and frames are there" in " ".join(capsys.readouterr().out.split())
-    out.write_text(json.dumps({"a": {"context": [0], "target": [50]}}))
-    with pytest.raises(SystemExit, match=r"1 of 1 entries do not fit") as stop:
-        run("--data", tmp_path / "data", "--check", out)
-    assert "\n" not in str(stop.value) and "asks for frame 50" in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "give either --output"),
-        (["--output", "x.txt"], r"ends in \.json"),
-        (["--output", "x.json", "--num-context", "0"], "at least one context"),
-        (["--output", "x.json", "--num-targets", "99"], "no scene fits"),
-    ],
-)
-def test_bad_input_is_one_line(
-    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_re10k(tmp_path / "data" / "test", [[example("a", 12)]])
-    with pytest.raises(SystemExit, match=message) as stop:
-        run("--data", tmp_path / "data", *options)
-    assert "\n" not in str(stop.value) and not list(tmp_path.glob("x.*"))

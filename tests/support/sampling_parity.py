@@ -24,10 +24,10 @@ from support.parity_cases import (
 from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.base import LatentSpace
+from scenetok_ns.models.flow import draws, sampling
+from scenetok_ns.models.flow import rectified_flow as flow
 from scenetok_ns.models.flow.draws import SceneGenDraws, SceneTokDraws, noise_levels, spread_levels
-from scenetok_ns.models.flow.losses import Views, scenegen_loss, scenetok_loss
-from scenetok_ns.models.flow.rectified_flow import draws, sampling
-from scenetok_ns.models.flow.rectified_flow import rectified_flow as flow
+from scenetok_ns.models.flow.losses import LatentViews, scenegen_loss, scenetok_loss
 from scenetok_ns.models.flow.schedules import schedule_matrix
 from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, TrainingConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
@@ -236,9 +236,9 @@ def scenetok_problems(case: Case) -> list[str]:
         noise=given["noise"],
         unconditional=torch.full((batch,), not conditional),
     )
-    context = Views(va_space().normalize(given["context_latents"]), case.cameras("context_"))
+    context = LatentViews(va_space().normalize(given["context_latents"]), case.cameras("context_"))
     scale = LatentSpace(VIDEO_DCAE, 1, 1, std=(1 / p["target_scaling_factor"],))
-    target = Views(scale.normalize(given["target_latents"]), case.cameras("target_"))
+    target = LatentViews(scale.normalize(given["target_latents"]), case.cameras("target_"))
     seen, encoded = Spy(denoiser), Spy(compressor)
     output = scenetok_loss(compressor, denoiser, context, target, drawn, config, p["global_step"])
     output.loss.backward()
@@ -280,8 +280,8 @@ def scenegen_problems(case: Case) -> list[str]:
         drop_poses=given["drop_pose"] < dropout if p["train_mode"] else nobody,
         drop_anchors=given["drop_anchor"] < dropout if p["train_mode"] else nobody,
     )
-    condition = Views(va_space().normalize(given["cond_latents"]), case.cameras("cond_"))
-    context = Views(va_space().normalize(given["context_latents"]), case.cameras("context_"))
+    condition = LatentViews(va_space().normalize(given["cond_latents"]), case.cameras("cond_"))
+    context = LatentViews(va_space().normalize(given["context_latents"]), case.cameras("context_"))
     generator.train(p["train_mode"])
     seen = Spy(generator)
     output = scenegen_loss(compressor, generator, condition, context, drawn)

@@ -88,7 +88,7 @@ def randomize(pipeline: SceneTokPipeline) -> None:
     """Weights with which pictures depend on tokens and cameras; fresh ones give a velocity of zero."""
     torch.manual_seed(0)
     randomized(pipeline.model.scenetok)
-    pipeline.model.forget()
+    pipeline.model.invalidate_caches()
 
 
 def write_run(data: Path, output: Path, preset: Path = PRESET) -> Path:

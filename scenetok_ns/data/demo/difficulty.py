@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scenetok_ns.models.metrics import psnr
+
 
 @dataclass(frozen=True)
 class Difficulty:
@@ -30,10 +32,10 @@ def demo_difficulty(images: Float[Tensor, "v 3 h w"], c2w: Float[Tensor, "v 4 4"
     nearest = context[nearest_views(c2w[target], c2w[context])]
     mean = images[context].mean(dim=(0, 2, 3))[:, None, None]
     return Difficulty(
-        mean_color=psnr(mean, truth),
-        nearest_context=psnr(images[nearest], truth),
-        blocks_of_4=psnr(in_blocks(truth, 4), truth),
-        blocks_of_8=psnr(in_blocks(truth, 8), truth),
+        mean_color=mean_psnr(mean, truth),
+        nearest_context=mean_psnr(images[nearest], truth),
+        blocks_of_4=mean_psnr(in_blocks(truth, 4), truth),
+        blocks_of_8=mean_psnr(in_blocks(truth, 8), truth),
         turn_degrees=turn_degrees(c2w),
     )
 
@@ -53,9 +55,8 @@ def nearest_views(target: Float[Tensor, "t 4 4"], context: Float[Tensor, "c 4 4"
     return (cosine.clamp(-1, 1).acos() + distance).argmin(dim=1)
 
 
-def psnr(predicted: Float[Tensor, "*v 3 #h #w"], truth: Float[Tensor, "v 3 h w"]) -> float:
-    error = (predicted - truth).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
-    return float((-10 * error.log10()).mean())
+def mean_psnr(predicted: Float[Tensor, "*v 3 #h #w"], truth: Float[Tensor, "v 3 h w"]) -> float:
+    return float(psnr(pred=predicted, target=truth).mean())
 
 
 def in_blocks(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "v 3 h w"]:

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scenetok_ns.models.presets import AutoencoderConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """What the rest of the system must know of an autoencoder; needs no weights.
+    """Properties of an autoencoder that the networks depend on. Needs no weights.
 
     `mean` and `std` have one entry for each channel, or one for all: the networks see (raw - mean) / std.
     """
@@ -132,10 +133,15 @@ class Autoencoder(nn.Module, ABC):
         return self.space.layout.num_latents(num_frames)
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
-        """What works in the direction that rendering needs as this one does, to the rounding of `dtype`, but faster.
+        """Return a faster autoencoder that computes the same in the direction that rendering needs, up to rounding.
 
-        With copies of the weights on `device`, for one thread and one stream at a time; or this autoencoder itself,
-        where nothing faster is known. graphs: replay CUDA graphs where launching kernels would take longer.
+        It holds copies of the weights, and serves one thread and one stream at a time. Where nothing faster is known,
+        it is this autoencoder itself.
+
+        Args:
+            device: Device of the copies.
+            dtype: Dtype of the copies and of the computation.
+            graphs: Replay CUDA graphs where launching kernels would take longer.
         """
         return self
 
@@ -161,6 +167,13 @@ class Autoencoder(nn.Module, ABC):
                 f"{type(self).__name__}: {frames.shape[1]} frames are not whole chunks of {chunk}; "
                 "cut the clip or repeat its last frame"
             )
+
+
+def temporal_layout(config: AutoencoderConfig) -> TemporalLayout:
+    """Layout of an autoencoder that takes it from its configuration (pixel and conv)."""
+    if config.frames_per_latent is None:
+        return TemporalLayout(config.frames_per_chunk, config.latents_per_chunk)
+    return TemporalLayout(config.frames_per_chunk, config.latents_per_chunk, config.frames_per_latent)
 
 
 def to_channels_last(module: nn.Module) -> None:

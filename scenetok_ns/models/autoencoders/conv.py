@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
+from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace, temporal_layout
 from scenetok_ns.models.presets import AutoencoderConfig
-from scenetok_ns.models.temporal import TemporalLayout
 
 CHANNELS = 16
 SPATIAL_FACTOR = 8
@@ -68,7 +67,7 @@ class ConvCodec(nn.Module):
 
 
 def conv_latent_space(config: AutoencoderConfig) -> LatentSpace:
-    layout = TemporalLayout(config.frames_per_chunk, config.latents_per_chunk)
+    layout = temporal_layout(config)
     return LatentSpace(
         layout=layout,
         spatial_factor=SPATIAL_FACTOR,

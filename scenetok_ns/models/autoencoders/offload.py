@@ -28,9 +28,9 @@ class OffloadedAutoencoder(Autoencoder):
         return self.inner.latents_needed(num_frames)
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
-        """The inner one's, if it has weights of its own on the device: a decoder's, in half precision, take little."""
-        prepared = self.inner.for_inference(device, dtype, graphs=graphs)
-        return self if prepared is self.inner else prepared
+        """Return the inner one's copy, if it has weights of its own: a decoder's, in half precision, are small."""
+        inference_copy = self.inner.for_inference(device, dtype, graphs=graphs)
+        return self if inference_copy is self.inner else inference_copy
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
         """The weights are away while the next piece is being made."""

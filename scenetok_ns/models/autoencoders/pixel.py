@@ -6,16 +6,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
+from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace, temporal_layout
 from scenetok_ns.models.presets import AutoencoderConfig
-from scenetok_ns.models.temporal import TemporalLayout
 
 PIXEL_STD = 0.5
 """Pixels of photographs, mapped to [-1, 1], have about this standard deviation, so normalised latents have about 1."""
 
 
 def pixel_latent_space(config: AutoencoderConfig) -> LatentSpace:
-    layout = TemporalLayout(config.frames_per_chunk, config.latents_per_chunk)
+    layout = temporal_layout(config)
     return LatentSpace(
         layout=layout,
         spatial_factor=config.spatial_factor,

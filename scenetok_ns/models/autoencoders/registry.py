@@ -27,7 +27,7 @@ class _Pretrained:
     url: str
     load: Callable[[LatentSpace, Path, torch.device, torch.dtype, Use], Autoencoder]
     cuda_dtype: dict[Use, torch.dtype]
-    """What it runs in on CUDA if nothing else is asked for; elsewhere float32."""
+    """Default dtype on CUDA; elsewhere it is float32."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,14 @@ def build_autoencoder(
 
 
 def default_dtype(config: AutoencoderConfig, device: torch.device, use: Use = "online") -> torch.dtype:
-    """What `build_autoencoder` runs an autoencoder in if it is not told."""
+    """Return the dtype that `build_autoencoder` chooses by default."""
     pretrained = _entry(config).pretrained
     return pretrained.cuda_dtype[use] if pretrained and device.type == "cuda" else torch.float32
+
+
+def cuda_dtype(config: AutoencoderConfig) -> torch.dtype | None:
+    """Return the dtype of the published code on a GPU; None: an autoencoder without published weights keeps its own."""
+    return None if weights_file(config) is None else default_dtype(config, torch.device("cuda"))
 
 
 def weights_file(config: AutoencoderConfig) -> str | None:

@@ -43,7 +43,7 @@ DROPPED_KEYS = {
     "foundation_model.": "the frozen DINOv2 its latents were aligned with",
     "linear_proj.": "projection of latents onto DINOv2's features, for the alignment loss",
 }
-"""What the published training checkpoint holds beside the autoencoder: prefix -> what it is."""
+"""Key prefixes of other modules in the published training checkpoint, and their contents."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class VAVAEConfig:
     """Sizes of the network; the defaults are the published ones."""
 
     widths: tuple[int, ...] = (128, 128, 256, 256, 512)
-    """Of the levels, finest first. The coarsest level and both middles have attention."""
+    """Widths of the levels, finest first. The coarsest level and both middles have attention."""
     blocks_per_level: int = 2
     latent_channels: int = 32
     norm_groups: int = 32
@@ -136,11 +136,14 @@ class VAVAE(Autoencoder):
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VAVAE:
         """Encodes; decoding is still this one's network's, wherever that is."""
-        prepared = copy.copy(self)
-        prepared._fast = FastEncoder(self.network, device, dtype)
+        inference_copy = copy.copy(self)
+        inference_copy._fast = FastEncoder(self.network, device, dtype)
         if graphs:
-            prepared._fast, prepared.max_batch = Replayed(prepared._fast, rows=REPLAYED_IMAGES), REPLAYED_IMAGES
-        return prepared
+            inference_copy._fast, inference_copy.max_batch = (
+                Replayed(inference_copy._fast, rows=REPLAYED_IMAGES),
+                REPLAYED_IMAGES,
+            )
+        return inference_copy
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, h, w] in [-1, 1] -> mean and log-variance [n, c, h / 16, w / 16], float32."""

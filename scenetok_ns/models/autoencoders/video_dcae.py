@@ -64,11 +64,11 @@ class Tiling:
 
 
 ONLINE_TILING = Tiling()
-"""What the reference uses to encode and decode on the fly."""
+"""Tiling with which the published code encodes and decodes on the fly."""
 REPLAYED_LATENTS = 2
 """Paths of up to this many latents are decoded by a CUDA graph: the device is done sooner than the host can launch."""
 PRECOMPUTE_TILING = Tiling(frames=16, overlap=0.0)
-"""What the reference computes stored latents with: groups of 16 frames that know nothing of each other."""
+"""Tiling with which the published code computes stored latents: independent groups of 16 frames."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class _Axis:
 
 
 def video_dcae_latent_space(config: AutoencoderConfig) -> LatentSpace:
-    return LatentSpace(TemporalLayout(TIME, 1), SPACE, 128, std=(1 / config.scale,))
+    return LatentSpace(TemporalLayout(TIME, 1, TIME), SPACE, 128, std=(1 / config.scale,))
 
 
 class VideoDCAE(Autoencoder):
@@ -151,10 +151,10 @@ class VideoDCAE(Autoencoder):
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VideoDCAE:
         """Decodes; encoding is not made faster, and not for this one's copies."""
-        prepared = copy.copy(self)
-        prepared._fast = FastDecoder(self.network.decoder, device, dtype)
-        prepared._replayed = Replayed(prepared._fast) if graphs else None
-        return prepared
+        inference_copy = copy.copy(self)
+        inference_copy._fast = FastDecoder(self.network.decoder, device, dtype)
+        inference_copy._replayed = Replayed(inference_copy._fast) if graphs else None
+        return inference_copy
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
         """A tile runs as soon as its latents are there.

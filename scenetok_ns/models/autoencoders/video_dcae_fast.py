@@ -1,13 +1,13 @@
 """The decoder of Video DC-AE laid out for inference: the same function of the same weights, to rounding.
 
-What differs from `video_dcae_layers.Decoder`, which it is tested against:
+Differences from `video_dcae_layers.Decoder`, which the tests compare it with:
 
 * channels lie last, so that 1 x 1 convolutions are matrix products and norms read whole rows;
 * nearest enlargement and the convolution behind it are one convolution of the small image with merged kernels: of the
   27 taps that a fine position reads, those that fall on the same coarse position are added beforehand (12 or 8 stay);
 * the finest stage runs in horizontal strips with as much margin as its convolutions reach, which bounds memory;
-* frames that nobody wants are dropped as early as the reach of the convolutions behind allows. The coarse stages attend
-  to the whole clip and always run whole.
+* frames that are not wanted are dropped as early as the reach of the convolutions behind allows. The coarse stages
+  attend to the whole clip and always run whole.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ as much."""
 BLOCK_REACH = 2
 """Positions that a residual block of two convolutions looks to each side."""
 ALIGNED = 8
-"""Numbers in half precision that fill 16 bytes."""
+"""Number of half-precision values in 16 bytes."""
 Maps = Float[Tensor, "b t h w c"]
 
 
 class FastDecoder:
-    """`Decoder`, given and giving [b, c, t, h, w]."""
+    """Twin of `Decoder`, from and to [b, c, t, h, w]."""
 
     def __init__(
         self, decoder: Decoder, device: torch.device, dtype: torch.dtype, *, strip_positions: int = STRIP_POSITIONS
@@ -300,12 +300,19 @@ class _AttentionBlock(NamedTuple):
         qkv = F.linear(x, self.qkv)
         spread = depthwise_conv(qkv, self.spread).view(b * t * h * w, -1, HEAD_SIZE).transpose(0, 1)
         mixed = torch.bmm(spread, self.mix).transpose(0, 1).reshape(qkv.shape)
-        both = torch.cat([relu_attention(each.reshape(b, t * h * w, -1)) for each in (qkv, mixed)], dim=-1)
+        both = torch.cat([fast_relu_linear_attention(each.reshape(b, t * h * w, -1)) for each in (qkv, mixed)], dim=-1)
         return both.view(b, t, h, w, -1)
 
 
-def relu_attention(qkv: Float[Tensor, "b n 3*heads*32"], eps: float = 1e-15) -> Float[Tensor, "b n heads*32"]:
-    """`relu_linear_attention` of heads that hold 32 numbers each of q, k and v, one head after the other."""
+def fast_relu_linear_attention(
+    qkv: Float[Tensor, "b n 3*heads*32"], eps: float = 1e-15
+) -> Float[Tensor, "b n heads*32"]:
+    """Compute `relu_linear_attention` of heads that hold 32 numbers each of q, k and v, one head after the other.
+
+    Like its twin, float16 is computed in float32: its sums over all positions exceed the largest float16.
+    """
+    if qkv.dtype == torch.float16:
+        return fast_relu_linear_attention(qkv.float(), eps).to(qkv.dtype)
     b, n, _ = qkv.shape
     q, k, v = qkv.view(b, n, -1, 3, HEAD_SIZE).permute(3, 0, 2, 1, 4).unbind()
     q, k = F.relu(q).flatten(0, 1), F.relu(k).flatten(0, 1)

@@ -30,7 +30,7 @@ class VideoDCAEConfig:
 
     latent_channels: int = 128
     widths: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
-    """Of the stages, finest first; every step to the next halves height and width."""
+    """Widths of the stages, finest first; every step to the next halves height and width."""
     encoder_depths: tuple[int, ...] = (2, 2, 2, 3, 3, 3)
     decoder_depths: tuple[int, ...] = (3, 3, 3, 3, 3, 3)
     first_attention_stage: int = 3

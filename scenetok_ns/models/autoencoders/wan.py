@@ -50,13 +50,13 @@ class WanConfig:
     decoder_width: int = 256
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
     blocks_per_level: int = 2
-    """Of the encoder; the decoder has one more."""
+    """Residual blocks of an encoder level; a decoder level has one more."""
     latent_channels: int = 48
     temporal_downsample: tuple[bool, ...] = (False, True, True)
 
 
 def wan_latent_space(config: AutoencoderConfig) -> LatentSpace:
-    return LatentSpace(TemporalLayout(17, 5), 16, 48, LATENT_MEAN, tuple(std / config.scale for std in LATENT_STD))
+    return LatentSpace(TemporalLayout(17, 5, 4), 16, 48, LATENT_MEAN, tuple(std / config.scale for std in LATENT_STD))
 
 
 def build_network(config: WanConfig) -> nn.Module:
@@ -136,15 +136,15 @@ class WanVAE(Autoencoder):
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> WanVAE:
         """Decodes, in the memory layout that convolutions are fastest in; encoding is still this one's network's."""
-        prepared = copy.copy(self)
+        inference_copy = copy.copy(self)
         network = copy.deepcopy(self.network, {id(self.network.encoder): None})
         nn.Module.to(network, device, dtype)  # diffusers' own `to` warns of dtypes
         if device.type == "cuda":
             to_channels_last(network)
         speed_up(network.decoder)
         run = partial(_run_decoder, network)
-        prepared._fast = Replayed(run) if graphs else run
-        return prepared
+        inference_copy._fast = Replayed(run) if graphs else run
+        return inference_copy
 
     def encode_video(self, video: Tensor) -> Tensor:
         """One causal run, plainly as published: video [b, f, 3, h, w] in [-1, 1], f = 4 n + 1 -> raw means.

@@ -1,4 +1,7 @@
-"""`Compressor.gaussian_parameters` over weights laid out for inference, as one CUDA graph; see `trunk.py`."""
+"""`Compressor.gaussian_parameters` over weights laid out for inference, as one CUDA graph.
+
+`_block_forward` is `CompressorBlock.forward`; how it differs from the module is listed in trunk.py.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +48,13 @@ class _Block(NamedTuple):
     cross_kv: Linear
     cross_proj: Linear
     views_mlp: _FeedForward | None
-    """None in the last block: nobody reads the views behind it."""
+    """None in the last block: nothing reads the views behind it."""
     tokens_mlp_norm: Tensor
     tokens_mlp: _FeedForward
 
 
 class CompressingEngine:
-    """Scene tokens from latents, with a copy of a compressor's weights. To be used from one thread at a time."""
+    """Compresses latents to scene tokens with a copy of a compressor's weights. Use it from one thread at a time."""
 
     def __init__(
         self,
@@ -67,6 +70,8 @@ class CompressingEngine:
         self._pose_embed = copy.deepcopy(compressor.pose_embed).to(device).float().eval()
         self._rope = copy.deepcopy(compressor.feat_rope).to(device)
         self._scene_tokens = stored(compressor.scene_tokens)
+        if options.exact_tokens:
+            self._scene_tokens = compressor.scene_tokens.detach().to(device, torch.float32)
         self._embed = stored(compressor.y_embed.proj.weight), stored(cast(Tensor, compressor.y_embed.proj.bias))
         blocks = [cast(CompressorBlock, block) for block in compressor.aggregate]
         self._blocks = [_block_weights(block, stored) for block in blocks]
@@ -81,7 +86,7 @@ class CompressingEngine:
     def gaussian_parameters(
         self, latents: Float[Tensor, "b v c h w"], cameras: CameraBatch
     ) -> Float[Tensor, "b N 2*dim"]:
-        """As the compressor's; valid on the engine's stream."""
+        """Same contract as `Compressor.gaussian_parameters`; the result is valid on the engine's stream."""
         with working(self._stream):
             poses = self._pose_embed(cameras).flatten(1, 2)
             key = tuple(latents.shape)
@@ -91,28 +96,31 @@ class CompressingEngine:
             return self._runs[1](latents, poses)
 
     def compute(self, latents: Tensor, poses: Tensor, rotary: RotaryTable) -> Tensor:
-        """The network from embedded cameras on; what the graph captures."""
+        """Run the network from embedded cameras on. The graph captures this."""
         views = embed_patches(latents.to(self._embed[0].dtype), *self._embed).flatten(1, 2)
         condition = F.silu(poses).to(views.dtype)
         modulation = F.linear(condition, self._modulation, self._modulation_bias)
         tokens = self._scene_tokens.expand(len(latents), -1, -1).contiguous()
         width = CHUNKS * views.shape[-1]
         for index, block in enumerate(self._blocks):
-            tokens, views = self._run_block(block, tokens, views, modulation[..., width * index :][..., :width], rotary)
-        return F.linear(tokens, *self._out)
+            tokens, views = self._block_forward(
+                block, tokens, views, modulation[..., width * index :][..., :width], rotary
+            )
+        return F.linear(tokens.to(views.dtype), *self._out)
 
     def rotary(self, num_views: int) -> RotaryTable:
         return self._rope(num_views)
 
-    def _run_block(
+    def _block_forward(
         self, block: _Block, tokens: Tensor, views: Tensor, modulation: Tensor, rotary: RotaryTable
     ) -> tuple[Tensor, Tensor]:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
         inner = self._attend(norm_modulate(views, scale1, shift1, NORM_EPS), block.views_qkv, rotary)
         views = gated_residual(views, gate1, F.linear(inner, *block.views_proj))
-        inner = self._attend(self._normed(tokens, block.tokens_norm), block.tokens_qkv, None)
+        # Sums of tokens have the dtype of the stream, float32 if it is exact; layers run in that of the weights.
+        inner = self._attend(self._normed(tokens, block.tokens_norm).to(views.dtype), block.tokens_qkv, None)
         tokens = tokens + F.linear(inner, *block.tokens_proj)
-        q = self._split(F.linear(tokens, *block.cross_q)).transpose(1, 2)
+        q = self._split(F.linear(tokens.to(views.dtype), *block.cross_q)).transpose(1, 2)
         kv = self._split(F.linear(views, *block.cross_kv))
         k = norm_rotate(kv[:, :, : self._heads], None, rotary, NORM_EPS)
         inner = attention(q, k, kv[:, :, self._heads :].transpose(1, 2))
@@ -120,7 +128,8 @@ class CompressingEngine:
         if block.views_mlp is not None:
             inner = block.views_mlp(norm_modulate(views, scale2, shift2, NORM_EPS))
             views = gated_residual(views, gate2, inner)
-        return tokens + block.tokens_mlp(self._normed(tokens, block.tokens_mlp_norm)), views
+        inner = block.tokens_mlp(self._normed(tokens, block.tokens_mlp_norm).to(views.dtype))
+        return tokens + inner, views
 
     def _attend(self, x: Tensor, qkv: Linear, rotary: RotaryTable | None) -> Tensor:
         heads = self._heads
@@ -140,7 +149,7 @@ class CompressingEngine:
 
 
 class _Run:
-    """Buffers of one number of scenes and views, and the graph that works on them."""
+    """Buffers for one number of scenes and views, and the graph that works on them."""
 
     def __init__(self, engine: CompressingEngine, latents: Tensor, poses: Tensor, graphs: bool) -> None:
         self._engine = engine
@@ -164,7 +173,7 @@ class _Run:
 
 
 def _view_norms(block: CompressorBlock) -> list[Tensor]:
-    """The last block has no second norm; its modulation is whole all the same."""
+    """Weights of a block's view norms. The last block has no second norm, but its modulation has the full width."""
     first = block.norm1.weight
     return [first, torch.ones_like(first) if block.norm3 is None else block.norm3.weight]
 

@@ -1,4 +1,4 @@
-"""`sampling.sample_windows` for people who wait: what does not change is computed once, and a step is one CUDA graph.
+"""`flow.sampling.sample_windows` as CUDA graphs of one step, with everything that does not change computed once.
 
 Computed once for a scene: keys and values of its tokens. For a path: the embedding of its cameras. For a window: the
 modulations of its clean latents. Weights are laid out once for all (`trunk.py`).
@@ -104,7 +104,7 @@ class DenoisingEngine:
         clean: int = 0,
         on_step: OnStep | None = None,
     ) -> Iterator[SampledLatents]:
-        """As `sampling.sample_windows`, which see, with tensors that become valid on the engine's stream."""
+        """Same contract as `flow.sampling.sample_windows`; the tensors are valid on the engine's stream."""
         schedule = checked_schedule(self._denoiser, cameras, noise, layout, config, clean)
         return self._denoise(tokens, cameras, noise, layout, schedule, config, on_step or no_report)
 
@@ -180,7 +180,7 @@ class DenoisingEngine:
         return self._windows[key]
 
     def states(self, tokens: Tensor, with_null: bool) -> Tensor:
-        """What the blocks attend to: of all elements, then, with guidance, of as many without a scene."""
+        """Return the states that the blocks attend to: all elements', then, with guidance, as many without a scene."""
         state = F.linear(tokens.to(self._project[0].dtype), *self._project)
         if not with_null:
             return state
@@ -189,7 +189,7 @@ class DenoisingEngine:
         return torch.cat([state, null.to(state)])
 
     def embed_poses(self, cameras: CameraBatch, layout: TemporalLayout) -> Float[Tensor, "b l n hidden"]:
-        """Of a whole path; cameras of different latents share nothing."""
+        """Embed the cameras of a whole path in pieces; cameras of different latents share nothing."""
         chunk = max(POSES_AT_ONCE // layout.latents_per_chunk, 1) * layout.frames_per_chunk
         pieces = range(0, cameras.num_views, chunk)
         embedded = [self._pose_embed(cameras.select(slice(i, i + chunk))) for i in pieces]

@@ -32,15 +32,15 @@ from scenetok_ns.models.temporal import TemporalLayout
 logger = logging.getLogger(__name__)
 
 KEPT_AUTOENCODERS = 2
-"""A model has one for context views and one for targets."""
+"""Number of autoencoders whose copies are cached: one for context views, one for targets."""
 Fingerprint = tuple[tuple[int, int], ...]
 T = TypeVar("T")
 Finished = tuple[T, "torch.cuda.Event | None"]
-"""A result, and when it is there."""
+"""A result, and the event after which it is valid."""
 
 
 def tensors_of(result: object) -> Iterator[Tensor]:
-    """All tensors of what the engine makes."""
+    """Yield all tensors of a result of the engine."""
     if isinstance(result, RenderedFrames):
         yield result.frames
         for part in result.denoised:
@@ -53,11 +53,11 @@ def tensors_of(result: object) -> Iterator[Tensor]:
 
 
 def fingerprint(module: nn.Module) -> Fingerprint:
-    """Changes when a weight, or an adapter of it, is replaced or written to by operations that count (`_version`).
+    """Return a value that changes when a weight or its adapter is replaced or written to (`Tensor._version`).
 
-    Fused optimizers and replayed graphs do not count: whoever trains calls `SceneTok.begin_training`, from which on the
-    plain loop renders. Compares no values, and does not wait for the device. Looks into the modules themselves:
-    `parameters()` takes two thirds of the time, which a preview is waiting for.
+    Fused optimizers and replayed graphs do not raise the version: a trainer calls `SceneTok.begin_training`, and the
+    plain loop renders from then on. This compares no values and does not wait for the device. It walks the modules
+    itself: `parameters()` would take two thirds of the time, while a preview waits.
     """
     found: list[tuple[int, int]] = []
     left = [module]
@@ -70,10 +70,12 @@ def fingerprint(module: nn.Module) -> Fingerprint:
 
 
 class RenderingEngine:
-    """Everything of a model that is prepared for rendering on one device.
+    """Renders, encodes and generates on one device, with copies of a model's weights laid out for inference.
 
-    Weights are copied when they are first needed, and again after they have changed. Any thread may call; the work is
-    done by one (see `worker`). Results are valid on the stream that is current where they are taken.
+    Weights are copied when they are first needed, and again after they have changed. Any thread may call; one thread
+    does the work (`worker.py`). Results are valid on the stream that is current where the caller receives them. Each
+    method has the name, the arguments and the errors of its plain twin in models/flow, models/networks or
+    models/autoencoders.
     """
 
     def __init__(self, device: torch.device, options: EngineOptions | None = None) -> None:
@@ -102,7 +104,7 @@ class RenderingEngine:
         clean: CleanViews | None = None,
         on_step: OnStep | None = None,
     ) -> Iterator[RenderedFrames]:
-        """As `rendering.render_windows`, which see; errors in the arguments are raised at once here, too."""
+        """Same contract as `flow.windows.render_windows`, including eager argument checks."""
         path = start_path(autoencoder.space, tokens, cameras, image_size, sampler, seed, clean)
         layout = autoencoder.space.layout
         checked_schedule(denoiser, path.cameras, path.noise, layout, sampler, path.clean)
@@ -110,7 +112,7 @@ class RenderingEngine:
         def start(report: Report) -> Iterator[Finished[RenderedFrames]]:
             with self._preparing():
                 denoising = self._denoising_engine(denoiser)
-                decoder = self.prepared(autoencoder)
+                decoder = self.inference_copy(autoencoder)
             sampled = denoising.sample_windows(
                 tokens, path.cameras, path.noise, layout, sampler, clean=path.clean, on_step=report
             )
@@ -130,7 +132,8 @@ class RenderingEngine:
         *,
         on_step: OnStep | None = None,
     ) -> Iterator[Float[Tensor, "b new c h w"]]:
-        """Latents of a path as they become final, without decoding; arguments and errors as `sample_windows`."""
+        """Yield the latents of a path as they become final, without decoding. Same contract as
+        `flow.sampling.sample_windows`."""
         checked_schedule(denoiser, cameras, noise, layout, sampler)
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
@@ -153,7 +156,7 @@ class RenderingEngine:
         *,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b n dim"]:
-        """As `sampling.sample_scene_tokens`, which see."""
+        """Same contract as `flow.sampling.sample_scene_tokens`."""
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
@@ -170,11 +173,11 @@ class RenderingEngine:
     def encode(
         self, autoencoder: Autoencoder, images: Float[Tensor, "b v 3 height width"]
     ) -> Float[Tensor, "b v c h w"]:
-        """Normalised latents of images."""
+        """Return normalised latents of images in [0, 1]."""
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                latents = self.prepared(autoencoder).encode(images)
+                latents = self.inference_copy(autoencoder).encode(images)
             yield self._finished(latents, self._compute_stream)
 
         (latents,) = self._results(start, None, images)
@@ -187,11 +190,20 @@ class RenderingEngine:
         images: Float[Tensor, "b v 3 height width"],
         cameras: CameraBatch,
     ) -> Float[Tensor, "b N 2*dim"]:
-        """Images and their cameras, as the compressor must see them -> its parameters of the scene tokens."""
+        """Encode context views and return the compressor's parameters of the scene tokens.
+
+        Args:
+            compressor: Network to run.
+            autoencoder: Autoencoder of context views.
+            images: Context views in [0, 1].
+            cameras: Their cameras as the compressor must see them, relative to one of them.
+        """
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                latents = self.prepared(autoencoder).encode(images)  # first: the device works while the rest is asked
+                latents = self.inference_copy(autoencoder).encode(
+                    images
+                )  # first: the device works while the rest is asked
                 engine = self._compressing_engine(compressor)
             yield self._finished(engine.gaussian_parameters(latents, cameras), self._compute_stream)
 
@@ -199,7 +211,7 @@ class RenderingEngine:
         return parameters
 
     def __deepcopy__(self, memo: dict[int, object]) -> RenderingEngine:
-        """A copied model prepares its own weights."""
+        """Return an empty engine: a copied model lays out its own weights."""
         return RenderingEngine(self.device, self.options)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -211,9 +223,9 @@ class RenderingEngine:
         on_step: OnStep | None,
         *inputs: Tensor,
     ) -> Iterator[T]:
-        """Results of a job of the worker, on the caller's stream, whose work so far the job waits for.
+        """Yield results of a job of the worker on the caller's stream. The job waits for that stream's work so far.
 
-        `inputs`: what the job reads; a caller who goes away early must not free it under the job's hands.
+        `inputs` are the tensors that the job reads: a caller that leaves early must not free them while it runs.
         """
         ready = self._event(None)
 
@@ -238,7 +250,7 @@ class RenderingEngine:
     def _decoded(
         self, decoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath
     ) -> Iterator[Finished[RenderedFrames]]:
-        """Frames, decoded while later windows are being denoised."""
+        """Yield frames, decoded while later windows are being denoised."""
         stream = self._decode_stream
 
         def handed_over() -> Iterator[SampledLatents]:
@@ -259,7 +271,7 @@ class RenderingEngine:
 
     @contextmanager
     def _preparing(self) -> Iterator[None]:
-        """Weights are copied on one stream, and used on both."""
+        """Copy weights on one stream before both streams use them."""
         with working(self._compute_stream):
             yield
         if self._compute_stream is not None and self._decode_stream is not None:
@@ -290,10 +302,11 @@ class RenderingEngine:
             self._compressing = now, engine
         return self._compressing[1]
 
-    def prepared(self, autoencoder: Autoencoder) -> Autoencoder:
-        """What works in the place of `autoencoder`, whose weights do not change, and which may be elsewhere.
+    def inference_copy(self, autoencoder: Autoencoder) -> Autoencoder:
+        """Return the autoencoder that does the work of `autoencoder`: a copy laid out for inference, or itself.
 
-        Where copies of its weights do the work, it goes to main memory. For the engine's thread, or while it rests.
+        Weights of autoencoders do not change, so a copy is made once; the original then goes to main memory. Call this
+        in the engine's thread, or while that rests.
         """
         if not self.options.autoencoders:
             return autoencoder.to(self.device)
@@ -311,7 +324,7 @@ class RenderingEngine:
         return result, self._event(stream)
 
     def _event(self, stream: torch.cuda.Stream | None) -> torch.cuda.Event | None:
-        """What has been asked of a stream so far (None: the current one)."""
+        """Return an event after the present work of a stream (None: the current one)."""
         if self.device.type != "cuda":
             return None
         return (stream or torch.cuda.current_stream(self.device)).record_event()

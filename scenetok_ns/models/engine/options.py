@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,31 +11,40 @@ BFLOAT16_SINCE = (8, 0)
 
 
 def suits_engine(device: torch.device) -> bool:
-    """Whether the engine is worth having on a device: a CUDA GPU that calculates in bfloat16."""
+    """Whether the engine is faster than the plain loop on a device: a CUDA GPU that calculates in bfloat16."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= BFLOAT16_SINCE
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Settings of an engine; `for_device` has those that make sense."""
+    """Settings of an engine; `for_device` chooses them."""
 
     dtype: torch.dtype = torch.bfloat16
-    """Of weights and activations. Latents, times and steps stay in float32."""
+    """Dtype of weights and activations. Latents, times and steps stay in float32."""
     graphs: bool = True
     """Replay CUDA graphs instead of launching kernels one by one. CUDA only."""
     autoencoders: bool = True
-    """Encode and decode through `Autoencoder.for_inference` as well, in `dtype`. Off: the autoencoders as they are."""
-
+    """Encode and decode through `Autoencoder.for_inference` as well, in `dtype`. Off: use autoencoders as they are."""
+    exact_tokens: bool = False
+    """Keep the compressor's stream of scene tokens in float32 between its layers, as training under autocast does.
+    Each layer still runs in `dtype`."""
     low_vram: bool = False
-    """No graphs of autoencoders, which keep the memory that they were captured in."""
+    """Capture no graphs of autoencoders, because a graph keeps its memory."""
 
     @property
     def autocasts(self) -> bool:
-        """Whether modules with float32 weights are run under autocast, to be as precise as the rest."""
+        """Whether modules with float32 weights run under autocast, at the precision of the rest."""
         return self.dtype != torch.float32
 
     @classmethod
     def for_device(cls, device: torch.device, *, autoencoders: bool = True, low_vram: bool = False) -> EngineOptions:
-        if device.type == "cuda":
-            return cls(autoencoders=autoencoders, low_vram=low_vram)
-        return cls(dtype=torch.float32, graphs=False, autoencoders=autoencoders, low_vram=low_vram)
+        """Choose settings for a device.
+
+        Args:
+            device: Device of the engine.
+            autoencoders: Use copies of the autoencoders in half precision. Off: the exact engine, which leaves them in
+                their own precision and keeps the compressor's tokens in float32.
+            low_vram: Save memory on the GPU.
+        """
+        options = cls(autoencoders=autoencoders, exact_tokens=not autoencoders, low_vram=low_vram)
+        return options if device.type == "cuda" else replace(options, dtype=torch.float32, graphs=False)

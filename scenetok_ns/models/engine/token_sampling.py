@@ -1,4 +1,4 @@
-"""`sampling.sample_scene_tokens` as CUDA graphs of one step; see `denoising.py`.
+"""`flow.sampling.sample_scene_tokens` as CUDA graphs of one step; see `denoising.py`.
 
 All tokens have one time, so the modulations of a step are a single row and are computed for many steps ahead.
 """
@@ -29,7 +29,7 @@ AHEAD = 64
 
 @dataclass(frozen=True)
 class TokenKey:
-    """What the shapes and the arithmetic of a step follow from."""
+    """Everything that determines the shapes and the arithmetic of a step."""
 
     batch: int
     copies: int
@@ -69,7 +69,7 @@ class TokenSteps:
         self._guidance.fill_(guidance)
 
     def load_steps(self, times: Float[Tensor, "steps hidden"], advance: Float[Tensor, "steps 2"]) -> None:
-        """Embeddings of the times of at most AHEAD steps, their lengths and weights (see `tables.step_table`)."""
+        """Embeddings of the times of at most AHEAD steps, their lengths and weights (`window.step_table`)."""
         condition = F.silu(times).to(self._modulation.dtype)
         trunk.modulations(self.weights, condition, out=self._modulation[: len(times)])
         self._advance[: len(advance)].copy_(advance)
@@ -89,7 +89,7 @@ class TokenSteps:
         weight, bias, places = self._embed
         length, change_weight = self._advance.index_select(0, self._index)[0]
         tokens = F.linear(self.x.to(weight.dtype), weight, bias) + places
-        velocities = trunk.run_trunk(
+        velocities = trunk.trunk_forward(
             self.weights,
             tokens.expand(self.key.copies, *tokens.shape).contiguous(),
             self._modulation.index_select(0, self._index)[None],
@@ -140,7 +140,7 @@ class TokenEngine:
         *,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b n dim"]:
-        """As `sampling.sample_scene_tokens`, which see."""
+        """Same contract as `flow.sampling.sample_scene_tokens`."""
         check_guidance(config.guidance)
         report = on_step or no_report
         with working(self._stream):

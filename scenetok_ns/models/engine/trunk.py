@@ -1,6 +1,7 @@
-"""The arithmetic of `models/dit.py` over weights that are laid out for inference, as plain functions.
+"""The arithmetic of networks/dit.py over weights laid out for inference, as plain functions.
 
-What differs from the modules, none of it beyond rounding:
+`trunk_forward` is `Trunk.forward`, `block_forward` is `Block.forward`. They differ from the modules, by no more than
+rounding, in this:
 
 * all blocks' adaLN layers are one matrix, so that the modulations of a step are one large product;
 * a norm's weight is folded into the scale behind it, and the 1 of `1 + scale` into its bias;
@@ -38,7 +39,7 @@ CHUNKS = 6
 
 
 class BlockWeights(NamedTuple):
-    """Of one block."""
+    """Weights of one block."""
 
     qkv: Tensor
     qkv_bias: Tensor
@@ -73,7 +74,7 @@ class TrunkWeights(NamedTuple):
 
 
 def trunk_weights(trunk: Trunk, device: torch.device, dtype: torch.dtype) -> TrunkWeights:
-    """A copy of a trunk's weights, folded in float32, then in `dtype` on `device`."""
+    """Copy a trunk's weights, fold them in float32, and store them in `dtype` on `device`."""
     blocks = [cast(Block, block) for block in trunk.blocks]
 
     def stored(tensor: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def trunk_weights(trunk: Trunk, device: torch.device, dtype: torch.dtype) -> Tru
 def keys_values(
     weights: TrunkWeights, context: Float[Tensor, "b keys hidden"]
 ) -> tuple[Float[Tensor, "depth b heads keys d"], Float[Tensor, "depth b heads keys d"]]:
-    """Keys, normed, and values of every block; in the dtype of the weights."""
+    """Return normed keys, and values, of every block, in the dtype of the weights."""
     depth, d = weights.cross_k_norm.shape
     both = F.linear(context.to(weights.cross_kv.dtype), weights.cross_kv, weights.cross_kv_bias)
     k, v = rearrange(both, "b n (depth two h d) -> two depth b h n d", depth=depth, two=2, d=d)
@@ -115,13 +116,13 @@ def keys_values(
 def modulations(
     weights: TrunkWeights, condition: Float[Tensor, "rows hidden"], out: Float[Tensor, "rows all"] | None = None
 ) -> Float[Tensor, "rows all"]:
-    """Shifts, scales (plus 1, times the norm's weight) and gates of all blocks and of the final layer."""
+    """Return shifts, scales (plus 1, times the norm's weight) and gates of all blocks and of the final layer."""
     if out is None:
         return F.linear(condition, weights.modulation, weights.modulation_bias)
     return torch.addmm(weights.modulation_bias, condition, weights.modulation.t(), out=out)
 
 
-def run_trunk(
+def trunk_forward(
     weights: TrunkWeights,
     x: Float[Tensor, "copies b n hidden"],
     modulation: Float[Tensor, "b1 n1 all"],
@@ -129,7 +130,7 @@ def run_trunk(
     values: Float[Tensor, "depth copies*b heads keys d"],
     rotary: RotaryTable | None,
 ) -> Float[Tensor, "copies b n out"]:
-    """`Trunk.forward` given its modulations, which may be the same for all elements or tokens (b1, n1 = 1)."""
+    """Run `Trunk.forward` with given modulations, which may be the same for all elements or tokens (b1, n1 = 1)."""
     hidden = x.shape[-1]
     shifts_and_scales = [
         modulation[..., index * CHUNKS * hidden :][..., : 2 * hidden].chunk(2, dim=-1)
@@ -154,17 +155,17 @@ def block_forward(
     values: Float[Tensor, "copies*b heads keys d"],
     rotary: RotaryTable | None,
 ) -> tuple[Float[Tensor, "copies b n hidden"], Float[Tensor, "copies b n hidden"]]:
-    """`Block.forward` in few kernels.
+    """Run `Block.forward` in few kernels.
 
-    `normed` is the first norm of `x`, modulated. Beside the result comes its own norm, modulated for what follows: the
-    first norm of the next block, or that of the final layer.
+    `normed` is the modulated first norm of `x`. The second result is the norm of the first, modulated for the layer
+    that follows: the next block, or the final layer.
     """
     _, _, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
     d = keys.shape[-1]
     heads = x.shape[-1] // d
     qkv = F.linear(normed, weights.qkv, weights.qkv_bias)
     qkv = rearrange(qkv, "c b n (h3 d) -> (c b) n h3 d", d=d)
-    # Queries are turned along with the keys; where there is no key to turn, `attend` saves a kernel by turning them.
+    # Queries are rotated along with the keys. Where there is no key to rotate, `attend` saves a kernel by doing it.
     q, k = norm_rotate(qkv[:, :, : 2 * heads], weights.qk_norm, rotary, NORM_EPS).chunk(2, dim=1)
     attended = attend(q.transpose(1, 2), None, None, k, qkv[:, :, 2 * heads :].transpose(1, 2), NORM_EPS)
     x = linear_gated(attended.reshape(x.shape), weights.proj, weights.proj_bias, x, gate1)
@@ -182,9 +183,9 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def folded_modulation(layer: nn.Module, norms: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Weight and bias of an adaLN layer with each norm's weight w folded in: w (1 + scale).
+    """Return weight and bias of an adaLN layer with each norm's weight w folded in: w (1 + scale).
 
-    Its output holds, for each norm, a shift and a scale, and a gate where there are three chunks to a norm.
+    The layer's output holds a shift and a scale for each norm, and a gate if there are three chunks to a norm.
     """
     linear = cast(nn.Linear, cast(nn.Sequential, layer)[1])
     weight, bias = linear.weight.detach().float().clone(), linear.bias.detach().float().clone()
@@ -216,6 +217,6 @@ def _block_tensors(block: Block) -> tuple[Tensor, ...]:
 
 
 def feed_forward(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """w12 and its bias, w3 and its bias, wide enough for fast kernels."""
+    """Return w12 and its bias, w3 and its bias, padded for fast kernels."""
     padded = padded_feed_forward(layer.w12.weight, layer.w12.bias, layer.w3.weight, FEED_FORWARD_MULTIPLE)
     return *padded, layer.w3.bias

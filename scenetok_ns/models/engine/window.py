@@ -27,7 +27,7 @@ are clean) leave the product waiting for its 300 MB of weights: on an H100 a ste
 
 @dataclass(frozen=True)
 class DenoiserWeights:
-    """What a step needs of a denoiser, in the engine's precision."""
+    """Weights and sizes of a denoiser that a step needs, in the engine's precision."""
 
     trunk: trunk.TrunkWeights
     patches: Tensor
@@ -51,7 +51,7 @@ class DenoiserWeights:
 
 @dataclass(frozen=True)
 class WindowKey:
-    """What the shapes and the arithmetic of a step follow from."""
+    """Everything that determines the shapes and the arithmetic of a step."""
 
     batch: int
     latents: int
@@ -94,7 +94,7 @@ class WindowSteps:
         self._times = zeros(CAPACITY, w, hidden)
         self._advance = zeros(CAPACITY, 2, w)
         self._index = torch.arange(self._together, device=device)
-        """Of this step, and of those behind it whose modulations are computed with it."""
+        """Numbers of this step and of those behind it whose modulations are computed with it."""
         self._done = 0
         self._guidance = zeros(1)
         # Latents first: those that move are one block of rows, for all steps and elements of the batch.
@@ -118,7 +118,7 @@ class WindowSteps:
         advance: Float[Tensor, "steps 2 w"],
         clean: int,
     ) -> None:
-        """What changes from window to window.
+        """Load what changes from window to window.
 
         Args:
             times: embeddings of the latents' times at each of at most CAPACITY steps.
@@ -182,7 +182,7 @@ class WindowSteps:
         """Velocity with the scene, and the velocity to follow."""
         weights, copies = self.weights, self.key.copies
         x = embed_patches(self.x.to(weights.patches.dtype), weights.patches, weights.patches_bias).flatten(1, 2)
-        patches = trunk.run_trunk(
+        patches = trunk.trunk_forward(
             weights.trunk,
             x.expand(copies, *x.shape).contiguous(),
             modulation.transpose(0, 1),
@@ -200,7 +200,10 @@ class WindowSteps:
 
 
 def step_table(times: Float[Tensor, "steps+1 latents"], device: torch.device) -> Float[Tensor, "steps 2 latents"]:
-    """Length of each step in time, and the weight of the last change of velocity in it (`flow.multistep_ratio`)."""
+    """Return the length of each step in time, and the weight of the last change of velocity in it.
+
+    `flow.rectified_flow.multistep_ratio` defines the weight.
+    """
     now, after = times[:-1], times[1:]
     before = torch.cat([now[:1], now[:-1]])
     return to_device(torch.stack([after - now, multistep_ratio(before, now, after)], dim=1), device)

@@ -36,7 +36,7 @@ class SceneTokDraws:
     """Noise levels in [0, 1]."""
     noise: Float[Tensor, "b latents c h w"]
     unconditional: Bool[Tensor, " b"]
-    """Whose tokens are replaced by the null token."""
+    """Elements whose tokens are replaced by the null token."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SceneGenDraws:
     condition_mask: Bool[Tensor, "b views"]
     """Condition views that are shown; none for unconditional elements."""
     drop_poses: Bool[Tensor, " b"]
-    """Whose embedding of the condition views' poses is zeroed."""
+    """Elements whose pose embedding of the condition views is zeroed."""
     drop_anchors: Bool[Tensor, " b"]
 
 

@@ -22,14 +22,14 @@ from scenetok_ns.models.presets import TrainingConfig
 
 
 @dataclass(frozen=True)
-class Views:
+class LatentViews:
     """Latents of some views, or clips, of each batch element, with the cameras of their frames."""
 
     latents: Float[Tensor, "b latents c h w"]
     cameras: CameraBatch
 
-    def relative_to(self, reference_c2w: Float[Tensor, "b 4 4"]) -> Views:
-        return Views(self.latents, self.cameras.relative_to(reference_c2w))
+    def relative_to(self, reference_c2w: Float[Tensor, "b 4 4"]) -> LatentViews:
+        return LatentViews(self.latents, self.cameras.relative_to(reference_c2w))
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class LossOutput:
 def scenetok_loss(
     compressor: Compressor,
     denoiser: Denoiser,
-    context: Views,
-    target: Views,
+    context: LatentViews,
+    target: LatentViews,
     draws: SceneTokDraws,
     config: TrainingConfig,
     step: int,
@@ -73,7 +73,7 @@ def scenetok_loss(
 
 
 def refinement_loss(
-    denoiser: Denoiser, tokens: Float[Tensor, "n dim"], target: Views, draws: SceneTokDraws
+    denoiser: Denoiser, tokens: Float[Tensor, "n dim"], target: LatentViews, draws: SceneTokDraws
 ) -> LossOutput:
     """Flow matching on clips of one scene given its tokens, which the gradient goes to; `target` is relative to their
     reference. The loss of `scenetok_loss` with the tokens in the place of the compressor."""
@@ -83,7 +83,7 @@ def refinement_loss(
 
 
 def flow_error(
-    denoiser: Denoiser, state: Float[Tensor, "b n hidden"], target: Views, draws: SceneTokDraws
+    denoiser: Denoiser, state: Float[Tensor, "b n hidden"], target: LatentViews, draws: SceneTokDraws
 ) -> Float[Tensor, " b"]:
     """Mean square of the error of the velocity of each element's noisy latents."""
     noisy = interpolate(target.latents, draws.noise, draws.time)
@@ -94,8 +94,8 @@ def flow_error(
 def scenegen_loss(
     compressor: Compressor,
     generator: SceneGenerator,
-    condition: Views,
-    context: Views,
+    condition: LatentViews,
+    context: LatentViews,
     draws: SceneGenDraws,
 ) -> LossOutput:
     """Flow matching on the scene tokens of the context views, given the condition views and the context poses.
@@ -110,7 +110,7 @@ def scenegen_loss(
 def token_flow_loss(
     distribution: TokenDistribution,
     generator: SceneGenerator,
-    condition: Views,
+    condition: LatentViews,
     anchors: CameraBatch,
     draws: SceneGenDraws,
 ) -> LossOutput:
@@ -133,7 +133,7 @@ def token_flow_loss(
     return LossOutput(flow.mean(), {"flow": flow.detach().mean()})
 
 
-def encode_tokens(compressor: Compressor, context: Views, *, frozen: bool) -> TokenDistribution:
+def encode_tokens(compressor: Compressor, context: LatentViews, *, frozen: bool) -> TokenDistribution:
     """Scene tokens of the context views, without gradient where the compressor is frozen."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         return compressor(context.latents, context.cameras)

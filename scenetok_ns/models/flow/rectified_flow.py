@@ -31,7 +31,7 @@ def time_grid(steps: int, shift: float | None = None) -> Float[Tensor, "steps+1"
 
 
 def network_time(t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """What the networks' time embeddings are given: max(1000 t - 1, 0)."""
+    """Return the input of the networks' time embeddings, max(1000 t - 1, 0)."""
     return (t * TRAINING_TIMES - 1).clamp(min=0)
 
 
@@ -44,7 +44,7 @@ def interpolate(
 
 
 def velocity_target(data: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """What the networks are trained to predict; the same at all times."""
+    """Return the velocity that the networks are trained to predict; it is the same at all times."""
     return noise - data
 
 

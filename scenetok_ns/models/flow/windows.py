@@ -42,7 +42,7 @@ class CleanViews:
     latents: Float[Tensor, "b l c h w"]
     """Final: whole chunks, at most `SamplerConfig.clean_targets`."""
     cameras: CameraBatch
-    """Of all their frames."""
+    """Cameras of all their frames."""
 
 
 def render_windows(
@@ -91,7 +91,7 @@ def render_windows(
 
 @dataclass(frozen=True)
 class StartedPath:
-    """What denoising starts from: cameras and noise of whole windows."""
+    """Start of denoising: cameras and noise of whole windows."""
 
     cameras: CameraBatch
     noise: Float[Tensor, "b latents c h w"]

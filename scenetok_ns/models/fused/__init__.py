@@ -1,1 +1,1 @@
-"""Blocks of the networks with forward and backward pass written out, for training on CUDA: see `blocks.py`."""
+"""Blocks of the networks with forward and backward pass written out, for training on CUDA (`blocks.py`)."""

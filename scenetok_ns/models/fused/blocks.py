@@ -1,50 +1,74 @@
 """Blocks with forward and backward pass written out, for training on CUDA: denoiser, generator and compressor.
 
-The same functions as the modules, whose parameters they use, and equal to them but for rounding (tests). What a
-compiler makes of the modules moves about twice as much memory between products of matrices as is needed. Here gradients
-of modulations go straight to their columns, biases' gradients are summed where they arise, sums take place inside of
-products, and what is cheap is computed again instead of kept.
+They compute the same functions as the modules, whose parameters they use, and equal them up to rounding (tests). A
+compiler moves about twice as much memory between matrix products as is needed. Here gradients of modulations go
+straight to their columns, gradients of biases are summed where they arise, sums take place inside of products, and what
+is cheap is recomputed instead of saved.
+
+Names follow the rule of ops/dispatch.py: `FusedX` is the fused twin of the module `X` in networks/, and an operation
+`NAME` stands beside `NAME_plain`. On a CPU the fused blocks run on the plain twins, for tests.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from scenetok_ns.models.fused.passes import BlockPass, CompressorPass, DenoiserPass
-from scenetok_ns.models.networks.block_execution import _FUSED, SharedGradient, shared_gradient
+from scenetok_ns.models.fused.passes import FusedBlock, FusedCompressorBlock
+from scenetok_ns.models.fused.sharing import SharedGradient, shared_gradient
+from scenetok_ns.models.networks.block_execution import parts_of, set_runner
 from scenetok_ns.models.networks.compressor import CompressorBlock
 from scenetok_ns.models.networks.dit import Block
+
+if TYPE_CHECKING:
+    from scenetok_ns.models.fused.passes import FusedPass
 
 FUSIBLE = (Block, CompressorBlock)
 """Modules that `fused_forward` knows."""
 
 HEAD_DIMS = (16, 32, 64, 128)
-"""That the kernels can work on."""
+"""Head dimensions that the kernels support."""
 
 
-def fused_forward(block: nn.Module, checkpointing: str, *args: Any) -> Any:
-    """What `block(*args)` gives; NotImplemented, if this block or its input is not one for the kernels.
+def fuse_for_training(network: nn.Module) -> None:
+    """Run the blocks of a network on the fused kernels in training, wherever they fit: on CUDA, with Triton and with
+    gradients for all parameters. Elsewhere nothing changes."""
+    if importlib.util.find_spec("triton") is None:
+        return
+    fused = partial(fused_forward, chain=object())
+    for part in parts_of(network):
+        if isinstance(part, FUSIBLE):
+            set_runner(part, fused=fused)
 
-    checkpointing: what is computed again in the backward pass, see `compilation.Checkpointing`. Products between halves
-    of a feed-forward always are.
+
+def fused_forward(block: nn.Module, checkpointing: str, *args: Any, chain: object | None = None) -> Any:
+    """Return what `block(*args)` returns, or NotImplemented if the kernels do not fit this block or its input.
+
+    Args:
+        block: A block of `FUSIBLE`.
+        checkpointing: What the backward pass recomputes, see `block_execution.Checkpointing`. It always recomputes
+            the products between halves of a feed-forward.
+        *args: Arguments of the block's forward pass.
+        chain: Identity of the blocks that share gradients of their common inputs, see `sharing.shared_gradient`.
     """
     if not _usable(block, args):
         return NotImplemented
     if isinstance(block, Block):
         x, activated, context, *rotary = args
-        return _run(DenoiserPass, block, checkpointing, (x, activated, context), rotary[0] if rotary else None)[0]
+        inputs, table = (x, activated, context), rotary[0] if rotary else None
+        return _run(FusedBlock, block, checkpointing, inputs, table, chain)[0]
     tokens, views, activated, table = args
-    return _run(CompressorPass, block, checkpointing, (tokens, views, activated), table)
+    return _run(FusedCompressorBlock, block, checkpointing, (tokens, views, activated), table, chain)
 
 
 def _usable(block: nn.Module, args: tuple[Any, ...]) -> bool:
-    """Frozen blocks don't profit: most of the work here is for gradients of parameters."""
+    """Whether the kernels fit. Frozen blocks are left out: most of the work here is for gradients of parameters."""
     if not isinstance(block, FUSIBLE) or not all(isinstance(x, torch.Tensor) for x in args[:3]):
         return False
     attention = block.attn if isinstance(block, Block) else block.attn1
@@ -54,7 +78,12 @@ def _usable(block: nn.Module, args: tuple[Any, ...]) -> bool:
 
 
 def _run(
-    kind: Callable[..., Any], block: nn.Module, checkpointing: str, inputs: tuple[Tensor, ...], rotary: Any
+    kind: Callable[..., Any],
+    block: nn.Module,
+    checkpointing: str,
+    inputs: tuple[Tensor, ...],
+    rotary: Any,
+    chain: object | None,
 ) -> tuple[Tensor, ...]:
     device = inputs[0].device.type
     parameters = dict(block.named_parameters())
@@ -62,75 +91,68 @@ def _run(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
 
-    def make() -> BlockPass:
+    def make() -> FusedPass:
         return kind(block, dtype, len(inputs[0]), checkpointing == "selective", rotary)
 
-    plan = Plan(make, dtype, list(parameters), checkpointing == "full")
-    return FusedBlock.apply(plan, *inputs, *parameters.values())
+    shared = [shared_gradient(x, chain, id(block)) for x in inputs[kind.NUM_SUMS :]]  # type: ignore[attr-defined]
+    plan = Plan(make, dtype, list(parameters), checkpointing == "full", shared)
+    return BlockFunction.apply(plan, *inputs, *parameters.values())
 
 
 class Plan:
-    """What a fused block needs beside tensors."""
+    """Everything beside tensors that a fused block needs.
 
-    def __init__(self, make: Callable[[], Any], dtype: torch.dtype, names: list[str], again: bool) -> None:
-        self.make, self.dtype, self.names, self.again = make, dtype, names, again
-        self.shared: list[SharedGradient] = []
-        self.gives_out: list[bool] = []
+    Args:
+        make: Creates a pass.
+        dtype: Precision of the products.
+        names: Names of the block's parameters.
+        recompute: Run the forward pass once more in the backward pass instead of saving its results.
+        shared: For each input that the block only reads, its gradient and whether this block releases it.
+    """
 
-    def share(self, inputs: tuple[Tensor, ...]) -> None:
-        for x in inputs:
-            shared = shared_gradient(x)
-            self.shared.append(shared)
-            self.gives_out.append(not shared.taken)
-            shared.taken = True
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        dtype: torch.dtype,
+        names: list[str],
+        recompute: bool,
+        shared: list[tuple[SharedGradient, bool]],
+    ) -> None:
+        self.make, self.dtype, self.names, self.recompute, self.shared = make, dtype, names, recompute, shared
 
     def run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...]]:
-        """A pass, and its results as rows. Sums of blocks (the first inputs) keep their precision."""
+        """Return a pass, and its results as rows. Sums of blocks (the first inputs) keep their precision."""
         made = self.make()
-        kept = made.NUM_SUMS
+        sums = made.NUM_SUMS
         rows = [x.detach().reshape(-1, x.shape[-1]).contiguous() for x in inputs]
-        results = made.forward(*rows[:kept], *(x.to(self.dtype) for x in rows[kept:]))
+        results = made.forward(*rows[:sums], *(x.to(self.dtype) for x in rows[sums:]))
         if made.recompute:
             made.weights.drop()
         return made, results
 
 
-class FusedBlock(Function):
-    """Inputs, then parameters -> results of a block."""
+class BlockFunction(Function):
+    """Map inputs, then parameters, to the results of a block."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
-        count = len(tensors) - len(plan.names)
-        inputs = tensors[:count]
+        inputs = tensors[: len(tensors) - len(plan.names)]
         made, results = plan.run(inputs)
-        plan.share(inputs[made.NUM_SUMS :])
         ctx.plan, ctx.shapes = plan, [x.shape for x in inputs]
-        # Tensors that belong to no graph: what is kept of a pass, or of its inputs where it is run again.
-        ctx.kept = [x.detach() for x in inputs] if plan.again else made
+        # Tensors without a graph: what a pass saves, or its inputs if it is run once more.
+        ctx.saved = [x.detach() for x in inputs] if plan.recompute else made
         ctx.set_materialize_grads(False)
         return tuple(result.view(x.shape) for result, x in zip(results, inputs, strict=False))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.kept is None:
+        if ctx.saved is None:
             raise RuntimeError("fused block: its backward pass was already taken, and what it needs is freed")
-        made, ctx.kept = ctx.plan.run(ctx.kept)[0] if ctx.plan.again else ctx.kept, None
+        made, ctx.saved = ctx.plan.run(ctx.saved)[0] if ctx.plan.recompute else ctx.saved, None
         rows = [None if g is None else g.reshape(-1, g.shape[-1]).contiguous() for g in gradients]
-        made.shared = ctx.plan.shared
+        made.shared = [shared for shared, _ in ctx.plan.shared]
         sums = made.backward(*rows)
-        others = (x.give_out() if last else None for x, last in zip(made.shared, ctx.plan.gives_out, strict=True))
+        others = (shared.release() if first else None for shared, first in ctx.plan.shared)
         shaped = (None if g is None else g.view(shape) for g, shape in zip((*sums, *others), ctx.shapes, strict=True))
         of_weights = made.weights.collect()
         return None, *shaped, *(of_weights[name] for name in ctx.plan.names)
-
-
-def fuse_for_training(modules: Iterable[nn.Module]) -> None:
-    """Let blocks that are called through `run_block` run on the kernels of `fused/` where they can: on CUDA, with
-    Triton and gradients for all parameters. Elsewhere nothing changes."""
-    if importlib.util.find_spec("triton") is None:
-        return
-    from scenetok_ns.models.fused.blocks import FUSIBLE, fused_forward  # it imports the blocks
-
-    for module in modules:
-        if isinstance(module, FUSIBLE):
-            module.__dict__[_FUSED] = fused_forward

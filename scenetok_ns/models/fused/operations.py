@@ -1,36 +1,39 @@
-"""What blocks are made of, forward and backward: launches of `kernels.py`, products of matrices, attention.
+"""Operations that the fused blocks consist of, forward and backward.
 
-Rows are tokens of all elements of the batch, [rows, dim]. Functions that end in `_backward` take the gradients of what
-their namesakes gave; those of biases and norm weights go through `Sums`.
+Rows are tokens of all elements of the batch, [rows, dim]. A function `NAME_backward` takes the gradient of the result
+of `NAME`. Gradients of biases and norm weights are added up in `Sums`.
+
+Each operation stands beside its plain twin: `NAME` launches the Triton kernel (`NAME_triton` in ops/triton_residuals
+and ops/triton_heads) on CUDA and calls `NAME_plain` elsewhere. A trailing underscore says that an argument is
+overwritten.
 """
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
-import triton
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.models.ops import triton_backward as kernels
-from scenetok_ns.models.ops.attention import attention
-from scenetok_ns.models.ops.rope import RotaryTable
+from scenetok_ns.models.fused.products import Rows
+from scenetok_ns.models.ops.rope import RotaryTable, apply_rotary
 
-Rows = Float[Tensor, "rows dim"]
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PROGRAMS = 528
-"""Of backward kernels: four for each processor of an H100; half as many for few rows, which are then as fast and leave
-less to add. Each of them adds up its share of the rows."""
-
-
-STAGES = 3
-"""Rows of backward kernels that are on their way at a time."""
+"""Programs of a gradient kernel: four for each processor of an H100. Few rows take half as many, which is as fast and
+leaves less to add. Each program adds up its share of the rows."""
 
 
 @dataclass
 class Sums:
-    """Sums over rows: what each program of the backward kernels added up, in one table, whose rows are added once."""
+    """Sums over rows, by name. Each program of a gradient kernel fills one row of a table; its rows are added once."""
 
     widths: dict[str, int] = field(default_factory=dict)
     _table: Tensor | None = None
@@ -55,21 +58,31 @@ class Sums:
 
 @dataclass(frozen=True)
 class Modulation:
-    """Results of an adaLN layer and, in the backward pass, where their gradients and sums of them go."""
+    """Output of an adaLN layer and, in the backward pass, where its gradient and the sums of that go."""
 
     values: Float[Tensor, "rows columns"]
     gradients: Float[Tensor, "rows columns"] | None = None
     sums: Float[Tensor, "programs columns"] | None = None
 
+    @property
+    def places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Values, gradients and sums of the backward pass."""
+        assert self.gradients is not None and self.sums is not None
+        return self.values, self.gradients, self.sums
+
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a kernel finds its modulations: first columns of those that it uses."""
+    """A modulation, and the first columns of the shift, scale and gate that an operation uses."""
 
     modulation: Modulation
     shift: int = 0
     scale: int = 0
     gate: int = 0
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        return self.shift, self.scale, self.gate
 
 
 def add_and_norm(
@@ -83,46 +96,52 @@ def add_and_norm(
     dtype: torch.dtype | None = None,
     over_shift: bool = False,
 ) -> tuple[Rows, Rows, Tensor]:
-    """(total, out, inverse): total = x + added (times the gate, if `gated`), in the dtype of x; out = total normed by
-    `weight` and modulated (if not `gated`), in `dtype`; without a weight, total in `dtype`. What is not made is `x`.
+    """Add rows, then norm and modulate the total.
 
-    over_shift: out takes the place of the modulation's shift, which no backward pass needs.
+    Args:
+        x: Rows; the total has their dtype.
+        added: Rows to add, times the modulation's gate if `gated`; None: the total is `x`.
+        weight: Weight of the RMS norm; None: no norm, the second result is the total in `dtype`.
+        modulation: Shift and scale behind the norm, or the gate; None: neither.
+        gated: Use the modulation's gate and neither shift nor scale.
+        eps: Epsilon of the norm.
+        dtype: Dtype of the second result; None: that of `x`.
+        over_shift: Write the second result over the modulation's shift, which no backward pass needs, if it fits.
+
+    Returns:
+        The total, the normed and modulated total, and one over the root mean square of each row of the total (`x` if
+        there is no norm).
     """
-    rows, dim = x.shape
-    norm, copy = weight is not None, weight is None and dtype is not None and dtype != x.dtype
-    modulated = modulation is not None and not gated
-    total = x if added is None else torch.empty_like(x)
-    if over_shift and norm and modulation is not None and modulation.modulation.values.dtype == dtype:
-        out = modulation.modulation.values.narrow(1, modulation.shift, dim)
-    else:
-        out = x.new_empty(rows, dim, dtype=dtype) if norm or copy else total
-    inverse = x.new_empty(rows, dtype=torch.float32) if norm else x
-    where = modulation or Columns(Modulation(x))
-    values = where.modulation.values
-    kernels.residual_norm[(rows,)](
-        x,
-        x if added is None else added,
-        values,
-        x if weight is None else weight,
-        total,
-        out,
-        inverse,
-        dim,
-        out.stride(0),
-        values.stride(0),
-        where.gate,
-        where.shift,
-        where.scale,
-        eps,
-        BLOCK=triton.next_power_of_2(dim),
-        RESIDUAL=added is not None,
-        GATE=gated,
-        NORM=norm,
-        MODULATE=modulated,
-        COPY=copy,
-        num_warps=4,
-    )
-    return total, out, inverse
+    if uses_kernels(x):
+        values, columns = (
+            (None, (0, 0, 0)) if modulation is None else (modulation.modulation.values, modulation.numbers)
+        )
+        return _residuals().add_and_norm_triton(x, added, weight, values, columns, gated, eps, dtype, over_shift)
+    return add_and_norm_plain(x, added, weight, modulation, gated=gated, eps=eps, dtype=dtype)
+
+
+def add_and_norm_plain(
+    x: Rows,
+    added: Rows | None,
+    weight: Tensor | None,
+    modulation: Columns | None,
+    *,
+    gated: bool = False,
+    eps: float = 0.0,
+    dtype: torch.dtype | None = None,
+) -> tuple[Rows, Rows, Tensor]:
+    total, dtype = x, dtype or x.dtype
+    if added is not None:
+        factor = _taken(modulation.modulation.values, modulation.gate, x) if gated and modulation is not None else 1.0
+        total = (x.float() + added.float() * factor).to(x.dtype)
+    if weight is None:
+        return total, total.to(dtype), x
+    inverse = (total.float().square().mean(1) + eps).rsqrt()
+    out = total.float() * inverse[:, None] * weight
+    if modulation is not None and not gated:
+        values = modulation.modulation.values
+        out = out * (1 + _taken(values, modulation.scale, x)) + _taken(values, modulation.shift, x)
+    return total, out.to(dtype), inverse
 
 
 def norm_backward(
@@ -135,45 +154,51 @@ def norm_backward(
     modulation: Columns | None = None,
     added_sums: Tensor | None = None,
 ) -> tuple[Rows, Rows]:
-    """Gradients of total and, in the dtype of `gradient_out`, of what was added to it (the same).
+    """Return gradients of the total and, in the dtype of `gradient_out`, of the rows that were added to it.
 
-    `gradient`: of total, from what else reads it. `sums`: for the weight; `added_sums`: for the bias of what was added.
+    Args:
+        gradient_out: Gradient of the normed and modulated total.
+        gradient: Gradient of the total from elsewhere; None: zero.
+        total, inverse: Results of `add_and_norm`.
+        weight: Weight of the norm.
+        sums: Place for the weight's gradient.
+        modulation: As in `add_and_norm`, with places for its gradients, which may be those of its values.
+        added_sums: Place for the gradient of the bias of what was added.
     """
-    rows, dim = total.shape
-    gradient_total = torch.empty_like(total)
-    residual = added_sums is not None
-    copy = residual and total.dtype != gradient_out.dtype
-    gradient_added = torch.empty_like(gradient_out) if copy else gradient_total
-    where = modulation or Columns(Modulation(total, total, sums))
-    values, gradients, modulation_sums = _backward_places(where)
-    kernels.norm_backward[(len(sums),)](
-        gradient_out,
-        gradient_out if gradient is None else gradient,
-        total,
-        inverse,
-        weight,
-        values,
-        gradient_total,
-        gradient_added,
-        gradients,
-        sums,
-        sums if added_sums is None else added_sums,
-        modulation_sums,
-        rows,
-        dim,
-        values.stride(0),
-        where.shift,
-        where.scale,
-        sums.stride(0),
-        BLOCK=triton.next_power_of_2(dim),
-        GRADIENT=gradient is not None,
-        MODULATE=modulation is not None,
-        RESIDUAL=residual,
-        COPY=copy,
-        STAGES=STAGES,
-        num_warps=4,
-    )
-    return gradient_total, gradient_added
+    if uses_kernels(total):
+        places, columns = (
+            (None, (0, 0, 0)) if modulation is None else (modulation.modulation.places, modulation.numbers)
+        )
+        return _residuals().norm_backward_triton(
+            gradient_out, gradient, total, inverse, weight, sums, places, columns, added_sums
+        )
+    return norm_backward_plain(gradient_out, gradient, total, inverse, weight, sums, modulation, added_sums)
+
+
+def norm_backward_plain(
+    gradient_out: Rows,
+    gradient: Rows | None,
+    total: Rows,
+    inverse: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    modulation: Columns | None = None,
+    added_sums: Tensor | None = None,
+) -> tuple[Rows, Rows]:
+    grad, normed = gradient_out.float(), total.float() * inverse[:, None]
+    if modulation is not None:
+        values = modulation.modulation.values
+        factor = 1 + _taken(values, modulation.scale, total)
+        _put_gradient(modulation.modulation, modulation.shift, grad)
+        _put_gradient(modulation.modulation, modulation.scale, grad * normed * weight)
+        grad = grad * factor
+    _put_sums(sums, grad * normed)
+    grad = _through_norm(grad * weight, normed, inverse)
+    if gradient is not None:
+        grad = grad + gradient.float()
+    if added_sums is not None:
+        _put_sums(added_sums, grad)
+    return grad.to(total.dtype), grad.to(gradient_out.dtype)
 
 
 def residual_backward(
@@ -185,80 +210,78 @@ def residual_backward(
     added: Rows | None = None,
     modulation: Columns | None = None,
 ) -> tuple[Rows, Rows]:
-    """Gradients of a sum, to which `second` is added, and of what was added, in `dtype`. With a modulation, `added` was
-    multiplied by its gate. `sums`: for the bias of what was added."""
-    rows, dim = gradient.shape
-    total = gradient if second is None else torch.empty_like(gradient)
-    copy = modulation is not None or dtype != gradient.dtype
-    gradient_added = torch.empty_like(gradient, dtype=dtype) if copy else total
-    where = modulation or Columns(Modulation(gradient, gradient, sums))
-    values, gradients, modulation_sums = _backward_places(where)
-    kernels.residual_backward[(len(sums),)](
-        gradient,
-        gradient if second is None else second,
-        gradient if added is None else added,
-        values,
-        total,
-        gradient_added,
-        gradients,
-        sums,
-        modulation_sums,
-        rows,
-        dim,
-        values.stride(0),
-        where.gate,
-        sums.stride(0),
-        BLOCK=triton.next_power_of_2(dim),
-        SECOND=second is not None,
-        GATE=modulation is not None,
-        COPY=copy,
-        STAGES=STAGES,
-        num_warps=4,
-    )
-    return total, gradient_added
+    """Return gradients of a sum of rows and, in `dtype`, of the rows that were added.
+
+    Args:
+        gradient: Gradient of the sum.
+        sums: Place for the gradient of the bias of what was added.
+        dtype: Dtype of the second result.
+        second: Another part of the sum's gradient; None: zero.
+        added, modulation: Rows that were added, times this gate; None: no gate.
+    """
+    if uses_kernels(gradient):
+        places, columns = (
+            (None, (0, 0, 0)) if modulation is None else (modulation.modulation.places, modulation.numbers)
+        )
+        return _residuals().residual_backward_triton(gradient, sums, dtype, second, added, places, columns)
+    return residual_backward_plain(gradient, sums, dtype, second=second, added=added, modulation=modulation)
 
 
-def _backward_places(where: Columns) -> tuple[Tensor, Tensor, Tensor]:
-    modulation = where.modulation
-    assert modulation.gradients is not None and modulation.sums is not None
-    return modulation.values, modulation.gradients, modulation.sums
+def residual_backward_plain(
+    gradient: Rows,
+    sums: Tensor,
+    dtype: torch.dtype,
+    *,
+    second: Rows | None = None,
+    added: Rows | None = None,
+    modulation: Columns | None = None,
+) -> tuple[Rows, Rows]:
+    grad = gradient.float() if second is None else gradient.float() + second.float()
+    total = gradient if second is None else grad.to(gradient.dtype)
+    if modulation is not None and added is not None:
+        gates = _taken(modulation.modulation.values, modulation.gate, gradient).clone()
+        _put_gradient(modulation.modulation, modulation.gate, grad * added.float())
+        grad = grad * gates
+    _put_sums(sums, grad)
+    return total, grad.to(dtype)
 
 
-def heads_(
+def norm_rotate_(
     x: Float[Tensor, "b n parts heads d"], weights: tuple[Tensor, ...] | None, rotary: RotaryTable | None, eps: float
-) -> Float[Tensor, "parts b n heads"] | None:
-    """Norm and rotation of each head of the first part, or the first two, in place; what the norm divided by, inverted.
+) -> Float[Tensor, "changed b n heads"] | None:
+    """Norm and rotate each head of the leading parts, in place.
 
-    Parts lie side by side (queries, keys, values); one for each weight is changed, without weights all but the values.
+    Args:
+        x: Queries, keys and values side by side, or some of them. One part for each weight is changed; without
+            weights, all parts but the last of several.
+        weights: Weights of the heads' RMS norms; None: no norms.
+        rotary: Rotation by the position of each token; None: no rotation.
+        eps: Epsilon of the norms.
+
+    Returns:
+        One over the root mean square of each head that was normed; None without norms.
     """
     if weights is None and rotary is None:
         return None
-    b, n, parts, count, d = x.shape
-    changed = max(1, parts - 1)
-    inverse = x if weights is None else x.new_empty(changed, b, n, count, dtype=torch.float32)
-    cos, sin = (x, x) if rotary is None else rotary
-    given = (x,) if weights is None else weights
-    kernels.heads[(b * n, changed)](
-        x,
-        given[0],
-        given[-1],
-        cos,
-        sin,
-        inverse,
-        n,
-        count,
-        x.stride(1),
-        eps,
-        HEADS=triton.next_power_of_2(count),
-        DIM=d,
-        NORM=weights is not None,
-        ROTARY=rotary is not None,
-        num_warps=4,
-    )
-    return None if weights is None else inverse
+    if uses_kernels(x):
+        return _heads().norm_rotate_triton_(x, weights, rotary, eps)
+    return norm_rotate_plain_(x, weights, rotary, eps)
 
 
-def heads_backward(
+def norm_rotate_plain_(
+    x: Float[Tensor, "b n parts heads d"], weights: tuple[Tensor, ...] | None, rotary: RotaryTable | None, eps: float
+) -> Float[Tensor, "changed b n heads"] | None:
+    inverse = []
+    for part in range(max(1, x.shape[2] - 1)):
+        values = x[:, :, part].float()
+        if weights is not None:
+            inverse.append((values.square().mean(-1) + eps).rsqrt())
+            values = values * inverse[-1][..., None] * weights[min(part, len(weights) - 1)].float()
+        x[:, :, part] = _rotated(values, rotary).to(x.dtype)
+    return None if weights is None else torch.stack(inverse)
+
+
+def norm_rotate_backward(
     gradients: tuple[Float[Tensor, "b heads n d"], ...],
     result: Float[Tensor, "b n parts heads d"],
     weights: tuple[Tensor, ...] | None,
@@ -267,88 +290,107 @@ def heads_backward(
     sums: Tensor,
     weight_sums: Tensor | None,
 ) -> Float[Tensor, "b n parts heads d"]:
-    """Gradients of the parts, of what `heads_` was given, side by side. `sums`: for their biases; `weight_sums`: for
-    the weights, head by head."""
-    layouts = {gradient.stride() for gradient in gradients}
-    if len(layouts) > 1 or gradients[0].stride(-1) != 1:
-        gradients = tuple(gradient.contiguous() for gradient in gradients)
-    b, n, parts, count, d = result.shape
-    out = torch.empty_like(result)
-    cos, sin = (result, result) if rotary is None else rotary
-    given = (result,) if weights is None else weights
-    first = gradients[0]
-    kernels.heads_backward[(len(sums), parts)](
-        first,
-        gradients[min(1, parts - 1)],
-        gradients[-1],
-        result,
-        given[0],
-        given[-1],
-        cos,
-        sin,
-        result if inverse is None else inverse,
-        out,
-        sums,
-        sums if weight_sums is None else weight_sums,
-        b * n,
-        n,
-        count,
-        first.stride(0),
-        first.stride(2),
-        first.stride(1),
-        result.stride(1),
-        sums.stride(0),
-        HEADS=triton.next_power_of_2(count),
-        DIM=d,
-        CHANGED=max(1, parts - 1),
-        NORM=weights is not None,
-        ROTARY=rotary is not None,
-        STAGES=STAGES,
-        num_warps=4,
-    )
+    """Return the gradients of all parts side by side, before norm and rotation.
+
+    Args:
+        gradients: Gradient of each part of the result.
+        result: `x` after `norm_rotate_`, whose other arguments follow.
+        inverse: Result of `norm_rotate_`.
+        sums: Place for the gradient of the first part's bias, head by head; those of further parts go behind it.
+        weight_sums: Place for the gradients of the norms' weights, head by head; those of a second part go behind it.
+    """
+    if uses_kernels(result):
+        return _heads().norm_rotate_backward_triton(gradients, result, weights, rotary, inverse, sums, weight_sums)
+    return norm_rotate_backward_plain(gradients, result, weights, rotary, inverse, sums, weight_sums)
+
+
+def norm_rotate_backward_plain(
+    gradients: tuple[Float[Tensor, "b heads n d"], ...],
+    result: Float[Tensor, "b n parts heads d"],
+    weights: tuple[Tensor, ...] | None,
+    rotary: RotaryTable | None,
+    inverse: Tensor | None,
+    sums: Tensor,
+    weight_sums: Tensor | None,
+) -> Float[Tensor, "b n parts heads d"]:
+    out, changed = torch.empty_like(result), max(1, result.shape[2] - 1)
+    back = None if rotary is None else (rotary[0], -rotary[1])
+    for_biases, for_weights = [], []
+    for part, gradient in enumerate(gradients):
+        grad = gradient.transpose(1, 2).float()
+        if part < changed:
+            grad = _rotated(grad, back)
+            if weights is not None and inverse is not None:
+                weight = weights[min(part, len(weights) - 1)].float()
+                normed = _rotated(result[:, :, part].float(), back) / torch.where(weight == 0, 1.0, weight)
+                normed = torch.where(weight == 0, 0.0, normed)
+                for_weights.append((grad * normed).flatten(2))
+                grad = _through_norm(grad * weight, normed, inverse[part])
+        for_biases.append(grad.flatten(2))
+        out[:, :, part] = grad.to(result.dtype)
+    _put_sums(sums, torch.cat(for_biases, dim=2).flatten(0, 1))
+    if weight_sums is not None:
+        _put_sums(weight_sums, torch.cat(for_weights, dim=2).flatten(0, 1))
     return out
 
 
 def silu_product_backward_(
     gradient_out: Rows, x: Float[Tensor, "rows 2*dim"], sums: Tensor
 ) -> tuple[Float[Tensor, "rows 2*dim"], Rows]:
-    """Gradient of x, which takes the place of x, and the product once more. `sums`: for the bias of x."""
-    rows, dim = gradient_out.shape
-    out = torch.empty_like(gradient_out)
-    kernels.silu_product_backward[(len(sums), triton.cdiv(dim, 1024))](
-        gradient_out, x, out, sums, rows, dim, sums.stride(0), BLOCK=1024, STAGES=STAGES, num_warps=4
-    )
-    return x, out
+    """Return the gradient of `x`, written over `x`, and `silu_product(x)` once more. `sums`: place for its bias's."""
+    if uses_kernels(x):
+        return _heads().silu_product_backward_triton_(gradient_out, x, sums)
+    return silu_product_backward_plain_(gradient_out, x, sums)
 
 
-@dataclass
-class Attended:
-    """An attention with its graph, whichever kernel serves it."""
-
-    out: Float[Tensor, "b n heads d"]
-    _inputs: tuple[Tensor, ...]
-    _out: Tensor
-
-    @classmethod
-    def of(
-        cls, q: Float[Tensor, "b n heads d"], k: Float[Tensor, "b keys heads d"], v: Float[Tensor, "b keys heads d"]
-    ) -> Attended:
-        with torch.enable_grad():
-            inputs = tuple(x.detach().transpose(1, 2).requires_grad_() for x in (q, k, v))
-            out = attention(*inputs)
-        return cls(out.detach().transpose(1, 2), inputs, out)
-
-    def backward(self, gradient: Float[Tensor, "b n heads d"]) -> tuple[Tensor, ...]:
-        """Gradients of q, k and v, [b, heads, n, d]."""
-        return torch.autograd.grad(self._out, self._inputs, gradient.transpose(1, 2))
+def silu_product_backward_plain_(
+    gradient_out: Rows, x: Float[Tensor, "rows 2*dim"], sums: Tensor
+) -> tuple[Float[Tensor, "rows 2*dim"], Rows]:
+    grad = gradient_out.float()
+    u, w = x.float().chunk(2, dim=1)
+    sigmoid = u.sigmoid()
+    gradients = torch.cat([grad * w * sigmoid * (1 + u * (1 - sigmoid)), grad * u * sigmoid], dim=1)
+    product = (F.silu(u) * w).to(gradient_out.dtype)
+    _put_sums(sums, gradients)
+    return x.copy_(gradients), product
 
 
-def linear(x: Rows, weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"]) -> Float[Tensor, "rows out"]:
-    return torch.addmm(bias, x, weight.t())
+def uses_kernels(x: Tensor) -> bool:
+    """Whether operations on `x` run as Triton kernels."""
+    return x.is_cuda
 
 
-def weight_gradient(gradient: Float[Tensor, "rows out"], x: Rows) -> Float[Tensor, "out dim"]:
-    """Of a linear layer, in float32: not rounded in between, where the product can be had so."""
-    if gradient.is_cuda and gradient.dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype"):
-        return torch.mm(gradient.t(), x, out_dtype=torch.float32)
-    return torch.mm(gradient.t(), x).float()
+def _taken(values: Tensor, first: int, x: Rows) -> Rows:
+    return values.narrow(1, first, x.shape[1]).float()
+
+
+def _put_gradient(modulation: Modulation, first: int, gradient: Rows) -> None:
+    _, gradients, sums = modulation.places
+    gradients.narrow(1, first, gradient.shape[1]).copy_(gradient)
+    _put_sums(sums.narrow(1, first, gradient.shape[1]), gradient)
+
+
+def _put_sums(sums: Tensor, rows: Rows) -> None:
+    """Fill the table of sums as if its first program had added up all rows. Wider rows fill the columns behind it."""
+    sums = sums.as_strided((len(sums), rows.shape[1]), sums.stride())
+    sums.zero_()
+    sums[0] = rows.sum(0)
+
+
+def _through_norm(gradient: Tensor, normed: Tensor, inverse: Tensor) -> Tensor:
+    """Gradient of x from that of normed = x * inverse."""
+    return inverse[..., None] * (gradient - normed * (gradient * normed).mean(-1, keepdim=True))
+
+
+def _rotated(x: Float[Tensor, "b n heads d"], rotary: RotaryTable | None) -> Float[Tensor, "b n heads d"]:
+    return x if rotary is None else apply_rotary(x.transpose(1, 2), rotary).transpose(1, 2)
+
+
+@cache
+def _residuals() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.ops.triton_residuals")
+
+
+@cache
+def _heads() -> ModuleType:
+    return importlib.import_module("scenetok_ns.models.ops.triton_heads")

@@ -61,7 +61,7 @@ class _AdaptedLinear(nn.Linear):
 
 
 def adapters_in_use(layer: nn.Module) -> tuple[Tensor, ...]:
-    """What a layer's weight is made of beside its own, when it is read: `up` and `down` while adapters are enabled."""
+    """Return the tensors that a layer adds to its own weight: `up` and `down` while its adapters are enabled."""
     adapters, key = layer.__dict__.get("adapter", (None, ""))
     return (adapters.up[key], adapters.down[key]) if adapters is not None and adapters.enabled else ()
 

@@ -1,68 +1,76 @@
-"""An exponential moving average of trained weights, to evaluate and render with (EMA)."""
+"""Exponential moving average of trained weights (EMA), to evaluate and render with."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 WARM_UP = 10
-"""The first averages are over few steps, so that they forget the weights that training began with."""
+"""Steps over which the decay grows, so that the average forgets the weights that training began with."""
 
 
 class WeightAverage(nn.Module):
     """Copies of networks whose weights follow theirs: average <- decay * average + (1 - decay) * weights.
 
-    The decay grows to `decay` as (1 + n) / (10 + n) over the n updates so far. Part of the model's state dict, so that
-    a resumed run goes on with it.
+    The decay grows to `decay` as (1 + n) / (10 + n) over the n updates so far. The average is part of the model's state
+    dict, so that a resumed run continues it.
+
+    Args:
+        networks: The networks to follow, by name.
+        decay: Final decay, between 0 and 1, e.g. 0.9999.
+
+    Raises:
+        ValueError: The decay is not between 0 and 1.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], decay: float) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"ema_decay: expected a number between 0 and 1, e.g. 0.9999, got {decay}")
         super().__init__()
-        self.decay, self.shown = decay, False
-        self._followed = dict(networks)  # in a dict, of which no module takes notice: its weights are saved elsewhere
+        self.decay, self.swapped_in = decay, False
+        self._followed = dict(networks)  # a plain dict does not register modules: their weights are saved elsewhere
         self.networks = nn.ModuleDict({name: copy.deepcopy(network) for name, network in networks.items()})
         self.requires_grad_(False)
         self.num_updates = 0
 
-    @torch.no_grad()
     def update(self) -> None:
-        """After a step of the optimizer."""
-        decay = min(self.decay, (1 + self.num_updates) / (WARM_UP + self.num_updates))
+        """Follow the weights once. Call this after each step of the optimizer."""
         own, current = zip(*self._pairs(), strict=True)
-        torch._foreach_lerp_(list(own), list(current), 1 - decay)
+        update_average(own, current, min(self.decay, (1 + self.num_updates) / (WARM_UP + self.num_updates)))
         self.num_updates += 1
 
     def restart(self) -> None:
-        """Begin anew from the networks' present trained weights."""
-        with torch.no_grad(), self.hidden():
+        """Set the average to the networks' present trained weights."""
+        with torch.no_grad(), self.swapped_out():
             for own, current in self._pairs():
                 own.copy_(current)
         self.num_updates = 0
 
-    def show(self, shown: bool) -> None:
-        """Let the networks have the averaged weights, and this module theirs, or undo it. Nothing is copied."""
-        if shown == self.shown:
-            return
-        for own, current in self._pairs():
-            own.data, current.data = current.data, own.data
-        self.shown = shown
+    def swap_in(self) -> None:
+        """Exchange weights, so that the networks have the averaged ones. Nothing is copied."""
+        if not self.swapped_in:
+            self._exchange()
+
+    def swap_out(self) -> None:
+        """Undo `swap_in`: the networks have their trained weights again."""
+        if self.swapped_in:
+            self._exchange()
 
     @contextmanager
-    def hidden(self) -> Iterator[None]:
-        """Meanwhile networks and average have their own weights each."""
-        shown = self.shown
-        self.show(False)
+    def swapped_out(self) -> Iterator[None]:
+        """Give the networks their trained weights inside the block, whatever they have outside."""
+        before = self.swapped_in
+        self.swap_out()
         try:
             yield
         finally:
-            self.show(shown)
+            if before:
+                self.swap_in()
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"num_updates": self.num_updates}
@@ -70,6 +78,17 @@ class WeightAverage(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.num_updates = int(state["num_updates"])
 
+    def _exchange(self) -> None:
+        for own, current in self._pairs():
+            own.data, current.data = current.data, own.data
+        self.swapped_in = not self.swapped_in
+
     def _pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         for name, network in self.networks.items():
             yield from zip(network.parameters(), self._followed[name].parameters(), strict=True)
+
+
+@torch.no_grad()
+def update_average(average: Iterable[Tensor], current: Iterable[Tensor], decay: float) -> None:
+    """Move averaged weights towards the current ones in place: average <- decay * average + (1 - decay) * current."""
+    torch._foreach_lerp_(list(average), list(current), 1 - decay)

@@ -1,32 +1,31 @@
-"""How the networks' blocks run in training: compiled, and with activations recomputed in the backward pass.
+"""How parts of the networks run in training: compiled, fused, or with activations recomputed in the backward pass.
 
-Both are settings of modules, not parts of them: no parameter or key of a state dict changes.
+The networks call their parts through `run_block` and know nothing else of this. Whoever compiles, fuses or checkpoints
+a part gives it a `Runner`, which is an attribute of the part. No parameter and no key of a state dict changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from scenetok_ns.models.ops.dispatch import triton_available
 
 Checkpointing = Literal["none", "selective", "full"]
-"""What of a block is computed again in the backward pass instead of being kept: nothing; all that is cheap (norms,
-rotations, modulations, activations), so that only products of matrices and attentions are kept; everything."""
+"""Activations that the backward pass recomputes: none; the cheap ones (norms, rotations, modulations, activation
+functions), so that only results of matrix products and attentions are saved; or all of them."""
 
 BACKEND = "inductor"
-"""Of torch.compile; tests take one that builds no kernels."""
-
-_COMPILED = "_compiled_for_training"
-_FUSED = "_fused_for_training"
+"""Backend of torch.compile. Tests choose one that builds no kernels."""
 
 _aten = torch.ops.aten
-_KEPT = frozenset(
+_SAVED = frozenset(
     {
         _aten.mm.default,
         _aten.addmm.default,
@@ -37,84 +36,97 @@ _KEPT = frozenset(
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
     }
 )
-"""Operations whose results selective checkpointing keeps."""
+"""Operations whose results selective checkpointing saves."""
 
 
-def run_block(block: nn.Module, checkpointing: Checkpointing, *args: Any) -> Any:
-    """Call a block, as `compile_for_training` and `checkpointing` say where gradients are wanted.
+class Part(nn.Module):
+    """A module that a network calls through `run_block`."""
 
-    Without gradients it is called as it is: rendering has other shapes, and would compile for each of them.
+    repeated: ClassVar[bool] = False
+    """Whether a network consists mainly of such parts, so that checkpointing them is worth the time."""
+    runner: Runner | None = None
+    """Runs the part where gradients are wanted; None: the part is called as it is."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How a part runs where gradients are wanted."""
+
+    checkpointing: Checkpointing = "none"
+    compiled: Callable[..., Any] | None = None
+    """The compiled forward pass. Takes the part's arguments after a flag for selective checkpointing."""
+    fused: Callable[..., Any] | None = None
+    """The forward and backward pass on fused kernels, called as fused(part, checkpointing, *args). Returns
+    NotImplemented if the kernels do not fit the part or its input."""
+
+    def __call__(self, part: Part, *args: Any) -> Any:
+        if self.fused is not None and _on_gpu(args[0]):
+            result = self.fused(part, self.checkpointing, *args)
+            if result is not NotImplemented:
+                return result
+        if self.checkpointing == "full":
+            call = part if self.compiled is None else partial(self.compiled, False)
+            return checkpoint(call, *args, use_reentrant=False)
+        if self.compiled is not None:
+            return self.compiled(self.checkpointing == "selective", *args)
+        return _selective(part.forward, *args) if self.checkpointing == "selective" else part(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Runner:
+        """Return a runner for a copied part: compiled and fused passes are bound to the original and stay behind."""
+        return Runner(self.checkpointing)
+
+
+def run_block(part: nn.Module, *args: Any) -> Any:
+    """Call a part of a network, by its runner if it has one and gradients are wanted.
+
+    Without gradients the part is called as it is: rendering has other shapes and would compile for each of them.
     """
-    if not torch.is_grad_enabled():
-        return block(*args)
-    fused = block.__dict__.get(_FUSED)
-    if fused is not None and _on_gpu(args[0]) and (result := fused(block, checkpointing, *args)) is not NotImplemented:
-        return result
-    compiled = block.__dict__.get(_COMPILED)
-    if checkpointing == "full":
-        call = block if compiled is None else partial(compiled, False)
-        return checkpoint(call, *args, use_reentrant=False)
-    if compiled is not None:
-        return compiled(checkpointing == "selective", *args)
-    return _selective(block.forward, *args) if checkpointing == "selective" else block(*args)
+    runner = getattr(part, "runner", None)
+    if runner is None or not torch.is_grad_enabled():
+        return part(*args)
+    return runner(part, *args)
 
 
-def compile_for_training(modules: Iterable[nn.Module]) -> None:
-    """Compile modules that are called through `run_block`: each kind and shape once, however many there are."""
+def parts_of(network: nn.Module) -> list[Part]:
+    """All parts of a network, in the order in which it declares them."""
+    return [module for module in network.modules() if isinstance(module, Part)]
+
+
+def set_runner(part: Part, **changes: Any) -> None:
+    """Change fields of a part's `Runner`."""
+    part.runner = replace(part.runner or Runner(), **changes)
+
+
+def checkpoint_for_training(network: nn.Module, checkpointing: Checkpointing) -> None:
+    """Choose which activations of a network's repeated parts the backward pass recomputes, to save memory."""
+    for part in parts_of(network):
+        if part.repeated:
+            set_runner(part, checkpointing=checkpointing)
+
+
+def compile_for_training(network: nn.Module) -> None:
+    """Compile the parts of a network, once for each kind and shape however many there are."""
     import torch._dynamo
 
     # A block is smaller than a bucket of gradients: cut at bucket borders, it would be compiled in pieces.
     torch._dynamo.config.optimize_ddp = False
-    for module in modules:
-        module.__dict__[_COMPILED] = torch.compile(partial(_forward, module), backend=BACKEND, dynamic=False)
+    for part in parts_of(network):
+        set_runner(part, compiled=torch.compile(partial(_forward, part), backend=BACKEND, dynamic=False))
 
 
-def _on_gpu(x: torch.Tensor) -> bool:
-    return x.is_cuda and triton_available()
+def _on_gpu(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.is_cuda and triton_available()
 
 
-def _forward(module: nn.Module, selective: bool, *args: Any) -> Any:
-    """What is compiled: the compiler itself carries out the selection, and joins what is computed again."""
-    return _selective(module.forward, *args) if selective else module.forward(*args)
+def _forward(part: Part, selective: bool, *args: Any) -> Any:
+    """The function to compile. The compiler itself carries out the selection, and fuses what is recomputed."""
+    return _selective(part.forward, *args) if selective else part.forward(*args)
 
 
 def _selective(function: Callable[..., Any], *args: Any) -> Any:
-    contexts = partial(create_selective_checkpoint_contexts, _keep_products)
+    contexts = partial(create_selective_checkpoint_contexts, _save_products)
     return checkpoint(function, *args, use_reentrant=False, context_fn=contexts)
 
 
-def _keep_products(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-_ATTRIBUTE = "_gradient_shared_by_blocks"
-
-
-class SharedGradient:
-    """Each block adds to it inside of a product. That costs less than what autograd does: to write each share, and to
-    add it in a pass of its own."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self.taken = False
-        """Whether a block is there that gives it out: the first, whose backward pass is the last."""
-
-    def add(self, gradient: Tensor, weight: Tensor) -> None:
-        self.total = gradient @ weight if self.total is None else self.total.addmm_(gradient, weight)
-
-    def give_out(self) -> Tensor | None:
-        total, self.total = self.total, None
-        return total
-
-
-def read_by_blocks(x: Tensor) -> Tensor:
-    """The same, for one pass through blocks that follow one another: fused ones will add up its gradient together."""
-    x = x.view_as(x)
-    if torch.is_grad_enabled():
-        setattr(x, _ATTRIBUTE, SharedGradient())
-    return x
-
-
-def shared_gradient(x: Tensor) -> SharedGradient:
-    """That of `read_by_blocks`, or one of this block alone."""
-    return getattr(x, _ATTRIBUTE, None) or SharedGradient()
+def _save_products(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _SAVED else CheckpointPolicy.PREFER_RECOMPUTE

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.networks.block_execution import Checkpointing, read_by_blocks, run_block
+from scenetok_ns.models.networks.block_execution import Part, run_block
 from scenetok_ns.models.networks.layers import (
     CrossAttention,
     PatchEmbed,
@@ -30,7 +30,7 @@ from scenetok_ns.models.presets import CompressorConfig, Preset
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
 
 NORM_EPS = torch.finfo(torch.float32).eps
-"""Of the compressor's norms: the framework's default for float32, whatever precision they run in."""
+"""Epsilon of the compressor's norms: the framework's default for float32, whatever precision they run in."""
 
 TOKEN_STD = 5.0
 """Standard deviation of the learned scene tokens at initialisation."""
@@ -47,7 +47,7 @@ class TokenDistribution:
 
     @classmethod
     def from_parameters(cls, parameters: Float[Tensor, "b N 2*dim"]) -> TokenDistribution:
-        """Mean and log-variance side by side; the log-variance is clamped to LOGVAR_RANGE."""
+        """Split mean and log-variance, which lie side by side, and clamp the log-variance to LOGVAR_RANGE."""
         mean, logvar = parameters.float().chunk(2, dim=-1)
         return cls(mean, logvar.clamp(*LOGVAR_RANGE))
 
@@ -56,16 +56,18 @@ class TokenDistribution:
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, noise: Float[Tensor, "b N dim"]) -> Float[Tensor, "b N dim"]:
-        """mean + std * noise; `noise` is the caller's standard normal draw."""
+        """Return mean + std * noise for the caller's standard normal `noise`."""
         return self.mean + self.std * noise
 
     def kl(self) -> Float[Tensor, " b"]:
-        """Divergence from the standard normal, in nats, summed over tokens and channels."""
+        """Return the divergence from the standard normal in nats, summed over tokens and channels."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2))
 
 
-class CompressorBlock(nn.Module):
-    """One round: views among themselves, tokens among themselves, tokens from views, feed-forwards."""
+class CompressorBlock(Part):
+    """One round: views attend to views, tokens to tokens, tokens to views; then both have feed-forwards."""
+
+    repeated = True
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, *, last: bool) -> None:
         super().__init__()
@@ -76,8 +78,8 @@ class CompressorBlock(nn.Module):
         self.norm2 = RMSNorm(hidden_size, NORM_EPS)
         self.norm4 = RMSNorm(hidden_size, NORM_EPS)
         self.mlp2 = SwiGLU(hidden_size, mlp_ratio)
-        # Nobody reads the views after the last block, so it has no feed-forward for them. Its adaLN is whole all the
-        # same: half of it is unused, as in the released weights.
+        # Nothing reads the views after the last block, so it has no feed-forward for them. Its adaLN keeps its full
+        # width: half of it is unused, as in the released weights.
         self.norm3 = None if last else RMSNorm(hidden_size, NORM_EPS)
         self.mlp1 = None if last else SwiGLU(hidden_size, mlp_ratio)
         self.adaLN_modulation = adaln(hidden_size, 6)
@@ -89,11 +91,18 @@ class CompressorBlock(nn.Module):
         activated: Float[Tensor, "b n hidden"],
         rotary: RotaryTable,
     ) -> tuple[Float[Tensor, "b N hidden"], Float[Tensor, "b n hidden"]]:
-        """`activated`: of the poses, see `modulations`."""
+        """Return tokens and views after one round.
+
+        Args:
+            tokens: Scene tokens.
+            views: Tokens of all views' patches.
+            activated: Result of `layers.activate` for the pose embedding of each patch.
+            rotary: Rotation by the place of each patch in its view.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = modulations(self.adaLN_modulation, activated, 6)
         views = views + gate1 * self.attn1(modulate(self.norm1(views), shift1, scale1), rotary)
         tokens = tokens + self.attn2(self.norm2(tokens))
-        # Neither side is normed here, and only the keys have a place to be rotated by.
+        # Neither side is normed here, and only the keys have a position to rotate by.
         tokens = tokens + self.attn3(tokens, self.attn3.keys_values(views, rotary))
         if self.norm3 is not None and self.mlp1 is not None:
             views = views + gate2 * self.mlp1(modulate(self.norm3(views), shift2, scale2))
@@ -104,11 +113,16 @@ class Compressor(nn.Module):
     """Perceiver over the tokens of all context views. The views have no order."""
 
     def __init__(self, config: CompressorConfig, *, latent_channels: int, latent_size: tuple[int, int]) -> None:
-        """`latent_channels`, `latent_size`: channels and (height, width) of one view's latent."""
+        """Build the network with fresh weights.
+
+        Args:
+            config: Sizes.
+            latent_channels: Channels of one view's latent.
+            latent_size: Height and width of one view's latent.
+        """
         super().__init__()
         hidden = config.hidden_size
         self.latent_shape = (latent_channels, *latent_size)
-        self.checkpointing: Checkpointing = "none"
         self.pose_embed = PoseEmbedding(config.camera, hidden, IMAGE_LAYOUT)
         grid = self.pose_embed.check_grid(latent_size, config.patch_size)
         self.feat_rope = GridRotary(hidden // config.num_heads, grid)
@@ -131,34 +145,34 @@ class Compressor(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Weights for training from scratch: framework defaults, and large scene tokens."""
+        """Draw weights for training from scratch: framework defaults, and large scene tokens."""
         reset_to_defaults(self)
         nn.init.normal_(self.scene_tokens, std=TOKEN_STD)
-
-    def set_gradient_checkpointing(self, checkpointing: Checkpointing) -> None:
-        """Trade time for memory in training: what of each block is computed again in the backward pass."""
-        self.checkpointing = checkpointing
-
-    def compilable(self) -> list[nn.Module]:
-        """Modules for `compile_for_training`."""
-        return [self.pose_embed, *self.aggregate]
 
     def gaussian_parameters(
         self, latents: Float[Tensor, "b v c h w"], cameras: CameraBatch
     ) -> Float[Tensor, "b N 2*dim"]:
-        """Mean and unclamped log-variance side by side, as the last layer gives them."""
+        """Return mean and unclamped log-variance side by side, the output of the last layer.
+
+        Args:
+            latents: Normalised latents of the context views.
+            cameras: Their cameras, relative to one of them.
+
+        Raises:
+            ValueError: The shapes of latents and cameras do not fit each other or the network.
+        """
         check_shape("Compressor: latents", latents, (cameras.batch_size, cameras.num_views, *self.latent_shape))
         dtype = self.scene_tokens.dtype
         views = self.y_embed(latents.to(dtype)).flatten(1, 2)
-        pose = run_block(self.pose_embed, "none", cameras).flatten(1, 2).to(dtype)
-        # Contiguous, so that the first block looks to the compiler like the others.
+        pose = run_block(self.pose_embed, cameras).flatten(1, 2).to(dtype)
+        # Contiguous, so that all blocks get tokens in the same memory layout.
         tokens = self.scene_tokens.expand(len(latents), -1, -1).contiguous()
         rotary = self.feat_rope(cameras.num_views)
-        activated = read_by_blocks(activate(pose))
+        activated = activate(pose)
         for block in self.aggregate:
-            tokens, views = run_block(block, self.checkpointing, tokens, views, activated, rotary)
+            tokens, views = run_block(block, tokens, views, activated, rotary)
         return self.out_proj(tokens)
 
     def forward(self, latents: Float[Tensor, "b v c h w"], cameras: CameraBatch) -> TokenDistribution:
-        """Normalised context latents and their cameras, relative to one of them -> Gaussian over scene tokens."""
+        """Return the Gaussian over scene tokens; arguments and errors as in `gaussian_parameters`."""
         return TokenDistribution.from_parameters(self.gaussian_parameters(latents, cameras))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.networks.block_execution import Checkpointing, run_block
+from scenetok_ns.models.networks.block_execution import run_block
 from scenetok_ns.models.networks.dit import Context, Trunk
 from scenetok_ns.models.networks.layers import KeyValues, PatchEmbed, check_shape, reset_to_defaults
 from scenetok_ns.models.networks.pose_embedding import PoseEmbedding
@@ -30,8 +30,8 @@ class DenoiserTrunk(Trunk):
 class Denoiser(nn.Module):
     """Rectified-flow transformer over a window of latents that attends to the scene tokens.
 
-    A step of a sampler is `velocity(latents, poses, t_net, context)`. What stays the same between steps is computed
-    before: `embed_poses` once for a window, `project` and `cross_attention_kv` once for a scene.
+    A sampler calls `velocity(latents, poses, t_net, context)` at each step. Before, it calls `embed_poses` once for a
+    window, and `project` and `cross_attention_kv` once for a scene.
     """
 
     def __init__(
@@ -44,7 +44,16 @@ class Denoiser(nn.Module):
         token_dim: int,
         num_tokens: int,
     ) -> None:
-        """`latent_channels`, `latent_size` (height, width), `layout`: of the target autoencoder."""
+        """Build the network with fresh weights.
+
+        Args:
+            config: Sizes.
+            latent_channels: Channels of the target autoencoder's latents.
+            latent_size: Height and width of these latents.
+            layout: Temporal layout of the target autoencoder.
+            token_dim: Channels of a scene token.
+            num_tokens: Scene tokens of a scene.
+        """
         super().__init__()
         self.config, self.num_tokens = config, num_tokens
         self.latent_shape = (latent_channels, *latent_size)
@@ -73,38 +82,34 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Weights for training from scratch: see `Trunk.initialize`; framework defaults outside the trunk."""
+        """Draw weights for training from scratch: `Trunk.initialize`, and framework defaults outside the trunk."""
         reset_to_defaults(self)
         self.model.initialize()
         if self.config.null_token:
             nn.init.zeros_(self.null_tokens)
 
-    def set_gradient_checkpointing(self, checkpointing: Checkpointing) -> None:
-        """Trade time for memory in training: what of each block is computed again in the backward pass."""
-        self.model.checkpointing = checkpointing
-
-    def compilable(self) -> list[nn.Module]:
-        """Modules for `compile_for_training`."""
-        return [self.pose_embed, *self.model.compilable()]
-
     def project(self, tokens: Float[Tensor, "b N token"]) -> Float[Tensor, "b N hidden"]:
-        """Scene tokens -> the state that the blocks attend to."""
+        """Map scene tokens to the state that the blocks attend to."""
         check_shape("Denoiser.project: tokens", tokens, (None, None, self.cnd_proj.in_features))
         return self.cnd_proj(tokens.to(self.cnd_proj.weight.dtype))
 
     def null_state(self, batch_size: int) -> Float[Tensor, "b N hidden"]:
-        """The state of the unconditional branch; it is not projected."""
+        """Return the state of the unconditional branch, which is not projected.
+
+        Raises:
+            ValueError: The model has no null token.
+        """
         if not self.config.null_token:
             raise ValueError("Denoiser: this model has no null token, so guidance is impossible; set guidance to 1")
         return self.null_tokens.expand(batch_size, self.num_tokens, -1)
 
     def cross_attention_kv(self, state: Float[Tensor, "b N hidden"]) -> list[KeyValues]:
-        """Keys and values of every block; `velocity` and `forward` take them in place of the state."""
+        """Return keys and values of every block. `velocity` and `forward` accept them instead of the state."""
         return self.model.keys_values(state)
 
     def embed_poses(self, cameras: CameraBatch) -> Float[Tensor, "b l n hidden"]:
-        """Embedding of a window's cameras: whole chunks of frames. They are relative to one context view."""
-        return self.rounded_poses(run_block(self.pose_embed, "none", cameras))
+        """Embed the cameras of a window's frames, in whole chunks, relative to one context view."""
+        return self.rounded_poses(run_block(self.pose_embed, cameras))
 
     def velocity(
         self,
@@ -113,7 +118,20 @@ class Denoiser(nn.Module):
         t_net: Float[Tensor, "b l"],
         context: Context,
     ) -> Float[Tensor, "b l c h w"]:
-        """One prediction from what `embed_poses` and `project` or `cross_attention_kv` gave."""
+        """Predict the velocity, noise - data, of noisy latents.
+
+        Args:
+            latents: Noisy latents of a window.
+            poses: Result of `embed_poses`.
+            t_net: Network time of each latent, 0 (data) to 999 (noise).
+            context: Result of `project` or `cross_attention_kv`.
+
+        Returns:
+            Velocities in the dtype of the latents.
+
+        Raises:
+            ValueError: The shapes do not fit, or the window is longer than the rotary table.
+        """
         b, num_latents = latents.shape[:2]
         check_shape("Denoiser: latents", latents, (b, num_latents, *self.latent_shape))
         check_shape("Denoiser: t_net", t_net, (b, num_latents))
@@ -130,11 +148,11 @@ class Denoiser(nn.Module):
     def forward(
         self, latents: Float[Tensor, "b l c h w"], cameras: CameraBatch, t_net: Float[Tensor, "b l"], state: Context
     ) -> Float[Tensor, "b l c h w"]:
-        """Velocity (noise - data) of noisy latents at network times `t_net`, one for each latent."""
+        """Embed the cameras and predict the velocity; arguments and errors as in `velocity`."""
         return self.velocity(latents, self.embed_poses(cameras), t_net, state)
 
     def rotary(self, num_latents: int, device: torch.device | str | None = None) -> RotaryTable:
-        """Rotation table of a window: `target_splits` equal parts, each with positions from 0."""
+        """Return the rotation table of a window: `target_splits` equal parts, each with positions from 0."""
         splits = self.config.target_splits
         if num_latents > self.config.num_latents or num_latents % splits:
             raise ValueError(
@@ -144,5 +162,5 @@ class Denoiser(nn.Module):
         return rotary_table(angles_3d(self.model.head_dim, num_latents // splits, self.grid, device), splits)
 
     def rounded_poses(self, poses: Tensor) -> Tensor:
-        """The released weights were trained with this rounding, whatever the precision of the rest."""
+        """Round poses to bfloat16, as the released weights were trained, whatever the precision of the rest."""
         return poses.bfloat16().to(poses.dtype) if self._round_poses else poses

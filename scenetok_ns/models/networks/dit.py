@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.networks.block_execution import Checkpointing, read_by_blocks, run_block
+from scenetok_ns.models.networks.block_execution import Part, run_block
 from scenetok_ns.models.networks.layers import (
     CrossAttention,
     KeyValues,
@@ -27,14 +27,14 @@ from scenetok_ns.models.networks.layers import (
 from scenetok_ns.models.ops.rope import RotaryTable
 
 NORM_EPS = 1e-6
-"""Of all norms of denoiser and scene generator (the compressor's differ)."""
+"""Epsilon of all norms of denoiser and scene generator. The compressor's differs."""
 
 FREQUENCIES = 256
 """Width of the sinusoidal time embedding."""
 
 
 class TimestepEmbedder(nn.Module):
-    """Network times to features: sinusoids, then two linear layers."""
+    """Map network times to features: sinusoids, then two linear layers."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -45,15 +45,21 @@ class TimestepEmbedder(nn.Module):
 
 
 def timestep_sinusoid(t_net: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 256"]:
-    """Cosines, then sines, of t_net * 10000^(-j/128); float32. `t_net` is flow.network_time(t), 0 to 999."""
+    """Return cosines, then sines, of t_net * 10000^(-j/128) in float32.
+
+    Args:
+        t_net: `flow.rectified_flow.network_time(t)`, from 0 (data) to 999 (noise).
+    """
     half = FREQUENCIES // 2
     steps = torch.arange(half, device=t_net.device, dtype=torch.float32)
     angles = t_net.float()[..., None] * torch.exp(-math.log(10_000.0) * steps / half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class Block(nn.Module):
+class Block(Part):
     """Self-attention and feed-forward, modulated and gated by the condition, around an ungated cross-attention."""
+
+    repeated = True
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -71,8 +77,14 @@ class Block(nn.Module):
         context: Float[Tensor, "b keys hidden"] | KeyValues,
         rotary: RotaryTable | None = None,
     ) -> Float[Tensor, "b n hidden"]:
-        """`activated`: what `activate` makes of the condition. `context`: what is attended to, or its keys and values
-        from `attn2.keys_values`."""
+        """Return `x` after one block.
+
+        Args:
+            x: Tokens.
+            activated: Result of `layers.activate` for the condition of each token.
+            context: Sequence to attend to, or its keys and values from `attn2.keys_values`.
+            rotary: Rotation of the queries and of the self-attention's keys; None: no rotation.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = modulations(self.adaLN_modulation, activated, 6)
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rotary)
         kv = self.attn2.keys_values(context) if isinstance(context, Tensor) else context
@@ -80,7 +92,9 @@ class Block(nn.Module):
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 
-class FinalLayer(nn.Module):
+class FinalLayer(Part):
+    """Modulated norm, then a linear layer to the output features."""
+
     def __init__(self, hidden_size: int, out_features: int) -> None:
         super().__init__()
         self.norm_final = RMSNorm(hidden_size, NORM_EPS)
@@ -95,21 +109,21 @@ class FinalLayer(nn.Module):
 
 
 Context = Tensor | list[KeyValues]
-"""What all blocks attend to: a tensor [b, keys, hidden], or keys and values for each block (`Trunk.keys_values`)."""
+"""Sequence that all blocks attend to, [b, keys, hidden], or its keys and values in each block (`Trunk.keys_values`)."""
 
 
 class Trunk(nn.Module):
-    """Time embedder, blocks and final layer; the networks add their input embeddings."""
+    """Time embedder, blocks and final layer. The networks add their input embeddings."""
 
     def __init__(self, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float, out_features: int) -> None:
         super().__init__()
         self.head_dim = hidden_size // num_heads
-        self.checkpointing: Checkpointing = "none"
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, out_features)
 
     def keys_values(self, context: Float[Tensor, "b keys hidden"]) -> list[KeyValues]:
+        """Return keys and values of every block's cross-attention."""
         return [cast(Block, block).attn2.keys_values(context) for block in self.blocks]
 
     def forward(
@@ -119,19 +133,16 @@ class Trunk(nn.Module):
         context: Context,
         rotary: RotaryTable | None = None,
     ) -> Float[Tensor, "b n out"]:
-        activated = read_by_blocks(activate(condition))
-        context = read_by_blocks(context) if isinstance(context, Tensor) else context
+        """Return the output features of each token, given its condition and the sequence to attend to."""
+        activated = activate(condition)
         for index, block in enumerate(self.blocks):
             own = context if isinstance(context, Tensor) else context[index]
-            x = run_block(block, self.checkpointing, x, activated, own, rotary)
-        return run_block(self.final_layer, "none", x, activated)
-
-    def compilable(self) -> list[nn.Module]:
-        return [*self.blocks, self.final_layer]
+            x = run_block(block, x, activated, own, rotary)
+        return run_block(self.final_layer, x, activated)
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Weights for training from scratch: Xavier-uniform, with silent adaLN and final layers (README of parity)."""
+        """Draw weights for training from scratch: Xavier-uniform, with zero adaLN and final layers, as published."""
         reset_to_defaults(self)
         for linear in linears(self):
             nn.init.xavier_uniform_(linear.weight)

@@ -1,4 +1,4 @@
-"""Todo: one line."""
+"""Embedding of cameras as tokens: ray maps, packed in time, then a linear map or positioned patches (parity c01)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.cameras import CameraBatch, ray_map
+from scenetok_ns.models.networks.block_execution import Part
 from scenetok_ns.models.networks.layers import embed_patches
 from scenetok_ns.models.ops.rope import Float32Tables
 from scenetok_ns.models.presets import CameraConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 
-class PoseEmbedding(nn.Module):
-    """Cameras to one token for each patch of each latent: ray maps, packed in time, then embedded; float32 always.
+class PoseEmbedding(Part):
+    """Embed cameras as one token for each patch of each latent: ray maps, packed in time, then embedded, in float32.
 
     `channels_last` orders the features of a patch (row, col, frame, channel): quirk of the released Wan weights.
     """
@@ -38,12 +39,12 @@ class PoseEmbedding(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tokens of one latent: rows and columns."""
+        """Rows and columns of tokens in one latent."""
         side = self.config.input_size // self.config.patch_size
         return side, side
 
     def check_grid(self, latent_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-        """The token grid; raises ValueError unless latents in patches of `patch_size` give the same one."""
+        """Return the token grid; raise ValueError unless latents in patches of `patch_size` have the same one."""
         height, width = latent_size
         if self.grid != (height / patch_size, width / patch_size):
             raise ValueError(
@@ -55,7 +56,8 @@ class PoseEmbedding(nn.Module):
     def forward(self, cameras: CameraBatch, drop: Bool[Tensor, " b"] | None = None) -> Float[Tensor, "b l n d"]:
         """Embed the cameras of whole chunks of frames: `n` tokens, row by row, for each of `l` latents.
 
-        `drop` says whose whole embedding becomes zero. None: drawn with the preset's probability in training mode.
+        `drop` marks batch elements whose whole embedding becomes zero. None: drawn with the preset's probability in
+        training mode.
         """
         config = self.config
         maps = ray_map(cameras, (config.input_size,) * 2, rays=config.rays, normalize=config.normalize)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.networks.block_execution import Checkpointing, run_block
+from scenetok_ns.models.networks.block_execution import run_block
 from scenetok_ns.models.networks.dit import Context, Trunk
 from scenetok_ns.models.networks.layers import KeyValues, PatchEmbed, check_shape, reset_to_defaults
 from scenetok_ns.models.networks.pose_embedding import PoseEmbedding
@@ -37,8 +37,8 @@ class SceneGeneratorTrunk(Trunk):
 class SceneGenerator(nn.Module):
     """Rectified-flow transformer over scene tokens that attends to condition views and anchor poses.
 
-    A step of a sampler is `velocity(tokens, t_net, context)`. The context, and its keys and values, are the same at
-    all steps: `embed_condition`, then `cross_attention_kv`.
+    A sampler calls `velocity(tokens, t_net, context)` at each step. The context, `embed_condition` and then
+    `cross_attention_kv`, is the same at all steps.
     """
 
     def __init__(
@@ -50,7 +50,15 @@ class SceneGenerator(nn.Module):
         token_dim: int,
         num_tokens: int,
     ) -> None:
-        """`latent_channels`, `latent_size` (height, width): of the autoencoder of the condition views."""
+        """Build the network with fresh weights.
+
+        Args:
+            config: Sizes.
+            latent_channels: Channels of a condition view's latent.
+            latent_size: Height and width of a condition view's latent.
+            token_dim: Channels of a scene token.
+            num_tokens: Scene tokens of a scene.
+        """
         super().__init__()
         self.config = config
         self.latent_shape = (latent_channels, *latent_size)
@@ -77,17 +85,9 @@ class SceneGenerator(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Weights for training from scratch: see `Trunk.initialize`; framework defaults for the pose embeddings."""
+        """Draw weights for training from scratch: `Trunk.initialize`, and framework defaults for pose embeddings."""
         reset_to_defaults(self)
         self.model.initialize()
-
-    def set_gradient_checkpointing(self, checkpointing: Checkpointing) -> None:
-        """Trade time for memory in training: what of each block is computed again in the backward pass."""
-        self.model.checkpointing = checkpointing
-
-    def compilable(self) -> list[nn.Module]:
-        """Modules for `compile_for_training`."""
-        return [self.pose_embed, self.anchor_pose_embed, *self.model.compilable()]
 
     def embed_condition(
         self,
@@ -99,29 +99,43 @@ class SceneGenerator(nn.Module):
         pose_drop: Bool[Tensor, " b"] | None = None,
         anchor_drop: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b keys hidden"]:
-        """Normalised condition latents, where they and the anchors are (relative to view 0) -> what is attended to.
+        """Embed condition views and anchors as the sequence that the blocks attend to.
 
-        `mask` is true for the views that count. The others become null tokens, pose and all; anchors always count.
-        `pose_drop`, `anchor_drop`: elements whose embedding is zeroed; None: drawn in training mode.
+        Args:
+            latents: Normalised latents of the condition views.
+            cameras: Cameras of the condition views, relative to view 0.
+            anchors: Poses at which the scene is to be seen, relative to condition view 0. They always count.
+            mask: True for condition views that count. The others become null tokens, pose included.
+            pose_drop, anchor_drop: Batch elements whose pose embedding becomes zero. None: drawn in training mode.
+
+        Raises:
+            ValueError: The shapes do not fit.
         """
         check_shape("SceneGenerator: latents", latents, (cameras.batch_size, cameras.num_views, *self.latent_shape))
         check_shape("SceneGenerator: mask", mask, tuple(latents.shape[:2]))
         views = self.model.c_embedder(latents.to(self.model.pos_embed.dtype))
-        views = views + self.rounded_poses(run_block(self.pose_embed, "none", cameras, pose_drop)).to(views.dtype)
+        views = views + self.rounded_poses(run_block(self.pose_embed, cameras, pose_drop)).to(views.dtype)
         views = torch.where(mask[:, :, None, None], views, self.model.null_tokens.to(views.dtype))
-        anchor = self.rounded_poses(run_block(self.anchor_pose_embed, "none", anchors, anchor_drop).mean(dim=2)).to(
-            views.dtype
-        )
-        return torch.cat([views.flatten(1, 2), anchor], dim=1)
+        anchor = run_block(self.anchor_pose_embed, anchors, anchor_drop).mean(dim=2)
+        return torch.cat([views.flatten(1, 2), self.rounded_poses(anchor).to(views.dtype)], dim=1)
 
     def cross_attention_kv(self, context: Float[Tensor, "b keys hidden"]) -> list[KeyValues]:
-        """Keys and values of every block; `velocity` takes them in place of the context."""
+        """Return keys and values of every block. `velocity` accepts them instead of the context."""
         return self.model.keys_values(context)
 
     def velocity(
         self, tokens: Float[Tensor, "b N token"], t_net: Float[Tensor, "b N"], context: Context
     ) -> Float[Tensor, "b N token"]:
-        """One prediction from what `embed_condition` or `cross_attention_kv` gave."""
+        """Predict the velocity, noise - data, of noisy scaled tokens.
+
+        Args:
+            tokens: Noisy tokens, scaled by `config.scale`.
+            t_net: Network time of each token, 0 (data) to 999 (noise).
+            context: Result of `embed_condition` or `cross_attention_kv`.
+
+        Raises:
+            ValueError: The shapes do not fit.
+        """
         check_shape("SceneGenerator: tokens", tokens, (None, *self.token_shape))
         check_shape("SceneGenerator: t_net", t_net, tuple(tokens.shape[:2]))
         x = self.model.x_embedder(tokens.to(self.model.pos_embed.dtype)) + self.model.pos_embed
@@ -139,10 +153,10 @@ class SceneGenerator(nn.Module):
         pose_drop: Bool[Tensor, " b"] | None = None,
         anchor_drop: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b N token"]:
-        """Velocity (noise - data) of scaled noisy tokens at network times `t_net`, one for each token."""
+        """Embed the condition and predict the velocity; arguments as in `embed_condition` and `velocity`."""
         context = self.embed_condition(latents, cameras, anchors, mask, pose_drop=pose_drop, anchor_drop=anchor_drop)
         return self.velocity(tokens, t_net, context)
 
     def rounded_poses(self, poses: Tensor) -> Tensor:
-        """The released weights were trained with this rounding, whatever the precision of the rest."""
+        """Round poses to bfloat16, as the released weights were trained, whatever the precision of the rest."""
         return poses.bfloat16().to(poses.dtype) if self._round_poses else poses

@@ -17,10 +17,10 @@ FLASH_MAX_HEAD_DIM = 256
 """Largest head dimension of the flash-attn kernels; they also want a multiple of 8."""
 
 FLASH_4_MAX_HEAD_DIM = 128
-"""That version 4 takes on Blackwell, whatever the lengths."""
+"""Largest head dimension of version 4 on Blackwell, whatever the lengths."""
 
 _MODULES = {2: "flash_attn", 3: "flash_attn_interface", 4: "flash_attn.cute"}
-"""What versions of flash-attn are imported as. All have `flash_attn_func` on [b, length, heads, d]."""
+"""Module of each version of flash-attn. All have `flash_attn_func` on [b, length, heads, d]."""
 
 _PREFERRED = {8: (2,), 9: (3, 4, 2), 10: (4, 2), 11: (4, 2), 12: (2,)}
 """Versions for a generation of GPUs (major compute capability), the fastest first. Version 4 refuses generation 12."""
@@ -29,28 +29,45 @@ _PREFERRED = {8: (2,), 9: (3, 4, 2), 10: (4, 2), 11: (4, 2), 12: (2,)}
 def attention(
     q: Float[Tensor, "b heads queries d"], k: Float[Tensor, "b heads keys d"], v: Float[Tensor, "b heads keys d"]
 ) -> Float[Tensor, "b heads queries d"]:
-    """softmax(q k^T / sqrt(d)) v, every query attending to every key.
+    """Return softmax(q k^T / sqrt(d)) v; every query attends to every key.
 
-    flash-attn serves half-precision CUDA tensors: version 3 on Hopper, version 4 on data centres' Blackwell and, where
-    gradients are wanted, on Hopper, else version 2 from Ampere on. Everything else goes to
-    scaled_dot_product_attention, whose choice of kernel is never restricted.
+    `attention_flash` serves half-precision CUDA tensors: version 3 of flash-attn on Hopper, version 4 on data centres'
+    Blackwell and, where gradients are wanted, on Hopper, else version 2 from Ampere on. `attention_plain` serves
+    everything else.
     """
     trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if _flash_usable(q, k, v) and (version := flash_version(_generation(q), q.shape[-1], trains=trains)):
-        if version == 3:
-            from flash_attn_interface import flash_attn_func
-        elif version == 4:
-            from flash_attn.cute import flash_attn_func
-        else:
-            from flash_attn import flash_attn_func
-        out = flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        # Version 4 and some releases of version 3 give the log-sum-exp as well.
-        return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+        return attention_flash(q, k, v, version)
+    return attention_plain(q, k, v)
+
+
+def attention_plain(
+    q: Float[Tensor, "b heads queries d"], k: Float[Tensor, "b heads keys d"], v: Float[Tensor, "b heads keys d"]
+) -> Float[Tensor, "b heads queries d"]:
+    """Torch's attention, whose choice of kernel is never restricted."""
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def attention_flash(
+    q: Float[Tensor, "b heads queries d"],
+    k: Float[Tensor, "b heads keys d"],
+    v: Float[Tensor, "b heads keys d"],
+    version: int,
+) -> Float[Tensor, "b heads queries d"]:
+    """Attention of an installed version of flash-attn."""
+    if version == 3:
+        from flash_attn_interface import flash_attn_func
+    elif version == 4:
+        from flash_attn.cute import flash_attn_func
+    else:
+        from flash_attn import flash_attn_func
+    out = flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    # Version 4 and some releases of version 3 return the log-sum-exp as well.
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+
+
 def flash_version(generation: int, head_dim: int, *, trains: bool) -> int:
-    """Version of flash-attn for GPUs of a generation (major compute capability); 0: none. `trains`: with gradients.
+    """Return the version of flash-attn for a generation of GPUs (major compute capability); 0: none.
 
     Version 4 is compiled from Python when it is first called, which torch.compile cannot look through: in what is
     compiled another one serves, or torch's attention. On Hopper its backward pass is a quarter faster than cuDNN's, its
@@ -61,7 +78,7 @@ def flash_version(generation: int, head_dim: int, *, trains: bool) -> int:
 
 @torch.compiler.assume_constant_result
 def _installed_version(generation: int, head_dim: int, trains: bool, compiling: bool) -> int:
-    """A constant for torch.compile, which would trace imports."""
+    """Constant for torch.compile, which would trace imports."""
     fit_for_4 = not compiling and (trains if generation == 9 else head_dim <= FLASH_4_MAX_HEAD_DIM)
     for version in _PREFERRED.get(generation, (2,) if generation > 8 else ()):
         if (version != 4 or fit_for_4) and _import_flash(version):

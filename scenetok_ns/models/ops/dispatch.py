@@ -1,8 +1,18 @@
-"""Element-wise work between matrix products, each as one pass over memory.
+"""Element-wise work between matrix products, each operation as one pass over memory.
 
-Triton kernels where they can run (CUDA with triton, which comes with torch on Linux), else the same in torch's own
-operations. They compile in about a second in all, and Triton keeps them between processes. Results are formed in
-float32 and rounded once.
+How fast operations and their plain twins are named, here, in triton_*.py, in models/fused and in models/engine:
+
+* `NAME` is the operation that others call. It chooses.
+* `NAME_plain` follows it directly: the same in torch's own operations, for every device.
+* `NAME_triton`, in a triton_*.py, launches the Triton kernel `_NAME_kernel` (for a group norm, three of them).
+* `NAME_backward` takes the gradient of the result of `NAME`. A trailing underscore: an argument is overwritten.
+* `FusedX` in models/fused is the module `X` in models/networks with its backward pass written out.
+* `FastX` or `fast_x` in models/autoencoders is the module `X` or the function `x` laid out for inference.
+* In models/engine, `x_forward` is `X.forward` over weights laid out for inference; other functions have the names of
+  the functions in models/networks and models/flow that they replace.
+
+Triton kernels run on CUDA with Triton, which comes with torch on Linux. They compile in about a second in all, and
+Triton keeps them between processes. Results are formed in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -34,13 +44,28 @@ def norm_modulate(
     residual: Float[Tensor, "*rows dim"] | None = None,
     out: Float[Tensor, "*rows dim"] | None = None,
 ) -> Float[Tensor, "*rows dim"]:
-    """x / rms(x) * scale + shift, plus `residual`; scale and shift broadcast over leading dimensions of `x`.
+    """Return x / rms(x) * scale + shift, plus `residual`.
 
-    `x`, `residual` and `out`, where the result goes (None: a new tensor), are contiguous; scale and shift are [dim], or
-    [b, n, dim] with contiguous rows.
+    Args:
+        x: Contiguous rows.
+        scale, shift: [dim], or [b, n, dim] with contiguous rows; they broadcast over leading dimensions of `x`.
+        eps: Epsilon of the norm.
+        residual: Contiguous rows to add; None: none.
+        out: Contiguous tensor for the result; None: a new one.
     """
     if _usable(x) and (layout := _layout(scale, x)) is not None and layout == _layout(shift, x):
-        return _triton().norm_modulate(x, scale, shift, layout, eps, residual, out)
+        return _elementwise().norm_modulate_triton(x, scale, shift, layout, eps, residual, out)
+    return norm_modulate_plain(x, scale, shift, eps, residual, out)
+
+
+def norm_modulate_plain(
+    x: Float[Tensor, "*rows dim"],
+    scale: Float[Tensor, "*some dim"],
+    shift: Float[Tensor, "*some dim"],
+    eps: float,
+    residual: Float[Tensor, "*rows dim"] | None = None,
+    out: Float[Tensor, "*rows dim"] | None = None,
+) -> Float[Tensor, "*rows dim"]:
     result = F.rms_norm(x.float(), x.shape[-1:], eps=eps) * scale + shift
     result = (result if residual is None else result + residual).to(x.dtype)
     return result if out is None else out.copy_(result)
@@ -49,9 +74,15 @@ def norm_modulate(
 def gated_residual(
     x: Float[Tensor, "c b n dim"], gate: Float[Tensor, "b1 n1 dim"], y: Float[Tensor, "c b n dim"]
 ) -> Float[Tensor, "c b n dim"]:
-    """x + gate * y; the gate broadcasts over leading dimensions."""
+    """Return x + gate * y. The gate broadcasts over leading dimensions."""
     if _usable(x) and (layout := _layout(gate, x)) is not None:
-        return _triton().gated_residual(x, gate, y, layout)
+        return _elementwise().gated_residual_triton(x, gate, y, layout)
+    return gated_residual_plain(x, gate, y)
+
+
+def gated_residual_plain(
+    x: Float[Tensor, "c b n dim"], gate: Float[Tensor, "b1 n1 dim"], y: Float[Tensor, "c b n dim"]
+) -> Float[Tensor, "c b n dim"]:
     return torch.addcmul(x, gate, y)
 
 
@@ -63,12 +94,27 @@ def residual_norm(
     shift: Float[Tensor, "b1 n1 dim"],
     eps: float,
 ) -> tuple[Float[Tensor, "c b n dim"], Float[Tensor, "c b n dim"]]:
-    """x + gate * y (None: x + y), and `norm_modulate` of that; the others broadcast over leading dimensions."""
+    """Return x + gate * y (without a gate: x + y), and `norm_modulate` of that.
+
+    Gate, scale and shift broadcast over leading dimensions.
+    """
     if _usable(x):
         layout = _layout(scale, x)
         others = (shift,) if gate is None else (shift, gate)
         if layout is not None and all(_layout(other, x) == layout for other in others):
-            return _triton().residual_norm(x, y, gate, scale, shift, layout, eps)
+            return _elementwise().residual_norm_triton(x, y, gate, scale, shift, layout, eps)
+    return residual_norm_plain(x, y, gate, scale, shift, eps)
+
+
+def residual_norm_plain(
+    x: Float[Tensor, "c b n dim"],
+    y: Float[Tensor, "c b n dim"],
+    gate: Float[Tensor, "b1 n1 dim"] | None,
+    scale: Float[Tensor, "b1 n1 dim"],
+    shift: Float[Tensor, "b1 n1 dim"],
+    eps: float,
+) -> tuple[Float[Tensor, "c b n dim"], Float[Tensor, "c b n dim"]]:
+    """The sum, then `norm_modulate`, which chooses again."""
     total = x + y if gate is None else torch.addcmul(x, gate, y)
     return total, norm_modulate(total, scale, shift, eps)
 
@@ -76,14 +122,26 @@ def residual_norm(
 def norm_rotate(
     x: Float[Tensor, "b n heads d"], weight: Float[Tensor, "heads d"] | None, rotary: RotaryTable | None, eps: float
 ) -> Float[Tensor, "b heads n d"]:
-    """RMS norm of each head (None: without), then the rotation of its position; `x` may be a slice of a product.
+    """Norm each head, then rotate it by its position. `x` may be a slice of a product.
 
-    The result lies in memory as [b, n, heads, d]: attention then gives its own like that, ready for the next product.
+    The result lies in memory as [b, n, heads, d]: attention then returns its own like that, ready for the next product.
+
+    Args:
+        x: Heads of each token.
+        weight: Weight of each head's RMS norm; None: no norm.
+        rotary: Rotation of each position; None: no rotation.
+        eps: Epsilon of the norm.
     """
     if weight is None and rotary is None:
         return x.transpose(1, 2)
     if _usable(x) and x.stride(3) == 1 and x.stride(2) == x.shape[3]:
-        return _triton().norm_rotate(x, weight, rotary, eps)
+        return _elementwise().norm_rotate_triton(x, weight, rotary, eps)
+    return norm_rotate_plain(x, weight, rotary, eps)
+
+
+def norm_rotate_plain(
+    x: Float[Tensor, "b n heads d"], weight: Float[Tensor, "heads d"] | None, rotary: RotaryTable | None, eps: float
+) -> Float[Tensor, "b heads n d"]:
     if weight is not None:
         x = (F.rms_norm(x.float(), x.shape[-1:], eps=eps) * weight.float()).to(x.dtype)
     heads = x.transpose(1, 2)
@@ -98,10 +156,22 @@ def attend(
     values: Float[Tensor, "b heads m d"],
     eps: float,
 ) -> Float[Tensor, "b n heads d"]:
-    """Attention of queries that are normed and rotated on the way (see `norm_rotate`) to keys that are already."""
+    """Norm and rotate queries as `norm_rotate` does, and attend to keys for which that is done."""
     rows_lie_together = all(tensor.stride(-1) == 1 for tensor in (q, keys, values))
     if _usable(q) and rows_lie_together and _products().suits_attend(q, keys):
-        return _products().attend(q, weight, rotary, keys, values, eps)
+        return _products().attend_triton(q, weight, rotary, keys, values, eps)
+    return attend_plain(q, weight, rotary, keys, values, eps)
+
+
+def attend_plain(
+    q: Float[Tensor, "b n heads d"],
+    weight: Float[Tensor, "heads d"] | None,
+    rotary: RotaryTable | None,
+    keys: Float[Tensor, "b heads m d"],
+    values: Float[Tensor, "b heads m d"],
+    eps: float,
+) -> Float[Tensor, "b n heads d"]:
+    """The two operations one after the other, each of which chooses again."""
     return attention(norm_rotate(q, weight, rotary, eps), keys, values).transpose(1, 2)
 
 
@@ -112,18 +182,33 @@ def linear_gated(
     residual: Float[Tensor, "c b n dim"],
     gate: Float[Tensor, "b1 n1 dim"],
 ) -> Float[Tensor, "c b n dim"]:
-    """residual + gate * (x W^T + bias); `x` and `residual` are contiguous, the gate broadcasts."""
+    """Return residual + gate * (x W^T + bias). `x` and `residual` are contiguous; the gate broadcasts."""
     if _usable(x) and x.is_contiguous() and (layout := _layout(gate, residual)) is not None:
         products = _products()
         if products.suits_linear_gated(x.numel() // x.shape[-1], *weight.shape, x.device):
-            return products.linear_gated(x, weight, bias, residual, gate, layout)
+            return products.linear_gated_triton(x, weight, bias, residual, gate, layout)
+    return linear_gated_plain(x, weight, bias, residual, gate)
+
+
+def linear_gated_plain(
+    x: Float[Tensor, "c b n inner"],
+    weight: Float[Tensor, "dim inner"],
+    bias: Float[Tensor, " dim"],
+    residual: Float[Tensor, "c b n dim"],
+    gate: Float[Tensor, "b1 n1 dim"],
+) -> Float[Tensor, "c b n dim"]:
+    """The library's product, then `gated_residual`, which chooses again."""
     return gated_residual(residual, gate, F.linear(x, weight, bias))
 
 
 def silu_product(x: Float[Tensor, "*rows 2*dim"]) -> Float[Tensor, "*rows dim"]:
-    """SiLU(u) * w of the halves (u, w) of a contiguous `x`."""
+    """Return SiLU(u) * w of the halves (u, w) of a contiguous `x`."""
     if _usable(x):
-        return _triton().silu_product(x)
+        return _elementwise().silu_product_triton(x)
+    return silu_product_plain(x)
+
+
+def silu_product_plain(x: Float[Tensor, "*rows 2*dim"]) -> Float[Tensor, "*rows dim"]:
     u, w = x.chunk(2, dim=-1)
     return F.silu(u) * w
 
@@ -131,9 +216,15 @@ def silu_product(x: Float[Tensor, "*rows 2*dim"]) -> Float[Tensor, "*rows dim"]:
 def bias_silu(
     x: Float[Tensor, "*rows dim"], bias: Float[Tensor, " dim"], out: Float[Tensor, "*rows dim"] | None = None
 ) -> Float[Tensor, "*rows dim"]:
-    """SiLU(x + bias) of a contiguous `x`, in the contiguous `out` (None: a new tensor)."""
+    """Return SiLU(x + bias) of a contiguous `x`, in the contiguous `out` (None: a new tensor)."""
     if _usable(x):
-        return _triton().bias_silu(x, bias, out)
+        return _elementwise().bias_silu_triton(x, bias, out)
+    return bias_silu_plain(x, bias, out)
+
+
+def bias_silu_plain(
+    x: Float[Tensor, "*rows dim"], bias: Float[Tensor, " dim"], out: Float[Tensor, "*rows dim"] | None = None
+) -> Float[Tensor, "*rows dim"]:
     result = F.silu(x + bias)
     return result if out is None else out.copy_(result)
 
@@ -148,9 +239,22 @@ def group_norm(
     *,
     silu: bool,
 ) -> Float[Tensor, "n h w c"]:
-    """Group norm of x + before, with SiLU behind it if asked for; `x` is contiguous, channels last."""
+    """Return the group norm of x + before, with SiLU behind it if `silu`. `x` is contiguous, channels last."""
     if _usable(x):
-        return _maps().group_norm(x, weight, bias, groups, eps, before, silu)
+        return _maps().group_norm_triton(x, weight, bias, groups, eps, before, silu)
+    return group_norm_plain(x, weight, bias, groups, eps, before, silu=silu)
+
+
+def group_norm_plain(
+    x: Float[Tensor, "n h w c"],
+    weight: Float[Tensor, " c"],
+    bias: Float[Tensor, " c"],
+    groups: int,
+    eps: float,
+    before: Float[Tensor, " c"] | None = None,
+    *,
+    silu: bool,
+) -> Float[Tensor, "n h w c"]:
     maps = (x if before is None else x + before).permute(0, 3, 1, 2)
     out = F.group_norm(maps, groups, weight, bias, eps).permute(0, 2, 3, 1)
     return F.silu(out) if silu else out
@@ -159,9 +263,15 @@ def group_norm(
 def add_with_bias(
     x: Float[Tensor, "*rows c"], y: Float[Tensor, "*rows c"], bias: Float[Tensor, " c"]
 ) -> Float[Tensor, "*rows c"]:
-    """x + y + bias of contiguous tensors."""
+    """Return x + y + bias of contiguous tensors."""
     if _usable(x):
-        return _triton().add_with_bias(x, y, bias)
+        return _elementwise().add_with_bias_triton(x, y, bias)
+    return add_with_bias_plain(x, y, bias)
+
+
+def add_with_bias_plain(
+    x: Float[Tensor, "*rows c"], y: Float[Tensor, "*rows c"], bias: Float[Tensor, " c"]
+) -> Float[Tensor, "*rows c"]:
     return x + (y + bias)
 
 
@@ -172,12 +282,26 @@ def depthwise_conv(
     *,
     gated: bool = False,
 ) -> Float[Tensor, "b t h w c2"]:
-    """Each channel's own convolution with a cubic kernel and zero padding, of a contiguous `x`.
+    """Convolve each channel with its own cubic kernel, with zero padding.
 
-    weight: of 3 or 5 taps to a side, row by row. gated: value * SiLU(gate) of the halves of the channels.
+    Args:
+        x: Contiguous maps.
+        weight: Kernels of 3 or 5 taps to a side, row by row.
+        bias: Added to the result; None: none.
+        gated: Return value * SiLU(gate) of the halves of the channels.
     """
     if _usable(x):
-        return _maps().depthwise_conv(x, weight, bias, gated)
+        return _maps().depthwise_conv_triton(x, weight, bias, gated)
+    return depthwise_conv_plain(x, weight, bias, gated=gated)
+
+
+def depthwise_conv_plain(
+    x: Float[Tensor, "b t h w c"],
+    weight: Float[Tensor, "taps c"],
+    bias: Float[Tensor, " c"] | None = None,
+    *,
+    gated: bool = False,
+) -> Float[Tensor, "b t h w c2"]:
     side = round(len(weight) ** (1 / 3))
     kernel = weight.t().contiguous().unflatten(1, (1, side, side, side))
     maps = F.conv3d(x.permute(0, 4, 1, 2, 3), kernel, bias, padding=side // 2, groups=x.shape[-1])
@@ -194,13 +318,22 @@ def join_phases(
     bias: Float[Tensor, " c"],
     fold: tuple[int, int, int],
 ) -> Float[Tensor, "b t2 h2 w2 c"]:
-    """The image that is `fold` times as large, in time, height and width, as `x`; everything is contiguous.
+    """Return the image that is `fold` times as large as `x` in time, height and width. All tensors are contiguous.
 
     Its position (fold * p + phase) is `computed` at p + phase, of the channels of that phase, plus `bias`, plus the
     channels of `x` at p, repeated evenly over all phases' channels, a channel's phases one after the other.
     """
     if _usable(x):
-        return _maps().join_phases(computed, x, bias, fold)
+        return _maps().join_phases_triton(computed, x, bias, fold)
+    return join_phases_plain(computed, x, bias, fold)
+
+
+def join_phases_plain(
+    computed: Float[Tensor, "b t1 h1 w1 phases*c"],
+    x: Float[Tensor, "b t h w c0"],
+    bias: Float[Tensor, " c"],
+    fold: tuple[int, int, int],
+) -> Float[Tensor, "b t2 h2 w2 c"]:
     b, t, h, w, channels = x.shape
     phases = fold[0] * fold[1] * fold[2]
     width = computed.shape[-1] // phases
@@ -214,16 +347,17 @@ def join_phases(
 
 
 def _usable(x: Tensor) -> bool:
+    """Whether operations on `x` run as Triton kernels."""
     return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and triton_available()
 
 
 @cache
 def triton_available() -> bool:
-    """Whether Triton is there and works, which takes a C compiler and a GPU that it knows; tried once."""
+    """Whether Triton is installed and works, which takes a C compiler and a GPU that it knows; tried once."""
     if importlib.util.find_spec("triton") is None:
         return False
     try:
-        _triton().silu_product(torch.zeros(1, 32, device="cuda", dtype=torch.bfloat16))
+        _elementwise().silu_product_triton(torch.zeros(1, 32, device="cuda", dtype=torch.bfloat16))
     except Exception as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         logger.warning("Triton does not work here (%s); torch's own operations are used, which are slower", reason)
@@ -232,7 +366,7 @@ def triton_available() -> bool:
 
 
 @cache
-def _triton() -> ModuleType:
+def _elementwise() -> ModuleType:
     return importlib.import_module("scenetok_ns.models.ops.triton_elementwise")
 
 
@@ -247,8 +381,8 @@ def _maps() -> ModuleType:
 
 
 def _layout(modulation: Tensor, x: Tensor) -> tuple[int, int, int, int] | None:
-    """How the rows of something that broadcasts over the last leading dimensions of `x` lie: number and distance of
-    the inner ones, then of the outer ones. None: not so that the kernel can follow."""
+    """Memory layout of a modulation that broadcasts over the last leading dimensions of `x`: number and distance of the
+    inner rows, then of the outer rows. None: the kernel cannot follow it."""
     if modulation.shape[-1] != x.shape[-1] or modulation.stride(-1) != 1:
         return None
     if modulation.ndim == 1:

@@ -1,20 +1,58 @@
-"""CUDA graphs of steps that work on buffers which stay where they are."""
+"""CUDA graphs: capture and replay of work on buffers that stay where they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+
+
+def warm_up(function: Callable[[], object], times: int) -> None:
+    """Run `function` on a side stream, so that libraries choose kernels and memory before `capture` records it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(times):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def capture(
+    function: Callable[[], T], *, generators: Iterable[torch.Generator] = (), pool: Any = None
+) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Record `function` as a CUDA graph. Other threads may use the device meanwhile.
+
+    Args:
+        function: Work on tensors that stay where they are. It must have run before (`warm_up`) and must not wait for
+            the device.
+        generators: Random generators on the device that `function` draws from; each replay draws new numbers.
+        pool: Memory pool to share with other graphs that never run at the same time; None: a pool of its own.
+
+    Returns:
+        The graph, and the result of `function`, whose tensors each replay overwrites.
+    """
+    # A surrounding autocast keeps casts of weights. The graph must cast them itself, or each replay would use those of
+    # today; nor may others use the graph's.
+    torch.clear_autocast_cache()
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        result = function()
+    torch.clear_autocast_cache()
+    return graph, result
+
 
 class StepGraphs:
-    """Graphs by name.
+    """CUDA graphs by name, in one memory pool, since they never run at the same time.
 
-    All graphs share one memory pool, since they never run at the same time. To be used from one thread, on the
-    current stream, which must not be the default one.
+    Use it from one thread, on the current stream, which must not be the default one.
     """
 
     def __init__(self) -> None:
@@ -22,44 +60,43 @@ class StepGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, name: Hashable, function: Callable[[], None]) -> None:
-        """Run `function` once as it is, so that libraries set themselves up, then capture it."""
+        """Run `function` once and record it, unless there is a graph of this name."""
         if name in self._graphs:
             return
         function()
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            function()
-        self._graphs[name] = graph
+        self._graphs[name], _ = capture(function, pool=self._pool)
 
     def replay(self, name: Hashable) -> None:
         self._graphs[name].replay()
 
 
 KEPT = 6
-"""Shapes and settings whose graphs are kept; one more, and all are captured afresh when they are next needed."""
+"""Number of shapes and settings whose graphs are kept. One more drops them all."""
 
 
 @dataclass
 class _Buffers:
-    """What a graph reads and writes."""
+    """Tensors that a graph reads and writes."""
 
     given: Tensor
     made: Tensor
 
 
 class Replayed:
-    """Calls `function(x, *settings)`, which gives one tensor and must not wait for the device.
+    """A function of one tensor that runs as a CUDA graph: `replayed(x, *settings)` is `function(x, *settings)`.
 
     There is one graph for each shape and dtype of `x` and each of the settings; all share their memory. Results are
-    copies. To be used from one thread and on one stream at a time.
+    copies. Use it from one thread and on one stream at a time.
     """
 
     def __init__(self, function: Callable[..., Tensor], *, rows: int | None = None) -> None:
-        """rows: `x` may have up to this many rows, which share nothing, and one graph serves them all; it always works
-        on this many."""
+        """Wrap a function that returns one tensor and does not wait for the device.
+
+        rows: Most rows of `x`. The function must treat rows independently: one graph works on this many, however few
+        are given. None: a graph for each number of rows.
+        """
         self._function, self._rows = function, rows
-        self._start_afresh()
+        self._drop_all()
 
     def __call__(self, x: Tensor, *settings: Hashable) -> Tensor:
         shape = x.shape if self._rows is None else (self._rows, *x.shape[1:])
@@ -67,7 +104,7 @@ class Replayed:
         buffers = self._buffers.get(key)
         if buffers is None:
             if len(self._buffers) >= KEPT:
-                self._start_afresh()
+                self._drop_all()
             given = x.new_zeros(shape)
             self._buffers[key] = buffers = _Buffers(given, given)
             self._capture(key, buffers, settings)
@@ -81,14 +118,14 @@ class Replayed:
 
         self._graphs.capture(key, run)
 
-    def _start_afresh(self) -> None:
+    def _drop_all(self) -> None:
         self._buffers: dict[Hashable, _Buffers] = {}
         self._graphs = StepGraphs()
 
 
 @contextmanager
 def working(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Without gradients, on `stream` where there is one. Never to span a yield: it would leak into the caller."""
+    """Turn gradients off and work on `stream`, if there is one. Never span a yield: both would leak into the caller."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if stream is not None:

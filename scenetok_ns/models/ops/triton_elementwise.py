@@ -1,4 +1,4 @@
-"""The Triton kernels behind `kernels.py`; the blocks of training (`models/fused`) use one of them, too."""
+"""Triton kernels of element-wise work between matrix products, called by dispatch.py."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from scenetok_ns.models.ops.rope import RotaryTable
 
 ELEMENTS = 4096
-"""Numbers that a program works on, about: what 4 to 8 warps hold in registers."""
+"""Approximate number of values of a program: what 4 to 8 warps hold in registers."""
 
 
-def norm_modulate(
+def norm_modulate_triton(
     x: Tensor,
     scale: Tensor,
     shift: Tensor,
@@ -30,7 +30,7 @@ def norm_modulate(
     if rows < 132 * 4 * together:  # few rows: spread them over all processors
         together = max(1, rows // (132 * 4))
         together = 1 << (together.bit_length() - 1)
-    _norm_modulate[(triton.cdiv(rows, together),)](
+    _norm_modulate_kernel[(triton.cdiv(rows, together),)](
         x,
         scale,
         shift,
@@ -48,14 +48,14 @@ def norm_modulate(
     return out
 
 
-def gated_residual(x: Tensor, gate: Tensor, y: Tensor, layout: tuple[int, int, int, int]) -> Tensor:
+def gated_residual_triton(x: Tensor, gate: Tensor, y: Tensor, layout: tuple[int, int, int, int]) -> Tensor:
     out, dim = torch.empty_like(x), x.shape[-1]
     grid = (x.numel() // dim, triton.cdiv(dim, 1024))
-    _gated_residual[grid](x, gate, y, out, dim, *layout, BLOCK=1024, num_warps=4)
+    _gated_residual_kernel[grid](x, gate, y, out, dim, *layout, BLOCK=1024, num_warps=4)
     return out
 
 
-def residual_norm(
+def residual_norm_triton(
     x: Tensor,
     y: Tensor,
     gate: Tensor | None,
@@ -65,7 +65,7 @@ def residual_norm(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     total, out, dim = torch.empty_like(x), torch.empty_like(x), x.shape[-1]
-    _residual_norm[(x.numel() // dim,)](
+    _residual_norm_kernel[(x.numel() // dim,)](
         x,
         y,
         scale if gate is None else gate,  # never read without one
@@ -83,13 +83,13 @@ def residual_norm(
     return total, out
 
 
-def norm_rotate(x: Tensor, weight: Tensor | None, rotary: RotaryTable | None, eps: float) -> Tensor:
+def norm_rotate_triton(x: Tensor, weight: Tensor | None, rotary: RotaryTable | None, eps: float) -> Tensor:
     b, n, heads, d = x.shape
     out = x.new_empty(b, n, heads, d)
     cos, sin = (x, x) if rotary is None else rotary  # never read without a rotation
     block = triton.next_power_of_2(d)
     together = max(1, ELEMENTS // 2 // block)
-    _norm_rotate[(triton.cdiv(b * n * heads, together),)](
+    _norm_rotate_kernel[(triton.cdiv(b * n * heads, together),)](
         x,
         x if weight is None else weight,
         cos,
@@ -111,29 +111,29 @@ def norm_rotate(x: Tensor, weight: Tensor | None, rotary: RotaryTable | None, ep
     return out.transpose(1, 2)
 
 
-def silu_product(x: Tensor) -> Tensor:
+def silu_product_triton(x: Tensor) -> Tensor:
     dim = x.shape[-1] // 2
     out = x.new_empty(*x.shape[:-1], dim)
-    _silu_product[(x.numel() // (2 * dim), triton.cdiv(dim, 1024))](x, out, dim, BLOCK=1024, num_warps=4)
+    _silu_product_kernel[(x.numel() // (2 * dim), triton.cdiv(dim, 1024))](x, out, dim, BLOCK=1024, num_warps=4)
     return out
 
 
-def bias_silu(x: Tensor, bias: Tensor, out: Tensor | None) -> Tensor:
+def bias_silu_triton(x: Tensor, bias: Tensor, out: Tensor | None) -> Tensor:
     out = torch.empty_like(x) if out is None else out
     count = x.numel()
-    _bias_silu[(triton.cdiv(count, 2048),)](x, bias, out, count, x.shape[-1], BLOCK=2048, num_warps=4)
+    _bias_silu_kernel[(triton.cdiv(count, 2048),)](x, bias, out, count, x.shape[-1], BLOCK=2048, num_warps=4)
     return out
 
 
-def add_with_bias(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
+def add_with_bias_triton(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
     out = torch.empty_like(x)
     count = x.numel()
-    _add_with_bias[(triton.cdiv(count, 2048),)](x, y, bias, out, count, x.shape[-1], BLOCK=2048, num_warps=4)
+    _add_with_bias_kernel[(triton.cdiv(count, 2048),)](x, y, bias, out, count, x.shape[-1], BLOCK=2048, num_warps=4)
     return out
 
 
 @triton.jit
-def _norm_modulate(
+def _norm_modulate_kernel(
     x,
     scale,
     shift,
@@ -166,7 +166,9 @@ def _norm_modulate(
 
 
 @triton.jit
-def _gated_residual(x, gate, y, out, dim, inner_rows, inner_stride, outer_rows, outer_stride, BLOCK: tl.constexpr):
+def _gated_residual_kernel(
+    x, gate, y, out, dim, inner_rows, inner_stride, outer_rows, outer_stride, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < dim
@@ -179,7 +181,7 @@ def _gated_residual(x, gate, y, out, dim, inner_rows, inner_stride, outer_rows, 
 
 
 @triton.jit
-def _residual_norm(
+def _residual_norm_kernel(
     x,
     y,
     gate,
@@ -215,7 +217,7 @@ def _residual_norm(
 
 
 @triton.jit
-def _norm_rotate(
+def _norm_rotate_kernel(
     x,
     weight,
     cos,
@@ -253,7 +255,7 @@ def _norm_rotate(
 
 
 @triton.jit
-def _silu_product(x, out, dim, BLOCK: tl.constexpr):
+def _silu_product_kernel(x, out, dim, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < dim
@@ -263,7 +265,7 @@ def _silu_product(x, out, dim, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _bias_silu(x, bias, out, count, dim, BLOCK: tl.constexpr):
+def _bias_silu_kernel(x, bias, out, count, dim, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = place < count
     values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
@@ -272,7 +274,7 @@ def _bias_silu(x, bias, out, count, dim, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _add_with_bias(x, y, bias, out, count, dim, BLOCK: tl.constexpr):
+def _add_with_bias_kernel(x, y, bias, out, count, dim, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = place < count
     values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)

@@ -1,4 +1,4 @@
-"""Triton kernels of autoencoders, behind `kernels.py`, which alone imports this module: maps with channels last."""
+"""Triton kernels of autoencoders on maps with channels last, called by dispatch.py."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import triton.language as tl
 from torch import Tensor
 
 COLUMNS = 4
-"""Neighbouring columns that a thread of `_depthwise_conv` works on; written out in the kernel."""
+"""Neighbouring columns that a thread of `_depthwise_conv_kernel` works on; written out in the kernel."""
 GROUPS, CHANNELS, WARPS = 16, 64, 4
-"""Groups of columns, and channels, of a program of `_depthwise_conv`."""
+"""Groups of columns, and channels, of a program of `_depthwise_conv_kernel`."""
 
 
 PROGRAMS = 4 * 132
-"""As many keep a large GPU busy."""
+"""Number of programs that keeps a large GPU busy."""
 
 
-def depthwise_conv(
+def depthwise_conv_triton(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -34,7 +34,7 @@ def depthwise_conv(
     width = channels // 2 if gated else channels
     out = x.new_empty(b, t, h, w, width)
     count = b * t * h * triton.cdiv(w, COLUMNS)
-    _depthwise_conv[(triton.cdiv(count, groups), triton.cdiv(width, block))](
+    _depthwise_conv_kernel[(triton.cdiv(count, groups), triton.cdiv(width, block))](
         x,
         weight,
         weight if bias is None else bias,  # never read without one
@@ -55,7 +55,7 @@ def depthwise_conv(
     return out
 
 
-def join_phases(computed: Tensor, x: Tensor, bias: Tensor, fold: tuple[int, int, int]) -> Tensor:
+def join_phases_triton(computed: Tensor, x: Tensor, bias: Tensor, fold: tuple[int, int, int]) -> Tensor:
     b, t, h, w, channels = x.shape
     phases = fold[0] * fold[1] * fold[2]
     width = computed.shape[-1] // phases
@@ -64,7 +64,7 @@ def join_phases(computed: Tensor, x: Tensor, bias: Tensor, fold: tuple[int, int,
     block = min(128, triton.next_power_of_2(width))
     rows = 2048 // block
     step = channels // width if phases > 1 and channels in (width, 2 * width) else 0
-    _join_phases[(triton.cdiv(count, rows), triton.cdiv(width, block))](
+    _join_phases_kernel[(triton.cdiv(count, rows), triton.cdiv(width, block))](
         computed,
         x,
         bias,
@@ -86,10 +86,10 @@ def join_phases(computed: Tensor, x: Tensor, bias: Tensor, fold: tuple[int, int,
     return out
 
 
-def group_norm(
+def group_norm_triton(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, before: Tensor | None, silu: bool
 ) -> Tensor:
-    """Sums of each channel over stretches of positions, what they make of each channel, and that applied."""
+    """Sum each channel over stretches of positions, derive a factor and an offset for each channel, and apply them."""
     n, channels = x.shape[0], x.shape[-1]
     positions = x.numel() // (n * channels)
     block = triton.next_power_of_2(channels)
@@ -100,7 +100,7 @@ def group_norm(
     stretches = triton.cdiv(positions, stretch)
     sums = x.new_empty(n, stretches, 2, channels, dtype=torch.float32)
     added = weight if before is None else before  # never read without one
-    _channel_sums[(n, stretches)](
+    _channel_sums_kernel[(n, stretches)](
         x,
         added,
         sums,
@@ -113,7 +113,7 @@ def group_norm(
         num_warps=8,
     )
     factors = x.new_empty(2, n, channels, dtype=torch.float32)
-    _channel_factors[(n, groups)](
+    _channel_factors_kernel[(n, groups)](
         sums,
         weight,
         bias,
@@ -131,7 +131,9 @@ def group_norm(
     )
     out = torch.empty_like(x)
     count = positions * channels
-    _scale_shift[(triton.cdiv(count, 2048), n)](x, factors, out, count, channels, BLOCK=2048, SILU=silu, num_warps=4)
+    _scale_shift_kernel[(triton.cdiv(count, 2048), n)](
+        x, factors, out, count, channels, BLOCK=2048, SILU=silu, num_warps=4
+    )
     return out
 
 
@@ -154,7 +156,7 @@ def _sums(
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sums of four neighbouring columns, of each of which every x is loaded once for all taps of a row."""
+    """Sums of four neighbouring columns. Each x is loaded once for all taps of a row."""
     a0 = tl.zeros((GROUPS, BLOCK), tl.float32)
     a1 = tl.zeros((GROUPS, BLOCK), tl.float32)
     a2 = tl.zeros((GROUPS, BLOCK), tl.float32)
@@ -192,7 +194,7 @@ def _sums(
 
 
 @triton.jit
-def _depthwise_conv(
+def _depthwise_conv_kernel(
     x,
     weight,
     bias,
@@ -249,7 +251,7 @@ def _depthwise_conv(
 
 
 @triton.jit
-def _join_phases(
+def _join_phases_kernel(
     computed,
     x,
     bias,
@@ -306,7 +308,7 @@ def _join_phases(
 
 
 @triton.jit
-def _channel_sums(
+def _channel_sums_kernel(
     x,
     before,
     sums,
@@ -337,7 +339,7 @@ def _channel_sums(
 
 
 @triton.jit
-def _channel_factors(
+def _channel_factors_kernel(
     sums,
     weight,
     bias,
@@ -352,7 +354,7 @@ def _channel_factors(
     ROWS: tl.constexpr,
     BEFORE: tl.constexpr,
 ):
-    """What to multiply each channel of an image by, and then what to add."""
+    """Factor of each channel of an image, and then its offset."""
     image, group = tl.program_id(0), tl.program_id(1)
     own = tl.arange(0, BLOCK) < GROUP
     channel = group * GROUP + tl.arange(0, BLOCK)
@@ -366,7 +368,8 @@ def _channel_factors(
         squared += tl.load(place + channels, mask=mask, other=0.0)
     number = positions * GROUP
     mean = tl.sum(tl.sum(plain, axis=0), axis=0) / number
-    variance = tl.sum(tl.sum(squared, axis=0), axis=0) / number - mean * mean
+    # Rounding can make the difference negative where a group is nearly constant, and its root NaN.
+    variance = tl.maximum(tl.sum(tl.sum(squared, axis=0), axis=0) / number - mean * mean, 0.0)
     scale = tl.rsqrt(variance + eps) * tl.load(weight + channel, mask=own, other=0.0).to(tl.float32)
     offset = tl.load(bias + channel, mask=own, other=0.0).to(tl.float32) - mean * scale
     if BEFORE:
@@ -377,7 +380,7 @@ def _channel_factors(
 
 
 @triton.jit
-def _scale_shift(x, factors, out, count, channels, BLOCK: tl.constexpr, SILU: tl.constexpr):
+def _scale_shift_kernel(x, factors, out, count, channels, BLOCK: tl.constexpr, SILU: tl.constexpr):
     image = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = place < count

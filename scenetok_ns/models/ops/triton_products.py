@@ -1,7 +1,7 @@
 """Triton kernels around matrix products of few rows, where cuDNN and cuBLAS leave a GPU half empty.
 
-They pay because of what they do along with the product (norm and rotation of queries; gate and residual sum), which
-otherwise is a kernel of its own that waits for the one before it. `kernels.py` alone imports this module.
+dispatch.py calls them. They pay because of what they do along with the product (norm and rotation of queries; gate and
+residual sum), which otherwise is a kernel of its own that waits for the one before it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 from scenetok_ns.models.ops.rope import RotaryTable
 
 FEW_KEYS = 1024
-"""Up to so many keys, attention may be `attend`'s; 512 were measured."""
+"""Largest number of keys for `attend_triton`; 512 were measured."""
 ROWS = 64
-"""Queries of a program of `attend`. Fewer, so that each processor has two programs, were slower on an H100."""
+"""Queries of a program of `attend_triton`. Fewer, so that each processor has two programs, were slower on an H100."""
 BLOCKS = ((128, 4), (64, 3), (64, 2), (32, 2))
 """Keys at a time and blocks of them in flight, best first (10.1, 10.7, 11 us for 512 keys on an H100; 8 warps, and more
 keys at a time, were slower). GPUs differ in how much they can hold."""
 EVERY_GPUS_SHARED_MEMORY = 48 * 1024
 TILE, DEPTH, IN_FLIGHT = 64, 128, 4
-"""Output rows and columns of a program of `linear_gated`; how much of a sum it takes at a time; how many such parts
-are on their way at once."""
+"""Output rows and columns of a program of `linear_gated_triton`; length of the part of a sum that it takes at a time;
+number of parts on their way at once."""
 
 
-def attend(
+def attend_triton(
     q: Tensor, weight: Tensor | None, rotary: RotaryTable | None, keys: Tensor, values: Tensor, eps: float
 ) -> Tensor:
     b, n, heads, d = q.shape
@@ -37,7 +37,7 @@ def attend(
     block, in_flight = _block_of_keys(d, q.device)
     out = q.new_empty(b, n, heads, d)
     cos, sin = (q, q) if rotary is None else rotary  # never read without a rotation
-    _attend[(triton.cdiv(n, ROWS), b * heads)](
+    _attend_kernel[(triton.cdiv(n, ROWS), b * heads)](
         q,
         q if weight is None else weight,
         cos,
@@ -67,27 +67,27 @@ def attend(
 
 @cache
 def _shared_memory(device: torch.device) -> int:
-    """Bytes that a program may have. torch 2.6 does not tell: what every GPU has."""
+    """Bytes that a program may have. torch 2.6 does not report it: the amount that every GPU has."""
     properties = torch.cuda.get_device_properties(device)
     return int(getattr(properties, "shared_memory_per_block_optin", EVERY_GPUS_SHARED_MEMORY))
 
 
 def _block_of_keys(d: int, device: torch.device) -> tuple[int, int]:
-    """Of `BLOCKS`, the best that fits with keys and values of `d` numbers of two bytes, and the queries."""
+    """Best of `BLOCKS` that fits with keys and values of `d` numbers of two bytes, and the queries."""
     fitting = (size for size in BLOCKS if 4 * d * size[0] * size[1] + 2 * d * ROWS <= _shared_memory(device))
     return next(fitting, BLOCKS[-1])
 
 
 def suits_attend(q: Tensor, keys: Tensor) -> bool:
-    """Whether `attend` takes these sizes, and has a processor for each of its programs: where it has not, cuDNN or
-    flash-attn are faster."""
+    """Whether `attend_triton` accepts these sizes, and each of its programs has a processor. Where some have to wait,
+    cuDNN or flash-attn are faster."""
     b, n, heads, d = q.shape
     taken = d in (16, 32, 64, 128) and keys.shape[2] <= FEW_KEYS and q.stride(2) == d
     return taken and triton.cdiv(n, ROWS) * b * heads <= _processors(q.device)
 
 
 def suits_linear_gated(rows: int, columns: int, inner: int, device: torch.device) -> bool:
-    """The same for `linear_gated`; elsewhere the library's product and a second kernel are faster."""
+    """Whether the same holds for `linear_gated_triton`. Elsewhere the library's product and a kernel are faster."""
     aligned = rows % TILE == 0 and columns % TILE == 0 and inner % DEPTH == 0
     held = _shared_memory(device) >= 2 * (TILE + TILE) * DEPTH * IN_FLIGHT
     return aligned and held and rows * columns // TILE**2 <= _processors(device)
@@ -98,12 +98,12 @@ def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def linear_gated(
+def linear_gated_triton(
     x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, gate: Tensor, layout: tuple[int, int, int, int]
 ) -> Tensor:
     columns, inner = weight.shape
     out = torch.empty_like(residual)
-    _linear_gated[(x.numel() // inner // TILE, columns // TILE)](
+    _linear_gated_kernel[(x.numel() // inner // TILE, columns // TILE)](
         x,
         weight,
         bias,
@@ -122,7 +122,7 @@ def linear_gated(
 
 
 @triton.jit
-def _attend(
+def _attend_kernel(
     q,
     weight,
     cos,
@@ -192,7 +192,7 @@ def _attend(
 
 
 @triton.jit
-def _linear_gated(
+def _linear_gated_kernel(
     x,
     weight,
     bias,

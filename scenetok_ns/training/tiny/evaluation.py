@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scenetok_ns.data.demo.pool import ScenePool
-from scenetok_ns.models.flow.losses import Views
+from scenetok_ns.models.flow.losses import LatentViews
 from scenetok_ns.models.flow.sampling import sample_latents
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import Preset, SamplerConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
-from scenetok_ns.training.tiny.run import HELD_OUT_SEED, PoolRun, as_views, psnr
+from scenetok_ns.training.tiny.run import HELD_OUT_SEED, PoolRun, as_views, mean_psnr
 
 FIRST_WINDOW, WINDOW_STRIDE = 4, 12
 TOKEN_COUNTS = (8, 16, 32, 64, 96, 128, 256)
@@ -42,7 +42,7 @@ def write_figures(run: PoolRun, compressor: nn.Module, denoiser: nn.Module, scen
 
 def held_out_views(
     preset: Preset, pool: ScenePool, start: int, context_views: Sequence[int] | Tensor | None = None
-) -> tuple[Views, Views]:
+) -> tuple[LatentViews, LatentViews]:
     """Context views (spread evenly unless given) and the window of targets from `start` on, of all scenes of the pool.
 
     Poses are relative to the middle one of as many context views as the preset has, whichever are shown.
@@ -52,7 +52,7 @@ def held_out_views(
     shown = spread if context_views is None else torch.as_tensor(context_views, device=device)
     scenes = torch.arange(n, device=device)
 
-    def taken(indices: Tensor) -> Views:
+    def taken(indices: Tensor) -> LatentViews:
         return as_views(pool.take(scenes, indices.expand(n, -1)))
 
     reference = taken(spread[views.num_context // 2, None]).cameras.c2w[:, 0]
@@ -103,7 +103,7 @@ class TinyEvaluation:
                 ),
             }
             for name, picture in pictures.items():
-                scores.setdefault(name, []).append(psnr(picture[:, away], frames[:, away]))
+                scores.setdefault(name, []).append(mean_psnr(picture[:, away], frames[:, away]))
             if start == FIRST_WINDOW:
                 rows = torch.stack([frames, pictures["one_step"], pictures["sampled"]], 1)[:8].flatten(0, 1)
                 pixels = (rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).clamp(0, 1) * 255).byte()
@@ -141,17 +141,17 @@ class TinyEvaluation:
             noise = self.noise(target)
             for name, steps in (("sampled", self.preset.sampler.steps), ("one_step", 1)):
                 picture = self.render(tokens, target, noise, replace(self.preset.sampler, steps=steps))
-                scores[name].append(psnr(picture[:, away], frames[:, away]))
+                scores[name].append(mean_psnr(picture[:, away], frames[:, away]))
         return {name: sum(values) / len(values) for name, values in scores.items()}
 
-    def encode(self, context: Views) -> Float[Tensor, "b n dim"]:
+    def encode(self, context: LatentViews) -> Float[Tensor, "b n dim"]:
         with self.run.autocast():
             return self.compressor(context.latents, context.cameras).mean
 
-    def noise(self, target: Views) -> Tensor:
+    def noise(self, target: LatentViews) -> Tensor:
         return torch.randn(target.latents.shape, generator=self.run.generator, device=self.device)
 
-    def render(self, tokens: Tensor, target: Views, noise: Tensor, sampler: SamplerConfig) -> Tensor:
+    def render(self, tokens: Tensor, target: LatentViews, noise: Tensor, sampler: SamplerConfig) -> Tensor:
         autocast = self.device.type == "cuda"
         latents, _ = sample_latents(
             self.denoiser, tokens, target.cameras, noise, IMAGE_LAYOUT, sampler, autocast=autocast

@@ -20,9 +20,10 @@ from scenetok_ns.data.demo.pool import PoolBatch, ScenePool, draw_training_views
 from scenetok_ns.evaluation.distributions import frechet_distance
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.draws import draw_scenegen
-from scenetok_ns.models.flow.losses import Views, encode_tokens, scenegen_loss
+from scenetok_ns.models.flow.losses import LatentViews, encode_tokens, scenegen_loss
 from scenetok_ns.models.flow.noise import latent_noise, token_noise
 from scenetok_ns.models.flow.sampling import sample_latents, sample_scene_tokens
+from scenetok_ns.models.networks.averaging import update_average
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import Preset, load_preset
 from scenetok_ns.models.scenetok import SceneTok
@@ -34,8 +35,7 @@ from scenetok_ns.training.tiny.run import (
     PoolOptions,
     PoolRun,
     as_views,
-    psnr,
-    update_average,
+    mean_psnr,
 )
 
 HELD_OUT_SCENES = 128
@@ -103,7 +103,7 @@ class GeneratorRun(PoolRun):
         for step, _ in self.steps(options.steps, optimizer, pool):
             take_step = take_step or self.recorded(lambda: self.step(pool, optimizer))
             loss = take_step()
-            update_average(self.averaged, self.network, min(0.9995, step / (step + 10)))
+            update_average(self.averaged.parameters(), self.network.parameters(), min(0.9995, step / (step + 10)))
             if step % 500 == 499 or step == options.steps - 1:
                 self.report("generator", step, loss, lambda: {"held_out_loss": self.held_out_loss(held_out)})
                 self.save()
@@ -157,7 +157,7 @@ class GeneratorRun(PoolRun):
         scenes, zero = torch.arange(number, device=self.device), torch.zeros(1, dtype=torch.int64)
         given, context = (self.views_of(latents, indices) for indices in (zero, anchors))
         encoded = encode_tokens(self.compressor, context, frozen=True).mean
-        wrong = Views(given.latents.roll(1, 0), given.cameras)
+        wrong = LatentViews(given.latents.roll(1, 0), given.cameras)
         tokens = {
             "encoded": encoded,
             "generated": self.generate(given, context.cameras),
@@ -177,17 +177,17 @@ class GeneratorRun(PoolRun):
         made = {name: torch.cat(parts, dim=1) for name, parts in pictures.items()}
         half = number // 2
         return {
-            "own_photograph": psnr(made["generated"][:, :1], real[:, :1]),
-            "wrong_photograph": psnr(made["wrong"][:, :1], real[:, :1]),
-            "other_frames_encoded": psnr(made["encoded"][:, 1:], real[:, 1:]),
-            "other_frames_generated": psnr(made["generated"][:, 1:], real[:, 1:]),
+            "own_photograph": mean_psnr(made["generated"][:, :1], real[:, :1]),
+            "wrong_photograph": mean_psnr(made["wrong"][:, :1], real[:, :1]),
+            "other_frames_encoded": mean_psnr(made["encoded"][:, 1:], real[:, 1:]),
+            "other_frames_generated": mean_psnr(made["generated"][:, 1:], real[:, 1:]),
             "frechet_encoded": self.frechet(made["encoded"], real),
             "frechet_generated": self.frechet(made["generated"], real),
             "frechet_shuffled": self.frechet(made["shuffled"], real),
             "frechet_two_halves_of_real": self.frechet(real[:half], real[half:]),
         }
 
-    def views_of(self, pool: ScenePool, indices: Int[Tensor, " v"]) -> Views:
+    def views_of(self, pool: ScenePool, indices: Int[Tensor, " v"]) -> LatentViews:
         """Some frames of all scenes, relative to frame 0."""
         scenes = torch.arange(pool.capacity, device=self.device)
         first, views = (
@@ -196,7 +196,7 @@ class GeneratorRun(PoolRun):
         )
         return views.relative_to(first.cameras.c2w[:, 0])
 
-    def generate(self, given: Views, anchors: CameraBatch) -> Float[Tensor, "b n dim"]:
+    def generate(self, given: LatentViews, anchors: CameraBatch) -> Float[Tensor, "b n dim"]:
         config, most = self.preset.compressor, self.preset.data.views.max_condition_views
         sampler = self.preset.scene_sampler
         assert sampler is not None
@@ -239,9 +239,9 @@ class GeneratorRun(PoolRun):
         Image.fromarray(sheet.cpu().numpy()).save(self.options.output / "samples.png")
 
 
-def float_views(batch: PoolBatch) -> Views:
+def float_views(batch: PoolBatch) -> LatentViews:
     views = as_views(batch)
-    return Views(views.latents.float(), views.cameras)
+    return LatentViews(views.latents.float(), views.cameras)
 
 
 def draw_condition_views(

@@ -18,7 +18,9 @@ from scenetok_ns.data.demo.pool import SCENES_AT_A_TIME, PoolBatch, ScenePool
 from scenetok_ns.data.demo.scenes import scene_seed
 from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.flow.losses import Views
+from scenetok_ns.models.flow.losses import LatentViews
+from scenetok_ns.models.metrics import psnr
+from scenetok_ns.models.ops.graphs import capture, warm_up
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.tools.seeds import seeded_generator, word
 
@@ -175,16 +177,8 @@ class PoolRun:
         """`step` as a CUDA graph, if asked for; its tensors stay where they are, so a replay is a whole new step."""
         if not self.options.cuda_graph:
             return step
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(4):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
-            loss = step()
+        warm_up(step, 4)
+        graph, loss = capture(step, generators=[self.generator])
 
         def replay() -> Tensor:
             graph.replay()
@@ -193,8 +187,8 @@ class PoolRun:
         return replay
 
 
-def as_views(batch: PoolBatch) -> Views:
-    return Views(batch.frames, CameraBatch(batch.c2w, batch.intrinsics))
+def as_views(batch: PoolBatch) -> LatentViews:
+    return LatentViews(batch.frames, CameraBatch(batch.c2w, batch.intrinsics))
 
 
 def cosine(step: int, along: float, warmup: int) -> float:
@@ -202,12 +196,6 @@ def cosine(step: int, along: float, warmup: int) -> float:
     return min((step + 1) / warmup, 1.0) * (0.02 + 0.49 * (1 + math.cos(along * math.pi)))
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
-
-
-def psnr(prediction: Tensor, target: Tensor) -> float:
-    """Mean over images of the peak signal-to-noise ratio, in dB."""
-    error = (prediction.clamp(0, 1) - target).square().flatten(-3).mean(-1)
-    return (-10 * error.clamp(min=1e-10).log10()).mean().item()
+def mean_psnr(prediction: Tensor, target: Tensor) -> float:
+    """Mean over images of the peak signal-to-noise ratio in dB. Predictions are clamped to [0, 1]."""
+    return psnr(pred=prediction.clamp(0, 1), target=target).mean().item()

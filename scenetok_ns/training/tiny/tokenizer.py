@@ -22,6 +22,7 @@ from scenetok_ns.data.demo.pool import ScenePool, draw_training_views
 from scenetok_ns.models.flow.draws import draw_scenetok
 from scenetok_ns.models.flow.losses import scenetok_loss
 from scenetok_ns.models.flow.rectified_flow import network_time
+from scenetok_ns.models.networks.averaging import update_average
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import Preset, TrainingConfig, load_preset
@@ -33,8 +34,7 @@ from scenetok_ns.training.tiny.run import (
     PoolOptions,
     PoolRun,
     as_views,
-    psnr,
-    update_average,
+    mean_psnr,
 )
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class TinyRun(PoolRun):
                 recipe = dataclasses.replace(config, pure_noise_prob=1.0) if stage == "regression" else config
                 take_step = self.recorded(partial(self.token_step, pool, recipe, optimizer))
             loss = take_step()
-            update_average(self.averaged, trained, min(0.999, step / (step + 10)))
+            update_average(self.averaged.parameters(), trained.parameters(), min(0.999, step / (step + 10)))
             if step % 500 == 499:
                 self.report(stage, step, loss, lambda: self.one_step_psnr(held_out))
                 if step % 2000 == 1999:
@@ -186,7 +186,7 @@ class TinyRun(PoolRun):
             scores = []
             for shown in (tokens, tokens.roll(1, 0)):
                 velocity = denoiser(noise, target.cameras, t_net, denoiser.project(shown))
-                scores.append(psnr(self.decode(noise - velocity), frames))
+                scores.append(mean_psnr(self.decode(noise - velocity), frames))
         return {"one_step_psnr": scores[0], "other_tokens_psnr": scores[1]}
 
 

@@ -24,7 +24,7 @@ def test_latents_are_those_of_the_plain_encoder() -> None:
     model = VAVAE(latent_space(AutoencoderConfig("vavae")), network)
     frames = torch.rand(1, 5, 3, 64, 64)
     expected = model.encode(frames)
-    prepared = model.for_inference(CPU, torch.float32)
-    torch.testing.assert_close(prepared.encode(frames), expected, atol=2e-5, rtol=1e-4)
+    inference_copy = model.for_inference(CPU, torch.float32)
+    torch.testing.assert_close(inference_copy.encode(frames), expected, atol=2e-5, rtol=1e-4)
     assert model._fast is None
-    torch.testing.assert_close(prepared.decode(expected), model.decode(expected))
+    torch.testing.assert_close(inference_copy.decode(expected), model.decode(expected))

@@ -9,8 +9,13 @@ from torch import nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.autoencoders.video_dcae import VideoDCAE
-from scenetok_ns.models.autoencoders.video_dcae_fast import FastDecoder, merge_kernels
-from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
+from scenetok_ns.models.autoencoders.video_dcae_fast import FastDecoder, fast_relu_linear_attention, merge_kernels
+from scenetok_ns.models.autoencoders.video_dcae_layers import (
+    HEAD_SIZE,
+    VideoDCAEConfig,
+    VideoDCAENetwork,
+    relu_linear_attention,
+)
 from scenetok_ns.models.presets import AutoencoderConfig
 
 CPU = torch.device("cpu")
@@ -74,7 +79,17 @@ def test_a_stream_of_tiles_for_inference(network: VideoDCAENetwork, num_frames: 
     model = VideoDCAE(latent_space(AutoencoderConfig("video_dcae", scale=0.493)), network)
     latents = torch.randn(1, 18, 128, 1, 1, generator=torch.Generator().manual_seed(3))
     expected = model.decode(latents)[:, :num_frames]
-    prepared = model.for_inference(CPU, torch.float32)
-    found = list(prepared.decode_stream(latents.split(5, dim=1), num_frames=num_frames))
+    inference_copy = model.for_inference(CPU, torch.float32)
+    found = list(inference_copy.decode_stream(latents.split(5, dim=1), num_frames=num_frames))
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=2e-5, rtol=1e-4)
-    assert model._fast is None and prepared.space is model.space
+    assert model._fast is None and inference_copy.space is model.space
+
+
+def test_attention_in_half_precision_does_not_overflow() -> None:
+    """Sums over all positions exceed the largest float16, so both twins compute them in float32."""
+    qkv = (torch.rand(1, 4096, 3 * 2 * HEAD_SIZE, generator=torch.Generator().manual_seed(0)) * 30).half()
+    q, k, v = qkv.view(1, 4096, 2, 3, HEAD_SIZE).permute(3, 0, 2, 4, 1).unbind()
+    expected = relu_linear_attention(q, k, v).permute(0, 3, 1, 2).flatten(2)
+    found = fast_relu_linear_attention(qkv)
+    assert found.dtype == torch.float16 and found.isfinite().all()
+    torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=2e-3)

@@ -34,8 +34,8 @@ def test_frames_are_those_of_the_plain_decoder() -> None:
     latents = torch.randn(1, 10, 48, 2, 2)
     expected = model.decode(latents)
     parameters = len(list(model.parameters()))
-    prepared = model.for_inference(CPU, torch.float32)
+    inference_copy = model.for_inference(CPU, torch.float32)
     assert len(list(model.parameters())) == parameters  # the copies are nobody's submodule
     model.network.decoder.to("meta")
-    found = torch.cat(list(prepared.decode_stream([latents], num_frames=20)), dim=1)
+    found = torch.cat(list(inference_copy.decode_stream([latents], num_frames=20)), dim=1)
     torch.testing.assert_close(found, expected[:, :20], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,205 @@
+"""How `RunChanges` reach the configuration of a run: a function for each change, which edits the configuration.
+
+All raise DataError, ValueError or OSError, in one line, for a change that does not fit the run or its data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scenetok_ns.bridge.capture_kinds import find_dataparser
+from scenetok_ns.cli.photograph_options import PhotographOptions, given
+from scenetok_ns.data.evaluation_index import EvaluationIndex
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.sources.photograph import PhotographSource
+from scenetok_ns.data.sources.token_file import TokenSource
+from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
+from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
+from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.scenegen import SMALLEST_REACH
+from scenetok_ns.plugin.refinement import RefinePipelineConfig
+from scenetok_ns.plugin.run_folder import RunFolderConfig
+
+logger = logging.getLogger(__name__)
+
+
+def check_data(config: RunFolderConfig) -> None:
+    """Raise FileNotFoundError if the run has nothing to display: Nerfstudio's tools could not be given data later."""
+    datamanager = config.pipeline.datamanager
+    data = datamanager.data or datamanager.dataparser.data
+    if not data.exists():
+        raise FileNotFoundError(f"there is no data at {data} to show: give --data, --tokens, or a generator's --image")
+
+
+def check_generator(config: RunFolderConfig, option: str) -> None:
+    """Raise ValueError unless the run's model generates scenes."""
+    preset = load_preset(config.pipeline.model.preset)
+    if preset.scene_generator is None:
+        raise ValueError(f"{option} is for runs that generate scenes; preset {preset.name} encodes them")
+
+
+def check_encodes(config: RunFolderConfig, option: str) -> None:
+    """Raise ValueError for an option of encoding where the run has its tokens already."""
+    if isinstance(config.pipeline, RefinePipelineConfig):
+        raise ValueError(f"{option} would change nothing: this run has refined tokens; see ns-train scenetok-refine")
+    if isinstance(config.pipeline.datamanager.dataparser, TokensDataParserConfig):
+        raise ValueError(f"{option} would change nothing: this run shows a token file")
+
+
+def change_rendering(config: RunFolderConfig, settings: Mapping[str, Any]) -> None:
+    """Set settings of the model, by name, that renders need."""
+    model = config.pipeline.model
+    guidance = settings.get("guidance", 1)
+    if guidance > 1 and not load_preset(model.preset).denoiser.null_token:
+        raise ValueError(f"--guidance {guidance}: preset {model.preset} without null token takes 1 (off) only")
+    for name, value in settings.items():
+        setattr(model, name, value)
+
+
+def change_generation(config: RunFolderConfig, settings: Mapping[str, Any]) -> None:
+    """Set settings of the model, by name, that generating scenes needs."""
+    for name, value in settings.items():
+        check_generator(config, f"--{name.replace('_', '-')}")
+        setattr(config.pipeline.model, name, value)
+
+
+def change_num_context(config: RunFolderConfig, count: int) -> None:
+    """Choose the number of context views."""
+    check_encodes(config, "--num-context")
+    config.pipeline.datamanager.num_context = count
+
+
+def change_num_condition(config: RunFolderConfig, count: int) -> None:
+    """Choose the number of photographs that scenes are generated from."""
+    check_generator(config, "--num-condition")
+    preset = load_preset(config.pipeline.model.preset)
+    most = preset.data.views.max_condition_views
+    if not 1 <= count <= most:
+        raise ValueError(f"--num-condition {count}: preset {preset.name} takes 1 to {most} photographs")
+    config.pipeline.datamanager.num_condition = count
+
+
+def change_data(config: RunFolderConfig, data: Path) -> None:
+    """Choose another data set or capture.
+
+    The run's dataparser reads it if it can, else the one that fits what is there. The run's scene and evaluation index
+    are kept where the new data set has their scenes.
+    """
+    if not data.exists():
+        raise FileNotFoundError(f"no data at {data}")
+    datamanager = config.pipeline.datamanager
+    dataparser: Any = datamanager.dataparser
+    if isinstance(dataparser, (TokensDataParserConfig, PhotographDataParserConfig)):
+        raise DataError("this run shows a single file: give --data with the run that it was opened from")
+    if isinstance(config.pipeline, RefinePipelineConfig):
+        raise DataError(
+            "this run is the tokens of one capture: leave out --data, or refine other data (scenetok-refine)"
+        )
+    data = data.absolute()
+    config.data = datamanager.data = dataparser.data = data
+    if not (isinstance(dataparser, SceneDataParserConfig) and _finds_scenes(dataparser)):
+        found: Any = find_dataparser(data)
+        if type(found) is not type(dataparser):
+            dataparser = datamanager.dataparser = found
+    if isinstance(dataparser, SceneDataParserConfig):
+        _keep_what_fits(dataparser)
+
+
+def _finds_scenes(dataparser: SceneDataParserConfig) -> bool:
+    try:
+        return bool(dataparser.setup().scene_source("test").keys)
+    except DataError:
+        return False
+
+
+def _keep_what_fits(dataparser: SceneDataParserConfig) -> None:
+    """Leave out, with a warning, a scene and an evaluation index that the data set does not have."""
+    source = dataparser.setup().scene_source("test")
+    if dataparser.scene is not None and dataparser.scene not in source.keys:
+        logger.warning("%s has no scene %s; the run shows the first one instead", dataparser.data, dataparser.scene)
+        dataparser.scene = None
+    if dataparser.eval_index is not None:
+        try:
+            EvaluationIndex.load(dataparser.eval_index).keys_in(source)
+        except DataError as error:
+            logger.warning("the run's evaluation index is left out: %s", error)
+            dataparser.eval_index = None
+
+
+def change_pose_scale(config: RunFolderConfig, scale: float) -> None:
+    """Choose the factor from capture units to training units."""
+    check_encodes(config, "--pose-scale")
+    datamanager = config.pipeline.datamanager
+    if isinstance(datamanager.dataparser, (SceneDataParserConfig, PhotographDataParserConfig)):
+        raise ValueError("--pose-scale is for captures (--data) and photographs (--image), whose units are their own")
+    datamanager.pose_scale = scale
+
+
+def change_index(config: RunFolderConfig, index: Path) -> None:
+    """Choose an evaluation index of the run's data set."""
+    dataparser = _data_set(config, "--index")
+    EvaluationIndex.load(index).keys_in(dataparser.setup().scene_source("test"))
+    dataparser.eval_index = index.absolute()
+
+
+def change_scene(config: RunFolderConfig, scene: str) -> None:
+    """Choose an evaluation scene of the run's data set."""
+    dataparser = _data_set(config, "--scene")
+    keys = dataparser.setup().scene_source("test").keys
+    if scene not in keys:
+        raise DataError(f"no evaluation scene {scene!r} in {dataparser.data}; it has {', '.join(list(keys)[:5])}, ...")
+    dataparser.scene = scene
+
+
+def _data_set(config: RunFolderConfig, option: str) -> SceneDataParserConfig:
+    """The run's dataparser of many scenes, with its data. Raises DataError, with the option's name, if it has one."""
+    datamanager = config.pipeline.datamanager
+    dataparser = datamanager.dataparser
+    if not isinstance(dataparser, SceneDataParserConfig):
+        raise DataError(f"{type(dataparser).__name__} has one scene: leave out {option}")
+    if datamanager.data is not None:
+        dataparser.data = datamanager.data
+    return dataparser
+
+
+def change_tokens(config: RunFolderConfig, file: Path) -> None:
+    """Display a token file instead of a data set."""
+    tokens = TokenSource(file).tokens
+    expected = load_preset(config.pipeline.model.preset).compressor
+    if tokens.mean.shape != (expected.num_tokens, expected.token_dim):
+        raise DataError(
+            f"{file}: {tokens.mean.shape[0]} tokens of {tokens.mean.shape[1]} numbers, made by preset {tokens.preset}, "
+            f"but this run's model takes {expected.num_tokens} of {expected.token_dim}"
+        )
+    datamanager = config.pipeline.datamanager
+    datamanager.dataparser = TokensDataParserConfig(data=file.absolute())
+    config.data = datamanager.data = file.absolute()
+
+
+def change_photograph(config: RunFolderConfig, options: PhotographOptions) -> PhotographSource:
+    """Generate the scene from a photograph instead of taking a data set's."""
+    preset = load_preset(config.pipeline.model.preset)
+    if preset.scene_generator is None:
+        raise DataError(
+            f"preset {preset.name} encodes scenes from many posed photographs; a single one needs a run of a scenegen "
+            "method"
+        )
+    values = given(options)
+    image = values.pop("image").absolute()
+    if options.path is not None:
+        values["path"] = options.path.absolute()
+    datamanager = config.pipeline.datamanager
+    dataparser = datamanager.dataparser = PhotographDataParserConfig(data=image, **values)
+    config.data = datamanager.data = image
+    source = dataparser.setup().scene_source("test")
+    source.check_size(preset.data.image_size)
+    if source.reach < SMALLEST_REACH:
+        raise DataError(
+            f"the path of {image.name} stays where the photograph was taken, so nothing tells how large the scene is: "
+            "give one that moves (turning on the spot is not enough), or a larger --pose-scale"
+        )
+    return source

@@ -1,0 +1,56 @@
+"""Options of a photograph that becomes a scene, shared by `scenetok open` and `scenetok generate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from scenetok_ns.data.anchors import Trajectory
+
+if TYPE_CHECKING:
+    from scenetok_ns.data.sources.photograph import PhotographSource
+
+
+@dataclass(frozen=True)
+class PhotographOptions:
+    """A photograph, and where the scene made from it is meant to be seen."""
+
+    image: Path | None = None
+    """A photograph to generate the scene from; its middle square is used."""
+    path: Path | None = None
+    """With --image: camera path (camera_path.json of the viewer) along which the scene is meant to be seen."""
+    trajectory: Trajectory | None = None
+    """With --image, without --path: 1 unit forward (the default) or sideways, or a turn along a quarter of a circle of
+    radius 1."""
+    photo_at: Literal["first", "origin"] | None = None
+    """With --image: where it was taken: at the first camera of the path (the default), or at the world's origin,
+    level, looking along +y, where a photograph with a trajectory is."""
+    fov: float | None = None
+    """With --image: field of view along its shorter side in degrees; default: from EXIF, else 58."""
+    pose_scale: float | None = None
+    """With --image, or with a capture: factor from its units to training units. Default: 1 for the path of a
+    photograph; for captures, match the camera spread of the training data."""
+
+    def check(self) -> None:
+        """Raise ValueError for options that need others, or exclude each other."""
+        if self.image is None and (surplus := given(self)):
+            raise ValueError(f"--{next(iter(surplus)).replace('_', '-')} only works with --image")
+        if self.path is not None and self.trajectory is not None:
+            raise ValueError("--path and --trajectory both say where the cameras are: leave one out")
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The fields of a dataclass of options that are not None, by name."""
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def print_photograph(image: Path, source: PhotographSource, console: Console) -> None:
+    """Print what is made of a photograph: its size, its focal length and its path."""
+    photograph = source.photograph
+    height, width = photograph.image.shape[1:]
+    for note in (f"{width} x {height} pixels", *photograph.notes, source.focal_note, source.path_note()):
+        console.print(f"{image.name}: {note}", highlight=False, soft_wrap=True)

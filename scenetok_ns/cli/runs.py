@@ -1,0 +1,34 @@
+"""Loading and writing runs with progress on the terminal, shared by commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from scenetok_ns.tools.printing import command
+from scenetok_ns.tools.run_files import CONFIG
+
+if TYPE_CHECKING:
+    from scenetok_ns.plugin.pipeline import SceneTokPipeline
+    from scenetok_ns.plugin.run_folder import DerivedRun
+
+
+def load_run(run: DerivedRun, console: Console) -> SceneTokPipeline:
+    """Load a run on the GPU, or on the CPU without one."""
+    with console.status("loading the model"):
+        return run.load()
+
+
+def write_run(
+    run: DerivedRun, output: Path, console: Console, fill: Callable[[Path], None] = lambda folder: None
+) -> None:
+    """Write the folder `output` of a run that was derived for it, and print how to look at it.
+
+    `fill` puts more files into the unfinished folder.
+    """
+    run.write(fill)
+    viewer = command("ns-viewer", "--load-config", output / CONFIG)
+    console.print(f"{output} is ready:\n  {viewer}", soft_wrap=True)

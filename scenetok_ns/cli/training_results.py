@@ -1,0 +1,22 @@
+"""Printing what a training of an embedded model wrote, shared by `scenetok train-tiny` and `train-tiny-generator`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from scenetok_ns.tools.printing import plain_console
+
+
+def show_log() -> None:
+    """Let the training's log messages appear on the terminal."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+def print_results(figures: dict[str, Any], output: Path) -> None:
+    """Print the figures of a training, and which files are in its folder."""
+    console = plain_console()
+    console.print_json(json.dumps(figures))
+    console.print(f"weights.safetensors, log.jsonl, figures.json and samples.png are in {output}", soft_wrap=True)

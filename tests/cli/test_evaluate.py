@@ -1,0 +1,230 @@
+"""`scenetok evaluate`, `scenetok report` and `scenetok eval-index` from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support.small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
+
+from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.cli.evaluate import _Session, evaluate
+from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.cli.open_run import open_run
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.evaluation.options import EvaluationOptions
+from scenetok_ns.evaluation.sweeps import Row, SweepOptions, Variant, plot, shown_metrics, table, variants, write_csv
+from scenetok_ns.tools.digests import sha256_of
+from scenetok_ns.tools.run_files import save_tensors
+
+TARGETS = FRAMES - NUM_CONTEXT
+QUICK = EvaluationOptions(metrics=())
+TIMES = ("seconds", "fps", "num_rays_per_sec")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_re10k(tmp_path_factory.mktemp("re10k"))
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of ns-train's form, with fresh weights."""
+    config = small_config(data, tmp_path_factory.mktemp("runs"))
+    config.get_checkpoint_dir().mkdir(parents=True)
+    config.save_config()
+    save_tensors(config.get_checkpoint_dir() / "step-000000000.ckpt", small_pipeline(data).state_dict())
+    return config.get_base_dir()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_one_evaluation(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(run, tmp_path / "out", num_scenes=2, steps=1, seed=3, measure=QUICK)
+    found = read(tmp_path / "out")
+    assert found["results"]["num_views"] == 2 * TARGETS
+    assert found["protocol"]["sampler"]["steps"] == 1 and found["protocol"]["sampler"]["seed"] == 3
+    assert found["protocol"]["data"]["scenes"] == ["test0", "test1"]
+    assert "psnr" in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "seed=3" / "pictures" / "test1").glob("pred_*.jpg"))) == TARGETS
+    assert not (tmp_path / "out" / "sweep.csv").exists()
+    # The same command is done at once, with the same figures.
+    evaluate(run, tmp_path / "out", num_scenes=2, steps=1, seed=3, measure=QUICK)
+    assert read(tmp_path / "out") == found
+
+
+def test_a_sweep_with_seeds_gives_table_and_plot(run: Path, tmp_path: Path) -> None:
+    sweep = SweepOptions(sweep_steps=(1, 2), sweep_solver=("euler", "multistep"))
+    evaluate(run, tmp_path / "out", scenes=("test2",), seeds=2, sweep=sweep, measure=QUICK, pictures=False)
+    rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
+    assert [(row["steps"], row["solver"]) for row in rows] == [
+        ("1", "euler"), ("1", "multistep"), ("2", "euler"), ("2", "multistep"),
+    ]  # fmt: skip
+    assert all(row["seeds"] == "2" and float(row["psnr_over_seeds"]) > 0 for row in rows)
+    found = read(tmp_path / "out")
+    both = [v["results"]["psnr"] for v in found["variants"] if v["axes"] == {"steps": 2, "solver": "euler"}]
+    assert float(rows[2]["psnr"]) == pytest.approx(sum(both) / 2) and both[0] != both[1]
+    image = Image.open(tmp_path / "out" / "sweep.png")
+    assert image.width > 800 and len(image.convert("RGB").getcolors(1 << 20)) > 20
+    assert not list((tmp_path / "out").rglob("*.jpg"))
+
+
+def test_context_and_token_sweeps_reach_the_scenes(run: Path, tmp_path: Path) -> None:
+    sweep = SweepOptions(sweep_context=(1, 3), sweep_tokens=(2, 8), sweep_order=("reversed",))
+    evaluate(run, tmp_path / "out", num_scenes=1, sweep=sweep, measure=QUICK, pictures=False)
+    found = {v["folder"]: read(tmp_path / "out" / v["folder"]) for v in read(tmp_path / "out")["variants"]}
+    assert len(found) == 4
+    one = found["context=1-order=reversed-tokens=2-seed=0"]
+    assert len(one["per_scene"]["test0"]["context"]) == 1 and one["protocol"]["tokens"]["number"] == 2
+    context = found["context=3-order=reversed-tokens=8-seed=0"]["per_scene"]["test0"]["context"]
+    assert len(context) == 3 and context == sorted(context, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scenes", "none"], "no evaluation scene 'none'; the data set has"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--sweep-steps", "0"], "--sweep-steps must be at least 1"),
+        (["--sweep-tokens", "99"], "99 tokens were asked for, the scenes have 8"),
+        (["--num-condition", "1"], "--num-condition"),
+        (["--fvd-frames", "1"], "--fvd-frames must be at least 2, got 1"),
+        (["--batch-scenes", "0"], "--batch-scenes must be at least 1"),
+        (["--index", "{tmp}/none.json"], "cannot be read as JSON"),
+        (["--data", "{tmp}/none"], "no data at"),
+    ],
+)
+def test_bad_input_is_one_line(options: list[str], message: str, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=message) as stop:
+        words = [option.format(tmp=tmp_path) for option in options]
+        entrypoint(["evaluate", str(run), "--output", str(tmp_path / "out"), "--metrics", "stlpips", *words])
+    assert "\n" not in str(stop.value)
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"test1": {"context": [0, 4, 8], "target": [2, 3, 4, 5, 6]}}))
+    evaluate(run, tmp_path / "out", index=index, measure=QUICK, pictures=False)
+    found = read(tmp_path / "out")
+    assert found["per_scene"]["test1"]["frames"] == [2, 3, 4, 5, 6] and len(found["per_scene"]) == 1
+    assert found["protocol"]["data"]["index"] == {"file": "index.json", "sha256": sha256_of(index)}
+    with pytest.raises(DataError, match=r"4 context views were asked for, .*index\.json has 3"):
+        evaluate(run, tmp_path / "more", index=index, sweep=SweepOptions(sweep_context=(2, 4)), measure=QUICK)
+    # The stock ns-eval takes it from a run folder.
+    open_run(run, tmp_path / "opened", index=index, engine="off")
+    assert read_run(tmp_path / "opened").pipeline.datamanager.dataparser.eval_index == index.absolute()
+    assert read_run(tmp_path / "opened").pipeline.model.engine == "off"
+    index.write_text(json.dumps({"other": {"context": [0], "target": [2]}}))
+    with pytest.raises(DataError, match="names 1 scenes that the data set does not have"):
+        open_run(run, tmp_path / "wrong", index=index)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) -> None:
+    config = small_config(data, tmp_path, GENERATOR)
+    config.pipeline.model.scene_seed = 7
+    config.get_checkpoint_dir().mkdir(parents=True)
+    config.save_config()
+    state = small_pipeline(data, preset=GENERATOR).state_dict()
+    save_tensors(config.get_checkpoint_dir() / "step-000000000.ckpt", state)
+    sweep = SweepOptions(sweep_order=("reversed",))
+    with pytest.raises(ValueError, match="--sweep-order only works with runs that encode scenes"):
+        evaluate(config.get_base_dir(), tmp_path / "out", sweep=sweep, measure=QUICK)
+    evaluate(config.get_base_dir(), tmp_path / "out", num_scenes=1, seeds=2, measure=QUICK, pictures=False)
+    first, second = read(tmp_path / "out")["variants"]
+    assert first["results"]["psnr"] != second["results"]["psnr"]
+    folders = [read(tmp_path / "out" / variant["folder"]) for variant in (first, second)]
+    assert [folder["protocol"]["scene_sampler"]["seed"] for folder in folders] == [7, 8]  # the run's, counted on
+
+
+def test_too_many_tokens_are_refused_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("scenetok_ns.plugin.run_folder.DerivedRun.load", lambda self: pytest.fail("the run was loaded"))
+    with pytest.raises(ValueError, match="--sweep-tokens: 9 tokens were asked for, the scenes have 8"):
+        evaluate(run, tmp_path / "out", sweep=SweepOptions(sweep_tokens=(2, 9)), measure=QUICK)
+
+
+def test_the_figures_are_written_whichever_shard_ends_first(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other shard does all of its part after this one's first variant: neither sees all done at first."""
+    options: dict[str, Any] = {"num_scenes": 2, "seeds": 2, "steps": 1, "measure": QUICK, "pictures": False}
+    original, calls = _Session.figures, []
+
+    def figures(self: _Session, variant: Variant) -> Any:
+        found = original(self, variant)
+        calls.append(found is not None)
+        if len(calls) == 1:
+            evaluate(run, tmp_path / "out", shard="1/2", **options)
+            assert not (tmp_path / "out" / "evaluation.json").exists()
+        return found
+
+    monkeypatch.setattr(_Session, "figures", figures)
+    evaluate(run, tmp_path / "out", shard="0/2", **options)
+    assert len(read(tmp_path / "out")["variants"]) == 2 and calls[-1]
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_continues_with_the_same_numbers(run: Path, tmp_path: Path) -> None:
+    options = ["evaluate", str(run), "--baselines", "--metrics", "stlpips"]
+    words = [*options, "--output", str(tmp_path / "killed"), "--steps", "30"]
+    code = f"from scenetok_ns.cli.main import entrypoint; entrypoint({words!r})"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "killed").rglob("*.safetensors")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.safetensors")}
+    assert not (tmp_path / "killed" / "evaluation.json").exists()
+    entrypoint(words)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.safetensors")}
+    assert len(after) == 3 and all(after[name] == before[name] for name in before)
+    entrypoint([*options, "--output", str(tmp_path / "whole"), "--steps", "30"])
+    killed, whole = (read(tmp_path / name)["results"] for name in ("killed", "whole"))
+    assert {k: v for k, v in killed.items() if k not in TIMES} == {k: v for k, v in whole.items() if k not in TIMES}
+
+
+# --- Tables and plots ---
+
+
+def test_variants_are_all_combinations() -> None:
+    found = variants({"steps": (1, 2), "order": ("index",)}, first_seed=5, seeds=2)
+    assert [v.name for v in found] == [
+        "steps=1-order=index-seed=5", "steps=1-order=index-seed=6",
+        "steps=2-order=index-seed=5", "steps=2-order=index-seed=6",
+    ]  # fmt: skip
+    assert [v.name for v in variants({}, 0, 1)] == ["seed=0"]
+    assert [(v.seed, v.scene_seed) for v in variants({}, 5, 2, 9)] == [(5, 9), (6, 10)]
+
+
+def test_table_is_over_seeds(tmp_path: Path) -> None:
+    results = [
+        (Variant({"steps": 1}, 0), {"psnr": 10.0, "psnr_std": 1.0, "rfid": 5.0}),
+        (Variant({"steps": 1}, 1), {"psnr": 12.0, "psnr_std": 3.0}),
+        (Variant({"steps": 2}, 0), {"psnr": 20.0, "psnr_std": 1.0, "psnr_mean_colour": 3.0}),
+    ]
+    rows = table(results)
+    assert rows[0].means == {"psnr": 11.0, "psnr_std": 2.0} and rows[0].spreads["psnr"] == pytest.approx(2**0.5)
+    assert rows[1].seeds == 1 and rows[1].spreads["psnr"] == 0.0
+    assert shown_metrics(rows) == ["psnr"]
+    write_csv(rows, tmp_path / "sweep.csv")
+    assert (tmp_path / "sweep.csv").read_text().splitlines()[1].startswith("1,2,11.0,1.41")
+
+
+def test_words_are_plotted_as_words(tmp_path: Path) -> None:
+    rows = [
+        Row({"order": name}, 1, {"psnr": value}, {"psnr": 0.0}) for name, value in (("index", 1.0), ("shuffled", 2.0))
+    ]
+    plot(rows, tmp_path / "plot.png")
+    assert Image.open(tmp_path / "plot.png").width > 300

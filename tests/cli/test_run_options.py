@@ -1,0 +1,79 @@
+"""Changes of a run: what cannot be is refused when they are made, before any run is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scenetok_ns.cli.photograph_options import PhotographOptions
+from scenetok_ns.cli.run_options import EMBEDDED, GenerationOptions, RunChanges, run_for
+from scenetok_ns.models.tokens import SceneTokens
+
+PHOTOGRAPH = PhotographOptions(image=Path("photo.jpg"))
+TOKENS = (Path("scene.safetensors"),)
+NAN = float("nan")
+
+
+def test_options_are_read_without_nerfstudio() -> None:
+    names = "open_run", "encode", "evaluate", "generate", "render", "splat", "import_checkpoint", "latents", "demo"
+    modules = ", ".join(f"scenetok_ns.cli.{name}" for name in names)
+    code = f"import sys, {modules}; assert 'nerfstudio' not in sys.modules, 'nerfstudio was imported'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"tokens": TOKENS, "data": Path("d"), "scene": "s"},
+            "--tokens already gives the scene: leave out --data, --scene",
+        ),
+        ({"tokens": TOKENS, "index": Path("i")}, "--tokens already gives the scene: leave out --index"),
+        ({"tokens": TOKENS, "photograph": PHOTOGRAPH}, "--tokens already gives the scene: leave out --image"),
+        ({"tokens": TOKENS, "pose_scale": 1.0}, "--tokens already gives the scene: leave out --pose-scale"),
+        ({"photograph": PHOTOGRAPH, "num_context": 3}, "--image already gives the scene: leave out --num-context"),
+        ({"photograph": PHOTOGRAPH, "num_condition": 1}, "--image already gives the scene: leave out --num-condition"),
+        ({"photograph": PhotographOptions(photo_at="origin")}, "--photo-at only works with --image"),
+        (
+            {"photograph": PhotographOptions(image=Path("a"), path=Path("b"), trajectory="turn")},
+            "--path and --trajectory both say where the cameras are: leave one out",
+        ),
+        ({"num_context": 0}, "--num-context must be at least 1, got 0"),
+        ({"steps": -1}, "--steps must be at least 1, got -1"),
+        ({"guidance": 0.5}, "--guidance must be at least 1 (1 is off), got 0.5"),
+        ({"guidance": NAN}, "--guidance must be at least 1 (1 is off), got nan"),
+        ({"guidance": float("inf")}, "--guidance must be at least 1 (1 is off), got inf"),
+        ({"pose_scale": 0.0}, "--pose-scale must be above 0, got 0"),
+        ({"pose_scale": NAN}, "--pose-scale must be above 0, got nan"),
+        ({"generation": GenerationOptions(scene_steps=0)}, "--scene-steps must be at least 1, got 0"),
+        (
+            {"generation": GenerationOptions(scene_guidance=NAN)},
+            "--scene-guidance must be at least 1 (1 is off), got nan",
+        ),
+    ],
+)
+def test_impossible_changes_are_refused_by_their_option(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        RunChanges(**values)
+    assert str(error.value) == message
+
+
+def test_changes_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        RunChanges().seed = 3  # type: ignore[misc]
+
+
+def test_tokens_choose_the_model_in_the_package(tmp_path: Path) -> None:
+    assert run_for(()) == Path(EMBEDDED)
+    for preset in ("scenegen-tiny", "own"):
+        SceneTokens(torch.zeros(4, 8), torch.eye(4), preset=preset).save(tmp_path / f"{preset}.safetensors")
+    assert run_for((tmp_path / "scenegen-tiny.safetensors",)) == Path("scenegen-tiny")
+    with pytest.raises(ValueError, match="made by preset own, which is not in this package: give --run"):
+        run_for((tmp_path / "own.safetensors",))

@@ -1,0 +1,98 @@
+"""Recorded passes without a GPU: what a graph would record (tests/training/test_training_gpu.py takes real ones)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from support.recorded_graphs import stand_in_for_graphs
+from torch import Tensor, nn
+
+from scenetok_ns.training.recorded_step import RecordedStep, joined_gradients, parts_of
+
+
+class Cast(nn.Module):
+    """Layers that autocast gives half-precision weights, as `SceneTokModel.forward` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1, bias=False)
+        self.other = nn.Linear(1, 3, bias=False)
+        self.unused = nn.Parameter(torch.zeros(7))
+        self.invalidate_caches = lambda: None
+        self.training_loss = SimpleNamespace(generator=torch.Generator(), prepare=lambda step: None)
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            other = self.other(batch.x[:1, :1]).float().sum()
+            return {"loss": self.layer(batch.x).float().sum() + 0.5 * (other - other.detach())}
+
+    def set_weight(self, value: float) -> None:
+        with torch.no_grad():
+            self.layer.weight.fill_(value)
+
+
+@pytest.fixture
+def batch() -> Any:
+    given = SimpleNamespace(x=torch.ones(2, 4), step=0)
+    given.map, given.tensors = (lambda change: given), (lambda: (given.x,))
+    return given
+
+
+def test_a_pass_is_recorded_with_weights_of_its_own(monkeypatch: pytest.MonkeyPatch, batch: Any) -> None:
+    """Nerfstudio's trainer has an autocast around each step, so copies of weights outlast the passes that made them."""
+    model = Cast()
+    model.set_weight(1.0)
+    stand_in_for_graphs(monkeypatch, lambda: model.set_weight(2.0))
+    with torch.autocast("cpu", enabled=False):
+        recording = RecordedStep(model)._record(batch, ())  # type: ignore[arg-type]
+        assert recording.outputs["loss"] == 2 * 4 * 2.0
+        model.set_weight(3.0)
+        assert model(batch)["loss"] == 2 * 4 * 3.0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_gradients_are_handed_out_added_and_averaged(
+    monkeypatch: pytest.MonkeyPatch, batch: Any, processes: int
+) -> None:
+    """The pass is recorded once, and its replays, which do nothing here, give the same gradient each time."""
+    stand_in_for_graphs(monkeypatch)
+    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(100.0))  # the other's
+    model = Cast()
+    step = RecordedStep(model, processes)  # type: ignore[arg-type]
+    first, second = model.layer.weight, model.other.weight
+
+    def gradients() -> tuple[Tensor, Tensor]:
+        assert first.grad is not None and second.grad is not None and model.unused.grad is None
+        return first.grad, second.grad
+
+    for accumulates, times in ((False, 1), (False, 1), (True, 1), (True, 2), (True, 3)):
+        if (accumulates, times) == (True, 1):
+            model.zero_grad(set_to_none=True)
+        if times == 3:  # as when the compressor freezes amid a cycle
+            step = RecordedStep(model, processes)  # type: ignore[arg-type]
+        step(batch, accumulates=accumulates)
+        torch.testing.assert_close(gradients(), (torch.full((1, 4), 2.0 * times), torch.full((3, 1), 0.5 * times)))
+    if processes == 2:
+        step.average()
+        torch.testing.assert_close(gradients(), (torch.full((1, 4), 53.0), torch.full((3, 1), 50.75)))
+        model.zero_grad(set_to_none=True)
+        step(batch, accumulates=True)
+    model.zero_grad(set_to_none=True)
+    step(batch)
+    torch.testing.assert_close(gradients(), (torch.full((1, 4), 2.0), torch.full((3, 1), 0.5)))
+
+
+def test_gradients_of_several_processes_are_aligned_parts_of_one_tensor() -> None:
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 5), (64,), (1,))]
+    joined = joined_gradients(parameters)
+    parts = parts_of(joined, parameters)
+    for number, part in enumerate(parts):
+        part.fill_(number + 1.0)
+        assert (part.data_ptr() - joined.data_ptr()) % 256 == 0 and part.is_contiguous()
+    assert [part.shape for part in parts] == [parameter.shape for parameter in parameters]
+    assert joined.sum() == 15 * 1 + 64 * 2 + 3  # nothing overlaps, what lies between is zero

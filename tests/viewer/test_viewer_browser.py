@@ -1,0 +1,176 @@
+"""The viewer in a real browser: what a person sees and does, from the first picture to a rendered camera path.
+
+Needs a Chromium; screenshots are left in the folder SCREENSHOTS (of the environment), if it is set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from chromium import find_chromium
+from PIL import Image
+from support.tool_processes import free_port, page, running, tool, wait_for
+from viewer_page import SAME, ViewerPage, errors_in
+
+from scenetok_ns.models.tokens import SceneTokens
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine (set CHROMIUM to its path)"),
+]
+
+Picture = np.ndarray
+
+
+def unlike(*others: Picture) -> Callable[[Picture], bool]:
+    return lambda picture: all(np.abs(picture - other).mean() > SAME for other in others)
+
+
+def like(other: Picture) -> Callable[[Picture], bool]:
+    return lambda picture: np.abs(picture - other).mean() <= SAME
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("browser")
+
+
+@pytest.fixture(scope="module")
+def viewer(root: Path) -> Iterator[Callable[[Path], int]]:
+    """Starts ns-viewer on a run; gives its port."""
+    started = []
+
+    def start(run: Path) -> int:
+        port, log = free_port(), root / f"viewer{len(started)}.log"
+        process = running(log, "ns-viewer", "--load-config", run / "config.yml", "--viewer.websocket-port", port)
+        started.append((process, log))
+        wait_for(lambda: page(port), process.__enter__(), log)
+        return port
+
+    yield start
+    for process, log in started:
+        process.__exit__(None, None, None)
+        assert errors_in(log.read_text()) == []
+
+
+@pytest.fixture(scope="module")
+def rooms(root: Path) -> Path:
+    tool("scenetok", "demo-data", "--output", root / "rooms", "--train", 1, "--test", 2, "--frames", 24)
+    return root / "rooms"
+
+
+def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
+    """Rooms and the weights in the package: the picture changes when it should and only then, from page to video."""
+    tool("scenetok", "open", "scenetok-tiny", "--data", rooms, "--output", root / "run", "--steps", 3)
+    with ViewerPage() as web:
+        web.enter(viewer(root / "run")).settle()
+        web.keep("opened")
+        web.press("Hide Train Cams", renders=False)
+        first = web.settle()
+        assert first[:, 250:600].std() > 10 and first[:, :40].std() < 5  # a room, and the border beside it
+        web.turn(60)
+        turned = web.shows(unlike(first))
+        for label, other, usual in (("Seed", 7, 0), ("Steps at rest", 6, 3), ("Tokens used", 12, 128)):
+            web.fill(label, other)
+            web.shows(unlike(turned))
+            web.keep(f"{label.lower().replace(' ', '_')}_{other}")
+            web.fill(label, usual)
+            web.shows(like(turned))
+        web.press("New sample")
+        web.shows(unlike(turned))
+        assert web.value("Seed") == "1"
+        web.fill("Seed", 0)
+        web.shows(like(turned))
+        saved(web, root / "saved.safetensors")
+        assert like(turned)(web.settle())
+        web.choose("Output type", "uncertainty")
+        web.shows(unlike(turned))
+        web.keep("uncertainty")
+        web.choose("Output type", "rgb")
+        web.shows(like(turned))
+        names = [path["key"] for path in torch.load(next((rooms / "test").glob("*.torch")), weights_only=True)]
+        web.choose("Scene", names[1])
+        second = web.shows(unlike(turned))
+        assert web.value("Scene") == names[1]
+        web.press("Show Train Cams", renders=False)
+        web.settle()
+        web.keep("second_scene")
+        web.press("Hide Train Cams", renders=False)
+        web.press("Load tokens")
+        web.shows(unlike(second))
+        video(web, root, rooms / "camera_paths")
+        assert web.complaints() == []
+
+
+def video(web: ViewerPage, root: Path, folder: Path) -> None:
+    """The Render tab: two keyframes, the preview, the export, and ns-render."""
+    web.press("Render", renders=False)
+    web.press("Add Keyframe", renders=False)
+    web.turn(-80)
+    web.settle()
+    web.press("Add Keyframe", renders=False)
+    before = web.view()
+    web.press("Preview Render")
+    web.shows(unlike(before))  # the beginning of the path
+    web.keep("render_tab")
+    web.press("Exit Render Preview")
+    web.press("Generate Command", renders=False)
+    file, path = web.wait(lambda: exported(folder), 60)
+    assert len(path["camera_path"]) > 8 and len(path["keyframes"]) == 2
+    # As it is, but short and small.
+    path |= {"camera_path": path["camera_path"][:8], "render_width": 96, "render_height": 64, "seconds": 1.0}
+    file.write_text(json.dumps(path))
+    options = ("--camera-path-filename", file, "--output-format", "images", "--output-path", root / "frames")
+    tool("ns-render", "camera-path", "--load-config", root / "run" / "config.yml", *options)
+    frames = [np.asarray(Image.open(name)) for name in sorted((root / "frames").glob("*.jpg"))]
+    assert len(frames) == 8 and frames[0].shape == (64, 96, 3)
+    assert np.abs(frames[0].astype(float) - frames[-1]).mean() > 0.3
+
+
+def exported(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The camera path in the folder, once the viewer has written all of it."""
+    for file in folder.glob("*.json"):
+        with contextlib.suppress(json.JSONDecodeError):
+            return file, json.loads(file.read_text())
+    return None
+
+
+def saved(web: ViewerPage, file: Path) -> SceneTokens:
+    """The tokens that are shown."""
+    web.fill("File", file)
+    web.press("Save tokens")
+    web.wait(file.exists, 60)
+    return SceneTokens.load(file)
+
+
+def test_generating_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
+    """From a photograph of a room, with the weights in the package: as soon as the page is there, and again."""
+    generator = ("scenegen-tiny", "--data", rooms, "--output", root / "generator")
+    tool("scenetok", "open", *generator, "--scene-steps", 12, "--steps", 3)
+    with ViewerPage() as web:
+        web.enter(viewer(root / "generator"))
+        web.wait(lambda: web.value("Progress").startswith("generated"), 300)
+        web.press("Hide Train Cams", renders=False)
+        first, tokens = web.settle(), saved(web, root / "first.safetensors")
+        web.keep("generated")
+        assert first[:, 250:600].std() > 10  # a room
+        web.choose("Where to", "turn")
+        web.press("Generate")
+        web.shows(unlike(first))
+        web.keep("generated_along_a_turn")
+        assert not torch.equal(saved(web, root / "turned.safetensors").mean, tokens.mean)
+        web.choose("Where to", "views of the scene")
+        web.press("Generate")
+        web.shows(like(first))
+        assert torch.equal(saved(web, root / "again.safetensors").mean, tokens.mean)
+        web.turn(60)
+        web.shows(unlike(first))
+        assert web.complaints() == []
