@@ -22,7 +22,7 @@ from scenetok_ns.bridge.cameras import request_of
 from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
 from scenetok_ns.bridge.viewer_threads import asked_by_viewer
 from scenetok_ns.data.scenes import Views as ImageViews
-from scenetok_ns.data.sources.photograph import Conditions
+from scenetok_ns.data.sources.photograph import GenerationInputs
 from scenetok_ns.data.square_pictures import Wide
 from scenetok_ns.data.training_batches import TrainingBatch
 from scenetok_ns.models.autoencoders.registry import latent_space, weights_file
@@ -303,7 +303,7 @@ class SceneTokModel(Model):
 
     def generate(
         self,
-        conditions: Conditions,
+        conditions: GenerationInputs,
         scene: str,
         on_step: OnStep | None = None,
         *,

@@ -162,7 +162,7 @@ def _positive(value: Any) -> float | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
+class GenerationInputs:
     """What a scene is generated from."""
 
     views: Views
@@ -185,7 +185,7 @@ class PhotographSource(OneScene):
         self, file: Path, path: Float[Tensor, "k 4 4"], *, fov: float | None = None, pose_scale: float = 1.0
     ) -> None:
         """`path`: camera-to-world, OpenCV axes. `fov`: along the shorter side in degrees; None: from EXIF, else
-        assumed. `pose_scale`: see `Conditions`."""
+        assumed. `pose_scale`: see `GenerationInputs`."""
         if not 0 < pose_scale < float("inf"):
             raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
         super().__init__(file.stem)
