@@ -20,7 +20,7 @@ from scenetok_ns.bridge.scene_views import SceneViews
 from scenetok_ns.data.anchors import anchors_along
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices, Views
-from scenetok_ns.data.sources.photograph import Conditions
+from scenetok_ns.data.sources.photograph import GenerationInputs
 from scenetok_ns.data.view_sampling import condition_of, default_views, path_of
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.tokens import SceneTokens
@@ -221,10 +221,12 @@ class EvaluationScenes:
         scene = self.scene(number)
         return scene.scene.load_views(scene.target, (self.preset.data.image_size,) * 2)
 
-    def conditions(self, number: int) -> Conditions | None:
+    def conditions(self, number: int) -> GenerationInputs | None:
         """What a scene is generated from; None where scenes are encoded from their context views."""
         anchors = self.scene(number).anchors
-        return None if anchors is None else Conditions(self.context_views(number), anchors, self.pose_scale(number))
+        return (
+            None if anchors is None else GenerationInputs(self.context_views(number), anchors, self.pose_scale(number))
+        )
 
     def pose_scale(self, number: int) -> float:
         """Factor from a scene's units to those of the training data."""

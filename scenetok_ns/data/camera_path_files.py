@@ -16,11 +16,9 @@ from scenetok_ns.data.images import crop_intrinsics
 from scenetok_ns.data.poses import flip_axes
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.square_pictures import PictureRequest
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.cameras import CameraBatch, are_rigid
 from scenetok_ns.tools.atomic_files import write_atomically
 
-RIGID_TOLERANCE = 1e-2
-"""Path files hold interpolated poses with few digits."""
 FRAME_RATE = 24.0
 
 
@@ -137,11 +135,9 @@ def _checked(path: Path, poses: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"
     """OpenGL poses of a file as OpenCV ones. Raises DataError unless there are some, all of them rigid."""
     if not len(poses):
         raise DataError(f"the camera path {path} has no frames")
-    rotation = poses[:, :3, :3]
-    deviation = (rotation.mT @ rotation - torch.eye(3, dtype=torch.float64)).abs().amax(dim=(1, 2))
-    wrong = ~(deviation <= RIGID_TOLERANCE) | ~poses.flatten(1).isfinite().all(1)
+    wrong = ~are_rigid(poses)
     if wrong.any():
-        raise DataError(f"{path}: frame {int(wrong.nonzero()[0])} is no camera pose (a rotation and a position)")
+        raise DataError(f"{path}: frame {int(wrong.nonzero()[0])} is not a camera pose (a rotation and a position)")
     return flip_axes(poses).float()
 
 

@@ -28,14 +28,6 @@ def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4
     return inverse, intrinsics
 
 
-def rows_from_cameras(c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 18"]:
-    """The inverse of `cameras_from_rows`."""
-    rows = torch.zeros(len(c2w), 18)
-    rows[:, :4] = intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]]
-    rows[:, 6:] = torch.linalg.inv(c2w.double())[:, :3].flatten(1).float()
-    return rows
-
-
 def reflect(
     images: Shaped[Tensor, "*v 3 h w"], c2w: Float[Tensor, "*v 4 4"]
 ) -> tuple[Shaped[Tensor, "*v 3 h w"], Float[Tensor, "*v 4 4"]]:

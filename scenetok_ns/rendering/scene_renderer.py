@@ -15,7 +15,7 @@ from torch import Tensor
 from scenetok_ns.bridge.cameras import request_of
 from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
 from scenetok_ns.data.scenes import Views
-from scenetok_ns.data.sources.photograph import Conditions
+from scenetok_ns.data.sources.photograph import GenerationInputs
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
@@ -146,7 +146,7 @@ class SceneRenderer:
         images = views.images.to(self.device).float() / 255
         return self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale)
 
-    def generate(self, conditions: Conditions, scene: str, on_step: OnStep | None = None) -> SceneTokens:
+    def generate(self, conditions: GenerationInputs, scene: str, on_step: OnStep | None = None) -> SceneTokens:
         """Tokens of a scene that is generated from photographs and anchors."""
         views, anchors = conditions.views, conditions.anchors
         return generate(

@@ -17,7 +17,7 @@ from torch import Tensor
 from scenetok_ns.data.anchors import Trajectory, anchors_along, home_pose, trajectory
 from scenetok_ns.data.camera_path_files import read_camera_path
 from scenetok_ns.data.scenes import DataError, Scene
-from scenetok_ns.data.sources.photograph import Conditions, PhotographSource
+from scenetok_ns.data.sources.photograph import GenerationInputs, PhotographSource
 from scenetok_ns.models.presets import SceneSamplerConfig
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
@@ -50,7 +50,7 @@ class GenerationRequest:
 
 def conditions_of(
     request: GenerationRequest, renderer: SceneRenderer, camera_paths: Path
-) -> tuple[Conditions, Scene, list[int]]:
+) -> tuple[GenerationInputs, Scene, list[int]]:
     """What a scene is generated from; and the scene and its views that are shown to the model.
 
     `camera_paths`: the folder that the viewer's render tab exports to. Raises DataError.
@@ -74,7 +74,7 @@ def conditions_of(
             anchors = from_pose(trajectory(request.anchors), scene.c2w[given[0]], scale)  # type: ignore[arg-type]
     if request.anchors == CAMERA_PATH:
         anchors = read_camera_path(newest_camera_path(camera_paths))
-    return Conditions(scene.load_views(given, size), anchors_along(anchors, count), scale), scene, given
+    return GenerationInputs(scene.load_views(given, size), anchors_along(anchors, count), scale), scene, given
 
 
 def from_pose(path: Float[Tensor, "n 4 4"], start: Float[Tensor, "4 4"], pose_scale: float) -> Float[Tensor, "n 4 4"]:

@@ -111,8 +111,12 @@ POSE = torch.eye(4).flatten().tolist()
         ({"keyframes": []}, "no camera path of Nerfstudio .*camera_path"),
         ({"camera_path": []}, "has no frames"),
         ({"camera_path": [{"camera_to_world": POSE[:12]}]}, "no camera path of Nerfstudio"),
-        ({"camera_path": [{"camera_to_world": POSE}, {"camera_to_world": [2 * x for x in POSE]}]}, "frame 1 is no"),
-        ({"camera_path": [{"camera_to_world": [*POSE[:3], float("nan"), *POSE[4:]]}]}, "frame 0 is no camera pose"),
+        (
+            {"camera_path": [{"camera_to_world": POSE}, {"camera_to_world": [2 * x for x in POSE]}]},
+            "frame 1 is not a camera pose",
+        ),
+        ({"camera_path": [{"camera_to_world": [-POSE[0], *POSE[1:]]}]}, "frame 0 is not a camera pose"),
+        ({"camera_path": [{"camera_to_world": [*POSE[:3], float("nan"), *POSE[4:]]}]}, "frame 0 is not a camera pose"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, content: Any, message: str) -> None:
