@@ -15,7 +15,7 @@ from torch import Tensor
 from scenetok_ns.data.images import crop_intrinsics
 from scenetok_ns.data.poses import flip_axes
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.data.square_pictures import Request
+from scenetok_ns.data.square_pictures import PictureRequest
 from scenetok_ns.models.cameras import CameraBatch, are_rigid
 from scenetok_ns.tools.atomic_files import write_atomically
 
@@ -24,7 +24,7 @@ FRAME_RATE = 24.0
 
 @dataclass(frozen=True)
 class CameraPath:
-    """Pictures to be taken: `size` = (height, width) pixels, cut from the middle of squares (`Request`, `fill`)."""
+    """Pictures to be taken: `size` = (height, width) pixels, cut from the middle of squares (`PictureRequest`)."""
 
     c2w: Float[Tensor, "n 4 4"]
     """Camera-to-world, OpenCV axes, in the capture's world and units."""
@@ -33,8 +33,8 @@ class CameraPath:
     size: tuple[int, int]
 
     @property
-    def request(self) -> Request:
-        return Request(*self.size, wide="fill")
+    def request(self) -> PictureRequest:
+        return PictureRequest(*self.size, wide="fill")
 
     @property
     def cameras(self) -> CameraBatch:
