@@ -13,6 +13,10 @@ COMMANDS = {
         "create a run folder that shows another scene or has other settings",
     ),
     "encode": ("scenetok_ns.cli.encode:encode", "write the tokens of a scene, or of a whole split, to files"),
+    "capture": (
+        "scenetok_ns.cli.capture:capture",
+        "find the cameras of photographs or a video; --open shows the scene",
+    ),
     "export-dataset": (
         "scenetok_ns.cli.export_dataset:export_dataset",
         "render views of a scene as a data set for other methods of Nerfstudio",

@@ -19,10 +19,12 @@ from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
 from scenetok_ns.plugin.refinement import RefineDataManagerConfig, RefineModelConfig, RefinePipelineConfig
 from scenetok_ns.plugin.trainer import SceneTokTrainerConfig
 from scenetok_ns.tools.earlier_modules import register_earlier_modules
+from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 from scenetok_ns.training.optimizers import AdamWConfig, WarmupMilestonesConfig
 
 allow_numpy_scalars()
 shorten_errors()
+put_ffmpeg_on_path()
 
 
 REFINING_STEPS = 300
