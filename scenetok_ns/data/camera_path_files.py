@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.data.images import crop_intrinsics
+from scenetok_ns.data.lenses import opencv_distortion, straight_matrix
+from scenetok_ns.data.picture_folder import PictureFolder, picture_size
 from scenetok_ns.data.poses import flip_axes
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.square_pictures import PictureRequest
+from scenetok_ns.data.transforms_file import FileFrame, origin_of, read_transforms
 from scenetok_ns.models.cameras import CameraBatch, are_rigid
 from scenetok_ns.tools.atomic_files import write_atomically
 
@@ -57,7 +62,7 @@ def read_camera_path(path: Path) -> Float[Tensor, "n 4 4"]:
     if not path.is_file():
         raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
     try:
-        rows = [entry["camera_to_world"] for entry in json.loads(path.read_text("utf8"))["camera_path"]]
+        rows = [entry["camera_to_world"] for entry in json.loads(path.read_text("utf-8-sig"))["camera_path"]]
         poses = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4, 4)
     except UnicodeDecodeError as error:  # its repr holds the whole file
         raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): it is no text file") from error
@@ -78,13 +83,13 @@ def read_path(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath
     if not path.is_file():
         raise DataError(f"no file {path}; expected a camera path of the viewer, or transforms.json")
     try:
-        content = json.loads(path.read_text("utf8"))
+        content = json.loads(path.read_text("utf-8-sig"))
         is_path = "camera_path" in content
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is no camera path of Nerfstudio and no transforms.json: {error}") from error
     if is_path:
         return _with_lenses(path, read_camera_path(path), content, size)
-    return _of_photographs(path, content, size, side)
+    return _of_photographs(path, size, side)
 
 
 def _with_lenses(path: Path, c2w: Tensor, content: dict[str, Any], size: tuple[int, int] | None) -> CameraPath:
@@ -104,40 +109,40 @@ def _with_lenses(path: Path, c2w: Tensor, content: dict[str, Any], size: tuple[i
     return CameraPath(c2w, torch.stack([square_lens(one) for one in focal]), (height, width))
 
 
-def _of_photographs(path: Path, content: dict[str, Any], size: tuple[int, int] | None, side: int) -> CameraPath:
+def _of_photographs(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath:
+    frames = sorted(read_transforms(path).frames, key=lambda frame: frame.file_path)
+    pictures = PictureFolder(path.parent)
+    poses = torch.from_numpy(np.stack([frame.c2w for frame in frames]))
+    poses[:, :3, 3] -= torch.from_numpy(origin_of(poses[:, :3, 3].numpy()))
+    lenses = [_square_crop(path, frame, pictures, side) for frame in frames]
+    names = [frame.file_path for frame in frames]
+    return CameraPath(_checked(path, poses, names), torch.stack(lenses), size or (side, side))
+
+
+def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: int) -> Float[Tensor, "3 3"]:
+    """Normalised intrinsics of a photograph's square crop: those that encoding uses, so without lens distortion."""
     try:
-        frames = sorted(content["frames"], key=lambda frame: str(frame.get("file_path", "")))
-        poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64).reshape(-1, 4, 4)
-        lenses = [_square_crop({**content, **frame}, side) for frame in frames]
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
-        raise DataError(f"{path} is no transforms.json with poses and focal lengths: {error!r}") from error
-    return CameraPath(_checked(path, poses), torch.stack(lenses), size or (side, side))
+        width, height = picture_size(pictures.find(frame.file_path))
+    except DataError as error:  # a path needs no pictures
+        if frame.lens.width is None or frame.lens.height is None:
+            raise DataError(f"{path}: frame {frame.file_path} has no w and h, and {error}") from error
+        width, height = round(frame.lens.width), round(frame.lens.height)
+    matrix = frame.lens.matrix(width, height)
+    straight = straight_matrix(matrix, opencv_distortion(np.array(frame.lens.distortion)), (width, height))
+    straight[:2] /= np.array([[width], [height]])
+    return crop_intrinsics(torch.from_numpy(straight).float(), (height, width), (side, side))
 
 
-def _square_crop(values: dict[str, Any], side: int) -> Float[Tensor, "3 3"]:
-    """Normalised intrinsics of a photograph's square crop, from the entries of transforms.json. No lens distortion."""
-    width, height = float(values["w"]), float(values["h"])
-    if "fl_x" in values:
-        focal = float(values["fl_x"]), float(values.get("fl_y", values["fl_x"]))
-    else:
-        focal = (width / 2 / math.tan(float(values["camera_angle_x"]) / 2),) * 2
-    lens = torch.tensor(
-        [
-            [focal[0] / width, 0.0, float(values.get("cx", width / 2)) / width],
-            [0.0, focal[1] / height, float(values.get("cy", height / 2)) / height],
-            [0.0, 0.0, 1.0],
-        ]
-    )
-    return crop_intrinsics(lens, (int(height), int(width)), (side, side))
-
-
-def _checked(path: Path, poses: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
+def _checked(path: Path, poses: Float[Tensor, "n 4 4"], names: Sequence[str] = ()) -> Float[Tensor, "n 4 4"]:
     """OpenGL poses of a file as OpenCV ones. Raises DataError unless there are some, all of them rigid."""
     if not len(poses):
         raise DataError(f"the camera path {path} has no frames")
     wrong = ~are_rigid(poses)
     if wrong.any():
-        raise DataError(f"{path}: frame {int(wrong.nonzero()[0])} is not a camera pose (a rotation and a position)")
+        first = int(wrong.nonzero()[0])
+        raise DataError(
+            f"{path}: frame {names[first] if names else first} is not a camera pose (a rotation and a position)"
+        )
     return flip_axes(poses).float()
 
 

@@ -66,6 +66,7 @@ class RefineDataManager(SceneTokDataManager):
     """Reads all photographs once and keeps them; batches follow from seed and step."""
 
     config: RefineDataManagerConfig
+    refines = True
 
     @cached_property
     def training_views(self) -> ImageViews:

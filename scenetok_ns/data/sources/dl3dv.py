@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,14 @@ from torch import Tensor
 
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
+from scenetok_ns.data.transforms_file import TRANSFORMS, frame_of, read_json
 
 logger = logging.getLogger(__name__)
 
-TRANSFORMS = "transforms.json"
 IMAGE_FOLDERS = ("images_4", "images_8", "images_2", "images")
 """Looked for in this order: images_4 is what the released models were trained on."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
-SUPPORTED_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL")
 ASPECT_TOLERANCE = 0.02
 """Stored images are rounded to whole pixels after division by 4 or 8; a larger difference is another image."""
 
@@ -57,7 +55,7 @@ class DL3DVSource(SceneSource):
             reason = self.skipped.reasons.get(key)
             raise BadScene(reason, key) if reason else DataError(f"{self.folder} has no scene {key!r}")
         home = self._home_of[key]
-        meta = _read_json(home / TRANSFORMS, key)
+        meta = _read_transforms(home / TRANSFORMS, key)
         files = self._image_files(home, key)
         order = sorted(range(len(meta["frames"])), key=lambda i: _natural(_stem(meta["frames"][i], key)))
         meta = {**meta, "frames": [meta["frames"][i] for i in order]}
@@ -106,21 +104,15 @@ def parse_transforms(meta: dict[str, Any], key: str) -> tuple[Float[Tensor, "v 4
     OpenGL camera-to-world becomes OpenCV; intrinsics, which may be given for each frame, are divided by `w` and `h`.
     The timestamp is the number at the end of the file name, else -1. Raises BadScene.
     """
-    frames = meta["frames"]
-    model = meta.get("camera_model", "OPENCV")
-    if model not in SUPPORTED_MODELS:
-        raise BadScene(f"camera model {model}; expected one of {', '.join(SUPPORTED_MODELS)}: undistort it first", key)
-    opengl_to_opencv = np.diag([1.0, -1.0, -1.0, 1.0])
     try:
-        size = np.array([[meta["w"]], [meta["h"]]], dtype=np.float64)
-        c2w = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64) @ opengl_to_opencv
-        intrinsics = np.tile(np.eye(3), (len(frames), 1, 1))
-        for index, frame in enumerate(frames):
-            fx, fy, cx, cy = (float(frame.get(name, meta.get(name))) for name in ("fl_x", "fl_y", "cx", "cy"))
-            intrinsics[index, :2] = np.array([[fx, 0.0, cx], [0.0, fy, cy]], dtype=np.float64) / size
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadScene(f"{TRANSFORMS} lacks or misstates w, h, fl_x, fl_y, cx, cy or a pose ({error})", key) from error
-    numbers = [re.search(r"(\d+)$", _stem(frame, key)) for frame in frames]
+        frames = [frame_of(TRANSFORMS, number, frame, meta) for number, frame in enumerate(meta["frames"])]
+        width, height = (_size(meta, name) for name in ("w", "h"))
+    except DataError as error:
+        raise BadScene(str(error), key) from error
+    intrinsics = np.stack([frame.lens.matrix(width, height) for frame in frames])
+    intrinsics[:, :2] /= np.array([[width], [height]])
+    c2w = np.stack([frame.c2w for frame in frames]) @ np.diag([1.0, -1.0, -1.0, 1.0])
+    numbers = [re.search(r"(\d+)$", frame.name) for frame in frames]
     timestamps = torch.tensor([int(number[1]) if number else -1 for number in numbers], dtype=torch.int64)
     return torch.from_numpy(c2w).float(), torch.from_numpy(intrinsics).float(), timestamps
 
@@ -130,22 +122,30 @@ def home_of_scene(scene: Path) -> Path | None:
     return next((path for path in (scene / "nerfstudio", scene) if (path / TRANSFORMS).is_file()), None)
 
 
-def _read_json(path: Path, key: str) -> dict[str, Any]:
+def _read_transforms(path: Path, key: str) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadScene(f"{TRANSFORMS} cannot be read as JSON ({error})", key) from error
-    if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list) or not meta["frames"]:
+        meta = read_json(path)
+    except DataError as error:
+        raise BadScene(str(error), key) from error
+    if not isinstance(meta.get("frames"), list) or not meta["frames"]:
         raise BadScene(f"{TRANSFORMS} has no frames", key)
-    if not meta.get("w") or not meta.get("h"):
-        raise BadScene(f"{TRANSFORMS} lacks w and h, the image size that its focal lengths refer to", key)
     return meta
+
+
+def _size(meta: dict[str, Any], name: str) -> int:
+    try:
+        size = int(meta[name])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise DataError(f"{TRANSFORMS} lacks w and h, the image size that its focal lengths refer to")
+    return size
 
 
 def _stem(frame: Any, key: str) -> str:
     try:
-        return Path(frame["file_path"]).stem
-    except (KeyError, TypeError) as error:
+        return PurePosixPath(frame["file_path"].replace("\\", "/")).stem
+    except (KeyError, TypeError, AttributeError) as error:
         raise BadScene(f"{TRANSFORMS} has a frame without file_path", key) from error
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -58,7 +59,7 @@ class RE10KSource(SceneSource):
         if not path.is_file():
             raise DataError(f"{self.folder} has no {INDEX} (scene -> chunk file); it is published with the chunks")
         try:
-            index = json.loads(path.read_text())
+            index = json.loads(path.read_text("utf-8-sig"))
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read as JSON ({error}); fetch it again") from error
         if not isinstance(index, dict) or not all(isinstance(chunk, str) for chunk in index.values()):
@@ -93,6 +94,7 @@ class RE10KSource(SceneSource):
 
 
 def _open_chunk(path: Path) -> dict[str, dict[str, Any]]:
+    torch.serialization.add_safe_globals(_numpy_arrays())
     try:
         # Files of torch < 1.6 are not zip archives and cannot be mapped.
         chunk = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
@@ -104,8 +106,22 @@ def _open_chunk(path: Path) -> dict[str, dict[str, Any]]:
     return {item["key"]: item for item in chunk}
 
 
+def _numpy_arrays() -> list[Any]:
+    """What arrays of numbers are stored as: reading them runs no code of the file's."""
+    make_array: Any = np.zeros(0).__reduce__()[0]  # lives in another module in each major version of numpy
+    numbers = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "uint8")]
+    return [make_array, np.ndarray, np.dtype, *numbers]
+
+
+def _tensor(value: Any) -> Any:
+    """Arrays of numpy, which some converters store, as tensors; other things as they are."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype != object else value
+
+
 def _scene_of(key: str, example: dict[str, Any]) -> Scene:
-    rows, images = example.get("cameras"), example.get("images")
+    rows, images = _tensor(example.get("cameras")), example.get("images")
+    if isinstance(images, (list, tuple)):
+        images = [_tensor(image) for image in images]
     if not isinstance(rows, Tensor) or rows.ndim != 2 or rows.shape[1] != 18:
         raise BadScene("expected cameras [v, 18]", key)
     if not isinstance(images, (list, tuple)) or not all(isinstance(image, Tensor) for image in images):
@@ -116,7 +132,7 @@ def _scene_of(key: str, example: dict[str, Any]) -> Scene:
         c2w, intrinsics = cameras_from_rows(rows.float())
     except ValueError as error:
         raise BadScene(str(error), key) from error
-    timestamps = example.get("timestamps")
+    timestamps = _tensor(example.get("timestamps"))
     names = tuple(f"frame_{index:05d}" for index in range(len(images)))
     read = partial(_decode, images)
     return Scene(key, c2w, intrinsics, names, read, timestamps if isinstance(timestamps, Tensor) else None)
