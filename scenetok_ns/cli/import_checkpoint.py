@@ -14,7 +14,7 @@ from scenetok_ns.cli.run_options import RunChanges
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, weights_file
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.models.released_checkpoints import CheckpointError, released_state
-from scenetok_ns.tools.digests import sha256_of
+from scenetok_ns.tools.digests import remembered_sha256
 from scenetok_ns.tools.printing import command, description_column, plain_console
 from scenetok_ns.tools.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
 
@@ -45,14 +45,39 @@ def import_checkpoint(
         video_dcae: Published weights of Video DC-AE.
         wan: Published weights of the Wan 2.2 VAE.
     """
-    console = plain_console(stderr=True)
     described = load_preset(preset)
-    given = {"vavae": vavae, "video_dcae": video_dcae, "wan": wan}
-    weights = autoencoder_files(described, given)
+    weights = autoencoder_files(described, {"vavae": vavae, "video_dcae": video_dcae, "wan": wan})
+    check_places(output, data)
+    make_run(preset, checkpoint, tokenizer, weights, output, data)
+
+
+def check_places(output: Path, data: Path | None) -> None:
+    """Raise OSError if the run folder exists or the data does not, before work of minutes begins."""
     if output.exists():
         raise FileExistsError(f"{output} exists; choose another --output, or remove it")
     if data is not None and not data.exists():
         raise FileNotFoundError(f"no data at {data}")
+
+
+def make_run(
+    preset: str,
+    checkpoint: Path,
+    tokenizer: Path | None,
+    weights: dict[str, Path | None],
+    output: Path,
+    data: Path | None,
+) -> None:
+    """Write the run folder of a released checkpoint, whole or not at all, and print how to open it.
+
+    Args:
+        preset: A preset's name, or a preset file of your own (.yaml).
+        checkpoint: The released file.
+        tokenizer: The released file of compressor and denoiser, where `checkpoint` holds the generator alone.
+        weights: "context" and "target" -> weights of that autoencoder; None where it has none.
+        output: The run folder.
+        data: Data set for the run to show.
+    """
+    console, described = plain_console(stderr=True), load_preset(preset)
     with progress_bars(console) as bar:
         # The tensors are gone when the checkpoint is written, and Nerfstudio is imported after that.
         write_run_folder(
@@ -120,18 +145,23 @@ def imported_config(
         if path is not None:
             # Names and shapes only, on no device: a file of another autoencoder is refused here, not by the first tool.
             build_autoencoder(configs[role], path, device="meta")
-        digest = None if path is None else sha256_of(path, bar(f"SHA-256 of {path.name}", path.stat().st_size))
+        digest = None if path is None else remembered_sha256(path, bar(f"SHA-256 of {path.name}", path.stat().st_size))
         setattr(model, f"{role}_weights", path)
         setattr(model, f"{role}_weights_sha256", digest)
     RunChanges(data=data).apply(config)
     return config
 
 
+def byte_progress(console: Console) -> Progress:
+    """Bars for bytes, with speed and remaining time."""
+    columns = (description_column(), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Bar]:
     """Bars that count bytes: bar(text, total) -> function to call with the number of bytes done."""
-    columns = (description_column(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with byte_progress(console) as progress:
 
         def bar(text: str, total: int) -> Callable[[int], None]:
             task = progress.add_task(text, total=total)

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 COMMANDS = {
+    "download": ("scenetok_ns.cli.download:download", "download a released model and create a run folder from it"),
     "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "create a run folder from a released checkpoint"),
     "open": (
         "scenetok_ns.cli.open_run:open_run",
