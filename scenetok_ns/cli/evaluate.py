@@ -275,6 +275,13 @@ def figures_table(rows: list[Row]) -> Table:
         for name in metrics:
             table.add_row(name, cell(rows[0], name))
         return table
+    if list(rows[0].axes) == ["method"]:  # few columns with long names: a row for each metric
+        table.add_column("metric")
+        for row in rows:
+            table.add_column(str(row.axes["method"]), justify="right", overflow="fold")
+        for name in metrics:
+            table.add_row(name, *(cell(row, name) for row in rows))
+        return table
     for column in [*rows[0].axes, *metrics]:
         table.add_column(column, justify="right", overflow="fold")
     for row in rows:

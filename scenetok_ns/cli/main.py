@@ -31,6 +31,7 @@ COMMANDS = {
     "eval-index": ("scenetok_ns.cli.eval_index:eval_index", "make or check an evaluation index"),
     "report": ("scenetok_ns.cli.report:report", "write a page about an evaluation"),
     "evaluate": ("scenetok_ns.cli.evaluate:evaluate", "measure a run: metrics, seeds, sweeps"),
+    "score": ("scenetok_ns.cli.score:score", "measure pictures of other methods by the same protocol"),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""

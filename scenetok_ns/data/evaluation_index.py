@@ -25,6 +25,8 @@ class EvaluationIndex:
     def load(cls, path: Path) -> EvaluationIndex:
         """Read an index. An entry may stand in a list of one, and null entries are left out, as in published files.
 
+        The JSON file of ns-eval or `scenetok evaluate` is an index of the views that it measured.
+
         Raises DataError if the file is missing or says something else.
         """
         try:
@@ -33,6 +35,7 @@ class EvaluationIndex:
             raise DataError(f"evaluation index {path} cannot be read as JSON ({error})") from error
         if not isinstance(content, dict):
             raise DataError(f"evaluation index {path}: expected an object with an entry for each scene")
+        content = _measured_views(content)
         entries = {key: _entry(path, key, value) for key, value in content.items() if value}
         if not entries:
             raise DataError(f"evaluation index {path} names no scenes")
@@ -74,6 +77,15 @@ def scene_key(name: str, known: set[str]) -> str | None:
         return name
     base = re.sub(r"_\d+$", "", name)
     return base if base in known else None
+
+
+def _measured_views(content: dict[str, Any]) -> dict[str, Any]:
+    """The views of an evaluation, as an index; other content as it is."""
+    figures = content.get("results") if "per_scene" not in content else content
+    scenes = figures.get("per_scene") if isinstance(figures, dict) else None
+    if not isinstance(scenes, dict) or not all(isinstance(scene, dict) for scene in scenes.values()):
+        return content
+    return {key: {"context": scene.get("context"), "target": scene.get("frames")} for key, scene in scenes.items()}
 
 
 def _entry(path: Path, key: str, value: Any) -> ViewIndices:
