@@ -59,7 +59,7 @@ def score(
     """
     import torch
 
-    from scenetok_ns.cli.evaluate import tell_missing, write_figures
+    from scenetok_ns.cli.evaluation_figures import print_missing, write_figures
     from scenetok_ns.evaluation.measures import Measures
     from scenetok_ns.evaluation.picture_files import PictureFolder
     from scenetok_ns.evaluation.picture_scores import PictureScores, target_frames
@@ -79,7 +79,7 @@ def score(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with console.status("loading the metrics"):
         measures = Measures.load(measure, device)
-    tell_missing(measures.not_computed, console)
+    print_missing(measures.not_computed, console)
     found: list[tuple[Variant, dict[str, Any]]] = []
     for name, folder in folders.items():
         records = EvaluationFolder(output / name)
@@ -159,7 +159,7 @@ def check_same_views(others: dict[Path, dict[str, Any]], wanted: dict[str, list[
 
 def figures_of(scores: PictureScores, data: Path, task: str) -> dict[str, Any]:
     """Measure one method, with a bar, and write its figures."""
-    from scenetok_ns.cli.latents import scene_progress
+    from scenetok_ns.cli.scene_jobs import scene_progress
     from scenetok_ns.evaluation.evaluate import details
     from scenetok_ns.evaluation.records import FIGURES
     from scenetok_ns.evaluation.summary import summarise

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from released_files import random_state, write_lightning
 from support.file_server import Answer, FileServer, serving
+from support.released_files import random_state, write_lightning
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.models.presets import config_folder, load_preset

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import FRAMES, IMAGE_SIZE, small_pipeline, write_small_dl3dv, write_small_re10k
+from support.small_runs import FRAMES, IMAGE_SIZE, small_pipeline, write_small_dl3dv, write_small_re10k
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.evaluation.evaluate import evaluate_resumable
