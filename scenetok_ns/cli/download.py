@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
-from scenetok_ns.models.released_files import RELEASED_FILES, HubFile, ReleasedFile, Role, files_of
-from scenetok_ns.tools.download_records import cache_folder, record, recorded
+from scenetok_ns.models.released_files import RELEASED_FILES, HubFile, ReleasedFile, Role, files_of, weights_folder
+from scenetok_ns.tools.download_records import record, recorded
 from scenetok_ns.tools.downloads import DownloadError, check_space, looks_like_text, part_size, readable
 from scenetok_ns.tools.printing import command, plain_console
 
@@ -63,7 +63,7 @@ def download(
     if output is None:
         print_next(console, preset, paths)
         return
-    from scenetok_ns.cli.import_checkpoint import make_run
+    from scenetok_ns.cli.imported_runs import make_run
 
     weights: dict[str, Path | None] = {role: paths.get(role) for role in ("context", "target")}  # type: ignore[call-overload]
     make_run(preset, paths["checkpoint"], paths.get("tokenizer"), weights, output, data)
@@ -79,7 +79,7 @@ def needed_files(preset: str) -> dict[Role, ReleasedFile]:
 
 def check_output(preset: Preset, output: Path | None, data: Path | None) -> None:
     """Raise ValueError or OSError before anything moves if the import that follows cannot work."""
-    from scenetok_ns.cli.import_checkpoint import check_places
+    from scenetok_ns.cli.imported_runs import check_places
 
     if output is None:
         if data is not None:
@@ -108,7 +108,7 @@ class Wanted:
     @property
     def target(self) -> Path:
         """Where the file is downloaded to, or may be put by hand. (The Hub's cache has paths of its own.)"""
-        return (self.to or cache_folder() / "weights").absolute() / self.file.name
+        return (self.to or weights_folder()).absolute() / self.file.name
 
     @property
     def space(self) -> Path:
@@ -179,7 +179,7 @@ class Wanted:
             return hub_download(source.repository, self.file.name, source.revision, self.to, self.file.size)
         if self.mirror is None and os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
             raise DownloadError("HF_HUB_OFFLINE is set and the file is not here: unset it or copy the file")
-        from scenetok_ns.cli.import_checkpoint import byte_progress
+        from scenetok_ns.cli.imported_runs import byte_progress
         from scenetok_ns.tools.downloads import download as fetch
 
         console = plain_console(stderr=True)
@@ -196,7 +196,7 @@ class Wanted:
 
     def _check(self, path: Path, accept_changed: bool) -> None:
         """Compare a file with the published hash, or with that of its first download. Raises DownloadError."""
-        from scenetok_ns.cli.import_checkpoint import progress_bars
+        from scenetok_ns.cli.imported_runs import progress_bars
         from scenetok_ns.tools.digests import remembered_sha256
 
         with path.open("rb") as file:

@@ -6,11 +6,15 @@ the first download is recorded on this machine and compared later.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from scenetok_ns.models.autoencoders.registry import weights_file
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
+from scenetok_ns.tools.download_records import cache_folder
+from scenetok_ns.tools.hub_downloads import hub_cached
 
 Role = Literal["checkpoint", "tokenizer", "context", "target"]
 GB, GiB = 10**9, 1 << 30
@@ -87,18 +91,27 @@ RELEASED_FILES: tuple[ReleasedFile, ...] = (
 )
 
 
-def released_file(name: str) -> ReleasedFile:
-    """The entry of a file. Raises ValueError that lists the known names."""
-    for file in RELEASED_FILES:
-        if file.name == name:
-            return file
-    raise ValueError(f"{name} is not a released file; known: {', '.join(file.name for file in RELEASED_FILES)}")
+def weights_folder() -> Path:
+    """Folder of the user's cache that `scenetok download` puts files into, but for those of the Hub's own cache."""
+    return cache_folder() / "weights"
+
+
+def find_released(name: str, folders: Sequence[Path], *, cached: bool = True) -> Path | None:
+    """A released file by its name: in one of the folders, or, if `cached`, where downloads without a folder put it."""
+    for folder in [*folders, *([weights_folder()] if cached else [])]:
+        if (folder / name).is_file():
+            return folder / name
+    source = next((file.source for file in RELEASED_FILES if file.name == name), None)
+    if not cached or not isinstance(source, HubFile):
+        return None
+    return hub_cached(source.repository, name, source.revision, None)
 
 
 def files_of(preset: Preset) -> dict[Role, ReleasedFile]:
     """The released files that a preset needs, by what they are for.
 
-    Presets whose training run was not released have no checkpoint; those in the package have nothing at all.
+    Presets whose training run was not released have no checkpoint; those in the package have nothing at all. Neither
+    has a preset file of your own the checkpoint that it names, unless that is a released one.
     """
     names: dict[Role, str | None] = {
         "checkpoint": preset.checkpoint,
@@ -106,4 +119,5 @@ def files_of(preset: Preset) -> dict[Role, ReleasedFile]:
         "context": weights_file(preset.context_autoencoder),
         "target": weights_file(preset.target_autoencoder),
     }
-    return {role: released_file(name) for role, name in names.items() if name is not None}
+    known = {file.name: file for file in RELEASED_FILES}
+    return {role: known[name] for role, name in names.items() if name in known}

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.models.lightning_files import read_lightning
 from scenetok_ns.models.presets import Preset
-from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES, drop_reason, read_lightning
+from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES, used_tensors
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.weight_files import CheckpointError, check_tensors, embedded_weights
 from scenetok_ns.training.checkpoints import averaged_weights, checkpoint_path, model_state, read_checkpoint
@@ -67,5 +68,5 @@ def _read(file: Path, preset: Preset, expected: Mapping[str, Tensor]) -> dict[st
     if re.fullmatch(r"step-\d+\.ckpt", file.name):
         state = averaged_weights(model_state(read_checkpoint(file)["pipeline"]))
         return {key.removeprefix("scenetok."): value for key, value in state.items() if isinstance(value, Tensor)}
-    state = read_lightning(file)
-    return {key: value for key, value in state.items() if key in expected or drop_reason(key, preset) is None}
+    state = {key: value for key, value in read_lightning(file).items() if key.startswith(TOKENIZER_PREFIXES)}
+    return used_tensors(expected, state, preset, str(file))[0]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from scenetok_ns.models.presets import load_preset, preset_names
-from scenetok_ns.models.released_files import RELEASED_FILES, HubFile, Share, files_of, released_file
+from scenetok_ns.models.released_files import RELEASED_FILES, HubFile, Share, files_of
 
 
 def test_every_file_belongs_to_a_preset_and_every_preset_finds_its_files() -> None:
@@ -35,11 +33,6 @@ def test_entries_are_unique_and_well_formed() -> None:
             assert file.source.revision is None or re.fullmatch("[0-9a-f]{40}", file.source.revision)
         else:
             assert file.source.link.startswith("https://") and file.source.url == file.source.link + "/download"
-
-
-def test_unknown_files_are_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"x\.ckpt is not a released file; known: va-videodc_re10k\.ckpt, "):
-        released_file("x.ckpt")
 
 
 def test_shares_are_pages_and_files() -> None:
