@@ -18,7 +18,7 @@ from scenetok_ns.evaluation.measures import Measures
 from scenetok_ns.evaluation.picture_files import PictureFolder
 from scenetok_ns.evaluation.protocol import environment
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
-from scenetok_ns.evaluation.scene_evaluation import OnScene, RenderedScene
+from scenetok_ns.evaluation.scene_evaluation import EvaluatedScene, OnScene
 from scenetok_ns.models.metrics import Pictures
 from scenetok_ns.tools.digests import sha256_of
 
@@ -99,7 +99,7 @@ class PictureScores:
             values = self.measures.views(pred=copied, target=target.float() / 255)
             views |= {f"{metric}_{baseline}": numbers for metric, numbers in values.items()}
         context = loaded.views.context.tolist()
-        rendered = RenderedScene(
+        rendered = EvaluatedScene(
             number=self.keys.index(key),
             key=key,
             context=loaded.context,

@@ -102,24 +102,25 @@ def released_state(preset: Preset, checkpoint: Path, tokenizer: Path | None = No
             + (f" ({preset.tokenizer_checkpoint})" if preset.tokenizer_checkpoint else "")
         )
     source = str(checkpoint) if tokenizer is None else f"{checkpoint} with {tokenizer}"
-    taken, more = used_tensors(expected, found, preset, source)
+    taken, more = used_tensors(expected, found, preset, f"{source} does not fit preset {preset.name}")
     return ReleasedState(taken, dropped | more)
 
 
 def used_tensors(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], preset: Preset, source: str
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], preset: Preset, context: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a released file that networks use, in their order, and key -> reason of those left out.
 
     Raises CheckpointError, which lists all differences, for tensors that are missing or of another shape, and for
-    surplus ones that are numbered as tensors of the networks are: those are of a network with more layers.
+    surplus ones that are numbered as tensors of the networks are: those are of a network with more layers. The message
+    begins with `context`.
     """
     numbered = {_without_numbers(key) for key in expected}
     dropped = {key: drop_reason(key, preset) or UNKNOWN for key in found if key not in expected}
     layers = [key for key, why in dropped.items() if why is UNKNOWN and _without_numbers(key) in numbered]
     used = {key: value for key, value in found.items() if key in expected or key in layers}
     try:
-        check_tensors(expected, used, f"{source} does not fit preset {preset.name}")
+        check_tensors(expected, used, context)
     except CheckpointError as error:
         unknown = [key for key, why in dropped.items() if why is UNKNOWN and key not in layers]
         more = f"; {len(unknown)} unknown: {listed(unknown)}" if unknown else ""

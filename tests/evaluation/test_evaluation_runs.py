@@ -343,7 +343,8 @@ def test_conditions_reach_the_model(pipeline: SceneTokPipeline, measures: Measur
 
     base = predicted("base", EvaluationConditions())
     assert torch.equal(base, predicted("again", EvaluationConditions()))
-    for name, conditions in (("order", EvaluationConditions("reversed")), ("tokens", EvaluationConditions(num_tokens=5))):
+    reordered, fewer = EvaluationConditions("reversed"), EvaluationConditions(num_tokens=5)
+    for name, conditions in (("order", reordered), ("tokens", fewer)):
         assert not torch.equal(base, predicted(name, conditions))
     record = evaluation(pipeline, measures, tmp_path / "order").folder.record("test0")
     assert record is not None and record.context == sorted(record.context, reverse=True)
