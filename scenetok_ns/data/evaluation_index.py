@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from scenetok_ns.data.scenes import DataError, Scene, SceneSource, ViewIndices
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,32 @@ class EvaluationIndex:
     def keys_in(self, source: SceneSource) -> Sequence[str]:
         """Scenes of `source` that the index names, in the order of the index.
 
-        Scenes that the source skipped are left out. Raises DataError if it has never heard of one.
+        A data set may be a part of the published one: scenes that it lacks are counted and named as skipped. Raises
+        DataError if it has none of the index's scenes.
         """
         known = set(source.keys)
         pairs = [(name, scene_key(name, known | source.skipped.reasons.keys())) for name in self.entries]
         unknown = [name for name, key in pairs if key is None]
-        if unknown:
+        if len(unknown) == len(pairs):
             raise DataError(
-                f"evaluation index {self.path} names {len(unknown)} scenes that the data set does not have, the first "
-                f"is {unknown[0]!r}; give an index of this split, or take them out"
+                f"evaluation index {self.path} names {len(unknown)} scenes, none of which the data set has; the first "
+                f"is {unknown[0]!r}: give an index of this data set and split"
             )
+        source.skipped.add_all(unknown, f"not in the data set, though {self.path.name} names it")
         return [key for _, key in pairs if key in known]
 
     def views(self, scene: Scene) -> ViewIndices:
-        """The entry of a scene. Raises DataError if there is none, or if it names a frame that does not exist."""
+        """The entry of a scene. Raises DataError if there is none, BadScene if it names a frame that does not exist."""
         matches = [name for name in self.entries if scene_key(name, {scene.key})]
         if not matches:
             raise DataError(f"evaluation index {self.path} has no entry for scene {scene.key!r}")
         entry = self.entries.get(scene.key, self.entries[matches[0]])
         last = int(torch.cat([entry.context, entry.target]).max())
         if last >= scene.num_frames:
-            raise DataError(
-                f"evaluation index {self.path} asks for frame {last} of scene {scene.key!r}, which has "
-                f"{scene.num_frames} frames (0 to {scene.num_frames - 1})"
+            raise BadScene(
+                f"{self.path.name} asks for frame {last}, but it has {scene.num_frames} frames (0 to "
+                f"{scene.num_frames - 1})",
+                scene.key,
             )
         return entry
 
