@@ -75,12 +75,12 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
 
 
 def _re10k(data: Path) -> DataParserConfig | None:
-    there = (data / "index.json").is_file() or any(data.glob("*/index.json"))
+    there = any(next(data.glob(pattern), None) for pattern in ("index.json", "*/index.json", "*.torch", "*/*.torch"))
     return Re10kDataParserConfig(data=data) if there else None
 
 
 def _dl3dv(data: Path) -> DataParserConfig | None:
-    depths = ("*", "*/nerfstudio", "*/*", "*/*/nerfstudio", "nerfstudio")
+    depths = ("*", "*/nerfstudio", "*/*", "*/*/nerfstudio", "*/*/*", "nerfstudio")
     if not any(next(data.glob(f"{depth}/{TRANSFORMS}"), None) is not None for depth in depths):
         return None
     if captures := captures_in(data):

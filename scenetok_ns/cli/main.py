@@ -7,6 +7,7 @@ import sys
 import warnings
 
 COMMANDS = {
+    "download": ("scenetok_ns.cli.download:download", "download a released model and create a run folder from it"),
     "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "create a run folder from a released checkpoint"),
     "open": (
         "scenetok_ns.cli.open_run:open_run",
@@ -34,6 +35,7 @@ COMMANDS = {
     "eval-index": ("scenetok_ns.cli.eval_index:eval_index", "make or check an evaluation index"),
     "report": ("scenetok_ns.cli.report:report", "write a page about an evaluation"),
     "evaluate": ("scenetok_ns.cli.evaluate:evaluate", "measure a run: metrics, seeds, sweeps"),
+    "score": ("scenetok_ns.cli.score:score", "measure pictures of other methods by the same protocol"),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,11 +30,14 @@ ASPECT_TOLERANCE = 0.02
 
 
 class DL3DVSource(SceneSource):
-    """The scene folders in `folder`, or `folder` itself if it is one.
+    """The scene folders in `folder` and in folders of it that are no scenes, or `folder` itself if it is a scene.
 
-    A scene is `<scene>/nerfstudio/transforms.json`, or without the `nerfstudio` folder, beside the image folder
-    (`image_folder`, or the first that exists of IMAGE_FOLDERS). Frames are put in the order of their file names, which
-    is the order of the video; published evaluation indices count them so. Lens distortion (k1 to p2) is not removed:
+    DL3DV-ALL is downloaded as `{1K..11K}/<scene>/transforms.json`, the benchmark as
+    `<scene>/nerfstudio/transforms.json`; archives that make one more folder of the scene's name may stay as they are.
+    Beside transforms.json lies the image folder (`image_folder`, or the first that exists of IMAGE_FOLDERS).
+
+    Frames are put in the order of their file names, which is the order of the video; published evaluation indices
+    count them so. Lens distortion (k1 to p2) is not removed:
     the published code ignores it, and the released weights expect the images as they are.
     Raises DataError if there is no scene.
     """
@@ -78,15 +82,26 @@ class DL3DVSource(SceneSource):
             return {self.folder.resolve().name: home}
         homes: dict[str, Path] = {}
         without: list[str] = []
-        for path in sorted(path for path in self.folder.iterdir() if path.is_dir()):
-            home = home_of_scene(path)
-            if home is not None:
-                homes[path.name] = home
+        packed: list[str] = []
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix.lower() == ".zip":
+                packed.append(path.stem)
+            if not path.is_dir():
+                continue
+            found = scenes_in(path)
+            if found.homes or found.packed:
+                for name, home in found.homes.items():
+                    homes.setdefault(name, home)
+                packed += found.packed
+                without += found.without
             else:
                 without.append(path.name)
+        packed = [name for name in packed if name not in homes]
         if not homes:
-            raise DataError(f"{self.folder} holds no scene: expected <scene>/nerfstudio/{TRANSFORMS}")
+            unpack = f"; {len(packed)} scenes are .zip archives: unpack them" if packed else ""
+            raise DataError(f"{self.folder} holds no scene: expected <scene>/nerfstudio/{TRANSFORMS}{unpack}")
         self.skipped.add_all(without, f"no {TRANSFORMS}")
+        self.skipped.add_all(packed, "a .zip archive that is not unpacked")
         return homes
 
     def _image_files(self, home: Path, key: str) -> dict[str, Path]:
@@ -119,7 +134,37 @@ def parse_transforms(meta: dict[str, Any], key: str) -> tuple[Float[Tensor, "v 4
 
 def home_of_scene(scene: Path) -> Path | None:
     """The folder of transforms.json."""
-    return next((path for path in (scene / "nerfstudio", scene) if (path / TRANSFORMS).is_file()), None)
+    places = (scene / "nerfstudio", scene, scene / scene.name / "nerfstudio", scene / scene.name)
+    return next((path for path in places if (path / TRANSFORMS).is_file()), None)
+
+
+@dataclass
+class FoundScenes:
+    """What a folder holds: itself as a scene, or the scenes in it."""
+
+    homes: dict[str, Path] = field(default_factory=dict)
+    """Scene -> folder of its transforms.json."""
+    packed: list[str] = field(default_factory=list)
+    """Scenes that are archives."""
+    without: list[str] = field(default_factory=list)
+    """Folders that hold neither."""
+
+
+def scenes_in(folder: Path) -> FoundScenes:
+    """The scene that a folder is, or the scenes of a folder such as DL3DV-ALL's 1K to 11K."""
+    if (home := home_of_scene(folder)) is not None:
+        return FoundScenes({folder.name: home})
+    found = FoundScenes()
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == ".zip":
+            found.packed.append(path.stem)
+        elif path.is_dir():
+            home = home_of_scene(path)
+            if home is None:
+                found.without.append(path.name)
+            else:
+                found.homes[path.name] = home
+    return found
 
 
 def _read_transforms(path: Path, key: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
 
+logger = logging.getLogger(__name__)
+
 INDEX = "index.json"
 CACHED_CHUNKS = 4
 """Chunks that one process keeps open. They are mapped into memory, not read, so each costs only what was looked at."""
@@ -27,9 +30,10 @@ CACHED_CHUNKS = 4
 class RE10KSource(SceneSource):
     """The scenes of one folder of `*.torch` chunks, such as root/train.
 
-    Only `index.json` (scene -> chunk) is read at first, so 60,000 scenes cost their names. A chunk is a list of
+    Only `index.json` (scene -> chunk) is read at first, so 60,000 scenes cost their names; without it, the names in all
+    chunks. A chunk is a list of
     dictionaries with `key`, `cameras` (see `poses.cameras_from_rows`), `images` (one uint8 tensor of JPEG bytes for
-    each frame) and `timestamps`. Raises DataError if the folder, its index or all its chunks are missing.
+    each frame) and `timestamps`. Raises DataError if the folder or all its chunks are missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +61,7 @@ class RE10KSource(SceneSource):
         if not self.folder.is_dir():
             raise DataError(f"no folder {self.folder}; expected .torch chunks and {INDEX} in it")
         if not path.is_file():
-            raise DataError(f"{self.folder} has no {INDEX} (scene -> chunk file); it is published with the chunks")
+            return self._names_in_chunks()
         try:
             index = json.loads(path.read_text("utf-8-sig"))
         except (OSError, ValueError) as error:
@@ -66,6 +70,22 @@ class RE10KSource(SceneSource):
             raise DataError(f"{path}: expected an object that maps scene names to chunk files")
         if not index:
             raise DataError(f"{path} lists no scenes")
+        return index
+
+    def _names_in_chunks(self) -> dict[str, str]:
+        """Scene -> chunk, from the chunks themselves, which are mapped and not read."""
+        chunks = sorted(self.folder.glob("*.torch"))
+        if not chunks:
+            raise DataError(f"{self.folder} has neither .torch chunks nor {INDEX}, which is published with them")
+        logger.info("%s has no %s: the names of the scenes come from its %d chunks", self.folder, INDEX, len(chunks))
+        index: dict[str, str] = {}
+        for chunk in chunks:
+            try:
+                index.update(dict.fromkeys(_open_chunk(chunk), chunk.name))
+            except DataError as error:
+                logger.warning("%s: %s", self.folder, error)
+        if not index:
+            raise DataError(f"none of the {len(chunks)} chunks in {self.folder} can be read; fetch them again")
         return index
 
     def _usable(self, index: dict[str, str]) -> dict[str, str]:

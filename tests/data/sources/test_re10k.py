@@ -82,10 +82,21 @@ def test_files_of_old_torch_are_read(tmp_path: Path) -> None:
     assert RE10KSource(folder).scene("a").load_images([0])[0].shape == (3, 36, 64)
 
 
+def test_chunks_without_an_index_name_their_scenes(tmp_path: Path) -> None:
+    folder = write_re10k(tmp_path, [[example("a"), example("b")], [example("c")]])
+    (folder / "index.json").unlink()
+    assert list(RE10KSource(folder).keys) == ["a", "b", "c"] and RE10KSource(folder).scene("c").num_frames == 8
+    (folder / "000001.torch").write_bytes(b"no")
+    assert list(RE10KSource(folder).keys) == ["a", "b"]
+    (folder / "000000.torch").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"none of the 2 chunks in .* can be read"):
+        RE10KSource(folder)
+
+
 def test_missing_folder_index_or_chunks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         RE10KSource(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"has no index\.json"):
+    with pytest.raises(DataError, match=r"has neither \.torch chunks nor index\.json"):
         RE10KSource(tmp_path)
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(DataError, match="lists no scenes"):
