@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from scenetok_ns.cli.scene_jobs import Split, chosen_shard, job_label, open_split, print_report, scene_progress
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def latents(
         _verify(output, data, splits, console)
         return
     if data is None:
-        raise ValueError("--data is needed: the folder of the data set")
+        raise UsageError("--data is needed: the folder of the data set")
     import torch
 
     from scenetok_ns.data.precomputed.latent_files import LatentSettings
@@ -88,10 +89,7 @@ def latents(
         shard=chosen_shard(shard),
         workers=workers,
     )
-    try:
-        autoencoder = build_autoencoder(config, weights, device=where, dtype=dtype, use="precompute")
-    except ImportError as error:  # its message names the extra to install
-        raise ValueError(str(error)) from error
+    autoencoder = build_autoencoder(config, weights, device=where, dtype=dtype, use="precompute")
     with scene_progress(console) as progress:
         task = progress.add_task(job_label(f"{config.name} latents", job.shard), total=len(job.scenes()))
         report = compute_latents(job, autoencoder, lambda key: progress.advance(task))
@@ -141,5 +139,5 @@ def _sha256(weights: Path) -> str:
 
     file = diffusers_file(weights) if weights.is_dir() else weights
     if not file.is_file():
-        raise ValueError(f"--weights: there is no file {file}")
+        raise UsageError(f"--weights: there is no file {file}")
     return sha256_of(file)

@@ -15,6 +15,7 @@ from scenetok_ns.data.camera_paths import PATH_NAMES
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
@@ -71,13 +72,13 @@ def render(
         solver: euler, or multistep, which needs fewer steps for the same error.
     """
     if tokens and (scenes or compare):
-        raise ValueError(f"--tokens already give the scenes: leave out {'--scenes' if scenes else '--compare'}")
+        raise UsageError(f"--tokens already give the scenes: leave out {'--scenes' if scenes else '--compare'}")
     if size is not None and min(size) < 1:
-        raise ValueError(f"--size must be at least 1 x 1, got {size[0]} x {size[1]}")
+        raise UsageError(f"--size must be at least 1 x 1, got {size[0]} x {size[1]}")
     if not formats or frame_rate <= 0:
-        raise ValueError("expected at least one of --formats mp4 png, and a --frame-rate above 0")
+        raise UsageError("expected at least one of --formats mp4 png, and a --frame-rate above 0")
     if path not in PATH_NAMES and frames is not None:
-        raise ValueError("--frames is for paths by name: a file has its own number of frames")
+        raise UsageError("--frames is for paths by name: a file has its own number of frames")
     count = positive("--frames", NUM_FRAMES if frames is None else frames)
     changes = RunChanges(
         data=data,

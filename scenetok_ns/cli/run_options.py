@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from scenetok_ns.cli.photograph_options import PhotographOptions, given
 from scenetok_ns.models.presets import Solver, preset_names
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
     from scenetok_ns.data.sources.photograph import PhotographSource
@@ -87,7 +88,7 @@ class RunChanges:
         if self.num_context is not None:
             positive("--num-context", self.num_context)
         if self.pose_scale is not None and not 0 < self.pose_scale < math.inf:
-            raise ValueError(f"--pose-scale must be above 0, got {self.pose_scale:g}")
+            raise UsageError(f"--pose-scale must be above 0, got {self.pose_scale:g}")
         if self.steps is not None:
             positive("--steps", self.steps)
         if self.guidance is not None:
@@ -111,7 +112,7 @@ class RunChanges:
         }
         surplus = [name for name, value in others.items() if value is not None]
         if surplus and (self.tokens or self.photograph.image is not None):
-            raise ValueError(f"{only} already gives the scene: leave out {', '.join(surplus)}")
+            raise UsageError(f"{only} already gives the scene: leave out {', '.join(surplus)}")
 
     def apply(self, config: RunFolderConfig) -> PhotographSource | None:
         """Change the configuration of a run; returns the photograph, if one is given.
@@ -150,14 +151,14 @@ class RunChanges:
 def positive(option: str, value: int) -> int:
     """The value of an option that counts something. Raises ValueError if it is below 1."""
     if value < 1:
-        raise ValueError(f"{option} must be at least 1, got {value}")
+        raise UsageError(f"{option} must be at least 1, got {value}")
     return value
 
 
 def guidance_scale(option: str, value: float) -> float:
     """The value of an option for classifier-free guidance. Raises ValueError if it is below 1, infinite or NaN."""
     if not 1 <= value < math.inf:
-        raise ValueError(f"{option} must be at least 1 (1 is off), got {value:g}")
+        raise UsageError(f"{option} must be at least 1 (1 is off), got {value:g}")
     return value
 
 
@@ -167,5 +168,5 @@ def run_for(tokens: tuple[Path, ...]) -> Path:
         return Path(EMBEDDED)
     preset = SceneTokens.load(tokens[0]).preset
     if preset not in preset_names():
-        raise ValueError(f"{tokens[0]} was made by preset {preset}, which is not in this package: give --run")
+        raise UsageError(f"{tokens[0]} was made by preset {preset}, which is not in this package: give --run")
     return Path(preset)

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from scenetok_ns.cli.run_options import RunChanges, run_for
 from scenetok_ns.cli.runs import load_run
 from scenetok_ns.data.camera_paths import PATH_NAMES
+from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
     from scenetok_ns.rendering.views import RenderedScene
@@ -60,12 +61,12 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
         steps=options.steps,
     )
     if options.path not in PATH_NAMES and not Path(options.path).suffix:
-        raise ValueError(f"unknown path {options.path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
+        raise UsageError(f"unknown path {options.path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
     if options.path not in PATH_NAMES and options.views is not None:
-        raise ValueError("--views is for paths by name: a file has its own number of poses")
+        raise UsageError("--views is for paths by name: a file has its own number of poses")
     views = USUAL_VIEWS if options.views is None else options.views
     if views < FEWEST_VIEWS:
-        raise ValueError(f"--views must be at least {FEWEST_VIEWS}, got {views}")
+        raise UsageError(f"--views must be at least {FEWEST_VIEWS}, got {views}")
     from scenetok_ns.plugin.run_folder import derive_run
     from scenetok_ns.rendering.views import render_scene
 

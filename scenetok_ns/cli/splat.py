@@ -14,6 +14,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def splat(
     from scenetok_ns.splats.rasterizer import gsplat_rasterize, require_gsplat
 
     if output.suffix != ".ply":
-        raise ValueError(f"--output: splat files end in .ply, got {output.name}")
+        raise UsageError(f"--output: splat files end in .ply, got {output.name}")
     if iterations < 1 or gaussians < 2:
-        raise ValueError(f"--iterations must be at least 1, --gaussians 2; got {iterations} and {gaussians}")
+        raise UsageError(f"--iterations must be at least 1, --gaussians 2; got {iterations} and {gaussians}")
     console = plain_console(stderr=True)
     with console.status("preparing gsplat (its first use compiles for minutes)"):
         require_gsplat()

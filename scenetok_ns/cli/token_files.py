@@ -16,6 +16,7 @@ from scenetok_ns.cli.run_options import RunChanges
 from scenetok_ns.cli.runs import write_run
 from scenetok_ns.data.scenes import Scene
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command
 from scenetok_ns.tools.run_files import CHECKPOINTS, CONFIG
 
@@ -23,7 +24,7 @@ from scenetok_ns.tools.run_files import CHECKPOINTS, CONFIG
 def check_token_file(output: Path) -> None:
     """Raise ValueError unless the name is that of a token file."""
     if output.suffix != ".safetensors":
-        raise ValueError(f"--output: token files end in .safetensors, got {output.name}")
+        raise UsageError(f"--output: token files end in .safetensors, got {output.name}")
 
 
 def with_sources(tokens: SceneTokens, scene: Scene, indices: Int64[Tensor, " v"]) -> SceneTokens:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.data.images import crop_intrinsics
-from scenetok_ns.data.poses import flip_axes
+from scenetok_ns.data.poses import bad_lens, bad_pose, flip_axes
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.square_pictures import Request
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.json_files import JsonError, number, read_json
 
 RIGID_TOLERANCE = 1e-2
 """Path files hold interpolated poses with few digits."""
 FRAME_RATE = 24.0
+LARGEST_SIDE = 16384
+"""Pixels of a picture's side; more is a typing error, or needs more memory than machines have."""
+NARROWEST, WIDEST = 0.01, 179.9
+"""Fields of view in degrees that cameras can have."""
 
 
 @dataclass(frozen=True)
@@ -55,94 +62,145 @@ def square_lens(focal: float) -> Float[Tensor, "3 3"]:
 
 
 def read_camera_path(path: Path) -> Float[Tensor, "n 4 4"]:
-    """Camera-to-world poses (OpenCV axes) of all frames of a path. Raises DataError, in one line."""
+    """Read the camera-to-world poses (OpenCV axes) of all frames of a path. Raises DataError, in one line."""
     if not path.is_file():
         raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
-    try:
-        rows = [entry["camera_to_world"] for entry in json.loads(path.read_text("utf8"))["camera_path"]]
-        poses = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4, 4)
-    except UnicodeDecodeError as error:  # its repr holds the whole file
-        raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): it is no text file") from error
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): {error!r}") from error
-    return _checked(path, poses)
+    with _naming(path, CAMERA_PATH):
+        return _poses_of_path(read_json(path))
+
+
+def check_camera_path(path: Path) -> None:
+    """Raise DataError, in one line, unless a file is a path that `ns-render camera-path` can render with this model."""
+    if not path.is_file():
+        raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
+    with _naming(path, CAMERA_PATH):
+        content = read_json(path)
+        _with_lenses(_poses_of_path(content), content, None)
+        number(content.get("seconds"), "seconds", above=0)
 
 
 def read_path(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath:
-    """Frames of a camera path, or photographs of a transforms.json in the order of their names.
+    """Read the frames of a camera path, or the photographs of a transforms.json in the order of their names.
 
     Args:
+        path: File to read.
         size: (height, width) of the pictures; None: as the camera path says; of transforms.json, the square crop of
             its photographs that models of `side` pixels see.
+        side: Side of the model's pictures in pixels.
 
     Raises DataError, in one line.
     """
     if not path.is_file():
         raise DataError(f"no file {path}; expected a camera path of the viewer, or transforms.json")
-    try:
-        content = json.loads(path.read_text("utf8"))
-        is_path = "camera_path" in content
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is no camera path of Nerfstudio and no transforms.json: {error}") from error
-    if is_path:
-        return _with_lenses(path, read_camera_path(path), content, size)
-    return _of_photographs(path, content, size, side)
+    with _naming(path, f"{CAMERA_PATH} or a transforms.json"):
+        content = read_json(path)
+        if not isinstance(content, dict) or not {"camera_path", "frames"} & content.keys():
+            raise JsonError("it has neither a camera_path nor frames")
+    if "camera_path" in content:
+        with _naming(path, CAMERA_PATH):
+            return _with_lenses(_poses_of_path(content), content, size)
+    with _naming(path, "a transforms.json with poses and focal lengths"):
+        return _of_photographs(content, size, side)
 
 
-def _with_lenses(path: Path, c2w: Tensor, content: dict[str, Any], size: tuple[int, int] | None) -> CameraPath:
+CAMERA_PATH = "a camera path of Nerfstudio (camera_path_*.json)"
+
+
+@contextmanager
+def _naming(path: Path, expected: str) -> Iterator[None]:
+    """Turn what a broken file leads to into a DataError with the file's name and what was expected."""
     try:
-        if str(content.get("camera_type", "perspective")).lower() != "perspective":
-            raise DataError(f"{path}: SceneTok renders perspective cameras only, got {content['camera_type']}")
-        height, width = size or (int(content["render_height"]), int(content["render_width"]))
-        fields = [float(entry["fov"]) for entry in content["camera_path"]]
-        if not all(0 < field < 180 for field in fields) or min(height, width) < 1:
-            raise DataError(f"{path}: expected fields of view between 0 and 180 degrees, and a picture size")
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): {error!r}") from error
+        yield
+    except (JsonError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+        reason = str(error) if isinstance(error, JsonError) else _missing(error)
+        raise DataError(f"{path} is not {expected}: {reason}") from error
+
+
+def _missing(error: Exception) -> str:
+    """What a lookup or a conversion that failed says about a file."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]}"
+    return f"an entry is not what it should be ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+
+
+def _poses_of_path(content: Any) -> Float[Tensor, "n 4 4"]:
+    if not isinstance(content, dict):
+        raise JsonError("it is not an object")
+    entries = content["camera_path"]
+    if not isinstance(entries, list) or not entries:
+        raise JsonError("its camera_path has no frames")
+    return _poses([_entry(entry, place)["camera_to_world"] for place, entry in enumerate(entries)])
+
+
+def _entry(value: Any, place: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise JsonError(f"frame {place} is not an object")
+    return value
+
+
+def _poses(rows: list[Any]) -> Float[Tensor, "n 4 4"]:
+    """OpenGL poses of a file as OpenCV ones. Raises JsonError unless all are a camera's."""
+    matrices = []
+    for place, row in enumerate(rows):
+        try:
+            matrices.append(torch.tensor(row, dtype=torch.float64).reshape(4, 4))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise JsonError(f"frame {place} has no pose of 4 x 4 numbers") from error
+    poses = torch.stack(matrices)
+    if (wrong := bad_pose(poses, RIGID_TOLERANCE)) is not None:
+        raise JsonError(f"the pose of frame {wrong[0]} {wrong[1]}")
+    return flip_axes(poses).float()
+
+
+def _with_lenses(c2w: Float[Tensor, "n 4 4"], content: dict[str, Any], size: tuple[int, int] | None) -> CameraPath:
+    kind = content.get("camera_type", "perspective")
+    if str(kind).lower() != "perspective":
+        raise JsonError(f"its camera_type is {str(kind)[:40]}, and SceneTok renders perspective cameras only")
+    height, width = size or (_pixels(content, "render_height"), _pixels(content, "render_width"))
+    fields = [
+        number(entry["fov"], f"fov of frame {place}", above=NARROWEST, below=WIDEST)
+        for place, entry in enumerate(content["camera_path"])
+    ]
     # The field of view is that of the picture's height; the square is as high as the longer side.
     focal = [height / 2 / math.tan(math.radians(field) / 2) / max(height, width) for field in fields]
     return CameraPath(c2w, torch.stack([square_lens(one) for one in focal]), (height, width))
 
 
-def _of_photographs(path: Path, content: dict[str, Any], size: tuple[int, int] | None, side: int) -> CameraPath:
-    try:
-        frames = sorted(content["frames"], key=lambda frame: str(frame.get("file_path", "")))
-        poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64).reshape(-1, 4, 4)
-        lenses = [_square_crop({**content, **frame}, side) for frame in frames]
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
-        raise DataError(f"{path} is no transforms.json with poses and focal lengths: {error!r}") from error
-    return CameraPath(_checked(path, poses), torch.stack(lenses), size or (side, side))
+def _pixels(values: dict[str, Any], name: str) -> int:
+    """A side of a picture."""
+    return int(number(values.get(name), name, above=0.999, below=LARGEST_SIDE + 1))
+
+
+def _of_photographs(content: dict[str, Any], size: tuple[int, int] | None, side: int) -> CameraPath:
+    entries = content["frames"]
+    if not isinstance(entries, list) or not entries:
+        raise JsonError("it has no frames")
+    frames = [_entry(entry, place) for place, entry in enumerate(entries)]
+    frames = sorted(frames, key=lambda frame: str(frame.get("file_path", "")))
+    lenses = torch.stack([_square_crop({**content, **frame}, side) for frame in frames])
+    if (wrong := bad_lens(lenses)) is not None:
+        raise JsonError(f"frame {frames[wrong[0]].get('file_path', wrong[0])} {wrong[1]}")
+    return CameraPath(_poses([frame["transform_matrix"] for frame in frames]), lenses, size or (side, side))
 
 
 def _square_crop(values: dict[str, Any], side: int) -> Float[Tensor, "3 3"]:
     """Normalised intrinsics of a photograph's square crop, from the entries of transforms.json. No lens distortion."""
-    width, height = float(values["w"]), float(values["h"])
+    width, height = (_pixels(values, name) for name in ("w", "h"))
     if "fl_x" in values:
-        focal = float(values["fl_x"]), float(values.get("fl_y", values["fl_x"]))
+        focal = [number(values.get(name, values["fl_x"]), name, above=0) for name in ("fl_x", "fl_y")]
+    elif "camera_angle_x" in values:
+        angle = number(values["camera_angle_x"], "camera_angle_x", above=0, below=math.pi)
+        focal = [width / 2 / math.tan(angle / 2)] * 2
     else:
-        focal = (width / 2 / math.tan(float(values["camera_angle_x"]) / 2),) * 2
+        raise JsonError("it lacks fl_x and camera_angle_x")
     lens = torch.tensor(
         [
-            [focal[0] / width, 0.0, float(values.get("cx", width / 2)) / width],
-            [0.0, focal[1] / height, float(values.get("cy", height / 2)) / height],
+            [focal[0] / width, 0.0, number(values.get("cx", width / 2), "cx") / width],
+            [0.0, focal[1] / height, number(values.get("cy", height / 2), "cy") / height],
             [0.0, 0.0, 1.0],
         ]
     )
-    return crop_intrinsics(lens, (int(height), int(width)), (side, side))
-
-
-def _checked(path: Path, poses: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
-    """OpenGL poses of a file as OpenCV ones. Raises DataError unless there are some, all of them rigid."""
-    if not len(poses):
-        raise DataError(f"the camera path {path} has no frames")
-    rotation = poses[:, :3, :3]
-    deviation = (rotation.mT @ rotation - torch.eye(3, dtype=torch.float64)).abs().amax(dim=(1, 2))
-    wrong = ~(deviation <= RIGID_TOLERANCE) | ~poses.flatten(1).isfinite().all(1)
-    if wrong.any():
-        raise DataError(f"{path}: frame {int(wrong.nonzero()[0])} is no camera pose (a rotation and a position)")
-    return flip_axes(poses).float()
+    return crop_intrinsics(lens, (height, width), (side, side))
 
 
 def write_camera_path(path: Path, c2w: Float[Tensor, "n 4 4"], fov: float, side: int) -> None:

@@ -10,6 +10,10 @@ COSINE_LIMIT = 1.0 - 1e-6
 """Clamp of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
 ONE_PLACE = 1e-6
 """Spread of cameras, over the size of their positions, below which they are in one place."""
+FARTHEST = 1e9
+"""Largest coordinate of a camera; the numbers of a map's projection have seven digits before the point."""
+SHORTEST_FOCAL, LONGEST_FOCAL = 1e-3, 1e4
+"""Focal lengths over the side of the picture. Others come from wrong units or damaged files."""
 
 
 def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 3 3"]]:
@@ -34,6 +38,42 @@ def rows_from_cameras(c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 
     rows[:, :4] = intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]]
     rows[:, 6:] = torch.linalg.inv(c2w.double())[:, :3].flatten(1).float()
     return rows
+
+
+def bad_pose(c2w: Float[Tensor, "n 4 4"], tolerance: float) -> tuple[int, str] | None:
+    """Find a pose that no camera can have: its number and what is wrong with it; None if all are right.
+
+    Args:
+        c2w: Camera-to-world matrices of any axes convention.
+        tolerance: Largest deviation of R^T R from the identity, and of the last row from 0, 0, 0, 1.
+    """
+    poses = c2w.double()
+    rotation, position = poses[:, :3, :3], poses[:, :3, 3]
+    deviation = (rotation.mT @ rotation - torch.eye(3).to(rotation)).abs().amax(dim=(1, 2))
+    last = (poses[:, 3] - poses.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(dim=1)
+    problems = (
+        (~poses.flatten(1).isfinite().all(1), "is not finite (NaN or infinite)"),
+        (~(deviation <= tolerance) | ~(last <= tolerance), "is not a rotation and a position"),
+        (torch.linalg.det(rotation.nan_to_num()) < 0, "is a reflection, which swaps left and right"),
+        (position.abs().amax(dim=1) > FARTHEST, f"lies more than {FARTHEST:.0e} units from the origin"),
+    )
+    for wrong, what in problems:
+        if wrong.any():
+            return int(wrong.nonzero()[0]), what
+    return None
+
+
+def bad_lens(intrinsics: Float[Tensor, "n 3 3"]) -> tuple[int, str] | None:
+    """Find intrinsics, divided by the image size, that no camera can have: as `bad_pose`."""
+    focal, centre = intrinsics[:, [0, 1], [0, 1]], intrinsics[:, :2, 2]
+    usual = (focal >= SHORTEST_FOCAL) & (focal <= LONGEST_FOCAL) & (centre.abs() <= LONGEST_FOCAL)
+    wrong = ~usual.all(1)
+    if not wrong.any():
+        return None
+    place = int(wrong.nonzero()[0])
+    (x, y), (cx, cy) = focal[place].tolist(), centre[place].tolist()
+    found = f"focal lengths of {x:g} and {y:g} and a centre of {cx:g}, {cy:g}"
+    return place, f"has {found}, in picture sides; expected focal lengths above 0 of the picture's own scale"
 
 
 def reflect(
