@@ -33,30 +33,30 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.presets import SceneSamplerConfig
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.plugin.model import SceneTokModel
 from scenetok_ns.plugin.run_folder import derive_run
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 REFERENCE_STEPS = 150
 SOLVERS = ("euler", "multistep")
 
 
-def solver_errors(model: SceneTokModel, scenes: Sequence[Conditions], steps: Sequence[int]) -> list[dict[str, Any]]:
+def solver_errors(renderer: SceneRenderer, scenes: Sequence[Conditions], steps: Sequence[int]) -> list[dict[str, Any]]:
     """One row for each solver and number of steps; see the module."""
-    preset = model.scene_sampler
+    preset = renderer.settings.scene_sampler
     assert preset is not None, "the model generates no scenes"
-    references = [made(model, scene, replace(preset, solver="euler", steps=REFERENCE_STEPS)) for scene in scenes]
-    pictures = [rendered(model, tokens, scene) for tokens, scene in zip(references, scenes, strict=True)]
+    references = [made(renderer, scene, replace(preset, solver="euler", steps=REFERENCE_STEPS)) for scene in scenes]
+    pictures = [rendered(renderer, tokens, scene) for tokens, scene in zip(references, scenes, strict=True)]
 
     def row(label: str, number: int, sampler: SceneSamplerConfig, seed: int = 0) -> dict[str, Any]:
         begin = time.perf_counter()
-        tokens = [made(model, scene, sampler, seed) for scene in scenes]
+        tokens = [made(renderer, scene, sampler, seed) for scene in scenes]
         seconds = (time.perf_counter() - begin) / len(scenes)
         apart = [
             float((own.mean - other.mean).square().mean().sqrt() / other.mean.std())
             for own, other in zip(tokens, references, strict=True)
         ]
         alike = [
-            float(psnr(pred=rendered(model, own, scene), target=picture).mean())
+            float(psnr(pred=rendered(renderer, own, scene), target=picture).mean())
             for own, scene, picture in zip(tokens, scenes, pictures, strict=True)
         ]
         means = {"token_error": sum(apart) / len(apart), "psnr": sum(alike) / len(alike)}
@@ -67,15 +67,15 @@ def solver_errors(model: SceneTokModel, scenes: Sequence[Conditions], steps: Seq
     return [*rows, row("another seed", REFERENCE_STEPS, replace(preset, solver="euler", steps=REFERENCE_STEPS), seed=1)]
 
 
-def made(model: SceneTokModel, scene: Conditions, sampler: SceneSamplerConfig, seed: int = 0) -> SceneTokens:
-    model.scene_sampler, model.config.scene_seed = sampler, seed
-    tokens = model.generate(scene, scene="")
+def made(renderer: SceneRenderer, scene: Conditions, sampler: SceneSamplerConfig, seed: int = 0) -> SceneTokens:
+    settings = replace(renderer.settings, scene_sampler=sampler, scene_seed=seed)
+    tokens = replace(renderer, settings=settings).generate(scene, scene="")
     return tokens.to("cpu")  # waits for the device, so that the time is that of the work
 
 
-def rendered(model: SceneTokModel, tokens: SceneTokens, scene: Conditions) -> torch.Tensor:
+def rendered(renderer: SceneRenderer, tokens: SceneTokens, scene: Conditions) -> torch.Tensor:
     intrinsics = scene.views.intrinsics[:1].expand(len(scene.anchors), -1, -1)
-    return model.render_tokens(tokens.to(model.device), CameraBatch(scene.anchors[None], intrinsics[None])).cpu()
+    return renderer.render(tokens.to(renderer.device), CameraBatch(scene.anchors[None], intrinsics[None])).cpu()
 
 
 def main() -> None:
@@ -91,15 +91,12 @@ def main() -> None:
         if options.run is None:
             write_demo_data(Path(folder) / "rooms", "re10k", {"train": 1, "test": options.scenes})
             RunChanges(data=Path(folder) / "rooms").apply(run.config)
-        pipeline = load_run(run, console)
-        manager = pipeline.datamanager
-        usable = islice(manager.scenes.usable(), options.scenes)
-        scenes = [manager.scenes.conditions(scene.number) for scene in usable]
-        rows = solver_errors(pipeline.model, [scene for scene in scenes if scene is not None], options.steps)
+        renderer = load_run(run, console).model.renderer
+        usable = islice(renderer.scenes.usable(), options.scenes)
+        scenes = [renderer.scenes.conditions(scene.number) for scene in usable]
+        rows = solver_errors(renderer, [scene for scene in scenes if scene is not None], options.steps)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    table = Table(
-        title=f"{len(scenes)} scenes, preset {pipeline.model.preset.name}, {device}, torch {torch.__version__}"
-    )
+    table = Table(title=f"{len(scenes)} scenes, preset {renderer.preset.name}, {device}, torch {torch.__version__}")
     for column in ("solver", "steps", "token error", "PSNR (dB)", "seconds a scene"):
         table.add_column(column, justify="left" if column == "solver" else "right")
     for row in rows:

@@ -49,7 +49,8 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.presets import Preset, load_preset
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.rendering.dataset_export import save_picture, write_dataset
+from scenetok_ns.rendering.dataset_export import write_dataset
+from scenetok_ns.rendering.picture_files import save_picture, sheet
 from scenetok_ns.rendering.views import RenderedViews
 from scenetok_ns.splats.points import surface_points
 from scenetok_ns.training.tiny.run import HELD_OUT_SEED
@@ -222,20 +223,19 @@ def measure(task: tuple[int, str], options: argparse.Namespace) -> list[dict[str
     data = preset.data
     case = held_out_case(scene, data.views.num_context, data.views.num_target_latents, data.image_size)
     name = method if method == PRESET else f"splatfacto, {method}"
-    rows, strips = [], [strip(case.truth.frames)]
+    rows, strips = [], [every_third(case.truth.frames)]
     for row, pictures in results(case, method, preset, options):
         say(scene, name, row)
         rows.append({"scene": scene, "method": name, **row})
-        strips.append(strip(pictures))
+        strips.append(every_third(pictures))
         if options.pictures is not None:
-            options.pictures.mkdir(parents=True, exist_ok=True)
-            save_picture(options.pictures / f"room{scene}-{method}.png", torch.cat(strips, dim=-2))
+            save_picture(options.pictures / f"room{scene}-{method}.png", sheet(strips))
     return rows
 
 
-def strip(pictures: Tensor) -> Tensor:
-    """Every third one, side by side."""
-    return torch.cat(list(pictures[::3].cpu()), dim=-1)
+def every_third(pictures: Tensor) -> Tensor:
+    """A row of the sheet."""
+    return pictures[::3].cpu()
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

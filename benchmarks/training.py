@@ -207,14 +207,13 @@ def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokMod
     config = SceneTokModelConfig(
         preset=options.preset,
         pretrained=False,
-        defer_autoencoders=True,
         compile=not options.plain,
         fused=options.fused,
         gradient_checkpointing=options.checkpointing,
     )
     with device:  # the weights are drawn there, which takes seconds on a CPU
         box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
-        model = config.setup(scene_box=box, num_train_data=1).to(device)
+        model = config.setup(scene_box=box, num_train_data=1, scenes=None, from_latents=True).to(device)
     model.device_indicator_param.requires_grad_(False)
     return model.train()
 
@@ -223,7 +222,10 @@ def make_step(
     model: SceneTokModel, options: argparse.Namespace, preset: Preset, device: torch.device, rank: int | None = None
 ) -> Callable[[int], Tensor]:
     """A function that takes one training step; with the other processes, if `rank` is given."""
-    recorded = RecordedStep(model, 1 if rank is None else options.devices) if options.cuda_graph else None
+    recorded = None
+    if options.cuda_graph:
+        processes = 1 if rank is None else options.devices
+        recorded = RecordedStep(model, model.training_loss, model.invalidate_caches, processes)
     forward: Callable[[TrainingBatch], dict[str, Tensor]] = recorded or model
     if rank is not None and recorded is None:
         forward = distributed(model, device, rank)

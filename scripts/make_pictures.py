@@ -25,6 +25,7 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.rendering.picture_files import sheet, to_bytes
 
 ROOMS, FRAMES, CONTEXT, SHOWN = 3, 48, 12, 8
 SEEDS = 2
@@ -47,7 +48,7 @@ def encoded_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width"]
     tokens = model.encode(frames[context], cameras.select(context))
     rendered = model.render(tokens, cameras.select(target))
     spread = spread_over(len(target))
-    return stacked([frames[context[spread_over(CONTEXT)]], frames[target][spread], rendered[spread]])
+    return sheet([frames[context[spread_over(CONTEXT)]], frames[target][spread], rendered[spread]])
 
 
 def generated_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width"]:
@@ -59,15 +60,11 @@ def generated_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width
     for drawn in range(SEEDS):
         tokens = generate(model, frames[:1], cameras.select([0]), anchors, seed=drawn)
         rows.append(model.render(tokens, cameras)[shown])
-    return stacked(rows)
+    return sheet(rows)
 
 
 def spread_over(count: int) -> Int[Tensor, " shown"]:
     return torch.linspace(0, count - 1, SHOWN).round().long()
-
-
-def stacked(rows: list[Tensor]) -> Float[Tensor, "3 height width"]:
-    return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
 
 
 def draw(preset: str, block: Callable[[SceneTok, int], Tensor], path: Path) -> None:
@@ -75,9 +72,8 @@ def draw(preset: str, block: Callable[[SceneTok, int], Tensor], path: Path) -> N
     model.load_embedded()
     blocks = [block(model, scene_seed(0, "test", index)) for index in range(ROOMS)]
     gap = torch.ones(3, 4, blocks[0].shape[2])
-    sheet = torch.cat([part for made in blocks for part in (made, gap)][:-1], dim=1)
-    pixels = (sheet.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels)
+    whole = sheet([[part] for made in blocks for part in (made, gap)][:-1])
+    picture = Image.fromarray(to_bytes(whole).permute(1, 2, 0).numpy())
     path.parent.mkdir(parents=True, exist_ok=True)
     size = (picture.width * ENLARGE, picture.height * ENLARGE)
     picture.resize(size, Image.Resampling.NEAREST).save(path, optimize=True)

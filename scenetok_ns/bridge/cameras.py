@@ -1,22 +1,16 @@
-"""The one place where Nerfstudio's cameras become ours and back.
+"""What the cameras of Nerfstudio's tools ask for: a picture's size, the square around it, and the path behind it.
 
-Nerfstudio: OpenGL axes (x right, y up, looking along -z), camera-to-world 3 x 4, focal length and centre in pixels.
-SceneTok: OpenCV axes (x right, y down, looking along +z), camera-to-world 4 x 4, intrinsics divided by the image size.
-The world is the same in both.
+Cameras stay Nerfstudio's here; `dataparsers.camera_conversion` turns them into ours.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from scenetok_ns.data.poses import flip_axes
-from scenetok_ns.data.square_pictures import Request, Wide, square_offset
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.data.square_pictures import Aspect, PictureRequest, square_offset
 
 TENSOR_FIELDS = (
     "camera_to_worlds",
@@ -32,63 +26,13 @@ TENSOR_FIELDS = (
 )
 
 
-def nerfstudio_to_camera_batch(cameras: Cameras) -> CameraBatch:
-    """N perspective cameras -> a batch of one element with N views, float32, on the cameras' device.
-
-    Lens distortion is ignored, as all of SceneTok ignores it. Raises ValueError for other camera types.
-    """
-    require_perspective(cameras)
-    cameras = cameras.reshape((-1,))
-    c2w_gl = cameras.camera_to_worlds.float()
-    bottom = c2w_gl.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(c2w_gl), 1, 4)
-    width, height = cameras.width.float(), cameras.height.float()
-    zero, one = torch.zeros_like(width), torch.ones_like(width)
-    rows = [
-        torch.cat([cameras.fx.float() / width, zero, cameras.cx.float() / width], dim=-1),
-        torch.cat([zero, cameras.fy.float() / height, cameras.cy.float() / height], dim=-1),
-        torch.cat([zero, zero, one], dim=-1),
-    ]
-    c2w = flip_axes(torch.cat([c2w_gl, bottom], dim=1))
-    return CameraBatch(c2w=c2w[None], intrinsics=torch.stack(rows, dim=1)[None])
-
-
-def camera_batch_to_nerfstudio(
-    batch: CameraBatch, height: int, width: int, metadata: dict[str, Any] | None = None
-) -> Cameras:
-    """A batch of one element with N views -> N perspective cameras of `height` x `width` pixels."""
-    if batch.c2w.shape[0] != 1:
-        raise ValueError(f"camera_batch_to_nerfstudio: expected a batch of one element, got {batch.c2w.shape[0]}")
-    intrinsics = batch.intrinsics[0]
-    return Cameras(
-        camera_to_worlds=flip_axes(batch.c2w[0])[:, :3],
-        fx=(intrinsics[:, 0, 0] * width)[:, None],
-        fy=(intrinsics[:, 1, 1] * height)[:, None],
-        cx=(intrinsics[:, 0, 2] * width)[:, None],
-        cy=(intrinsics[:, 1, 2] * height)[:, None],
-        width=width,
-        height=height,
-        camera_type=CameraType.PERSPECTIVE,
-        metadata=metadata,
-    )
-
-
-def require_perspective(cameras: Cameras) -> None:
-    """Raise ValueError unless every camera is a pinhole."""
-    kinds = set(cameras.camera_type.flatten().tolist()) - {CameraType.PERSPECTIVE.value}
-    if kinds:
-        names = ", ".join(sorted(CameraType(kind).name.lower() for kind in kinds))
-        raise ValueError(
-            f"SceneTok renders perspective cameras only, got {names}; choose the perspective camera type for this path"
-        )
-
-
-def request_of(camera: Cameras, wide: Wide = "border") -> Request:
+def request_of(camera: Cameras, wide: Aspect = "border") -> PictureRequest:
     """Picture size of a one-camera slice. One host sync."""
-    return Request(height=int(camera.height.flatten()[0]), width=int(camera.width.flatten()[0]), wide=wide)
+    return PictureRequest(height=int(camera.height.flatten()[0]), width=int(camera.width.flatten()[0]), wide=wide)
 
 
-def square_cameras(cameras: Cameras, wide: Wide = "border") -> Cameras:
-    """Change each camera's picture to its square (`Request`): same rays, principal point moved along.
+def square_cameras(cameras: Cameras, wide: Aspect = "border") -> Cameras:
+    """Change each camera's picture to its square (`PictureRequest`): same rays, principal point moved along.
 
     A principal point off the centre of the request stays off the centre of the square.
     """

@@ -16,8 +16,8 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
 from scenetok_ns.data.scenes import BadScene, Scene
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 
 LEGACY_TRANSFORM = ((0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, -1.0, 0.0))
 """What ns-process-data applied to COLMAP's world before it wrote that into transforms.json."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 
@@ -17,13 +20,26 @@ from scenetok_ns.bridge.scene_views import SceneViews
 from scenetok_ns.data.anchors import anchors_along
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices, Views
-from scenetok_ns.data.sources.photograph import Conditions
+from scenetok_ns.data.sources.photograph import GenerationInputs
 from scenetok_ns.data.view_sampling import condition_of, default_views, path_of
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.tokens import SceneTokens
 
-if TYPE_CHECKING:
-    from scenetok_ns.plugin.datamanager import SceneTokDataManagerConfig
+
+@dataclass
+class EvaluationViewsConfig:
+    """How many scenes and views are shown and evaluated. The data manager's configuration has these options too."""
+
+    num_context: int | None = None
+    """Context views of a scene in evaluation, rendering and viewing. Default: as many as the dataparser's evaluation
+    index names, or without one the preset's number. SceneGen: number of anchor poses."""
+    num_condition: int | None = None
+    """SceneGen: number of photographs to generate a scene from. Default: those that the evaluation index names if the
+    model takes as many, else one."""
+    eval_scenes: int = 16
+    """Evaluation scenes taken where no evaluation index names them."""
+    eval_targets: int | None = None
+    """Target views taken of each evaluation scene, from its beginning. Default: all."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +58,77 @@ class EvaluationScene:
 class EvaluationScenes:
     """Scenes of the evaluation split by their number in `keys`; `active` is the one that Nerfstudio's tools show.
 
-    Scenes are read when they are asked for, and may then turn out to be unusable (BadScene): `skip` says so. Numbers of
-    views follow the configuration as it is at that moment. `context_set` and `target_set` are the active scene's views.
+    Scenes are read on demand, and may then turn out to be unusable (BadScene): report them with `skip`. `context_set`
+    and `target_set` are the active scene's views. The numbers of views are fixed; `with_views` and `with_keys` return
+    other scenes of the same source.
     """
 
-    def __init__(self, source: SceneSource, config: SceneTokDataManagerConfig, preset: Preset) -> None:
-        """Reads the views of scenes until one can be shown. Raises DataError if none can."""
-        self.source, self._config, self._preset = source, config, preset
-        file = getattr(config.dataparser, "eval_index", None)
+    def __init__(
+        self,
+        source: SceneSource,
+        dataparser: DataParserConfig,
+        views: EvaluationViewsConfig,
+        preset: Preset,
+        split: str = "test",
+    ) -> None:
+        """Read the views of scenes until one can be shown. Raises DataError if none can.
+
+        Args:
+            source: All scenes of the split.
+            dataparser: Configuration of the dataparser that reads them. It names the evaluation index, the scene to
+                show and the downscale factor, where it has such options.
+            views: Numbers of scenes and views; they are copied.
+            preset: Recipe whose numbers hold where `views` names none.
+            split: Name of the split, for records.
+        """
+        self.source, self.dataparser, self.preset, self.split = source, dataparser, preset, split
+        self.views = EvaluationViewsConfig(**{f.name: getattr(views, f.name) for f in fields(EvaluationViewsConfig)})
+        file = getattr(dataparser, "eval_index", None)
         self.index = None if file is None else EvaluationIndex.load(file)
         if self.index is not None:
             self.keys = list(self.index.keys_in(source))
         else:
-            self.keys = list(source.keys)[: config.eval_scenes]
+            self.keys = list(source.keys)[: self.views.eval_scenes]
         self._indexed = frozenset() if self.index is None else frozenset(self.keys)
-        self.active, self.context_set, self.target_set = self._shown()
+        _ = self._active  # raises if no scene can be shown
 
-    def _shown(self) -> tuple[int, SceneViews, SceneViews]:
+    @property
+    def data(self) -> Path:
+        """Folder or file that the scenes are read from."""
+        return self.dataparser.data
+
+    def with_views(self, **changes: Any) -> EvaluationScenes:
+        """The same scenes with other numbers of views (fields of `EvaluationViewsConfig`)."""
+        return self._changed(views=replace(self.views, **changes))
+
+    def with_keys(self, keys: Sequence[str]) -> EvaluationScenes:
+        """Other scenes of the same source, in this order."""
+        return self._changed(keys=list(keys))
+
+    def _changed(self, **attributes: Any) -> EvaluationScenes:
+        other = copy(self)
+        other.__dict__.pop("_active", None)  # found again on demand
+        vars(other).update(attributes)
+        return other
+
+    @property
+    def active(self) -> int:
+        """Number of the scene that Nerfstudio's tools show."""
+        return self._active[0]
+
+    @property
+    def context_set(self) -> SceneViews:
+        return self._active[1]
+
+    @property
+    def target_set(self) -> SceneViews:
+        return self._active[2]
+
+    @cached_property
+    def _active(self) -> tuple[int, SceneViews, SceneViews]:
         """Number of the scene to show, its context views and its target views."""
-        if getattr(self._config.dataparser, "scene", None) is not None:
-            number = self.number_of(self._config.dataparser.scene)  # type: ignore[attr-defined]
+        if getattr(self.dataparser, "scene", None) is not None:
+            number = self.number_of(self.dataparser.scene)  # type: ignore[attr-defined]
             return number, self.data_set(number, "context"), self.data_set(number, "target")
         for scene in self.usable():
             try:
@@ -107,27 +174,27 @@ class EvaluationScenes:
         scene = self.source.scene(self.keys[number])
         views = self._views(scene)
         given, anchors = views.context, None
-        if self._preset.scene_generator is not None:
-            given = condition_of(views, self._preset, self._config.num_condition)
+        if self.preset.scene_generator is not None:
+            given = condition_of(views, self.preset, self.views.num_condition)
             path = self.source.anchors_path
             if path is None:
                 path = scene.c2w[path_of(views, self._num_context)]
             anchors = anchors_along(path, self._num_context)
-        return EvaluationScene(number, scene, given, views.target[: self._config.eval_targets], anchors)
+        return EvaluationScene(number, scene, given, views.target[: self.views.eval_targets], anchors)
 
     def _views(self, scene: Scene) -> ViewIndices:
-        fixed = self.source.fixed_views(self._num_context, fewer=self._config.num_context is None)
+        fixed = self.source.fixed_views(self._num_context, fewer=self.views.num_context is None)
         return self.views_by_index(scene) if fixed is None else fixed
 
     @property
     def views_by_index(self) -> Callable[[Scene], ViewIndices]:
         """Evaluation views of any scene of a data set; workers can be given it."""
-        return partial(views_by_index, self.index, self._indexed, self._config.num_context, self._num_context)
+        return partial(views_by_index, self.index, self._indexed, self.views.num_context, self._num_context)
 
     @property
     def _num_context(self) -> int:
-        given = self._config.num_context
-        return self._preset.data.views.num_context if given is None else given
+        given = self.views.num_context
+        return self.preset.data.views.num_context if given is None else given
 
     def spread_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
         """`count` views spread over a scene, whatever its index says. Raises BadScene."""
@@ -138,7 +205,7 @@ class EvaluationScenes:
 
     def condition_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
         """SceneGen: `count` photographs of a scene to generate from. Raises BadScene and DataError."""
-        return condition_of(self._views(self.source.scene(self.keys[number])), self._preset, count)
+        return condition_of(self._views(self.source.scene(self.keys[number])), self.preset, count)
 
     def context_indices(self, number: int) -> Int64[Tensor, " context"]:
         """Views that a scene is encoded from, also where a generator is given fewer. Raises BadScene."""
@@ -147,17 +214,19 @@ class EvaluationScenes:
     def context_views(self, number: int) -> Views:
         """Images and cameras that a scene is encoded, or generated, from."""
         scene = self.scene(number)
-        return scene.scene.load_views(scene.context, (self._preset.data.image_size,) * 2)
+        return scene.scene.load_views(scene.context, (self.preset.data.image_size,) * 2)
 
     def target_views(self, number: int) -> Views:
         """Images and cameras that a scene is compared with."""
         scene = self.scene(number)
-        return scene.scene.load_views(scene.target, (self._preset.data.image_size,) * 2)
+        return scene.scene.load_views(scene.target, (self.preset.data.image_size,) * 2)
 
-    def conditions(self, number: int) -> Conditions | None:
+    def conditions(self, number: int) -> GenerationInputs | None:
         """What a scene is generated from; None where scenes are encoded from their context views."""
         anchors = self.scene(number).anchors
-        return None if anchors is None else Conditions(self.context_views(number), anchors, self.pose_scale(number))
+        return (
+            None if anchors is None else GenerationInputs(self.context_views(number), anchors, self.pose_scale(number))
+        )
 
     def pose_scale(self, number: int) -> float:
         """Factor from a scene's units to those of the training data."""
@@ -170,8 +239,8 @@ class EvaluationScenes:
     def data_set(self, number: int, role: Literal["context", "target"]) -> SceneViews:
         """A scene's context or target views as Nerfstudio's tools have data. Raises BadScene."""
         scene = self.scene(number)
-        downscale = getattr(self._config.dataparser, "downscale_factor", None) or 1
-        side = max(1, round(self._preset.data.image_size / downscale))
+        downscale = getattr(self.dataparser, "downscale_factor", None) or 1
+        side = max(1, round(self.preset.data.image_size / downscale))
         return SceneViews(scene.scene, scene.context if role == "context" else scene.target, side, number)
 
 

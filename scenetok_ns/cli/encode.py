@@ -92,20 +92,18 @@ def encode(
 
 
 def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:
-    datamanager = pipeline.datamanager
-    shown = datamanager.scenes.scene(datamanager.scenes.active)
-    if datamanager.scenes.stored_tokens(shown.number) is not None:
-        raise DataError(
-            f"{datamanager.config.data} is a token file already; give --run the run that it was opened from"
-        )
+    renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
+    shown = scenes.scene(scenes.active)
+    if scenes.stored_tokens(shown.number) is not None:
+        raise DataError(f"{scenes.data} is a token file already; give --run the run that it was opened from")
     # All context views, also of a model that would generate the scene from fewer.
-    context = datamanager.scenes.context_indices(shown.number)
+    context = scenes.context_indices(shown.number)
     with console.status(Text(f"encoding {len(context)} photographs of {shown.scene.key}")):
         if shown.anchors is None:
-            tokens = pipeline.model.tokens_of(shown.number)  # of a refined run, those
+            tokens = renderer.tokens_of(shown.number)  # of a refined run, those
         else:
-            views = shown.scene.load_views(context, pipeline.model.scenetok.image_size)
-            tokens = pipeline.model.encode_views(views, shown.scene.key, datamanager.scenes.pose_scale(shown.number))
+            views = shown.scene.load_views(context, renderer.scenetok.image_size)
+            tokens = renderer.encode_views(views, shown.scene.key, scenes.pose_scale(shown.number))
         return with_sources(tokens, shown.scene, context)
 
 

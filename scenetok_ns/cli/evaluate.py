@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,12 +24,12 @@ from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
 if TYPE_CHECKING:
+    from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
     from scenetok_ns.evaluation.measures import Measures
     from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
     from scenetok_ns.evaluation.sweeps import Row, Variant
-    from scenetok_ns.plugin.datamanager import SceneTokDataManager
-    from scenetok_ns.plugin.pipeline import SceneTokPipeline
     from scenetok_ns.plugin.run_folder import RunFolderConfig
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 
 def evaluate(
@@ -100,16 +101,16 @@ def evaluate(
     changes.apply(config)
     check_sweep(config, sweep)
     console = plain_console(stderr=True)
-    pipeline = load_run(derived, console)
-    check_photographs(pipeline.datamanager)
-    pipeline.datamanager.scenes.keys = chosen_scenes(pipeline.datamanager, scenes, num_scenes)
-    check_context(pipeline.datamanager, max([*sweep.sweep_context, num_context or 0]))
+    renderer = load_run(derived, console).model.renderer
+    check_photographs(renderer.scenes)
+    renderer = replace(renderer, scenes=renderer.scenes.with_keys(chosen_scenes(renderer.scenes, scenes, num_scenes)))
+    check_context(renderer.scenes, max([*sweep.sweep_context, num_context or 0]))
     with console.status("loading the metrics"):
-        measures = Measures.load(measure, pipeline.model.device)
+        measures = Measures.load(measure, renderer.device)
     print_missing(measures.not_computed, console)
-    scene_seed = config.pipeline.model.scene_seed if seed is None else seed
-    plan = variants(sweep.axes(), config.pipeline.model.seed, seeds, scene_seed)
-    session = _Session(pipeline, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, console)
+    scene_seed = renderer.settings.scene_seed if seed is None else seed
+    plan = variants(sweep.axes(), renderer.settings.seed, seeds, scene_seed)
+    session = _Session(renderer, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, console)
     found = [(variant, session.figures(variant)) for variant in plan]
     # Others may have ended a variant since: asked only once, each process could leave the figures to another.
     found = [(variant, session.figures(variant) if figures is None else figures) for variant, figures in found]
@@ -139,25 +140,25 @@ def check_sweep(config: RunFolderConfig, sweep: SweepOptions) -> None:
         )
 
 
-def chosen_scenes(datamanager: SceneTokDataManager, names: tuple[str, ...], count: int | None) -> list[str]:
+def chosen_scenes(evaluated: EvaluationScenes, names: tuple[str, ...], count: int | None) -> list[str]:
     """Scenes to evaluate. Raises DataError for a name that the data set does not have."""
-    keys = datamanager.scenes.keys
+    keys = evaluated.keys
     if names:
-        known = set(keys) | set(datamanager.scenes.source.keys)
+        known = set(keys) | set(evaluated.source.keys)
         if unknown := [name for name in names if name not in known]:
             raise DataError(f"no evaluation scene {unknown[0]!r}; the data set has {', '.join(list(known)[:5])}, ...")
         keys = list(dict.fromkeys(names))
     return keys if count is None else keys[: positive("--num-scenes", count)]
 
 
-def check_context(datamanager: SceneTokDataManager, count: int) -> None:
+def check_context(evaluated: EvaluationScenes, count: int) -> None:
     """Raise DataError if the evaluation index has fewer context views than were asked for."""
-    if datamanager.scenes.index is None or datamanager.preset.scene_generator is not None:
+    if evaluated.index is None or evaluated.preset.scene_generator is not None:
         return
-    fewest = min(len(views.context) for views in datamanager.scenes.index.entries.values())
+    fewest = min(len(views.context) for views in evaluated.index.entries.values())
     if count > fewest:
         raise DataError(
-            f"{count} context views were asked for, {datamanager.scenes.index.path} has {fewest}; make one with more "
+            f"{count} context views were asked for, {evaluated.index.path} has {fewest}; make one with more "
             "(scenetok eval-index), or leave it out"
         )
 
@@ -167,7 +168,7 @@ class _Session:
 
     def __init__(
         self,
-        pipeline: SceneTokPipeline,
+        renderer: SceneRenderer,
         measures: Measures,
         folder: Path,
         baselines: bool,
@@ -176,7 +177,7 @@ class _Session:
         pictures: bool,
         console: Console,
     ) -> None:
-        self.pipeline, self.measures, self.folder = pipeline, measures, folder
+        self.renderer, self.measures, self.folder = renderer, measures, folder
         self.baselines, self.batch_scenes, self.shard = baselines, batch_scenes, shard
         self.pictures, self.console = pictures, console
         self._pictured: set[str] = set()
@@ -202,11 +203,10 @@ class _Session:
         from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
 
         evaluation = SceneEvaluation(
-            self.pipeline.model,
-            self.pipeline.datamanager,
+            variant.apply(self.renderer),
             self.measures,
             EvaluationFolder(self.folder / variant.name),
-            conditions=variant.apply(self.pipeline.model, self.pipeline.datamanager),
+            conditions=variant.conditions,
             baselines=self.baselines,
             batch_scenes=self.batch_scenes,
             shard=self.shard,

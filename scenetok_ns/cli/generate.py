@@ -81,15 +81,15 @@ def generate(
 
 
 def _generated(run: DerivedRun, console: Console) -> SceneTokens:
-    pipeline = load_run(run, console)
-    datamanager = pipeline.datamanager
-    shown = datamanager.scenes.scene(datamanager.scenes.active)
-    if datamanager.scenes.stored_tokens(shown.number) is not None:
-        raise DataError(f"{datamanager.config.data} is a token file already; give --image, or --data with photographs")
+    renderer = load_run(run, console).model.renderer
+    scenes = renderer.scenes
+    shown = scenes.scene(scenes.active)
+    if scenes.stored_tokens(shown.number) is not None:
+        raise DataError(f"{scenes.data} is a token file already; give --image, or --data with photographs")
     columns = description_column(), *Progress.get_default_columns()[1:]
     with Progress(*columns, MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task(f"generating {shown.scene.key}", total=None)
-        tokens = pipeline.model.tokens_of(
+        tokens = renderer.tokens_of(
             shown.number, lambda done, total: progress.update(task, completed=done, total=total)
         )
     return with_sources(tokens, shown.scene, shown.context)

@@ -19,7 +19,7 @@ from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
-    from scenetok_ns.plugin.pipeline import SceneTokPipeline
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
     from scenetok_ns.rendering.shots import CameraPath, Shot
 
 Format = Literal["mp4", "png"]
@@ -100,14 +100,14 @@ def render(
     console = plain_console(stderr=True)
     derived = derive_run(run or run_for(tokens), output)
     changes.apply(derived.config)
-    pipeline = load_run(derived, console)
-    shots = _shots(pipeline, path, tokens, scenes, count, size, compare)
+    renderer = load_run(derived, console).model.renderer
+    shots = _shots(renderer, path, tokens, scenes, count, size, compare)
     check_names(output, [shot.name for shot in shots], formats)
-    _render(pipeline, shots, output, formats, frame_rate, console)
+    _render(renderer, shots, output, formats, frame_rate, console)
 
 
 def _shots(
-    pipeline: SceneTokPipeline,
+    renderer: SceneRenderer,
     path: str,
     files: tuple[Path, ...],
     scenes: tuple[str, ...],
@@ -121,9 +121,9 @@ def _shots(
     if files:
         found = [(tokens.scene or file.stem, tokens, None) for file in files for tokens in (SceneTokens.load(file),)]
     else:
-        found = _scenes_of_data(pipeline, scenes, compare)
+        found = _scenes_of_data(renderer, scenes, compare)
     names = file_names([name for name, *_ in found])
-    side = pipeline.model.preset.data.image_size
+    side = renderer.preset.data.image_size
     height_width = None if size is None else (size[1], size[0])
     return [
         Shot(name, tokens, _path(path, tokens, frames, height_width, side), photographs)
@@ -131,20 +131,20 @@ def _shots(
     ]
 
 
-def _scenes_of_data(pipeline: SceneTokPipeline, scenes: tuple[str, ...], compare: bool) -> list[tuple[str, Any, Any]]:
-    datamanager = pipeline.datamanager
+def _scenes_of_data(renderer: SceneRenderer, scenes: tuple[str, ...], compare: bool) -> list[tuple[str, Any, Any]]:
+    available = renderer.scenes
     if scenes == ("all",):
-        numbers = [scene.number for scene in datamanager.scenes.usable()]
+        numbers = [scene.number for scene in available.usable()]
     elif scenes:
-        numbers = [datamanager.scenes.number_of(key) for key in scenes]
+        numbers = [available.number_of(key) for key in scenes]
     else:
-        numbers = [datamanager.scenes.active]
+        numbers = [available.active]
     found = []
     for number in numbers:
-        scene = datamanager.scenes.scene(number).scene
-        if compare and datamanager.scenes.stored_tokens(number) is not None:
-            raise DataError(f"{datamanager.config.data} holds tokens alone: there are no photographs to --compare with")
-        found.append((scene.key, pipeline.model.tokens_of(number), scene if compare else None))
+        scene = available.scene(number).scene
+        if compare and available.stored_tokens(number) is not None:
+            raise DataError(f"{available.data} holds tokens alone: there are no photographs to --compare with")
+        found.append((scene.key, renderer.tokens_of(number), scene if compare else None))
     return found
 
 
@@ -160,7 +160,7 @@ def _path(path: str, tokens: SceneTokens, frames: int, size: tuple[int, int] | N
 
 
 def _render(
-    pipeline: SceneTokPipeline,
+    renderer: SceneRenderer,
     shots: list[Shot],
     output: Path,
     formats: tuple[Format, ...],
@@ -170,7 +170,6 @@ def _render(
     from scenetok_ns.rendering.shot_files import ShotFiles
     from scenetok_ns.rendering.shots import render_shots
 
-    model = pipeline.model
     with ExitStack() as stack, Progress(*Progress.get_default_columns(), console=console) as progress:
         writers = {shot.name: stack.enter_context(ShotFiles(shot, output, formats, frame_rate)) for shot in shots}
         task = progress.add_task(f"rendering {len(shots)} scene{'s' * (len(shots) > 1)}", total=None)
@@ -178,7 +177,7 @@ def _render(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        rendered = render_shots(model.renderer, shots, seed=model.config.seed, sampler=model.sampler, on_step=report)
+        rendered = render_shots(renderer, shots, report)
         for shot, first, frames in rendered:
             writers[shot.name].add(first, frames)
     for shot in shots:

@@ -72,11 +72,11 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
 
     derived = derive_run(options.run or run_for(changes.tokens), output)
     changes.apply(derived.config)
-    pipeline = load_run(derived, console)
+    renderer = load_run(derived, console).model.renderer
     with Progress(*Progress.get_default_columns(), console=console) as progress:
         task = progress.add_task("rendering views", total=None)
         return render_scene(
-            pipeline,
+            renderer,
             options.path,
             views,
             lambda done, total: progress.update(task, completed=done, total=total),

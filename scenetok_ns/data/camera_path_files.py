@@ -17,13 +17,11 @@ from torch import Tensor
 from scenetok_ns.data.images import crop_intrinsics
 from scenetok_ns.data.poses import bad_lens, bad_pose, flip_axes
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.data.square_pictures import Request
+from scenetok_ns.data.square_pictures import PictureRequest
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.tools.atomic_files import write_atomically
 from scenetok_ns.tools.json_files import JsonError, number, read_json
 
-RIGID_TOLERANCE = 1e-2
-"""Path files hold interpolated poses with few digits."""
 FRAME_RATE = 24.0
 LARGEST_SIDE = 16384
 """Pixels of a picture's side; more is a typing error, or needs more memory than machines have."""
@@ -33,7 +31,7 @@ NARROWEST, WIDEST = 0.01, 179.9
 
 @dataclass(frozen=True)
 class CameraPath:
-    """Pictures to be taken: `size` = (height, width) pixels, cut from the middle of squares (`Request`, `fill`)."""
+    """Pictures to be taken: `size` = (height, width) pixels, cut from the middle of squares (`PictureRequest`)."""
 
     c2w: Float[Tensor, "n 4 4"]
     """Camera-to-world, OpenCV axes, in the capture's world and units."""
@@ -42,8 +40,8 @@ class CameraPath:
     size: tuple[int, int]
 
     @property
-    def request(self) -> Request:
-        return Request(*self.size, wide="fill")
+    def request(self) -> PictureRequest:
+        return PictureRequest(*self.size, wide="fill")
 
     @property
     def cameras(self) -> CameraBatch:
@@ -147,7 +145,7 @@ def _poses(rows: list[Any]) -> Float[Tensor, "n 4 4"]:
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise JsonError(f"frame {place} has no pose of 4 x 4 numbers") from error
     poses = torch.stack(matrices)
-    if (wrong := bad_pose(poses, RIGID_TOLERANCE)) is not None:
+    if (wrong := bad_pose(poses)) is not None:
         raise JsonError(f"the pose of frame {wrong[0]} {wrong[1]}")
     return flip_axes(poses).float()
 

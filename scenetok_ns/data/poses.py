@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from scenetok_ns.models.cameras import are_rigid
+
 COSINE_LIMIT = 1.0 - 1e-6
 """Clamp of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
 ONE_PLACE = 1e-6
@@ -32,29 +34,13 @@ def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4
     return inverse, intrinsics
 
 
-def rows_from_cameras(c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 18"]:
-    """The inverse of `cameras_from_rows`."""
-    rows = torch.zeros(len(c2w), 18)
-    rows[:, :4] = intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]]
-    rows[:, 6:] = torch.linalg.inv(c2w.double())[:, :3].flatten(1).float()
-    return rows
-
-
-def bad_pose(c2w: Float[Tensor, "n 4 4"], tolerance: float) -> tuple[int, str] | None:
-    """Find a pose that no camera can have: its number and what is wrong with it; None if all are right.
-
-    Args:
-        c2w: Camera-to-world matrices of any axes convention.
-        tolerance: Largest deviation of R^T R from the identity, and of the last row from 0, 0, 0, 1.
-    """
-    poses = c2w.double()
-    rotation, position = poses[:, :3, :3], poses[:, :3, 3]
-    deviation = (rotation.mT @ rotation - torch.eye(3).to(rotation)).abs().amax(dim=(1, 2))
-    last = (poses[:, 3] - poses.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(dim=1)
+def bad_pose(c2w: Float[Tensor, "n 4 4"]) -> tuple[int, str] | None:
+    """Find a camera-to-world matrix that no camera can have: its number and what is wrong; None if all are right."""
+    position = c2w[:, :3, 3]
     problems = (
-        (~poses.flatten(1).isfinite().all(1), "is not finite (NaN or infinite)"),
-        (~(deviation <= tolerance) | ~(last <= tolerance), "is not a rotation and a position"),
-        (torch.linalg.det(rotation.nan_to_num()) < 0, "is a reflection, which swaps left and right"),
+        (~c2w.flatten(1).isfinite().all(1), "is not finite (NaN or infinite)"),
+        (are_rigid(c2w * c2w.new_tensor([-1.0, 1.0, 1.0, 1.0])), "is a reflection, which swaps left and right"),
+        (~are_rigid(c2w), "is not a rotation and a position"),
         (position.abs().amax(dim=1) > FARTHEST, f"lies more than {FARTHEST:.0e} units from the origin"),
     )
     for wrong, what in problems:

@@ -15,13 +15,11 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
+from scenetok_ns.models.cameras import are_rigid
 from scenetok_ns.models.tokens import SceneTokens
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-RIGID_TOLERANCE = 1e-3
-"""Largest deviation of R^T R from the identity. Published poses have about nine digits."""
 
 
 class DataError(ValueError):
@@ -261,11 +259,7 @@ def check_cameras(key: str, c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tenso
         )
     finite = c2w.isfinite().flatten(1).all(1) & intrinsics.isfinite().flatten(1).all(1)
     _refuse(key, ~finite, "has a camera that is not finite (NaN or infinite)")
-    rotation = c2w[:, :3, :3].double()
-    deviation = (rotation.mT @ rotation - torch.eye(3, dtype=torch.float64)).abs().amax(dim=(1, 2))
-    bottom = (c2w[:, 3] - c2w.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(dim=1)
-    rigid = (deviation <= RIGID_TOLERANCE) & (torch.linalg.det(rotation) > 0) & (bottom <= RIGID_TOLERANCE)
-    _refuse(key, ~rigid, "has a pose that is not rigid (a rotation and a translation)")
+    _refuse(key, ~are_rigid(c2w), "has a pose that is not rigid (a rotation and a translation)")
     focal = intrinsics[:, [0, 1], [0, 1]]
     _refuse(key, (focal <= 0).any(1), "has a focal length that is not positive")
 

@@ -1,4 +1,4 @@
-"""Todo: one line."""
+"""Pictures of any shape from the square pictures of the networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Wide = Literal["border", "fill"]
+Aspect = Literal["border", "fill"]
 """What a request that is no square shows: the square view and its border, or a part of a larger square."""
 
 
@@ -22,7 +22,7 @@ LINES_PER_SIDE = 256
 
 
 @dataclass(frozen=True)
-class Request:
+class PictureRequest:
     """A picture of `height` x `width` pixels, and the square that the model makes for it.
 
     The networks see square pictures. Square and request have one centre (to the pixel: `top` and `left` are whole) and
@@ -33,7 +33,7 @@ class Request:
 
     height: int
     width: int
-    wide: Wide = "border"
+    wide: Aspect = "border"
 
     @property
     def side(self) -> int:
@@ -61,7 +61,7 @@ class Request:
         square), it is scaled and moved to fit, to whole pixels of the request.
         """
         if square.shape[-2] != square.shape[-1]:
-            raise ValueError(f"Request.fit: expected square pictures, got {tuple(square.shape[-2:])}")
+            raise ValueError(f"PictureRequest.fit: expected square pictures, got {tuple(square.shape[-2:])}")
         scaled, top, left = self.side, self.top, self.left
         if made_for is not None and wanted is not None and not torch.equal(made_for, wanted):
             zoom = float(wanted[1, 1] / made_for[1, 1])

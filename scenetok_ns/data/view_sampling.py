@@ -1,4 +1,7 @@
-"""Which frames of a scene a model is shown (context) and asked for (targets): in training and in evaluation."""
+"""Which frames of a scene a model is given (context, condition) and compared with (targets).
+
+In evaluation the views are spread over the scene; in training they are drawn.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,49 @@ from scenetok_ns.data.poses import farthest_points
 from scenetok_ns.data.scenes import BadScene, DataError, ViewIndices
 from scenetok_ns.models.presets import Preset, ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
+
+# --- Evaluation ---
+
+
+def default_views(c2w: Float[Tensor, "v 4 4"], num_context: int) -> ViewIndices:
+    """Evaluation views of a scene without an evaluation index: farthest points from frame 0, and all other frames.
+
+    Raises BadScene if no frame is left for a target.
+    """
+    if len(c2w) <= num_context:
+        raise BadScene(f"{len(c2w)} frames, but {num_context} context views and at least one target view are needed")
+    context = farthest_points(c2w, num_context, start=0)
+    rest = torch.ones(len(c2w), dtype=torch.bool)
+    rest[context] = False
+    return ViewIndices(context, rest.nonzero().flatten())
+
+
+def condition_of(views: ViewIndices, preset: Preset, count: int | None) -> Int64[Tensor, " condition"]:
+    """The condition views: context views spread evenly from the first on.
+
+    None as the count: all of them if the generator takes as many (evaluation indices for generation name one to a
+    few), else the first alone. Raises DataError for a count that the generator does not take.
+    """
+    most, there = preset.data.views.max_condition_views, len(views.context)
+    if count is None:
+        count = there if there <= most else 1
+    if not 1 <= count <= min(most, there):
+        raise DataError(
+            f"{count} condition views, but preset {preset.name} takes 1 to {most}, and there are {there} context "
+            "views; set --pipeline.datamanager.num-condition"
+        )
+    return views.context[torch.linspace(0, there - 1, count).round().long()]
+
+
+def path_of(views: ViewIndices, num_anchors: int) -> Int64[Tensor, " k"]:
+    """Frames whose poses the anchors are taken from: the context views where they are as many as anchors are needed,
+    as in training, else all views in the order of the frames."""
+    if len(views.context) == num_anchors:
+        return views.context
+    return torch.cat([views.context, views.target]).unique()
+
+
+# --- Training ---
 
 
 def sample_views(
@@ -49,19 +95,6 @@ def sample_target(
 ) -> Int64[Tensor, " target"]:
     """Target clips of a training sample from anywhere among `frames` frames. Raises BadScene if there are too few."""
     return _draw_clips(0, frames - 1, config, layout, generator)
-
-
-def default_views(c2w: Float[Tensor, "v 4 4"], num_context: int) -> ViewIndices:
-    """Evaluation views of a scene without an evaluation index: farthest points from frame 0, and all other frames.
-
-    Raises BadScene if no frame is left for a target.
-    """
-    if len(c2w) <= num_context:
-        raise BadScene(f"{len(c2w)} frames, but {num_context} context views and at least one target view are needed")
-    context = farthest_points(c2w, num_context, start=0)
-    rest = torch.ones(len(c2w), dtype=torch.bool)
-    rest[context] = False
-    return ViewIndices(context, rest.nonzero().flatten())
 
 
 def condition_views(reference: int, frames: int, count: int, generator: Generator) -> Int64[Tensor, " condition"]:
@@ -161,28 +194,3 @@ def _draw_condition(
         return None
     reference = context[_draw(0, len(context) - 1, generator)]
     return condition_views(int(reference), frames, count, generator)
-
-
-def condition_of(views: ViewIndices, preset: Preset, count: int | None) -> Int64[Tensor, " condition"]:
-    """The condition views: context views spread evenly from the first on.
-
-    None as the count: all of them if the generator takes as many (evaluation indices for generation name one to a
-    few), else the first alone. Raises DataError for a count that the generator does not take.
-    """
-    most, there = preset.data.views.max_condition_views, len(views.context)
-    if count is None:
-        count = there if there <= most else 1
-    if not 1 <= count <= min(most, there):
-        raise DataError(
-            f"{count} condition views, but preset {preset.name} takes 1 to {most}, and there are {there} context "
-            "views; set --pipeline.datamanager.num-condition"
-        )
-    return views.context[torch.linspace(0, there - 1, count).round().long()]
-
-
-def path_of(views: ViewIndices, num_anchors: int) -> Int64[Tensor, " k"]:
-    """Frames whose poses the anchors are taken from: the context views where they are as many as anchors are needed,
-    as in training, else all views in the order of the frames."""
-    if len(views.context) == num_anchors:
-        return views.context
-    return torch.cat([views.context, views.target]).unique()

@@ -23,11 +23,11 @@ from nerfstudio.data.scene_box import SceneBox
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.bridge.cameras import camera_batch_to_nerfstudio
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.images import crop_intrinsics
 from scenetok_ns.data.scenes import DataError, Scene, SceneSource, first_good
 from scenetok_ns.data.view_sampling import default_views
+from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.tools.atomic_files import atomic_file
 

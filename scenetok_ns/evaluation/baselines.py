@@ -23,11 +23,16 @@ noise_tokens: the model given the scene's tokens with all their numbers shuffled
 def copied_pictures(context: Views, target: Views, device: torch.device, pose_scale: float) -> dict[str, Pictures]:
     """The baselines that need no model; `pose_scale` as of `nearest_view`."""
     shown = context.images.to(device).float() / 255
-    mean = shown.mean(dim=(0, 2, 3), keepdim=True)
     return {
-        "mean_colour": mean.expand(len(target.images), -1, *shown.shape[2:]),
+        "mean_colour": mean_colour(shown, len(target.images)),
         "nearest_view": shown[nearest_view(context.c2w, target.c2w, pose_scale).to(device)],
     }
+
+
+def mean_colour(context: Float[Tensor, "*b v 3 h w"], count: int) -> Float[Tensor, "*b n 3 h w"]:
+    """`count` pictures of the mean colour of each scene's context views."""
+    mean = context.mean(dim=(-4, -2, -1), keepdim=True)
+    return mean.expand(*context.shape[:-4], count, *context.shape[-3:])
 
 
 def nearest_view(

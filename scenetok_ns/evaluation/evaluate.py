@@ -1,4 +1,4 @@
-"""A whole evaluation, from a model and its data to figures: what ns-eval and `scenetok evaluate` share."""
+"""A whole evaluation, from a renderer of scenes to figures: what ns-eval and `scenetok evaluate` share."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.measures import Measures
+from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.pictures import side_by_side
 from scenetok_ns.evaluation.protocol import settings_of
 from scenetok_ns.evaluation.records import SCENES, EvaluationFolder
@@ -26,31 +27,31 @@ from scenetok_ns.evaluation.summary import Summary, summarise
 from scenetok_ns.tools.printing import description_column, plain_console
 
 if TYPE_CHECKING:
-    from scenetok_ns.plugin.datamanager import SceneTokDataManager
-    from scenetok_ns.plugin.model import SceneTokModel
-    from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
+    from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 ABANDONED_AFTER_S = 30 * 24 * 3600.0
 """Age at which an interrupted ns-eval is no longer continued."""
 
 
 def evaluate_resumable(
-    model: SceneTokModel, datamanager: SceneTokDataManager, config: SceneTokPipelineConfig, pictures: Path | None
+    renderer: SceneRenderer, options: EvaluationOptions, *, baselines: bool = False, pictures: Path | None = None
 ) -> dict[str, Any]:
     """ns-eval: figures with everything that belongs to them, for JSON.
 
-    What is done is kept in the user's cache folder until all is, so the same call continues after a kill. A call after
-    a finished one begins afresh. `pictures` is a folder for truth and prediction of each view.
+    Finished scenes are saved in the user's cache folder until all are done, so the same call continues after a kill. A
+    call after a finished one starts again.
+
+    Args:
+        renderer: Scenes to render and measure.
+        options: Metrics, and the weights of their networks.
+        baselines: Also measure what needs no model, and the model with wrong tokens (`baselines.BASELINES`).
+        pictures: Folder for truth and prediction of each view.
     """
-    check_photographs(datamanager)
-    measures = Measures.load(config.evaluation, model.device)
+    check_photographs(renderer.scenes)
+    measures = Measures.load(options, renderer.device)
     evaluation = SceneEvaluation(
-        model,
-        datamanager,
-        measures,
-        EvaluationFolder(Path()),
-        baselines=config.baselines,
-        batch_scenes=config.evaluation.batch_scenes,
+        renderer, measures, EvaluationFolder(Path()), baselines=baselines, batch_scenes=options.batch_scenes
     )
     if pictures is not None:
         evaluation.write_pictures = side_by_side(pictures)
@@ -63,21 +64,20 @@ def evaluate_resumable(
     return summary.results | details(summary, measures, settings, skipped)
 
 
-def evaluate_quickly(model: SceneTokModel, datamanager: SceneTokDataManager, baselines: bool) -> dict[str, float]:
+def evaluate_quickly(renderer: SceneRenderer, *, baselines: bool = False) -> dict[str, float]:
     """In training: PSNR and SSIM alone, as plain numbers."""
-    check_photographs(datamanager)
+    check_photographs(renderer.scenes)
     with tempfile.TemporaryDirectory() as root:
-        evaluation = SceneEvaluation(
-            model, datamanager, Measures.without_networks(), EvaluationFolder(Path(root)), baselines=baselines
-        )
+        folder = EvaluationFolder(Path(root))
+        evaluation = SceneEvaluation(renderer, Measures.without_networks(), folder, baselines=baselines)
         evaluation.run()
         return whole_summary(evaluation).results
 
 
-def check_photographs(datamanager: SceneTokDataManager) -> None:
+def check_photographs(scenes: EvaluationScenes) -> None:
     """Raise DataError where there is nothing to compare with."""
-    if datamanager.scenes.stored_tokens(datamanager.scenes.active) is not None:
-        raise DataError(f"{datamanager.config.data} holds tokens alone: there are no photographs to compare with")
+    if scenes.stored_tokens(scenes.active) is not None:
+        raise DataError(f"{scenes.data} holds tokens alone: there are no photographs to compare with")
 
 
 def run_with_progress(evaluation: SceneEvaluation, settings: dict[str, Any], label: str) -> Summary | None:
@@ -96,9 +96,9 @@ def whole_summary(evaluation: SceneEvaluation) -> Summary:
     return summarise(
         evaluation.folder,
         evaluation.keys,
-        generation=evaluation.model.scene_sampler is not None,
+        generation=evaluation.renderer.generates,
         wanted=evaluation.measures.options.metrics,
-        image_size=evaluation.model.preset.data.image_size,
+        image_size=evaluation.renderer.preset.data.image_size,
     )
 
 
@@ -120,7 +120,7 @@ def details(
 
 def all_skipped(evaluation: SceneEvaluation) -> dict[str, str]:
     """Scenes left out -> why: by the data set as a whole, and by this evaluation."""
-    by_data = evaluation.datamanager.scenes.source.skipped.reasons
+    by_data = evaluation.scenes.source.skipped.reasons
     found = by_data | evaluation.folder.skipped(evaluation.keys)
     return {key: reason for key, reason in found.items() if not evaluation.folder.has(key)}
 

@@ -20,11 +20,6 @@ Clips = UInt8[Tensor, "n frames 3 height width"]
 I3D_SIZE, I3D_FEATURES = 224, 400
 
 
-def to_bytes(pictures: Float[Tensor, "*n height width"]) -> UInt8[Tensor, "*n height width"]:
-    """Pictures in [0, 1] as they would be stored, rounded: set metrics are defined on image files."""
-    return (pictures.float().clamp(0, 1) * 255).round().to(torch.uint8)
-
-
 class InceptionFeatures(nn.Module):
     """The 2048 numbers of FID and KID: torch-fidelity's graph, with the resizing of the original TensorFlow code."""
 

@@ -19,12 +19,12 @@ from scenetok_ns.evaluation.features import (
     clips_of,
     standin_clip_features,
     standin_features,
-    to_bytes,
 )
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.perceptual import Perceptual, lpips, stlpips
 from scenetok_ns.evaluation.weights import MissingWeightsError
 from scenetok_ns.models.metrics import Pictures, picture_metrics
+from scenetok_ns.rendering.picture_files import to_bytes
 from scenetok_ns.tools.digests import sha256_of
 
 CHUNK = 16

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.evaluation.features import to_bytes
 from scenetok_ns.evaluation.records import EvaluationFolder, file_name
-from scenetok_ns.evaluation.scene_evaluation import OnScene, RenderedScene
-from scenetok_ns.tools.atomic_files import write_atomically
-
-JPEG_QUALITY = 92
+from scenetok_ns.evaluation.scene_evaluation import EvaluatedScene, OnScene
+from scenetok_ns.rendering.picture_files import save_picture, sheet, to_bytes
 
 
 def side_by_side(folder: Path) -> OnScene:
@@ -25,10 +19,9 @@ def side_by_side(folder: Path) -> OnScene:
     could be read of the scenes before it, which a continued evaluation may find otherwise.
     """
 
-    def write(scene: RenderedScene) -> None:
+    def write(scene: EvaluatedScene) -> None:
         for frame, (truth, pred) in zip(scene.frames, _pairs(scene), strict=True):
-            both = np.concatenate([truth, pred], axis=1)
-            _save(folder / f"eval_img_{file_name(scene.key)}_{frame:04d}.png", both, "PNG")
+            save_picture(folder / f"eval_img_{file_name(scene.key)}_{frame:04d}.png", sheet([[truth, pred]]))
 
     return write
 
@@ -36,27 +29,16 @@ def side_by_side(folder: Path) -> OnScene:
 def for_report(folder: EvaluationFolder) -> OnScene:
     """Context, truth and prediction of every view, from which `scenetok report` makes its page."""
 
-    def write(scene: RenderedScene) -> None:
+    def write(scene: EvaluatedScene) -> None:
         root = folder.pictures(scene.key)
         for frame, image in zip(scene.context_frames, scene.context.images, strict=True):
-            _save(root / f"context_{frame:05d}.jpg", _rows(image), "JPEG")
+            save_picture(root / f"context_{frame:05d}.jpg", image)
         for frame, (truth, pred) in zip(scene.frames, _pairs(scene), strict=True):
-            _save(root / f"truth_{frame:05d}.jpg", truth, "JPEG")
-            _save(root / f"pred_{frame:05d}.jpg", pred, "JPEG")
+            save_picture(root / f"truth_{frame:05d}.jpg", truth)
+            save_picture(root / f"pred_{frame:05d}.jpg", pred)
 
     return write
 
 
-def _pairs(scene: RenderedScene) -> list[tuple[np.ndarray, np.ndarray]]:
-    preds = to_bytes(scene.pred).cpu()
-    return [(_rows(truth), _rows(pred)) for truth, pred in zip(scene.target.images, preds, strict=True)]
-
-
-def _rows(image: UInt8[Tensor, "3 h w"]) -> np.ndarray:
-    return image.permute(1, 2, 0).contiguous().numpy()
-
-
-def _save(path: Path, image: np.ndarray, kind: str) -> None:
-    data = BytesIO()
-    Image.fromarray(image).save(data, kind, quality=JPEG_QUALITY)
-    write_atomically(path, data.getvalue())
+def _pairs(scene: EvaluatedScene) -> list[tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "3 h w"]]]:
+    return list(zip(scene.target.images, to_bytes(scene.pred).cpu(), strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,73 +13,74 @@ from scenetok_ns.evaluation.measures import Measures
 from scenetok_ns.tools.digests import sha256_of
 
 if TYPE_CHECKING:
+    from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
     from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
-    from scenetok_ns.plugin.datamanager import SceneTokDataManager
-    from scenetok_ns.plugin.model import SceneTokModel
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 PACKAGES = ("scenetok-ns", "torch", "torchvision", "torchmetrics", "torch-fidelity", "nerfstudio", "diffusers", "numpy")
 
 
 def settings_of(evaluation: SceneEvaluation) -> dict[str, Any]:
     """Everything that the figures depend on, for JSON."""
-    model, datamanager = evaluation.model, evaluation.datamanager
+    renderer, settings = evaluation.renderer, evaluation.renderer.settings
+    preset, generates = renderer.preset, renderer.generates
     return {
-        "task": "reconstruction" if model.scene_sampler is None else "generation",
-        "preset": model.preset.name,
-        "weights": _weights(model),
-        "data": _data(datamanager),
+        "task": "generation" if generates else "reconstruction",
+        "preset": preset.name,
+        "weights": _weights(renderer),
+        "data": _data(renderer.scenes),
         "views": _views(evaluation),
-        "sampler": asdict(model.sampler) | {"seed": model.config.seed},
-        "scene_sampler": model.scene_sampler and asdict(model.scene_sampler) | {"seed": model.config.scene_seed},
+        "sampler": asdict(settings.sampler) | {"seed": settings.seed},
+        "scene_sampler": settings.scene_sampler and asdict(settings.scene_sampler) | {"seed": settings.scene_seed},
         "tokens": {
-            "number": evaluation.conditions.num_tokens or model.preset.compressor.num_tokens,
-            "numbers_each": model.preset.compressor.token_dim,
-            "value": "mean of the compressor's Gaussian" if model.scene_sampler is None else "generated",
+            "number": evaluation.conditions.num_tokens or preset.compressor.num_tokens,
+            "numbers_each": preset.compressor.token_dim,
+            "value": "generated" if generates else "mean of the compressor's Gaussian",
         },
         "baselines": evaluation.baselines,
         "scenes_together": evaluation.group_size,
-        "rendering": {"by": model.scenetok.rendered_by(), "low_vram": model.config.low_vram},
+        "rendering": {"by": renderer.scenetok.rendered_by(), "low_vram": renderer.scenetok.low_vram},
         "metrics": _metrics(evaluation.measures),
-        "machine": environment(model.device),
+        "machine": environment(renderer.device),
     }
 
 
-def _weights(model: SceneTokModel) -> dict[str, Any]:
-    def file(path: Path | None, sha256: str | None) -> dict[str, str] | None:
-        return None if path is None else {"file": path.name, "sha256": sha256 or sha256_of(path)}
+def _weights(renderer: SceneRenderer) -> dict[str, Any]:
+    def file(role: str) -> dict[str, str] | None:
+        found = renderer.autoencoder_files.get(role)
+        return None if found is None else {"file": found.path.name, "sha256": found.sha256 or sha256_of(found.path)}
 
-    config = model.config
     return {
-        "networks_sha256": model.fingerprint,
-        "context_autoencoder": file(config.context_weights, config.context_weights_sha256),
-        "target_autoencoder": file(config.target_weights, config.target_weights_sha256),
+        "networks_sha256": renderer.fingerprint,
+        "context_autoencoder": file("context"),
+        "target_autoencoder": file("target"),
     }
 
 
-def _data(datamanager: SceneTokDataManager) -> dict[str, Any]:
-    index = datamanager.scenes.index
+def _data(scenes: EvaluationScenes) -> dict[str, Any]:
+    index = scenes.index
     return {
-        "path": str(datamanager.config.data),
-        "dataparser": type(datamanager.dataparser).__name__,
-        "split": datamanager.test_split,
+        "path": str(scenes.data),
+        "dataparser": scenes.dataparser._target.__name__,
+        "split": scenes.split,
         "index": None if index is None else {"file": index.path.name, "sha256": sha256_of(index.path)},
-        "scenes": list(datamanager.scenes.keys),
+        "scenes": list(scenes.keys),
     }
 
 
 def _views(evaluation: SceneEvaluation) -> dict[str, Any]:
-    datamanager = evaluation.datamanager
-    given = "photographs and anchor poses" if evaluation.model.scene_sampler is not None else "photographs to encode"
-    by_index = datamanager.scenes.index is not None
+    scenes, views = evaluation.scenes, evaluation.scenes.views
+    given = "photographs and anchor poses" if evaluation.renderer.generates else "photographs to encode"
+    by_index = scenes.index is not None
     return {
         "context": f"{given}, as the index says" if by_index else f"{given}, farthest points from frame 0",
-        "num_context": datamanager.config.num_context,
-        "num_condition": datamanager.config.num_condition,
+        "num_context": views.num_context,
+        "num_condition": views.num_condition,
         "context_order": evaluation.conditions.context_order,
         "targets": "as the index says" if by_index else "all frames that are no context views",
-        "eval_targets": datamanager.config.eval_targets,
-        "image_size": evaluation.model.preset.data.image_size,
-        "pose_scale": datamanager.scenes.pose_scale(0),
+        "eval_targets": views.eval_targets,
+        "image_size": evaluation.renderer.preset.data.image_size,
+        "pose_scale": scenes.pose_scale(0),
         "crop": "scaled so that the shorter side fits, centre square",
     }
 

@@ -23,9 +23,8 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.seeds import named_generator
 
 if TYPE_CHECKING:
-    from scenetok_ns.bridge.evaluation_scenes import EvaluationScene
-    from scenetok_ns.plugin.datamanager import SceneTokDataManager
-    from scenetok_ns.plugin.model import SceneTokModel
+    from scenetok_ns.bridge.evaluation_scenes import EvaluationScene, EvaluationScenes
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 ContextOrder = Literal["index", "reversed", "shuffled"]
 READERS = 2
@@ -33,7 +32,7 @@ READERS = 2
 
 
 @dataclass(frozen=True)
-class Conditions:
+class EvaluationConditions:
     """What an evaluation changes of how a run encodes its scenes."""
 
     context_order: ContextOrder = "index"
@@ -43,7 +42,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, eq=False)
-class RenderedScene:
+class EvaluatedScene:
     """A scene before it is measured; what picture writers get."""
 
     number: int
@@ -57,7 +56,7 @@ class RenderedScene:
     seconds: float
 
 
-OnScene = Callable[[RenderedScene], None]
+OnScene = Callable[[EvaluatedScene], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,17 +68,16 @@ class _Loaded:
 
 @dataclass
 class SceneEvaluation:
-    """One evaluation of a model on the scenes of a data manager.
+    """One evaluation of a renderer on its scenes.
 
     Scenes are rendered in groups that follow from their number alone, so a continued evaluation computes what an
     undisturbed one does, to the bit where the device does.
     """
 
-    model: SceneTokModel
-    datamanager: SceneTokDataManager
+    renderer: SceneRenderer
     measures: Measures
     folder: EvaluationFolder
-    conditions: Conditions = Conditions()
+    conditions: EvaluationConditions = EvaluationConditions()
     baselines: bool = False
     batch_scenes: int | None = None
     shard: Shard = Shard()  # noqa: RUF009  frozen
@@ -90,14 +88,18 @@ class SceneEvaluation:
     """With baselines: of scenes whose tokens are yet to be rendered, their own or in another's place."""
 
     @property
+    def scenes(self) -> EvaluationScenes:
+        return self.renderer.scenes
+
+    @property
     def keys(self) -> list[str]:
         """All scenes, of all shards."""
-        return list(self.datamanager.scenes.keys)
+        return list(self.scenes.keys)
 
     @property
     def group_size(self) -> int:
         """Scenes that are rendered together."""
-        return self.batch_scenes or (4 if self.model.device.type == "cuda" else 1)
+        return self.batch_scenes or (4 if self.renderer.device.type == "cuda" else 1)
 
     @property
     def own_keys(self) -> list[str]:
@@ -148,18 +150,18 @@ class SceneEvaluation:
             return failed
 
     def _open(self, number: int) -> EvaluationScene:
-        scene = self.datamanager.scenes.scene(number)
+        scene = self.scenes.scene(number)
         if not len(scene.target):
             raise BadScene("no views to compare with", scene.scene.key)
         return replace(scene, context=ordered(scene.context, self.conditions.context_order, scene.scene.key))
 
     def _load(self, scene: EvaluationScene) -> _Loaded:
-        size = self.model.scenetok.image_size
+        size = self.renderer.scenetok.image_size
         return _Loaded(scene, scene.scene.load_views(scene.context, size), scene.scene.load_views(scene.target, size))
 
     # --- Rendering ---
 
-    def _render(self, group: range, loaded: dict[int, Future[_Loaded]]) -> list[RenderedScene]:
+    def _render(self, group: range, loaded: dict[int, Future[_Loaded]]) -> list[EvaluatedScene]:
         """The usable scenes of a group; none if all have been measured."""
         scenes: list[tuple[_Loaded, SceneTokens]] = []
         for number, reading in loaded.items():
@@ -167,7 +169,7 @@ class SceneEvaluation:
                 found = reading.result()
                 scenes.append((found, self._tokens_of(number, found)))
             except BadScene as error:
-                self.datamanager.scenes.skip(number, error)
+                self.scenes.skip(number, error)
                 self.folder.skip(self.keys[number], error.reason)
         if all(self.folder.has(found.scene.scene.key) for found, _ in scenes):
             scenes = []  # the others of the group were skipped, and are again
@@ -176,7 +178,7 @@ class SceneEvaluation:
         self._tokens = {n: t for n, t in self._tokens.items() if n >= group.stop or n == min(self._tokens)}
         return rendered
 
-    def _render_part(self, part: list[tuple[_Loaded, SceneTokens]]) -> list[RenderedScene]:
+    def _render_part(self, part: list[tuple[_Loaded, SceneTokens]]) -> list[EvaluatedScene]:
         cameras = [CameraBatch(found.target.c2w[None], found.target.intrinsics[None]) for found, _ in part]
         begin = self._now()
         pictures = self._frames([tokens for _, tokens in part], cameras)
@@ -188,7 +190,7 @@ class SceneEvaluation:
             if chosen
         }
         return [
-            RenderedScene(
+            EvaluatedScene(
                 number=found.scene.number,
                 key=found.scene.scene.key,
                 context=found.context,
@@ -203,21 +205,20 @@ class SceneEvaluation:
         ]
 
     def _frames(self, tokens: Sequence[SceneTokens], cameras: Sequence[CameraBatch]) -> list[Pictures]:
-        model = self.model
-        windows = model.renderer.render_many(
-            tokens, [path.to(model.device) for path in cameras], seeds=model.config.seed, sampler=model.sampler
-        )
+        renderer, settings = self.renderer, self.renderer.settings
+        here = [path.to(renderer.device) for path in cameras]
+        windows = renderer.networks.render_many(tokens, here, seeds=settings.seed, sampler=settings.sampler)
         return list(torch.cat([window.frames for window in windows], dim=1).clamp(0, 1))
 
     def _tokens_of(self, number: int, loaded: _Loaded) -> SceneTokens:
         """Tokens of a scene, under the conditions of this evaluation; also kept for its neighbour's baseline."""
         if number in self._tokens:
             return self._tokens[number]
-        generation = self.datamanager.scenes.conditions(number) if loaded.scene.anchors is not None else None
+        generation = self.scenes.conditions(number) if loaded.scene.anchors is not None else None
         if generation is None:
-            tokens = self.model.tokens_from(loaded.context, number)
+            tokens = self.renderer.tokens_from(loaded.context, number)
         else:
-            tokens = self.model.generate(generation, self.keys[number])
+            tokens = self.renderer.generate(generation, self.keys[number])
         kept = kept_tokens(tokens, self.conditions.num_tokens)
         if self.baselines:
             self._tokens[number] = kept
@@ -244,14 +245,14 @@ class SceneEvaluation:
         return None
 
     def _now(self) -> float:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        if self.renderer.device.type == "cuda":
+            torch.cuda.synchronize(self.renderer.device)
         return time.perf_counter()
 
     # --- Measuring ---
 
     @torch.no_grad()
-    def _finish(self, group: range, rendered: list[RenderedScene]) -> None:
+    def _finish(self, group: range, rendered: list[EvaluatedScene]) -> None:
         """Measure, then write pictures and, last, the record: a scene with a record is complete."""
         for scene in rendered:
             if not self.folder.has(scene.key):
@@ -261,13 +262,13 @@ class SceneEvaluation:
         for number in group:
             self.on_scene(self.keys[number])
 
-    def _measure(self, scene: RenderedScene) -> Measured:
+    def _measure(self, scene: EvaluatedScene) -> Measured:
         device = scene.pred.device
         target = scene.target.images.to(device)
         measured = self.measures.measure(pred=scene.pred, target=target, frames=scene.frames)
         made = dict(scene.baselines)
         if self.baselines:
-            scale = self.datamanager.scenes.pose_scale(scene.number)
+            scale = self.scenes.pose_scale(scene.number)
             made |= copied_pictures(scene.context, scene.target, device, scale)
         views = dict(measured.views)
         for baseline, pred in made.items():

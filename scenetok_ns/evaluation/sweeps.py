@@ -5,22 +5,21 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from scenetok_ns.evaluation.baselines import BASELINES
-from scenetok_ns.evaluation.scene_evaluation import Conditions, ContextOrder
+from scenetok_ns.evaluation.scene_evaluation import ContextOrder, EvaluationConditions
 from scenetok_ns.models.presets import Solver, changed
 from scenetok_ns.tools.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from scenetok_ns.plugin.datamanager import SceneTokDataManager
-    from scenetok_ns.plugin.model import SceneTokModel
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 Value = int | str
 TABLE, PLOT = "sweep.csv", "sweep.png"
@@ -63,17 +62,24 @@ class Variant:
         """A folder's name."""
         return "-".join([*(f"{axis}={value}" for axis, value in self.axes.items()), f"seed={self.seed}"])
 
-    def apply(self, model: SceneTokModel, datamanager: SceneTokDataManager) -> Conditions:
-        """Set up model and data for this variant; what was set for another variant is overwritten."""
-        model.config.seed = self.seed
-        model.config.scene_seed = self.seed if self.scene_seed is None else self.scene_seed
-        steps, solver = self.axes.get("steps"), self.axes.get("solver")
-        model.sampler = changed(model.sampler, steps=steps, solver=solver)
-        if "context" in self.axes:
-            datamanager.config.num_context = int(self.axes["context"])
+    @property
+    def conditions(self) -> EvaluationConditions:
         tokens = self.axes.get("tokens")
         order: ContextOrder = self.axes.get("order", "index")  # type: ignore[assignment]
-        return Conditions(order, None if tokens is None else int(tokens))
+        return EvaluationConditions(order, None if tokens is None else int(tokens))
+
+    def apply(self, renderer: SceneRenderer) -> SceneRenderer:
+        """A renderer of the same networks with this variant's seeds, sampler and numbers of views."""
+        before, scenes = renderer.settings, renderer.scenes
+        settings = replace(
+            before,
+            seed=self.seed,
+            scene_seed=self.seed if self.scene_seed is None else self.scene_seed,
+            sampler=changed(before.sampler, steps=self.axes.get("steps"), solver=self.axes.get("solver")),
+        )
+        if "context" in self.axes:
+            scenes = scenes.with_views(num_context=int(self.axes["context"]))
+        return replace(renderer, settings=settings, scenes=scenes)
 
 
 def variants(

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 EPSILON = 1e-6
 """Added to the norm of ray directions, as in training (parity README, c01)."""
+RIGID_TOLERANCE = 1e-2
+"""Largest deviation of R^T R from the identity: path files hold interpolated poses with few digits."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,14 @@ def _product(left: Float[Tensor, "*batch i j"], right: Float[Tensor, "*batch j k
     """Small matrix product in exact float32, whatever the matmul settings."""
     terms = [left[..., :, j, None] * right[..., j, None, :] for j in range(left.shape[-1])]
     return sum(terms[1:], start=terms[0])
+
+
+def are_rigid(c2w: Float[Tensor, "*v 4 4"]) -> Bool[Tensor, "*v"]:
+    """Which poses are a rotation and a translation: finite, neither scaled nor mirrored, last row 0, 0, 0, 1."""
+    poses = c2w.double()
+    rotation = poses[..., :3, :3]
+    gram_error = (rotation.mT @ rotation - torch.eye(3).to(rotation)).abs().amax(dim=(-2, -1))
+    row_error = (poses[..., 3, :] - poses.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(dim=-1)
+    finite = poses.isfinite().all(dim=-1).all(dim=-1)
+    close = (gram_error <= RIGID_TOLERANCE) & (row_error <= RIGID_TOLERANCE)
+    return finite & close & (torch.linalg.det(rotation.nan_to_num()) > 0)

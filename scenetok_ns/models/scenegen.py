@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.models.cameras import CameraBatch, relative_cameras
+from scenetok_ns.models.cameras import CameraBatch, are_rigid, relative_cameras
 from scenetok_ns.models.flow.noise import token_noise
 from scenetok_ns.models.flow.sampling import OnStep, sample_scene_tokens
 from scenetok_ns.models.presets import Preset, SceneSamplerConfig
@@ -20,7 +20,6 @@ from scenetok_ns.models.tokens import SceneTokens
 SMALLEST_REACH = 1e-5
 """Distance of the farthest anchor from the first condition view, over the size of the positions, below which all
 anchors count as one place: float32 poses hold about seven digits."""
-RIGID_TOLERANCE = 1e-3
 
 
 def generate(
@@ -104,13 +103,11 @@ def check_anchors(anchors: CameraBatch) -> None:
     c2w = anchors.c2w.double()
     if len(c2w) != 1 or c2w.shape[1] == 0:
         raise ValueError(f"generate: expected a batch of one with at least one anchor, got {list(c2w.shape[:2])}")
-    rotation, position = c2w[0, :, :3, :3], c2w[0, :, :3, 3]
-    deviation = (rotation.mT @ rotation - torch.eye(3).to(rotation)).abs().amax(dim=(1, 2))
-    wrong = ~(deviation <= RIGID_TOLERANCE) | ~position.isfinite().all(1)
+    position, wrong = c2w[0, :, :3, 3], ~are_rigid(c2w[0])
     if wrong.any():
         raise ValueError(
-            f"generate: anchor {int(wrong.nonzero()[0])} of {len(wrong)} is no camera pose (a rotation without scale, "
-            "and a finite position)"
+            f"generate: anchor {int(wrong.nonzero()[0])} of {len(wrong)} is not a camera pose (a "
+            "rotation without scale, and a finite position)"
         )
     size = 1 + float(position.abs().amax())
     if float(position.norm(dim=1).max()) < SMALLEST_REACH * size:

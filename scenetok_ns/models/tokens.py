@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from scenetok_ns.models.cameras import are_rigid
 from scenetok_ns.models.flow.noise import token_noise
 from scenetok_ns.tools.atomic_files import write_atomically
 
@@ -20,7 +21,6 @@ FORMAT = "scenetok-tokens-1"
 """Poses: camera-to-world, OpenCV axes. Intrinsics: divided by the image size."""
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-_RIGID_TOLERANCE = 1e-3
 OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics")
 """Tensors that a file need not have."""
 
@@ -150,10 +150,10 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
         if tensor.dtype not in _DTYPES or not torch.isfinite(tensor).all():
             raise wrong(f"{name} holds numbers that are not finite or not floating-point")
     reference = tensors["reference_c2w"].float()
-    if reference.shape != (4, 4) or not _are_rigid(reference):
+    if reference.shape != (4, 4) or not are_rigid(reference):
         raise wrong("reference_c2w is not a camera pose (rotation and translation)")
     cameras = tensors.get("cameras_c2w", reference[None]).float()
-    if cameras.shape[1:] != (4, 4) or not _are_rigid(cameras):
+    if cameras.shape[1:] != (4, 4) or not are_rigid(cameras).all():
         raise wrong("cameras_c2w are not camera poses")
     try:
         return SceneTokens(
@@ -167,11 +167,3 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
         )
     except ValueError as error:
         raise wrong(str(error)) from None
-
-
-def _are_rigid(poses: Float[Tensor, "*v 4 4"]) -> bool:
-    rotation, last = poses[..., :3, :3], torch.tensor([0.0, 0.0, 0.0, 1.0])
-    gram = rotation @ rotation.mT
-    orthogonal = torch.allclose(gram, torch.eye(3).expand_as(gram), atol=_RIGID_TOLERANCE)
-    proper = bool((torch.linalg.det(rotation) > 0).all())
-    return orthogonal and proper and torch.allclose(poses[..., 3, :], last, atol=_RIGID_TOLERANCE)

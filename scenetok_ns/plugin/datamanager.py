@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,11 @@ from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 from nerfstudio.utils import comms
 
-from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes, EvaluationViews
+from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes, EvaluationViews, EvaluationViewsConfig
 from scenetok_ns.bridge.scene_views import SceneViews, StockSceneSource, read_capture
 from scenetok_ns.data.precomputed.latents import LatentScenes, LatentStore
 from scenetok_ns.data.precomputed.token_sets import TokenStore
-from scenetok_ns.data.scenes import BadScene, DataError, SceneSource, SkippedScenes
+from scenetok_ns.data.scenes import BadScene, DataError, SceneSource
 from scenetok_ns.data.sources.held_out import HeldOutTargets
 from scenetok_ns.data.training_batches import (
     LatentSamples,
@@ -35,11 +36,11 @@ from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParser
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
-from scenetok_ns.tools.printing import tell
+from scenetok_ns.tools.printing import print_line
 
 
 @dataclass
-class SceneTokDataManagerConfig(VanillaDataManagerConfig):
+class SceneTokDataManagerConfig(EvaluationViewsConfig, VanillaDataManagerConfig):
     """Scenes from a dataparser. re10k-data and dl3dv-data have many; any other dataparser has one."""
 
     _target: type = field(default_factory=lambda: SceneTokDataManager)
@@ -55,26 +56,16 @@ class SceneTokDataManagerConfig(VanillaDataManagerConfig):
     """Folder that `scenetok latents --role target` wrote; both are needed, or neither. SceneGen needs none."""
     tokens: Path | None = None
     """SceneGen: folder that `scenetok encode --split train` wrote; training then encodes no context views."""
-    num_context: int | None = None
-    """Context views of a scene in evaluation, rendering and viewing; None: as many as the dataparser's evaluation index
-    names, or without one as the preset says. SceneGen: number of anchor poses."""
-    num_condition: int | None = None
-    """SceneGen: photographs that a scene is generated from; None: those that the evaluation index names if the model
-    takes as many, else one."""
     pose_scale: float | None = None
     """A capture of a stock dataparser: what its positions are multiplied by to be in units of the training data; None:
     so that its cameras spread as those of the training scenes do."""
-    eval_scenes: int = 16
-    """Evaluation scenes taken where no evaluation index says which."""
-    eval_targets: int | None = None
-    """Target views taken of each evaluation scene, from its beginning; None: all."""
 
     @property
     def trains_from_latents(self) -> bool:
         """Whether no training step needs an autoencoder."""
         return self.context_latents is not None or self.target_latents is not None
 
-    # Set by pipeline and trainer, which know them.
+    # The configurations of pipeline and trainer fill these in.
     preset: tyro.conf.Suppress[str] = "re10k"
     seed: tyro.conf.Suppress[int] = 42
     # Of ray-based methods; they mean nothing here.
@@ -104,23 +95,25 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         test_mode: Literal["test", "val", "inference"] = "val",
         world_size: int = 1,
         local_rank: int = 0,
+        preset: str | None = None,
         **kwargs: Any,
     ) -> None:
+        """preset: the model's; None: the configuration's, as for ns-render's second data manager."""
         self.config = config
         self.device = device
         self.test_mode = test_mode
         self.world_size, self.local_rank = world_size, local_rank
         self.test_split = "test" if test_mode in ("test", "inference") else "val"
-        self.preset: Preset = load_preset(config.preset)
+        self.preset: Preset = load_preset(preset or config.preset)
         check_counts(config)
-        self.dataparser_config = config.dataparser
+        self.dataparser_config = copy(config.dataparser)  # the configuration stays as it is
         if config.data is not None:
-            config.dataparser.data = Path(config.data)
-        else:
-            config.data = config.dataparser.data
-        self.dataparser = config.dataparser.setup()
+            self.dataparser_config.data = Path(config.data)
+        self.dataparser = self.dataparser_config.setup()
         self.includes_time = False
-        self.scenes = EvaluationScenes(self._source(self.test_split), config, self.preset)
+        self.scenes = EvaluationScenes(
+            self._source(self.test_split), self.dataparser_config, config, self.preset, self.test_split
+        )
         self.train_dataset, self.eval_dataset = self.scenes.context_set, self.scenes.target_set
         self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
         self.exclude_batch_keys_from_device = self.train_dataset.exclude_batch_keys_from_device
@@ -146,7 +139,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         capture = read_capture(
             self.dataparser, self.test_split, pose_scale=self.config.pose_scale, typical_spread=spread
         )
-        tell(capture.summary())
+        print_line(capture.summary())
         return capture
 
     # --- What Nerfstudio's trainer and tools call ---
@@ -155,6 +148,10 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
     def batch_size(self) -> int:
         given = self.config.batch_size
         return self.preset.training.batch_size if given is None else given
+
+    def get_datapath(self) -> Path:
+        """Folder or file of the data; the viewer exports camera paths into it."""
+        return self.dataparser_config.data
 
     def setup_train(self) -> None:
         """Nothing: tools may skip it; `next_train` makes its loader when first called."""
@@ -185,11 +182,6 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             self._held_out = self._samples(self.test_split)
         return self._held_out[0].to(self.device), {}
 
-    @property
-    def training_skipped(self) -> SkippedScenes:
-        """Scenes that training has met and could not use."""
-        return SkippedScenes() if self._training is None else self._training.samples.source.skipped
-
     def training_source(self, split: str) -> SceneSource:
         """All scenes of a split, without views that are kept for evaluation."""
         return self._source(split).training_part()
@@ -204,9 +196,9 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         if split == "train" and self.config.tokens is not None:
             store = self._token_store(self.config.tokens, split)
             samples: TrainingSamples = TokenSamples(source, store, *rest)
-            tell(f"{len(samples.keys)} scenes with tokens, {store.encodings} encodings of each")
+            print_line(f"{len(samples.keys)} scenes with tokens, {store.encodings} encodings of each")
             return samples
-        tell(f"{len(source.keys)} scenes for the {split} split")
+        print_line(f"{len(source.keys)} scenes for the {split} split")
         return TrainingSamples(self._without_targets(source) if split == "train" else source, *rest)
 
     def _without_targets(self, source: SceneSource) -> SceneSource:
@@ -215,7 +207,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         shares = shares and self.dataparser.split_folder("train") == self.dataparser.split_folder(self.test_split)
         if not shares:
             return source
-        tell(
+        print_line(
             f"Training and evaluation share {self.dataparser.split_folder('train')}: the target views of the "
             f"{len(self.scenes.keys)} scenes to evaluate are kept out of training"
         )
@@ -235,7 +227,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         scenes = LatentScenes(context, target, source.keys)
         sharding = Sharding(self.batch_size, comms.get_rank(), comms.get_world_size())
         for line in (f"{len(scenes.keys)} scenes with latents", *scenes.summary(self.preset.data.random_flip)):
-            tell(line)
+            print_line(line)
         return LatentSamples(scenes, self.preset.data, target.space.layout, sharding, self.config.seed)
 
     def _latent_folders(self) -> tuple[tuple[Path, AutoencoderConfig], tuple[Path, AutoencoderConfig]]:

@@ -1,52 +1,38 @@
-"""SceneTok as a Nerfstudio model: holds networks and scene tokens, renders whatever camera it is asked for."""
+"""SceneTok as a Nerfstudio model: networks, their training, and pictures of any camera for the tools."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
-from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from scenetok_ns.bridge.cameras import request_of
 from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
 from scenetok_ns.bridge.viewer_threads import asked_by_viewer
-from scenetok_ns.data.scenes import Views as ImageViews
-from scenetok_ns.data.sources.photograph import Conditions
-from scenetok_ns.data.square_pictures import Wide
+from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.data.training_batches import TrainingBatch
-from scenetok_ns.models.autoencoders.registry import latent_space, weights_file
-from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.flow.sampling import OnStep
-from scenetok_ns.models.flow.windows import RenderedFrames
+from scenetok_ns.models.autoencoders.registry import weights_file
 from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.networks.averaging import WeightAverage
 from scenetok_ns.models.networks.block_execution import Checkpointing
-from scenetok_ns.models.presets import SceneSamplerConfig, Solver, changed, load_preset
-from scenetok_ns.models.released_checkpoints import check_weights, module_sha256
-from scenetok_ns.models.scenegen import generate
+from scenetok_ns.models.presets import Preset, Solver, changed, load_preset
+from scenetok_ns.models.released_checkpoints import check_weights
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.rendering.path_renderer import PathRenderer
-from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
+from scenetok_ns.rendering.scene_renderer import AutoencoderFile, RenderSettings, SceneRenderer
 from scenetok_ns.training.loss import TrainingLoss
+from scenetok_ns.training.tokenizer_weights import load_tokenizer
 from scenetok_ns.viewer.renderer import ViewerRenderer
 
-logger = logging.getLogger(__name__)
-
 ENGINES: dict[str, Literal["auto", "exact"] | None] = {"auto": "auto", "exact": "exact", "off": None}
-EARLIER_ENGINES = {"full": "auto", "on": "exact"}
-"""Names in run folders of earlier versions."""
 
 
 @dataclass
@@ -94,7 +80,7 @@ class SceneTokModelConfig(ModelConfig):
     """euler, or multistep (second order, for fewer steps); None: the preset's."""
     preview_steps: int | None = None
     """Denoising steps of the viewer's pictures while the camera moves; None: 4 on a GPU, 2 on a CPU."""
-    wide: Wide = "border"
+    wide: Aspect = "border"
     """Pictures that are no squares. border: the square view is shown whole, with its border; fill: the picture is cut
     out of a larger square, whose ends lie outside of what the training cameras saw: the model's guess."""
     seed: int = 0
@@ -111,88 +97,104 @@ class SceneTokModelConfig(ModelConfig):
     """SceneGen and scenetok-refine, training afresh: run folder or released checkpoint with the compressor and the
     denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
 
-    # Set by the pipeline, which knows where training data comes from.
-    defer_autoencoders: tyro.conf.Suppress[bool] = False
     # Of ray-based models; they mean nothing here. A collider would expect rays.
     enable_collider: tyro.conf.Suppress[bool] = False
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
     loss_coefficients: tyro.conf.Suppress[dict[str, float]] = field(default_factory=dict)
     eval_num_rays_per_chunk: tyro.conf.Suppress[int] = 4096
 
+    def render_settings(self, preset: Preset) -> RenderSettings:
+        """The preset's samplers with the numbers that are given here, and the seeds."""
+        sampler = changed(preset.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
+        scene_sampler = preset.scene_sampler and changed(
+            preset.scene_sampler, steps=self.scene_steps, guidance=self.scene_guidance, solver=self.scene_solver
+        )
+        return RenderSettings(sampler, scene_sampler, self.seed, self.scene_seed, self.wide, self.preview_steps)
+
+    def autoencoder_files(self) -> dict[str, AutoencoderFile]:
+        given = {
+            "context": (self.context_weights, self.context_weights_sha256),
+            "target": (self.target_weights, self.target_weights_sha256),
+        }
+        return {role: AutoencoderFile(path, sha256) for role, (path, sha256) in given.items() if path is not None}
+
 
 class SceneTokModel(Model):
-    """See the module. `connect` must be called before the first render."""
+    """Nerfstudio's module: the networks, their training, and pictures for the tools (`renderer`)."""
 
     config: SceneTokModelConfig
-    encodes = True
-    """Whether other context views give other tokens."""
+
+    def __init__(
+        self,
+        config: SceneTokModelConfig,
+        scene_box: SceneBox,
+        num_train_data: int,
+        *,
+        scenes: EvaluationScenes,
+        training_seed: int = 0,
+        trains: bool = True,
+        from_latents: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Build the networks on the CPU, or on the device of the context.
+
+        Args:
+            config: Preset, weights and options.
+            scene_box, num_train_data, kwargs: Nerfstudio's; they mean nothing here.
+            scenes: Evaluation scenes to encode or generate, and to render.
+            training_seed: Random seed of the noise in training.
+            trains: Whether training may follow. Else no EMA weights are kept beside the networks' own.
+            from_latents: Whether training needs no autoencoder. They are then built on first use.
+        """
+        given = {"scenes": scenes, "training_seed": training_seed, "trains": trains, "from_latents": from_latents}
+        super().__init__(config, scene_box, num_train_data, **given, **kwargs)
 
     def populate_modules(self) -> None:
         super().populate_modules()
-        self.preset = load_preset(self.config.preset)
-        check_weights(self.config.context_weights, self.config.context_weights_sha256, "context")
-        check_weights(self.config.target_weights, self.config.target_weights_sha256, "target")
-        weights = self.config.context_weights, self.config.target_weights
-        deferred = self.config.defer_autoencoders
-        self.scenetok = SceneTok.from_preset(self.preset, *weights, low_vram=self.config.low_vram, deferred=deferred)
-        engine = EARLIER_ENGINES.get(self.config.engine, self.config.engine)
-        if engine not in ENGINES:
-            raise ValueError(f"engine: expected {', '.join(ENGINES)}, got {engine!r}; set pipeline.model.engine")
-        self.scenetok.engine_options = ENGINES[engine]
-        if self.config.pretrained:
+        config, given = self.config, self.kwargs
+        self.preset = load_preset(config.preset)
+        check_weights(config.context_weights, config.context_weights_sha256, "context")
+        check_weights(config.target_weights, config.target_weights_sha256, "target")
+        weights, deferred = (config.context_weights, config.target_weights), given["trains"] and given["from_latents"]
+        self.scenetok = SceneTok.from_preset(self.preset, *weights, low_vram=config.low_vram, deferred=deferred)
+        if config.engine not in ENGINES:
+            raise ValueError(f"engine: expected {', '.join(ENGINES)}, got {config.engine!r}; set pipeline.model.engine")
+        self.scenetok.engine_options = ENGINES[config.engine]
+        if config.pretrained:
             self.scenetok.load_embedded()
-        self.training_loss = TrainingLoss(self.scenetok)
+        self.training_loss = TrainingLoss(self.scenetok, given["training_seed"])
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
-        config = self.config
-        self.average = None if config.ema_decay is None else WeightAverage(self.trained_networks(), config.ema_decay)
+        decay = config.ema_decay if given["trains"] else None
+        self.average = None if decay is None else WeightAverage(self.trained_networks(), decay)
         self.scenetok.prepare_training(
             compiled=config.compile, checkpointing=config.gradient_checkpointing, fused=config.fused
         )
-        self.sampler = changed(self.preset.sampler, steps=config.steps, guidance=config.guidance, solver=config.solver)
-        self.scene_sampler = self.preset.scene_sampler and changed(
-            self.preset.scene_sampler,
-            steps=config.scene_steps,
-            guidance=config.scene_guidance,
-            solver=config.scene_solver,
+        self.renderer = SceneRenderer(
+            scenetok=self.scenetok,
+            scenes=given["scenes"],
+            settings=config.render_settings(self.preset),
+            autoencoder_files=config.autoencoder_files(),
         )
-        self.path_renderer = PathRenderer(self._sample, latent_space(self.preset.target_autoencoder).layout)
-        self.viewer_renderer: ViewerRenderer | None = None
-        self._tokens: dict[tuple[int, str], SceneTokens] = {}
-        self._scenes: EvaluationScenes | None = None
-        self._weights_version = 0
 
-    def connect(self, scenes: EvaluationScenes, training_seed: int) -> None:
-        """Tell the model where context views come from, and the seed of the noise in training."""
-        self._scenes = scenes
-        self.training_loss.seed = training_seed
+    @cached_property
+    def viewer_renderer(self) -> ViewerRenderer:
+        """Pictures for Nerfstudio's viewer, with settings of its own."""
+        return ViewerRenderer(self.renderer)
 
-    def invalidate_caches(self) -> None:
-        """Drop tokens and frames: the weights have changed."""
-        self._weights_version += 1
+    # --- Weights ---
 
     def trained_networks(self) -> dict[str, nn.Module]:
-        """Those networks of `scenetok` whose weights training changes, at first at least."""
+        """Networks of `scenetok` whose weights training changes, at first at least."""
         return {
             name: network
             for name, network in self.scenetok.named_children()
             if any(parameter.requires_grad for parameter in network.parameters())
         }
 
-    def begin_training(self) -> None:
-        """To be called by a trainer before its first step."""
-        self.scenetok.begin_training()
-
-    def train(self, mode: bool = True) -> SceneTokModel:
-        """Switch modes as usual; in eval mode the EMA weights are swapped in, if they are kept."""
-        super().train(mode)
-        if self.average is not None and self.average.swapped_in == mode:
-            if mode:
-                self.average.swap_out()
-            else:
-                self.average.swap_in()
-            self.invalidate_caches()
-        return self
+    def invalidate_caches(self) -> None:
+        """Call this when weights have changed: tokens and frames are made again on demand."""
+        self.renderer.weights.advance()
 
     def freeze_compressor(self) -> None:
         """End the training of the compressor; its weights stay as they are."""
@@ -209,40 +211,46 @@ class SceneTokModel(Model):
         )
         return all(weights is not None or weights_file(config) is None for config, weights in sources)
 
-    @property
-    def weights_version(self) -> int:
-        """Another number when the weights have changed."""
-        return self._weights_version
-
-    # --- Checkpoints ---
+    def train(self, mode: bool = True) -> SceneTokModel:
+        """Switch modes as usual; in eval mode the EMA weights are swapped in, if they are kept."""
+        super().train(mode)
+        if self.average is not None and self.average.swapped_in == mode:
+            if mode:
+                self.average.swap_out()
+            else:
+                self.average.swap_in()
+            self.invalidate_caches()
+        return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """As of any module: trained weights are trained weights, also while the averaged ones are in their place."""
-        with self._weights_in_place():
+        """Save the trained weights as such, also while the EMA weights are swapped in."""
+        with self._trained_weights():
             return super().state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        with self._weights_in_place():
+        with self._trained_weights():
             return super().load_state_dict(*args, **kwargs)
 
-    def _weights_in_place(self) -> AbstractContextManager[None]:
+    def _trained_weights(self) -> AbstractContextManager[None]:
         return nullcontext() if self.average is None else self.average.swapped_out()
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"preset": self.preset.name}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Checked by the pipeline, which can say what to do about it."""
+        """Ignored here: the pipeline compares it, and can name the option to change."""
 
     # --- Training ---
 
     def initialize_training_state(self) -> list[str]:
-        """Load what training afresh starts from, beside the embedded weights; lines that say what it is."""
+        """Load what a new training starts from beside the embedded weights. Returns lines that describe it."""
         if self.preset.scene_generator is None:
             return []
-        from scenetok_ns.training.tokenizer_weights import load_tokenizer  # it reads runs, and so imports the pipeline
-
         return [f"Frozen tokenizer: {load_tokenizer(self.scenetok, self.config.tokenizer)}"]
+
+    def begin_training(self) -> None:
+        """Call this before the first step of the optimizer."""
+        self.scenetok.begin_training()
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         parameters = [parameter for parameter in self.scenetok.parameters() if parameter.requires_grad]
@@ -271,89 +279,7 @@ class SceneTokModel(Model):
     ) -> dict[str, Tensor]:
         return {"loss": outputs["loss"]}
 
-    # --- Rendering ---
-
-    def tokens_of(self, scene: int, on_step: OnStep | None = None) -> SceneTokens:
-        """Tokens of an evaluation scene: as stored, or encoded or generated when first needed, with the weights of the
-        moment. `on_step` reports on a generation, and ends it by raising."""
-        if self._scenes is None:
-            raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
-        if (stored := self._scenes.stored_tokens(scene)) is not None:
-            return stored.to(self.device)
-        key = (scene, self._scene_settings())
-        if key not in self._tokens:
-            conditions, name = self._scenes.conditions(scene), self._scenes.keys[scene]
-            if conditions is None:
-                tokens = self.tokens_from(self._scenes.context_views(scene), scene)
-            else:
-                tokens = self.generate(conditions, name, on_step)
-            self._tokens = {k: v for k, v in self._tokens.items() if k[1] == key[1]} | {key: tokens}
-        return self._tokens[key]
-
-    def tokens_from(self, views: ImageViews, scene: int) -> SceneTokens:
-        """Tokens of an evaluation scene when the model is given these views of it."""
-        if self._scenes is None:
-            raise RuntimeError("SceneTokModel: no context views; the pipeline must call connect() first")
-        return self.encode_views(views, self._scenes.keys[scene], self._scenes.pose_scale(scene))
-
-    def encode_views(self, views: ImageViews, scene: str, pose_scale: float = 1.0) -> SceneTokens:
-        cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
-        images = views.images.to(self.device).float() / 255
-        return self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale)
-
-    def generate(
-        self,
-        conditions: Conditions,
-        scene: str,
-        on_step: OnStep | None = None,
-        *,
-        seed: int | None = None,
-        sampler: SceneSamplerConfig | None = None,
-    ) -> SceneTokens:
-        """A scene from photographs and anchors; None: with this model's scene seed and scene sampler."""
-        views, anchors = conditions.views, conditions.anchors
-        return generate(
-            self.scenetok,
-            views.images.to(self.device).float() / 255,
-            CameraBatch(views.c2w[None], views.intrinsics[None]),
-            CameraBatch(anchors[None], views.intrinsics[:1].expand(len(anchors), -1, -1)[None]),
-            seed=self.config.scene_seed if seed is None else seed,
-            sampler=sampler or self.scene_sampler,
-            scene=scene,
-            pose_scale=conditions.pose_scale,
-            on_step=on_step,
-        )
-
-    def _scene_settings(self) -> str:
-        """All that the tokens of a scene depend on, beside the scene."""
-        generation = f"|{self.config.scene_seed}|{self.scene_sampler}" if self.scene_sampler else ""
-        return f"{self._weights_version}{generation}"
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all trained numbers that pictures depend on."""
-        return module_sha256(self.scenetok)
-
-    @property
-    def renderer(self) -> SceneTok:
-        """The networks that pictures are rendered with."""
-        return self.scenetok
-
-    @torch.no_grad()
-    def render_tokens(self, tokens: SceneTokens, cameras: CameraBatch) -> Float[Tensor, "f 3 height width"]:
-        """All frames of a path from any tokens, with this model's seed and sampler."""
-        return self.renderer.render(tokens, cameras.to(self.device), seed=self.config.seed, sampler=self.sampler)
-
-    def _sample(
-        self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None]
-    ) -> Iterator[RenderedFrames]:
-        return self.renderer.render_windows(
-            self.tokens_of(scene, on_step),
-            cameras.to(self.device),
-            seed=self.config.seed,
-            sampler=self.sampler,
-            on_step=on_step,
-        )
+    # --- Pictures ---
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
@@ -361,15 +287,7 @@ class SceneTokModel(Model):
 
         Tools get errors as they are. A viewer's render thread would end for good, so it gets a picture of the message.
         """
-        if self.viewer_renderer is not None and asked_by_viewer():
-            return self.viewer_renderer.outputs(camera)
-        active = 0 if self._scenes is None else self._scenes.active
-        settings = f"{self.config.seed}|{self.sampler}|{self._scene_settings()}"
-        frame = self.path_renderer.frame(camera, active, settings, self.config.wide)
-        request = request_of(camera, self.config.wide)
-        rgb = request.fit(frame.picture[None])[0].permute(1, 2, 0).clamp(0, 1)
-        uncertainty = relative_uncertainty(frame.uncertainty, latent_space(self.preset.target_autoencoder).channels)
-        return picture_outputs(rgb, request.fit(uncertainty[None, None])[0].permute(1, 2, 0), request)
+        return (self.viewer_renderer if asked_by_viewer() else self.renderer).outputs(camera)
 
     def get_outputs(self, ray_bundle: Any) -> dict[str, Tensor | list]:
         raise NotImplementedError(
@@ -384,9 +302,6 @@ class SceneTokModel(Model):
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics of one picture, and truth and prediction side by side."""
         truth, rgb = batch["image"].to(outputs["rgb"].device)[..., :3], outputs["rgb"]
-        metrics = picture_metrics(pred=to_pictures(rgb), target=to_pictures(truth))
+        pred, target = (picture.permute(2, 0, 1)[None] for picture in (rgb, truth))
+        metrics = picture_metrics(pred=pred, target=target)
         return {name: float(value) for name, value in metrics.items()}, {"img": torch.cat([truth, rgb], dim=1)}
-
-
-def to_pictures(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "1 3 height width"]:
-    return image.permute(2, 0, 1)[None]

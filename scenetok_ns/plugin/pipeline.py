@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from nerfstudio.models.base_model import Model
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import profiler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -44,6 +44,11 @@ class SceneTokPipelineConfig(VanillaPipelineConfig):
     evaluation: EvaluationOptions = EvaluationOptions()  # noqa: RUF009  frozen
     """What ns-eval measures, and the weights of its networks."""
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read a config.yml. ns-render makes a second data manager from it, which must know the model's preset."""
+        self.__dict__.update(state)
+        self.datamanager.preset = self.model.preset
+
 
 class SceneTokPipeline(VanillaPipeline):
     """See the module."""
@@ -60,17 +65,28 @@ class SceneTokPipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        # ns-render makes a second data manager from the same configuration object.
-        config.datamanager.preset = config.model.preset
-        config.model.defer_autoencoders = test_mode == "val" and config.datamanager.trains_from_latents
-        if test_mode != "val":
-            config.model.ema_decay = None  # the averaged weights are then the weights: `load_pipeline`
-        # World size 1: the stock constructor can wrap for CUDA only.
-        super().__init__(config, str(device), test_mode, 1, local_rank, grad_scaler)
-        self.model.connect(self.datamanager.scenes, training_seed=config.datamanager.seed)
+        # The stock constructor gives the model no scenes, and can wrap it for CUDA only.
+        Pipeline.__init__(self)
+        self.config, self.test_mode = config, test_mode
+        self.datamanager = config.datamanager.setup(
+            device=str(device), test_mode=test_mode, local_rank=local_rank, preset=config.model.preset
+        )
+        self.datamanager.to(device)
+        shown = self.datamanager.train_dataset
+        self._model = config.model.setup(
+            scene_box=shown.scene_box,
+            num_train_data=len(shown),
+            metadata=shown.metadata,
+            grad_scaler=grad_scaler,
+            scenes=self.datamanager.scenes,
+            training_seed=config.datamanager.seed,
+            trains=test_mode == "val",  # else the EMA weights are the weights: `load_pipeline`
+            from_latents=config.datamanager.trains_from_latents,
+        )
+        self.model.to(device)
         self.datamanager.compressor_sha256 = lambda: module_sha256(self.model.scenetok.compressor)
         # Its name is the folder's in the viewer; it has neither parameters nor buffers.
-        self.add_module("SceneTok", ViewerPanel(self.model, self.datamanager))
+        self.add_module("SceneTok", ViewerPanel(self.model.viewer_renderer, self.model))
         self.model.device_indicator_param.requires_grad_(False)
         self.world_size = world_size
         self.accumulation_steps = 1
@@ -110,7 +126,8 @@ class SceneTokPipeline(VanillaPipeline):
                     "--pipeline.model.low-vram True does: leave one of them out, or train from latents "
                     "(scenetok latents)"
                 )
-            self._recorded = RecordedStep(self.model, self.world_size)
+            model = self.model
+            self._recorded = RecordedStep(model, model.training_loss, model.invalidate_caches, self.world_size)
         outputs = self._recorded(batch, accumulates=self.accumulation_steps > 1)
         if self.world_size > 1 and self._ends_cycle(batch.step):
             self._recorded.average()
@@ -163,9 +180,10 @@ class SceneTokPipeline(VanillaPipeline):
         self.eval()
         try:
             if step is None:
-                found = evaluate_resumable(self.model, self.datamanager, self.config, output_path)
+                options, baselines = self.config.evaluation, self.config.baselines
+                found = evaluate_resumable(self.model.renderer, options, baselines=baselines, pictures=output_path)
             else:
-                found = evaluate_quickly(self.model, self.datamanager, self.config.baselines)
+                found = evaluate_quickly(self.model.renderer, baselines=self.config.baselines)
         finally:
             self.train()
         return {name: value for name, value in found.items() if get_std or not name.endswith("_std")}

@@ -7,7 +7,7 @@ gradient of the flow-matching loss goes to the tokens and, if asked for, to low-
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -27,15 +27,18 @@ from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.draws import draw_scenetok
 from scenetok_ns.models.flow.losses import refinement_loss
+from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.networks.adapters import LowRankAdapters
 from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataManagerConfig
-from scenetok_ns.plugin.model import OnStep, SceneTokModel, SceneTokModelConfig
+from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.tools.seeds import mix
+from scenetok_ns.training.tokenizer_weights import load_tokenizer
 
 DATA_SEED = 1
 """Sets the draws of clips apart from those of noise."""
@@ -104,10 +107,10 @@ class RefineModelConfig(SceneTokModelConfig):
 
 
 class RefineModel(SceneTokModel):
-    """See the module. `scenetok` keeps the networks as they were; `renderer` has the adapters in."""
+    """The tokens of one scene, and adapters. `scenetok` keeps the networks as they were."""
 
     config: RefineModelConfig
-    encodes = False
+    renderer: RefinedSceneRenderer
     tokens: Parameter
     start_tokens: Tensor
     reference_c2w: Tensor
@@ -117,7 +120,7 @@ class RefineModel(SceneTokModel):
         super().populate_modules()
         if self.preset.scene_generator is not None:
             raise ValueError(f"preset {self.preset.name} generates scenes; refine with the one of its tokenizer")
-        if self.config.ema_decay is not None or (self.config.compile and self.config.adapter_rank):
+        if self.average is not None or (self.config.compile and self.config.adapter_rank):
             raise ValueError("scenetok-refine keeps no averaged weights (--ema-decay), and compiles no adapters")
         if self.config.cuda_graph:
             raise ValueError("scenetok-refine records no steps: leave out --pipeline.model.cuda-graph")
@@ -130,19 +133,17 @@ class RefineModel(SceneTokModel):
         self.register_buffer("scene_scale", torch.ones(()))
         rank = self.config.adapter_rank
         self.adapters = LowRankAdapters(self.scenetok.denoiser, rank) if rank else None
-        self._renderer: tuple[int, SceneTok] | None = None
-        self._cameras: dict[int, tuple[Tensor, Tensor]] = {}
+        self._merged: tuple[int, SceneTok] | None = None
+        plain = {entry.name: getattr(self.renderer, entry.name) for entry in fields(SceneRenderer) if entry.init}
+        self.renderer = RefinedSceneRenderer(**plain, refined=self)
 
     def initialize_training_state(self) -> list[str]:
-        """Take the frozen networks from where `tokenizer` says, and encode the capture with them."""
-        from scenetok_ns.training.tokenizer_weights import load_tokenizer  # it reads runs, and so imports the pipeline
-
-        assert self._scenes is not None
-        number = self._scenes.active
+        """Load the frozen networks from `tokenizer`, and encode the capture with them."""
+        scenes = self.renderer.scenes
+        number = scenes.active
         source = load_tokenizer(self.scenetok, self.config.tokenizer)
-        name = self._scenes.keys[number]
-        views = self._scenes.context_views(number)
-        tokens = self.encode_views(views, name, self._scenes.pose_scale(number))
+        name, views = scenes.keys[number], scenes.context_views(number)
+        tokens = self.renderer.encode_views(views, name, scenes.pose_scale(number))
         with torch.no_grad():
             self.tokens.copy_(tokens.mean)
             self.start_tokens.copy_(tokens.mean)
@@ -153,6 +154,10 @@ class RefineModel(SceneTokModel):
         return [f"Networks: {source}", f"Refining {count}"]
 
     # --- Training ---
+
+    def begin_training(self) -> None:
+        super().begin_training()
+        self._merged = None
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         adapters = {} if self.adapters is None else {"adapters": list(self.adapters.parameters())}
@@ -178,78 +183,82 @@ class RefineModel(SceneTokModel):
                 splits=splits,
                 device=self.device,
             )
-            self._enable_adapters(True)
+            self.enable_adapters(True)
             output = refinement_loss(self.scenetok.denoiser, self.tokens, target, draws)
         moved = (self.tokens.detach() - self.start_tokens).square().mean().sqrt()
         return {"loss": output.loss, **output.metrics, "tokens_moved": moved}
 
-    def _enable_adapters(self, enabled: bool) -> None:
+    # --- Adapters ---
+
+    def enable_adapters(self, enabled: bool) -> None:
         if self.adapters is not None:
             self.adapters.enabled = enabled
 
-    # --- Rendering ---
+    def merged_networks(self, version: int) -> SceneTok:
+        """The networks with the adapters in their weights, merged once for each `version` of the weights."""
+        if self.adapters is None:
+            return self.scenetok
+        if self._merged is None or self._merged[0] != version:
+            merged = copy(self.scenetok)
+            merged._modules = {**self.scenetok._modules, "denoiser": self.adapters.merged(self.scenetok.denoiser)}
+            self._merged = version, merged
+        return self._merged[1]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RefinedSceneRenderer(SceneRenderer):
+    """Renders the refined tokens of one scene, with the adapters in the denoiser's weights."""
+
+    refined: RefineModel
+    _cameras: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    """Scene -> poses and intrinsics of its context views."""
+
+    encodes = False
+
+    @property
+    def networks(self) -> SceneTok:
+        return self.refined.merged_networks(self.weights.number)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of networks, tokens and adapters."""
+        parts = nn.ModuleDict({"networks": self.scenetok})
+        parts.register_parameter("tokens", self.refined.tokens)
+        if self.refined.adapters is not None:
+            parts["adapters"] = self.refined.adapters
+        return module_sha256(parts)
 
     def tokens_of(self, scene: int, on_step: OnStep | None = None) -> SceneTokens:
-        """The refined tokens, whatever the number: there is one scene. Of a run that shows a token file, its."""
-        return self._scene_tokens(scene, self.tokens.detach())
+        """The refined tokens, whatever the number: there is one scene. A run that shows a token file has that one's."""
+        return self._scene_tokens(scene, self.refined.tokens.detach())
 
     def tokens_from(self, views: ImageViews, scene: int) -> SceneTokens:
         """The refined tokens, whatever the views."""
         return self.tokens_of(scene)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of networks, tokens and adapters."""
-        parts = nn.ModuleDict({"networks": self.scenetok})
-        parts.register_parameter("tokens", self.tokens)
-        if self.adapters is not None:
-            parts["adapters"] = self.adapters
-        return module_sha256(parts)
-
-    def unrefined_tokens(self, scene: int) -> SceneTokens:
-        """Those that training began with."""
-        return self._scene_tokens(scene, self.start_tokens)
+    @torch.no_grad()
+    def render_unrefined(self, scene: int, cameras: CameraBatch) -> Float[Tensor, "f 3 side side"]:
+        """Frames from before training: the first tokens, and the networks without adapters."""
+        self.refined.enable_adapters(False)
+        tokens, settings = self._scene_tokens(scene, self.refined.start_tokens), self.settings
+        return self.scenetok.render(tokens, cameras.to(self.device), seed=settings.seed, sampler=settings.sampler)
 
     def _scene_tokens(self, scene: int, mean: Float[Tensor, "n dim"]) -> SceneTokens:
-        if self._scenes is None:
-            raise RuntimeError("RefineModel: no scene; the pipeline must call connect() first")
-        if (stored := self._scenes.stored_tokens(scene)) is not None:
+        if (stored := self.scenes.stored_tokens(scene)) is not None:
             return stored.to(self.device)
         if scene not in self._cameras:
-            views = self._scenes.context_views(scene)
+            views = self.scenes.context_views(scene)
             self._cameras[scene] = views.c2w, views.intrinsics
         c2w, intrinsics = self._cameras[scene]
         return SceneTokens(
             mean=mean.clone(),
-            reference_c2w=self.reference_c2w,
+            reference_c2w=self.refined.reference_c2w,
             preset=self.preset.name,
-            scene=self._scenes.keys[scene],
-            pose_scale=float(self.scene_scale),
+            scene=self.scenes.keys[scene],
+            pose_scale=float(self.refined.scene_scale),
             cameras_c2w=c2w.to(self.device),
             cameras_intrinsics=intrinsics.to(self.device),
         )
-
-    def begin_training(self) -> None:
-        super().begin_training()
-        self._renderer = None
-
-    @property
-    def renderer(self) -> SceneTok:
-        """The networks with the adapters in their weights."""
-        if self.adapters is None:
-            return self.scenetok
-        if self._renderer is None or self._renderer[0] != self._weights_version:
-            merged = copy(self.scenetok)
-            merged._modules = {**self.scenetok._modules, "denoiser": self.adapters.merged(self.scenetok.denoiser)}
-            self._renderer = self._weights_version, merged
-        return self._renderer[1]
-
-    @torch.no_grad()
-    def render_unrefined(self, scene: int, cameras: CameraBatch) -> Float[Tensor, "f 3 height width"]:
-        """What was to be seen before training: the first tokens, the networks without adapters."""
-        self._enable_adapters(False)
-        tokens = self.unrefined_tokens(scene)
-        return self.scenetok.render(tokens, cameras.to(self.device), seed=self.config.seed, sampler=self.sampler)
 
 
 @dataclass
@@ -272,10 +281,10 @@ class RefinePipeline(SceneTokPipeline):
         """Those of the refined scene and, as `<metric>_before`, those of the first tokens on the same views."""
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         self.eval()
-        model = cast(RefineModel, self.model)
+        renderer = cast(RefineModel, self.model).renderer
         number = self.datamanager.scenes.active
         target = self.datamanager.scenes.target_views(number)
-        pictures = model.render_unrefined(number, CameraBatch(target.c2w[None], target.intrinsics[None]))
+        pictures = renderer.render_unrefined(number, CameraBatch(target.c2w[None], target.intrinsics[None]))
         truth = target.images.to(pictures.device).float() / 255
         before: dict[str, Any] = picture_metrics(pred=pictures, target=truth)
         self.train()

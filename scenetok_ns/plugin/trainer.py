@@ -15,7 +15,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.plugin.model import SceneTokModel
 from scenetok_ns.tools.atomic_files import remove_leftovers
-from scenetok_ns.tools.printing import tell
+from scenetok_ns.tools.printing import print_line
 from scenetok_ns.training.checkpoints import (
     CHECKPOINT_NAME,
     checkpoint_path,
@@ -82,7 +82,7 @@ class SceneTokTrainer(Trainer):
 
     def train(self) -> None:
         if self.config.max_num_iterations == 0:
-            tell(f"This run is complete: {self._start_step} steps in {self.checkpoint_dir}")
+            print_line(f"This run is complete: {self._start_step} steps in {self.checkpoint_dir}")
             return
         cast(SceneTokModel, self.pipeline.model).begin_training()
         try:
@@ -193,12 +193,12 @@ class SceneTokTrainer(Trainer):
         if self.config.load_dir is not None:
             path = checkpoint_path(self.config.load_dir, self.config.load_step)
         if path is None:
-            tell("No checkpoint to load: training from scratch.")
+            print_line("No checkpoint to load: training from scratch.")
             preset = load_preset(self.config.pipeline.model.preset)  # type: ignore[attr-defined]
             for line in cast(Any, self.pipeline.model).initialize_training_state():
-                tell(line)
+                print_line(line)
             for quirk in preset.quirks:
-                tell(
+                print_line(
                     f"Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
                     "need; train afresh with a preset that has none (docs/quirks.md).",
                     style="bold yellow",
@@ -215,4 +215,4 @@ class SceneTokTrainer(Trainer):
         if "random_states" in state and comms.is_main_process():  # the file holds rank 0's; the others keep their seeds
             restore_random_states(state["random_states"])
         self._start_step = state["step"] + 1
-        tell(f"Resuming after step {state['step']} of {path}")
+        print_line(f"Resuming after step {state['step']} of {path}")

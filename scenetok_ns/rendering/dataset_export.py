@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
-
 from scenetok_ns.data.poses import flip_axes
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.rendering.picture_files import encode_picture
 from scenetok_ns.rendering.views import RenderedViews
 from scenetok_ns.splats.gaussians import write_points
 from scenetok_ns.splats.points import Points
@@ -31,7 +28,7 @@ def write_dataset(folder: Path, train: RenderedViews, evaluation: RenderedViews,
     for split, views in splits.items():
         paths = [f"{IMAGES}/{split}_{i:05d}.png" for i in range(1, len(views.frames) + 1)]
         for path, picture in zip(paths, views.frames, strict=True):
-            save_picture(folder / path, picture)
+            (folder / path).write_bytes(encode_picture(picture, "PNG"))
         names[split] = paths
         frames += frame_entries(paths, views.cameras, side=views.frames.shape[-1])
     content: dict[str, Any] = {"camera_model": "PINHOLE"}
@@ -64,8 +61,3 @@ def frame_entries(paths: list[str], cameras: CameraBatch, side: int) -> list[dic
         }
         for path, pose, lens in zip(paths, poses, lenses, strict=True)
     ]
-
-
-def save_picture(path: Path, picture: Float[Tensor, "3 height width"]) -> None:
-    levels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(levels).save(path)

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch, recover_path, square_cameras
+from scenetok_ns.bridge.cameras import recover_path, square_cameras
 from scenetok_ns.bridge.viewer_threads import Untraced
-from scenetok_ns.data.square_pictures import Wide
+from scenetok_ns.data.square_pictures import Aspect
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.windows import RenderedFrames
 from scenetok_ns.models.temporal import TemporalLayout
@@ -23,7 +24,7 @@ KEPT_BEHIND = 128
 KEPT_IN_ALL = 512
 """Frames of all paths together; the paths used longest ago go first."""
 
-Sample = Callable[[int, CameraBatch, Callable[[int, int], None]], Iterator[RenderedFrames]]
+SamplePath = Callable[[int, CameraBatch, Callable[[int, int], None]], Iterator[RenderedFrames]]
 """sample(scene, cameras, on_step): frames of the whole path in order, batch of one. See `SceneTok.render`."""
 
 
@@ -73,13 +74,13 @@ class PathRenderer:
     `settings` stands for all else that the frames depend on (weights, tokens, seed, sampler); it enters the key.
     """
 
-    def __init__(self, sample: Sample, layout: TemporalLayout) -> None:
+    def __init__(self, sample: SamplePath, layout: TemporalLayout) -> None:
         """`layout`: of the latents that frames are decoded from."""
         self._sample = sample
         self._layout = layout
         self._paths: OrderedDict[str, _Path] = OrderedDict()
 
-    def frame(self, camera: Cameras, active_scene: int, settings: str, wide: Wide) -> Frame:
+    def frame(self, camera: Cameras, active_scene: int, settings: str, wide: Aspect) -> Frame:
         """The square picture of a one-camera slice.
 
         Raises what a viewer's interrupt raises, between denoising steps; nothing half-done is kept.

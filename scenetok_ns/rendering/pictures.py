@@ -1,11 +1,11 @@
-"""Todo: one line."""
+"""What Nerfstudio's tools expect of a picture, and pictures as files."""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.data.square_pictures import Request
+from scenetok_ns.data.square_pictures import PictureRequest
 
 FAR = 1000.0
 """Depth of every pixel, in scene units. The model knows none; a far plane keeps the viewer's frustums in sight."""
@@ -17,7 +17,7 @@ def relative_uncertainty(norm: Float[Tensor, "h w"], channels: int) -> Float[Ten
 
 
 def picture_outputs(
-    rgb: Float[Tensor, "height width 3"], uncertainty: Float[Tensor, "height width 1"], request: Request | None
+    rgb: Float[Tensor, "height width 3"], uncertainty: Float[Tensor, "height width 1"], request: PictureRequest | None
 ) -> dict[str, Tensor]:
     """What Nerfstudio's tools expect of a model; with a `request`, the border of its square is drawn."""
     plane = rgb.new_ones(*rgb.shape[:2], 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -10,15 +9,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from scenetok_ns.data.camera_path_files import FRAME_RATE, write_path
+from scenetok_ns.rendering.picture_files import save_picture, to_bytes
 from scenetok_ns.rendering.shots import NearestPhotographs, Shot
-from scenetok_ns.tools.atomic_files import atomic_update, write_atomically
+from scenetok_ns.tools.atomic_files import atomic_update
 
 PATH_SUFFIX = ".camera_path.json"
 PICTURE = re.compile(r"\d{5,}\.png")
@@ -63,11 +61,11 @@ class ShotFiles:
         for number, frame in enumerate(frames.cpu(), start=first):
             if self._photographs is not None:
                 frame = torch.cat([frame, self._photographs.picture(number, frame.shape[1])], dim=2)
-            pixels = (frame * 255).round().byte().permute(1, 2, 0).numpy()
+            levels = to_bytes(frame)
             if self._writer is not None:
-                self._writer.add_image(pixels)
+                self._writer.add_image(levels.permute(1, 2, 0).numpy())
             if "png" in self.formats:
-                write_atomically(self._part / self.shot.name / f"{number:05d}.png", png_bytes(pixels))
+                save_picture(self._part / self.shot.name / f"{number:05d}.png", levels)
 
 
 def check_folder(folder: Path) -> None:
@@ -148,12 +146,6 @@ def _video(path: Path, size: tuple[int, int], frame_rate: float) -> Iterator[Any
         yield writer
     finally:
         writer.close()
-
-
-def png_bytes(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def file_names(names: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from scenetok_ns.data.camera_paths import PathName, preset_path
 from scenetok_ns.data.poses import pose_distances, scaled_poses
 from scenetok_ns.data.scenes import DataError, Scene
 from scenetok_ns.models.flow.sampling import OnStep
-from scenetok_ns.models.presets import SamplerConfig
-from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
+
+if TYPE_CHECKING:
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 SCENES_AT_ONCE = 4
 """Scenes that are rendered in one batch."""
@@ -52,17 +54,13 @@ def path_around(name: PathName, tokens: SceneTokens, count: int, size: tuple[int
 
 
 def render_shots(
-    model: SceneTok,
-    shots: Sequence[Shot],
-    *,
-    seed: int,
-    sampler: SamplerConfig,
-    on_step: OnStep | None = None,
+    renderer: SceneRenderer, shots: Sequence[Shot], on_step: OnStep | None = None
 ) -> Iterator[tuple[Shot, int, Float[Tensor, "f 3 height width"]]]:
     """Finished pictures of all shots: (shot, number of the first picture, pictures in [0, 1]).
 
     Shots of equally long paths are rendered together, some at a time. `on_step` counts the steps of all.
     """
+    settings = renderer.settings
     batches = list(_batches(shots))
     for place, batch in enumerate(batches):
 
@@ -70,9 +68,11 @@ def render_shots(
             if on_step is not None:
                 on_step(place * total + done, len(batches) * total)
 
-        cameras = [shot.path.cameras.to(model.device) for shot in batch]
+        cameras = [shot.path.cameras.to(renderer.device) for shot in batch]
         tokens = [shot.tokens for shot in batch]
-        windows = model.render_many(tokens, cameras, seeds=seed, sampler=sampler, on_step=report)
+        windows = renderer.networks.render_many(
+            tokens, cameras, seeds=settings.seed, sampler=settings.sampler, on_step=report
+        )
         for window in windows:
             for shot, frames in zip(batch, window.frames, strict=True):
                 yield shot, window.first_frame, shot.path.request.fit(frames).clamp(0, 1)

@@ -20,8 +20,7 @@ from scenetok_ns.rendering.shots import path_around
 
 if TYPE_CHECKING:
     from scenetok_ns.bridge.evaluation_scenes import EvaluationScene
-    from scenetok_ns.plugin.model import SceneTokModel
-    from scenetok_ns.plugin.pipeline import SceneTokPipeline
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 MOST_HELD_OUT = 48
 """Held-out views that are rendered, spread over those that a scene has."""
@@ -63,14 +62,14 @@ class RenderedScene:
 
 
 @torch.no_grad()
-def render_scene(pipeline: SceneTokPipeline, path: str, count: int, on_step: OnStep | None = None) -> RenderedScene:
+def render_scene(renderer: SceneRenderer, path: str, count: int, on_step: OnStep | None = None) -> RenderedScene:
     """Render views along a path round the shown scene in joint windows, and the views of its target photographs.
 
     Held-out views are the photographs that are not among the context views, or, where there are none, every eighth view
     of the path, which then has so many fewer.
 
     Args:
-        pipeline: with the scene that it shows.
+        renderer: Its active scene is rendered.
         path: the name of a path ("interpolate", "orbit", ...), or a file with poses (`read_path`).
         count: views of a path by name.
         on_step: progress of the path's rendering.
@@ -78,23 +77,23 @@ def render_scene(pipeline: SceneTokPipeline, path: str, count: int, on_step: OnS
     Raises:
         DataError: the path cannot be read, or the tokens do not say where cameras were.
     """
-    model, datamanager = pipeline.model, pipeline.datamanager
-    shown = datamanager.scenes.scene(datamanager.scenes.active)
-    tokens = model.tokens_of(shown.number)
-    side = model.preset.data.image_size
+    scenes = renderer.scenes
+    shown = scenes.scene(scenes.active)
+    tokens = renderer.tokens_of(shown.number)
+    side = renderer.preset.data.image_size
     if path in PATH_NAMES:
         cameras = path_around(path, tokens, count, (side, side)).cameras  # type: ignore[arg-type]
     else:
         cameras = read_path(Path(path), (side, side), side).cameras
-    views = _rendered(model, tokens, cameras, on_step)
-    targets = held_out_photographs(shown) if datamanager.scenes.stored_tokens(shown.number) is None else []
+    views = _rendered(renderer, tokens, cameras, on_step)
+    targets = held_out_photographs(shown) if scenes.stored_tokens(shown.number) is None else []
     if not targets:
         number = torch.arange(len(views.frames), device=views.frames.device)
         held = number % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
         return RenderedScene(shown.scene.key, views.select(number[~held]), views.select(number[held]), None)
     photographs = shown.scene.load_views(targets, (side, side))
-    held_out = _rendered(model, tokens, CameraBatch(photographs.c2w[None], photographs.intrinsics[None]))
-    return RenderedScene(shown.scene.key, views, held_out, photographs.images.to(model.device).float() / 255)
+    held_out = _rendered(renderer, tokens, CameraBatch(photographs.c2w[None], photographs.intrinsics[None]))
+    return RenderedScene(shown.scene.key, views, held_out, photographs.images.to(renderer.device).float() / 255)
 
 
 def held_out_photographs(shown: EvaluationScene) -> list[int]:
@@ -108,8 +107,7 @@ def held_out_photographs(shown: EvaluationScene) -> list[int]:
 
 
 def _rendered(
-    model: SceneTokModel, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
+    renderer: SceneRenderer, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
 ) -> RenderedViews:
-    here = cameras.to(model.device, torch.float32)
-    frames = model.renderer.render(tokens, here, seed=model.config.seed, sampler=model.sampler, on_step=on_step)
-    return RenderedViews(frames.clamp(0, 1), here)
+    here = cameras.to(renderer.device, torch.float32)
+    return RenderedViews(renderer.render(tokens, here, on_step).clamp(0, 1), here)

@@ -19,8 +19,8 @@ START_OPACITY = 0.5
 
 
 @dataclass(frozen=True)
-class SweepOptions:
-    """Of the plane sweep. Depths are in units of the cameras' spread, so captures of any scale are alike."""
+class PlaneSweepOptions:
+    """Settings of the plane sweep. Depths are in units of the cameras' spread, so captures of any scale are alike."""
 
     nearest: float = 0.2
     farthest: float = 100.0
@@ -47,7 +47,7 @@ class Points(NamedTuple):
 
 @torch.no_grad()
 def surface_points(
-    frames: Float[Tensor, "n 3 height width"], cameras: CameraBatch, options: SweepOptions = SweepOptions()
+    frames: Float[Tensor, "n 3 height width"], cameras: CameraBatch, options: PlaneSweepOptions = PlaneSweepOptions()
 ) -> Points:
     """For each pixel of some frames, the point on its ray whose colour is the same in neighbouring frames.
 
@@ -79,7 +79,7 @@ def surface_points(
     return Points(means[chosen], colours[chosen], sizes[chosen])
 
 
-def depth_steps(c2w: Float[Tensor, "n 4 4"], options: SweepOptions) -> Float[Tensor, " depths"]:
+def depth_steps(c2w: Float[Tensor, "n 4 4"], options: PlaneSweepOptions) -> Float[Tensor, " depths"]:
     """Depths to try, in units of the cameras' spread (of the world where they are all in one place)."""
     steps = torch.linspace(0, 1, options.num_depths, device=c2w.device)
     return (camera_spread(c2w) or 1.0) * options.nearest * (options.farthest / options.nearest) ** steps

@@ -26,7 +26,7 @@ def description_column() -> TextColumn:
     return TextColumn("{task.description}", markup=False)
 
 
-def tell(line: str, style: str | None = None) -> None:
+def print_line(line: str, style: str | None = None) -> None:
     """Print a line as it is on the console that Nerfstudio's tools print on."""
     from nerfstudio.utils.rich_utils import CONSOLE  # importing it takes seconds
 

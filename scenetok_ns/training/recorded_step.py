@@ -1,10 +1,10 @@
-"""Forward and backward pass of training as one CUDA graph: the host launches it at once, not thousands of kernels."""
+"""Captures forward and backward of training as one CUDA graph, so the host launches a single graph per step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.data.training_batches import TrainingBatch
 from scenetok_ns.models.ops.graphs import capture, warm_up
-
-if TYPE_CHECKING:
-    from scenetok_ns.plugin.model import SceneTokModel
+from scenetok_ns.training.loss import TrainingLoss
 
 WARM_UP = 3
 """Passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
@@ -33,14 +31,14 @@ class Recording:
     batch: TrainingBatch
     outputs: dict[str, Tensor]
     parameters: list[nn.Parameter]
-    """Those that get a gradient."""
+    """Parameters that received a gradient."""
     gradients: list[Tensor]
     joined: Tensor | None
     """Of several processes: one tensor of which all gradients are parts."""
 
 
 class RecordedStep:
-    """Takes training passes of a model by replaying a recorded one; it is recorded anew when shapes change.
+    """Runs training passes of a module by replaying a recorded one; records again when shapes change.
 
     All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
@@ -49,15 +47,22 @@ class RecordedStep:
     backward pass, is not used then; one exchange follows the pass (`average`), with the GPU for itself.
     """
 
-    def __init__(self, model: SceneTokModel, processes: int = 1) -> None:
-        self._model = model
+    def __init__(self, module: nn.Module, loss: TrainingLoss, on_step: Callable[[], None], processes: int = 1) -> None:
+        """
+        Args:
+            module: Maps a batch to its outputs, of which "loss" is differentiated.
+            loss: Computes the loss inside `module`; it is prepared for each step, and its generator is recorded.
+            on_step: Called before each replay, which changes no Python state by itself.
+            processes: Number of processes whose gradients `average` averages.
+        """
+        self._module, self._loss, self._on_step = module, loss, on_step
         self._processes = processes
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._recording: Recording | None = None
         self._in_place: Tensor | None = None
 
     def __call__(self, batch: TrainingBatch, *, accumulates: bool = False) -> dict[str, Tensor]:
-        """Outputs of the model for a batch; the gradients of its loss are in place afterwards.
+        """Outputs of the module for a batch; the gradients of its loss are in place afterwards.
 
         `backward` can still be called on the loss, and then does nothing. accumulates: gradients are added to those
         that are there, and outlast the next pass.
@@ -69,8 +74,8 @@ class RecordedStep:
         recording = self._recording
         for static, tensor in zip(recording.batch.tensors(), batch.tensors(), strict=True):
             static.copy_(tensor, non_blocking=True)
-        self._model.training_loss.prepare(batch.step)
-        self._model.invalidate_caches()
+        self._loss.prepare(batch.step)
+        self._on_step()
         recording.graph.replay()
         self._assign_gradients(recording, accumulates)
         outputs = {name: value.clone() for name, value in recording.outputs.items()}
@@ -91,7 +96,7 @@ class RecordedStep:
         batch = batch.map(torch.clone)
 
         def take_pass() -> dict[str, Tensor]:
-            outputs = self._model(batch)
+            outputs = self._module(batch)
             outputs["loss"].backward()
             return {name: value.detach() for name, value in outputs.items()}
 
@@ -108,7 +113,7 @@ class RecordedStep:
         if joined is not None:
             pairs = zip(parameters, parts, strict=True)
             hooks = [parameter.register_post_accumulate_grad_hook(_move_to(part)) for parameter, part in pairs]
-        graph, outputs = capture(take_pass, generators=[self._model.training_loss.generator])
+        graph, outputs = capture(take_pass, generators=[self._loss.generator])
         for hook in hooks:
             hook.remove()
         gradients = parts or [cast(Tensor, parameter.grad) for parameter in parameters]

@@ -10,7 +10,6 @@ from typing import Any
 
 from nerfstudio.viewer.viewer_elements import (
     ViewerButton,
-    ViewerCheckbox,
     ViewerDropdown,
     ViewerElement,
     ViewerNumber,
@@ -36,10 +35,6 @@ class _Prompt:
 
 class Button(_Prompt, ViewerButton):
     """A button."""
-
-
-class Checkbox(_Prompt, ViewerCheckbox):
-    """A box to tick."""
 
 
 class Dropdown(_Prompt, ViewerDropdown):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,10 @@ from torch import Tensor
 from scenetok_ns.data.anchors import Trajectory, anchors_along, home_pose, trajectory
 from scenetok_ns.data.camera_path_files import read_camera_path
 from scenetok_ns.data.scenes import DataError, Scene
-from scenetok_ns.data.sources.photograph import Conditions, PhotographSource
+from scenetok_ns.data.sources.photograph import GenerationInputs, PhotographSource
 from scenetok_ns.models.presets import SceneSamplerConfig
 from scenetok_ns.models.tokens import SceneTokens
-
-if TYPE_CHECKING:
-    from scenetok_ns.plugin.datamanager import SceneTokDataManager
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +49,13 @@ class GenerationRequest:
 
 
 def conditions_of(
-    request: GenerationRequest, datamanager: SceneTokDataManager, camera_paths: Path
-) -> tuple[Conditions, Scene, list[int]]:
+    request: GenerationRequest, renderer: SceneRenderer, camera_paths: Path
+) -> tuple[GenerationInputs, Scene, list[int]]:
     """What a scene is generated from; and the scene and its views that are shown to the model.
 
     `camera_paths`: the folder that the viewer's render tab exports to. Raises DataError.
     """
-    count, size = datamanager.preset.data.views.num_context, (datamanager.preset.data.image_size,) * 2
+    count, size = renderer.preset.data.views.num_context, renderer.scenetok.image_size
     if request.photograph is not None:
         name = "forward" if request.anchors == OWN_VIEWS else request.anchors
         path = home_pose()[None] if name == CAMERA_PATH else trajectory(name)  # type: ignore[arg-type]
@@ -66,16 +64,17 @@ def conditions_of(
         scene, given, scale = source.scene(source.key), [0], source.pose_scale
         anchors = path
     else:
-        chosen = datamanager.scenes.scene(request.scene)
-        condition = datamanager.scenes.condition_views(request.scene, request.num_condition)
-        scene, given, scale = chosen.scene, condition.tolist(), datamanager.scenes.pose_scale(request.scene)
+        scenes = renderer.scenes
+        chosen = scenes.scene(request.scene)
+        condition = scenes.condition_views(request.scene, request.num_condition)
+        scene, given, scale = chosen.scene, condition.tolist(), scenes.pose_scale(request.scene)
         assert chosen.anchors is not None, "a generator's scenes have anchors"
         anchors = chosen.anchors
         if request.anchors not in (OWN_VIEWS, CAMERA_PATH):
             anchors = from_pose(trajectory(request.anchors), scene.c2w[given[0]], scale)  # type: ignore[arg-type]
     if request.anchors == CAMERA_PATH:
         anchors = read_camera_path(newest_camera_path(camera_paths))
-    return Conditions(scene.load_views(given, size), anchors_along(anchors, count), scale), scene, given
+    return GenerationInputs(scene.load_views(given, size), anchors_along(anchors, count), scale), scene, given
 
 
 def from_pose(path: Float[Tensor, "n 4 4"], start: Float[Tensor, "4 4"], pose_scale: float) -> Float[Tensor, "n 4 4"]:

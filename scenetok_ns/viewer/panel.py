@@ -15,7 +15,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from torch import nn
 
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.data.square_pictures import Wide
+from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer.cameras import draw_frustums, place_camera
@@ -28,14 +28,10 @@ from scenetok_ns.viewer.generation import (
     conditions_of,
 )
 from scenetok_ns.viewer.renderer import ViewerRenderer, ViewSettings, most_previous_views
-from scenetok_ns.viewer.shown_scene import ShownScene
 
 if TYPE_CHECKING:
     import viser
     from nerfstudio.viewer.viewer import Viewer
-
-    from scenetok_ns.plugin.datamanager import SceneTokDataManager
-    from scenetok_ns.plugin.model import SceneTokModel
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +57,18 @@ class _Connection(ViewerControl):
 class ViewerPanel(nn.Module):
     """Elements for the viewer, which finds them by itself, and what they do. Without a viewer nothing happens."""
 
-    _model: SceneTokModel
-    _datamanager: SceneTokDataManager
+    _module: nn.Module
 
-    def __init__(self, model: SceneTokModel, datamanager: SceneTokDataManager) -> None:
+    def __init__(self, view: ViewerRenderer, module: nn.Module) -> None:
+        """
+        Args:
+            view: Pictures of the viewer; the panel chooses their scene and settings.
+            module: Nerfstudio's model, which is in eval mode while a scene is generated.
+        """
         super().__init__()
-        # Not as attributes of a module: both are modules, and would become part of this one.
-        object.__setattr__(self, "_model", model)
-        object.__setattr__(self, "_datamanager", datamanager)
-        self._shown = ShownScene(model, datamanager.scenes)
+        # Not as an attribute of a module: it would become part of this one.
+        object.__setattr__(self, "_module", module)
+        self._view, self._shown, self._renderer = view, view.scene, view.renderer
         self._viewer: Viewer | None = None
         self._generation: Generation | None = None
         self.control = _Connection(self._opened)
@@ -77,14 +76,12 @@ class ViewerPanel(nn.Module):
         self._build_scene()
         self._build_view()
         self._build_tokens()
-        if model.scene_sampler is not None:
+        if self._renderer.generates:
             self._build_generation()
-        self._renderer = ViewerRenderer(model.scenetok, self._shown.current, self._settings())
-        model.viewer_renderer = self._renderer
         for folder in self.children():
             for element in vars(folder).values():
                 if isinstance(element, ViewerElement) and hasattr(element, "interrupt"):
-                    element.interrupt = self._renderer.interrupt  # type: ignore[attr-defined]
+                    element.interrupt = view.interrupt  # type: ignore[attr-defined]
 
     # --- Elements ---
 
@@ -97,9 +94,11 @@ class ViewerPanel(nn.Module):
         self._name = Text("Scene by name", "", hint="Any scene of the split; press Show")
         self._show_named = Button("Show scene by name", self._hook(self._show_by_name))
         elements: list[ViewerElement] = [self._scene, self._name, self._show_named]
-        if self._model.scene_sampler is None:
+        if not self._renderer.generates:
             usual = len(self._shown.given)
-            most = max(usual, min(CONTEXT_FACTOR * self._model.preset.data.views.num_context, self._shown.num_frames))
+            most = max(
+                usual, min(CONTEXT_FACTOR * self._renderer.preset.data.views.num_context, self._shown.num_frames)
+            )
             self._context = Slider("Context views", usual, 1, most, 1, cb_hook=self._hook(self._spread_context))
             self._which = Text("Which ones", self._given(), hint="Numbers of the scene's frames; press Encode")
             encode = Button("Encode these views", self._hook(self._choose_context))
@@ -107,35 +106,35 @@ class ViewerPanel(nn.Module):
         self.Scene = Folder([*elements, self._status])
 
     def _build_view(self) -> None:
-        sampler, config, change = self._model.sampler, self._model.config, self._hook(self._change_view)
-        layout = latent_space(self._model.preset.target_autoencoder).layout
+        settings, change = self._view.settings, self._hook(self._change_view)
+        sampler, preview = settings.rest, settings.moving.steps
+        layout = latent_space(self._renderer.preset.target_autoencoder).layout
         room = most_previous_views(sampler, layout.latents_per_chunk)
-        preview = config.preview_steps or (4 if self._model.device.type == "cuda" else 2)
         most_steps = max(MOST_STEPS, sampler.steps)
         self._steps = Slider("Steps at rest", sampler.steps, 1, most_steps, 1, cb_hook=change)
         self._preview = Slider("Steps while moving", preview, 1, max(MOST_PREVIEW_STEPS, preview), 1, cb_hook=change)
         self._guidance = Slider(
             *("Guidance", float(sampler.guidance), 1.0, max(MOST_GUIDANCE, sampler.guidance), 0.1),
-            disabled=not self._model.preset.denoiser.null_token,
+            disabled=not self._renderer.preset.denoiser.null_token,
             cb_hook=change,
             hint="1 is off",
         )
-        self._seed = Number("Seed", config.seed, cb_hook=change)
+        self._seed = Number("Seed", settings.seed, cb_hook=change)
         self._previous = Slider(
-            *("Previous views", min(1, room), 0, max(room, 1), 1),
+            *("Previous views", settings.previous_views, 0, max(room, 1), 1),
             disabled=room == 0,
             cb_hook=change,
             hint="Views shown before that a new one goes on from; 0: each is made alone",
         )
         self._wide = Dropdown(
-            "Beside the square", config.wide, ["border", "fill"], cb_hook=change, hint="fill: the model's guess"
+            "Beside the square", settings.wide, ["border", "fill"], cb_hook=change, hint="fill: the model's guess"
         )
         new_sample = Button("New sample", self._hook(self._new_sample))
         elements = [self._steps, self._preview, self._guidance, self._seed, new_sample, self._previous, self._wide]
         self.View = Folder(elements)
 
     def _build_tokens(self) -> None:
-        count = self._model.preset.compressor.num_tokens
+        count = self._renderer.preset.compressor.num_tokens
         hint = "The rest is left out: what compression costs"
         self._count = Slider("Tokens used", count, 1, count, 1, cb_hook=self._hook(self._change_view), hint=hint)
         self._file = Text("File", "scene.safetensors", hint="On the machine that runs the viewer")
@@ -145,9 +144,10 @@ class ViewerPanel(nn.Module):
         self.Tokens = Folder([self._count, self._file, save, load, self._splat_file, show, hide])
 
     def _build_generation(self) -> None:
-        sampler, config = self._model.scene_sampler, self._model.config
+        settings = self._renderer.settings
+        sampler = settings.scene_sampler
         assert sampler is not None
-        most = self._model.preset.data.views.max_condition_views
+        most = self._renderer.preset.data.views.max_condition_views
         given = len(self._shown.given)
         self._num_condition = Slider("Photographs of the scene", min(given, most), 1, max(most, 2), 1)
         self._photograph = Text("Photograph", "", hint="An image file in the place of the scene's photographs")
@@ -155,7 +155,7 @@ class ViewerPanel(nn.Module):
         self._scene_steps = Slider("Steps", sampler.steps, 1, max(MOST_SCENE_STEPS, sampler.steps), 1)
         most_guidance = max(MOST_GUIDANCE, sampler.guidance)
         self._scene_guidance = Slider("Guidance", float(sampler.guidance), 1.0, most_guidance, 0.1, hint="1 is off")
-        self._scene_seed = Number("Seed", config.scene_seed)
+        self._scene_seed = Number("Seed", settings.scene_seed)
         self._progress = Information("Progress")
         self.Generation = Folder(
             [
@@ -205,7 +205,7 @@ class ViewerPanel(nn.Module):
         """As the viewer's `_trigger_rerender`, which fails when a browser comes or goes meanwhile."""
         from nerfstudio.viewer.render_state_machine import RenderAction
 
-        self._renderer.interrupt()
+        self._view.interrupt()
         if self._viewer is None or not self._viewer.ready:
             return
         for identity, client in self._viewer.viser_server.get_clients().items():
@@ -232,7 +232,7 @@ class ViewerPanel(nn.Module):
         return ", ".join(map(str, self._shown.given))
 
     def _say_given(self) -> None:
-        if self._model.scene_sampler is None:
+        if not self._renderer.generates:
             self._which.value = self._given()
 
     def _spread_context(self) -> str:
@@ -254,19 +254,19 @@ class ViewerPanel(nn.Module):
             draw_frustums(self._viewer, self._shown.pictures())
 
     def _settings(self) -> ViewSettings:
-        everything = self._model.preset.compressor.num_tokens
-        rest = replace(self._model.sampler, steps=self._steps.value, guidance=self._guidance.value)
+        everything = self._renderer.preset.compressor.num_tokens
+        rest = replace(self._renderer.settings.sampler, steps=self._steps.value, guidance=self._guidance.value)
         return ViewSettings(
             rest=rest,
             moving=replace(rest, steps=min(self._preview.value, rest.steps)),
             seed=int(self._seed.value),
             previous_views=self._previous.value,
             num_tokens=None if self._count.value == everything else self._count.value,
-            wide=typing.cast(Wide, self._wide.value),
+            wide=typing.cast(Aspect, self._wide.value),
         )
 
     def _change_view(self) -> None:
-        self._renderer.settings = self._settings()
+        self._view.settings = self._settings()
 
     def _new_sample(self) -> None:
         self._seed.value = int(self._seed.value) + 1
@@ -285,17 +285,17 @@ class ViewerPanel(nn.Module):
 
     def _use_splat(self) -> str:
         path = Path(self._splat_file.value).expanduser().absolute()
-        count = self._renderer.splat.load(path, self._model.device, self._shown.current().version)
+        count = self._view.splat.load(path, self._renderer.device, self._shown.current().version)
         return f"while moving: {path}, {count:,} Gaussians"
 
     def _no_splat(self) -> str:
-        self._renderer.splat.clear()
+        self._view.splat.clear()
         return "while moving: previews of the model"
 
     def _generate(self) -> str:
         """Start generating with what the panel says. Called with the viewer's lock."""
-        viewer, model = self._viewer, self._model
-        if viewer is None or model.scene_sampler is None:
+        viewer, module, settings = self._viewer, self._module, self._renderer.settings
+        if viewer is None or settings.scene_sampler is None:
             raise DataError("generating needs an open viewer and a scene generator")
         self._stop()
         photograph = self._photograph.value.strip()
@@ -305,18 +305,21 @@ class ViewerPanel(nn.Module):
             photograph=Path(photograph).expanduser() if photograph else None,
             anchors=self._anchors.value,
             seed=int(self._scene_seed.value),
-            sampler=replace(model.scene_sampler, steps=self._scene_steps.value, guidance=self._scene_guidance.value),
+            sampler=replace(settings.scene_sampler, steps=self._scene_steps.value, guidance=self._scene_guidance.value),
         )
-        conditions, scene, given = conditions_of(request, self._datamanager, viewer.datapath / "camera_paths")
+        conditions, scene, given = conditions_of(request, self._renderer, viewer.datapath / "camera_paths")
         views = self._shown.views_of(scene, torch.tensor(given))
 
+        chosen = replace(settings, scene_seed=request.seed, scene_sampler=request.sampler)
+        renderer = replace(self._renderer, settings=chosen)
+
         def run(on_step: Callable[[int, int], None]) -> SceneTokens:
-            was_training = model.training
-            model.eval()
+            was_training = module.training
+            module.eval()
             try:
-                return model.generate(conditions, scene.key, on_step, seed=request.seed, sampler=request.sampler)
+                return renderer.generate(conditions, scene.key, on_step)
             finally:
-                model.train(was_training)
+                module.train(was_training)
 
         def done(tokens: SceneTokens) -> None:
             self._shown.take(tokens, views)

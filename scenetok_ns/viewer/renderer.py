@@ -8,8 +8,7 @@ the same earlier views, so that the picture at rest is the preview refined.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Thread, current_thread
 from weakref import WeakKeyDictionary
 
@@ -18,26 +17,24 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch, request_of, square_cameras
+from scenetok_ns.bridge.cameras import request_of, square_cameras
 from scenetok_ns.bridge.viewer_threads import RenderThread, Untraced
-from scenetok_ns.data.square_pictures import Request, Wide
+from scenetok_ns.data.square_pictures import Aspect, PictureRequest
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import CleanViews
 from scenetok_ns.models.presets import SamplerConfig
-from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture
+from scenetok_ns.viewer.shown_scene import NotReadyError, Shown, ShownScene
 from scenetok_ns.viewer.splat_preview import SplatPreview
-from scenetok_ns.viewer.view_cache import View, Views
+from scenetok_ns.viewer.view_cache import View, ViewCache
 
 logger = logging.getLogger(__name__)
-
-
-class NotReadyError(Exception):
-    """There is no scene to show yet; the message says what is going on."""
 
 
 @dataclass(frozen=True)
@@ -51,37 +48,38 @@ class ViewSettings:
     """Earlier views that a new one goes on from, at most; 0: each is made as ns-render would make it alone."""
     num_tokens: int | None = None
     """Tokens of the scene that are used; None: all."""
-    wide: Wide = "border"
+    wide: Aspect = "border"
 
-
-@dataclass(frozen=True)
-class Shown:
-    """A scene to render."""
-
-    tokens: SceneTokens
-    version: str
-    """Another one for other tokens or weights."""
-    networks: SceneTok | None = None
-    """That render it; None: the viewer's."""
+    @classmethod
+    def of(cls, renderer: SceneRenderer) -> ViewSettings:
+        """Begin with the settings of the tools, and previews of a few steps that go on from one earlier view."""
+        settings, layout = renderer.settings, latent_space(renderer.preset.target_autoencoder).layout
+        rest = settings.sampler
+        preview = settings.preview_steps or (4 if renderer.device.type == "cuda" else 2)
+        return cls(
+            rest=rest,
+            moving=replace(rest, steps=min(preview, rest.steps)),
+            seed=settings.seed,
+            previous_views=min(1, most_previous_views(rest, layout.latents_per_chunk)),
+            wide=settings.wide,
+        )
 
 
 class ViewerRenderer:
-    """Pictures for the viewer's threads. `settings` may be replaced at any time between two renders."""
+    """Pictures of `scene` for the viewer's threads. `settings` may be replaced at any time between two renders."""
 
-    def __init__(self, scenetok: SceneTok, shown: Callable[[OnStep], Shown], settings: ViewSettings) -> None:
-        """`shown`: gives the scene to show, or raises NotReadyError; may work, and report to the `on_step` given."""
-        self._scenetok, self._shown = scenetok, shown
-        self._space = latent_space(scenetok.preset.target_autoencoder)
-        self.settings = settings
-        self.views = Views()
+    def __init__(self, renderer: SceneRenderer) -> None:
+        self.renderer, self.scene = renderer, ShownScene(renderer)
+        self._space = latent_space(renderer.preset.target_autoencoder)
+        self.settings = ViewSettings.of(renderer)
+        self.views = ViewCache()
         self.splat = SplatPreview()
-        self._sent: WeakKeyDictionary[Thread, tuple[View, Request]] = WeakKeyDictionary()
+        self._sent: WeakKeyDictionary[Thread, tuple[View, PictureRequest]] = WeakKeyDictionary()
         """What each thread's browser was sent last."""
         self._interruptions = 0
 
     def interrupt(self) -> None:
-        """End the render that is at work, if there is one, at its next step: its picture is of no use any more. Who
-        calls this has the viewer ask again."""
+        """Abort the current render at its next step. The caller must trigger a re-render."""
         self._interruptions += 1
 
     def outputs(self, camera: Cameras) -> dict[str, Tensor]:
@@ -118,9 +116,11 @@ class ViewerRenderer:
             thread.catch_up(camera.camera_to_worlds[0])
         return outputs
 
-    def _pictures(self, camera: Cameras, request: Request, thread: RenderThread, on_step: OnStep) -> dict[str, Tensor]:
+    def _pictures(
+        self, camera: Cameras, request: PictureRequest, thread: RenderThread, on_step: OnStep
+    ) -> dict[str, Tensor]:
         """A preview that this browser has just been sent is not sent again: the viewer is told to go on."""
-        if thread.moving and (drawn := self.splat.picture(camera, self._shown(on_step).version)) is not None:
+        if thread.moving and (drawn := self.splat.picture(camera, self.scene.current(on_step).version)) is not None:
             return picture_outputs(drawn, drawn.new_zeros(*drawn.shape[:2], 1), None)
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
         view = self._view(square, min(request.height, request.width), thread.moving, on_step)
@@ -134,7 +134,7 @@ class ViewerRenderer:
         return picture_outputs(rgb, uncertainty, request)
 
     def _view(self, camera: CameraBatch, short_side: int, moving: bool, on_step: OnStep) -> View:
-        shown, settings = self._shown(on_step), self.settings
+        shown, settings = self.scene.current(on_step), self.settings
         key = f"{shown.version}|{settings.seed}|{settings.num_tokens}|{settings.previous_views}"
         wanted = [settings.rest, settings.moving] if moving else [settings.rest]
         found = self.views.find(key, wanted, camera, short_side)
@@ -154,8 +154,7 @@ class ViewerRenderer:
         before: list[View],
         on_step: OnStep,
     ) -> View:
-        settings, space, tokens = self.settings, self._space, shown.tokens
-        networks = shown.networks or self._scenetok
+        settings, space, tokens, networks = self.settings, self._space, shown.tokens, shown.networks
         if settings.num_tokens is not None:
             tokens = tokens.subset(min(settings.num_tokens, len(tokens.mean)))
         windows = networks.render_windows(
@@ -186,8 +185,8 @@ class ViewerRenderer:
         """A distance in the capture's units that changes a view as much as turning by a radian."""
         return 1 / tokens.pose_scale
 
-    def _message(self, message: str, request: Request, background: tuple[int, int, int]) -> dict[str, Tensor]:
-        rgb = message_picture(message, request.height, request.width, background).to(self._scenetok.device)
+    def _message(self, message: str, request: PictureRequest, background: tuple[int, int, int]) -> dict[str, Tensor]:
+        rgb = message_picture(message, request.height, request.width, background).to(self.renderer.device)
         return picture_outputs(rgb, rgb.new_zeros(request.height, request.width, 1), None)
 
 

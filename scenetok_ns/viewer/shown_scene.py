@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int64
@@ -17,12 +16,24 @@ from scenetok_ns.bridge.scene_views import SceneViews
 from scenetok_ns.data.scenes import DataError, Scene
 from scenetok_ns.data.sources.token_file import TokenSource
 from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.viewer.renderer import NotReadyError, Shown
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
-if TYPE_CHECKING:
-    from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
-    from scenetok_ns.plugin.model import SceneTokModel
+
+class NotReadyError(Exception):
+    """There is no scene to show yet; the message says what is going on."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A scene to render."""
+
+    tokens: SceneTokens
+    version: str
+    """Another string for other tokens or weights."""
+    networks: SceneTok
+    """Networks to render it with."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,9 @@ class _Choice:
 class ShownScene:
     """See the module. Methods that choose raise what is wrong, and then leave the scene that was shown."""
 
-    def __init__(self, model: SceneTokModel, scenes: EvaluationScenes) -> None:
-        self._model, self._scenes = model, scenes
-        self._scene, self._choice = self._of_data_set(scenes.active)
+    def __init__(self, renderer: SceneRenderer) -> None:
+        self._renderer, self._scenes = renderer, renderer.scenes
+        self._scene, self._choice = self._of_data_set(self._scenes.active)
         self._tokens: SceneTokens | None = None
         self._encoded: tuple[tuple[_Choice, int], SceneTokens] | None = None
         self._views: SceneViews | None = None
@@ -72,7 +83,7 @@ class ShownScene:
     def generates(self) -> bool:
         """Whether scenes are generated from photographs, not encoded."""
         stored = self._scenes.stored_tokens(self.number)
-        return stored is None and self._model.preset.scene_generator is not None
+        return stored is None and self._renderer.generates
 
     @property
     def ready(self) -> bool:
@@ -82,13 +93,13 @@ class ShownScene:
     def current(self, on_step: OnStep | None = None) -> Shown:
         """The tokens to render. Raises NotReadyError where a scene is to be generated first."""
         if self._tokens is not None:
-            return Shown(self._tokens, f"own {self._changes}", self._model.renderer)
+            return Shown(self._tokens, f"own {self._changes}", self._renderer.networks)
         if self.generates:
             raise NotReadyError(self.note)
-        version = self._choice, self._model.weights_version
+        version = self._choice, self._renderer.weights.number
         if self._encoded is None or self._encoded[0] != version:
             self._encoded = version, self._encode()
-        return Shown(self._encoded[1], str(version), self._model.renderer)
+        return Shown(self._encoded[1], str(version), self._renderer.networks)
 
     def pictures(self) -> SceneViews:
         """The views to be drawn as frustums."""
@@ -98,7 +109,7 @@ class ShownScene:
 
     def views_of(self, scene: Scene, indices: Int64[Tensor, " v"]) -> SceneViews:
         """Views of a scene at the model's size, for frustums."""
-        return SceneViews(scene, indices, self._model.preset.data.image_size, self.number)
+        return SceneViews(scene, indices, self._renderer.preset.data.image_size, self.number)
 
     # --- Choosing ---
 
@@ -115,7 +126,7 @@ class ShownScene:
         wrong = [index for index in indices.tolist() if not 0 <= index < self.num_frames]
         if wrong or not len(indices):
             raise DataError(f"this scene has views 0 to {self.num_frames - 1}, got {wrong or 'none'}")
-        if not self._model.encodes:
+        if not self._renderer.encodes:
             raise DataError("other views would change nothing: this run has refined tokens")
         self._take(self._scene, _Choice(self.number, tuple(indices.tolist()), own_views=True))
 
@@ -130,9 +141,9 @@ class ShownScene:
     def load(self, path: Path) -> None:
         """A token file."""
         source = TokenSource(path)
-        self._model.scenetok.check_tokens(source.tokens)
+        self._renderer.scenetok.check_tokens(source.tokens)
         views = self.views_of(source.scene(source.key), source.fixed_views(0).context)
-        self.take(source.tokens.to(self._model.device), views)
+        self.take(source.tokens.to(self._renderer.device), views)
 
     def save(self, path: Path, num_tokens: int | None) -> SceneTokens:
         """Write the tokens that are shown, as many as are used; gives them back."""
@@ -160,6 +171,6 @@ class ShownScene:
 
     def _encode(self) -> SceneTokens:
         if not self._choice.own_views:
-            return self._model.tokens_of(self.number)
-        views = self._scene.load_views(self._choice.given, self._model.scenetok.image_size)
-        return self._model.tokens_from(views, self.number)
+            return self._renderer.tokens_of(self.number)
+        views = self._scene.load_views(self._choice.given, self._renderer.scenetok.image_size)
+        return self._renderer.tokens_from(views, self.number)

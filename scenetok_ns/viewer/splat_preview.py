@@ -9,7 +9,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.splats.gaussians import Gaussians, load_splat
 from scenetok_ns.splats.rasterizer import render_splat, require_gsplat
 

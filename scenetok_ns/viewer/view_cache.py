@@ -1,4 +1,4 @@
-"""Views that a viewer has shown: each is sampled once, and is the ground on which the views near it are sampled."""
+"""The views that a viewer has shown: each is sampled once, and is the ground on which the views near it are sampled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class View:
     uncertainty: Float[Tensor, "h w"]
 
 
-class Views:
+class ViewCache:
     """The views shown last."""
 
     def __init__(self) -> None:

@@ -29,7 +29,10 @@ def test_errors_are_against_the_euler_steps_of_the_reference(
     pipeline = small_pipeline(write_small_re10k(tmp_path), preset=GENERATOR)
     randomized(pipeline.model.scenetok)
     scenes = [pipeline.datamanager.scenes.conditions(0)]
-    rows = {(r["solver"], r["steps"]): r for r in benchmark_script.solver_errors(pipeline.model, scenes, [10, 20, 40])}
+    rows = {
+        (r["solver"], r["steps"]): r
+        for r in benchmark_script.solver_errors(pipeline.model.renderer, scenes, [10, 20, 40])
+    }
     assert set(rows) == {(s, n) for s in ("euler", "multistep") for n in (10, 20, 40)} | {("another seed", 40)}
     assert rows["euler", 40]["token_error"] == 0 and rows["euler", 40]["psnr"] > 90
     for solver in ("euler", "multistep"):

@@ -45,6 +45,17 @@ def test_evaluation_index_and_scene_choose_the_views(data: Path, tmp_path: Path)
     assert len(other.eval_dataset) == FRAMES - NUM_CONTEXT
 
 
+def test_other_views_and_scenes_are_copies(data: Path) -> None:
+    datamanager = small_datamanager(data, eval_targets=4)
+    scenes = datamanager.scenes
+    fewer, chosen = scenes.with_views(num_context=2, eval_targets=1), scenes.with_keys(["test2", "test0"])
+    assert (len(fewer.scene(0).context), len(fewer.scene(0).target), len(fewer.context_set)) == (2, 1, 2)
+    assert chosen.keys == ["test2", "test0"] and chosen.active == 0 and chosen.scene(1).scene.key == "test0"
+    datamanager.config.num_context = 5  # what is built does not follow a configuration
+    assert (len(scenes.scene(0).context), len(scenes.scene(0).target)) == (NUM_CONTEXT, 4)
+    assert scenes.keys == ["test0", "test1", "test2"] and len(scenes.context_set) == NUM_CONTEXT
+
+
 def test_unknown_scene_is_named(data: Path) -> None:
     with pytest.raises(DataError, match=r"no scene 'nowhere'.*test0"):
         small_datamanager(data, dataparser={"scene": "nowhere"})

@@ -75,7 +75,7 @@ def test_the_stock_tools_load_the_model_of_an_earlier_run(tmp_path: Path) -> Non
     config, pipeline, checkpoint, _ = eval_setup(folder / "config.yml", test_mode="inference")
     assert isinstance(config, RunFolderConfig) and checkpoint.parent == folder / "nerfstudio_models"
     assert pipeline.model.scenetok.preset.name == "scenetok-tiny"
-    assert pipeline.datamanager.config.data == tmp_path / "rooms"
+    assert pipeline.datamanager.get_datapath() == tmp_path / "rooms"
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

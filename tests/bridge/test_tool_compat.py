@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.utils.eval_utils import eval_load_checkpoint, eval_setup
+from support.stock_methods import describe
 
 from scenetok_ns.bridge import tool_compat
 from scenetok_ns.bridge.tool_compat import opened_config, shorten_errors
@@ -115,50 +115,28 @@ def test_damaged_config_files(method: str, is_ours: bool, tmp_path: Path, capsys
             assert printed == stock
 
 
+def stock_function(config_path: Path, ask: Callable[[], Any]) -> Any:
+    return ask()
+
+
+stock_function.__code__ = stock_function.__code__.replace(co_name="eval_setup")
+
+
 def test_the_config_file_being_opened_is_known(tmp_path: Path) -> None:
     assert opened_config() is None
-    source = "def eval_setup(config_path, ask):\n    return ask()\n"
-    names: dict[str, Any] = {"__name__": "nerfstudio.utils.eval_utils"}
-    exec(source, names)
-    assert names["eval_setup"](tmp_path / "config.yml", opened_config) == tmp_path / "config.yml"
+    tool = FunctionType(stock_function.__code__, {"__name__": "nerfstudio.utils.eval_utils"}, "eval_setup")
+    assert tool(tmp_path / "config.yml", opened_config) == tmp_path / "config.yml"
 
 
-STOCK = ("splatfacto", "nerfacto")
-DESCRIBE = """
-import contextlib, importlib.metadata, io, json, sys, tyro, yaml
-if sys.argv[1] == "without":
-    found = importlib.metadata.entry_points
-    def entry_points(**wanted):
-        return importlib.metadata.EntryPoints(()) if str(wanted.get("group")).startswith("nerfstudio.") else found(**wanted)
-    importlib.metadata.entry_points = entry_points
-    import nerfstudio.plugins.registry as one, nerfstudio.plugins.registry_dataparser as two
-    one.entry_points = two.entry_points = entry_points
-from nerfstudio.configs.method_configs import all_methods
-described = {"plugin": [sys.excepthook is not sys.__excepthook__]}
-for name in ("splatfacto", "nerfacto"):
-    config = all_methods[name]
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(type(config), default=config, args=["--help"])
-    described[name] = [yaml.dump(config), text.getvalue().split(" subcommands ")[0]]
-print(json.dumps(described))
-"""
-
-
-def test_other_methods_have_the_same_defaults_and_help() -> None:
-    described = []
-    for kind in ("with", "without"):
-        done = subprocess.run(
-            [sys.executable, "-c", DESCRIBE, kind],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "COLUMNS": "200"},
-        )
-        assert done.returncode == 0, done.stderr
-        described.append(json.loads(done.stdout.splitlines()[-1]))
-    assert described[0].pop("plugin") == [True] and described[1].pop("plugin") == [False]
-    assert described[0] == described[1]
-    assert all(len(help_text) > 1000 for _, help_text in described[0].values())
+def test_other_methods_have_the_same_defaults_and_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    call = [sys.executable, "-m", "support.stock_methods"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    alone, has_stock_hook = json.loads(done.stdout.splitlines()[-1])
+    assert has_stock_hook and "scenetok-tiny" in all_methods
+    assert describe() == alone
+    assert all(len(help_text) > 1000 for _, help_text in alone.values())
 
 
 def test_frames_without_configurations_are_others() -> None:

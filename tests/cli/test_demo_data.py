@@ -14,5 +14,5 @@ def test_demo_data_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixt
     entrypoint(["demo-data", "--output", str(tmp_path / "data"), *options])
     assert "1 training and 1 test scenes" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "data/train/000000.torch").is_file() and (tmp_path / "data/test/index.json").is_file()
-    with pytest.raises(SystemExit, match=r"^scenetok demo-data: .*already exists"):
+    with pytest.raises(SystemExit, match=r"^scenetok demo-data: .*data exists; choose another"):
         entrypoint(["demo-data", "--output", str(tmp_path / "data"), *options])

@@ -21,7 +21,7 @@ from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.cli.open_run import open_run
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
-from scenetok_ns.evaluation.sweeps import Row, SweepOptions, Variant, plot, shown_metrics, table, variants, write_csv
+from scenetok_ns.evaluation.sweeps import SweepOptions, Variant
 from scenetok_ns.tools.digests import sha256_of
 from scenetok_ns.tools.run_files import save_tensors
 
@@ -193,38 +193,3 @@ def test_a_killed_evaluation_continues_with_the_same_numbers(run: Path, tmp_path
     entrypoint([*options, "--output", str(tmp_path / "whole"), "--steps", "30"])
     killed, whole = (read(tmp_path / name)["results"] for name in ("killed", "whole"))
     assert {k: v for k, v in killed.items() if k not in TIMES} == {k: v for k, v in whole.items() if k not in TIMES}
-
-
-# --- Tables and plots ---
-
-
-def test_variants_are_all_combinations() -> None:
-    found = variants({"steps": (1, 2), "order": ("index",)}, first_seed=5, seeds=2)
-    assert [v.name for v in found] == [
-        "steps=1-order=index-seed=5", "steps=1-order=index-seed=6",
-        "steps=2-order=index-seed=5", "steps=2-order=index-seed=6",
-    ]  # fmt: skip
-    assert [v.name for v in variants({}, 0, 1)] == ["seed=0"]
-    assert [(v.seed, v.scene_seed) for v in variants({}, 5, 2, 9)] == [(5, 9), (6, 10)]
-
-
-def test_table_is_over_seeds(tmp_path: Path) -> None:
-    results = [
-        (Variant({"steps": 1}, 0), {"psnr": 10.0, "psnr_std": 1.0, "rfid": 5.0}),
-        (Variant({"steps": 1}, 1), {"psnr": 12.0, "psnr_std": 3.0}),
-        (Variant({"steps": 2}, 0), {"psnr": 20.0, "psnr_std": 1.0, "psnr_mean_colour": 3.0}),
-    ]
-    rows = table(results)
-    assert rows[0].means == {"psnr": 11.0, "psnr_std": 2.0} and rows[0].spreads["psnr"] == pytest.approx(2**0.5)
-    assert rows[1].seeds == 1 and rows[1].spreads["psnr"] == 0.0
-    assert shown_metrics(rows) == ["psnr"]
-    write_csv(rows, tmp_path / "sweep.csv")
-    assert (tmp_path / "sweep.csv").read_text().splitlines()[1].startswith("1,2,11.0,1.41")
-
-
-def test_words_are_plotted_as_words(tmp_path: Path) -> None:
-    rows = [
-        Row({"order": name}, 1, {"psnr": value}, {"psnr": 0.0}) for name, value in (("index", 1.0), ("shuffled", 2.0))
-    ]
-    plot(rows, tmp_path / "plot.png")
-    assert Image.open(tmp_path / "plot.png").width > 300

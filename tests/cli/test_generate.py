@@ -143,4 +143,4 @@ def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, mon
     assert tokens.preset == "scenegen-tiny" and tokens.mean.shape == (128, 32)
     scenetok("open", "scenegen-tiny", image=tmp_path / "photo.png", scene_seed=7, output=tmp_path / "run")
     _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="inference")
-    torch.testing.assert_close(pipeline.model.tokens_of(0).mean.cpu(), tokens.mean)
+    torch.testing.assert_close(pipeline.model.renderer.tokens_of(0).mean.cpu(), tokens.mean)

@@ -30,10 +30,10 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
     assert os.path.samefile(workplace / "run" / CHECKPOINT, workplace / "other" / CHECKPOINT)
     _, pipeline, checkpoint, _ = eval_setup(workplace / "other" / "config.yml", test_mode="inference")
     assert checkpoint == workplace / "other" / CHECKPOINT
-    manager, model = pipeline.datamanager, pipeline.model
+    manager, model, settings = pipeline.datamanager, pipeline.model, pipeline.model.renderer.settings
     assert manager.scenes.scene(manager.scenes.active).scene.key == SCENES[1]
     assert len(manager.train_dataset) == 3
-    assert (model.config.seed, model.sampler.steps, model.sampler.guidance) == (7, 2, 1.5)
+    assert (settings.seed, settings.sampler.steps, settings.sampler.guidance) == (7, 2, 1.5)
     assert isinstance(model.scenetok.target_autoencoder, OffloadedAutoencoder)
     first = read_run(workplace / "run").pipeline
     assert (first.model.seed, first.model.steps, first.datamanager.num_context) == (0, None, None)

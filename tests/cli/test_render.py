@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mediapy
@@ -86,11 +87,11 @@ def test_the_path_beside_a_video_gives_its_frames_again(workplace: Path, tmp_pat
     torch.testing.assert_close(read_camera_path(file), wanted, atol=1e-4, rtol=1e-5)
     cameras = get_path_from_json(json.loads(file.read_text()))
     _, pipeline, *_ = eval_setup(workplace / "attic-scene" / "config.yml", test_mode="inference")
-    pipeline.model.config.wide = "fill"
-    pipeline.model.sampler = pipeline.model.sampler.__class__(**{**vars(pipeline.model.sampler), "steps": 2})
-    cameras = cameras.to(pipeline.device)
+    settings = pipeline.model.renderer.settings
+    settings = replace(settings, wide="fill", sampler=replace(settings.sampler, steps=2))
+    renderer, cameras = replace(pipeline.model.renderer, settings=settings), cameras.to(pipeline.device)
     for index in (0, 5):
-        rgb = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])["rgb"].cpu().numpy()
+        rgb = renderer.outputs(cameras[index : index + 1])["rgb"].cpu().numpy()
         assert np.abs(rgb * 255 - found[index]).max() < 2
 
     scenetok("render", "--run", scene, "--output", tmp_path / "2", "--path", file, *sampled)

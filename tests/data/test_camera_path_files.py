@@ -12,10 +12,11 @@ import torch
 from nerfstudio.cameras.camera_paths import get_path_from_json
 from support.scene_files import transforms, walk
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch, request_of, square_cameras
+from scenetok_ns.bridge.cameras import request_of, square_cameras
 from scenetok_ns.data.anchors import trajectory
 from scenetok_ns.data.camera_path_files import read_camera_path, read_path, write_camera_path, write_path
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 
 
 def test_a_path_is_read_back_and_by_nerfstudio(tmp_path: Path) -> None:
@@ -118,6 +119,7 @@ POSE = torch.eye(4).flatten().tolist()
             "frame 1 is not a rotation and a position",
         ),
         ({"camera_path": [{"camera_to_world": [*POSE[:3], float("nan"), *POSE[4:]]}]}, "pose of frame 0 is not finite"),
+        ({"camera_path": [{"camera_to_world": [-POSE[0], *POSE[1:]]}]}, "frame 0 is a reflection"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, content: Any, message: str) -> None:

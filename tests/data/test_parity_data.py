@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from support.parity_cases import CORE, VIDEO_DCAE, WAN, Limits, difference, differences, load_case
+from support.scene_files import rows_from_cameras
 from torch import Tensor
 
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
@@ -16,7 +17,6 @@ from scenetok_ns.data.poses import (
     interpolate_poses,
     pose_distances,
     reflect,
-    rows_from_cameras,
 )
 from scenetok_ns.data.sources.dl3dv import parse_transforms
 from scenetok_ns.models.cameras import CameraBatch

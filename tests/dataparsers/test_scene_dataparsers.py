@@ -10,9 +10,9 @@ import torch
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from support.scene_files import example, write_dl3dv, write_re10k
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.view_sampling import default_views
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.dataparsers.specifications import dl3dv_data, re10k_data

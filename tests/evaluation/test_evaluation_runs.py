@@ -28,12 +28,19 @@ from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.pictures import for_report, side_by_side
 from scenetok_ns.evaluation.protocol import settings_of
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord, differences, file_name
-from scenetok_ns.evaluation.scene_evaluation import Conditions, RenderedScene, SceneEvaluation, kept_tokens, ordered
+from scenetok_ns.evaluation.scene_evaluation import (
+    EvaluatedScene,
+    EvaluationConditions,
+    SceneEvaluation,
+    kept_tokens,
+    ordered,
+)
 from scenetok_ns.evaluation.summary import summarise
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.metrics import psnr
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 TARGETS = FRAMES - NUM_CONTEXT
 TIMES = ("seconds", "fps", "num_rays_per_sec")
@@ -61,7 +68,7 @@ def measures() -> Measures:
 
 
 def evaluation(pipeline: SceneTokPipeline, measures: Measures, folder: Path, **fields: Any) -> SceneEvaluation:
-    return SceneEvaluation(pipeline.model, pipeline.datamanager, measures, EvaluationFolder(folder), **fields)
+    return SceneEvaluation(pipeline.model.renderer, measures, EvaluationFolder(folder), **fields)
 
 
 def figures(run: SceneEvaluation) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def test_figures_are_means_over_views(
     for number in range(3):
         target = pipeline.datamanager.scenes.target_views(number)
         cameras = CameraBatch(target.c2w[None], target.intrinsics[None])
-        pred = pipeline.model.render_tokens(pipeline.model.tokens_of(number), cameras).clamp(0, 1)
+        pred = pipeline.model.renderer.render(pipeline.model.renderer.tokens_of(number), cameras).clamp(0, 1)
         values.append(psnr(pred=pred, target=target.images.float() / 255))
     assert undisturbed["psnr"] == pytest.approx(float(torch.cat(values).mean()), abs=1e-4)
     assert undisturbed["psnr_std"] == pytest.approx(float(torch.cat(values).std()), abs=1e-4)
@@ -95,7 +102,7 @@ def test_interrupted_and_continued_gives_the_same_numbers(
 ) -> None:
     first = evaluation(pipeline, measures, tmp_path, baselines=True)
 
-    def fail(scene: RenderedScene) -> None:
+    def fail(scene: EvaluatedScene) -> None:
         if scene.number == 1:
             raise OSError("the disk is full")
 
@@ -136,7 +143,7 @@ def test_other_settings_are_refused_by_name(
     first = evaluation(pipeline, measures, tmp_path)
     first.folder.claim(settings_of(first))
     first.folder.claim(settings_of(first))
-    other = evaluation(pipeline, measures, tmp_path, conditions=Conditions("reversed"))
+    other = evaluation(pipeline, measures, tmp_path, conditions=EvaluationConditions("reversed"))
     with pytest.raises(DataError, match=r"views\.context_order index \(now reversed\)"):
         other.folder.claim(settings_of(other))
     assert settings_of(first)["rendering"] == {"by": "plain loop", "low_vram": False}
@@ -254,7 +261,7 @@ def test_ns_eval_continues_after_a_kill_and_begins_afresh_after_its_end(
     rendered: list[str] = []
     original = SceneEvaluation._measure
 
-    def counted(self: SceneEvaluation, scene: RenderedScene) -> Any:
+    def counted(self: SceneEvaluation, scene: EvaluatedScene) -> Any:
         if scene.key == "test1" and len(rendered) == 1:
             raise KeyboardInterrupt
         rendered.append(scene.key)
@@ -322,12 +329,15 @@ def test_orders_and_tokens() -> None:
 
 
 def test_conditions_reach_the_model(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
-    tokens = kept_tokens(pipeline.model.tokens_of(0), 5)
+    tokens = kept_tokens(pipeline.model.renderer.tokens_of(0), 5)
     assert tokens.mean.shape == (5, 4)
     with pytest.raises(DataError, match="99 tokens were asked for, the scenes have 8"):
-        kept_tokens(pipeline.model.tokens_of(0), 99)
+        kept_tokens(pipeline.model.renderer.tokens_of(0), 99)
     base = figures(evaluation(pipeline, measures, tmp_path / "base"))
-    for name, conditions in (("order", Conditions("reversed")), ("tokens", Conditions(num_tokens=5))):
+    for name, conditions in (
+        ("order", EvaluationConditions("reversed")),
+        ("tokens", EvaluationConditions(num_tokens=5)),
+    ):
         run = evaluation(pipeline, measures, tmp_path / name, conditions=conditions)
         assert figures(run)["psnr"] != base["psnr"]
     record = evaluation(pipeline, measures, tmp_path / "order").folder.record("test0")
@@ -342,17 +352,17 @@ def test_captures_are_encoded_in_the_units_of_the_training_data(
     assert settings_of(run)["views"]["pose_scale"] == 0.25
     seen: list[float] = []
     copied: list[float] = []
-    original = pipeline.model.encode_views
+    original = SceneRenderer.encode_views
 
-    def encode(views: Any, scene: str, pose_scale: float = 1.0) -> Any:
+    def encode(self: SceneRenderer, views: Any, scene: str, pose_scale: float = 1.0) -> Any:
         seen.append(pose_scale)
-        return original(views, scene, pose_scale)
+        return original(self, views, scene, pose_scale)
 
     def copy(context: Any, target: Any, device: Any, pose_scale: float) -> Any:
         copied.append(pose_scale)
         return copied_pictures(context, target, device, pose_scale)
 
-    monkeypatch.setattr(pipeline.model, "encode_views", encode)
+    monkeypatch.setattr(SceneRenderer, "encode_views", encode)
     monkeypatch.setattr("scenetok_ns.evaluation.scene_evaluation.copied_pictures", copy)
     run.run()
     assert seen == copied == [0.25] * 3

@@ -16,11 +16,12 @@ from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from scenetok_ns.evaluation.distributions import kernel_distance
-from scenetok_ns.evaluation.features import I3DFeatures, InceptionFeatures, clips_of, to_bytes
+from scenetok_ns.evaluation.features import I3DFeatures, InceptionFeatures, clips_of
 from scenetok_ns.evaluation.measures import CHUNK, Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.weights import MissingWeightsError, WeightFile
 from scenetok_ns.models.metrics import psnr, ssim, ssim_skimage
+from scenetok_ns.rendering.picture_files import to_bytes
 from scenetok_ns.tools.digests import sha256_of
 
 

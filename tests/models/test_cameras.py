@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.parity_cases import load_case
 from support.small_networks import CHUNKED, LVSM, PATCHES, VIDEO, random_cameras
 
-from scenetok_ns.models.cameras import CameraBatch, ray_map
+from scenetok_ns.models.cameras import CameraBatch, are_rigid, ray_map
 from scenetok_ns.models.networks.pose_embedding import PoseEmbedding
 from scenetok_ns.models.presets import CameraConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
@@ -173,3 +173,21 @@ def test_impossible_embeddings_are_named() -> None:
         PoseEmbedding(PATCHES, 10, IMAGE_LAYOUT)
     with pytest.raises(ValueError, match=r"4 x 4 tokens.*latents of 8 x 4 in patches of 2"):
         PoseEmbedding(LVSM, 8, IMAGE_LAYOUT).check_grid((8, 4), 2)
+
+
+def test_rigid_poses_are_rotations_and_translations() -> None:
+    """Few digits are rigid; scale, mirrors, other last rows and numbers that are not finite are not."""
+    turned = torch.tensor([[0.6, -0.8, 0, 5], [0.8, 0.6, 0, -3], [0, 0, 1, 1e4], [0, 0, 0, 1]])
+    few_digits = torch.tensor([[0.707, -0.707, 0, 0], [0.707, 0.707, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert are_rigid(torch.stack([turned, few_digits])[None]).tolist() == [[True, True]]
+    for row, column, value in (
+        (0, 0, 0.7),
+        (2, 2, -1.0),
+        (3, 3, 2.0),
+        (3, 0, 0.1),
+        (1, 3, torch.inf),
+        (1, 1, torch.nan),
+    ):
+        wrong = turned.clone()
+        wrong[row, column] = value
+        assert are_rigid(torch.stack([turned, wrong])).tolist() == [True, False], (row, column)

@@ -139,8 +139,8 @@ def turning() -> CameraBatch:
         (IMAGES[..., :1, :1], CAMERAS, ANCHORS, r"expected images \[v, 3, 32, 32\]"),
         (IMAGES, CAMERAS, ANCHORS.select([]), "at least one anchor"),
         (IMAGES, CAMERAS, turning(), "all 3 anchors are where the first photograph was taken"),
-        (IMAGES, CAMERAS, with_poses(lambda c2w: c2w[:, 1, :3, :3].mul_(2)), "anchor 1 of 3 is no camera pose"),
-        (IMAGES, CAMERAS, with_poses(lambda c2w: c2w[:, 2].fill_(float("nan"))), "anchor 2 of 3 is no camera pose"),
+        (IMAGES, CAMERAS, with_poses(lambda c2w: c2w[:, 1, :3, :3].mul_(2)), "anchor 1 of 3 is not a camera pose"),
+        (IMAGES, CAMERAS, with_poses(lambda c2w: c2w[:, 2].fill_(float("nan"))), "anchor 2 of 3 is not a camera pose"),
     ],
 )
 def test_wrong_input_is_one_clear_line(

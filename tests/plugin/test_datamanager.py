@@ -59,7 +59,7 @@ def test_bad_scenes_are_skipped_counted_and_named(tmp_path: Path) -> None:
     assert list(datamanager.scenes.source.skipped.reasons) == ["test-bad"]
     seen = {key for step in range(5) for key in datamanager.next_train(step)[0].scenes}
     assert seen == {f"train{i}" for i in range(4)}
-    assert "NaN" in datamanager.training_skipped.reasons["train-bad"]
+    assert "NaN" in datamanager._training.samples.source.skipped.reasons["train-bad"]
 
 
 def test_training_batches_follow_from_seed_and_step(data: Path) -> None:
@@ -84,7 +84,7 @@ def test_dl3dv(tmp_path: Path) -> None:
 def test_stock_dataparser_of_one_scene(tmp_path: Path) -> None:
     """Context from the training views, targets are the evaluation views, training sees no evaluation view."""
     scene = write_dl3dv(tmp_path / "capture", frames=20, image_folder="images", divide=1)
-    parser = NerfstudioDataParserConfig(downscale_factor=1, train_split_fraction=0.75)
+    parser = NerfstudioDataParserConfig(data=scene, downscale_factor=1, train_split_fraction=0.75)
     config = small_config(tmp_path, Path("unused")).pipeline
     config.datamanager.preset, config.datamanager.dataparser = config.model.preset, parser
     config.datamanager.data = scene

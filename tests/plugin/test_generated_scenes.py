@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,8 @@ def test_a_scene_is_generated_from_its_first_context_view_along_all_of_them(data
         CameraBatch(views.c2w[None], views.intrinsics[None]),
         CameraBatch(shown.anchors[None], views.intrinsics[None].expand(1, 3, 3, 3)),
     )
-    torch.testing.assert_close(model.tokens_of(0).mean, expected.mean)
-    torch.testing.assert_close(model.tokens_of(0).reference_c2w, views.c2w[0])
+    torch.testing.assert_close(model.renderer.tokens_of(0).mean, expected.mean)
+    torch.testing.assert_close(model.renderer.tokens_of(0).reference_c2w, views.c2w[0])
 
 
 @pytest.mark.parametrize(
@@ -110,18 +112,20 @@ def test_a_scene_is_generated_once_and_anew_for_another_seed_or_sampler(
 ) -> None:
     model = pipeline_of(data).model
     calls: list[int] = []
-    whole = model.generate
-    monkeypatch.setattr(model, "generate", lambda *args, **options: (calls.append(1), whole(*args, **options))[1])
-    first = model.tokens_of(0).mean
-    assert torch.equal(model.tokens_of(0).mean, first) and len(calls) == 1
-    model.config.scene_seed = 1
-    assert not torch.allclose(model.tokens_of(0).mean, first, atol=1e-3) and len(calls) == 2
-    model.config.seed = 9  # of renders only
-    model.tokens_of(0)
-    assert len(calls) == 2
+    whole = SceneRenderer.generate
+    monkeypatch.setattr(
+        SceneRenderer, "generate", lambda *args, **options: (calls.append(1), whole(*args, **options))[1]
+    )
+    renderer = model.renderer
+    first = renderer.tokens_of(0).mean
+    assert torch.equal(renderer.tokens_of(0).mean, first) and len(calls) == 1
+    other = replace(renderer, settings=replace(renderer.settings, scene_seed=1))
+    assert not torch.allclose(other.tokens_of(0).mean, first, atol=1e-3) and len(calls) == 2
+    assert torch.equal(renderer.tokens_of(0).mean, first) and len(calls) == 2  # it is as it was
     model.invalidate_caches()
-    model.tokens_of(0)
-    assert len(calls) == 3
+    for found in (renderer, other):  # they share the weights
+        found.tokens_of(0)
+    assert len(calls) == 4
 
 
 def test_options_of_the_generation_arrive(data: Path) -> None:
@@ -130,7 +134,7 @@ def test_options_of_the_generation_arrive(data: Path) -> None:
     for name, value in options.items():
         setattr(config.model, name, value)
     model = config.setup(device="cpu", test_mode="test").model
-    scene, sampler = model.scene_sampler, model.sampler
+    scene, sampler = model.renderer.settings.scene_sampler, model.renderer.settings.sampler
     assert (scene.steps, scene.guidance, scene.solver, scene.timestep_shift) == (5, 2.0, "multistep", 4.0)
     assert (sampler.steps, sampler.solver, sampler.guidance) == (7, "multistep", 1.0)
 
@@ -146,9 +150,9 @@ def test_a_generation_can_be_interrupted_and_leaves_nothing(data: Path) -> None:
 
     model = pipeline_of(data).model
     with pytest.raises(StopError):
-        model.tokens_of(0, stop)
-    assert not model._tokens
-    assert isinstance(model.tokens_of(0), SceneTokens)
+        model.renderer.tokens_of(0, stop)
+    assert not model.renderer._tokens
+    assert isinstance(model.renderer.tokens_of(0), SceneTokens)
 
 
 def test_all_evaluation_scenes_are_generated_and_measured(data: Path) -> None:
@@ -157,6 +161,8 @@ def test_all_evaluation_scenes_are_generated_and_measured(data: Path) -> None:
     metrics = pipeline.get_average_eval_image_metrics()
     assert metrics["num_scenes"] == 3 and metrics["num_views"] == 6
     assert {"psnr", "psnr_nearest_view", "psnr_other_tokens"} <= set(metrics)
-    other = pipeline_of(data, eval_targets=2)
-    other.model.config.scene_seed = 3
+    config = small_config(data, Path("unused"), GENERATOR).pipeline
+    config.model.scene_seed, config.datamanager.eval_targets = 3, 2
+    other = config.setup(device="cpu", test_mode="test")
+    randomized(other.model.scenetok)
     assert other.get_average_eval_image_metrics()["psnr"] != pytest.approx(metrics["psnr"], abs=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import socket
@@ -12,9 +13,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import yaml
 from support.recorded_graphs import stand_in_for_graphs
-from support.small_runs import FRAMES, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
+from support.small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
 
+from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
 from scenetok_ns.models.networks import block_execution as compilation
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, distributed
@@ -85,7 +88,7 @@ def test_nearest_view_and_shuffled_tokens(pipeline: SceneTokPipeline) -> None:
     poses[:, 0, 3] = torch.tensor([0.0, 1.0, 5.0, 0.9, 4.0])
     assert nearest_view(poses[:3], poses[3:], 1.0).tolist() == [1, 2]
     assert nearest_view(poses[:3], poses[1:3], 1.0).tolist() == [0, 1]  # not itself
-    tokens = pipeline.model.tokens_of(0)
+    tokens = pipeline.model.renderer.tokens_of(0)
     mixed = shuffled(tokens, seed=0)
     assert torch.equal(mixed.mean.flatten().sort().values, tokens.mean.flatten().sort().values)
     assert not torch.equal(mixed.mean.sort(dim=0).values, tokens.mean.sort(dim=0).values)
@@ -242,3 +245,32 @@ def test_what_waits_elsewhere_is_left_out_of_several_processes(pipeline: SceneTo
     finally:
         dist.destroy_process_group()
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in pipeline.model.parameters())
+
+
+@pytest.mark.parametrize("test_mode", ["val", "test", "inference"])
+def test_a_pipeline_changes_nothing_in_its_configuration(data: Path, tmp_path: Path, test_mode: str) -> None:
+    config = small_config(data, tmp_path).pipeline
+    config.model.ema_decay = 0.9
+    config.model.steps = 3
+    config.datamanager.preset = config.model.preset  # a copy has it, like all that is read
+    before = copy.deepcopy(config)
+    pipeline = config.setup(device="cpu", test_mode=test_mode)
+    assert config == before and pipeline.config is config
+    assert (pipeline.model.average is not None) == (test_mode == "val")
+    assert pipeline.datamanager.preset == pipeline.model.preset and pipeline.datamanager.get_datapath() == data
+
+
+def test_a_saved_configuration_tells_its_data_the_preset(data: Path, tmp_path: Path) -> None:
+    """ns-train saves what was given, the model's preset; ns-render builds a second data manager from what it reads."""
+    config = small_config(data, tmp_path)
+    assert config.pipeline.datamanager.preset != config.pipeline.model.preset
+    config.save_config()
+    for read in (read_run(config.get_base_dir()), eval_config(config.get_base_dir() / "config.yml")):
+        assert read.pipeline.datamanager.preset == str(PRESET)
+        alone = read.pipeline.datamanager.setup(device="cpu", test_mode="test")
+        assert alone.preset.data.image_size == IMAGE_SIZE
+
+
+def eval_config(path: Path) -> Any:
+    """As Nerfstudio's tools read it."""
+    return yaml.load(path.read_text(), Loader=yaml.Loader)

@@ -74,9 +74,9 @@ def test_training_lowers_the_loss_and_begins_at_the_encoding(workplace: Path) ->
     before.model.initialize_training_state()
     assert torch.equal(before.model.start_tokens, after.model.start_tokens)
     views, scale = after.datamanager.scenes.context_views(0), after.datamanager.scenes.pose_scale(0)
-    encoded = after.model.encode_views(views, "attic", scale)
+    encoded = after.model.renderer.encode_views(views, "attic", scale)
     torch.testing.assert_close(encoded.mean, after.model.start_tokens)
-    torch.testing.assert_close(encoded.reference_c2w, after.model.tokens_of(0).reference_c2w)
+    torch.testing.assert_close(encoded.reference_c2w, after.model.renderer.tokens_of(0).reference_c2w)
     assert float(after.model.scene_scale) == pytest.approx(scale)
     losses = [found.get_eval_loss_dict(0)[1]["loss"] for found in (before, after)]
     assert losses[1] < losses[0]
@@ -101,16 +101,18 @@ def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> No
     assert isinstance(model, RefineModel)
     target = found.datamanager.scenes.target_views(0)
     cameras = CameraBatch(target.c2w[None], target.intrinsics[None])
-    seen = model.render_tokens(model.tokens_of(0), cameras)
+    seen = model.renderer.render(model.renderer.tokens_of(0), cameras)
     model.adapters.enabled = True
     with torch.no_grad():
-        added = model.scenetok.render(model.tokens_of(0), cameras, seed=0, sampler=model.sampler)
+        added = model.scenetok.render(
+            model.renderer.tokens_of(0), cameras, seed=0, sampler=model.renderer.settings.sampler
+        )
     torch.testing.assert_close(seen, added, atol=1e-4, rtol=1e-4)
-    before = model.render_unrefined(0, cameras)
-    encoded = model.encode_views(
+    before = model.renderer.render_unrefined(0, cameras)
+    encoded = model.renderer.encode_views(
         found.datamanager.scenes.context_views(0), "attic", found.datamanager.scenes.pose_scale(0)
     )
-    plain = model.scenetok.render(encoded, cameras, seed=0, sampler=model.sampler)
+    plain = model.scenetok.render(encoded, cameras, seed=0, sampler=model.renderer.settings.sampler)
     torch.testing.assert_close(before, plain, atol=1e-5, rtol=1e-5)
     assert (seen - before).abs().max() > 1e-3
     metrics = found.get_average_eval_image_metrics()
@@ -122,26 +124,26 @@ def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> No
 def test_training_drops_the_merged_networks_and_their_engine(workplace: Path) -> None:
     model = pipeline(workplace).model
     assert isinstance(model, RefineModel)
-    merged = model.renderer
+    merged = model.renderer.networks
     options = EngineOptions.for_device(torch.device("cpu"))
     model.scenetok.engine_options = merged.engine_options = options
     assert not model.scenetok.low_vram and merged.eval().engine_for(None) is not None
     model.begin_training()
-    assert model._renderer is None and model.eval().renderer.engine_for(None) is None
+    assert model._merged is None and model.eval().renderer.networks.engine_for(None) is None
 
 
 def test_the_viewer_shows_the_refined_scene_with_its_adapters(workplace: Path) -> None:
     found = pipeline(workplace)
-    scene = ShownScene(found.model, found.datamanager.scenes)
+    scene = ShownScene(found.model.renderer)
     shown = scene.current()
     with pytest.raises(DataError, match="this run has refined tokens"):
         scene.give(torch.tensor([0, 1]))
     assert torch.equal(shown.tokens.mean, found.model.tokens)
-    assert shown.networks is found.model.renderer and shown.networks is not found.model.scenetok
-    before = found.model.fingerprint
+    assert shown.networks is found.model.renderer.networks and shown.networks is not found.model.scenetok
+    before = found.model.renderer.fingerprint
     with torch.no_grad():
         found.model.tokens += 1
-    assert found.model.fingerprint != before  # what an evaluation must not mix
+    assert found.model.renderer.fingerprint != before  # what an evaluation must not mix
 
 
 def test_tokens_that_need_adapters_say_which_run_renders_them(

@@ -219,7 +219,7 @@ def test_damaged_and_foreign_tokens_are_replaced_by_another_scene(data: Path, tm
     missing.unlink()
     for step in range(3):
         assert not {"train2", "train3"} & set(pipeline.datamanager.next_train(step)[0].scenes)
-    assert "cannot be read" in pipeline.datamanager.training_skipped.reasons["train2"]
+    assert "cannot be read" in pipeline.datamanager._training.samples.source.skipped.reasons["train2"]
 
 
 def test_a_folder_without_tokens_and_a_preset_without_generator_are_refused(data: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_damaged_file_is_replaced_by_another_scene(data: Path, folders: dict[s
     pipeline = small_pipeline(data, context_latents=folders["context_latents"], target_latents=tmp_path)
     for step in range(4):
         assert "train2" not in pipeline.datamanager.next_train(step)[0].scenes
-    assert "cannot be read" in pipeline.datamanager.training_skipped.reasons["train2"]
+    assert "cannot be read" in pipeline.datamanager._training.samples.source.skipped.reasons["train2"]
 
 
 def test_both_folders_or_none(data: Path, folders: dict[str, Path]) -> None:

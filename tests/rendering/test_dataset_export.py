@@ -9,8 +9,8 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
-from scenetok_ns.bridge.cameras import nerfstudio_to_camera_batch
 from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.rendering.dataset_export import write_dataset
 from scenetok_ns.rendering.views import RenderedViews

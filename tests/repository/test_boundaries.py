@@ -1,4 +1,4 @@
-"""Rules about the whole source tree: what may import what, and that nothing is unpickled that could run code."""
+"""Rules about the whole source tree: what imports without Nerfstudio, and that nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "scenetok_ns"
 SOURCES = sorted(
     path
     for folder in ("scenetok_ns", "tests", "benchmarks", "scripts")
@@ -40,9 +39,9 @@ def unsafe_calls(source: str) -> Iterator[str]:
             yield f"line {node.lineno}: {name}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_is_unpickled(path: Path) -> None:
-    assert list(unsafe_calls(path.read_text())) == []
+def test_nothing_is_unpickled() -> None:
+    found = [f"{path.relative_to(ROOT)}, {call}" for path in SOURCES for call in unsafe_calls(path.read_text())]
+    assert len(SOURCES) > 300 and not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(
@@ -82,18 +81,3 @@ assert not heavy, f"imported at start: {heavy}"
 def test_models_and_data_import_without_nerfstudio() -> None:
     done = subprocess.run([sys.executable, "-c", BLOCKER], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("folder, forbidden", [("models", ("data", "dataparsers", "cli")), ("data", ("cli",))])
-def test_dependencies_run_one_way(folder: str, forbidden: tuple[str, ...]) -> None:
-    for path in (PACKAGE / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = []
-            if isinstance(node, ast.ImportFrom):
-                modules = [node.module or ""]
-            elif isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            for module in modules:
-                parts = module.split(".")
-                inside = parts[0] == "scenetok_ns" and len(parts) > 1
-                assert not (inside and (parts[1] in forbidden or parts[1].startswith("scenetok_"))), f"{path}: {module}"

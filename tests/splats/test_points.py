@@ -11,8 +11,8 @@ from support.small_splats import ring_of_cameras, row_of_cameras
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import SH_C0
 from scenetok_ns.splats.points import (
+    PlaneSweepOptions,
     Points,
-    SweepOptions,
     colour_difference,
     depth_steps,
     gaussians_at,
@@ -76,7 +76,7 @@ def test_half_of_the_neighbours_may_be_blocked(covered: int, off: float) -> None
 
 
 def test_depths_cover_the_scale_of_the_cameras() -> None:
-    options = SweepOptions(nearest=0.5, farthest=8.0, num_depths=5)
+    options = PlaneSweepOptions(nearest=0.5, farthest=8.0, num_depths=5)
     cameras = ring_of_cameras(12, radius=3.0).c2w[0]
     steps = depth_steps(cameras, options)
     ratio = steps[1:] / steps[:-1]

@@ -10,8 +10,8 @@ from support.small_splats import blobs, ring_of_cameras
 from support.splatfacto_models import splatfacto_with
 from support.torch_rasterizer import rasterize as plain_rasterize
 
-from scenetok_ns.bridge.cameras import camera_batch_to_nerfstudio
 from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.metrics import psnr
 from scenetok_ns.splats.fitting import FitOptions, Relocation, fit_gaussians

@@ -13,8 +13,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.data.poses import rows_from_cameras
-
 
 def walk(frames: int, seed: int = 0) -> Float[Tensor, "v 4 4"]:
     """A forward walk that turns: distinct rigid OpenCV poses."""
@@ -93,3 +91,11 @@ def write_dl3dv(
         picture(index, (size[0] // divide, size[1] // divide)).save(images / f"frame_{index + 1:05d}.png")
     (scene / "transforms.json").write_text(json.dumps(transforms(frames, size)))
     return scene
+
+
+def rows_from_cameras(c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 18"]:
+    """The inverse of `poses.cameras_from_rows`."""
+    rows = torch.zeros(len(c2w), 18)
+    rows[:, :4] = intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]]
+    rows[:, 6:] = torch.linalg.inv(c2w.double())[:, :3].flatten(1).float()
+    return rows

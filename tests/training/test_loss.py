@@ -25,7 +25,7 @@ def test_noise_follows_from_the_step_alone(pipeline: SceneTokPipeline) -> None:
 def test_another_seed_is_other_noise(pipeline: SceneTokPipeline) -> None:
     batch, _ = pipeline.datamanager.next_train(3)
     first = pipeline.model(batch)["loss"].item()
-    pipeline.model.connect(pipeline.datamanager.scenes, training_seed=pipeline.datamanager.config.seed + 1)
+    pipeline.model.training_loss.seed += 1
     assert pipeline.model(batch)["loss"].item() != first
 
 

@@ -22,8 +22,6 @@ class Cast(nn.Module):
         self.layer = nn.Linear(4, 1, bias=False)
         self.other = nn.Linear(1, 3, bias=False)
         self.unused = nn.Parameter(torch.zeros(7))
-        self.invalidate_caches = lambda: None
-        self.training_loss = SimpleNamespace(generator=torch.Generator(), prepare=lambda step: None)
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
@@ -33,6 +31,13 @@ class Cast(nn.Module):
     def set_weight(self, value: float) -> None:
         with torch.no_grad():
             self.layer.weight.fill_(value)
+
+
+def recorded(module: nn.Module, processes: int = 1, steps: list[str] | None = None) -> RecordedStep:
+    """`steps` gets what is called before each replay."""
+    told: list[str] = [] if steps is None else steps
+    loss: Any = SimpleNamespace(generator=torch.Generator(), prepare=lambda step: told.append(f"prepare {step}"))
+    return RecordedStep(module, loss, lambda: told.append("on_step"), processes)
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def test_a_pass_is_recorded_with_weights_of_its_own(monkeypatch: pytest.MonkeyPa
     model.set_weight(1.0)
     stand_in_for_graphs(monkeypatch, lambda: model.set_weight(2.0))
     with torch.autocast("cpu", enabled=False):
-        recording = RecordedStep(model)._record(batch, ())  # type: ignore[arg-type]
+        recording = recorded(model)._record(batch, ())
         assert recording.outputs["loss"] == 2 * 4 * 2.0
         model.set_weight(3.0)
         assert model(batch)["loss"] == 2 * 4 * 3.0
@@ -62,8 +67,8 @@ def test_gradients_are_handed_out_added_and_averaged(
     stand_in_for_graphs(monkeypatch)
     monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(100.0))  # the other's
-    model = Cast()
-    step = RecordedStep(model, processes)  # type: ignore[arg-type]
+    model, steps = Cast(), []
+    step = recorded(model, processes, steps)
     first, second = model.layer.weight, model.other.weight
 
     def gradients() -> tuple[Tensor, Tensor]:
@@ -74,8 +79,10 @@ def test_gradients_are_handed_out_added_and_averaged(
         if (accumulates, times) == (True, 1):
             model.zero_grad(set_to_none=True)
         if times == 3:  # as when the compressor freezes amid a cycle
-            step = RecordedStep(model, processes)  # type: ignore[arg-type]
+            step = recorded(model, processes, steps)
+        steps.clear()
         step(batch, accumulates=accumulates)
+        assert steps == ["prepare 0", "on_step"]
         torch.testing.assert_close(gradients(), (torch.full((1, 4), 2.0 * times), torch.full((3, 1), 0.5 * times)))
     if processes == 2:
         step.average()

@@ -204,7 +204,7 @@ def test_tokens_are_saved_and_loaded(panel: Panel, tmp_path: Path) -> None:
     panel.element("Tokens/File").value = str(file)
     panel.set("Tokens/Save tokens")
     tokens = SceneTokens.load(file)
-    assert torch.equal(tokens.mean, panel.pipeline.model.tokens_of(0).mean)
+    assert torch.equal(tokens.mean, panel.pipeline.model.renderer.tokens_of(0).mean)
     assert changed(panel.set("Scene/Scene", panel.pipeline.datamanager.scenes.keys[1]), first)
     assert not changed(panel.set("Tokens/Load tokens"), first)
     panel.set("Tokens/Tokens used", 3)
@@ -310,6 +310,6 @@ def test_the_viewer_opens_without_autoencoders(data: Path) -> None:
 
 def test_elements_work_without_a_viewer(data: Path) -> None:
     pipeline = small_pipeline(data)
-    assert pipeline.SceneTok.View.element_00.value == pipeline.model.sampler.steps
+    assert pipeline.SceneTok.View.element_00.value == pipeline.model.renderer.settings.sampler.steps
     assert not [name for name in pipeline.state_dict() if "SceneTok" in name]
     assert pipeline.model.preset.data.image_size == IMAGE_SIZE

@@ -58,11 +58,10 @@ def pipeline(data: Path) -> SceneTokPipeline:
     pipeline = small_pipeline(data).eval()
     randomize(pipeline)
     renderer = pipeline.model.viewer_renderer
-    sampler = pipeline.model.sampler
+    sampler = pipeline.model.renderer.settings.sampler
     renderer.settings = replace(
         renderer.settings, rest=replace(sampler, steps=STEPS), moving=replace(sampler, steps=PREVIEW), previous_views=0
     )
-    pipeline.model.sampler = replace(sampler, steps=STEPS)
     return pipeline
 
 
@@ -133,12 +132,13 @@ def test_the_viewer_shows_what_ns_render_renders(
     browser: Browser, pipeline: SceneTokPipeline, wide: str, aspect: float
 ) -> None:
     model = pipeline.model
-    model.config.wide = wide
-    model.viewer_renderer.settings = replace(model.viewer_renderer.settings, wide=wide)
+    settings = replace(model.viewer_renderer.settings, wide=wide)
+    tools = replace(model.renderer.settings, wide=wide, sampler=settings.rest)
+    model.viewer_renderer.settings = settings
     browser.look(pose(0.1, 0.2), aspect=aspect)
     shown = browser.at_rest()
     camera = get_camera(browser.view, *shown.shape[:2])  # what a camera path's entry of that size becomes
-    torch.testing.assert_close(model.get_outputs_for_camera(camera)["rgb"], shown)
+    torch.testing.assert_close(replace(model.renderer, settings=tools).outputs(camera)["rgb"], shown)
     assert (shown.std(dim=(0, 1)) > 0).all()
 
 

@@ -34,7 +34,7 @@ def test_a_splat_is_drawn_while_moving_and_the_model_at_rest(tmp_path: Path, spl
     randomize(pipeline)
     model = pipeline.model
     renderer, panel = model.viewer_renderer, pipeline.get_submodule(PANEL)
-    rest, moving = (replace(model.sampler, steps=steps) for steps in (2, 1))
+    rest, moving = (replace(model.renderer.settings.sampler, steps=steps) for steps in (2, 1))
     renderer.settings = replace(renderer.settings, rest=rest, moving=moving, previous_views=0)
     sampled = []
     render_windows = model.scenetok.render_windows

@@ -17,7 +17,7 @@ from scenetok_ns.models.metrics import psnr
 class Difficulty:
     """PSNR in dB, the mean over the target views; the blocks are of the target views themselves."""
 
-    mean_color: float
+    mean_colour: float
     nearest_context: float
     blocks_of_4: float
     blocks_of_8: float
@@ -32,7 +32,7 @@ def demo_difficulty(images: Float[Tensor, "v 3 h w"], c2w: Float[Tensor, "v 4 4"
     nearest = context[nearest_views(c2w[target], c2w[context])]
     mean = images[context].mean(dim=(0, 2, 3))[:, None, None]
     return Difficulty(
-        mean_color=mean_psnr(mean, truth),
+        mean_colour=mean_psnr(mean, truth),
         nearest_context=mean_psnr(images[nearest], truth),
         blocks_of_4=mean_psnr(in_blocks(truth, 4), truth),
         blocks_of_8=mean_psnr(in_blocks(truth, 8), truth),

@@ -1,4 +1,4 @@
-"""A lone photograph: any image file as RGB bytes, upright, and its focal length from EXIF where it is told."""
+"""One photograph as a scene to generate from: any image file as upright RGB bytes, its field of view, and a path."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from torch import Tensor
 from scenetok_ns.data.scenes import DataError, OneScene, Scene, ViewIndices, Views
 
 DEFAULT_FOV = 58.0
-"""Degrees along the shorter side where a photograph does not tell: that of RealEstate10K's videos, about."""
+"""Degrees along the shorter side where EXIF has no focal length: about that of RealEstate10K's videos."""
 PLAUSIBLE_FOV = (5.0, 150.0)
 """Degrees along the shorter side; EXIF data outside of it is not believed."""
+FARTHEST_REACH = 30.0
+"""Units of the training data; its rooms are a few wide. Paths that lead farther are most likely in other units."""
 FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
 """Equivalent focal lengths are for a film of this diagonal (CIPA DCG-001)."""
 
@@ -38,7 +40,7 @@ class Photograph:
 
     image: UInt8[Tensor, "3 h w"]
     fov: float | None
-    """Field of view along the shorter side in degrees, from EXIF; None: not told, or not plausible."""
+    """Field of view along the shorter side in degrees, from EXIF; None: missing or not plausible."""
     notes: tuple[str, ...]
     """What was done to make it a picture of three channels of bytes."""
 
@@ -129,7 +131,7 @@ def _exif(image: Image.Image) -> dict[int, Any]:
 
 
 def _fov(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None:
-    """Field of view along the shorter side in degrees; None if the tags do not tell or are not plausible."""
+    """Field of view along the shorter side in degrees; None if the tags lack it or are not plausible."""
     focal = _focal_pixels(tags, size)
     if focal is None:
         return None
@@ -159,12 +161,8 @@ def _positive(value: Any) -> float | None:
     return number if math.isfinite(number) and number > 0 else None
 
 
-FARTHEST_REACH = 30.0
-"""Units of the training data; its rooms are a few wide. Paths that lead farther are most likely in other units."""
-
-
 @dataclass(frozen=True, eq=False)
-class Conditions:
+class GenerationInputs:
     """What a scene is generated from."""
 
     views: Views
@@ -187,7 +185,7 @@ class PhotographSource(OneScene):
         self, file: Path, path: Float[Tensor, "k 4 4"], *, fov: float | None = None, pose_scale: float = 1.0
     ) -> None:
         """`path`: camera-to-world, OpenCV axes. `fov`: along the shorter side in degrees; None: from EXIF, else
-        assumed. `pose_scale`: see `Conditions`."""
+        assumed. `pose_scale`: see `GenerationInputs`."""
         if not 0 < pose_scale < float("inf"):
             raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
         super().__init__(file.stem)

@@ -129,7 +129,7 @@ def test_rooms_are_as_hard_as_promised() -> None:
         images = render_rooms(rooms, c2w, rooms.intrinsics, size=64)
         measured.append(demo_difficulty(images[0], c2w[0]))
     nearest = sum(d.nearest_context for d in measured) / len(measured)
-    mean = sum(d.mean_color for d in measured) / len(measured)
+    mean = sum(d.mean_colour for d in measured) / len(measured)
     assert 12 <= nearest <= 18
     assert mean <= 15
 
@@ -145,7 +145,7 @@ def test_difficulty_counts_what_it_says() -> None:
     assert nearest_views(c2w[target], c2w[context]).tolist() == [0, 1]
     measured = demo_difficulty(images, c2w, num_context=2)
     assert measured.nearest_context == pytest.approx(20, abs=1e-3)
-    assert measured.mean_color == pytest.approx(7.959, abs=1e-3)
+    assert measured.mean_colour == pytest.approx(7.959, abs=1e-3)
 
 
 def test_wrong_input_is_named() -> None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.pixel import PixelAutoencoder, pixel_latent_space
+from scenetok_ns.models.autoencoders.registry import cuda_dtype
 from scenetok_ns.models.presets import AutoencoderConfig, load_preset
-from scenetok_ns.models.scenetok import SceneTok, cuda_dtype
+from scenetok_ns.models.scenetok import SceneTok
 
 SPACE = pixel_latent_space(AutoencoderConfig("pixel", spatial_factor=8))
 

@@ -1,4 +1,4 @@
-"""Camera conventions, the square and the request, and recovery of paths."""
+"""The square and the request, and recovery of paths."""
 
 from __future__ import annotations
 
@@ -9,73 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nerfstudio.cameras.camera_paths import get_interpolated_camera_path, get_path_from_json, get_spiral_path
-from nerfstudio.cameras.cameras import Cameras, CameraType
-from torch import Tensor
+from nerfstudio.cameras.cameras import Cameras
+from support.nerfstudio_paths import path, random_poses
 
-from scenetok_ns.bridge.cameras import (
-    camera_batch_to_nerfstudio,
-    nerfstudio_to_camera_batch,
-    recover_path,
-    square_cameras,
-)
-from scenetok_ns.data.square_pictures import BEYOND, FRAME, Request, Wide
-
-
-def random_poses(n: int, seed: int = 0) -> Tensor:
-    """n rigid OpenGL poses [n, 3, 4]."""
-    generator = torch.Generator().manual_seed(seed)
-    rotations, _ = torch.linalg.qr(torch.randn(n, 3, 3, generator=generator))
-    rotations = rotations * torch.linalg.det(rotations)[:, None, None]
-    return torch.cat([rotations, torch.randn(n, 3, 1, generator=generator)], dim=-1)
-
-
-def path(n: int, height: int = 48, width: int = 80, seed: int = 0) -> Cameras:
-    return Cameras(
-        camera_to_worlds=random_poses(n, seed),
-        fx=torch.linspace(50.0, 60.0, n),
-        fy=torch.linspace(51.0, 61.0, n),
-        cx=torch.full((n,), width / 2 + 3.0),
-        cy=torch.full((n,), height / 2 - 2.0),
-        width=width,
-        height=height,
-        metadata={"scene_idx": torch.arange(n)[:, None]},
-    )
-
-
-@settings(max_examples=30, deadline=None)
-@given(n=st.integers(1, 5), height=st.integers(8, 300), width=st.integers(8, 300), seed=st.integers(0, 1000))
-def test_round_trip(n: int, height: int, width: int, seed: int) -> None:
-    cameras = path(n, height, width, seed)
-    back = camera_batch_to_nerfstudio(nerfstudio_to_camera_batch(cameras), height, width)
-    for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "height", "width"):
-        torch.testing.assert_close(getattr(back, name), getattr(cameras, name), rtol=1e-5, atol=1e-4)
-
-
-def test_rays_agree_with_nerfstudio() -> None:
-    """The ray of a pixel is the same in both conventions: this fixes axes, centre and scale at once."""
-    cameras = path(3)
-    bundle = cameras.generate_rays(camera_indices=1, keep_shape=True)
-    batch = nerfstudio_to_camera_batch(cameras)
-    rows, cols = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(80) + 0.5, indexing="ij")
-    pixels = torch.stack([cols / 80, rows / 48, torch.ones_like(rows)], dim=-1)
-    rays = pixels @ torch.linalg.inv(batch.intrinsics[0, 1]).T @ batch.c2w[0, 1, :3, :3].T
-    rays = rays / rays.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(rays, bundle.directions, rtol=0, atol=1e-5)
-    torch.testing.assert_close(batch.c2w[0, 1, :3, 3], bundle.origins[0, 0])
-
-
-def test_double_focal_lengths_become_single() -> None:
-    cameras = path(2)
-    cameras.fx = cameras.fx.double()
-    assert nerfstudio_to_camera_batch(cameras).intrinsics.dtype == torch.float32
-
-
-@pytest.mark.parametrize("kind", [CameraType.FISHEYE, CameraType.EQUIRECTANGULAR, CameraType.VR180_L])
-def test_other_camera_types_are_refused_by_name(kind: CameraType) -> None:
-    cameras = path(2)
-    cameras.camera_type = torch.full_like(cameras.camera_type, kind.value)
-    with pytest.raises(ValueError, match=kind.name.lower()):
-        nerfstudio_to_camera_batch(cameras)
+from scenetok_ns.bridge.cameras import recover_path, square_cameras
+from scenetok_ns.data.square_pictures import BEYOND, FRAME, Aspect, PictureRequest
+from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +24,7 @@ def test_other_camera_types_are_refused_by_name(kind: CameraType) -> None:
     native=st.sampled_from([32, 64, 128]),
     wide=st.sampled_from(["border", "fill"]),
 )
-def test_square_shows_the_request_undistorted(height: int, width: int, native: int, wide: Wide) -> None:
+def test_square_shows_the_request_undistorted(height: int, width: int, native: int, wide: Aspect) -> None:
     """Paint each native pixel with its ray; after `fit`, each pixel of the request carries its own camera's ray."""
     cameras = path(1, height, width)
     square = nerfstudio_to_camera_batch(square_cameras(cameras, wide))
@@ -93,7 +32,7 @@ def test_square_shows_the_request_undistorted(height: int, width: int, native: i
     centres = (torch.arange(native) + 0.5) / native
     rows, cols = torch.meshgrid(centres, centres, indexing="ij")
     painted = (torch.stack([cols, rows, torch.ones_like(rows)], dim=-1) @ inverse.T).permute(2, 0, 1)[None]
-    request = Request(height, width, wide)
+    request = PictureRequest(height, width, wide)
     seen = request.fit(painted)[0, :2]
     rows, cols = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     wanted = torch.stack([(cols - cameras.cx[0]) / cameras.fx[0], (rows - cameras.cy[0]) / cameras.fy[0]])
@@ -106,7 +45,7 @@ def test_square_shows_the_request_undistorted(height: int, width: int, native: i
 
 @pytest.mark.parametrize(("height", "width"), [(40, 71), (71, 40), (40, 40), (41, 70)])
 def test_border_is_drawn_beside_the_whole_square(height: int, width: int) -> None:
-    request, side = Request(height, width), min(height, width)
+    request, side = PictureRequest(height, width), min(height, width)
     drawn = request.with_border(torch.ones(height, width, 3))
     white = (drawn == 1).all(-1)
     assert torch.equal(white, request.inside()) and white.sum() == side * side
@@ -114,13 +53,13 @@ def test_border_is_drawn_beside_the_whole_square(height: int, width: int) -> Non
         line = (drawn == drawn.new_tensor(FRAME)).all(-1)
         assert line.sum() == 2 * side  # a pixel wide on both sides, and none above and below
         assert (drawn == drawn.new_tensor(BEYOND)).all(-1).sum() == height * width - side * side - 2 * side
-    filled = Request(height, width, "fill")
+    filled = PictureRequest(height, width, "fill")
     assert filled.inside().all() and (filled.with_border(torch.ones(height, width, 3)) == 1).all()
 
 
 def test_fit_refuses_oblong_pictures() -> None:
     with pytest.raises(ValueError, match="square"):
-        Request(4, 4).fit(torch.zeros(1, 3, 4, 5))
+        PictureRequest(4, 4).fit(torch.zeros(1, 3, 4, 5))
 
 
 def json_path(n: int) -> Cameras:
@@ -213,7 +152,7 @@ def test_a_square_made_for_a_nearly_equal_camera_is_moved_into_place() -> None:
     rows, cols = torch.meshgrid(centres, centres, indexing="ij")
     pixels = torch.stack([cols, rows, torch.ones_like(rows)], dim=-1)
     painted = (pixels @ torch.linalg.inv(made_for).T).permute(2, 0, 1)[None]
-    request = Request(240, 400, "fill")
+    request = PictureRequest(240, 400, "fill")
     seen = request.fit(painted, made_for, wanted)[0, :2]
     rows, cols = torch.meshgrid(torch.arange(240) + 80.5, torch.arange(400) + 0.5, indexing="ij")
     rays = torch.stack([(cols / 400 - wanted[0, 2]), (rows / 400 - wanted[1, 2])]) / wanted[0, 0]

@@ -1,0 +1,40 @@
+"""Pictures as bytes and files, and sheets of several pictures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from scenetok_ns.tools.atomic_files import write_atomically
+
+JPEG_QUALITY = 92
+
+
+def to_bytes(pictures: Float[Tensor, "*n height width"]) -> UInt8[Tensor, "*n height width"]:
+    """Round pictures in [0, 1] to the 8 bits in which they are stored."""
+    return (pictures.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def encode_picture(picture: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"], kind: Literal["PNG", "JPEG"]) -> bytes:
+    """The bytes of an image file; a picture of floats is in [0, 1]."""
+    levels = to_bytes(picture) if picture.is_floating_point() else picture
+    data = BytesIO()
+    Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(data, kind, quality=JPEG_QUALITY)
+    return data.getvalue()
+
+
+def save_picture(path: Path, picture: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"]) -> None:
+    """Write a .png or .jpg file that is whole or not there. Raises OSError."""
+    write_atomically(path, encode_picture(picture, "PNG" if path.suffix == ".png" else "JPEG"))
+
+
+def sheet(rows: Sequence[Sequence[Tensor] | Tensor]) -> Tensor:
+    """Rows of equally many pictures [3, h, w] of one size and type -> one picture [3, rows * h, columns * w]."""
+    return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)

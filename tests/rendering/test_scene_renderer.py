@@ -1,0 +1,92 @@
+"""One set of settings for all pictures: it cannot be changed, and copies with other settings share the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.small_runs import GENERATOR, randomize, small_pipeline, write_small_re10k
+
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_re10k(tmp_path_factory.mktemp("re10k"))
+
+
+@pytest.fixture
+def renderer(data: Path) -> SceneRenderer:
+    pipeline = small_pipeline(data).eval()
+    randomize(pipeline)
+    return pipeline.model.renderer
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the scenes that are encoded from now on."""
+    found: list[str] = []
+    encode: Callable = SceneTok.encode
+    monkeypatch.setattr(
+        SceneTok, "encode", lambda *args, **options: (found.append(options["scene"]), encode(*args, **options))[1]
+    )
+    return found
+
+
+def target_cameras(renderer: SceneRenderer, number: int) -> CameraBatch:
+    views = renderer.scenes.target_views(number)
+    return CameraBatch(views.c2w[None], views.intrinsics[None])
+
+
+def test_settings_cannot_be_changed(renderer: SceneRenderer) -> None:
+    with pytest.raises(FrozenInstanceError):
+        renderer.settings = renderer.settings  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        renderer.settings.seed = 3  # type: ignore[misc]
+
+
+def test_a_copy_has_other_pictures_and_the_same_networks(renderer: SceneRenderer) -> None:
+    other = replace(renderer, settings=replace(renderer.settings, seed=3))
+    cameras, tokens = target_cameras(renderer, 0), renderer.tokens_of(0)
+    first = renderer.render(tokens, cameras)
+    assert torch.equal(other.tokens_of(0).mean, tokens.mean)
+    assert not torch.equal(other.render(tokens, cameras), first)
+    assert torch.equal(renderer.render(tokens, cameras), first)
+    assert other.scenetok is renderer.scenetok and other.fingerprint == renderer.fingerprint
+
+
+def test_pictures_for_the_tools_are_the_frames_of_the_path(renderer: SceneRenderer) -> None:
+    """Of data set cameras, which say whose scene they are of."""
+    views = renderer.scenes.data_set(1, "target").cameras
+    frames = renderer.render(renderer.tokens_of(1), target_cameras(renderer, 1)).clamp(0, 1)
+    for place in (0, len(views) - 1):
+        rgb = renderer.outputs(views[place : place + 1])["rgb"]
+        torch.testing.assert_close(rgb, frames[place].permute(1, 2, 0))
+
+
+def test_tokens_are_encoded_once_for_each_state_of_the_weights(renderer: SceneRenderer, encodings: list[str]) -> None:
+    copies = renderer, replace(renderer, settings=replace(renderer.settings, seed=3))
+    for _ in range(2):
+        for one in copies:
+            for number in (0, 1, 0):
+                one.tokens_of(number)
+        assert encodings == ["test0", "test1"] * 2
+        encodings.clear()
+        renderer.weights.advance()
+    assert all(len(one._tokens) == 2 for one in copies)  # those of earlier weights are gone
+
+
+def test_generated_scenes_follow_from_the_scene_seed_alone(data: Path) -> None:
+    pipeline = small_pipeline(data, preset=GENERATOR).eval()
+    randomize(pipeline)
+    renderer = pipeline.model.renderer
+    assert renderer.generates
+    first = renderer.tokens_of(0).mean
+    for name, equal in (("seed", True), ("scene_seed", False)):
+        other = replace(renderer, settings=replace(renderer.settings, **{name: 5}))
+        assert torch.equal(other.tokens_of(0).mean, first) == equal
