@@ -10,6 +10,7 @@ from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.tools.own_files import check_replaceable
 from scenetok_ns.tools.printing import plain_console
 
 
@@ -61,6 +62,7 @@ def eval_index(
     assert output is not None
     if output.suffix != ".json":
         raise UsageError(f"--output: an evaluation index ends in .json, got {output.name}")
+    check_replaceable(output, lambda path: bool(EvaluationIndex.load(path).entries), "an evaluation index")
     rule = IndexRule(num_context, num_targets, mode, start, seed)
     with scene_progress(console) as progress:
         task = progress.add_task("reading scenes", total=len(source.keys))

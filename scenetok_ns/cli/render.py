@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from scenetok_ns.cli.run_options import RunChanges, positive, run_for
 from scenetok_ns.cli.runs import load_run
+from scenetok_ns.data.camera_path_files import LARGEST_SIDE
 from scenetok_ns.data.camera_paths import PATH_NAMES
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.shots import CameraPath, Shot
 
 Format = Literal["mp4", "png"]
-NUM_FRAMES = 96
+NUM_FRAMES, MOST_FRAMES = 96, 100_000
+"""Frames of a path by name: the default and the largest number."""
+FASTEST = 1000
+"""Frames in a second that a video can have."""
 
 
 def render(
@@ -73,13 +77,13 @@ def render(
     """
     if tokens and (scenes or compare):
         raise UsageError(f"--tokens already give the scenes: leave out {'--scenes' if scenes else '--compare'}")
-    if size is not None and min(size) < 1:
-        raise UsageError(f"--size must be at least 1 x 1, got {size[0]} x {size[1]}")
-    if not formats or frame_rate <= 0:
-        raise UsageError("expected at least one of --formats mp4 png, and a --frame-rate above 0")
+    if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
+        raise UsageError(f"--size must be from 1 x 1 to {LARGEST_SIDE} x {LARGEST_SIDE}, got {size[0]} x {size[1]}")
+    if not formats or not 0 < frame_rate <= FASTEST:
+        raise UsageError(f"expected at least one of --formats mp4 png, and a --frame-rate above 0, up to {FASTEST}")
     if path not in PATH_NAMES and frames is not None:
         raise UsageError("--frames is for paths by name: a file has its own number of frames")
-    count = positive("--frames", NUM_FRAMES if frames is None else frames)
+    count = positive("--frames", NUM_FRAMES if frames is None else frames, MOST_FRAMES)
     changes = RunChanges(
         data=data,
         scene=scenes[0] if scenes and scenes[0] != "all" else None,

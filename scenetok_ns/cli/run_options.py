@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scenetok_ns.data.sources.photograph import PhotographSource
     from scenetok_ns.plugin.run_folder import RunFolderConfig
 
+MOST = 1_000_000
+"""Largest count that any option takes."""
 EMBEDDED = "scenetok-tiny"
 """Preset whose weights come with the package, used where no run is given."""
 EMBEDDED_GENERATOR = "scenegen-tiny"
@@ -148,10 +150,12 @@ class RunChanges:
         return {name: values[name] for name in names if name in values}
 
 
-def positive(option: str, value: int) -> int:
-    """The value of an option that counts something. Raises ValueError if it is below 1."""
+def positive(option: str, value: int, most: int = MOST) -> int:
+    """The value of an option that counts something. Raises UsageError if it is below 1 or above `most`."""
     if value < 1:
         raise UsageError(f"{option} must be at least 1, got {value}")
+    if value > most:
+        raise UsageError(f"{option} must be at most {most:,}, got {value}")
     return value
 
 

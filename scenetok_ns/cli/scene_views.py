@@ -17,8 +17,8 @@ from scenetok_ns.tools.errors import UsageError
 if TYPE_CHECKING:
     from scenetok_ns.rendering.views import RenderedScene
 
-FEWEST_VIEWS, USUAL_VIEWS = 16, 120
-"""Views of a scene: the smallest number and the default."""
+FEWEST_VIEWS, USUAL_VIEWS, MOST_VIEWS = 16, 120, 10_000
+"""Views of a scene: the smallest number, the default and the largest number."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
     if options.path not in PATH_NAMES and options.views is not None:
         raise UsageError("--views is for paths by name: a file has its own number of poses")
     views = USUAL_VIEWS if options.views is None else options.views
-    if views < FEWEST_VIEWS:
-        raise UsageError(f"--views must be at least {FEWEST_VIEWS}, got {views}")
+    if not FEWEST_VIEWS <= views <= MOST_VIEWS:
+        raise UsageError(f"--views must be from {FEWEST_VIEWS} to {MOST_VIEWS}, got {views}")
     from scenetok_ns.plugin.run_folder import derive_run
     from scenetok_ns.rendering.views import render_scene
 

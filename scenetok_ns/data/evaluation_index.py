@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,11 @@ from typing import Any
 
 import torch
 
-from scenetok_ns.data.scenes import DataError, Scene, SceneSource, ViewIndices
+from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices
+from scenetok_ns.tools.json_files import JsonError, read_json
+
+MOST_FRAMES = 10_000_000
+"""Frames of a scene; larger numbers are typing errors, and no scene has them."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class EvaluationIndex:
         Raises DataError if the file is missing or says something else.
         """
         try:
-            content = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+            content = read_json(Path(path))
+        except JsonError as error:
             raise DataError(f"evaluation index {path} cannot be read as JSON ({error})") from error
         if not isinstance(content, dict):
             raise DataError(f"evaluation index {path}: expected an object with an entry for each scene")
@@ -61,9 +64,10 @@ class EvaluationIndex:
         entry = self.entries.get(scene.key, self.entries[matches[0]])
         last = int(torch.cat([entry.context, entry.target]).max())
         if last >= scene.num_frames:
-            raise DataError(
-                f"evaluation index {self.path} asks for frame {last} of scene {scene.key!r}, which has "
-                f"{scene.num_frames} frames (0 to {scene.num_frames - 1})"
+            raise BadScene(
+                f"evaluation index {self.path} asks for frame {last}, but there are {scene.num_frames} frames (0 to "
+                f"{scene.num_frames - 1})",
+                scene.key,
             )
         return entry
 
@@ -83,10 +87,14 @@ def _entry(path: Path, key: str, value: Any) -> ViewIndices:
     if not lists or not all(_is_frames(frames) for frames in lists):
         raise DataError(
             f'evaluation index {path}: entry of scene {key!r} should be {{"context": [...], "target": [...]}} with '
-            "frame numbers from 0"
+            f"frame numbers from 0 to {MOST_FRAMES - 1}"
         )
     return ViewIndices(*(torch.tensor(frames, dtype=torch.int64) for frames in lists))
 
 
 def _is_frames(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(frame) is int and frame >= 0 for frame in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(frame) is int and 0 <= frame < MOST_FRAMES for frame in value)
+    )

@@ -15,10 +15,13 @@ from torch import Tensor
 def decode_image(file: bytes | Path) -> UInt8[Tensor, "3 h w"]:
     """Read a JPEG or PNG, from its bytes or its file, as RGB.
 
-    Raises OSError, SyntaxError or ValueError, as Pillow does, if it is damaged or cut short.
+    Raises OSError, SyntaxError or ValueError, as Pillow does, if it is damaged, cut short or too large.
     """
-    with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
-        pixels = np.array(image.convert("RGB"))
+    try:
+        with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
+            pixels = np.array(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"it is too large to be read ({error}); make it smaller") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

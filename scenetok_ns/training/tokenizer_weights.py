@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.bridge.run_configs import read_run, run_checkpoints
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES, drop_reason, read_lightning
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.models.weight_files import CheckpointError, check_tensors, embedded_weights
+from scenetok_ns.models.weight_files import CheckpointError, check_finite, check_tensors, embedded_weights
 from scenetok_ns.training.checkpoints import averaged_weights, checkpoint_path, model_state, read_checkpoint
 
 
@@ -38,6 +38,7 @@ def load_tokenizer(model: SceneTok, source: Path | None) -> Path:
     read = _read(file, preset, expected)
     found = {key: value for key, value in read.items() if key.startswith(TOKENIZER_PREFIXES)}
     check_tensors(expected, found, f"{file} does not fit the tokenizer of preset {preset.name}")
+    check_finite(found, f"{file} is damaged")
     for prefix in TOKENIZER_PREFIXES:
         part = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
         model.get_submodule(prefix.rstrip(".")).load_state_dict(part)
@@ -54,7 +55,7 @@ def _file_of(source: Path | None, preset: Preset) -> Path:
             )
         return embedded_weights(preset.embedded_weights)
     if source.is_dir() or source.suffix == ".yml":
-        return checkpoint_path(read_run(source).get_checkpoint_dir())
+        return checkpoint_path(run_checkpoints(source, read_run(source)))
     return source
 
 

@@ -61,7 +61,7 @@ def test_unknown_scene(tmp_path: Path) -> None:
 
 def test_unknown_frame(tmp_path: Path) -> None:
     for entry in ({"context": [0, 8], "target": [1]}, {"context": [0], "target": [1, 8]}):
-        with pytest.raises(DataError, match=r"asks for frame 8 of scene 'a', which has 8 frames \(0 to 7\)"):
+        with pytest.raises(DataError, match=r"asks for frame 8, but there are 8 frames \(0 to 7\)"):
             index(tmp_path, {"a": entry}).views(source(tmp_path).scene("a"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +132,8 @@ def home_of_scene(scene: Path) -> Path | None:
 
 def _read_json(path: Path, key: str) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        meta = read_json(path)
+    except JsonError as error:
         raise BadScene(f"{TRANSFORMS} cannot be read as JSON ({error})", key) from error
     if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list) or not meta["frames"]:
         raise BadScene(f"{TRANSFORMS} has no frames", key)

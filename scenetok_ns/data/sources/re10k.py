@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 INDEX = "index.json"
 CACHED_CHUNKS = 4
@@ -58,8 +58,8 @@ class RE10KSource(SceneSource):
         if not path.is_file():
             raise DataError(f"{self.folder} has no {INDEX} (scene -> chunk file); it is published with the chunks")
         try:
-            index = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            index = read_json(path)
+        except JsonError as error:
             raise DataError(f"{path} cannot be read as JSON ({error}); fetch it again") from error
         if not isinstance(index, dict) or not all(isinstance(chunk, str) for chunk in index.values()):
             raise DataError(f"{path}: expected an object that maps scene names to chunk files")
