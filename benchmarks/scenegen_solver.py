@@ -28,7 +28,7 @@ from rich.table import Table
 from scenetok_ns.cli.run_options import EMBEDDED_GENERATOR, RunChanges
 from scenetok_ns.cli.runs import load_run
 from scenetok_ns.data.demo.writer import write_demo_data
-from scenetok_ns.data.sources.photograph import Conditions
+from scenetok_ns.data.sources.photograph import GenerationInputs
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.presets import SceneSamplerConfig
@@ -40,7 +40,9 @@ REFERENCE_STEPS = 150
 SOLVERS = ("euler", "multistep")
 
 
-def solver_errors(renderer: SceneRenderer, scenes: Sequence[Conditions], steps: Sequence[int]) -> list[dict[str, Any]]:
+def solver_errors(
+    renderer: SceneRenderer, scenes: Sequence[GenerationInputs], steps: Sequence[int]
+) -> list[dict[str, Any]]:
     """One row for each solver and number of steps; see the module."""
     preset = renderer.settings.scene_sampler
     assert preset is not None, "the model generates no scenes"
@@ -67,13 +69,13 @@ def solver_errors(renderer: SceneRenderer, scenes: Sequence[Conditions], steps: 
     return [*rows, row("another seed", REFERENCE_STEPS, replace(preset, solver="euler", steps=REFERENCE_STEPS), seed=1)]
 
 
-def made(renderer: SceneRenderer, scene: Conditions, sampler: SceneSamplerConfig, seed: int = 0) -> SceneTokens:
+def made(renderer: SceneRenderer, scene: GenerationInputs, sampler: SceneSamplerConfig, seed: int = 0) -> SceneTokens:
     settings = replace(renderer.settings, scene_sampler=sampler, scene_seed=seed)
     tokens = replace(renderer, settings=settings).generate(scene, scene="")
     return tokens.to("cpu")  # waits for the device, so that the time is that of the work
 
 
-def rendered(renderer: SceneRenderer, tokens: SceneTokens, scene: Conditions) -> torch.Tensor:
+def rendered(renderer: SceneRenderer, tokens: SceneTokens, scene: GenerationInputs) -> torch.Tensor:
     intrinsics = scene.views.intrinsics[:1].expand(len(scene.anchors), -1, -1)
     return renderer.render(tokens.to(renderer.device), CameraBatch(scene.anchors[None], intrinsics[None])).cpu()
 

@@ -207,13 +207,14 @@ def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokMod
     config = SceneTokModelConfig(
         preset=options.preset,
         pretrained=False,
+        defer_autoencoders=True,
         compile=not options.plain,
         fused=options.fused,
         gradient_checkpointing=options.checkpointing,
     )
     with device:  # the weights are drawn there, which takes seconds on a CPU
         box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
-        model = config.setup(scene_box=box, num_train_data=1, scenes=None, from_latents=True).to(device)
+        model = config.setup(scene_box=box, num_train_data=1, scenes=None).to(device)
     model.device_indicator_param.requires_grad_(False)
     return model.train()
 

@@ -37,9 +37,8 @@ logger = logging.getLogger(__name__)
 class SceneTok(nn.Module):
     """The trained parts, under the attribute names of the released checkpoints, and the frozen autoencoders.
 
-    The autoencoders are no submodules: they are neither trained nor saved. They come to the device when they are asked
-    for; the engine works with copies. Their precision is their own affair. They can be left out, or wait to be made,
-    where training starts from latents.
+    Autoencoders are not submodules: they are neither trained nor saved. They move to the device on first use and keep
+    their own dtype; the engine works with copies. Training from latents can leave them out, or build them later.
     """
 
     def __init__(
@@ -384,8 +383,7 @@ class SceneTok(nn.Module):
         return self.device.type == "cuda" if wanted is None else wanted
 
     def _autoencoder(self, index: int, engine: RenderingEngine | None) -> Autoencoder:
-        """On the device, in the precision that the published code runs it in there. An engine that works with copies
-        gets it wherever it is."""
+        """On the device, in the precision of the published code; where it is, for an engine that works with copies."""
         found = self._autoencoders[index]
         if found is None:
             role = ("context", "target")[index]

@@ -97,6 +97,8 @@ class SceneTokModelConfig(ModelConfig):
     """SceneGen and scenetok-refine, training afresh: run folder or released checkpoint with the compressor and the
     denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
 
+    defer_autoencoders: tyro.conf.Suppress[bool] = False
+    """Training: build the autoencoders on first use. Training from latents does so without it."""
     # Of ray-based models; they mean nothing here. A collider would expect rays.
     enable_collider: tyro.conf.Suppress[bool] = False
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
@@ -155,7 +157,8 @@ class SceneTokModel(Model):
         self.preset = load_preset(config.preset)
         check_weights(config.context_weights, config.context_weights_sha256, "context")
         check_weights(config.target_weights, config.target_weights_sha256, "target")
-        weights, deferred = (config.context_weights, config.target_weights), given["trains"] and given["from_latents"]
+        weights, deferred = (config.context_weights, config.target_weights), config.defer_autoencoders
+        deferred = deferred or given["from_latents"]
         self.scenetok = SceneTok.from_preset(self.preset, *weights, low_vram=config.low_vram, deferred=deferred)
         if config.engine not in ENGINES:
             raise ValueError(f"engine: expected {', '.join(ENGINES)}, got {config.engine!r}; set pipeline.model.engine")

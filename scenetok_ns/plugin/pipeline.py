@@ -81,7 +81,7 @@ class SceneTokPipeline(VanillaPipeline):
             scenes=self.datamanager.scenes,
             training_seed=config.datamanager.seed,
             trains=test_mode == "val",  # else the EMA weights are the weights: `load_pipeline`
-            from_latents=config.datamanager.trains_from_latents,
+            from_latents=test_mode == "val" and config.datamanager.trains_from_latents,
         )
         self.model.to(device)
         self.datamanager.compressor_sha256 = lambda: module_sha256(self.model.scenetok.compressor)

@@ -17,7 +17,6 @@ import yaml
 from support.recorded_graphs import stand_in_for_graphs
 from support.small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_config, small_pipeline, write_small_re10k
 
-from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
 from scenetok_ns.models.networks import block_execution as compilation
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, distributed
@@ -265,12 +264,8 @@ def test_a_saved_configuration_tells_its_data_the_preset(data: Path, tmp_path: P
     config = small_config(data, tmp_path)
     assert config.pipeline.datamanager.preset != config.pipeline.model.preset
     config.save_config()
-    for read in (read_run(config.get_base_dir()), eval_config(config.get_base_dir() / "config.yml")):
-        assert read.pipeline.datamanager.preset == str(PRESET)
-        alone = read.pipeline.datamanager.setup(device="cpu", test_mode="test")
-        assert alone.preset.data.image_size == IMAGE_SIZE
-
-
-def eval_config(path: Path) -> Any:
-    """As Nerfstudio's tools read it."""
-    return yaml.load(path.read_text(), Loader=yaml.Loader)
+    loader = yaml.Loader((config.get_base_dir() / "config.yml").read_text())  # as in the tools
+    read = loader.get_single_data().pipeline.datamanager
+    loader.dispose()
+    assert read.preset == copy.deepcopy(config).pipeline.datamanager.preset == str(PRESET)
+    assert read.setup(device="cpu", test_mode="test").preset.data.image_size == IMAGE_SIZE
