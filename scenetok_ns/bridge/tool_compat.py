@@ -112,12 +112,12 @@ def _about_file(error: Exception, frames: Sequence[FrameType]) -> str | None:
         code, values = frame.f_code, frame.f_locals
         if code is torch.load.__code__:
             return f"checkpoint {values.get('f')} cannot be read: {_short(error)}; is the file whole?"
-        if _is_stock(frame, "eval_setup") and ("config" not in values or frame is frames[-1]):
-            return _about_config(Path(values["config_path"]), error)
+        if _is_stock(frame, "eval_setup") and "pipeline" not in values and described(error) is None:
+            return _about_config(Path(values["config_path"]), error, is_read="config" in values)
         if _is_stock(frame, "eval_load_checkpoint") and not _goes_on(frame, frames):
             return _about_checkpoints(Path(values["config"].load_dir), error)
         path = getattr(values.get("self"), "camera_path_filename", None)
-        if path is not None and "pipeline" in values and not any(is_inside(f.f_code.co_filename) for f in frames):
+        if path is not None and "pipeline" in values:
             return _about_camera_path(Path(path))
     return None
 
@@ -128,14 +128,15 @@ def _goes_on(frame: FrameType, frames: Sequence[FrameType]) -> bool:
     return any(is_inside(one.f_code.co_filename) or one.f_code is torch.load.__code__ for one in later)
 
 
-def _about_config(path: Path, error: Exception) -> str:
+def _about_config(path: Path, error: Exception, *, is_read: bool) -> str | None:
+    """What is wrong with a config.yml that the stock loader, which checks nothing, may have read."""
     from scenetok_ns.tools.safe_config import read_config
 
     try:
         read_config(path)
     except (ValueError, OSError) as problem:
         return str(problem)
-    return f"{path} cannot be read as the configuration of a scenetok run: {_short(error)}"
+    return None if is_read else f"{path} cannot be read as the configuration of a scenetok run: {_short(error)}"
 
 
 def _about_checkpoints(folder: Path, error: Exception) -> str:

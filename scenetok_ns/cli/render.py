@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from scenetok_ns.cli.run_options import RunChanges, positive, run_for
 from scenetok_ns.cli.runs import load_run
+from scenetok_ns.cli.scene_views import check_path
 from scenetok_ns.data.camera_path_files import LARGEST_SIDE
 from scenetok_ns.data.camera_paths import PATH_NAMES
 from scenetok_ns.data.scenes import DataError
@@ -104,6 +105,8 @@ def render(
     console = plain_console(stderr=True)
     derived = derive_run(run or run_for(tokens), output)
     changes.apply(derived.config)
+    if path not in PATH_NAMES:
+        check_path(path, derived.config)  # before the model is loaded
     renderer = load_run(derived, console).model.renderer
     shots = _shots(renderer, path, tokens, scenes, count, size, compare)
     check_names(output, [shot.name for shot in shots], formats)

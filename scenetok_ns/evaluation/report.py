@@ -44,7 +44,9 @@ def read_figures(folder: Path) -> dict[str, Any]:
         content = read_json(path)
     except JsonError as error:
         raise DataError(f"{path} is damaged ({error}); evaluate again") from error
-    if not isinstance(content, dict) or "results" not in content:
+    variants = content.get("variants") if isinstance(content, dict) else None
+    known = isinstance(variants, list) and variants and all(isinstance(one, dict) for one in variants)
+    if not known or "results" not in content or not all("folder" in one for one in variants):
         raise DataError(f"{path} was not written by scenetok evaluate")
     return content
 

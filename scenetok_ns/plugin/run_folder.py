@@ -23,7 +23,7 @@ from scenetok_ns.tools.run_files import (
     save_tensors,
     write_run_folder,
 )
-from scenetok_ns.training.checkpoints import checkpoint_path, read_checkpoint
+from scenetok_ns.training.checkpoints import check_checkpoint, checkpoint_path, read_checkpoint
 
 
 @dataclass
@@ -81,6 +81,7 @@ class DerivedRun:
             if self.checkpoints is None:
                 self._save_embedded(target)
             else:
+                check_checkpoint(checkpoint_path(self.checkpoints))
                 link_checkpoints(self.checkpoints, target)
             fill(target.parent)
 
