@@ -33,13 +33,10 @@ notebooks: $(STAMP)
 
 venv: $(STAMP)
 
-# ns-render looks for ffmpeg on PATH. imageio-ffmpeg carries one as a wheel; 0.6.0 is the last whose ffmpeg
-# mediapy can read with.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -e '.[dev]' imageio-ffmpeg==0.6.0
-	ln -sf "$$($(BIN)/python -c 'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())')" $(BIN)/ffmpeg
+	$(BIN)/python -m pip install -e '.[dev]'
 	touch $@
 
 clean:

@@ -13,4 +13,5 @@ settings.load_profile("untimed")
 
 # Nothing of a test goes to the user's cache folder, or comes from it: neither interrupted evaluations nor weights.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="scenetok-tests-")
-os.environ.pop("TORCH_HOME", None)
+for variable in ("TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"):
+    os.environ.pop(variable, None)

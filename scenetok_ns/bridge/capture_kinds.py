@@ -10,15 +10,17 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.transforms_file import TRANSFORMS
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.tools.printing import command
 
-TRANSFORMS = "transforms.json"
 MODELS = ("colmap/sparse/0", "sparse/0", "sparse")
-"""Where COLMAP's cameras lie: below what ns-process-data writes, or COLMAP itself; the last after its undistorter."""
-PICTURES, VIDEOS = {".jpg", ".jpeg", ".png", ".heic"}, {".mp4", ".mov", ".avi", ".mkv", ".webm"}
+"""Where COLMAP's cameras lie: as ns-process-data, as scenetok capture and COLMAP, and as its undistorter write them."""
+SHOWN = 5
+"""Names that a line lists."""
 
 
 KINDS = {ColmapDataParserConfig: "colmap", Re10kDataParserConfig: "re10k-data", Dl3dvDataParserConfig: "dl3dv-data"}
@@ -49,15 +51,8 @@ def _transforms(data: Path) -> DataParserConfig | None:
 def _colmap(data: Path) -> ColmapDataParserConfig | None:
     for model in MODELS:
         if any((data / model / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
-            return without_questions(ColmapDataParserConfig(data=data, colmap_path=Path(model), load_3D_points=False))
+            return ColmapDataParserConfig(data=data, colmap_path=Path(model), load_3D_points=False)
     return None
-
-
-def without_questions(config: ColmapDataParserConfig) -> ColmapDataParserConfig:
-    """It asks at the keyboard whether to make smaller pictures where there are none; we take them as they are."""
-    if config.downscale_factor is None and not any(config.data.glob(f"{config.images_path}_*")):
-        return replace(config, downscale_factor=1)
-    return config
 
 
 def fitting_dataparser(dataparser: DataParser) -> DataParser:
@@ -72,7 +67,7 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
         if usual and not (config.data / config.colmap_path).exists():
             found = _colmap(config.data)
             config = config if found is None else replace(config, colmap_path=found.colmap_path)
-        return without_questions(config).setup()
+        return config.setup()
     if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
         kind = KINDS[type(find_dataparser(config.data))]
         raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: write {kind} at the command's end")
@@ -80,30 +75,53 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
 
 
 def _re10k(data: Path) -> DataParserConfig | None:
-    there = (data / "index.json").is_file() or any(data.glob("*/index.json"))
+    there = any(next(data.glob(pattern), None) for pattern in ("index.json", "*/index.json", "*.torch", "*/*.torch"))
     return Re10kDataParserConfig(data=data) if there else None
 
 
 def _dl3dv(data: Path) -> DataParserConfig | None:
-    depths = ("*", "*/nerfstudio", "*/*", "*/*/nerfstudio", "nerfstudio")
-    there = any(next(data.glob(f"{depth}/{TRANSFORMS}"), None) is not None for depth in depths)
-    return Dl3dvDataParserConfig(data=data) if there else None
+    depths = ("*", "*/nerfstudio", "*/*", "*/*/nerfstudio", "*/*/*", "nerfstudio")
+    if not any(next(data.glob(f"{depth}/{TRANSFORMS}"), None) is not None for depth in depths):
+        return None
+    if captures := captures_in(data):
+        names = ", ".join(path.name for path in captures[:SHOWN])
+        more = f" and {len(captures) - SHOWN} more" if len(captures) > SHOWN else ""
+        raise DataError(
+            f"{data} holds {len(captures)} captures ({names}{more}), each with a scale and a lens of its own: give one "
+            f"of them, such as {captures[0]}"
+        )
+    return Dl3dvDataParserConfig(data=data)
+
+
+def captures_in(data: Path) -> list[Path]:
+    """Captures in the subfolders of a folder; none where it is a data set in the layout of DL3DV.
+
+    A data set has scenes in folders of its splits, or in folders named nerfstudio, or their pictures are smaller ones
+    (images_4, images_8); it shares one scale, and lens distortion is left in its pictures.
+    """
+    found = sorted(path for path in data.iterdir() if (path / TRANSFORMS).is_file() and path.name != "nerfstudio")
+    smaller = any(folder.is_dir() for path in found for folder in path.glob("images_[0-9]*"))
+    return [] if smaller else found
 
 
 def _advice(data: Path) -> str:
     """What to do with data without cameras that we read."""
+    capturing = command("scenetok", "capture", data, "--output", f"{data.with_suffix('')}-capture")
+    if is_unposed(data):
+        return unposed_line(data)
     kinds: list[tuple[str, Callable[[], bool]]] = [
         ("polycam", lambda: (data / "keyframes").is_dir()),
         ("record3d", lambda: (data / "EXR_RGBD").is_dir() or data.suffix == ".r3d"),
-        ("video", lambda: data.suffix.lower() in VIDEOS),
-        ("images", lambda: data.is_dir() and any(file.suffix.lower() in PICTURES for file in data.rglob("*"))),
     ]
     for kind, is_it in kinds:
         if is_it():
             processed = f"{data.with_suffix('')}-processed"
             making = command("ns-process-data", kind, "--data", data, "--output-dir", processed)
-            return f"{data} has no cameras in a form that can be read; make them with {making}, and give that folder"
+            return (
+                f"{data} has no cameras in a form that can be read; make them with {making} (or from the pictures "
+                f"alone with {capturing}), and give that folder"
+            )
     return (
-        f"{data} is no data set: expected {TRANSFORMS} (ns-process-data), a COLMAP model in sparse/0, index.json of "
-        "re10k-data, or scenes of dl3dv-data"
+        f"{data} is no data set: expected {TRANSFORMS} (scenetok capture, ns-process-data), a COLMAP model in "
+        "sparse/0, index.json of re10k-data, or scenes of dl3dv-data"
     )

@@ -1,26 +1,44 @@
-"""A capture that a stock dataparser reads (nerfstudio-data, colmap, polycam, ...) as one of our scenes."""
+"""A capture that a stock dataparser reads (nerfstudio-data, colmap, polycam, ...) as one of our scenes.
+
+transforms.json and COLMAP models are read by our own reader, in float64 and frame by frame; the dataparser's options
+say which frames are for evaluation, and which of images_2, images_4, ... are taken. What other dataparsers make is
+taken as it is.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.data.utils import dataparsers_utils as stock_splits
 from torch import Tensor
 
-from scenetok_ns.data.scenes import BadScene, Scene
+from scenetok_ns.bridge.colmap_models import read_colmap_model
+from scenetok_ns.data.images import decode_image
+from scenetok_ns.data.lenses import opencv_distortion, straight_matrix, straighten
+from scenetok_ns.data.picture_folder import PictureFolder, check_proportions, picture_size
+from scenetok_ns.data.pixels import WHITE
+from scenetok_ns.data.poses import flip_axes
+from scenetok_ns.data.scenes import BadScene, DataError, Scene
+from scenetok_ns.data.transforms_file import (
+    TRANSFORMS,
+    FileFrame,
+    TransformsFile,
+    origin_of,
+    read_transforms,
+)
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 
-LEGACY_TRANSFORM = ((0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, -1.0, 0.0))
-"""What ns-process-data applied to COLMAP's world before it wrote that into transforms.json."""
+logger = logging.getLogger(__name__)
 
 UNDISTORT = (
     "undistort the pictures with COLMAP (colmap image_undistorter --image_path images --input_path colmap/sparse/0 "
@@ -28,152 +46,195 @@ UNDISTORT = (
 )
 
 
-@dataclass(frozen=True)
-class FileWorld:
-    """World of a capture's files, seen from that of the original data, which dataparsers report their poses by."""
+@dataclass(frozen=True, eq=False)
+class CaptureFrame:
+    """A picture with its camera."""
 
-    from_original: Float[Tensor, "4 4"]
-    """A rotation and a translation, float64."""
-    scale: float = 1.0
-    """What the files say that their units are multiplied by."""
+    file: Path
+    c2w: np.ndarray
+    """Camera-to-world [4, 4], OpenCV axes, float64."""
+    matrix: np.ndarray
+    """Intrinsics [3, 3] in pixels of the picture, float64."""
+    distortion: np.ndarray
+    """k1, k2, k3, k4, p1, p2."""
+    size: tuple[int, int]
+    """(width, height)."""
+    background: tuple[int, int, int] = WHITE
 
 
-SAME_WORLD = FileWorld(torch.eye(4, dtype=torch.float64))
+@dataclass(frozen=True, eq=False)
+class CaptureViews:
+    """What a dataparser reads: views to encode and train on, then those for evaluation."""
+
+    scene: Scene
+    num_train: int
 
 
-def file_world(config: DataParserConfig) -> FileWorld:
-    """The world of transforms.json for nerfstudio-data; for other dataparsers that of the original data.
+def read_views(key: str, dataparser: DataParser, split: str) -> CaptureViews:
+    """The views of a dataparser, with those of `split` ("val", "test") for evaluation.
 
-    ns-process-data turns COLMAP's world before it writes transforms.json, and notes that in it.
+    Poses are those of the capture's files, in their world and units, but for the origin of georeferenced ones (see
+    `transforms_file.origin_of`): what the dataparser does to orient, centre and scale them is undone.
+    Raises DataError, also for cameras that are not perspective.
     """
-    if not isinstance(config, NerfstudioDataParserConfig):
-        return SAME_WORLD
-    data = Path(config.data)
-    meta = json.loads((data if data.suffix == ".json" else data / "transforms.json").read_text("utf8"))
-    if "applied_transform" not in meta and not (data / "colmap/sparse/0").exists():
-        return FileWorld(SAME_WORLD.from_original, float(meta.get("applied_scale", 1.0)))
-    applied = torch.eye(4, dtype=torch.float64)
-    applied[:3] = torch.tensor(meta.get("applied_transform", LEGACY_TRANSFORM), dtype=torch.float64)[:3]
-    return FileWorld(applied, float(meta.get("applied_scale", 1.0)))
+    if isinstance(dataparser, Nerfstudio):
+        data = Path(dataparser.config.data)
+        file = read_transforms(data if data.suffix == ".json" else data / TRANSFORMS)
+        frames = sorted(file.frames, key=lambda frame: Path(frame.file_path))
+        train, evaluation = (_transforms_split(dataparser.config, file, frames, name) for name in ("train", split))
+        pictures = PictureFolder(file.path.parent, dataparser.config.downscale_factor)
+    elif isinstance(dataparser, ColmapDataParser):
+        config = dataparser.config
+        if not (config.data / config.colmap_path).is_dir():
+            raise DataError(f"there is no COLMAP model at {config.data / config.colmap_path}")
+        frames = read_colmap_model(config.data / config.colmap_path)
+        named = [config.data / config.images_path / frame.file_path for frame in frames]
+        train, evaluation = (_colmap_split(dataparser, named, name) for name in ("train", split))
+        frames = [
+            FileFrame((config.images_path / frame.file_path).as_posix(), frame.c2w, frame.lens) for frame in frames
+        ]
+        pictures = PictureFolder(config.data, config.downscale_factor)
+    else:
+        outputs = [dataparser.get_dataparser_outputs(split=name) for name in ("train", split)]
+        return CaptureViews(scene_of_outputs(key, outputs), len(outputs[0].image_filenames))
+    if not train:
+        raise DataError(f"{pictures.folder}: no frame is left to encode; see the dataparser's options for the split")
+    chosen = _with_pictures(pictures, frames, [*train, *evaluation])
+    return CaptureViews(_scene_of_frames(key, chosen), len(train))
 
 
-def scene_of_outputs(key: str, outputs: Sequence[DataparserOutputs], world: FileWorld = SAME_WORLD) -> Scene:
+def scene_of_outputs(key: str, outputs: Sequence[DataparserOutputs]) -> Scene:
     """All views of some outputs of one dataparser, in order, as one scene.
 
-    Poses are those of the capture's files, in their world and units: what the dataparser did to orient, centre and
-    scale them is undone. Lens distortion is removed: frames and cameras are those of the
-    largest upright rectangle without empty pixels, at the stored size. Transparent images are laid on `alpha_color`;
-    masks are not used. Raises BadScene, also for cameras that are not perspective.
+    Poses are those of the original data: what the dataparser did to orient, centre and scale them is undone. Lens
+    distortion is removed: frames and cameras are those of the largest upright rectangle without empty pixels, at the
+    stored size. Transparent images are laid on `alpha_color`; masks are not used. Raises BadScene, also for cameras
+    that are not perspective.
     """
-    parts = [_scene_of_part(key, part, world) for part in outputs if len(part.image_filenames)]
-    if not parts:
+    frames = [frame for part in outputs if len(part.image_filenames) for frame in _frames_of_part(key, part)]
+    if not frames:
         raise BadScene("the dataparser found no images", key)
-    return Scene(
-        key=key,
-        c2w=torch.cat([part.c2w for part in parts]),
-        intrinsics=torch.cat([part.intrinsics for part in parts]),
-        frame_names=tuple(name for part in parts for name in part.frame_names),
-        read_frame=partial(_read_of_parts, parts),
-    )
+    return _scene_of_frames(key, frames)
 
 
-def in_file_world(c2w: Float[Tensor, "v 4 4"], outputs: DataparserOutputs, world: FileWorld) -> Float[Tensor, "v 4 4"]:
-    """A dataparser's poses as its files have them.
-
-    The dataparser oriented and centred the file's poses by M = transform @ from_original^-1, then scaled them by its
-    scale, in which it counts the file's own.
-    """
-    transform = torch.eye(4, dtype=torch.float64)
-    transform[:3] = outputs.dataparser_transform[:3].double()
-    poses = c2w.double()
-    poses[:, :3, 3] *= world.scale / outputs.dataparser_scale
-    return (world.from_original @ torch.linalg.inv(transform) @ poses).to(c2w.dtype)
-
-
-def _scene_of_part(key: str, outputs: DataparserOutputs, world: FileWorld) -> Scene:
+def _frames_of_part(key: str, outputs: DataparserOutputs) -> list[CaptureFrame]:
     try:
         batch = nerfstudio_to_camera_batch(outputs.cameras)
     except ValueError as error:
         raise BadScene(f"{error}; or {UNDISTORT}", key) from error
-    dataset = InputDataset(outputs)
-    scene = Scene(
+    cameras = outputs.cameras
+    c2w = in_original_world(batch.c2w[0], outputs).numpy()
+    sizes = torch.cat([cameras.width, cameras.height], dim=1)
+    matrices = batch.intrinsics[0].double()
+    matrices[:, :2] *= sizes[:, :, None]
+    lens = cameras.distortion_params
+    lens = torch.zeros(len(c2w), 6) if lens is None else lens
+    colour = outputs.alpha_color
+    background = WHITE if colour is None else tuple(round(255 * float(value)) for value in colour)
+    cameras_of = zip(outputs.image_filenames, sizes.tolist(), c2w, matrices.numpy(), lens.double().numpy(), strict=True)
+    return [
+        CaptureFrame(Path(file), pose, matrix, distortion, (width, height), background)  # type: ignore[arg-type]
+        for file, (width, height), pose, matrix, distortion in cameras_of
+    ]
+
+
+def in_original_world(c2w: Float[Tensor, "v 4 4"], outputs: DataparserOutputs) -> Float[Tensor, "v 4 4"]:
+    """A dataparser's poses in the world of the original data, float64."""
+    transform = torch.eye(4, dtype=torch.float64)
+    transform[:3] = outputs.dataparser_transform[:3].double()
+    poses = c2w.double()
+    poses[:, :3, 3] /= outputs.dataparser_scale
+    return torch.linalg.inv(transform) @ poses
+
+
+# --- Frames of files ---
+
+
+def _with_pictures(pictures: PictureFolder, frames: Sequence[FileFrame], chosen: Sequence[int]) -> list[CaptureFrame]:
+    """The chosen frames with their pictures, whose sizes intrinsics are scaled to."""
+    found, scaled = [], None
+    for index in chosen:
+        frame = frames[index]
+        file = pictures.find(frame.file_path)
+        size, lens = picture_size(file), frame.lens
+        if check_proportions(file, size, lens.width, lens.height):
+            scaled = scaled or f"{size[0]} x {size[1]} pixels where cameras are for {lens.width:g} x {lens.height:g}"
+        c2w = flip_axes(torch.from_numpy(frame.c2w)).numpy()
+        found.append(CaptureFrame(file, c2w, lens.matrix(*size), np.array(lens.distortion), size))
+    if scaled is not None:
+        logger.info("%s: pictures have %s: intrinsics are scaled along", pictures.folder, scaled)
+    return found
+
+
+def _transforms_split(
+    config: NerfstudioDataParserConfig, file: TransformsFile, frames: Sequence[FileFrame], split: str
+) -> list[int]:
+    """Places in `frames` of a split: as the file lists them, else as nerfstudio-data's options say."""
+    if file.splits:
+        for name in (split, *({"val": ("test",), "test": ("val",)}.get(split, ()))):
+            if name not in file.splits:
+                continue
+            listed = set(file.splits[name])
+            if unknown := sorted(listed - {frame.file_path for frame in frames}):
+                raise DataError(f"{file.path}: {name}_filenames has {unknown[0]}, which is no frame")
+            return [index for index, frame in enumerate(frames) if frame.file_path in listed]
+        if split != "train":
+            return []
+        held_out = {path for paths in file.splits.values() for path in paths}
+        return [index for index, frame in enumerate(frames) if frame.file_path not in held_out]
+    names = [Path(frame.file_path) for frame in frames]
+    if config.eval_mode == "fraction":
+        train, evaluation = stock_splits.get_train_eval_split_fraction(names, config.train_split_fraction)
+    elif config.eval_mode == "filename":
+        train, evaluation = stock_splits.get_train_eval_split_filename(names)
+    elif config.eval_mode == "interval":
+        train, evaluation = stock_splits.get_train_eval_split_interval(names, config.eval_interval)
+    else:
+        train, evaluation = stock_splits.get_train_eval_split_all(names)
+    return (train if split == "train" else evaluation).tolist()
+
+
+def _colmap_split(dataparser: ColmapDataParser, files: list[Path], split: str) -> list[int]:
+    return [int(index) for index in dataparser._get_image_indices(files, split)]
+
+
+def _scene_of_frames(key: str, frames: Sequence[CaptureFrame]) -> Scene:
+    try:
+        lenses = [opencv_distortion(frame.distortion) for frame in frames]
+    except ValueError as error:
+        raise BadScene(f"{error}; {UNDISTORT}", key) from error
+    straight = [straight_matrix(frame.matrix, lens, frame.size) for frame, lens in zip(frames, lenses, strict=True)]
+    c2w = np.stack([frame.c2w for frame in frames])
+    origin = origin_of(c2w[:, :3, 3])
+    if origin.any():
+        c2w[:, :3, 3] -= origin
+        logger.warning(
+            "%s: positions are georeferenced; (%s) is the origin here, also of --path transforms.json",
+            key,
+            ", ".join(f"{value:.10g}" for value in origin),
+        )
+    normalized = np.stack(straight)
+    normalized[:, :2] /= np.array([frame.size for frame in frames], dtype=np.float64)[:, :, None]
+    sizes = tuple((frame.size[1], frame.size[0]) for frame in frames)
+    return Scene(
         key=key,
-        c2w=in_file_world(batch.c2w[0], outputs, world),
-        intrinsics=batch.intrinsics[0],
-        frame_names=tuple(Path(name).stem for name in outputs.image_filenames),
-        read_frame=partial(_read, dataset),
+        c2w=torch.from_numpy(c2w).float(),
+        intrinsics=torch.from_numpy(normalized).float(),
+        frame_names=tuple(frame.file.stem for frame in frames),
+        read_frame=partial(_read, tuple(frames), tuple(lenses), tuple(straight)),
+        sizes=sizes if len(set(sizes)) > 1 else None,
     )
-    distortion = outputs.cameras.distortion_params
-    if distortion is None or not distortion.any():
-        return scene
-    lens = _opencv_distortion(key, distortion)
-    size = torch.cat([outputs.cameras.width, outputs.cameras.height], dim=1)
-    matrices = scene.intrinsics.double()
-    matrices[:, :2] *= size[:, :, None]
-    straight = torch.stack([_straight_matrix(*one) for one in zip(matrices, lens, size, strict=True)])
-    read = partial(_read_straightened, dataset, matrices, lens, straight)
-    normalized = straight.clone()
-    normalized[:, :2] /= size[:, :, None]
-    return replace(scene, intrinsics=normalized.float(), read_frame=read)
 
 
-def _opencv_distortion(key: str, distortion: Float[Tensor, "v 6"]) -> Float[Tensor, "v 5"]:
-    """Nerfstudio's k1, k2, k3, k4, p1, p2 in OpenCV's order."""
-    if distortion[:, 3].any():
-        raise BadScene(f"lens distortion with k4, which OpenCV does not undo; {UNDISTORT}", key)
-    return distortion[:, [0, 1, 4, 5, 2]].double()
-
-
-def _straight_matrix(matrix: Float[Tensor, "3 3"], lens: Float[Tensor, " 5"], size: Tensor) -> Float[Tensor, "3 3"]:
-    """Intrinsics in pixels, without distortion, that show the largest view that has no empty pixels."""
-    import cv2
-
-    width, height = size.tolist()
-    new, _ = cv2.getOptimalNewCameraMatrix(_to_opencv(matrix), lens.numpy(), (width, height), 0)
-    return torch.from_numpy(new) + _half_pixel()
-
-
-def _half_pixel() -> Float[Tensor, "3 3"]:
-    """For OpenCV the middle of the first pixel is 0, for us and Nerfstudio it is one half."""
-    shift = torch.zeros(3, 3, dtype=torch.float64)
-    shift[:2, 2] = 0.5
-    return shift
-
-
-def _to_opencv(matrix: Float[Tensor, "3 3"]) -> np.ndarray:
-    return (matrix - _half_pixel()).numpy()
-
-
-def _read(dataset: InputDataset, index: int) -> UInt8[Tensor, "3 h w"]:
-    image = dataset.get_image_uint8(index)[..., :3].permute(2, 0, 1)
-    camera = dataset.cameras
-    stored, expected = list(image.shape[1:]), [int(camera.height[index]), int(camera.width[index])]
+def _read(
+    frames: Sequence[CaptureFrame], lenses: Sequence[np.ndarray], straight: Sequence[np.ndarray], index: int
+) -> UInt8[Tensor, "3 h w"]:
+    frame = frames[index]
+    image = decode_image(frame.file, frame.background)
+    stored, expected = list(image.shape[1:]), [frame.size[1], frame.size[0]]
     if stored != expected:
         raise ValueError(f"its camera is for {expected[0]} x {expected[1]} pixels, it has {stored[0]} x {stored[1]}")
-    return image
-
-
-def _read_straightened(
-    dataset: InputDataset,
-    matrices: Float[Tensor, "v 3 3"],
-    lens: Float[Tensor, "v 5"],
-    straight: Float[Tensor, "v 3 3"],
-    index: int,
-) -> UInt8[Tensor, "3 h w"]:
-    import cv2
-
-    pixels = np.ascontiguousarray(_read(dataset, index).permute(1, 2, 0).numpy())
-    source, target = _to_opencv(matrices[index]), _to_opencv(straight[index])
-    size = (pixels.shape[1], pixels.shape[0])
-    x, y = cv2.initUndistortRectifyMap(source, lens[index].numpy(), np.eye(3), target, size, cv2.CV_32FC1)
-    # The largest view touches the border of the photograph, outside of which black would seep in.
-    straightened = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return torch.from_numpy(straightened).permute(2, 0, 1)
-
-
-def _read_of_parts(parts: Sequence[Scene], index: int) -> UInt8[Tensor, "3 h w"]:
-    for part in parts:
-        if index < part.num_frames:
-            return part.read_frame(index)
-        index -= part.num_frames
-    raise IndexError(index)
+    if not lenses[index].any():
+        return image
+    pixels = image.permute(1, 2, 0).numpy()
+    return torch.from_numpy(straighten(pixels, frame.matrix, lenses[index], straight[index])).permute(2, 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int64
-from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
+from nerfstudio.data.dataparsers.base_dataparser import DataParser
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from scenetok_ns.bridge.capture_kinds import fitting_dataparser
-from scenetok_ns.bridge.captures import SAME_WORLD, FileWorld, file_world, scene_of_outputs
-from scenetok_ns.data.poses import camera_spread, farthest_points, scaled_poses
+from scenetok_ns.bridge.captures import CaptureViews, read_views
+from scenetok_ns.data.poses import camera_spread, farthest_points, in_one_place, scaled_poses, stray_cameras
 from scenetok_ns.data.poses import pose_scale as scale_to
 from scenetok_ns.data.scenes import BadScene, DataError, OneScene, Scene, ViewIndices, scene_part
 from scenetok_ns.dataparsers.scene_dataparser import view_outputs
+from scenetok_ns.tools.printing import command
+
+logger = logging.getLogger(__name__)
 
 
 class SceneViews(InputDataset):
@@ -40,8 +43,9 @@ class SceneViews(InputDataset):
 class StockSceneSource(OneScene):
     """The one scene of a stock dataparser (nerfstudio-data, colmap, ...): its training views, then those of evaluation.
 
-    Poses are those of the capture's files (`scene_of_outputs`). `pose_scale` brings their units to those of the
-    training data; poses leave this class unscaled, but for `training_part`.
+    Poses are those of the capture's files (`captures.read_views`). `pose_scale` brings their units to those of the
+    training data; poses leave this class unscaled, but for `training_part`. Cameras that are far from all others
+    (`poses.stray_cameras`) are in the scene, but count for nothing: neither for its scale, nor as context or target.
     """
 
     is_capture = True
@@ -49,19 +53,40 @@ class StockSceneSource(OneScene):
     def __init__(
         self,
         key: str,
-        train: DataparserOutputs,
-        evaluation: DataparserOutputs,
+        views: CaptureViews,
         *,
-        world: FileWorld = SAME_WORLD,
         pose_scale: float | None = None,
         typical_spread: float | None = None,
     ) -> None:
-        """pose_scale: None: such that the cameras spread by `typical_spread` (see `poses.pose_scale`)."""
+        """pose_scale: None: such that the cameras spread by `typical_spread` (see `poses.pose_scale`).
+
+        Raises DataError if nothing tells how large the scene is: one camera, or all in one place.
+        """
         super().__init__(key)
-        self.num_train = len(train.image_filenames)
-        self._scene = scene_of_outputs(key, [train, evaluation], world)
+        self.num_train = views.num_train
+        self._scene = views.scene
+        self._sound = ~stray_cameras(self._scene.c2w)
         self.typical_spread = None if pose_scale is not None else typical_spread
-        self.pose_scale = scale_to(self._scene.c2w, typical_spread) if pose_scale is None else pose_scale
+        if pose_scale is None and typical_spread is not None:
+            self._check_spread()
+        sound = self._scene.c2w[self._sound]
+        self.pose_scale = scale_to(sound, typical_spread) if pose_scale is None else pose_scale
+        if len(sound) < self._scene.num_frames:
+            names = [self._scene.frame_names[index] for index in (~self._sound).nonzero().flatten().tolist()]
+            shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+            logger.warning("%s: far from all other cameras, so left out: %s; is the pose right?", key, shown)
+
+    def _check_spread(self) -> None:
+        if self._scene.num_frames == 1:
+            raise DataError(
+                f"{self.key} has one photograph, and a scene needs several from different places; of one photograph, "
+                "scenetok generate --image makes a scene"
+            )
+        if in_one_place(self._scene.c2w[self._sound]):
+            raise DataError(
+                f"{self.key}: all {self._scene.num_frames} cameras are in one place, so nothing tells how large the "
+                "scene is; give --pose-scale if that is meant"
+            )
 
     def read(self) -> Scene:
         return self._scene
@@ -69,28 +94,32 @@ class StockSceneSource(OneScene):
     def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices:
         """Context: training views spread over the scene. Targets: the evaluation views; where the dataparser left none,
         the training views that are not context, or, for a handful of photographs, the context. Raises BadScene."""
+        candidates = self._sound[: self.num_train].nonzero().flatten()
         if fewer:  # fewer context views are worse, but better than none
-            count = min(count, max(self.num_train, 1))
-        if self.num_train < count:
+            count = min(count, max(len(candidates), 1))
+        if len(candidates) < count:
             raise BadScene(
-                f"{self.num_train} training views, but {count} context views are needed; "
+                f"{len(candidates)} training views, but {count} context views are needed; "
                 "set --pipeline.datamanager.num-context (scenetok commands: --num-context)",
                 self.key,
             )
-        poses = scaled_poses(self._scene.c2w[: self.num_train], self.pose_scale)
-        context = farthest_points(poses, count, start=0)
-        target = torch.arange(self.num_train, self._scene.num_frames)
+        poses = scaled_poses(self._scene.c2w[candidates], self.pose_scale)
+        context = candidates[farthest_points(poses, count, start=0)]
+        target = self.num_train + self._sound[self.num_train :].nonzero().flatten()
         if not len(target):
-            rest = torch.ones(self.num_train, dtype=torch.bool)
+            rest = self._sound[: self.num_train].clone()
             rest[context] = False
             target = rest.nonzero().flatten() if rest.any() else context
         return ViewIndices(context, target)
 
     def training_part(self) -> StockSceneSource:
-        """The same without the evaluation views, in units of the training data."""
+        """The same without the evaluation views and stray cameras, in units of the training data."""
         part = copy(self)
-        scene = scene_part(self._scene, torch.arange(self.num_train))
+        chosen = self._sound[: self.num_train].nonzero().flatten()
+        scene = scene_part(self._scene, chosen)
         part._scene = replace(scene, c2w=scaled_poses(scene.c2w, self.pose_scale))
+        part._sound = torch.ones(len(chosen), dtype=torch.bool)
+        part.num_train = len(chosen)
         part.pose_scale = 1.0
         return part
 
@@ -102,10 +131,24 @@ class StockSceneSource(OneScene):
             views += " (none is held out: figures are of views that may have been trained on)"
         if self.typical_spread is None:
             return f"{self.key}: {views}; positions times {self.pose_scale:.4g} are in units of the training data"
+        spread = camera_spread(self._scene.c2w[self._sound])
         return (
-            f"{self.key}: {views}; its cameras are {camera_spread(self._scene.c2w):.3g} units from their middle (root "
-            f"mean square), those of the training data {self.typical_spread:.3g}: pose scale {self.pose_scale:.4g}"
+            f"{self.key}: {views}; its cameras are {spread:.3g} units from their middle (root mean square), those of "
+            f"the training data {self.typical_spread:.3g}: pose scale {self.pose_scale:.4g}"
         )
+
+
+SHOWN = 5
+"""Names that a line lists."""
+
+
+def unrefined_note(preset: str, data: Path) -> str:
+    """What to expect of photographs in a model that has only seen synthetic rooms, and what helps."""
+    refining = command("ns-train", "scenetok-refine", "--data", data)
+    return (
+        f"{preset} was trained on synthetic rooms only: of photographs it keeps colours and rough shapes. This refines "
+        f"the scene on its photographs, and helps much: {refining}"
+    )
 
 
 def read_capture(
@@ -115,30 +158,13 @@ def read_capture(
     data = Path(dataparser.config.data).absolute()
     if pose_scale is not None and not 0 < pose_scale < float("inf"):
         raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
+    key = data.parent.name if data.is_file() else data.name
     try:
-        dataparser = fitting_dataparser(dataparser)
-        use_smaller_pictures(dataparser)
-        train, evaluation = (dataparser.get_dataparser_outputs(split=name) for name in ("train", split))
-        world = file_world(dataparser.config)
+        views = read_views(key, fitting_dataparser(dataparser), split)
     except DataError:
         raise
     # Stock dataparsers check little: a missing file, key or number shows as whatever it leads to.
     except (AssertionError, LookupError, RuntimeError, TypeError, ValueError, OSError, EOFError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{data} cannot be read by {type(dataparser).__name__}: {reason}") from error
-    key = data.parent.name if data.is_file() else data.name
-    return StockSceneSource(key, train, evaluation, world=world, pose_scale=pose_scale, typical_spread=typical_spread)
-
-
-def use_smaller_pictures(dataparser: DataParser) -> None:
-    """Have nerfstudio-data read the largest of images_2, images_4, ... where `images` itself is not there.
-
-    It looks for smaller pictures only where there are full ones; downloads of DL3DV, among others, have none.
-    """
-    if not isinstance(dataparser, Nerfstudio) or dataparser.config.downscale_factor is not None:
-        return
-    data = dataparser.config.data
-    folder = data.parent if data.suffix == ".json" else data
-    smaller = [int(path.name.removeprefix("images_")) for path in folder.glob("images_[0-9]*") if path.is_dir()]
-    if smaller and not (folder / "images").exists():
-        dataparser.downscale_factor = min(smaller)
+    return StockSceneSource(key, views, pose_scale=pose_scale, typical_spread=typical_spread)

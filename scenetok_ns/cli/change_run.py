@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from scenetok_ns.bridge.capture_kinds import find_dataparser
+from scenetok_ns.bridge.scene_views import unrefined_note
 from scenetok_ns.cli.photograph_options import PhotographOptions, given
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import DataError
@@ -33,6 +36,17 @@ def check_data(config: RunFolderConfig) -> None:
     data = datamanager.data or datamanager.dataparser.data
     if not data.exists():
         raise FileNotFoundError(f"there is no data at {data} to show: give --data, --tokens, or a generator's --image")
+
+
+def print_capture_note(config: RunFolderConfig, console: Console) -> None:
+    """Print what to expect, where a model of the package displays a capture."""
+    datamanager = config.pipeline.datamanager
+    preset = load_preset(config.pipeline.model.preset)
+    scenes = (SceneDataParserConfig, TokensDataParserConfig, PhotographDataParserConfig)
+    if isinstance(datamanager.dataparser, scenes) or isinstance(config.pipeline, RefinePipelineConfig):
+        return
+    if preset.is_embedded:
+        console.print(unrefined_note(preset.name, datamanager.dataparser.data), soft_wrap=True)
 
 
 def check_generator(config: RunFolderConfig, option: str) -> None:

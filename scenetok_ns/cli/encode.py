@@ -49,8 +49,8 @@ def encode(
     Args:
         output: Token file to write (.safetensors); with --split a folder.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package.
-        data: A capture (a folder of ns-process-data, or a COLMAP model with its pictures), or a data set with the
-            scene; default: the run's.
+        data: A capture (of scenetok capture or ns-process-data, or a COLMAP model with its pictures), or a data set
+            with the scene; default: the run's.
         scene: Name of the evaluation scene; default: the run's, or the first.
         num_context: Number of context views to encode; default: the run's.
         pose_scale: Factor from capture units to training units. Default: match the camera spread of the training data.

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+import tyro
 
-from scenetok_ns.cli.run_options import RunChanges
-from scenetok_ns.models.autoencoders.registry import build_autoencoder, weights_file
-from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
-from scenetok_ns.models.released_checkpoints import CheckpointError, released_state
-from scenetok_ns.tools.digests import sha256_of
-from scenetok_ns.tools.printing import command, description_column, plain_console
-from scenetok_ns.tools.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
-
-Bar = Callable[[str, int], Callable[[int], None]]
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset, preset_names
+from scenetok_ns.models.released_files import files_of, find_released
+from scenetok_ns.models.weight_files import CheckpointError
 
 
 def import_checkpoint(
-    preset: str,
-    checkpoint: Path,
     output: Path,
+    preset: str | None = None,
+    checkpoint: Path | None = None,
+    folder: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     data: Path | None = None,
     tokenizer: Path | None = None,
     vavae: Path | None = None,
@@ -33,10 +25,15 @@ def import_checkpoint(
 ) -> None:
     """Create a run folder from a released checkpoint; ns-viewer, ns-render and ns-eval open it like a run of ns-train.
 
+    Files that are not given are looked for by their published names: in the folder --from, beside the checkpoint, and
+    where `scenetok download` puts them.
+
     Args:
-        preset: Preset of the checkpoint: its name, or a preset file of your own (.yaml).
-        checkpoint: Released .ckpt file.
         output: Run folder to create; it must not exist.
+        preset: Preset of the checkpoint: its name, or a preset file of your own (.yaml). Default: found out from the
+            checkpoint's name, or from what it holds.
+        checkpoint: Released .ckpt file.
+        folder: Folder with the released files.
         data: Data set to show and evaluate, in the form that the preset's method expects. `scenetok open` can change
             it later.
         tokenizer: For scenegen presets: the released file that holds compressor and denoiser, where `checkpoint` holds
@@ -45,96 +42,117 @@ def import_checkpoint(
         video_dcae: Published weights of Video DC-AE.
         wan: Published weights of the Wan 2.2 VAE.
     """
-    console = plain_console(stderr=True)
-    described = load_preset(preset)
-    given = {"vavae": vavae, "video_dcae": video_dcae, "wan": wan}
-    weights = autoencoder_files(described, given)
-    if output.exists():
-        raise FileExistsError(f"{output} exists; choose another --output, or remove it")
-    if data is not None and not data.exists():
-        raise FileNotFoundError(f"no data at {data}")
-    with progress_bars(console) as bar:
-        # The tensors are gone when the checkpoint is written, and Nerfstudio is imported after that.
-        write_run_folder(
-            output,
-            lambda folder: write_checkpoint(folder, described, checkpoint, tokenizer, console, bar),
-            lambda: imported_config(preset, described, output, data, weights, bar),
+    from scenetok_ns.cli.imported_runs import check_places, make_run
+
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"--from: there is no folder {folder}")
+    check_places(output, data)
+    name = chosen_preset(preset, checkpoint, folder)
+    described = load_preset(name)
+    places = search_places(folder, checkpoint)
+    file = checkpoint or found_checkpoint(described, places)
+    if tokenizer is None and described.tokenizer_checkpoint is not None and needs_tokenizer(file):
+        tokenizer = find_released(described.tokenizer_checkpoint, places)
+    weights = autoencoder_files(described, {"vavae": vavae, "video_dcae": video_dcae, "wan": wan}, places)
+    make_run(name, file, tokenizer, weights, output, data)
+
+
+def search_places(folder: Path | None, checkpoint: Path | None) -> list[Path]:
+    """Folders in which released files are looked for."""
+    return [path for path in (folder, None if checkpoint is None else checkpoint.absolute().parent) if path is not None]
+
+
+def chosen_preset(preset: str | None, checkpoint: Path | None, folder: Path | None) -> str:
+    """The preset that is given, or that belongs to the checkpoint's published name, or that its content fits.
+
+    Raises CheckpointError if there is no checkpoint, or more than one.
+    """
+    if preset is not None:
+        return preset
+    published: dict[str, str] = {}
+    for name in preset_names():
+        if (file := load_preset(name).checkpoint) is not None:
+            published[file] = name
+    if checkpoint is None:
+        return published[the_checkpoint_in(folder, published)]
+    if checkpoint.name in published:
+        return published[checkpoint.name]
+    from scenetok_ns.models.released_checkpoints import guess_preset
+    from scenetok_ns.tools.printing import plain_console
+
+    name, others = guess_preset(checkpoint)
+    plain_console(stderr=True).print(
+        f"{checkpoint.name} is taken for preset {name}; it fits {', '.join(others)}", soft_wrap=True
+    )
+    return name
+
+
+def the_checkpoint_in(folder: Path | None, published: dict[str, str]) -> str:
+    """Name of the one released checkpoint in a folder, beside that of a generator's tokenizer."""
+    if folder is None:
+        raise CheckpointError(
+            "nothing to import: give --preset, --checkpoint, or --from with a folder of released files"
         )
-    viewer = command("ns-viewer", "--load-config", output / "config.yml")
-    console.print(f"{output}: {described.description}\n  {viewer}", soft_wrap=True)
+    there = [name for name in published if find_released(name, [folder], cached=False)]
+    needed = {load_preset(published[name]).tokenizer_checkpoint for name in there}
+    there = [name for name in there if name not in needed]
+    if not there:
+        raise CheckpointError(f"{folder} has no released checkpoint; their names are {', '.join(published)}")
+    if len(there) > 1:
+        presets = ", ".join(published[name] for name in there)
+        raise CheckpointError(f"{folder} has checkpoints of several presets: choose one with --preset: {presets}")
+    return there[0]
 
 
-def autoencoder_files(preset: Preset, given: dict[str, Path | None]) -> dict[str, Path | None]:
+def found_checkpoint(preset: Preset, places: list[Path]) -> Path:
+    """The released checkpoint of a preset, by its name. Raises CheckpointError."""
+    if preset.checkpoint is None:
+        raise CheckpointError(f"no checkpoint of preset {preset.name} was released: give yours with --checkpoint")
+    found = find_released(preset.checkpoint, places)
+    if found is None:
+        where = f" in {places[0]}" if places else ""
+        raise CheckpointError(
+            f"{preset.checkpoint} was not found{where}: give it with --checkpoint, or get it with scenetok download "
+            f"{preset.name}"
+        )
+    return found
+
+
+def needs_tokenizer(checkpoint: Path) -> bool:
+    """Whether a scene generator's checkpoint holds the generator alone."""
+    from scenetok_ns.models.lightning_files import read_lightning
+    from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES
+
+    return not any(key.startswith(TOKENIZER_PREFIXES) for key in read_lightning(checkpoint))
+
+
+def autoencoder_files(preset: Preset, given: dict[str, Path | None], places: list[Path]) -> dict[str, Path | None]:
     """Role ("context", "target") -> absolute path of the weights; None where the autoencoder has none.
 
     Raises CheckpointError for files that are missing, or given though the preset does not use them.
     """
+    released = files_of(preset)
 
-    def file_of(config: AutoencoderConfig) -> Path | None:
-        published = weights_file(config)
-        if published is None:
+    def file_of(role: str, config: AutoencoderConfig) -> Path | None:
+        if role not in released:
             return None
-        option, path = f"--{config.name.replace('_', '-')}", given[config.name]
+        name = released[role].name  # type: ignore[index]
+        option, path = f"--{config.name.replace('_', '-')}", given[config.name] or find_released(name, places)
         if path is None:
-            raise CheckpointError(f"preset {preset.name} needs the weights of {config.name}: {option} .../{published}")
+            raise CheckpointError(
+                f"preset {preset.name} needs the weights of {config.name}: give {option} .../{name}, or use scenetok "
+                f"download {preset.name}"
+            )
         if not path.is_file():
             raise CheckpointError(f"{option}: there is no file {path}")
         return path.absolute()
 
-    files = {"context": file_of(preset.context_autoencoder), "target": file_of(preset.target_autoencoder)}
+    files = {
+        "context": file_of("context", preset.context_autoencoder),
+        "target": file_of("target", preset.target_autoencoder),
+    }
     used = {preset.context_autoencoder.name, preset.target_autoencoder.name}
     for name, path in given.items():
         if path is not None and name not in used:
             raise CheckpointError(f"preset {preset.name} does not use {name}: leave out {path}")
     return files
-
-
-def write_checkpoint(
-    folder: Path, preset: Preset, checkpoint: Path, tokenizer: Path | None, console: Console, bar: Bar
-) -> None:
-    """Copy the released tensors into a checkpoint of our pipeline, and print which are left out.
-
-    Raises CheckpointError for a file that does not fit the preset.
-    """
-    released = released_state(preset, checkpoint, tokenizer)
-    for reason in sorted(set(released.dropped.values())):
-        keys = [key for key, why in released.dropped.items() if why == reason]
-        console.print(f"left out {keys[0]}{f' and {len(keys) - 1} more' if keys[1:] else ''}: {reason}")
-    state = run_state(released.tensors, preset.name)
-    progress = bar(f"copying {len(released.tensors)} tensors", size_of(state))
-    save_tensors(folder / FIRST_CHECKPOINT, state, progress=progress)
-
-
-def imported_config(
-    preset_name: str, preset: Preset, output: Path, data: Path | None, weights: dict[str, Path | None], bar: Bar
-) -> Any:
-    """Configuration of the preset's method for the imported run."""
-    from scenetok_ns.plugin.methods import method_config
-    from scenetok_ns.plugin.run_folder import run_config
-
-    config = run_config(method_config(preset.method), output)
-    model = config.pipeline.model
-    model.preset = str(Path(preset_name).absolute()) if preset_name.endswith(".yaml") else preset_name
-    configs = {"context": preset.context_autoencoder, "target": preset.target_autoencoder}
-    for role, path in weights.items():
-        if path is not None:
-            # Names and shapes only, on no device: a file of another autoencoder is refused here, not by the first tool.
-            build_autoencoder(configs[role], path, device="meta")
-        digest = None if path is None else sha256_of(path, bar(f"SHA-256 of {path.name}", path.stat().st_size))
-        setattr(model, f"{role}_weights", path)
-        setattr(model, f"{role}_weights_sha256", digest)
-    RunChanges(data=data).apply(config)
-    return config
-
-
-@contextmanager
-def progress_bars(console: Console) -> Iterator[Bar]:
-    """Bars that count bytes: bar(text, total) -> function to call with the number of bytes done."""
-    columns = (description_column(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-
-        def bar(text: str, total: int) -> Callable[[int], None]:
-            task = progress.add_task(text, total=total)
-            return lambda count: progress.advance(task, count)
-
-        yield bar

@@ -22,12 +22,17 @@ from scenetok_ns.tools.errors import (
 from scenetok_ns.tools.threads import let_idle_threads_sleep
 
 COMMANDS = {
+    "download": ("scenetok_ns.cli.download:download", "download a released model and create a run folder from it"),
     "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "create a run folder from a released checkpoint"),
     "open": (
         "scenetok_ns.cli.open_run:open_run",
         "create a run folder that shows another scene or has other settings",
     ),
     "encode": ("scenetok_ns.cli.encode:encode", "write the tokens of a scene, or of a whole split, to files"),
+    "capture": (
+        "scenetok_ns.cli.capture:capture",
+        "find the cameras of photographs or a video; --open shows the scene",
+    ),
     "export-dataset": (
         "scenetok_ns.cli.export_dataset:export_dataset",
         "render views of a scene as a data set for other methods of Nerfstudio",
@@ -45,6 +50,7 @@ COMMANDS = {
     "eval-index": ("scenetok_ns.cli.eval_index:eval_index", "make or check an evaluation index"),
     "report": ("scenetok_ns.cli.report:report", "write a page about an evaluation"),
     "evaluate": ("scenetok_ns.cli.evaluate:evaluate", "measure a run: metrics, seeds, sweeps"),
+    "score": ("scenetok_ns.cli.score:score", "measure pictures of other methods by the same protocol"),
     "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
 }
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""

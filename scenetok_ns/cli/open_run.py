@@ -48,7 +48,7 @@ def open_run(
             whose trained weights come with the package (scenetok-tiny).
         output: Run folder to create; it must not exist.
         scene: Name of the evaluation scene to display.
-        data: Another data set, or a capture: a folder of ns-process-data, a COLMAP model with its pictures.
+        data: Another data set, or a capture: of scenetok capture or ns-process-data, or a COLMAP model.
         index: Evaluation index (scenetok eval-index makes them): which scenes ns-eval takes, and which of their views.
         tokens: File of scene tokens to display, instead of a scene that is encoded from photographs.
         photograph: See the options.
@@ -86,7 +86,7 @@ def open_run(
         generation=generation,
     )
     # Nerfstudio takes seconds to import, and bad options are reported before.
-    from scenetok_ns.cli.change_run import check_data
+    from scenetok_ns.cli.change_run import check_data, print_capture_note
     from scenetok_ns.data.camera_path_files import write_camera_path
     from scenetok_ns.plugin.run_folder import derive_run
 
@@ -94,6 +94,7 @@ def open_run(
     derived = derive_run(run, output)
     source = changes.apply(derived.config)
     check_data(derived.config)
+    print_capture_note(derived.config, console)
     if source is None or photograph.image is None:
         write_run(derived, output, console)
         return

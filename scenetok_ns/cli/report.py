@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from scenetok_ns.cli.scene_jobs import scene_progress
 from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.report import ReportOptions, page, read_figures
 from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 from scenetok_ns.tools.own_files import begins_with, check_replaceable
 from scenetok_ns.tools.printing import plain_console
 
@@ -46,8 +46,8 @@ def report(
     positive("--max-views", options.max_views)
     path = output or folder / PAGE
     check_replaceable(path, lambda file: begins_with(file, (MARK.encode(),)), "a page of `scenetok report`")
-    if options.videos and shutil.which("ffmpeg") is None:
-        console.print("no videos: ffmpeg is not on PATH", style="yellow")
+    if options.videos and put_ffmpeg_on_path() is None:
+        console.print("no videos: there is no ffmpeg (pip install imageio-ffmpeg)", style="yellow")
         options = replace(options, videos=False)
     with scene_progress(console) as progress:
         task = progress.add_task("reading pictures", total=None)

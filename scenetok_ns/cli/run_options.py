@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scenetok_ns.cli.photograph_options import PhotographOptions, given
+from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
 from scenetok_ns.models.presets import Solver, preset_names
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.errors import UsageError
@@ -86,6 +87,8 @@ class RunChanges:
 
     def __post_init__(self) -> None:
         self._check_one_scene()
+        if self.data is not None and is_unposed(self.data):
+            raise ValueError(unposed_line(self.data))
         self.photograph.check()
         if self.num_context is not None:
             positive("--num-context", self.num_context)

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.data.images import crop_intrinsics
+from scenetok_ns.data.lenses import opencv_distortion, straight_matrix
+from scenetok_ns.data.picture_folder import PictureFolder, picture_size
 from scenetok_ns.data.poses import bad_lens, bad_pose, flip_axes
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.square_pictures import PictureRequest
+from scenetok_ns.data.transforms_file import FileFrame, origin_of, read_transforms
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.tools.atomic_files import write_atomically
 from scenetok_ns.tools.json_files import JsonError, number, read_json
@@ -97,8 +101,7 @@ def read_path(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath
     if "camera_path" in content:
         with _naming(path, CAMERA_PATH):
             return _with_lenses(_poses_of_path(content), content, size)
-    with _naming(path, "a transforms.json with poses and focal lengths"):
-        return _of_photographs(content, size, side)
+    return _of_photographs(path, size, side)
 
 
 CAMERA_PATH = "a camera path of Nerfstudio (camera_path_*.json)"
@@ -169,36 +172,31 @@ def _pixels(values: dict[str, Any], name: str) -> int:
     return int(number(values.get(name), name, above=0.999, below=LARGEST_SIDE + 1))
 
 
-def _of_photographs(content: dict[str, Any], size: tuple[int, int] | None, side: int) -> CameraPath:
-    entries = content["frames"]
-    if not isinstance(entries, list) or not entries:
-        raise JsonError("it has no frames")
-    frames = [_entry(entry, place) for place, entry in enumerate(entries)]
-    frames = sorted(frames, key=lambda frame: str(frame.get("file_path", "")))
-    lenses = torch.stack([_square_crop({**content, **frame}, side) for frame in frames])
+def _of_photographs(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath:
+    frames = sorted(read_transforms(path).frames, key=lambda frame: frame.file_path)
+    pictures = PictureFolder(path.parent)
+    poses = torch.from_numpy(np.stack([frame.c2w for frame in frames]))
+    poses[:, :3, 3] -= torch.from_numpy(origin_of(poses[:, :3, 3].numpy()))
+    lenses = torch.stack([_square_crop(path, frame, pictures, side) for frame in frames])
     if (wrong := bad_lens(lenses)) is not None:
-        raise JsonError(f"frame {frames[wrong[0]].get('file_path', wrong[0])} {wrong[1]}")
-    return CameraPath(_poses([frame["transform_matrix"] for frame in frames]), lenses, size or (side, side))
+        raise DataError(f"{path}: frame {frames[wrong[0]].file_path} {wrong[1]}")
+    if (wrong := bad_pose(poses)) is not None:
+        raise DataError(f"{path}: the pose of frame {frames[wrong[0]].file_path} {wrong[1]}")
+    return CameraPath(flip_axes(poses).float(), lenses, size or (side, side))
 
 
-def _square_crop(values: dict[str, Any], side: int) -> Float[Tensor, "3 3"]:
-    """Normalised intrinsics of a photograph's square crop, from the entries of transforms.json. No lens distortion."""
-    width, height = (_pixels(values, name) for name in ("w", "h"))
-    if "fl_x" in values:
-        focal = [number(values.get(name, values["fl_x"]), name, above=0) for name in ("fl_x", "fl_y")]
-    elif "camera_angle_x" in values:
-        angle = number(values["camera_angle_x"], "camera_angle_x", above=0, below=math.pi)
-        focal = [width / 2 / math.tan(angle / 2)] * 2
-    else:
-        raise JsonError("it lacks fl_x and camera_angle_x")
-    lens = torch.tensor(
-        [
-            [focal[0] / width, 0.0, number(values.get("cx", width / 2), "cx") / width],
-            [0.0, focal[1] / height, number(values.get("cy", height / 2), "cy") / height],
-            [0.0, 0.0, 1.0],
-        ]
-    )
-    return crop_intrinsics(lens, (height, width), (side, side))
+def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: int) -> Float[Tensor, "3 3"]:
+    """Normalised intrinsics of a photograph's square crop: those that encoding uses, so without lens distortion."""
+    try:
+        width, height = picture_size(pictures.find(frame.file_path))
+    except DataError as error:  # a path needs no pictures
+        if frame.lens.width is None or frame.lens.height is None:
+            raise DataError(f"{path}: frame {frame.file_path} has no w and h, and {error}") from error
+        width, height = round(frame.lens.width), round(frame.lens.height)
+    matrix = frame.lens.matrix(width, height)
+    straight = straight_matrix(matrix, opencv_distortion(np.array(frame.lens.distortion)), (width, height))
+    straight[:2] /= np.array([[width], [height]])
+    return crop_intrinsics(torch.from_numpy(straight).float(), (height, width), (side, side))
 
 
 def write_camera_path(path: Path, c2w: Float[Tensor, "n 4 4"], fov: float, side: int) -> None:

@@ -28,6 +28,8 @@ class EvaluationIndex:
     def load(cls, path: Path) -> EvaluationIndex:
         """Read an index. An entry may stand in a list of one, and null entries are left out, as in published files.
 
+        The JSON file of ns-eval or `scenetok evaluate` is an index of the views that it measured.
+
         Raises DataError if the file is missing or says something else.
         """
         try:
@@ -36,6 +38,7 @@ class EvaluationIndex:
             raise DataError(f"evaluation index {path} cannot be read as JSON ({error})") from error
         if not isinstance(content, dict):
             raise DataError(f"evaluation index {path}: expected an object with an entry for each scene")
+        content = _measured_views(content)
         entries = {key: _entry(path, key, value) for key, value in content.items() if value}
         if not entries:
             raise DataError(f"evaluation index {path} names no scenes")
@@ -44,20 +47,22 @@ class EvaluationIndex:
     def keys_in(self, source: SceneSource) -> Sequence[str]:
         """Scenes of `source` that the index names, in the order of the index.
 
-        Scenes that the source skipped are left out. Raises DataError if it has never heard of one.
+        A data set may be a part of the published one: scenes that it lacks are counted and named as skipped. Raises
+        DataError if it has none of the index's scenes.
         """
         known = set(source.keys)
         pairs = [(name, scene_key(name, known | source.skipped.reasons.keys())) for name in self.entries]
         unknown = [name for name, key in pairs if key is None]
-        if unknown:
+        if len(unknown) == len(pairs):
             raise DataError(
-                f"evaluation index {self.path} names {len(unknown)} scenes that the data set does not have, the first "
-                f"is {unknown[0]!r}; give an index of this split, or take them out"
+                f"evaluation index {self.path} names {len(unknown)} scenes, none of which the data set has; the first "
+                f"is {unknown[0]!r}: give an index of this data set and split"
             )
+        source.skipped.add_all(unknown, f"not in the data set, though {self.path.name} names it")
         return [key for _, key in pairs if key in known]
 
     def views(self, scene: Scene) -> ViewIndices:
-        """The entry of a scene. Raises DataError if there is none, or if it names a frame that does not exist."""
+        """The entry of a scene. Raises DataError if there is none, BadScene if it names a frame that does not exist."""
         matches = [name for name in self.entries if scene_key(name, {scene.key})]
         if not matches:
             raise DataError(f"evaluation index {self.path} has no entry for scene {scene.key!r}")
@@ -65,7 +70,7 @@ class EvaluationIndex:
         last = int(torch.cat([entry.context, entry.target]).max())
         if last >= scene.num_frames:
             raise BadScene(
-                f"evaluation index {self.path} asks for frame {last}, but there are {scene.num_frames} frames (0 to "
+                f"{self.path.name} asks for frame {last}, but it has {scene.num_frames} frames (0 to "
                 f"{scene.num_frames - 1})",
                 scene.key,
             )
@@ -78,6 +83,15 @@ def scene_key(name: str, known: set[str]) -> str | None:
         return name
     base = re.sub(r"_\d+$", "", name)
     return base if base in known else None
+
+
+def _measured_views(content: dict[str, Any]) -> dict[str, Any]:
+    """The views of an evaluation, as an index; other content as it is."""
+    figures = content.get("results") if "per_scene" not in content else content
+    scenes = figures.get("per_scene") if isinstance(figures, dict) else None
+    if not isinstance(scenes, dict) or not all(isinstance(scene, dict) for scene in scenes.values()):
+        return content
+    return {key: {"context": scene.get("context"), "target": scene.get("frames")} for key, scene in scenes.items()}
 
 
 def _entry(path: Path, key: str, value: Any) -> ViewIndices:

@@ -11,17 +11,20 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from scenetok_ns.data.pixels import WHITE, to_rgb
 
-def decode_image(file: bytes | Path) -> UInt8[Tensor, "3 h w"]:
-    """Read a JPEG or PNG, from its bytes or its file, as RGB.
 
-    Raises OSError, SyntaxError or ValueError, as Pillow does, if it is damaged, cut short or too large.
+def decode_image(file: bytes | Path, background: tuple[int, int, int] = WHITE) -> UInt8[Tensor, "3 h w"]:
+    """Read a picture, from its bytes or its file, as RGB; transparency is laid on `background`.
+
+    Pixels stay as they are stored: poses are those of stored pixels, whatever EXIF says of turning them.
+    Raises OSError, SyntaxError or ValueError, as Pillow does, if it is damaged, cut short or absurdly large.
     """
     try:
         with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
-            pixels = np.array(image.convert("RGB"))
+            pixels, _ = to_rgb(image, background)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"it is too large to be read ({error}); make it smaller") from error
+        raise ValueError(str(error)) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from scenetok_ns.models.cameras import are_rigid
@@ -127,9 +127,30 @@ def pose_scale(c2w: Float[Tensor, "v 4 4"], typical_spread: float | None) -> flo
 
     1 where that is not known (None), and where all cameras are in one place.
     """
-    spread = camera_spread(c2w)
-    size = 1 + float(c2w[:, :3, 3].abs().amax())
-    return 1.0 if typical_spread is None or spread <= ONE_PLACE * size else typical_spread / spread
+    if typical_spread is None or in_one_place(c2w):
+        return 1.0
+    return typical_spread / camera_spread(c2w)
+
+
+def in_one_place(c2w: Float[Tensor, "v 4 4"]) -> bool:
+    """Whether all cameras are at one position, but for rounding; in any unit."""
+    return camera_spread(c2w) <= ONE_PLACE * float(c2w[:, :3, 3].abs().amax())
+
+
+STRAY_DISTANCE = 5.0
+"""Distances of nine tenths of the cameras from their middle, beyond which a camera is astray."""
+MOST_STRAYS = 0.1
+"""Share of the cameras that may be astray; more are a part of the scene."""
+
+
+def stray_cameras(c2w: Float[Tensor, "v 4 4"]) -> Bool[Tensor, " v"]:
+    """Cameras that are far away from all others, most likely by a failed pose: they would set the scene's scale."""
+    positions = c2w[:, :3, 3].double()
+    distances = (positions - positions.median(0).values).norm(dim=1)
+    usual = distances.sort().values[int((1 - MOST_STRAYS) * (len(c2w) - 1))]
+    astray = distances > STRAY_DISTANCE * usual
+    # Of cameras that mostly stand in one place, those that do not are no mistakes.
+    return astray & (usual > 0)
 
 
 def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int64[Tensor, " count"]:

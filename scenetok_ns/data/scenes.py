@@ -73,9 +73,11 @@ class Scene:
     """File names without folder and suffix; they name rendered frames."""
     read_frame: Callable[[int], UInt8[Tensor, "3 h w"]]
     timestamps: Int64[Tensor, " v"] | None = None
+    sizes: tuple[tuple[int, int], ...] | None = None
+    """(height, width) of each frame as stored, where frames may differ; None: all are of one size."""
 
     def __post_init__(self) -> None:
-        check_cameras(self.key, self.c2w, self.intrinsics)
+        check_cameras(self.key, self.c2w, self.intrinsics, self.frame_names)
         if len(self.frame_names) != self.num_frames:
             raise BadScene(f"{self.num_frames} cameras, but {len(self.frame_names)} images", self.key)
 
@@ -91,10 +93,11 @@ class Scene:
         """Decode, rescale and centre-crop frames to `image_size` = (height, width); raises BadScene."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         images = self.load_images(chosen)
-        stored = {tuple(image.shape[1:]) for image in images}
-        if len(stored) > 1:
-            raise BadScene(f"images of different sizes: {sorted(stored)}; expected one size for all frames", self.key)
-        for height, width in stored:
+        stored = [(image.shape[1], image.shape[2]) for image in images]
+        if len(set(stored)) > 1 and self.sizes is None:
+            sizes = sorted(set(stored))
+            raise BadScene(f"images of different sizes: {sizes}; expected one size for all frames", self.key)
+        for height, width in set(stored):
             if height < image_size[0] or width < image_size[1]:
                 raise BadScene(
                     f"images are {height} x {width} pixels, smaller than the crop of {image_size[0]} x "
@@ -105,7 +108,8 @@ class Scene:
             empty = torch.empty(0, 3, *image_size, dtype=torch.uint8)
             return Views(empty, self.c2w[chosen], self.intrinsics[chosen])
         cropped = torch.stack([rescale_and_crop(image, image_size) for image in images])
-        intrinsics = crop_intrinsics(self.intrinsics[chosen], (images[0].shape[1], images[0].shape[2]), image_size)
+        lenses = zip(self.intrinsics[chosen], stored, strict=True)
+        intrinsics = torch.stack([crop_intrinsics(lens, size, image_size) for lens, size in lenses])
         return Views(cropped, self.c2w[chosen], intrinsics)
 
     def _load_image(self, index: int) -> UInt8[Tensor, "3 h w"]:
@@ -130,6 +134,7 @@ def scene_part(scene: Scene, indices: Int64[Tensor, " v"]) -> Scene:
         frame_names=tuple(scene.frame_names[i] for i in chosen),
         read_frame=partial(_read_chosen, scene, chosen),
         timestamps=None if scene.timestamps is None else scene.timestamps[indices],
+        sizes=None if scene.sizes is None else tuple(scene.sizes[i] for i in chosen),
     )
 
 
@@ -249,8 +254,13 @@ def first_good(source: SceneSource, keys: Iterable[str], load: Callable[[Scene],
     raise DataError(f"none of {tried} scenes can be used; {source.skipped.summary(3)}")
 
 
-def check_cameras(key: str, c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"]) -> None:
-    """Raise BadScene unless there is a frame and all cameras are finite, rigid, with positive focal lengths."""
+def check_cameras(
+    key: str, c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"], names: Sequence[str] = ()
+) -> None:
+    """Raise BadScene unless there is a frame and all cameras are finite, rigid, with positive focal lengths.
+
+    The message gives the first bad frame its name, if there are names.
+    """
     if len(c2w) == 0 or c2w.shape[1:] != (4, 4) or intrinsics.shape != (len(c2w), 3, 3):
         raise BadScene(
             f"expected poses [v, 4, 4] and intrinsics [v, 3, 3] with v > 0, got {list(c2w.shape)} and "
@@ -258,13 +268,14 @@ def check_cameras(key: str, c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tenso
             key,
         )
     finite = c2w.isfinite().flatten(1).all(1) & intrinsics.isfinite().flatten(1).all(1)
-    _refuse(key, ~finite, "has a camera that is not finite (NaN or infinite)")
-    _refuse(key, ~are_rigid(c2w), "has a pose that is not rigid (a rotation and a translation)")
+    _refuse(key, names, ~finite, "has a camera that is not finite (NaN or infinite)")
+    _refuse(key, names, ~are_rigid(c2w), "has a pose that is not rigid (a rotation and a translation)")
     focal = intrinsics[:, [0, 1], [0, 1]]
-    _refuse(key, (focal <= 0).any(1), "has a focal length that is not positive")
+    _refuse(key, names, (focal <= 0).any(1), "has a focal length that is not positive")
 
 
-def _refuse(key: str, bad: Tensor, what: str) -> None:
+def _refuse(key: str, names: Sequence[str], bad: Tensor, what: str) -> None:
     frames = bad.nonzero().flatten().tolist()
     if frames:
-        raise BadScene(f"frame {frames[0]} {what}; {len(frames)} of {len(bad)} frames are affected", key)
+        name = f"; it is {names[frames[0]]}" if frames[0] < len(names) else ""
+        raise BadScene(f"frame {frames[0]} {what}{name}; {len(frames)} of {len(bad)} frames are affected", key)

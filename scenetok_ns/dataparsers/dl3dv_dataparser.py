@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scenetok_ns.data.scenes import SceneSource
-from scenetok_ns.data.sources.dl3dv import DL3DVSource, home_of_scene
+from scenetok_ns.data.sources.dl3dv import DL3DVSource, home_of_scene, scenes_in
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParser, SceneDataParserConfig
 
 
@@ -16,7 +16,7 @@ class Dl3dvDataParserConfig(SceneDataParserConfig):
 
     _target: type = field(default_factory=lambda: Dl3dvDataParser)
     data: Path = Path("data/dl3dv")
-    """Folder with train/ and test/, or with the scenes themselves, or a single scene."""
+    """Folder with train/ and test/, or with scenes (or folders of scenes, such as 1K to 11K), or a single scene."""
     image_folder: str | None = None
     """Folder with the images of each scene; None: the first of images_4, images_8, images_2, images."""
 
@@ -29,4 +29,6 @@ class Dl3dvDataParser(SceneDataParser):
         return DL3DVSource(folder, self.config.image_folder)
 
     def holds_scenes(self, folder: Path) -> bool:
-        return any(home_of_scene(path) for path in (folder, *folder.iterdir()) if path.is_dir())
+        return home_of_scene(folder) is not None or any(
+            scenes_in(path).homes for path in folder.iterdir() if path.is_dir()
+        )

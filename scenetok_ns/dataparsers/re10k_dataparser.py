@@ -16,7 +16,7 @@ class Re10kDataParserConfig(SceneDataParserConfig):
 
     _target: type = field(default_factory=lambda: Re10kDataParser)
     data: Path = Path("data/re10k")
-    """Folder with train/ and test/, each with .torch chunks and index.json."""
+    """Folder with train/ and test/, each with .torch chunks, and index.json if there is one."""
 
 
 @dataclass
@@ -27,4 +27,4 @@ class Re10kDataParser(SceneDataParser):
         return RE10KSource(folder)
 
     def holds_scenes(self, folder: Path) -> bool:
-        return (folder / INDEX).is_file()
+        return (folder / INDEX).is_file() or any(folder.glob("*.torch"))

@@ -125,10 +125,15 @@ def view_outputs(scene: Scene, indices: Int64[Tensor, " v"], side: int, scene_id
     """Nerfstudio's description of some views of a scene, cropped to a square of `side` pixels.
 
     World coordinates are those of the data set. `image_filenames` are names, `<frame>.png`: nothing is written.
-    Camera metadata `scene_idx` and `frame_idx` are (v, 1) tensors, which survive slicing. Decodes one image.
+    Camera metadata `scene_idx` and `frame_idx` are (v, 1) tensors, which survive slicing. Decodes one image at most.
     """
-    stored = scene.load_images(indices[:1])[0].shape[1:]
-    intrinsics = crop_intrinsics(scene.intrinsics[indices], (stored[0], stored[1]), (side, side))
+    if scene.sizes is None:
+        stored = scene.load_images(indices[:1])[0].shape[1:]
+        intrinsics = crop_intrinsics(scene.intrinsics[indices], (stored[0], stored[1]), (side, side))
+    else:
+        sizes = [scene.sizes[index] for index in indices.tolist()]
+        lenses = zip(scene.intrinsics[indices], sizes, strict=True)
+        intrinsics = torch.stack([crop_intrinsics(lens, size, (side, side)) for lens, size in lenses])
     cameras = CameraBatch(scene.c2w[indices][None], intrinsics[None])
     metadata = {"scene_idx": torch.full((len(indices), 1), scene_idx), "frame_idx": indices[:, None].clone()}
     return DataparserOutputs(

@@ -101,12 +101,16 @@ class Measures:
 
     @torch.no_grad()
     def views(self, *, pred: Pictures, target: Pictures) -> dict[str, Float[Tensor, " v"]]:
-        """PSNR, SSIM and the perceptual distances of each view."""
-        return _in_chunks(lambda p, t: self._compare(pred=p, target=t)[0], pred, target)
+        """PSNR, SSIM and the perceptual distances of each view; pictures are rounded to 8 bits first."""
+        return _in_chunks(lambda p, t: self._compare(pred=p, target=t)[0], _as_stored(pred), target)
 
     @torch.no_grad()
     def measure(self, *, pred: Pictures, target: UInt8[Tensor, "v 3 height width"], frames: Sequence[int]) -> Measured:
-        """Everything about a scene. `frames` are the numbers of the views in the capture, which say what is a clip."""
+        """Everything about a scene. `frames` are the numbers of the views in the capture, which say what is a clip.
+
+        `pred` is rounded to 8 bits first, as image files hold it: measuring the files gives the same figures.
+        """
+        pred = _as_stored(pred)
 
         def chunk(p: Tensor, t: Tensor) -> dict[str, Tensor]:
             values, standins = self._compare(pred=p, target=t.float() / 255)
@@ -144,11 +148,11 @@ class Measures:
     def describe(self) -> dict[str, Any]:
         """For the protocol: what each metric is computed with."""
         return {
-            "psnr": "dB, mean over the pixels of a view, then over views; float pictures in [0, 1]",
+            "psnr": "dB, mean over the pixels of a view, then over views; pictures rounded to 8 bits",
             "ssim": "torchmetrics, Gaussian window of 11 pixels, sigma 1.5",
             "ssim_skimage": "scikit-image's as pixelSplat and SceneTok publish it: inner windows, sample variances",
             "networks": self.sources,
-            "set_metrics": "pictures rounded to 8 bits; Inception: torch-fidelity's graph and TensorFlow 1 resizing",
+            "set_metrics": "Inception: torch-fidelity's graph and TensorFlow 1 resizing",
             "clip_frames": self.options.fvd_frames,
         }
 
@@ -167,6 +171,11 @@ class _Explained:
             return False
         self._reasons.update(dict.fromkeys(self._metrics, str(error)))
         return True
+
+
+def _as_stored(pictures: Pictures) -> Pictures:
+    """Pictures in [0, 1] as they come back from a file of 8 bits."""
+    return to_bytes(pictures).float() / 255
 
 
 def _in_chunks(

@@ -93,9 +93,14 @@ def view_metrics(figures: dict[str, Any]) -> list[str]:
 def _about(figures: dict[str, Any], variant: str) -> str:
     protocol, results = figures["protocol"], figures["results"]
     machine = protocol["machine"]
+    count = (
+        f"{results['num_views']:.0f} views of {results['num_scenes']:.0f} scenes, "
+        f"{results['num_skipped_scenes']:.0f} skipped"
+    )
+    if "preset" not in protocol:  # pictures that another program made
+        return f"{protocol['task']} by {protocol['method']}, {count}; measured by scenetok score"
     return (
-        f"{protocol['task']} with preset {protocol['preset']}, {results['num_views']:.0f} views of "
-        f"{results['num_scenes']:.0f} scenes, {results['num_skipped_scenes']:.0f} skipped; {variant}, "
+        f"{protocol['task']} with preset {protocol['preset']}, {count}; {variant}, "
         f"{protocol['sampler']['steps']} steps ({protocol['sampler']['solver']}), {results['fps']:.3g} frames/s on "
         f"{machine['device']}, scenetok-ns {machine['versions'].get('scenetok-ns', 'unknown')}"
     )

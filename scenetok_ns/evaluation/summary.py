@@ -79,10 +79,13 @@ def summarise(
         "num_scenes": float(len(per_scene)),
         "num_views": float(num_views),
         "num_skipped_scenes": float(len(folder.skipped(keys))),
-        "seconds": seconds,
-        "fps": num_views / seconds,
-        "num_rays_per_sec": num_views / seconds * image_size**2,
     }
+    if seconds > 0:  # pictures from elsewhere took nobody knows how long
+        results |= {
+            "seconds": seconds,
+            "fps": num_views / seconds,
+            "num_rays_per_sec": num_views / seconds * image_size**2,
+        }
     summary = Summary(results, per_scene, {})
     for network, metric in sets.items():
         _over_set(summary, network, metric, "g" if generation else "r", wanted)

@@ -56,10 +56,14 @@ class Variant:
     seed: int
     scene_seed: int | None = None
     """Of generated scenes; None: `seed`."""
+    label: str | None = None
+    """Name of the folder; None: from the values."""
 
     @property
     def name(self) -> str:
         """A folder's name."""
+        if self.label is not None:
+            return self.label
         return "-".join([*(f"{axis}={value}" for axis, value in self.axes.items()), f"seed={self.seed}"])
 
     @property

@@ -326,6 +326,8 @@ class Preset:
     repeated in this one."""
     experiment: str | None = None
     """Name of the published experiment that this preset reproduces."""
+    initial_checkpoint: str | None = None
+    """File name of the released checkpoint that the published training starts from; None: random weights."""
 
     def __post_init__(self) -> None:
         if (self.scene_generator is None) != (self.scene_sampler is None):

@@ -2,24 +2,23 @@
 
 A released file is a Lightning checkpoint: a dict with `state_dict` (keys `compressor.`, `denoiser.`,
 `scene_generator.`; parity c12) beside the trainer's own records. The module names inside our networks are those of
-the released keys, so there is nothing to rename: a key is taken, dropped on purpose, or refused.
+the released keys, so there is nothing to rename. Every key that the networks have must be there, with its shape. Keys
+that they do not have are reported and left out, unless they say that the file is of a larger network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scenetok_ns.models.presets import Preset
+from scenetok_ns.models.lightning_files import check_crc, read_lightning
+from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.weight_files import CheckpointError, check_tensors, listed
 from scenetok_ns.tools.digests import remembered_sha256
 
@@ -29,7 +28,7 @@ GENERATOR_PREFIX = "scene_generator."
 
 @dataclass(frozen=True)
 class DroppedKeys:
-    """Keys of a released checkpoint that are left out on purpose."""
+    """Keys of a released checkpoint that are known to be of no use."""
 
     pattern: str
     """Regular expression for the whole key; {last} stands for the index of the compressor's last block."""
@@ -38,112 +37,19 @@ class DroppedKeys:
 
 DROPPED_KEYS = (
     DroppedKeys(r"denoiser\.null_tokens", "null token of an unconditional branch that was never trained"),
-    DroppedKeys(r"denoiser\.model\.feat_rope\.freqs", "rotary table; computed from the preset"),
+    DroppedKeys(r"(\w+\.)+\w*rope\.(freqs|freqs_cos|freqs_sin)", "rotary table; computed from the preset"),
+    DroppedKeys(r"(denoiser|scene_generator)\.model\.y_embedder\..*", "class embedding of LightningDiT, never used"),
+    DroppedKeys(r"denoiser\.model\.pos_embed", "position table of LightningDiT, in whose place there is a rotary one"),
+    DroppedKeys(r"compressor\.(norm|scene_norm)\..*", "norm of an earlier compressor, which the published code lacks"),
+    DroppedKeys(r"compressor\.null_tokens", "null token of an earlier compressor, which the published code lacks"),
+    DroppedKeys(r"ema\..*", "averaged weights of the trainer; the published code does not load them"),
+    DroppedKeys(r"(scene_)?scheduler\..*", "constants of the noise schedule; computed from the preset"),
     DroppedKeys(r"compressor\.aggregate\.{last}\.(norm3|mlp1)\..*", "half of the last block, unused by its forward"),
     DroppedKeys(r"autoencoder\..*", "frozen autoencoder; read from its own published file"),
     DroppedKeys(r"metric\..*", "networks of the evaluation metrics"),
 )
-"""Applied to keys that the preset's networks do not have."""
-
-
-class _Inert:
-    """Stands for an object of the trainer's records: takes any arguments and state, keeps nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-def _empty_dict(*args: Any) -> dict:
-    return {}
-
-
-LIGHTNING_GLOBALS: dict[str, Callable] = {
-    # Beside tensors, a Lightning checkpoint holds plain values in all its records (loops, callbacks, optimizer and
-    # scheduler states). These names come with saved hyper-parameters, checkpoint paths and best scores.
-    **dict.fromkeys(
-        (
-            "omegaconf.dictconfig.DictConfig",
-            "omegaconf.listconfig.ListConfig",
-            "omegaconf.base.ContainerMetadata",
-            "omegaconf.base.Metadata",
-            "omegaconf.nodes.AnyNode",
-            "omegaconf.nodes.StringNode",
-            "omegaconf.nodes.IntegerNode",
-            "omegaconf.nodes.FloatNode",
-            "omegaconf.nodes.BooleanNode",
-            "typing.Any",
-            "pathlib.PosixPath",
-            "pathlib.WindowsPath",
-            "pathlib._local.PosixPath",
-            "pathlib._local.WindowsPath",
-            "numpy.core.multiarray.scalar",
-            "numpy._core.multiarray.scalar",
-            "numpy.dtype",
-            *(f"builtins.{name}" for name in ("dict", "list", "tuple", "str", "int", "float", "bool")),
-        ),
-        _Inert,
-    ),
-    # Subclasses of dict: torch fills only these two kinds.
-    "lightning.fabric.utilities.data.AttributeDict": OrderedDict,
-    "lightning_fabric.utilities.data.AttributeDict": OrderedDict,
-    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,
-    "collections.defaultdict": _empty_dict,
-}
-"""Names that a checkpoint may mention, and what stands for them. Nothing of the named packages is imported."""
-
-
-def read_lightning(path: Path) -> dict[str, Tensor]:
-    """The `state_dict` of a Lightning checkpoint, memory-mapped: nothing of it is read before it is used.
-
-    Raises CheckpointError for a file that is truncated, no checkpoint, or mentions names that are not on the list.
-    """
-    _check_is_zip(path)
-    # What the process allows already (numpy scalars, for Nerfstudio's sake) stays as it is: it works only together.
-    known = {_full_name(entry) for entry in torch.serialization.get_safe_globals()}
-    stand_ins: list[Any] = [(stand_in, name) for name, stand_in in LIGHTNING_GLOBALS.items() if name not in known]
-    with torch.serialization.safe_globals(stand_ins):
-        try:
-            refused = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-            if refused:
-                raise CheckpointError(
-                    f"{path}: refused, its pickle names {', '.join(refused)}, which a Lightning checkpoint does not "
-                    "hold; do not load this file with other tools unless you trust where it comes from"
-                )
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except CheckpointError:
-            raise
-        except Exception as error:  # what a reader raises on damaged bytes differs with the damage
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(f"{path}: not readable as a PyTorch checkpoint ({reason})") from error
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path}: expected a Lightning checkpoint with the entry 'state_dict', found {found}")
-    wrong = [str(key) for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    if wrong:
-        raise CheckpointError(f"{path}: state_dict entries that are not tensors: {listed(wrong)}")
-    return dict(state)
-
-
-def _full_name(entry: Any) -> str:
-    return entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
-
-
-def _check_is_zip(path: Path) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if zipfile.is_zipfile(path):
-        return
-    with path.open("rb") as file:
-        begins_as_zip = file.read(4) == b"PK\x03\x04"
-    size = path.stat().st_size
-    if begins_as_zip:
-        raise CheckpointError(f"{path}: truncated, it ends after {size} bytes without its directory; download it again")
-    raise CheckpointError(f"{path}: not a PyTorch checkpoint (no zip file, {size} bytes)")
+"""Applied to keys that the preset's networks do not have. Others are left out, too, for the reason `UNKNOWN`."""
+UNKNOWN = "no part of the preset's networks"
 
 
 def expected_tensors(preset: Preset) -> dict[str, Tensor]:
@@ -174,8 +80,7 @@ class ReleasedState:
 def released_state(preset: Preset, checkpoint: Path, tokenizer: Path | None = None) -> ReleasedState:
     """Read the networks of `preset` from one released file, or generator and tokenizer from two.
 
-    Raises CheckpointError unless every tensor that the preset's networks have is found once, with its shape, and every
-    key of the files is either taken or on the list of dropped keys.
+    Raises CheckpointError unless every tensor that the preset's networks have is found once, with its shape.
     """
     if tokenizer is not None and preset.scene_generator is None:
         raise CheckpointError(f"preset {preset.name} has no scene generator: leave out the tokenizer file {tokenizer}")
@@ -196,14 +101,35 @@ def released_state(preset: Preset, checkpoint: Path, tokenizer: Path | None = No
             f"{checkpoint} holds the scene generator alone: give the tokenizer's file too"
             + (f" ({preset.tokenizer_checkpoint})" if preset.tokenizer_checkpoint else "")
         )
-    for key in list(found):
-        reason = None if key in expected else drop_reason(key, preset)
-        if reason is not None:
-            dropped[key] = reason
-            del found[key]
     source = str(checkpoint) if tokenizer is None else f"{checkpoint} with {tokenizer}"
-    check_tensors(expected, found, f"{source} does not fit preset {preset.name}")
-    return ReleasedState({key: found[key] for key in expected}, dropped)
+    taken, more = used_tensors(expected, found, preset, f"{source} does not fit preset {preset.name}")
+    return ReleasedState(taken, dropped | more)
+
+
+def used_tensors(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], preset: Preset, context: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a released file that networks use, in their order, and key -> reason of those left out.
+
+    Raises CheckpointError, which lists all differences, for tensors that are missing or of another shape, and for
+    surplus ones that are numbered as tensors of the networks are: those are of a network with more layers. The message
+    begins with `context`.
+    """
+    numbered = {_without_numbers(key) for key in expected}
+    dropped = {key: drop_reason(key, preset) or UNKNOWN for key in found if key not in expected}
+    layers = [key for key, why in dropped.items() if why is UNKNOWN and _without_numbers(key) in numbered]
+    used = {key: value for key, value in found.items() if key in expected or key in layers}
+    try:
+        check_tensors(expected, used, context)
+    except CheckpointError as error:
+        unknown = [key for key, why in dropped.items() if why is UNKNOWN and key not in layers]
+        more = f"; {len(unknown)} unknown: {listed(unknown)}" if unknown else ""
+        raise CheckpointError(f"{error}{more}") from None
+    return {key: found[key] for key in expected}, dropped
+
+
+def _without_numbers(key: str) -> str:
+    return re.sub(r"\b\d+\b", "N", key)
 
 
 def drop_reason(key: str, preset: Preset) -> str | None:
@@ -212,6 +138,80 @@ def drop_reason(key: str, preset: Preset) -> str | None:
         if re.fullmatch(rule.pattern.replace("{last}", str(preset.compressor.depth - 1)), key):
             return rule.reason
     return None
+
+
+def check_content(files: Iterable[Path], tensors: Mapping[str, Tensor], progress: Callable[[int], None]) -> None:
+    """Raise CheckpointError for files with a wrong checksum, or tensors with numbers that are not finite.
+
+    Reads everything once more; `progress` gets the number of bytes of each piece.
+    """
+    for path in files:
+        check_crc(path, progress)
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel():
+            low, high = tensor.aminmax()  # both are NaN if one number is
+            if not (low.isfinite() and high.isfinite()):
+                raise CheckpointError(
+                    f"{key} holds numbers that are not finite (NaN or infinite): the file is damaged, or of a training "
+                    "that failed; download it again"
+                )
+        progress(tensor.numel() * tensor.element_size())
+
+
+def guess_preset(checkpoint: Path) -> tuple[str, list[str]]:
+    """The preset of a released file by its keys and shapes, and the names of all that fit it.
+
+    Presets that differ in their training alone show and measure the same; the first with a released checkpoint is
+    taken. Raises CheckpointError if none fits, or some that do not do the same.
+    """
+    found = read_lightning(checkpoint)
+    fitting: list[Preset] = []
+    for name in preset_names():
+        preset = load_preset(name)
+        if preset.embedded_weights is None and _has_networks(preset, found):
+            fitting.append(preset)
+    names = [preset.name for preset in fitting]
+    if not fitting:
+        raise CheckpointError(
+            f"{checkpoint} fits no preset: it holds {len(found)} tensors, {listed(found)}; name one with --preset to "
+            "see the differences"
+        )
+    if len({_shown_alike(preset) for preset in fitting}) > 1:
+        raise CheckpointError(f"{checkpoint} fits several presets: choose one with --preset: {', '.join(names)}")
+    return sorted(fitting, key=lambda preset: preset.checkpoint is None)[0].name, names
+
+
+def _has_networks(preset: Preset, found: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds what `checkpoint` of a preset does: the generator alone, where the tokenizer has a file."""
+    expected = expected_tensors(preset)
+    if preset.tokenizer_checkpoint is not None:
+        expected = {key: value for key, value in expected.items() if key.startswith(GENERATOR_PREFIX)}
+    elif any(key.startswith(GENERATOR_PREFIX) for key in found):
+        return False
+    try:
+        used_tensors(expected, found, preset, "")
+    except CheckpointError:
+        return False
+    return True
+
+
+def _shown_alike(preset: Preset) -> tuple[object, ...]:
+    """Everything of a preset that pictures and figures depend on."""
+    data, views = preset.data, preset.data.views
+    return (
+        data.image_size,
+        data.camera_spread,
+        data.scale_focal_by_256,
+        views.num_context,
+        views.max_condition_views,
+        preset.context_autoencoder,
+        preset.target_autoencoder,
+        preset.compressor,
+        preset.denoiser,
+        preset.sampler,
+        preset.scene_generator,
+        preset.scene_sampler,
+    )
 
 
 def check_weights(path: Path | None, sha256: str | None, role: str) -> None:

@@ -19,7 +19,7 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIn
 from nerfstudio.utils import comms
 
 from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes, EvaluationViews, EvaluationViewsConfig
-from scenetok_ns.bridge.scene_views import SceneViews, StockSceneSource, read_capture
+from scenetok_ns.bridge.scene_views import SceneViews, StockSceneSource, read_capture, unrefined_note
 from scenetok_ns.data.precomputed.latents import LatentScenes, LatentStore
 from scenetok_ns.data.precomputed.token_sets import TokenStore
 from scenetok_ns.data.scenes import BadScene, DataError, SceneSource
@@ -132,6 +132,9 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             return self.dataparser.scene_source(split)
         return self._capture
 
+    refines = False
+    """Whether scenes are refined on their photographs, so that the bundled model's limits are no news."""
+
     @cached_property
     def _capture(self) -> StockSceneSource:
         """The one scene of a stock dataparser."""
@@ -140,6 +143,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             self.dataparser, self.test_split, pose_scale=self.config.pose_scale, typical_spread=spread
         )
         print_line(capture.summary())
+        if self.preset.is_embedded and not self.refines:
+            print_line(unrefined_note(self.preset.name, Path(self.dataparser.config.data)))
         return capture
 
     # --- What Nerfstudio's trainer and tools call ---

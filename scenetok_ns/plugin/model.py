@@ -28,6 +28,7 @@ from scenetok_ns.models.presets import Preset, Solver, changed, load_preset
 from scenetok_ns.models.released_checkpoints import check_weights
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.rendering.scene_renderer import AutoencoderFile, RenderSettings, SceneRenderer
+from scenetok_ns.training.initial_weights import load_initial_weights
 from scenetok_ns.training.loss import TrainingLoss
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
 from scenetok_ns.viewer.renderer import ViewerRenderer
@@ -96,6 +97,9 @@ class SceneTokModelConfig(ModelConfig):
     tokenizer: Path | None = None
     """SceneGen and scenetok-refine, training afresh: run folder or released checkpoint with the compressor and the
     denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
+    initial_weights: Path | None = None
+    """Training afresh: run folder, checkpoint or released checkpoint to start from. Tensors that fit in name and shape
+    are taken, scene tokens of a model with fewer of them go to the first ones; the rest stays random and is listed."""
 
     defer_autoencoders: tyro.conf.Suppress[bool] = False
     """Training: build the autoencoders on first use. Training from latents does so without it."""
@@ -247,9 +251,21 @@ class SceneTokModel(Model):
 
     def initialize_training_state(self) -> list[str]:
         """Load what a new training starts from beside the embedded weights. Returns lines that describe it."""
-        if self.preset.scene_generator is None:
-            return []
-        return [f"Frozen tokenizer: {load_tokenizer(self.scenetok, self.config.tokenizer)}"]
+        lines = []
+        if self.config.initial_weights is not None:
+            with self._trained_weights():
+                lines += load_initial_weights(self.scenetok, self.config.initial_weights).lines()
+            if self.average is not None:
+                self.average.restart()
+            self.invalidate_caches()
+        if self.preset.scene_generator is not None:
+            lines.append(f"Frozen tokenizer: {load_tokenizer(self.scenetok, self.config.tokenizer)}")
+        elif self.config.tokenizer is not None:
+            raise ValueError(
+                "--pipeline.model.tokenizer only works with scenegen methods and scenetok-refine: preset "
+                f"{self.preset.name} trains the tokenizer itself; --pipeline.model.initial-weights starts from one"
+            )
+        return lines
 
     def begin_training(self) -> None:
         """Call this before the first step of the optimizer."""

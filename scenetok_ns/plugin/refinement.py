@@ -66,6 +66,7 @@ class RefineDataManager(SceneTokDataManager):
     """Reads all photographs once and keeps them; batches follow from seed and step."""
 
     config: RefineDataManagerConfig
+    refines = True
 
     @cached_property
     def training_views(self) -> ImageViews:
@@ -122,6 +123,10 @@ class RefineModel(SceneTokModel):
             raise ValueError(f"preset {self.preset.name} generates scenes; refine with the one of its tokenizer")
         if self.average is not None or (self.config.compile and self.config.adapter_rank):
             raise ValueError("scenetok-refine keeps no averaged weights (--ema-decay), and compiles no adapters")
+        if self.config.initial_weights is not None:
+            raise ValueError(
+                "scenetok-refine trains tokens on frozen networks: name these with --pipeline.model.tokenizer"
+            )
         if self.config.cuda_graph:
             raise ValueError("scenetok-refine records no steps: leave out --pipeline.model.cuda-graph")
         self.scenetok.requires_grad_(False)

@@ -194,16 +194,7 @@ class SceneTokTrainer(Trainer):
         if self.config.load_dir is not None:
             path = checkpoint_path(self.config.load_dir, self.config.load_step)
         if path is None:
-            print_line("No checkpoint to load: training from scratch.")
-            preset = load_preset(self.config.pipeline.model.preset)  # type: ignore[attr-defined]
-            for line in cast(Any, self.pipeline.model).initialize_training_state():
-                print_line(line)
-            for quirk in preset.quirks:
-                print_line(
-                    f"Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
-                    "need; train afresh with a preset that has none (docs/quirks.md).",
-                    style="bold yellow",
-                )
+            self._begin_without_checkpoint()
             return
         state = read_checkpoint(path)
         self.pipeline.load_pipeline(state["pipeline"], state["step"])
@@ -217,3 +208,24 @@ class SceneTokTrainer(Trainer):
             restore_random_states(state["random_states"])
         self._start_step = state["step"] + 1
         print_line(f"Resuming after step {state['step']} of {path}")
+
+    def _begin_without_checkpoint(self) -> None:
+        """Load initial weights and what stays frozen; print what training starts from, and what speaks against it."""
+        config = cast(Any, self.config.pipeline).model
+        preset, given = load_preset(config.preset), config.initial_weights is not None
+        print_line(f"No checkpoint to load: training from {'initial weights' if given else 'scratch'}.")
+        for line in cast(Any, self.pipeline.model).initialize_training_state():
+            print_line(line)
+        if given:
+            return
+        if preset.initial_checkpoint is not None:
+            print_line(
+                f"Note: the published training of preset {preset.name} starts from {preset.initial_checkpoint} "
+                "(--pipeline.model.initial-weights FILE)."
+            )
+        for quirk in preset.quirks:
+            print_line(
+                f"Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
+                "need; train afresh with a preset that has none (docs/quirks.md).",
+                style="bold yellow",
+            )

@@ -17,6 +17,7 @@ from scenetok_ns.data.camera_path_files import FRAME_RATE, write_path
 from scenetok_ns.rendering.picture_files import save_picture, to_bytes
 from scenetok_ns.rendering.shots import NearestPhotographs, Shot
 from scenetok_ns.tools.atomic_files import atomic_update
+from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 
 PATH_SUFFIX = ".camera_path.json"
 PICTURE = re.compile(r"\d{5,}\.png")
@@ -137,11 +138,14 @@ def _video(path: Path, size: tuple[int, int], frame_rate: float) -> Iterator[Any
     """A video to add pictures to. Raises OSError without ffmpeg."""
     import mediapy
 
+    put_ffmpeg_on_path()
     try:
         writer = mediapy.VideoWriter(path, size, fps=frame_rate, crf=12)
         writer.__enter__()
     except RuntimeError as error:
-        raise OSError(f"cannot write {path.name}: {error}; install ffmpeg, or take --formats png") from error
+        raise OSError(
+            f"cannot write {path.name}: {error}; pip install imageio-ffmpeg, or take --formats png"
+        ) from error
     try:
         yield writer
         writer.close()

@@ -18,8 +18,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 UNFINISHED = re.compile(r"\..+\.(?P<pid>\d+)@(?P<machine>[^@.]+)\.part")
 """Names of unfinished files and folders."""
 LEFTOVER_AGE_S = 24 * 3600.0
@@ -75,6 +73,8 @@ def save_torch(content: Any, file: BinaryIO, progress: Callable[[int], None] = l
 
     Left alone, torch turns a full disk, or an interrupt, into a RuntimeError about the position in the file.
     """
+    import torch  # two seconds, which those who write other files need not wait for
+
     counted = _Counted(file.write, progress)
     try:
         torch.save(content, counted)  # type: ignore[arg-type]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.download_records import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +24,19 @@ def sha256_of(path: Path, progress: Callable[[int], None] = lambda count: None) 
     return digest.hexdigest()
 
 
-def remembered_sha256(path: Path) -> str:
-    """SHA-256 of a file, read again only if its size, time of change or place on the disk are not what they were."""
+def remembered_sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
+    """SHA-256 of a file, read again only if its size, time of change or place on the disk are not what they were.
+
+    `progress` is called as in `sha256_of`, or once if nothing has to be read.
+    """
     status, key = path.stat(), str(path.resolve())
     state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     known = _read(_memory())
     entry = known.get(key)
     if isinstance(entry, dict) and entry.get("state") == state and isinstance(entry.get("sha256"), str):
+        progress(status.st_size)
         return entry["sha256"]
-    digest = sha256_of(path)
+    digest = sha256_of(path, progress)
     try:
         _memory().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_memory(), json.dumps({**known, key: {"state": state, "sha256": digest}}, indent=1).encode())
@@ -42,8 +46,7 @@ def remembered_sha256(path: Path) -> str:
 
 
 def _memory() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "scenetok_ns" / "sha256.json"
+    return cache_folder() / "sha256.json"
 
 
 def _read(path: Path) -> dict[str, object]:

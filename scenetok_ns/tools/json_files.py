@@ -15,7 +15,7 @@ class JsonError(ValueError):
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises JsonError, which does not name the file, for one that cannot be read."""
     try:
-        return json.loads(path.read_text("utf8"))
+        return json.loads(path.read_text("utf-8-sig"))  # with or without a byte order mark
     except UnicodeDecodeError:
         problem = "it is not UTF-8 text"
     except RecursionError:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
-from scenetok_ns.bridge.run_configs import read_run, run_checkpoints
 from scenetok_ns.models.presets import Preset
-from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES, drop_reason, read_lightning
+from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES, used_tensors
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.models.weight_files import CheckpointError, check_finite, check_tensors, embedded_weights
-from scenetok_ns.training.checkpoints import averaged_weights, checkpoint_path, model_state, read_checkpoint
+from scenetok_ns.models.weight_files import CheckpointError, check_finite, embedded_weights
+from scenetok_ns.training.weight_sources import read_networks, weights_file_of
 
 
 def load_tokenizer(model: SceneTok, source: Path | None) -> Path:
@@ -35,9 +28,8 @@ def load_tokenizer(model: SceneTok, source: Path | None) -> Path:
     preset = model.preset
     file = _file_of(source, preset)
     expected = {key: value for key, value in model.state_dict().items() if key.startswith(TOKENIZER_PREFIXES)}
-    read = _read(file, preset, expected)
-    found = {key: value for key, value in read.items() if key.startswith(TOKENIZER_PREFIXES)}
-    check_tensors(expected, found, f"{file} does not fit the tokenizer of preset {preset.name}")
+    read = {key: value for key, value in read_networks(file).items() if key.startswith(TOKENIZER_PREFIXES)}
+    found, _ = used_tensors(expected, read, preset, f"{file} does not fit the tokenizer of preset {preset.name}")
     check_finite(found, f"{file} is damaged")
     for prefix in TOKENIZER_PREFIXES:
         part = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
@@ -54,19 +46,4 @@ def _file_of(source: Path | None, preset: Preset) -> Path:
                 + (f" ({preset.tokenizer_checkpoint})" if preset.tokenizer_checkpoint else "")
             )
         return embedded_weights(preset.embedded_weights)
-    if source.is_dir() or source.suffix == ".yml":
-        return checkpoint_path(run_checkpoints(source, read_run(source)))
-    return source
-
-
-def _read(file: Path, preset: Preset, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file}: not a readable weights file ({error})") from error
-    if re.fullmatch(r"step-\d+\.ckpt", file.name):
-        state = averaged_weights(model_state(read_checkpoint(file)["pipeline"]))
-        return {key.removeprefix("scenetok."): value for key, value in state.items() if isinstance(value, Tensor)}
-    state = read_lightning(file)
-    return {key: value for key, value in state.items() if key in expected or drop_reason(key, preset) is None}
+    return weights_file_of(source)

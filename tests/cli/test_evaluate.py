@@ -125,8 +125,15 @@ def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: P
     open_run(run, tmp_path / "opened", index=index, engine="off")
     assert read_run(tmp_path / "opened").pipeline.datamanager.dataparser.eval_index == index.absolute()
     assert read_run(tmp_path / "opened").pipeline.model.engine == "off"
+    entries = {"test1": {"context": [0, 4, 8], "target": [2]}, "test2": {"context": [0, 4, 8], "target": [200]}}
+    index.write_text(json.dumps(entries | {f"other{i}": entries["test1"] for i in range(136)}))
+    evaluate(run, tmp_path / "part", index=index, measure=QUICK, pictures=False)  # of the data set and of a scene
+    found = read(tmp_path / "part")
+    assert list(found["per_scene"]) == ["test1"] and len(found["skipped"]) == 137
+    assert found["skipped"]["test2"] == f"index.json asks for frame 200, but it has {FRAMES} frames (0 to {FRAMES - 1})"
+    assert found["skipped"]["other135"] == "not in the data set, though index.json names it"
     index.write_text(json.dumps({"other": {"context": [0], "target": [2]}}))
-    with pytest.raises(DataError, match="names 1 scenes that the data set does not have"):
+    with pytest.raises(DataError, match="names 1 scenes, none of which the data set has"):
         open_run(run, tmp_path / "wrong", index=index)
     assert not (tmp_path / "wrong").exists()
 

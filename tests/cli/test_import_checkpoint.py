@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import pytest
 import torch
 import yaml
 from nerfstudio.utils.eval_utils import eval_setup
-from support.command_line import failure_in, scenetok_in
-from support.released_files import random_state, write_lightning
+from support.command_line import failure, failure_in, scenetok, scenetok_in
+from support.released_files import foreign_classes, random_state, write_lightning
 
 from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.cli.import_checkpoint import chosen_preset
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.weight_files import CheckpointError
 from scenetok_ns.tools.digests import sha256_of
 
 CHECKPOINT = "nerfstudio_models/step-000000000.ckpt"
@@ -36,7 +40,10 @@ def test_an_imported_run_holds_the_released_tensors_and_stock_tools_load_them(wo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "re10k", "output": "new"}, "preset re10k needs the weights of vavae: --vavae .../vavae-imagenet"),
+        (
+            {"preset": "re10k", "output": "new"},
+            "preset re10k needs the weights of vavae: give --vavae .../vavae-i",
+        ),
         ({"vavae": "small.ckpt", "output": "new"}, "preset small does not use vavae: leave out"),
         ({"output": "run"}, "run exists; choose another --output"),
         ({"data": "nowhere", "output": "new"}, "no data at "),
@@ -63,6 +70,82 @@ def test_an_import_interrupted_while_writing_leaves_nothing(workplace: Path, mon
     with pytest.raises(SystemExit, match="scenetok import: interrupted"):
         scenetok_in(workplace, "import", checkpoint="small.ckpt", preset="small.yaml", output="new")
     assert sorted(workplace.iterdir()) == before
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next(workplace: Path, tmp_path: Path) -> None:
+    for name in ("small.ckpt", "small.yaml"):
+        shutil.copy(workplace / name, tmp_path / name)
+    process = multiprocessing.get_context("fork").Process(target=import_and_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert process.exitcode == -signal.SIGKILL and len(left) == 1 and left[0].startswith(".new.")
+    scenetok_in(tmp_path, "import", checkpoint="small.ckpt", preset="small.yaml", output="new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "small.ckpt", "small.yaml"]
+
+
+def import_and_die(folder: Path) -> None:
+    def die(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = die
+    scenetok_in(folder, "import", checkpoint="small.ckpt", preset="small.yaml", output="new")
+
+
+def test_surplus_keys_and_records_are_listed_and_damage_is_refused(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copy(workplace / "small.yaml", tmp_path / "small.yaml")
+    state = random_state(load_preset(str(tmp_path / "small.yaml")))
+    surplus = {"ema.module.x": torch.zeros(1), "denoiser.model.pos_embed": torch.zeros(1)}
+    with foreign_classes("src.model.config.ModelCfg") as (config,):
+        write_lightning(tmp_path / "more.ckpt", state | surplus, hyper_parameters=config())
+    options = {"preset": "small.yaml", "output": "new"}
+    scenetok_in(tmp_path, "import", checkpoint="more.ckpt", **options)
+    said = capsys.readouterr().err
+    assert "left out ema.module.x: averaged weights of the trainer" in said
+    assert "left out denoiser.model.pos_embed: position table of LightningDiT" in said
+    assert "left out records of more.ckpt of the kinds" in said and "src.model.config.ModelCfg" in said
+    shutil.rmtree(tmp_path / "new")
+
+    content = bytearray((tmp_path / "more.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flipped.ckpt").write_bytes(content)
+    assert "has a wrong checksum" in failure_in(tmp_path, "import", checkpoint="flipped.ckpt", **options)
+    state["denoiser.cnd_proj.weight"][0, 0] = float("nan")
+    write_lightning(tmp_path / "nan.ckpt", state)
+    said = failure_in(tmp_path, "import", checkpoint="nan.ckpt", **options)
+    assert "denoiser.cnd_proj.weight holds numbers that are not finite" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_are_found_by_name(workplace: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((workplace / "small.yaml").read_text())
+    (tmp_path / "small.yaml").write_text(yaml.dump({**values, "checkpoint": "va-videodc_re10k.ckpt"}))
+    (tmp_path / "weights").mkdir()
+    options = {"preset": str(tmp_path / "small.yaml"), "output": str(tmp_path / "run"), "from": tmp_path / "weights"}
+    assert "va-videodc_re10k.ckpt was not found in" in failure("import", **options)
+    shutil.copy(workplace / "small.ckpt", tmp_path / "weights" / "va-videodc_re10k.ckpt")
+    scenetok("import", **options)
+    assert (tmp_path / "run" / CHECKPOINT).is_file()
+    options["from"] = tmp_path / "nowhere"
+    assert "--from: there is no folder" in failure("import", **{**options, "output": str(tmp_path / "other")})
+
+
+def test_the_preset_follows_from_the_files_in_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to import: give --preset, --checkpoint, or --from"):
+        chosen_preset(None, None, None)
+    with pytest.raises(CheckpointError, match=r"has no released checkpoint; their names are va-videodc_dl3dv\.ckpt"):
+        chosen_preset(None, None, tmp_path)
+    (tmp_path / "va-videodc_re10k_scene.ckpt").touch()
+    assert chosen_preset(None, None, tmp_path) == "re10k-scene"
+    (tmp_path / "scenegen_shift4_re10k.ckpt").touch()
+    assert chosen_preset(None, None, tmp_path) == "scenegen-shift4"
+    (tmp_path / "va-wan_dl3dv.ckpt").touch()
+    with pytest.raises(CheckpointError, match="choose one with --preset: dl3dv-wan-shift4, scenegen-shift4"):
+        chosen_preset(None, None, tmp_path)
+    assert chosen_preset("re10k", None, tmp_path) == "re10k"
+    assert chosen_preset(None, tmp_path / "va-videodc_re10k.ckpt", None) == "re10k"
 
 
 def test_the_file_of_another_autoencoder_is_refused_at_import(workplace: Path, tmp_path: Path) -> None:

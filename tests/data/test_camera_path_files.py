@@ -50,7 +50,8 @@ def test_lenses_of_wide_and_tall_pictures_are_those_of_nerfstudio(tmp_path: Path
 def test_photographs_of_transforms_json_are_cropped_as_the_model_sees_them(tmp_path: Path) -> None:
     meta = transforms(5, (60, 100))
     meta["frames"] = meta["frames"][::-1]
-    meta["frames"][0] |= {"fl_x": 90.0, "cx": 40.0}  # of the last photograph
+    meta["frames"][0] |= {"fl_x": 90.0, "fl_y": 54.0, "cx": 40.0}  # of the last photograph
+    meta["k1"] = 0.0
     (tmp_path / "transforms.json").write_text(json.dumps(meta))
     path = read_path(tmp_path / "transforms.json", None, side=32)
     assert path.size == (32, 32)
@@ -72,11 +73,8 @@ def test_photographs_of_transforms_json_are_cropped_as_the_model_sees_them(tmp_p
     [
         ("not json", "is not a camera path of Nerfstudio .* or a transforms.json: it is not JSON"),
         ("[]", "neither a camera_path nor frames"),
-        (
-            {"frames": [{"transform_matrix": torch.eye(4).tolist()}]},
-            "is not a transforms.json with poses and focal lengths: w is None",
-        ),
-        ({"frames": [], "w": 4, "h": 4, "fl_x": 4}, "it has no frames"),
+        ({"frames": [{"transform_matrix": torch.eye(4).tolist()}]}, "frame 0 has no file_path"),
+        ({"frames": [], "w": 4, "h": 4, "fl_x": 4}, "has no frames"),
         ({"camera_path": [{"camera_to_world": torch.eye(4).flatten().tolist(), "fov": 60}]}, "render_height"),
         (
             {

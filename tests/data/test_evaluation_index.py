@@ -9,7 +9,7 @@ import torch
 from support.scene_files import example, write_dl3dv, write_re10k
 
 from scenetok_ns.data.evaluation_index import EvaluationIndex
-from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.data.sources.dl3dv import DL3DVSource
 from scenetok_ns.data.sources.re10k import RE10KSource
 
@@ -51,17 +51,22 @@ def test_skipped_scenes_are_left_out(tmp_path: Path) -> None:
 
 
 def test_unknown_scene(tmp_path: Path) -> None:
-    found = index(tmp_path, {"a": ENTRY, "x": ENTRY, "y": ENTRY})
     data = source(tmp_path)
-    with pytest.raises(DataError, match="names 2 scenes that the data set does not have, the first is 'x'"):
-        found.keys_in(data)
+    with pytest.raises(DataError, match="names 2 scenes, none of which the data set has; the first is 'x'"):
+        index(tmp_path, {"x": ENTRY, "y": ENTRY}).keys_in(data)
+    assert not data.skipped.reasons
+    found = index(tmp_path, {"a": ENTRY, **{f"x{i}": ENTRY for i in range(136)}})
+    for _ in range(2):
+        assert found.keys_in(data) == ["a"]
+    assert len(data.skipped) == 136
+    assert data.skipped.reasons["x0"] == f"not in the data set, though {found.path.name} names it"
     with pytest.raises(DataError, match="has no entry for scene 'c'"):
         found.views(data.scene("c"))
 
 
 def test_unknown_frame(tmp_path: Path) -> None:
     for entry in ({"context": [0, 8], "target": [1]}, {"context": [0], "target": [1, 8]}):
-        with pytest.raises(DataError, match=r"asks for frame 8, but there are 8 frames \(0 to 7\)"):
+        with pytest.raises(BadScene, match=r"scene a: .* asks for frame 8, but it has 8 frames \(0 to 7\)"):
             index(tmp_path, {"a": entry}).views(source(tmp_path).scene("a"))
 
 

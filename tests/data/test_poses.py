@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scenetok_ns.data.poses import cameras_from_rows, farthest_points, interpolate_poses, pose_distances
+from scenetok_ns.data.poses import (
+    cameras_from_rows,
+    farthest_points,
+    in_one_place,
+    interpolate_poses,
+    pose_distances,
+    stray_cameras,
+)
 
 
 def turned(*angles: float) -> Tensor:
@@ -18,6 +25,26 @@ def turned(*angles: float) -> Tensor:
         pose[0, 0] = pose[2, 2] = math.cos(angle)
         pose[0, 2], pose[2, 0] = math.sin(angle), -math.sin(angle)
     return poses
+
+
+def standing_at(*positions: float) -> Tensor:
+    poses = torch.eye(4).repeat(len(positions), 1, 1)
+    poses[:, 0, 3] = torch.tensor(positions)
+    return poses
+
+
+def test_stray_cameras_are_few_and_far() -> None:
+    row = [float(number) for number in range(19)]
+    assert stray_cameras(standing_at(*row, 1000.0)).nonzero().flatten().tolist() == [19]
+    assert not stray_cameras(standing_at(*row, 40.0)).any()  # a step aside
+    assert not stray_cameras(standing_at(*row[:15], *[1000.0 + number for number in range(5)])).any()  # a second place
+    assert not stray_cameras(standing_at(*[0.0] * 19, 1.0)).any()  # mostly on a tripod
+    assert not stray_cameras(standing_at(0.0)).any() and not stray_cameras(standing_at(0.0, 5.0)).any()
+
+
+def test_one_place_is_one_in_any_unit() -> None:
+    assert in_one_place(standing_at(0.0, 0.0)) and in_one_place(standing_at(3.0, 3.0 + 1e-7))
+    assert not in_one_place(standing_at(0.0, 1e-12)) and not in_one_place(standing_at(1e9, 1.1e9))
 
 
 @settings(max_examples=25, deadline=None)

@@ -22,7 +22,7 @@ from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.evaluation import evaluate as whole
 from scenetok_ns.evaluation.baselines import copied_pictures, nearest_view
 from scenetok_ns.evaluation.distributions import frechet_distance
-from scenetok_ns.evaluation.features import standin_features
+from scenetok_ns.evaluation.features import standin_features, to_bytes
 from scenetok_ns.evaluation.measures import Measured, Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.pictures import for_report, side_by_side
@@ -90,7 +90,7 @@ def test_figures_are_means_over_views(
         target = pipeline.datamanager.scenes.target_views(number)
         cameras = CameraBatch(target.c2w[None], target.intrinsics[None])
         pred = pipeline.model.renderer.render(pipeline.model.renderer.tokens_of(number), cameras).clamp(0, 1)
-        values.append(psnr(pred=pred, target=target.images.float() / 255))
+        values.append(psnr(pred=to_bytes(pred).float() / 255, target=target.images.float() / 255))
     assert undisturbed["psnr"] == pytest.approx(float(torch.cat(values).mean()), abs=1e-4)
     assert undisturbed["psnr_std"] == pytest.approx(float(torch.cat(values).std()), abs=1e-4)
     assert undisturbed["num_views"] == 3 * TARGETS and undisturbed["num_skipped_scenes"] == 1
@@ -333,13 +333,19 @@ def test_conditions_reach_the_model(pipeline: SceneTokPipeline, measures: Measur
     assert tokens.mean.shape == (5, 4)
     with pytest.raises(DataError, match="99 tokens were asked for, the scenes have 8"):
         kept_tokens(pipeline.model.renderer.tokens_of(0), 99)
-    base = figures(evaluation(pipeline, measures, tmp_path / "base"))
-    for name, conditions in (
-        ("order", EvaluationConditions("reversed")),
-        ("tokens", EvaluationConditions(num_tokens=5)),
-    ):
+
+    def predicted(name: str, conditions: EvaluationConditions) -> torch.Tensor:
         run = evaluation(pipeline, measures, tmp_path / name, conditions=conditions)
-        assert figures(run)["psnr"] != base["psnr"]
+        seen: list[torch.Tensor] = []
+        run.write_pictures = lambda scene: seen.append(scene.pred)
+        run.run()
+        return torch.cat(seen)
+
+    base = predicted("base", EvaluationConditions())
+    assert torch.equal(base, predicted("again", EvaluationConditions()))
+    reordered, fewer = EvaluationConditions("reversed"), EvaluationConditions(num_tokens=5)
+    for name, conditions in (("order", reordered), ("tokens", fewer)):
+        assert not torch.equal(base, predicted(name, conditions))
     record = evaluation(pipeline, measures, tmp_path / "order").folder.record("test0")
     assert record is not None and record.context == sorted(record.context, reverse=True)
 

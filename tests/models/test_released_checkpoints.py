@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import datetime
+import functools
 import os
 import pathlib
 import typing
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +17,17 @@ import pytest
 import torch
 from support.released_files import foreign_classes, random_state, small_preset, write_lightning
 
+from scenetok_ns.models import released_checkpoints
+from scenetok_ns.models.lightning_files import check_crc, read_lightning, record_names
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.released_checkpoints import (
     CheckpointError,
+    check_content,
     check_tensors,
     check_weights,
     drop_reason,
     expected_tensors,
-    read_lightning,
+    guess_preset,
     released_state,
 )
 from scenetok_ns.tools.digests import sha256_of
@@ -83,10 +89,13 @@ def test_only_the_last_block_s_unused_half_is_dropped() -> None:
     [
         (
             lambda s: s.update({"denoiser.cnd_proj.wt": s.pop("denoiser.cnd_proj.weight")}),
-            r"1 missing: denoiser\.cnd_proj\.weight; 1 surplus: denoiser\.cnd_proj\.wt$",
+            r"1 missing: denoiser\.cnd_proj\.weight; 1 unknown: denoiser\.cnd_proj\.wt$",
         ),
         (lambda s: s.pop(SQUARE), r"1 missing: denoiser\.model\.blocks\.0\.attn\.proj\.weight$"),
-        (lambda s: s.update({"ema.module.x": torch.zeros(1)}), r"1 surplus: ema\.module\.x$"),
+        (  # a third block: the file is of a larger network
+            lambda s: s.update({SQUARE.replace("blocks.0", "blocks.2"): s[SQUARE]}),
+            r"1 surplus: denoiser\.model\.blocks\.2\.attn\.proj\.weight$",
+        ),
         (
             lambda s: s.update({OBLONG: s[OBLONG].T.contiguous()}),
             r"1 of another shape: compressor\.aggregate\.0\.mlp2\.w3\.weight \[64, 32\] instead of \[32, 64\]$",
@@ -195,11 +204,100 @@ def test_missing_and_changed_autoencoder_weights_are_named(tmp_path: Path) -> No
         check_weights(file, digest, "target")
 
 
-def test_unknown_records_are_refused_by_name(tmp_path: Path) -> None:
-    with foreign_classes("somewhere.else_.Thing", "another.Other") as (thing, other):
-        path = write_lightning(tmp_path / "x.ckpt", {"a": torch.ones(2)}, extra=[thing(), other()])
-    with pytest.raises(CheckpointError, match=r"names another\.Other, somewhere\.else_\.Thing, which"):
-        read_lightning(path)
+SURPLUS = {
+    "denoiser.model.y_embedder.embedding_table.weight": "class embedding of LightningDiT",
+    "denoiser.model.pos_embed": "position table of LightningDiT",
+    "compressor.norm.weight": "norm of an earlier compressor",
+    "compressor.scene_norm.weight": "norm of an earlier compressor",
+    "compressor.null_tokens": "null token of an earlier compressor",
+    "denoiser.model.feat_rope.freqs_cos": "rotary table",
+    "ema.module.denoiser.x": "averaged weights of the trainer",
+    "scheduler.x": "constants of the noise schedule",
+    "something.new": "no part of the preset's networks",
+}
+
+
+def test_surplus_keys_are_left_out_with_a_reason(released: Path) -> None:
+    path = rewritten(released, lambda state: state.update({key: torch.zeros(2) for key in SURPLUS}))
+    taken = released_state(small_preset(), path)
+    assert list(taken.tensors) == list(expected_tensors(small_preset())) and taken.dropped.keys() == SURPLUS.keys()
+    for key, words in SURPLUS.items():
+        assert words in taken.dropped[key]
+
+
+def test_unknown_records_are_replaced_by_inert_ones(tmp_path: Path) -> None:
+    """Objects, dicts, lists, arrays, functions and enums of packages that are not there, or that are."""
+    names = ("src.model.config.ModelCfg", "another.AttributeDict", "somewhere.else_.Thing")
+    with foreign_classes(*names) as (config, attributes, thing):
+        thing.__reduce__ = lambda self: (config, ("argument", 3), {"state": 1})
+        made = config()
+        made.__dict__.update(lr=1e-5, inner=thing(), values=attributes(a=1, b=thing()))
+        path = write_lightning(
+            tmp_path / "x.ckpt",
+            {"a": torch.ones(2)},
+            hyper_parameters={
+                "config": made,
+                "maker": functools.partial(datetime.timedelta, 1),
+                "more": attributes(c=[thing()]),
+            },
+            times=[datetime.timedelta(3), datetime.datetime(2026, 3, 9)],
+            arrays=[np.arange(5), np.array([1.5, 2.5])],
+            queue=collections.deque([1, 2], 3),
+            names={"a", "b"},
+        )
+    assert torch.equal(read_lightning(path)["a"], torch.ones(2))
+    found = record_names(path)
+    assert {"src.model.config.ModelCfg", "functools.partial", "datetime.timedelta", "another.AttributeDict"} <= set(
+        found
+    )
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_a_flipped_byte_is_noticed(released: Path, place: float) -> None:
+    content = bytearray(released.read_bytes())
+    check_crc(released)
+    with zipfile.ZipFile(released) as archive:
+        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content[entry.header_offset + 200 + int(place * (entry.file_size - 300))] ^= 1
+    released.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"damaged, {entry.filename} has a wrong checksum; download it again"):
+        check_content([released], {}, lambda count: None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_noticed(released: Path, value: float) -> None:
+    counts: list[int] = []
+    tensors = {"a": torch.randn(1000), "b.weight": torch.randn(30, 30), "n": torch.arange(3), "e": torch.empty(0)}
+    check_content([released], tensors, counts.append)
+    with zipfile.ZipFile(released) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+    assert sum(counts) == total + 4000 + 3600 + 24
+    tensors["b.weight"][3, 4] = value
+    with pytest.raises(CheckpointError, match=r"b\.weight holds numbers that are not finite"):
+        check_content([], tensors, counts.append)
+
+
+def test_the_preset_is_found_from_keys_and_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = small_preset()
+    larger = replace(small.denoiser, depth=3)
+    presets = {
+        "one": replace(small, name="one", embedded_weights=None, checkpoint="one.ckpt"),
+        "another": replace(small, name="another", embedded_weights=None, training=replace(small.training, gamma=0.1)),
+        "larger": replace(small, name="larger", embedded_weights=None, denoiser=larger, checkpoint="large.ckpt"),
+        "generator": replace(small_preset(generator=True), name="generator", embedded_weights=None),
+    }
+    monkeypatch.setattr(released_checkpoints, "preset_names", lambda: list(presets))
+    monkeypatch.setattr(released_checkpoints, "load_preset", presets.__getitem__)
+    files = {name: write_lightning(tmp_path / f"{name}.x", random_state(preset)) for name, preset in presets.items()}
+    assert guess_preset(files["another"]) == ("one", ["one", "another"])
+    assert guess_preset(files["larger"]) == ("larger", ["larger"])
+    generator = {k: v for k, v in random_state(presets["generator"]).items() if k.startswith("scene_generator.")}
+    assert guess_preset(write_lightning(tmp_path / "g.x", generator)) == ("generator", ["generator"])
+    presets["another"] = replace(presets["another"], sampler=replace(small.sampler, steps=99))
+    with pytest.raises(CheckpointError, match="fits several presets: choose one with --preset: one, another"):
+        guess_preset(files["one"])
+    with pytest.raises(CheckpointError, match=r"fits no preset: it holds 1 tensors, a; name one"):
+        guess_preset(write_lightning(tmp_path / "z.x", {"a": torch.zeros(1)}))
 
 
 def test_reading_leaves_the_process_s_safe_globals_alone(released: Path) -> None:

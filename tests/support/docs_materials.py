@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
+from support.room_pictures import walk, write_photographs
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.anchors import trajectory
@@ -27,6 +28,7 @@ class Materials:
             "rooms": lambda path: self._copy("re10k", path),
             "rooms in DL3DV's layout": lambda path: self._copy("dl3dv", path),
             "capture": self._capture,
+            "photographs": self._photographs,
             "photograph": self._photograph,
             "camera path": self._camera_path,
             "evaluation index": self._evaluation_index,
@@ -68,6 +70,10 @@ class Materials:
         (path / "transforms.json").write_text(json.dumps(transforms))
         if pictures.name != "images":
             pictures.rename(path / "images")
+
+    def _photographs(self, path: Path) -> None:
+        """A walk through a room, without poses."""
+        write_photographs(path, walk(9))
 
     def _photograph(self, path: Path) -> None:
         with Image.open(next(self._scene().glob("images*/*"))) as picture:

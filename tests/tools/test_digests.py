@@ -18,7 +18,7 @@ def test_a_file_is_read_once_for_each_content(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     reads: list[Path] = []
     read = file_digests.sha256_of
-    monkeypatch.setattr(file_digests, "sha256_of", lambda path: reads.append(path) or read(path))
+    monkeypatch.setattr(file_digests, "sha256_of", lambda path, *more: reads.append(path) or read(path, *more))
     file, other = tmp_path / "weights.pt", tmp_path / "other.pt"
     file.write_bytes(b"first")
     other.write_bytes(b"other")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,26 +17,27 @@ from torch import Tensor
 
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
-from scenetok_ns.tools.json_files import JsonError, read_json
+from scenetok_ns.data.transforms_file import TRANSFORMS, frame_of, read_json
 
 logger = logging.getLogger(__name__)
 
-TRANSFORMS = "transforms.json"
 IMAGE_FOLDERS = ("images_4", "images_8", "images_2", "images")
 """Looked for in this order: images_4 is what the released models were trained on."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
-SUPPORTED_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL")
 ASPECT_TOLERANCE = 0.02
 """Stored images are rounded to whole pixels after division by 4 or 8; a larger difference is another image."""
 
 
 class DL3DVSource(SceneSource):
-    """The scene folders in `folder`, or `folder` itself if it is one.
+    """The scene folders in `folder` and in folders of it that are no scenes, or `folder` itself if it is a scene.
 
-    A scene is `<scene>/nerfstudio/transforms.json`, or without the `nerfstudio` folder, beside the image folder
-    (`image_folder`, or the first that exists of IMAGE_FOLDERS). Frames are put in the order of their file names, which
-    is the order of the video; published evaluation indices count them so. Lens distortion (k1 to p2) is not removed:
+    DL3DV-ALL is downloaded as `{1K..11K}/<scene>/transforms.json`, the benchmark as
+    `<scene>/nerfstudio/transforms.json`; archives that make one more folder of the scene's name may stay as they are.
+    Beside transforms.json lies the image folder (`image_folder`, or the first that exists of IMAGE_FOLDERS).
+
+    Frames are put in the order of their file names, which is the order of the video; published evaluation indices
+    count them so. Lens distortion (k1 to p2) is not removed:
     the published code ignores it, and the released weights expect the images as they are.
     Raises DataError if there is no scene.
     """
@@ -57,7 +59,7 @@ class DL3DVSource(SceneSource):
             reason = self.skipped.reasons.get(key)
             raise BadScene(reason, key) if reason else DataError(f"{self.folder} has no scene {key!r}")
         home = self._home_of[key]
-        meta = _read_json(home / TRANSFORMS, key)
+        meta = _read_transforms(home / TRANSFORMS, key)
         files = self._image_files(home, key)
         order = sorted(range(len(meta["frames"])), key=lambda i: _natural(_stem(meta["frames"][i], key)))
         meta = {**meta, "frames": [meta["frames"][i] for i in order]}
@@ -80,15 +82,26 @@ class DL3DVSource(SceneSource):
             return {self.folder.resolve().name: home}
         homes: dict[str, Path] = {}
         without: list[str] = []
-        for path in sorted(path for path in self.folder.iterdir() if path.is_dir()):
-            home = home_of_scene(path)
-            if home is not None:
-                homes[path.name] = home
+        packed: list[str] = []
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix.lower() == ".zip":
+                packed.append(path.stem)
+            if not path.is_dir():
+                continue
+            found = scenes_in(path)
+            if found.homes or found.packed:
+                for name, home in found.homes.items():
+                    homes.setdefault(name, home)
+                packed += found.packed
+                without += found.without
             else:
                 without.append(path.name)
+        packed = [name for name in packed if name not in homes]
         if not homes:
-            raise DataError(f"{self.folder} holds no scene: expected <scene>/nerfstudio/{TRANSFORMS}")
+            unpack = f"; {len(packed)} scenes are .zip archives: unpack them" if packed else ""
+            raise DataError(f"{self.folder} holds no scene: expected <scene>/nerfstudio/{TRANSFORMS}{unpack}")
         self.skipped.add_all(without, f"no {TRANSFORMS}")
+        self.skipped.add_all(packed, "a .zip archive that is not unpacked")
         return homes
 
     def _image_files(self, home: Path, key: str) -> dict[str, Path]:
@@ -106,46 +119,78 @@ def parse_transforms(meta: dict[str, Any], key: str) -> tuple[Float[Tensor, "v 4
     OpenGL camera-to-world becomes OpenCV; intrinsics, which may be given for each frame, are divided by `w` and `h`.
     The timestamp is the number at the end of the file name, else -1. Raises BadScene.
     """
-    frames = meta["frames"]
-    model = meta.get("camera_model", "OPENCV")
-    if model not in SUPPORTED_MODELS:
-        raise BadScene(f"camera model {model}; expected one of {', '.join(SUPPORTED_MODELS)}: undistort it first", key)
-    opengl_to_opencv = np.diag([1.0, -1.0, -1.0, 1.0])
     try:
-        size = np.array([[meta["w"]], [meta["h"]]], dtype=np.float64)
-        c2w = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64) @ opengl_to_opencv
-        intrinsics = np.tile(np.eye(3), (len(frames), 1, 1))
-        for index, frame in enumerate(frames):
-            fx, fy, cx, cy = (float(frame.get(name, meta.get(name))) for name in ("fl_x", "fl_y", "cx", "cy"))
-            intrinsics[index, :2] = np.array([[fx, 0.0, cx], [0.0, fy, cy]], dtype=np.float64) / size
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadScene(f"{TRANSFORMS} lacks or misstates w, h, fl_x, fl_y, cx, cy or a pose ({error})", key) from error
-    numbers = [re.search(r"(\d+)$", _stem(frame, key)) for frame in frames]
+        frames = [frame_of(TRANSFORMS, number, frame, meta) for number, frame in enumerate(meta["frames"])]
+        width, height = (_size(meta, name) for name in ("w", "h"))
+    except DataError as error:
+        raise BadScene(str(error), key) from error
+    intrinsics = np.stack([frame.lens.matrix(width, height) for frame in frames])
+    intrinsics[:, :2] /= np.array([[width], [height]])
+    c2w = np.stack([frame.c2w for frame in frames]) @ np.diag([1.0, -1.0, -1.0, 1.0])
+    numbers = [re.search(r"(\d+)$", frame.name) for frame in frames]
     timestamps = torch.tensor([int(number[1]) if number else -1 for number in numbers], dtype=torch.int64)
     return torch.from_numpy(c2w).float(), torch.from_numpy(intrinsics).float(), timestamps
 
 
 def home_of_scene(scene: Path) -> Path | None:
     """The folder of transforms.json."""
-    return next((path for path in (scene / "nerfstudio", scene) if (path / TRANSFORMS).is_file()), None)
+    places = (scene / "nerfstudio", scene, scene / scene.name / "nerfstudio", scene / scene.name)
+    return next((path for path in places if (path / TRANSFORMS).is_file()), None)
 
 
-def _read_json(path: Path, key: str) -> dict[str, Any]:
+@dataclass
+class FoundScenes:
+    """What a folder holds: itself as a scene, or the scenes in it."""
+
+    homes: dict[str, Path] = field(default_factory=dict)
+    """Scene -> folder of its transforms.json."""
+    packed: list[str] = field(default_factory=list)
+    """Scenes that are archives."""
+    without: list[str] = field(default_factory=list)
+    """Folders that hold neither."""
+
+
+def scenes_in(folder: Path) -> FoundScenes:
+    """The scene that a folder is, or the scenes of a folder such as DL3DV-ALL's 1K to 11K."""
+    if (home := home_of_scene(folder)) is not None:
+        return FoundScenes({folder.name: home})
+    found = FoundScenes()
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == ".zip":
+            found.packed.append(path.stem)
+        elif path.is_dir():
+            home = home_of_scene(path)
+            if home is None:
+                found.without.append(path.name)
+            else:
+                found.homes[path.name] = home
+    return found
+
+
+def _read_transforms(path: Path, key: str) -> dict[str, Any]:
     try:
         meta = read_json(path)
-    except JsonError as error:
-        raise BadScene(f"{TRANSFORMS} cannot be read as JSON ({error})", key) from error
-    if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list) or not meta["frames"]:
+    except DataError as error:
+        raise BadScene(str(error), key) from error
+    if not isinstance(meta.get("frames"), list) or not meta["frames"]:
         raise BadScene(f"{TRANSFORMS} has no frames", key)
-    if not meta.get("w") or not meta.get("h"):
-        raise BadScene(f"{TRANSFORMS} lacks w and h, the image size that its focal lengths refer to", key)
     return meta
+
+
+def _size(meta: dict[str, Any], name: str) -> int:
+    try:
+        size = int(meta[name])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise DataError(f"{TRANSFORMS} lacks w and h, the image size that its focal lengths refer to")
+    return size
 
 
 def _stem(frame: Any, key: str) -> str:
     try:
-        return Path(frame["file_path"]).stem
-    except (KeyError, TypeError) as error:
+        return PurePosixPath(frame["file_path"].replace("\\", "/")).stem
+    except (KeyError, TypeError, AttributeError) as error:
         raise BadScene(f"{TRANSFORMS} has a frame without file_path", key) from error
 
 

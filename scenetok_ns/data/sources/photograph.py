@@ -9,12 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from scenetok_ns.data.pixels import ORIENTATION, exif_tags, focal_pixels, is_invisible, to_rgb
 from scenetok_ns.data.scenes import DataError, OneScene, Scene, ViewIndices, Views
 
 DEFAULT_FOV = 58.0
@@ -23,15 +23,6 @@ PLAUSIBLE_FOV = (5.0, 150.0)
 """Degrees along the shorter side; EXIF data outside of it is not believed."""
 FARTHEST_REACH = 30.0
 """Units of the training data; its rooms are a few wide. Paths that lead farther are most likely in other units."""
-FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
-"""Equivalent focal lengths are for a film of this diagonal (CIPA DCG-001)."""
-
-_EXIF_IFD = 0x8769
-_ORIENTATION = 0x0112
-_FOCAL_LENGTH, _FOCAL_LENGTH_35MM = 0x920A, 0xA405
-_PLANE_RESOLUTION, _PLANE_UNIT = 0xA20E, 0xA210
-_PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
-_UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +75,16 @@ def _read_photograph(path: Path, state: tuple[int, ...]) -> Photograph:
     try:
         with Image.open(path) as stored:
             stored.load()
-            tags = _exif(stored)
+            tags = exif_tags(stored)
             count = getattr(stored, "n_frames", 1)
             fov = _fov(tags, stored.size)
             upright = ImageOps.exif_transpose(stored)
-            notes = ["turned upright as EXIF says"] if tags.get(_ORIENTATION, 1) not in (0, 1) else []
+            notes = ["turned upright as EXIF says"] if tags.get(ORIENTATION, 1) not in (0, 1) else []
             # Telephones put previews after the photograph (MPO).
             notes += [f"the first of its {count} pictures"] if count > 1 and stored.format != "MPO" else []
-            pixels, note = _to_rgb(upright)
+            if is_invisible(upright):
+                raise ValueError("it is transparent everywhere")
+            pixels, note = to_rgb(upright)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large to be read: {error}") from error
     # Pillow reports damaged files as OSError, SyntaxError (PNG), ValueError or EOFError.
@@ -101,64 +94,14 @@ def _read_photograph(path: Path, state: tuple[int, ...]) -> Photograph:
     return Photograph(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), fov, tuple(notes + note))
 
 
-def _to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
-    """Pixels [h, w, 3] as bytes, and what was done. Raises ValueError where that makes no sense."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a known range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError(f"its values go from {values.min()} to {values.max()}; expected 16 bits, 0 to 65535")
-        grey = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2), ["16 bits taken to 8"]
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        if not np.asarray(layer)[:, :, 3].any():
-            raise ValueError("it is transparent everywhere")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return np.array(Image.alpha_composite(white, layer).convert("RGB")), ["transparency laid on white"]
-    notes = [f"{image.mode} taken to RGB without its colour profile"] if image.mode in ("CMYK", "YCbCr", "LAB") else []
-    return np.array(image.convert("RGB")), notes
-
-
-def _exif(image: Image.Image) -> dict[int, Any]:
-    """All tags, main and photographic; none where they are damaged."""
-    try:
-        tags = image.getexif()
-        return {**tags, **tags.get_ifd(_EXIF_IFD)}
-    except Exception:  # damaged EXIF raises almost anything, and a photograph without is as good
-        return {}
-
-
 def _fov(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None:
     """Field of view along the shorter side in degrees; None if the tags lack it or are not plausible."""
-    focal = _focal_pixels(tags, size)
+    focal = focal_pixels(tags, size)
     if focal is None:
         return None
     fov = math.degrees(2 * math.atan(0.5 * min(size) / focal))
     low, high = PLAUSIBLE_FOV
     return fov if low <= fov <= high else None
-
-
-def _focal_pixels(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None:
-    equivalent = _positive(tags.get(_FOCAL_LENGTH_35MM))
-    if equivalent is not None:
-        return equivalent / FULL_FRAME_DIAGONAL_MM * math.hypot(*size)
-    length, resolution = _positive(tags.get(_FOCAL_LENGTH)), _positive(tags.get(_PLANE_RESOLUTION))
-    if length is None or resolution is None:
-        return None
-    pixels = length * resolution / _UNIT_MM.get(tags.get(_PLANE_UNIT, 2), 25.4)
-    # The resolution is that of the picture as it was taken; it may have been made smaller since.
-    taken = max(_positive(tags.get(tag)) or 0.0 for tag in (_PIXELS_X, _PIXELS_Y))
-    return pixels * (max(size) / taken if taken else 1.0)
-
-
-def _positive(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
 
 
 @dataclass(frozen=True, eq=False)

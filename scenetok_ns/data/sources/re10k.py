@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -18,6 +20,8 @@ from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
 from scenetok_ns.tools.json_files import JsonError, read_json
 
+logger = logging.getLogger(__name__)
+
 INDEX = "index.json"
 CACHED_CHUNKS = 4
 """Chunks that one process keeps open. They are mapped into memory, not read, so each costs only what was looked at."""
@@ -26,9 +30,10 @@ CACHED_CHUNKS = 4
 class RE10KSource(SceneSource):
     """The scenes of one folder of `*.torch` chunks, such as root/train.
 
-    Only `index.json` (scene -> chunk) is read at first, so 60,000 scenes cost their names. A chunk is a list of
+    Only `index.json` (scene -> chunk) is read at first, so 60,000 scenes cost their names; without it, the names in all
+    chunks. A chunk is a list of
     dictionaries with `key`, `cameras` (see `poses.cameras_from_rows`), `images` (one uint8 tensor of JPEG bytes for
-    each frame) and `timestamps`. Raises DataError if the folder, its index or all its chunks are missing.
+    each frame) and `timestamps`. Raises DataError if the folder or all its chunks are missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +61,7 @@ class RE10KSource(SceneSource):
         if not self.folder.is_dir():
             raise DataError(f"no folder {self.folder}; expected .torch chunks and {INDEX} in it")
         if not path.is_file():
-            raise DataError(f"{self.folder} has no {INDEX} (scene -> chunk file); it is published with the chunks")
+            return self._names_in_chunks()
         try:
             index = read_json(path)
         except JsonError as error:
@@ -65,6 +70,22 @@ class RE10KSource(SceneSource):
             raise DataError(f"{path}: expected an object that maps scene names to chunk files")
         if not index:
             raise DataError(f"{path} lists no scenes")
+        return index
+
+    def _names_in_chunks(self) -> dict[str, str]:
+        """Scene -> chunk, from the chunks themselves, which are mapped and not read."""
+        chunks = sorted(self.folder.glob("*.torch"))
+        if not chunks:
+            raise DataError(f"{self.folder} has neither .torch chunks nor {INDEX}, which is published with them")
+        logger.info("%s has no %s: the names of the scenes come from its %d chunks", self.folder, INDEX, len(chunks))
+        index: dict[str, str] = {}
+        for chunk in chunks:
+            try:
+                index.update(dict.fromkeys(_open_chunk(chunk), chunk.name))
+            except DataError as error:
+                logger.warning("%s: %s", self.folder, error)
+        if not index:
+            raise DataError(f"none of the {len(chunks)} chunks in {self.folder} can be read; fetch them again")
         return index
 
     def _usable(self, index: dict[str, str]) -> dict[str, str]:
@@ -93,6 +114,7 @@ class RE10KSource(SceneSource):
 
 
 def _open_chunk(path: Path) -> dict[str, dict[str, Any]]:
+    torch.serialization.add_safe_globals(_numpy_arrays())
     try:
         # Files of torch < 1.6 are not zip archives and cannot be mapped.
         chunk = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
@@ -104,8 +126,22 @@ def _open_chunk(path: Path) -> dict[str, dict[str, Any]]:
     return {item["key"]: item for item in chunk}
 
 
+def _numpy_arrays() -> list[Any]:
+    """What arrays of numbers are stored as: reading them runs no code of the file's."""
+    make_array: Any = np.zeros(0).__reduce__()[0]  # lives in another module in each major version of numpy
+    numbers = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "uint8")]
+    return [make_array, np.ndarray, np.dtype, *numbers]
+
+
+def _tensor(value: Any) -> Any:
+    """Arrays of numpy, which some converters store, as tensors; other things as they are."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype != object else value
+
+
 def _scene_of(key: str, example: dict[str, Any]) -> Scene:
-    rows, images = example.get("cameras"), example.get("images")
+    rows, images = _tensor(example.get("cameras")), example.get("images")
+    if isinstance(images, (list, tuple)):
+        images = [_tensor(image) for image in images]
     if not isinstance(rows, Tensor) or rows.ndim != 2 or rows.shape[1] != 18:
         raise BadScene("expected cameras [v, 18]", key)
     if not isinstance(images, (list, tuple)) or not all(isinstance(image, Tensor) for image in images):
@@ -116,7 +152,7 @@ def _scene_of(key: str, example: dict[str, Any]) -> Scene:
         c2w, intrinsics = cameras_from_rows(rows.float())
     except ValueError as error:
         raise BadScene(str(error), key) from error
-    timestamps = example.get("timestamps")
+    timestamps = _tensor(example.get("timestamps"))
     names = tuple(f"frame_{index:05d}" for index in range(len(images)))
     read = partial(_decode, images)
     return Scene(key, c2w, intrinsics, names, read, timestamps if isinstance(timestamps, Tensor) else None)

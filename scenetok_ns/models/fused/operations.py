@@ -3,9 +3,9 @@
 Rows are tokens of all elements of the batch, [rows, dim]. A function `NAME_backward` takes the gradient of the result
 of `NAME`. Gradients of biases and norm weights are added up in `Sums`.
 
-Each operation stands beside its plain twin: `NAME` launches the Triton kernel (`NAME_triton` in ops/triton_residuals
-and ops/triton_heads) on CUDA and calls `NAME_plain` elsewhere. A trailing underscore says that an argument is
-overwritten.
+Each operation stands beside its plain twin: `NAME` launches the Triton kernel (`NAME_triton` in
+ops/triton_norms_training and ops/triton_heads_training) on CUDA and calls `NAME_plain` elsewhere. A trailing underscore
+says that an argument is overwritten.
 """
 
 from __future__ import annotations
@@ -388,9 +388,9 @@ def _rotated(x: Float[Tensor, "b n heads d"], rotary: RotaryTable | None) -> Flo
 
 @cache
 def _residuals() -> ModuleType:
-    return importlib.import_module("scenetok_ns.models.ops.triton_residuals")
+    return importlib.import_module("scenetok_ns.models.ops.triton_norms_training")
 
 
 @cache
 def _heads() -> ModuleType:
-    return importlib.import_module("scenetok_ns.models.ops.triton_heads")
+    return importlib.import_module("scenetok_ns.models.ops.triton_heads_training")

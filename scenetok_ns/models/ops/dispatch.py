@@ -367,17 +367,17 @@ def triton_available() -> bool:
 
 @cache
 def _elementwise() -> ModuleType:
-    return importlib.import_module("scenetok_ns.models.ops.triton_elementwise")
+    return importlib.import_module("scenetok_ns.models.ops.triton_norms")
 
 
 @cache
 def _products() -> ModuleType:
-    return importlib.import_module("scenetok_ns.models.ops.triton_products")
+    return importlib.import_module("scenetok_ns.models.ops.triton_matmuls")
 
 
 @cache
 def _maps() -> ModuleType:
-    return importlib.import_module("scenetok_ns.models.ops.triton_maps")
+    return importlib.import_module("scenetok_ns.models.ops.triton_feature_maps")
 
 
 def _layout(modulation: Tensor, x: Tensor) -> tuple[int, int, int, int] | None:

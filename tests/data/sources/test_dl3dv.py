@@ -10,8 +10,10 @@ import pytest
 import torch
 from support.scene_files import intrinsics, picture, transforms, walk, write_dl3dv
 
+from scenetok_ns.bridge.capture_kinds import find_dataparser
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.data.sources.dl3dv import DL3DVSource
+from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 
 
 @pytest.mark.parametrize("inner", ["nerfstudio", "."])
@@ -81,6 +83,31 @@ def test_missing_or_empty_root(tmp_path: Path) -> None:
         DL3DVSource(tmp_path)
 
 
+def test_the_layouts_of_dl3dv_s_downloads(tmp_path: Path) -> None:
+    """DL3DV-ALL: scenes in 1K to 11K, partly unpacked; archives that bring a folder of the scene's name; benchmark."""
+    write_dl3dv(tmp_path / "1K" / "aa")
+    write_dl3dv(tmp_path / "2K" / "bb" / "bb")
+    write_dl3dv(tmp_path / "cc" / "nerfstudio")
+    write_dl3dv(tmp_path / "2K" / "aa")  # twice
+    (tmp_path / "2K" / "dd.zip").write_bytes(b"PK")
+    (tmp_path / "2K" / "bb.zip").write_bytes(b"PK")  # unpacked, and still there
+    (tmp_path / "2K" / "cache").mkdir()
+    source = DL3DVSource(tmp_path)
+    assert list(source.keys) == ["aa", "bb", "cc"]
+    assert all(source.scene(key).num_frames == 8 for key in source.keys)
+    assert source.skipped.reasons == {"cache": "no transforms.json", "dd": "a .zip archive that is not unpacked"}
+    found = find_dataparser(tmp_path)
+    assert isinstance(found, Dl3dvDataParserConfig)
+    assert list(found.setup().scene_source("test").keys) == ["aa", "bb", "cc"]
+
+
+def test_archives_alone_are_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "1K").mkdir()
+    (tmp_path / "1K" / "aa.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"holds no scene: .*; 1 scenes are \.zip archives: unpack them"):
+        DL3DVSource(tmp_path)
+
+
 def test_folders_without_transforms_are_skipped(tmp_path: Path) -> None:
     write_dl3dv(tmp_path / "a")
     (tmp_path / "cache").mkdir()
@@ -114,12 +141,12 @@ SCALED_POSE = [[2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0],
         (change(frames=[]), "has no frames"),
         (without("frames"), "has no frames"),
         (without("w"), "lacks w and h"),
-        (without("fl_x"), "lacks or misstates"),
-        (change(fl_y=-3.0), "not positive"),
-        (change(camera_model="OPENCV_FISHEYE"), "camera model OPENCV_FISHEYE"),
-        (first_frame("transform_matrix", NAN_POSE), "frame 0 has a camera that is not finite"),
+        (change(fl_x=None, fl_y=None), r"frame images/frame_00001\.png has no focal length"),
+        (change(fl_y=-3.0), "fl_y must be above 0, got -3"),
+        (change(camera_model="OPENCV_FISHEYE"), "perspective cameras only, got OPENCV_FISHEYE"),
+        (first_frame("transform_matrix", NAN_POSE), "frame .*: transform_matrix is not finite"),
         (first_frame("transform_matrix", SCALED_POSE), "frame 0 has a pose that is not rigid"),
-        (first_frame("transform_matrix", [[1.0, 2.0]]), "lacks or misstates"),
+        (first_frame("transform_matrix", [[1.0, 2.0]]), r"transform_matrix has shape \[1, 2\], expected 4 x 4"),
         (first_frame("file_path", None), "without file_path"),
         (first_frame("file_path", "images/other_7.png"), "1 of 8 images are missing, the first is other_7"),
     ],

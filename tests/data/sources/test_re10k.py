@@ -61,16 +61,42 @@ def test_a_source_travels_to_workers_without_its_chunks(tmp_path: Path) -> None:
     assert ForkingPickler.loads(packed).scene("a").num_frames == 8
 
 
+def test_arrays_of_numpy_are_read(tmp_path: Path) -> None:
+    """Some converters store them; they are numbers, so nothing of the file's is run."""
+    scene = example("a")
+    arrays = {**scene, "cameras": scene["cameras"].double().numpy(), "timestamps": scene["timestamps"].numpy()}
+    arrays["images"] = [image.numpy() for image in scene["images"]]
+    found, expected = (
+        RE10KSource(write_re10k(tmp_path / name, [[content]])).scene("a")
+        for name, content in (("numpy", arrays), ("torch", scene))
+    )
+    torch.testing.assert_close(found.c2w, expected.c2w)
+    torch.testing.assert_close(found.intrinsics, expected.intrinsics)
+    assert torch.equal(found.timestamps, expected.timestamps)
+    assert torch.equal(found.load_images([1])[0], expected.load_images([1])[0])
+
+
 def test_files_of_old_torch_are_read(tmp_path: Path) -> None:
     folder = write_re10k(tmp_path, [[example("a")]])
     torch.save([example("a")], folder / "000000.torch", _use_new_zipfile_serialization=False)
     assert RE10KSource(folder).scene("a").load_images([0])[0].shape == (3, 36, 64)
 
 
+def test_chunks_without_an_index_name_their_scenes(tmp_path: Path) -> None:
+    folder = write_re10k(tmp_path, [[example("a"), example("b")], [example("c")]])
+    (folder / "index.json").unlink()
+    assert list(RE10KSource(folder).keys) == ["a", "b", "c"] and RE10KSource(folder).scene("c").num_frames == 8
+    (folder / "000001.torch").write_bytes(b"no")
+    assert list(RE10KSource(folder).keys) == ["a", "b"]
+    (folder / "000000.torch").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"none of the 2 chunks in .* can be read"):
+        RE10KSource(folder)
+
+
 def test_missing_folder_index_or_chunks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         RE10KSource(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"has no index\.json"):
+    with pytest.raises(DataError, match=r"has neither \.torch chunks nor index\.json"):
         RE10KSource(tmp_path)
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(DataError, match="lists no scenes"):

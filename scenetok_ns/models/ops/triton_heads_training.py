@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from scenetok_ns.models.ops.rope import RotaryTable
-from scenetok_ns.models.ops.triton_residuals import STAGES
+from scenetok_ns.models.ops.triton_norms_training import STAGES
 
 
 def norm_rotate_triton_(

@@ -1,4 +1,4 @@
-"""Triton kernels of element-wise work between matrix products, called by dispatch.py."""
+"""Triton kernels of norms, modulations, gates and other element-wise work, called by dispatch.py."""
 
 from __future__ import annotations
 

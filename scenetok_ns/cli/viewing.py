@@ -1,0 +1,70 @@
+"""From a capture to the viewer: run folder, encoding, page; what `scenetok capture --open` ends in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from scenetok_ns.cli.run_options import EMBEDDED, RunChanges
+from scenetok_ns.cli.runs import load_run, write_run
+from scenetok_ns.tools.run_files import CONFIG
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scenetok_ns.plugin.pipeline import SceneTokPipeline
+    from scenetok_ns.plugin.run_folder import DerivedRun, RunFolderConfig
+
+
+def view_capture(capture: Path, run: Path | None, console: Console) -> None:
+    """Encode a capture and display it in the viewer, until the process is interrupted.
+
+    A run folder that displays the capture is created in it, unless an earlier call has done so.
+
+    Args:
+        capture: A folder with transforms.json.
+        run: Run folder with the model, or a preset whose weights come with the package; None: scenetok-tiny.
+        console: Console to print on.
+    """
+    with console.status("loading Nerfstudio"):
+        prepared = prepare_view(capture, run)
+    pipeline = encoded(prepared, console)
+    if not (prepared.config.get_base_dir() / CONFIG).is_file():
+        write_run(prepared, prepared.config.get_base_dir(), console)
+    console.print("starting the viewer; end it with Ctrl-C")
+    try:
+        start_viewer(prepared.config, pipeline)
+    except KeyboardInterrupt:
+        console.print("\nviewer closed")
+
+
+def prepare_view(capture: Path, run: Path | None) -> DerivedRun:
+    """The run, changed to display a capture, for a folder in it; nothing is written yet."""
+    from scenetok_ns.plugin.run_folder import derive_run
+
+    chosen = Path(EMBEDDED) if run is None else run
+    name = chosen.parent.name if chosen.name == CONFIG else chosen.absolute().name
+    derived = derive_run(chosen, capture / f"run-{name}")
+    RunChanges(data=capture).apply(derived.config)
+    return derived
+
+
+def encoded(run: DerivedRun, console: Console) -> SceneTokPipeline:
+    """Load a run and make the tokens of its scene, which the first picture needs."""
+    pipeline = load_run(run, console)
+    renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
+    shown = scenes.scene(scenes.active)
+    making = "generating" if shown.anchors is not None else "encoding"
+    with console.status(Text(f"{making} {shown.scene.key} from {len(shown.context)} photographs")):
+        renderer.tokens_of(shown.number)
+    return pipeline
+
+
+def start_viewer(config: RunFolderConfig, pipeline: SceneTokPipeline) -> None:
+    """Serve Nerfstudio's viewer, as ns-viewer does after it has loaded a run; does not return."""
+    from nerfstudio.scripts.viewer.run_viewer import _start_viewer
+
+    config.vis = "viewer"
+    _start_viewer(config, pipeline, 0)

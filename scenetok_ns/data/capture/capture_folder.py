@@ -1,0 +1,257 @@
+"""From photographs or a video to a capture folder: all steps, whole or not at all, continued after an interrupt."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from scenetok_ns.data.capture.photographs import (
+    FEWEST,
+    VIDEOS,
+    CaptureError,
+    LeftOut,
+    Picture,
+    check_number,
+    find_photographs,
+    prepare_photographs,
+)
+from scenetok_ns.data.capture.pose_estimation import (
+    EstimationOptions,
+    Progress,
+    find_cameras,
+    find_matches,
+    lens_groups,
+    require_pycolmap,
+)
+from scenetok_ns.data.capture.report import SOME, Quality, broken_line, failure_line, measure, still_line, warnings_of
+from scenetok_ns.data.capture.video_frames import extract_frames
+from scenetok_ns.data.capture.writer import IMAGES, RECORD, TRANSFORMS, write_capture
+from scenetok_ns.tools.atomic_files import check_absent, write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes at one capture are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+WORK, STATE, LOCK = "work", "state.json", "lock"
+"""In an unfinished capture: COLMAP's files, what was done, a file that the process at work holds locked."""
+FORMAT = 1
+"""Version of what unfinished captures hold; those of another version are started again."""
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """What a capture is made with."""
+
+    frames: int | None = None
+    """Of a video: number of frames; None: by its length."""
+    estimation: EstimationOptions = field(default_factory=EstimationOptions)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A finished capture."""
+
+    folder: Path
+    pictures: int
+    registered: int
+    notes: tuple[str, ...]
+    """What was done and found, one line each."""
+    warnings: tuple[str, ...]
+    """What the user should know, one line each with what to do."""
+    is_new: bool = True
+    """False: the folder had been made from the same source before."""
+
+
+def make_capture(source: Path, output: Path, options: CaptureOptions, progress: Progress) -> Capture:
+    """Find the cameras of photographs or of a video, and write them as a Nerfstudio capture.
+
+    Work goes into a hidden folder beside `output`, which is renamed at the end. After an interrupt, the same call
+    continues from it. A capture that was made from the same source is returned as it is.
+
+    Args:
+        source: A folder of photographs, or a video file.
+        output: The folder to write.
+        options: See CaptureOptions.
+        progress: Receives stages ("pictures" or "video", "features", "matches", "cameras") with counts.
+
+    Raises:
+        CaptureError: In one line: nothing to read, too few pictures, no cameras, or cameras that do not fit together.
+        FileExistsError: `output` holds something else.
+    """
+    if not source.exists():
+        raise CaptureError(f"no photographs or video at {source}")
+    files = [source] if source.is_file() else find_photographs(source)
+    if source.is_file() and source.suffix.lower() not in VIDEOS:
+        raise CaptureError(
+            f"{source} is one file, and not a video ({', '.join(sorted(VIDEOS))}): give the folder of the photographs; "
+            "of one photograph, scenetok generate --image makes a scene"
+        )
+    if source.is_dir():
+        check_number(len(files), str(source))
+    if options.frames is not None and source.is_dir():
+        raise CaptureError("--frames is for a video; photographs are all used")
+    estimation = options.estimation
+    wanted = {
+        "format": FORMAT,
+        "source": _fingerprint(source, files),
+        "options": {"frames": options.frames, "seed": estimation.seed, "separate": estimation.separate_lenses},
+    }
+    if (done := _finished(output, wanted)) is not None:
+        return done
+    pycolmap = require_pycolmap()
+    part = output.absolute().with_name(f".{output.absolute().name}.capture-part")
+    with _claimed(part, wanted):
+        try:
+            capture = _work(source, part, options, wanted, progress, pycolmap)
+            shutil.rmtree(part / WORK)
+            for name in (STATE, LOCK):
+                (part / name).unlink()
+            if output.is_dir():
+                output.rmdir()  # an empty one
+            os.replace(part, output)
+        except (ValueError, OSError):
+            shutil.rmtree(part, ignore_errors=True)  # a second try would fail in the same way
+            raise
+    return replace(capture, folder=output)
+
+
+def _work(
+    source: Path, part: Path, options: CaptureOptions, wanted: dict[str, Any], progress: Progress, pycolmap: Any
+) -> Capture:
+    begin = time.monotonic()
+    pictures, left_out = _pictures(source, part, options, wanted, progress)
+    if len(pictures) < FEWEST and left_out:
+        reasons = "; ".join(f"{one.source}: {one.reason}" for one in left_out[:SOME])
+        raise CaptureError(
+            f"{source}: {len(pictures)} of {len(pictures) + len(left_out)} pictures are usable, at least {FEWEST} are "
+            f"needed ({reasons})"
+        )
+    check_number(len(pictures), str(source))
+    database = find_matches(pictures, part / IMAGES, part / WORK, options.estimation, progress)
+    if (line := still_line(database, pictures, pycolmap)) is not None:
+        raise CaptureError(f"{source}: {line}")
+    models = find_cameras(database, part / IMAGES, len(pictures), options.estimation, progress)
+    if not models:
+        raise CaptureError(f"no cameras were found in {source}: {failure_line(database, pictures, pycolmap)}")
+    quality = measure(models, database, pictures, pycolmap)
+    if quality.is_broken:
+        raise CaptureError(f"{source}: {broken_line(quality)}")
+    notes = _notes(pictures, quality, options)
+    warnings = _left_out_lines(left_out) + warnings_of(quality, pictures)
+    record = {
+        "made_from": wanted,
+        "pycolmap": pycolmap.__version__,
+        "left_out": [asdict(one) for one in left_out],
+        "notes": notes,
+        "warnings": warnings,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    write_capture(part, models[0], pictures, quality, record, pycolmap)
+    return Capture(part, len(pictures), len(quality.registered), tuple(notes), tuple(warnings))
+
+
+def _pictures(
+    source: Path, part: Path, options: CaptureOptions, wanted: dict[str, Any], progress: Progress
+) -> tuple[list[Picture], list[LeftOut]]:
+    """The pictures in `part`, which an earlier call may have put there."""
+    state = _read_json(part / STATE)
+    if "pictures" in state:
+        return [Picture(**one) for one in state["pictures"]], [LeftOut(**one) for one in state["left_out"]]
+    if source.is_file():
+        pictures, left_out = extract_frames(source, part / IMAGES, options.frames, progress)
+    else:
+        pictures, left_out = prepare_photographs(source, part / IMAGES, progress)
+    state = {"wanted": wanted, "pictures": [asdict(one) for one in pictures]}
+    _write_json(part / STATE, {**state, "left_out": [asdict(one) for one in left_out]})
+    return pictures, left_out
+
+
+def _notes(pictures: Sequence[Picture], quality: Quality, options: CaptureOptions) -> list[str]:
+    count = len(quality.registered)
+    lines = [
+        f"{count} of {len(pictures)} pictures have a camera ({count / len(pictures):.0%}); {quality.points:,} points",
+        f"reprojection error {quality.reprojection_error:.2f} pixels; {quality.joined_matches:.0%} of the matches fit "
+        f"the cameras; points are seen under {quality.triangulation_angle:.1f} degrees",
+    ]
+    groups = lens_groups(pictures, options.estimation.separate_lenses)
+    if len(groups) > 1:
+        kinds = ", ".join(f"{len(group)} of {group[0].width} x {group[0].height}" for group in groups[:SOME])
+        more = f" and {len(groups) - SOME} more" if len(groups) > SOME else ""
+        lines.append(f"{len(groups)} lenses or picture formats, each with its own intrinsics: {kinds}{more}")
+    return lines
+
+
+def _left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
+    """One line for each reason; photographs with the same reason share it."""
+    by_reason: dict[str, list[str]] = {}
+    for one in left_out:
+        by_reason.setdefault("a copy of another" if one.reason.startswith("a copy of ") else one.reason, []).append(
+            one.source
+        )
+    lines = []
+    for reason, sources in by_reason.items():
+        more = f" and {len(sources) - SOME} more" if len(sources) > SOME else ""
+        lines.append(f"left out {len(sources)} ({', '.join(sources[:SOME])}{more}): {reason}")
+    return lines
+
+
+def _fingerprint(source: Path, files: Sequence[Path]) -> list[Any]:
+    """Tells whether a source is what it was, without reading it."""
+    return [str(source.absolute()), *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+
+
+def _finished(output: Path, wanted: dict[str, Any]) -> Capture | None:
+    """The capture that was made from the same source with the same options before; None: there is nothing."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    record = _read_json(output / RECORD)
+    if record.get("made_from") == wanted and (output / TRANSFORMS).is_file():
+        return Capture(
+            output, record["pictures"], record["registered"], tuple(record["notes"]), tuple(record["warnings"]), False
+        )
+    check_absent(output)
+    return None
+
+
+@contextmanager
+def _claimed(part: Path, wanted: dict[str, Any]) -> Iterator[None]:
+    """Make the work folder, or take over the one that an interrupted call for the same capture has left.
+
+    A lock keeps other processes away; the system releases it when a process ends, however it ends.
+    """
+    part.mkdir(parents=True, exist_ok=True)
+    with (part / LOCK).open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CaptureError(
+                    f"another process is at work on {part}: wait for it, or choose another --output"
+                ) from None
+        if _read_json(part / STATE).get("wanted") != wanted:
+            for path in part.iterdir():
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _write_json(part / STATE, {"wanted": wanted})
+        yield
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """An object; an empty one where there is none."""
+    try:
+        content = json.loads(file.read_text("utf8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    write_atomically(file, json.dumps(content).encode())

@@ -1,0 +1,263 @@
+"""A folder of photographs as pictures that COLMAP and Nerfstudio read: upright, RGB, without copies and damage."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from scenetok_ns.data.pixels import (
+    FOCAL_LENGTH,
+    FOCAL_LENGTH_35MM,
+    ORIENTATION,
+    exif_tags,
+    focal_pixels,
+    is_invisible,
+    to_rgb,
+)
+
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".avif"}
+HEIF = {".heic", ".heif"}
+RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
+VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".3gp"}
+KEPT_FORMATS = {"JPEG": {".jpg", ".jpeg"}, "MPO": {".jpg", ".jpeg"}, "PNG": {".png"}}
+"""Formats that every reader knows, with the suffixes under which they are left as they are."""
+JPEG_QUALITY = 95
+FEWEST = 4
+"""Pictures below which structure from motion is not attempted."""
+SMALLEST_SIDE = 64
+THUMBNAIL = 160
+"""Longer side in pixels of the pictures of the thumbnail sheet."""
+BLANK_CONTRAST = 4.0
+"""Standard deviation of grey values below which a picture shows nothing."""
+
+
+class CaptureError(ValueError):
+    """Pictures that cannot become a capture; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a capture."""
+
+    name: str
+    """File name in the capture's images folder: ASCII, no spaces."""
+    source: str
+    """Name that the user knows: the photograph's path in its folder, or the time in a video."""
+    width: int
+    height: int
+    focal: float | None
+    """Focal length in pixels from EXIF; None if EXIF does not say."""
+    lens: str
+    """Equal for pictures that were taken through one lens at one focal length."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A photograph that cannot be used."""
+
+    source: str
+    reason: str
+
+
+def find_photographs(folder: Path) -> list[Path]:
+    """Picture files in a folder and its subfolders, in natural order. Raises CaptureError if there is none."""
+    files = [
+        file for file in folder.rglob("*") if file.is_file() and not _is_passed_over(file.relative_to(folder), folder)
+    ]
+    found = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if found:
+        return sorted(found, key=lambda file: natural(str(file.with_suffix(""))))
+    suffixes = {file.suffix.lower() for file in files}
+    if raw := sorted(suffixes & RAW):
+        raise CaptureError(
+            f"{folder} holds raw photographs ({', '.join(raw)}): export them as JPEG, and give that folder"
+        )
+    if suffixes & VIDEOS:
+        video = next(file for file in files if file.suffix.lower() in VIDEOS)
+        raise CaptureError(f"{folder} holds videos, no photographs: give one of them, such as {video}")
+    raise CaptureError(f"{folder} holds no photographs (.jpg, .png, .heic, ...)")
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key in which IMG_2 comes before IMG_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]
+
+
+def prepare_photographs(
+    folder: Path, images: Path, progress: Callable[[str, int, int], None]
+) -> tuple[list[Picture], list[LeftOut]]:
+    """Bring all photographs of a folder into `images`: linked where they are upright RGB, else converted.
+
+    Pixels are turned upright as EXIF says; poses of such pictures are found afterwards, so the two always agree.
+    Returns the pictures in natural order, and those that are damaged, blank or copies, with reasons.
+
+    Raises CaptureError if none is there, or HEIC files cannot be read.
+    """
+    files = find_photographs(folder)
+    if any(file.suffix.lower() in HEIF for file in files):
+        _register_heif(folder)
+    images.mkdir(parents=True, exist_ok=True)
+    names = picture_names([file.relative_to(folder) for file in files])
+    sources = [file.relative_to(folder).as_posix() for file in files]
+    progress("pictures", 0, len(files))
+    done = 0
+    pictures: list[Picture] = []
+    left_out: list[LeftOut] = []
+    first_with: dict[str, str] = {}
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for found, source in zip(
+            pool.map(_prepare, files, names, sources, [images] * len(files)), sources, strict=True
+        ):
+            done += 1
+            progress("pictures", done, len(files))
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+                continue
+            picture, digest = found
+            if digest in first_with:
+                left_out.append(LeftOut(source, f"a copy of {first_with[digest]}"))
+                (images / picture.name).unlink()
+                continue
+            first_with[digest] = source
+            pictures.append(picture)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return pictures, left_out
+
+
+def picture_names(files: Sequence[Path]) -> list[str]:
+    """Names in one folder for files of several: ASCII letters, digits, `_`, `-` and `.`, no two alike in any case.
+
+    The suffix says what the file will be: .png stays, everything else becomes .jpg.
+    """
+    taken: set[str] = set()
+    names = []
+    for file in files:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", "_".join(file.with_suffix("").parts)).strip("_") or "picture"
+        suffix = ".png" if file.suffix.lower() in (".png", ".bmp", ".tif", ".tiff") else ".jpg"
+        name, number = f"{stem}{suffix}", 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}_{number}{suffix}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def check_number(count: int, what: str) -> None:
+    """Raise CaptureError if pictures are too few for poses."""
+    if count < FEWEST:
+        there = "no picture" if count == 0 else "1 picture" if count == 1 else f"{count} pictures"
+        raise CaptureError(
+            f"{what}: {there}, too few for poses (at least {FEWEST}, better 20 or more); "
+            "of one photograph, scenetok generate --image makes a scene"
+        )
+
+
+def thumbnail(file: Path) -> np.ndarray:
+    """A picture at THUMBNAIL pixels, RGB bytes [h, w, 3]."""
+    with Image.open(file) as image:
+        image.draft("RGB", (THUMBNAIL, THUMBNAIL))
+        small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        return np.asarray(small)
+
+
+def _prepare(file: Path, name: str, source: str, images: Path) -> tuple[Picture, str] | LeftOut:
+    """Put one photograph into `images`; with the digest of the file."""
+    target = images / name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged EXIF, and pictures of 90 million pixels, which phones take
+            with Image.open(file) as stored:
+                if min(stored.size) < SMALLEST_SIDE:
+                    return LeftOut(source, f"{stored.width} x {stored.height} pixels, too small")
+                tags = exif_tags(stored)
+                focal = focal_pixels(tags, stored.size)
+                turned = tags.get(ORIENTATION, 1) not in (0, 1)
+                suffixes = KEPT_FORMATS.get(stored.format or "", set())
+                as_is = (
+                    not turned
+                    and stored.mode == "RGB"
+                    and "transparency" not in stored.info
+                    and file.suffix.lower() in suffixes
+                )
+                stored.load()  # also finds files that were cut short
+                upright = ImageOps.exif_transpose(stored) if turned else stored
+                size = upright.size
+                if is_invisible(upright):
+                    return LeftOut(source, "transparent everywhere")
+                if _contrast(upright) < BLANK_CONTRAST:
+                    return LeftOut(source, "blank: all of it has one colour")
+                target.unlink(missing_ok=True)
+                if as_is:
+                    _link(file, target)
+                else:
+                    _save(to_rgb(upright)[0], target)
+    except Image.DecompressionBombError:
+        return LeftOut(
+            source, f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels; make it smaller"
+        )
+    # Pillow reports damaged files as OSError, SyntaxError (PNG), ValueError or EOFError.
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return LeftOut(source, f"cannot be read ({reason.replace(str(file), file.name)})")
+    camera = " ".join(str(tags.get(tag, "")).strip("\x00 ") for tag in (*_CAMERA, FOCAL_LENGTH, FOCAL_LENGTH_35MM))
+    lens = f"{size[0]} x {size[1]} {camera}".strip()
+    return Picture(name, source, *size, focal, lens), hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+_CAMERA = (0x010F, 0x0110, 0xA434)
+"""EXIF: maker, model, lens model."""
+
+
+def _contrast(image: Image.Image) -> float:
+    small = image.resize((64, 64), Image.Resampling.BOX) if image.mode not in ("P", "1") else image.convert("L")
+    values = np.asarray(small.convert("L") if not small.mode.startswith(("I", "F")) else small, dtype=np.float64)
+    return float(values.std()) / (256.0 if small.mode.startswith("I") else 1.0)
+
+
+def _save(pixels: np.ndarray, target: Path) -> None:
+    image = Image.fromarray(pixels)
+    if target.suffix == ".png":
+        image.save(target, compress_level=1)
+    else:
+        image.save(target, quality=JPEG_QUALITY, subsampling=0)
+
+
+def _link(file: Path, target: Path) -> None:
+    """A hard link, which keeps the pixels where the source is removed; a copy on another file system."""
+    try:
+        os.link(file.resolve(), target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
+def _register_heif(folder: Path) -> None:
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError as error:
+        raise CaptureError(
+            f"{folder} holds HEIC photographs, which need pi-heif: pip install 'scenetok-ns[capture]', or export "
+            "them as JPEG"
+        ) from error
+    register_heif_opener()
+
+
+def _is_passed_over(path: Path, folder: Path) -> bool:
+    """Files like .DS_Store and macOS's ._IMG_1.JPG, folders of thumbnails, and images_4 beside images."""
+    if any(part.startswith((".", "__")) for part in path.parts):
+        return True
+    parents = [parent for parent in path.parents if re.fullmatch(r"images_\d+", parent.name)]
+    return any((folder / parent.parent / "images").is_dir() for parent in parents)

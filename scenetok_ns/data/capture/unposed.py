@@ -1,0 +1,33 @@
+"""Pictures without cameras, recognised at once: what a command that needs cameras says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scenetok_ns.data.capture.photographs import SUFFIXES, VIDEOS
+from scenetok_ns.tools.printing import command
+
+POSED = (
+    *("transforms.json", "*/transforms.json", "*/*/transforms.json", "*/*/*/transforms.json"),
+    *("sparse/**/cameras.*", "colmap/**/cameras.*", "cameras.bin", "cameras.txt"),
+    *("index.json", "*/index.json", "keyframes", "EXR_RGBD"),
+)
+"""What data with cameras has, as patterns below its folder."""
+
+
+def is_unposed(data: Path) -> bool:
+    """Whether data is a video, a photograph, or a folder of photographs, and nothing with cameras."""
+    if data.is_file():
+        return data.suffix.lower() in VIDEOS | SUFFIXES
+    if not data.is_dir() or any(next(data.glob(pattern), None) is not None for pattern in POSED):
+        return False
+    return any(path.suffix.lower() in SUFFIXES | VIDEOS for path in data.rglob("*") if path.is_file())
+
+
+def unposed_line(data: Path) -> str:
+    """What to do with such data, in one line."""
+    if data.is_file() and data.suffix.lower() in SUFFIXES:
+        return f"{data} is one photograph: {command('scenetok', 'generate', '--image', data)} makes a scene of it"
+    folder = f"{data.with_suffix('') if data.is_file() else data}-capture"
+    making = command("scenetok", "capture", data, "--output", folder)
+    return f"{data} has no cameras: {making} finds them; then give --data {command(folder)}"

@@ -1,0 +1,138 @@
+"""Pictures that another program made of the target views: which file belongs to which frame of which scene."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.evaluation.records import file_name
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+SIDE_BY_SIDE = "eval_img_"
+"""Beginning of the names of ns-eval's files, which hold the truth on the left and the prediction on the right."""
+LAYOUTS = "SCENE/FRAME.png, SCENE_FRAME.png, or what ns-eval --render-output-path writes"
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """The pictures of one method: scene -> frame number -> file."""
+
+    root: Path
+    files: dict[str, dict[int, Path]]
+
+    @classmethod
+    def find(cls, root: Path, wanted: Mapping[str, Sequence[int]], *, in_order: bool = False) -> PictureFolder:
+        """Find the pictures of scenes.
+
+        A scene has a folder of its name, or files in `root` whose names begin with its name. The last number in a
+        file's name is the frame's; other files are left alone.
+
+        Args:
+            root: Folder of the method.
+            wanted: Scene -> frame numbers of its target views.
+            in_order: The n-th file of a scene, by name, is its n-th target view, whatever numbers it has.
+
+        Raises:
+            DataError: `root` has no picture of any of the scenes, or two of one frame.
+        """
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root} with pictures")
+        flat = _by_scene(root)
+        found = {}
+        for key, frames in wanted.items():
+            files = _own_folder(root, key) or flat.get(key) or flat.get(file_name(key)) or []
+            if files:
+                found[key] = _by_place(key, files, frames) if in_order else _by_number(key, files)
+        if not found:
+            raise DataError(f"{root} has no pictures of the scenes to compare with; expected {LAYOUTS}")
+        return cls(root, found)
+
+    def missing(self, key: str, frames: Sequence[int]) -> list[int]:
+        """Frames of a scene that have no picture."""
+        there = self.files.get(key, {})
+        return [frame for frame in frames if frame not in there]
+
+    def load(self, key: str, frames: Sequence[int]) -> UInt8[Tensor, "v 3 height width"]:
+        """Pictures of a scene. Raises DataError for damaged, transparent or unequally large ones."""
+        pictures = [_read(self.files[key][frame]) for frame in frames]
+        sizes = {picture.shape[:2] for picture in pictures}
+        if len(sizes) > 1:
+            raise DataError(f"{self.root}: pictures of scene {key} have different sizes: {sorted(sizes)}")
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+    def digest(self, keys: Sequence[str]) -> str:
+        """Changes when a file of these scenes is replaced: of names, sizes and times of modification."""
+        digest = hashlib.sha256()
+        for key in keys:
+            for frame, path in sorted(self.files.get(key, {}).items()):
+                status = path.stat()
+                digest.update(f"{key} {frame} {path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+def _own_folder(root: Path, key: str) -> list[Path]:
+    """Pictures in a scene's own folder; of those that `scenetok evaluate` keeps, the predictions."""
+    folder = next((root / name for name in (key, file_name(key)) if (root / name).is_dir()), None)
+    if folder is None:
+        return []
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return [path for path in files if path.name.startswith("pred_")] or files
+
+
+def _by_scene(root: Path) -> dict[str, list[Path]]:
+    """Scene -> files in `root` itself."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(root.iterdir()):
+        match = re.fullmatch(rf"(?:{SIDE_BY_SIDE})?(.+)[_-]\d+", path.stem)
+        if match is not None and path.suffix.lower() in SUFFIXES:
+            found.setdefault(match[1], []).append(path)
+    return found
+
+
+def _by_number(key: str, files: Sequence[Path]) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for path in files:
+        numbers = re.findall(r"\d+", path.stem)
+        if not numbers:
+            continue
+        frame = int(numbers[-1])
+        if frame in found:
+            raise DataError(f"scene {key}: {found[frame]} and {path} both have the number {frame}")
+        found[frame] = path
+    return found
+
+
+def _by_place(key: str, files: Sequence[Path], frames: Sequence[int]) -> dict[int, Path]:
+    if len(files) != len(frames):
+        raise DataError(
+            f"scene {key}: --in-order needs a picture for each of its {len(frames)} target views, there are "
+            f"{len(files)} in {files[0].parent}"
+        )
+    return dict(zip(frames, files, strict=True))
+
+
+def _read(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("RGB", "L", "P", "RGBA"):
+                raise DataError(f"{path} has pixels of the kind {image.mode}; expected 8 bits for each of 3 colours")
+            if image.mode in ("P", "RGBA") and image.convert("RGBA").getextrema()[3] != (255, 255):
+                raise DataError(f"{path} is transparent in parts: lay it on its background first")
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise DataError(f"{path} cannot be decoded: {error}") from error
+    if path.name.startswith(SIDE_BY_SIDE):
+        if pixels.shape[1] % 2:
+            raise DataError(f"{path} is no pair of pictures side by side: it is {pixels.shape[1]} pixels wide")
+        pixels = pixels[:, pixels.shape[1] // 2 :]
+    return pixels

@@ -1,0 +1,149 @@
+"""Lightning checkpoints, read without running anything that they name."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scenetok_ns.models.weight_files import CheckpointError, listed
+
+RUNS_CODE = {
+    "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "importlib", "runpy", "ctypes", "code", "codeop",
+    "pty", "webbrowser", "pickle", "_pickle", "marshal", "shelve", "multiprocessing", "pip", "pdb",
+}  # fmt: skip
+"""Packages that no training record has a reason to name. Nothing of them would be called, but the file is no model."""
+PLAIN_TYPES = {
+    "dict", "list", "tuple", "str", "int", "float", "bool", "complex", "set", "frozenset", "bytes", "bytearray",
+    "object", "slice", "range",
+}  # fmt: skip
+"""Names of `builtins` that records may hold; its functions open files and run code."""
+
+
+class _Inert:
+    """Stands for an object of the trainer's records: takes any arguments and state, keeps nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class _InertDict:
+    """Stands for a subclass of dict: torch fills dicts and OrderedDicts only."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:  # type: ignore[misc]
+        return OrderedDict()
+
+
+class _InertList:
+    """Stands for a subclass of list, and for a deque."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> list:  # type: ignore[misc]
+        return []
+
+
+_STANDS_FOR = "stand-in of "
+
+
+def _stand_in(kind: type, name: str) -> type:
+    """A class of its own for each name, so that an error of torch says which name it is about."""
+    return type(_STANDS_FOR + name, (kind,), {})
+
+
+def read_lightning(path: Path) -> dict[str, Tensor]:
+    """The `state_dict` of a Lightning checkpoint, memory-mapped: nothing of it is read before it is used.
+
+    Beside tensors, such a file holds records of the trainer, which name classes of other packages. Inert classes stand
+    for all of them; nothing of these packages is imported or called.
+
+    Raises CheckpointError for a file that is truncated, no checkpoint, or names what runs code.
+    """
+    names = record_names(path)
+    if refused := [name for name in names if _runs_code(name)]:
+        raise CheckpointError(
+            f"{path}: refused, its pickle names {', '.join(refused)}, which no training record holds; do not load this "
+            "file with other tools unless you trust where it comes from"
+        )
+    kinds: dict[str, type] = dict.fromkeys(names, _Inert)
+    while True:
+        stand_ins: list[Any] = [(_stand_in(kind, name), name) for name, kind in kinds.items()]
+        try:
+            with torch.serialization.safe_globals(stand_ins):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            break
+        except Exception as error:  # what a reader raises on damaged bytes differs with the damage
+            # Only here it shows whether a name is of a dict or a list, which torch wants to be ones.
+            about = re.search(rf"{_STANDS_FOR}([\w.]+)", str(error))
+            if about is None or kinds.get(about[1]) is not _Inert:
+                raise _unreadable(path, error) from error
+            kinds[about[1]] = _InertList if "append" in str(error) else _InertDict
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path}: expected a Lightning checkpoint with the entry 'state_dict', found {found}")
+    wrong = [str(key) for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if wrong:
+        raise CheckpointError(f"{path}: state_dict entries that are not tensors: {listed(wrong)}")
+    return dict(state)
+
+
+def record_names(path: Path) -> list[str]:
+    """Names that the pickle of a checkpoint mentions and that this process does not allow: those of the records.
+
+    Raises CheckpointError for a file that is truncated or no checkpoint.
+    """
+    _check_is_zip(path)
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception as error:  # as of torch.load
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return CheckpointError(f"{path}: not readable as a PyTorch checkpoint ({reason})")
+
+
+def _runs_code(name: str) -> bool:
+    package, _, attribute = name.partition(".")
+    return package in RUNS_CODE or (package == "builtins" and attribute not in PLAIN_TYPES)
+
+
+def check_crc(path: Path, progress: Callable[[int], None] = lambda count: None) -> None:
+    """Raise CheckpointError if a part of a checkpoint has another checksum than when it was written.
+
+    Reads the whole file; `progress` gets the number of bytes of each piece.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            try:
+                with archive.open(entry) as part:
+                    while piece := part.read(1 << 22):
+                        progress(len(piece))
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise CheckpointError(
+                    f"{path}: damaged, {entry.filename} has a wrong checksum; download it again"
+                ) from error
+
+
+def _check_is_zip(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if zipfile.is_zipfile(path):
+        return
+    with path.open("rb") as file:
+        begins_as_zip = file.read(4) == b"PK\x03\x04"
+    size = path.stat().st_size
+    if begins_as_zip:
+        raise CheckpointError(f"{path}: truncated, it ends after {size} bytes without its directory; download it again")
+    raise CheckpointError(f"{path}: not a PyTorch checkpoint (no zip file, {size} bytes)")

@@ -1,0 +1,43 @@
+"""Networks from wherever a user has them: a run folder, a checkpoint of a run, a released file, a safetensors file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scenetok_ns.bridge.run_configs import read_run, run_checkpoints
+from scenetok_ns.models.lightning_files import read_lightning
+from scenetok_ns.models.weight_files import CheckpointError
+from scenetok_ns.training.checkpoints import averaged_weights, checkpoint_path, model_state, read_checkpoint
+
+NETWORKS = ("compressor.", "denoiser.", "scene_generator.")
+"""Prefixes of the networks' keys."""
+
+
+def weights_file_of(source: Path) -> Path:
+    """The file that holds the weights: of a run folder (or its config.yml) the latest checkpoint."""
+    if source.is_dir() or source.suffix == ".yml":
+        return checkpoint_path(run_checkpoints(source, read_run(source)))
+    return source
+
+
+def read_networks(file: Path) -> dict[str, Tensor]:
+    """All tensors of the networks in a file, by the keys of the released checkpoints; averaged ones where it has some.
+
+    Raises CheckpointError or OSError, in one line, for a file that cannot be read.
+    """
+    if file.suffix == ".safetensors":
+        try:
+            state = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file}: not a readable weights file ({error})") from error
+    elif re.fullmatch(r"step-\d+\.ckpt", file.name):
+        saved = averaged_weights(model_state(read_checkpoint(file)["pipeline"]))
+        state = {key.removeprefix("scenetok."): value for key, value in saved.items() if isinstance(value, Tensor)}
+    else:
+        state = read_lightning(file)
+    return {key: value for key, value in state.items() if key.startswith(NETWORKS)}

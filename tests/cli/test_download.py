@@ -1,0 +1,195 @@
+"""scenetok download: plans, files, comparisons with what is known, and the run folder at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support.file_server import Answer, FileServer, serving
+from support.released_files import random_state, write_lightning
+
+from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.models.presets import config_folder, load_preset
+from scenetok_ns.tools import download_records, downloads
+from scenetok_ns.tools.download_records import recorded
+
+CHECKPOINT, VAVAE, DCAE, WAN = (
+    "va-videodc_re10k.ckpt",
+    "vavae-imagenet256-f16d32-dinov2.pt",
+    "F32T4C128_AE.safetensors",
+    "Wan2.2_VAE.pth",
+)
+CONTENT = b"PK\x03\x04" + bytes(300_000)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with serving({CHECKPOINT: CONTENT, VAVAE: CONTENT[::-1], DCAE: CONTENT * 2, WAN: CONTENT}) as running:
+        yield running
+
+
+def run(server: FileServer, *words: str) -> None:
+    entrypoint(["download", *words, "--mirror", server.address + "/"])
+
+
+def failure(server: FileServer, *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run(server, *words)
+    assert "\n" not in str(stop.value.code)
+    return str(stop.value.code)
+
+
+def test_the_files_of_a_preset_arrive_and_the_import_is_printed(
+    server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run(server, "re10k", "--to", str(tmp_path / "to"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == {
+        CHECKPOINT: CONTENT,
+        VAVAE: CONTENT[::-1],
+        DCAE: CONTENT * 2,
+    }
+    printed = capsys.readouterr().out
+    assert f"scenetok import --preset re10k --checkpoint {tmp_path}/to/{CHECKPOINT} --vavae {tmp_path}" in printed
+    assert f"--video-dcae {tmp_path}/to/{DCAE} --output runs/re10k" in printed
+    count = len(server.requests)
+    run(server, "re10k", "--to", str(tmp_path / "to"))
+    assert len(server.requests) == count
+
+
+def test_without_a_folder_files_go_to_the_cache(server: FileServer, tmp_path: Path) -> None:
+    run(server, "dl3dv-shift8-fixed")  # not released: its autoencoders alone
+    assert sorted(path.name for path in (tmp_path / "cache/scenetok_ns/weights").iterdir()) == [DCAE, VAVAE]
+
+
+@pytest.mark.parametrize("words", [["re10k", "--dry-run"], ["--list"], ["re10k", "--list"]])
+def test_plans_and_lists_move_nothing(
+    server: FileServer, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    run(server, *words)
+    printed = capsys.readouterr().out
+    assert f"{CHECKPOINT}: about 3.0 GiB; licence: none published for the weights" in printed
+    assert ("Wan2.2_VAE.pth: 2.6 GiB; licence: Apache-2.0" in printed) == (words == ["--list"])
+    assert ("(to download)" in printed) == ("--dry-run" in words)
+    assert server.requests == [] and not (tmp_path / "cache").exists()
+
+
+def test_a_plan_says_what_is_there(server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / VAVAE).write_bytes(CONTENT)
+    (tmp_path / (CHECKPOINT + ".part")).write_bytes(bytes(2048))
+    entrypoint(["download", "re10k", "--dry-run", "--to", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert f"from https://nextcloud.mpi-klsb.mpg.de/index.php/s/6Y7EsosfbnpcRxj/download\n  to   {tmp_path}" in printed
+    assert f"{tmp_path}/{CHECKPOINT} (2.0 KiB of it there)" in printed and f"{tmp_path}/{VAVAE} (there)" in printed
+    assert f"https://huggingface.co/hpcai-tech/Open-Sora-v2-Video-DC-AE/blob/main/{DCAE}" in printed
+
+
+def test_the_first_download_is_recorded_and_later_ones_are_compared(
+    server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run(server, "re10k", "--to", str(tmp_path / "one"))
+    first = recorded(CHECKPOINT)
+    assert first is not None and first["source"] == f"{server.address}/{CHECKPOINT}"
+    run(server, "re10k", "--to", str(tmp_path / "two"))
+    server.files[CHECKPOINT] = CONTENT + b"changed"
+    said = failure(server, "re10k", "--to", str(tmp_path / "three"))
+    assert f"{CHECKPOINT} is not the file that was first downloaded here ({first['date']})" in said
+    assert f"was {first['sha256']}" in said and "--accept-changed" in said
+    run(server, "re10k", "--to", str(tmp_path / "three"), "--accept-changed")
+    second = recorded(CHECKPOINT)
+    assert second is not None and second["sha256"] != first["sha256"]
+
+
+def test_a_published_size_and_hash_are_compared(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = failure(server, "dl3dv-wan-shift8", "--to", str(tmp_path))
+    assert f"{WAN}: the server offers a file of {len(CONTENT)} bytes, the released one has 2818839170" in said
+    assert "get the file with a browser from https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B/blob/921dbaf" in said
+    assert f"put it at {tmp_path / WAN}" in said
+    (tmp_path / WAN).write_bytes(CONTENT)
+    assert f"{WAN} has {len(CONTENT)} bytes, the released file 2818839170: remove it" in failure(
+        server, "dl3dv-wan-shift8", "--to", str(tmp_path)
+    )
+    with (tmp_path / WAN).open("wb") as file:
+        file.truncate(2_818_839_170)  # without content: no bytes on the disk
+    monkeypatch.setattr("scenetok_ns.tools.digests.sha256_of", lambda path, progress: "0" * 64)
+    assert "is not the released file: its SHA-256 is 0000" in failure(server, "dl3dv-wan-shift8", "--to", str(tmp_path))
+
+
+def test_a_page_saved_as_the_file_is_refused(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"<!DOCTYPE html>")
+    said = failure(server, "re10k", "--to", str(tmp_path))
+    assert f"{tmp_path / CHECKPOINT} is a web page or a message, not the file: remove it and try again" in said
+
+
+def test_a_server_s_fault_names_the_link_and_the_place(server: FileServer, tmp_path: Path) -> None:
+    server.answers[CHECKPOINT] = [Answer(404)]
+    said = failure(server, "re10k", "--to", str(tmp_path))
+    assert said.startswith(f"scenetok download: {CHECKPOINT}: the server does not have the file (any more) (404")
+    assert "with a browser from https://nextcloud.mpi-klsb.mpg.de/index.php/s/6Y7EsosfbnpcRxj and put" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name a preset to download, or list all files with --list; presets: dl3dv-shift4, "),
+        (["nonsense"], "unknown preset 'nonsense'"),
+        (["scenetok-tiny"], "preset scenetok-tiny comes with the package: there is nothing to download"),
+        (["re10k", "--data", "."], "--data only works with --output"),
+        (["re10k", "--output", "."], "exists; choose another --output"),
+        (["re10k", "--output", "new", "--data", "nowhere"], "no data at nowhere"),
+        (["dl3dv-shift4", "--output", "new"], "no checkpoint of preset dl3dv-shift4 was released: leave out --output"),
+    ],
+)
+def test_impossible_requests_move_nothing(server: FileServer, words: list[str], message: str) -> None:
+    assert message in failure(server, *words)
+    assert server.requests == []
+
+
+def test_room_for_all_files_is_checked_before_the_first_moves(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4 << 30})())
+    said = failure(server, "re10k", "--to", str(tmp_path))
+    assert f"{CHECKPOINT}, {VAVAE}, {DCAE} needs 5.0 GiB in {tmp_path}, which has 4.0 GiB free" in said
+    assert server.requests == []
+
+
+def test_offline_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit, match="HF_HUB_OFFLINE is set and the file is not here"):
+        entrypoint(["download", "re10k", "--to", str(tmp_path)])
+
+
+def test_it_ends_in_a_run_folder(tmp_path: Path) -> None:
+    values = yaml.safe_load((config_folder() / "scenetok-tiny.yaml").read_text())
+    del values["embedded_weights"]
+    values["compressor"].update(hidden_size=32, depth=1, num_heads=2, num_tokens=16, token_dim=8)
+    values["denoiser"].update(hidden_size=32, depth=1, num_heads=2)
+    (tmp_path / "small.yaml").write_text(yaml.dump({**values, "checkpoint": CHECKPOINT}))
+    state = random_state(load_preset(str(tmp_path / "small.yaml")))
+    with serving({CHECKPOINT: write_lightning(tmp_path / "small.ckpt", state)}) as server:
+        run(server, str(tmp_path / "small.yaml"), "--output", str(tmp_path / "run"))
+    saved = torch.load(tmp_path / "run/nerfstudio_models/step-000000000.ckpt", weights_only=True)["pipeline"]
+    assert all(torch.equal(saved["_model.scenetok." + key], value) for key, value in state.items())
+    assert (tmp_path / "run/config.yml").is_file()
+
+
+def test_records_survive_damage_and_folders_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download_records.record("a", "1" * 64, "http://a")
+    (download_records.cache_folder() / "downloads.json").write_text("{")
+    assert recorded("a") is None
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    download_records.record("a", "1" * 64, "http://a")
+    assert recorded("a") is None
