@@ -1,13 +1,17 @@
-"""The configuration of a run folder, read safely."""
+"""The configuration of a run folder, read safely, and the checkpoints that belong to it."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from nerfstudio.engine.trainer import TrainerConfig
 
+from scenetok_ns.bridge.tool_compat import opened_config
 from scenetok_ns.tools.run_files import CONFIG
 from scenetok_ns.tools.safe_config import read_config
+
+logger = logging.getLogger(__name__)
 
 
 def read_run(run: Path) -> TrainerConfig:
@@ -17,10 +21,42 @@ def read_run(run: Path) -> TrainerConfig:
         FileNotFoundError: There is no config.yml.
         ValueError: It is not the configuration of a scenetok run.
     """
-    path = run / CONFIG if run.is_dir() else run
+    path = config_file(run)
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}")
     config = read_config(path)
     if not isinstance(config, TrainerConfig):
         raise ValueError(f"{path} does not hold the configuration of a run")
     return config
+
+
+def config_file(run: Path) -> Path:
+    """The config.yml of a run that is given as its folder or as that file."""
+    return run / CONFIG if run.is_dir() else run
+
+
+def run_checkpoints(run: Path, config: TrainerConfig) -> Path:
+    """The folder of a run's checkpoints: beside its config.yml, so that a copied or moved run has its own.
+
+    Where there is none, the folder that the configuration names; a warning says so if that is another run's.
+    """
+    folder = config_file(run).absolute().parent
+    beside = folder / config.relative_model_dir
+    if beside.is_dir():
+        return beside
+    named = config.get_checkpoint_dir().absolute()
+    if named != beside and named.is_dir():
+        logger.warning("%s has no checkpoints of its own; those of %s are used", folder, named.parent)
+    return named
+
+
+class OwnCheckpoints:
+    """Mixin of configurations whose run may be copied or moved: Nerfstudio's tools, too, use the checkpoints beside."""
+
+    def get_checkpoint_dir(self) -> Path:
+        """The checkpoints beside the config.yml that a tool is opening, else where the configuration says."""
+        opened, named = opened_config(), super().get_checkpoint_dir()  # type: ignore[misc]
+        if opened is None:
+            return named
+        beside = opened.absolute().parent / self.relative_model_dir  # type: ignore[attr-defined]
+        return beside if beside.is_dir() else named

@@ -1,18 +1,26 @@
-"""What Nerfstudio's own tools need from the outside: newer torch, and errors that a person can read."""
+"""What Nerfstudio's own tools need from the outside: newer torch, and errors of our runs that a person can read."""
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 
-TRACEBACK = "SCENETOK_TRACEBACK"
-"""Environment variable; if set, errors show where they come from."""
+from scenetok_ns.tools.errors import (
+    REPORT,
+    TRACEBACK,
+    described,
+    first_line,
+    frames_of,
+    is_inside,
+    print_error,
+    wants_traceback,
+)
 
 
 def allow_numpy_scalars() -> None:
@@ -27,35 +35,125 @@ def allow_numpy_scalars() -> None:
 
 
 def shorten_errors() -> None:
-    """Let errors that this package raises about its input end a tool with their one line instead of a traceback."""
+    """Let errors about the input of our runs end a tool of Nerfstudio with one line instead of a traceback.
+
+    Wraps `sys.excepthook`. Errors of other methods' runs go to the earlier hook, untouched; so do bugs of ours, after
+    which a line says that they are.
+    """
     stock = sys.excepthook
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        message = str(error) if is_about_input(error, traceback) else about_checkpoint(error, traceback)
-        if TRACEBACK in os.environ or message is None:
+        frames = frames_of(traceback)
+        ours = isinstance(error, Exception) and is_our_run(frames)
+        message = (_about_file(error, frames) or described(error)) if ours else None
+        if message is None or wants_traceback():
             stock(kind, error, traceback)
-        else:
-            print(f"error: {message}\n({TRACEBACK}=1 shows where)", file=sys.stderr)
+        if message is not None:
+            print_error(f"error: {message}\n({TRACEBACK}=1 shows where)")
+        elif ours and frames and is_inside(frames[-1].f_code.co_filename):
+            print_error(REPORT)
 
     sys.excepthook = report
 
 
-def is_about_input(error: BaseException, traceback: TracebackType | None) -> bool:
-    """Whether `error` was raised by this package's own code as a complaint about what it was given."""
-    if traceback is None or not isinstance(error, (ValueError, OSError, ImportError)):
+def is_our_run(frames: Sequence[FrameType]) -> bool:
+    """Whether a tool of Nerfstudio was at work on a run of one of our methods.
+
+    Frames of this package tell, and so does a configuration, a pipeline or a config.yml of ours in the tool's frames.
+    """
+    return any(is_inside(frame.f_code.co_filename) or _holds_ours(frame) for frame in frames)
+
+
+def _holds_ours(frame: FrameType) -> bool:
+    values = frame.f_locals
+    config, path = values.get("config"), values.get("config_path")
+    if any(_is_ours(value) for value in (config, getattr(config, "pipeline", None), values.get("pipeline"))):
+        return True
+    return _is_stock(frame, "eval_setup") and isinstance(path, Path) and _names_us(path)
+
+
+def _is_stock(frame: FrameType, function: str) -> bool:
+    """Whether a frame is of a function in nerfstudio.utils.eval_utils, which cannot be imported while plugins are."""
+    return frame.f_code.co_name == function and frame.f_globals.get("__name__") == "nerfstudio.utils.eval_utils"
+
+
+def _is_ours(value: Any) -> bool:
+    return type(value).__module__.startswith("scenetok_ns.")
+
+
+def _names_us(config: Path) -> bool:
+    """Whether a config.yml, be it damaged, has classes of ours."""
+    try:
+        return b"scenetok_ns." in config.read_bytes()
+    except OSError:
         return False
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    source = Path(traceback.tb_frame.f_code.co_filename)
-    return Path(__file__).parents[1] in source.parents
 
 
-def about_checkpoint(error: BaseException, traceback: TracebackType | None) -> str | None:
-    """One line about a checkpoint that torch could not read for a stock tool; None: `error` is about something else."""
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if code is torch.load.__code__:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
-            return f"checkpoint {traceback.tb_frame.f_locals.get('f')} cannot be read: {reason}; is the file whole?"
-        traceback = traceback.tb_next
+def opened_config() -> Path | None:
+    """The config.yml that a tool of Nerfstudio is opening, from the frame that reads it; None outside of one.
+
+    A configuration does not know which file it was read from, and the tools ask it where its checkpoints are.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if _is_stock(frame, "eval_setup"):
+            path = frame.f_locals.get("config_path")
+            return path if isinstance(path, Path) else None
+        frame = frame.f_back
     return None
+
+
+# --- What an error of a tool is about ---
+
+
+def _about_file(error: Exception, frames: Sequence[FrameType]) -> str | None:
+    """One line about a file that a tool of Nerfstudio could not read; None: `error` is about something else."""
+    for frame in frames:
+        code, values = frame.f_code, frame.f_locals
+        if code is torch.load.__code__:
+            return f"checkpoint {values.get('f')} cannot be read: {_short(error)}; is the file whole?"
+        if _is_stock(frame, "eval_setup") and "pipeline" not in values and described(error) is None:
+            return _about_config(Path(values["config_path"]), error, is_read="config" in values)
+        if _is_stock(frame, "eval_load_checkpoint") and not _goes_on(frame, frames):
+            return _about_checkpoints(Path(values["config"].load_dir), error)
+        path = getattr(values.get("self"), "camera_path_filename", None)
+        if path is not None and "pipeline" in values:
+            return _about_camera_path(Path(path))
+    return None
+
+
+def _goes_on(frame: FrameType, frames: Sequence[FrameType]) -> bool:
+    """Whether `frame` had called this package or torch when the error was raised."""
+    later = frames[list(frames).index(frame) + 1 :]
+    return any(is_inside(one.f_code.co_filename) or one.f_code is torch.load.__code__ for one in later)
+
+
+def _about_config(path: Path, error: Exception, *, is_read: bool) -> str | None:
+    """What is wrong with a config.yml that the stock loader, which checks nothing, may have read."""
+    from scenetok_ns.tools.safe_config import read_config
+
+    try:
+        read_config(path)
+    except (ValueError, OSError) as problem:
+        return str(problem)
+    return None if is_read else f"{path} cannot be read as the configuration of a scenetok run: {_short(error)}"
+
+
+def _about_checkpoints(folder: Path, error: Exception) -> str:
+    if not any(folder.glob("step-*.ckpt")):
+        return f"no checkpoint (step-NNNNNNNNN.ckpt) in {folder}; the run is not complete: train or import it again"
+    return f"{folder} must hold checkpoints (step-NNNNNNNNN.ckpt) only: {_short(error)}; move other files away"
+
+
+def _about_camera_path(path: Path) -> str | None:
+    from scenetok_ns.data.camera_path_files import check_camera_path
+
+    try:
+        check_camera_path(path)
+    except (ValueError, OSError) as problem:
+        return str(problem)
+    return None
+
+
+def _short(error: Exception) -> str:
+    return first_line(error).split(". ")[0]

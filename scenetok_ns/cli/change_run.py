@@ -22,7 +22,7 @@ from scenetok_ns.data.sources.token_file import TokenSource
 from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
 from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.presets import load_preset, shares_tokens
 from scenetok_ns.models.scenegen import SMALLEST_REACH
 from scenetok_ns.plugin.refinement import RefinePipelineConfig
 from scenetok_ns.plugin.run_folder import RunFolderConfig
@@ -156,7 +156,12 @@ def change_pose_scale(config: RunFolderConfig, scale: float) -> None:
 def change_index(config: RunFolderConfig, index: Path) -> None:
     """Choose an evaluation index of the run's data set."""
     dataparser = _data_set(config, "--index")
-    EvaluationIndex.load(index).keys_in(dataparser.setup().scene_source("test"))
+    source = dataparser.setup().scene_source("test")
+    found = EvaluationIndex.load(index)
+    keys = found.keys_in(source)
+    shown = dataparser.scene if dataparser.scene in keys else keys[0] if keys else None
+    if shown is not None:
+        found.views(source.scene(shown))  # frames out of range are refused here, not by the first tool
     dataparser.eval_index = index.absolute()
 
 
@@ -183,11 +188,17 @@ def _data_set(config: RunFolderConfig, option: str) -> SceneDataParserConfig:
 def change_tokens(config: RunFolderConfig, file: Path) -> None:
     """Display a token file instead of a data set."""
     tokens = TokenSource(file).tokens
-    expected = load_preset(config.pipeline.model.preset).compressor
+    preset = load_preset(config.pipeline.model.preset)
+    expected = preset.compressor
     if tokens.mean.shape != (expected.num_tokens, expected.token_dim):
         raise DataError(
             f"{file}: {tokens.mean.shape[0]} tokens of {tokens.mean.shape[1]} numbers, made by preset {tokens.preset}, "
             f"but this run's model takes {expected.num_tokens} of {expected.token_dim}"
+        )
+    if not shares_tokens(preset, tokens.preset):
+        raise DataError(
+            f"{file} was made by preset {tokens.preset}, whose tokens mean nothing to this run's preset {preset.name}: "
+            "encode the scene with this run, or give --run a run of that preset"
         )
     datamanager = config.pipeline.datamanager
     datamanager.dataparser = TokensDataParserConfig(data=file.absolute())

@@ -23,6 +23,7 @@ from scenetok_ns.cli.demo_rooms import write_rooms
 from scenetok_ns.cli.photograph_options import PhotographOptions, print_photograph
 from scenetok_ns.cli.run_options import EMBEDDED, EMBEDDED_GENERATOR, RunChanges
 from scenetok_ns.cli.runs import write_run
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, description_column, plain_console
 
 METHOD = "scenetok-tiny"
@@ -70,7 +71,7 @@ def demo(
     begin = time.monotonic()
     name = datetime.now().strftime("%Y-%m-%d_%H%M%S")
     if min(train_scenes, test_scenes, steps) < 1:
-        raise ValueError("--train-scenes, --test-scenes and --steps must be at least 1")
+        raise UsageError("--train-scenes, --test-scenes and --steps must be at least 1")
     # One folder for each set of rooms: a second call with other numbers must not take the old ones.
     data = output / f"rooms-{train_scenes}-{test_scenes}-seed{seed}"
     results = output / f"results-{name}"

@@ -15,6 +15,7 @@ from scenetok_ns.cli.scene_jobs import Split, chosen_shard, job_label, print_rep
 from scenetok_ns.cli.token_files import check_token_file, with_sources, write_tokens
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def encode(
     if split is None:
         check_token_file(output)
         if not encodings is seed is shard is None:
-            raise ValueError("--encodings, --seed and --shard are for the scenes of a --split: leave them out")
+            raise UsageError("--encodings, --seed and --shard are for the scenes of a --split: leave them out")
     elif scene is not None or num_context is not None or not run_folder:
-        raise ValueError(
+        raise UsageError(
             "a --split is encoded whole, as in training: leave out --scene, --num-context and --no-run-folder"
         )
     encodings = positive("--encodings", NUM_ENCODINGS if encodings is None else encodings)

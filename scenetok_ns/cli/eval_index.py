@@ -9,6 +9,8 @@ from scenetok_ns.cli.scene_jobs import open_split, scene_progress
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.tools.own_files import check_replaceable
 from scenetok_ns.tools.printing import plain_console
 
 
@@ -42,7 +44,7 @@ def eval_index(
     """
     console = plain_console()
     if (output is None) == (check is None):
-        raise ValueError("give either --output, the index to make, or --check, the index to compare with the data")
+        raise UsageError("give either --output, the index to make, or --check, the index to compare with the data")
     source = open_split(data, split, (split,))
     if check is not None:
         index = EvaluationIndex.load(check)
@@ -59,7 +61,8 @@ def eval_index(
         return
     assert output is not None
     if output.suffix != ".json":
-        raise ValueError(f"--output: an evaluation index ends in .json, got {output.name}")
+        raise UsageError(f"--output: an evaluation index ends in .json, got {output.name}")
+    check_replaceable(output, lambda path: bool(EvaluationIndex.load(path).entries), "an evaluation index")
     rule = IndexRule(num_context, num_targets, mode, start, seed)
     with scene_progress(console) as progress:
         task = progress.add_task("reading scenes", total=len(source.keys))

@@ -20,6 +20,7 @@ from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.sweeps import SweepOptions
 from scenetok_ns.models.presets import Solver, load_preset
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
@@ -127,14 +128,14 @@ def check_sweep(config: RunFolderConfig, sweep: SweepOptions) -> None:
         check_encodes(config, "--sweep-context" if sweep.sweep_context else "--sweep-order")
     preset = load_preset(config.pipeline.model.preset)
     if sweep.sweep_order and preset.scene_generator is not None:
-        raise ValueError("--sweep-order only works with runs that encode scenes; this run generates them")
+        raise UsageError("--sweep-order only works with runs that encode scenes; this run generates them")
     for name, values in sweep.axes().items():
         for value in values:
             if isinstance(value, int):
                 positive(f"--sweep-{name}", value)
     most = max(sweep.sweep_tokens, default=0)
     if most > preset.compressor.num_tokens:
-        raise ValueError(
+        raise UsageError(
             f"--sweep-tokens: {most} tokens were asked for, the scenes have {preset.compressor.num_tokens}"
         )
 

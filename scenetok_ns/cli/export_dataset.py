@@ -9,6 +9,7 @@ import tyro
 
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
 from scenetok_ns.tools.atomic_files import atomic_folder, check_absent
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
 SMALLEST = 16
@@ -34,7 +35,7 @@ def export_dataset(
             splatfacto, for one, has thresholds for pictures of some hundred pixels.
     """
     if size is not None and size < SMALLEST:
-        raise ValueError(f"--size must be at least {SMALLEST}, got {size}")
+        raise UsageError(f"--size must be at least {SMALLEST}, got {size}")
     check_absent(output)
     console = plain_console(stderr=True)
     rendered = rendered_scene(output, view, console)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from scenetok_ns.cli.scene_jobs import Split, chosen_shard, job_label, open_split, print_report, scene_progress
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
@@ -56,11 +57,15 @@ def latents(
             ones.
     """
     console = plain_console()
+    if workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}")
+    if min_frames < 1 or not factors or min(factors) < 1 or not splits:
+        raise UsageError("--min-frames and --factors must be at least 1, and at least one of --splits must be given")
     if verify:
         _verify(output, data, splits, console)
         return
     if data is None:
-        raise ValueError("--data is needed: the folder of the data set")
+        raise UsageError("--data is needed: the folder of the data set")
     import torch
 
     from scenetok_ns.data.precomputed.latent_files import LatentSettings
@@ -70,7 +75,7 @@ def latents(
 
     configuration = load_preset(preset)
     config = configuration.context_autoencoder if role == "context" else configuration.target_autoencoder
-    where = torch.device(device or _own_device())
+    where = _own_device() if device is None else _named_device(device)
     dtype = default_dtype(config, where, "precompute") if precision == "auto" else getattr(torch, precision)
     job = LatentJob(
         root=output,
@@ -88,10 +93,7 @@ def latents(
         shard=chosen_shard(shard),
         workers=workers,
     )
-    try:
-        autoencoder = build_autoencoder(config, weights, device=where, dtype=dtype, use="precompute")
-    except ImportError as error:  # its message names the extra to install
-        raise ValueError(str(error)) from error
+    autoencoder = build_autoencoder(config, weights, device=where, dtype=dtype, use="precompute")
     with scene_progress(console) as progress:
         task = progress.add_task(job_label(f"{config.name} latents", job.shard), total=len(job.scenes()))
         report = compute_latents(job, autoencoder, lambda key: progress.advance(task))
@@ -130,8 +132,23 @@ def _own_device() -> torch.device:
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-    return torch.device("cuda", local % torch.cuda.device_count())
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    if not local.isdecimal():
+        raise ValueError(
+            f"LOCAL_RANK or SLURM_LOCALID is {local!r}, expected a whole number; unset it, or give --device"
+        )
+    return torch.device("cuda", int(local) % torch.cuda.device_count())
+
+
+def _named_device(name: str) -> torch.device:
+    """Raises UsageError for a device that this machine does not have."""
+    import torch
+
+    count = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    if name not in known:
+        raise UsageError(f"--device {name}: this machine has {', '.join(known)}")
+    return torch.device(name)
 
 
 def _sha256(weights: Path) -> str:
@@ -141,5 +158,5 @@ def _sha256(weights: Path) -> str:
 
     file = diffusers_file(weights) if weights.is_dir() else weights
     if not file.is_file():
-        raise ValueError(f"--weights: there is no file {file}")
+        raise UsageError(f"--weights: there is no file {file}")
     return sha256_of(file)

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import warnings
+from traceback import print_exception
+from typing import NoReturn
+
+from scenetok_ns.tools.errors import (
+    FAILURE,
+    INTERRUPTED,
+    REPORT,
+    USAGE,
+    UsageError,
+    described,
+    print_error,
+    wants_traceback,
+)
+from scenetok_ns.tools.threads import let_idle_threads_sleep
 
 COMMANDS = {
     "download": ("scenetok_ns.cli.download:download", "download a released model and create a run folder from it"),
@@ -41,6 +56,10 @@ COMMANDS = {
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""
 
 
+DASHED, OPTION = re.compile(r"-[^-\d.].*"), re.compile(r"--[^=]+")
+"""Values that a parser would take for options, and options without a value."""
+
+
 def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in sorted(COMMANDS.items())]
@@ -50,23 +69,66 @@ def usage() -> str:
 
 
 def entrypoint(args: list[str] | None = None) -> None:
-    """Run the subcommand that the first of `args` names (None: sys.argv). Bad input ends in one line and status 1."""
+    """Run the subcommand that the first of `args` names (None: sys.argv).
+
+    Ends in SystemExit with status 2 for wrong options, 1 for any other failure that is not a bug, 130 for Ctrl-C; each
+    prints one line. Bugs keep their traceback.
+    """
+    let_idle_threads_sleep()  # before torch is imported
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
         print(usage())
         return
     if name not in COMMANDS:
-        sys.exit(f"scenetok: unknown command {name!r}; known: {', '.join(sorted(COMMANDS))}")
+        _stop(None, f"unknown command {name!r}; known: {', '.join(sorted(COMMANDS))}", USAGE)
+    try:
+        _run(name, rest)
+    except KeyboardInterrupt:
+        _stop(name, "interrupted", INTERRUPTED)
+    except Exception as error:
+        line = described(error)
+        if line is None or wants_traceback():
+            print_exception(error)
+        if line is None:
+            line = f"{type(error).__name__}: {REPORT}"
+        _stop(name, line, USAGE if isinstance(error, UsageError) else FAILURE)
+
+
+def _run(name: str, args: list[str]) -> None:
     import tyro
 
     module, function = COMMANDS[name][0].split(":")
     command = getattr(importlib.import_module(module), function)
-    try:
-        with warnings.catch_warnings():
-            # Libraries warn about each other when they are imported; the user cannot change that.
-            warnings.simplefilter("ignore", FutureWarning)
-            tyro.cli(command, prog=f"scenetok {name}", args=rest)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"scenetok {name}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"scenetok {name}: interrupted")
+    with warnings.catch_warnings():
+        # Libraries warn about each other when they are imported; the user cannot change that.
+        warnings.simplefilter("ignore", FutureWarning)
+        tyro.cli(command, prog=f"scenetok {name}", args=attached(args))
+
+
+def attached(args: list[str]) -> list[str]:
+    """Options with a value that begins with one dash, `--output -x`, written as `--output=-x`.
+
+    The parser would take such a value for an option; negative numbers it knows.
+    """
+    found: list[str] = []
+    for word in args:
+        is_value = DASHED.fullmatch(word) is not None and word != "-h"
+        if is_value and found and OPTION.fullmatch(found[-1]):
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
+
+
+class CommandFailed(SystemExit):
+    """Ends the process with an exit code; its text is the line that was printed."""
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(line)
+        self.code = status
+
+
+def _stop(name: str | None, line: str, status: int) -> NoReturn:
+    text = f"scenetok{f' {name}' if name else ''}: {line}"
+    print_error(text)
+    raise CommandFailed(text, status) from None

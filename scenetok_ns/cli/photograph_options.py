@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from scenetok_ns.data.anchors import Trajectory
+from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
     from scenetok_ns.data.sources.photograph import PhotographSource
@@ -37,9 +38,9 @@ class PhotographOptions:
     def check(self) -> None:
         """Raise ValueError for options that need others, or exclude each other."""
         if self.image is None and (surplus := given(self)):
-            raise ValueError(f"--{next(iter(surplus)).replace('_', '-')} only works with --image")
+            raise UsageError(f"--{next(iter(surplus)).replace('_', '-')} only works with --image")
         if self.path is not None and self.trajectory is not None:
-            raise ValueError("--path and --trajectory both say where the cameras are: leave one out")
+            raise UsageError("--path and --trajectory both say where the cameras are: leave one out")
 
 
 def given(options: Any) -> dict[str, Any]:

@@ -11,10 +11,13 @@ from rich.progress import Progress
 
 from scenetok_ns.cli.run_options import RunChanges, positive, run_for
 from scenetok_ns.cli.runs import load_run
+from scenetok_ns.cli.scene_views import check_path
+from scenetok_ns.data.camera_path_files import LARGEST_SIDE
 from scenetok_ns.data.camera_paths import PATH_NAMES
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.presets import Solver
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
@@ -22,7 +25,10 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.shots import CameraPath, Shot
 
 Format = Literal["mp4", "png"]
-NUM_FRAMES = 96
+NUM_FRAMES, MOST_FRAMES = 96, 100_000
+"""Frames of a path by name: the default and the largest number."""
+FASTEST = 1000
+"""Frames in a second that a video can have."""
 
 
 def render(
@@ -71,14 +77,14 @@ def render(
         solver: euler, or multistep, which needs fewer steps for the same error.
     """
     if tokens and (scenes or compare):
-        raise ValueError(f"--tokens already give the scenes: leave out {'--scenes' if scenes else '--compare'}")
-    if size is not None and min(size) < 1:
-        raise ValueError(f"--size must be at least 1 x 1, got {size[0]} x {size[1]}")
-    if not formats or frame_rate <= 0:
-        raise ValueError("expected at least one of --formats mp4 png, and a --frame-rate above 0")
+        raise UsageError(f"--tokens already give the scenes: leave out {'--scenes' if scenes else '--compare'}")
+    if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
+        raise UsageError(f"--size must be from 1 x 1 to {LARGEST_SIDE} x {LARGEST_SIDE}, got {size[0]} x {size[1]}")
+    if not formats or not 0 < frame_rate <= FASTEST:
+        raise UsageError(f"expected at least one of --formats mp4 png, and a --frame-rate above 0, up to {FASTEST}")
     if path not in PATH_NAMES and frames is not None:
-        raise ValueError("--frames is for paths by name: a file has its own number of frames")
-    count = positive("--frames", NUM_FRAMES if frames is None else frames)
+        raise UsageError("--frames is for paths by name: a file has its own number of frames")
+    count = positive("--frames", NUM_FRAMES if frames is None else frames, MOST_FRAMES)
     changes = RunChanges(
         data=data,
         scene=scenes[0] if scenes and scenes[0] != "all" else None,
@@ -99,6 +105,8 @@ def render(
     console = plain_console(stderr=True)
     derived = derive_run(run or run_for(tokens), output)
     changes.apply(derived.config)
+    if path not in PATH_NAMES:
+        check_path(path, derived.config)  # before the model is loaded
     renderer = load_run(derived, console).model.renderer
     shots = _shots(renderer, path, tokens, scenes, count, size, compare)
     check_names(output, [shot.name for shot in shots], formats)

@@ -15,9 +15,12 @@ from scenetok_ns.evaluation.records import FIGURES
 from scenetok_ns.evaluation.report import ReportOptions, page, read_figures
 from scenetok_ns.tools.atomic_files import write_atomically
 from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
+from scenetok_ns.tools.own_files import begins_with, check_replaceable
 from scenetok_ns.tools.printing import plain_console
 
 PAGE = "report.html"
+MARK = "<title>Evaluation</title>"
+"""In the first lines of every page."""
 
 
 def report(
@@ -42,6 +45,7 @@ def report(
     positive("--max-scenes", options.max_scenes)
     positive("--max-views", options.max_views)
     path = output or folder / PAGE
+    check_replaceable(path, lambda file: begins_with(file, (MARK.encode(),)), "a page of `scenetok report`")
     if options.videos and put_ffmpeg_on_path() is None:
         console.print("no videos: there is no ffmpeg (pip install imageio-ffmpeg)", style="yellow")
         options = replace(options, videos=False)

@@ -14,11 +14,14 @@ from scenetok_ns.cli.photograph_options import PhotographOptions, given
 from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
 from scenetok_ns.models.presets import Solver, preset_names
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
     from scenetok_ns.data.sources.photograph import PhotographSource
     from scenetok_ns.plugin.run_folder import RunFolderConfig
 
+MOST = 1_000_000
+"""Largest count that any option takes."""
 EMBEDDED = "scenetok-tiny"
 """Preset whose weights come with the package, used where no run is given."""
 EMBEDDED_GENERATOR = "scenegen-tiny"
@@ -90,7 +93,7 @@ class RunChanges:
         if self.num_context is not None:
             positive("--num-context", self.num_context)
         if self.pose_scale is not None and not 0 < self.pose_scale < math.inf:
-            raise ValueError(f"--pose-scale must be above 0, got {self.pose_scale:g}")
+            raise UsageError(f"--pose-scale must be above 0, got {self.pose_scale:g}")
         if self.steps is not None:
             positive("--steps", self.steps)
         if self.guidance is not None:
@@ -114,7 +117,7 @@ class RunChanges:
         }
         surplus = [name for name, value in others.items() if value is not None]
         if surplus and (self.tokens or self.photograph.image is not None):
-            raise ValueError(f"{only} already gives the scene: leave out {', '.join(surplus)}")
+            raise UsageError(f"{only} already gives the scene: leave out {', '.join(surplus)}")
 
     def apply(self, config: RunFolderConfig) -> PhotographSource | None:
         """Change the configuration of a run; returns the photograph, if one is given.
@@ -150,17 +153,19 @@ class RunChanges:
         return {name: values[name] for name in names if name in values}
 
 
-def positive(option: str, value: int) -> int:
-    """The value of an option that counts something. Raises ValueError if it is below 1."""
+def positive(option: str, value: int, most: int = MOST) -> int:
+    """The value of an option that counts something. Raises UsageError if it is below 1 or above `most`."""
     if value < 1:
-        raise ValueError(f"{option} must be at least 1, got {value}")
+        raise UsageError(f"{option} must be at least 1, got {value}")
+    if value > most:
+        raise UsageError(f"{option} must be at most {most:,}, got {value}")
     return value
 
 
 def guidance_scale(option: str, value: float) -> float:
     """The value of an option for classifier-free guidance. Raises ValueError if it is below 1, infinite or NaN."""
     if not 1 <= value < math.inf:
-        raise ValueError(f"{option} must be at least 1 (1 is off), got {value:g}")
+        raise UsageError(f"{option} must be at least 1 (1 is off), got {value:g}")
     return value
 
 
@@ -170,5 +175,5 @@ def run_for(tokens: tuple[Path, ...]) -> Path:
         return Path(EMBEDDED)
     preset = SceneTokens.load(tokens[0]).preset
     if preset not in preset_names():
-        raise ValueError(f"{tokens[0]} was made by preset {preset}, which is not in this package: give --run")
+        raise UsageError(f"{tokens[0]} was made by preset {preset}, which is not in this package: give --run")
     return Path(preset)

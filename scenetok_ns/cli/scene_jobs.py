@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from scenetok_ns.tools.errors import UsageError
+
 if TYPE_CHECKING:
     from scenetok_ns.data.precomputed.scene_jobs import JobReport, Shard
     from scenetok_ns.data.scenes import SceneSource
@@ -42,7 +44,12 @@ def chosen_shard(shard: str | None) -> Shard:
     """
     from scenetok_ns.data.precomputed.scene_jobs import Shard
 
-    return Shard.from_environment(os.environ) if shard is None else Shard.parse(shard)
+    if shard is None:
+        return Shard.from_environment(os.environ)
+    try:
+        return Shard.parse(shard)
+    except ValueError as error:
+        raise UsageError(f"--shard: {error}") from error
 
 
 def job_label(name: str, shard: Shard) -> str:

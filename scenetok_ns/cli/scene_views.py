@@ -12,12 +12,14 @@ from rich.progress import Progress
 from scenetok_ns.cli.run_options import RunChanges, run_for
 from scenetok_ns.cli.runs import load_run
 from scenetok_ns.data.camera_paths import PATH_NAMES
+from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
+    from scenetok_ns.plugin.run_folder import RunFolderConfig
     from scenetok_ns.rendering.views import RenderedScene
 
-FEWEST_VIEWS, USUAL_VIEWS = 16, 120
-"""Views of a scene: the smallest number and the default."""
+FEWEST_VIEWS, USUAL_VIEWS, MOST_VIEWS = 16, 120, 10_000
+"""Views of a scene: the smallest number, the default and the largest number."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,16 @@ class ViewOptions:
     """Denoising steps of a render. Few steps give pictures that agree with each other, but are softer."""
 
 
+def check_path(path: str, config: RunFolderConfig) -> None:
+    """Raise an error, in one line, unless a path that is not one by name is a file with poses that can be rendered."""
+    from scenetok_ns.data.camera_path_files import read_path
+    from scenetok_ns.models.presets import load_preset
+
+    if not Path(path).suffix and not Path(path).exists():
+        raise UsageError(f"unknown path {path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
+    read_path(Path(path), None, load_preset(config.pipeline.model.preset).data.image_size)
+
+
 def rendered_scene(output: Path, options: ViewOptions, console: Console) -> RenderedScene:
     """Load a run and render the views. Raises DataError, ValueError or OSError, in one line."""
     changes = RunChanges(
@@ -59,18 +71,18 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
         seed=options.seed,
         steps=options.steps,
     )
-    if options.path not in PATH_NAMES and not Path(options.path).suffix:
-        raise ValueError(f"unknown path {options.path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
     if options.path not in PATH_NAMES and options.views is not None:
-        raise ValueError("--views is for paths by name: a file has its own number of poses")
+        raise UsageError("--views is for paths by name: a file has its own number of poses")
     views = USUAL_VIEWS if options.views is None else options.views
-    if views < FEWEST_VIEWS:
-        raise ValueError(f"--views must be at least {FEWEST_VIEWS}, got {views}")
+    if not FEWEST_VIEWS <= views <= MOST_VIEWS:
+        raise UsageError(f"--views must be from {FEWEST_VIEWS} to {MOST_VIEWS}, got {views}")
     from scenetok_ns.plugin.run_folder import derive_run
     from scenetok_ns.rendering.views import render_scene
 
     derived = derive_run(options.run or run_for(changes.tokens), output)
     changes.apply(derived.config)
+    if options.path not in PATH_NAMES:
+        check_path(options.path, derived.config)  # before the model is loaded
     renderer = load_run(derived, console).model.renderer
     with Progress(*Progress.get_default_columns(), console=console) as progress:
         task = progress.add_task("rendering views", total=None)

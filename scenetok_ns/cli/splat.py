@@ -14,6 +14,10 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from scenetok_ns.cli.scene_views import ViewOptions, rendered_scene
+from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.tools.json_files import read_json
+from scenetok_ns.tools.own_files import begins_with, check_replaceable
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
@@ -43,9 +47,12 @@ def splat(
     from scenetok_ns.splats.rasterizer import gsplat_rasterize, require_gsplat
 
     if output.suffix != ".ply":
-        raise ValueError(f"--output: splat files end in .ply, got {output.name}")
+        raise UsageError(f"--output: splat files end in .ply, got {output.name}")
     if iterations < 1 or gaussians < 2:
-        raise ValueError(f"--iterations must be at least 1, --gaussians 2; got {iterations} and {gaussians}")
+        raise UsageError(f"--iterations must be at least 1, --gaussians 2; got {iterations} and {gaussians}")
+    check_replaceable(output, is_splat, "a splat of `scenetok splat`")
+    figures_file = output.with_suffix(".json")
+    check_replaceable(figures_file, is_splat_report, "the figures of a splat")
     console = plain_console(stderr=True)
     with console.status("preparing gsplat (its first use compiles for minutes)"):
         require_gsplat()
@@ -66,13 +73,24 @@ def splat(
         "seconds": {"load_and_render": render_seconds, "fit": fit.seconds},
         **figures,
     }
-    output.with_suffix(".json").write_text(json.dumps(report, indent=1), "utf8")
+    write_atomically(figures_file, json.dumps(report, indent=1).encode())
     console.print(table(figures, len(rendered.held_out.frames)))
     console.print(
         f"{output}: {len(found):,} Gaussians, {output.stat().st_size / 2**20:.1f} MiB; rendered in "
         f"{render_seconds:.0f} s, fitted in {fit.seconds:.0f} s. Drop it on SuperSplat, or any program for splats.",
         soft_wrap=True,
     )
+
+
+def is_splat(path: Path) -> bool:
+    """Whether a file is a PLY of Gaussians."""
+    return begins_with(path, (b"ply\n", b"property float f_dc_0", b"property float rot_3"))
+
+
+def is_splat_report(path: Path) -> bool:
+    """Whether a file is what this command writes beside a PLY."""
+    found = read_json(path)
+    return isinstance(found, dict) and {"gaussians", "held_out_views"} <= found.keys()
 
 
 @dataclass

@@ -15,15 +15,23 @@ from torch import Tensor
 from scenetok_ns.cli.run_options import RunChanges
 from scenetok_ns.cli.runs import write_run
 from scenetok_ns.data.scenes import Scene
-from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.models.tokens import SceneTokens, is_token_file
+from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.tools.own_files import check_replaceable
 from scenetok_ns.tools.printing import command
 from scenetok_ns.tools.run_files import CHECKPOINTS, CONFIG
 
 
 def check_token_file(output: Path) -> None:
-    """Raise ValueError unless the name is that of a token file."""
+    """Raise an error unless the name is that of a token file, and nothing else has it already.
+
+    Raises:
+        UsageError: The name has another ending.
+        FileExistsError: There is a file of another kind.
+    """
     if output.suffix != ".safetensors":
-        raise ValueError(f"--output: token files end in .safetensors, got {output.name}")
+        raise UsageError(f"--output: token files end in .safetensors, got {output.name}")
+    check_replaceable(output, is_token_file, "a token file")
 
 
 def with_sources(tokens: SceneTokens, scene: Scene, indices: Int64[Tensor, " v"]) -> SceneTokens:

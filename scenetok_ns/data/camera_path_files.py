@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ from torch import Tensor
 from scenetok_ns.data.images import crop_intrinsics
 from scenetok_ns.data.lenses import opencv_distortion, straight_matrix
 from scenetok_ns.data.picture_folder import PictureFolder, picture_size
-from scenetok_ns.data.poses import flip_axes
+from scenetok_ns.data.poses import bad_lens, bad_pose, flip_axes
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.square_pictures import PictureRequest
 from scenetok_ns.data.transforms_file import FileFrame, origin_of, read_transforms
-from scenetok_ns.models.cameras import CameraBatch, are_rigid
+from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.json_files import JsonError, number, read_json
 
 FRAME_RATE = 24.0
+LARGEST_SIDE = 16384
+"""Pixels of a picture's side; more is a typing error, or needs more memory than machines have."""
+NARROWEST, WIDEST = 0.01, 179.9
+"""Fields of view in degrees that cameras can have."""
 
 
 @dataclass(frozen=True)
@@ -58,55 +64,112 @@ def square_lens(focal: float) -> Float[Tensor, "3 3"]:
 
 
 def read_camera_path(path: Path) -> Float[Tensor, "n 4 4"]:
-    """Camera-to-world poses (OpenCV axes) of all frames of a path. Raises DataError, in one line."""
+    """Read the camera-to-world poses (OpenCV axes) of all frames of a path. Raises DataError, in one line."""
     if not path.is_file():
         raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
-    try:
-        rows = [entry["camera_to_world"] for entry in json.loads(path.read_text("utf-8-sig"))["camera_path"]]
-        poses = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4, 4)
-    except UnicodeDecodeError as error:  # its repr holds the whole file
-        raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): it is no text file") from error
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): {error!r}") from error
-    return _checked(path, poses)
+    with _naming(path, CAMERA_PATH):
+        return _poses_of_path(read_json(path))
+
+
+def check_camera_path(path: Path) -> None:
+    """Raise DataError, in one line, unless a file is a path that `ns-render camera-path` can render with this model."""
+    if not path.is_file():
+        raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
+    with _naming(path, CAMERA_PATH):
+        content = read_json(path)
+        _with_lenses(_poses_of_path(content), content, None)
+        number(content.get("seconds"), "seconds", above=0)
 
 
 def read_path(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath:
-    """Frames of a camera path, or photographs of a transforms.json in the order of their names.
+    """Read the frames of a camera path, or the photographs of a transforms.json in the order of their names.
 
     Args:
+        path: File to read.
         size: (height, width) of the pictures; None: as the camera path says; of transforms.json, the square crop of
             its photographs that models of `side` pixels see.
+        side: Side of the model's pictures in pixels.
 
     Raises DataError, in one line.
     """
     if not path.is_file():
         raise DataError(f"no file {path}; expected a camera path of the viewer, or transforms.json")
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-        is_path = "camera_path" in content
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is no camera path of Nerfstudio and no transforms.json: {error}") from error
-    if is_path:
-        return _with_lenses(path, read_camera_path(path), content, size)
+    with _naming(path, f"{CAMERA_PATH} or a transforms.json"):
+        content = read_json(path)
+        if not isinstance(content, dict) or not {"camera_path", "frames"} & content.keys():
+            raise JsonError("it has neither a camera_path nor frames")
+    if "camera_path" in content:
+        with _naming(path, CAMERA_PATH):
+            return _with_lenses(_poses_of_path(content), content, size)
     return _of_photographs(path, size, side)
 
 
-def _with_lenses(path: Path, c2w: Tensor, content: dict[str, Any], size: tuple[int, int] | None) -> CameraPath:
+CAMERA_PATH = "a camera path of Nerfstudio (camera_path_*.json)"
+
+
+@contextmanager
+def _naming(path: Path, expected: str) -> Iterator[None]:
+    """Turn what a broken file leads to into a DataError with the file's name and what was expected."""
     try:
-        if str(content.get("camera_type", "perspective")).lower() != "perspective":
-            raise DataError(f"{path}: SceneTok renders perspective cameras only, got {content['camera_type']}")
-        height, width = size or (int(content["render_height"]), int(content["render_width"]))
-        fields = [float(entry["fov"]) for entry in content["camera_path"]]
-        if not all(0 < field < 180 for field in fields) or min(height, width) < 1:
-            raise DataError(f"{path}: expected fields of view between 0 and 180 degrees, and a picture size")
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is no camera path of Nerfstudio (camera_path_*.json): {error!r}") from error
+        yield
+    except (JsonError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+        reason = str(error) if isinstance(error, JsonError) else _missing(error)
+        raise DataError(f"{path} is not {expected}: {reason}") from error
+
+
+def _missing(error: Exception) -> str:
+    """What a lookup or a conversion that failed says about a file."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]}"
+    return f"an entry is not what it should be ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+
+
+def _poses_of_path(content: Any) -> Float[Tensor, "n 4 4"]:
+    if not isinstance(content, dict):
+        raise JsonError("it is not an object")
+    entries = content["camera_path"]
+    if not isinstance(entries, list) or not entries:
+        raise JsonError("its camera_path has no frames")
+    return _poses([_entry(entry, place)["camera_to_world"] for place, entry in enumerate(entries)])
+
+
+def _entry(value: Any, place: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise JsonError(f"frame {place} is not an object")
+    return value
+
+
+def _poses(rows: list[Any]) -> Float[Tensor, "n 4 4"]:
+    """OpenGL poses of a file as OpenCV ones. Raises JsonError unless all are a camera's."""
+    matrices = []
+    for place, row in enumerate(rows):
+        try:
+            matrices.append(torch.tensor(row, dtype=torch.float64).reshape(4, 4))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise JsonError(f"frame {place} has no pose of 4 x 4 numbers") from error
+    poses = torch.stack(matrices)
+    if (wrong := bad_pose(poses)) is not None:
+        raise JsonError(f"the pose of frame {wrong[0]} {wrong[1]}")
+    return flip_axes(poses).float()
+
+
+def _with_lenses(c2w: Float[Tensor, "n 4 4"], content: dict[str, Any], size: tuple[int, int] | None) -> CameraPath:
+    kind = content.get("camera_type", "perspective")
+    if str(kind).lower() != "perspective":
+        raise JsonError(f"its camera_type is {str(kind)[:40]}, and SceneTok renders perspective cameras only")
+    height, width = size or (_pixels(content, "render_height"), _pixels(content, "render_width"))
+    fields = [
+        number(entry["fov"], f"fov of frame {place}", above=NARROWEST, below=WIDEST)
+        for place, entry in enumerate(content["camera_path"])
+    ]
     # The field of view is that of the picture's height; the square is as high as the longer side.
     focal = [height / 2 / math.tan(math.radians(field) / 2) / max(height, width) for field in fields]
     return CameraPath(c2w, torch.stack([square_lens(one) for one in focal]), (height, width))
+
+
+def _pixels(values: dict[str, Any], name: str) -> int:
+    """A side of a picture."""
+    return int(number(values.get(name), name, above=0.999, below=LARGEST_SIDE + 1))
 
 
 def _of_photographs(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath:
@@ -114,9 +177,12 @@ def _of_photographs(path: Path, size: tuple[int, int] | None, side: int) -> Came
     pictures = PictureFolder(path.parent)
     poses = torch.from_numpy(np.stack([frame.c2w for frame in frames]))
     poses[:, :3, 3] -= torch.from_numpy(origin_of(poses[:, :3, 3].numpy()))
-    lenses = [_square_crop(path, frame, pictures, side) for frame in frames]
-    names = [frame.file_path for frame in frames]
-    return CameraPath(_checked(path, poses, names), torch.stack(lenses), size or (side, side))
+    lenses = torch.stack([_square_crop(path, frame, pictures, side) for frame in frames])
+    if (wrong := bad_lens(lenses)) is not None:
+        raise DataError(f"{path}: frame {frames[wrong[0]].file_path} {wrong[1]}")
+    if (wrong := bad_pose(poses)) is not None:
+        raise DataError(f"{path}: the pose of frame {frames[wrong[0]].file_path} {wrong[1]}")
+    return CameraPath(flip_axes(poses).float(), lenses, size or (side, side))
 
 
 def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: int) -> Float[Tensor, "3 3"]:
@@ -131,19 +197,6 @@ def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: in
     straight = straight_matrix(matrix, opencv_distortion(np.array(frame.lens.distortion)), (width, height))
     straight[:2] /= np.array([[width], [height]])
     return crop_intrinsics(torch.from_numpy(straight).float(), (height, width), (side, side))
-
-
-def _checked(path: Path, poses: Float[Tensor, "n 4 4"], names: Sequence[str] = ()) -> Float[Tensor, "n 4 4"]:
-    """OpenGL poses of a file as OpenCV ones. Raises DataError unless there are some, all of them rigid."""
-    if not len(poses):
-        raise DataError(f"the camera path {path} has no frames")
-    wrong = ~are_rigid(poses)
-    if wrong.any():
-        first = int(wrong.nonzero()[0])
-        raise DataError(
-            f"{path}: frame {names[first] if names else first} is not a camera pose (a rotation and a position)"
-        )
-    return flip_axes(poses).float()
 
 
 def write_camera_path(path: Path, c2w: Float[Tensor, "n 4 4"], fov: float, side: int) -> None:

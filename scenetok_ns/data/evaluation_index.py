@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,10 @@ from typing import Any
 import torch
 
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices
+from scenetok_ns.tools.json_files import JsonError, read_json
+
+MOST_FRAMES = 10_000_000
+"""Frames of a scene; larger numbers are typing errors, and no scene has them."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class EvaluationIndex:
         Raises DataError if the file is missing or says something else.
         """
         try:
-            content = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+            content = read_json(Path(path))
+        except JsonError as error:
             raise DataError(f"evaluation index {path} cannot be read as JSON ({error})") from error
         if not isinstance(content, dict):
             raise DataError(f"evaluation index {path}: expected an object with an entry for each scene")
@@ -98,10 +101,14 @@ def _entry(path: Path, key: str, value: Any) -> ViewIndices:
     if not lists or not all(_is_frames(frames) for frames in lists):
         raise DataError(
             f'evaluation index {path}: entry of scene {key!r} should be {{"context": [...], "target": [...]}} with '
-            "frame numbers from 0"
+            f"frame numbers from 0 to {MOST_FRAMES - 1}"
         )
     return ViewIndices(*(torch.tensor(frames, dtype=torch.int64) for frames in lists))
 
 
 def _is_frames(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(frame) is int and frame >= 0 for frame in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(frame) is int and 0 <= frame < MOST_FRAMES for frame in value)
+    )

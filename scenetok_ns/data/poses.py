@@ -6,10 +6,16 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from scenetok_ns.models.cameras import are_rigid
+
 COSINE_LIMIT = 1.0 - 1e-6
 """Clamp of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
 ONE_PLACE = 1e-6
 """Spread of cameras, over the size of their positions, below which they are in one place."""
+FARTHEST = 1e9
+"""Largest coordinate of a camera; the numbers of a map's projection have seven digits before the point."""
+SHORTEST_FOCAL, LONGEST_FOCAL = 1e-3, 1e4
+"""Focal lengths over the side of the picture. Others come from wrong units or damaged files."""
 
 
 def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 3 3"]]:
@@ -26,6 +32,34 @@ def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4
     if failed.any():
         raise ValueError(f"the pose of frame {int(failed.nonzero()[0])} has no inverse")
     return inverse, intrinsics
+
+
+def bad_pose(c2w: Float[Tensor, "n 4 4"]) -> tuple[int, str] | None:
+    """Find a camera-to-world matrix that no camera can have: its number and what is wrong; None if all are right."""
+    position = c2w[:, :3, 3]
+    problems = (
+        (~c2w.flatten(1).isfinite().all(1), "is not finite (NaN or infinite)"),
+        (are_rigid(c2w * c2w.new_tensor([-1.0, 1.0, 1.0, 1.0])), "is a reflection, which swaps left and right"),
+        (~are_rigid(c2w), "is not a rotation and a position"),
+        (position.abs().amax(dim=1) > FARTHEST, f"lies more than {FARTHEST:.0e} units from the origin"),
+    )
+    for wrong, what in problems:
+        if wrong.any():
+            return int(wrong.nonzero()[0]), what
+    return None
+
+
+def bad_lens(intrinsics: Float[Tensor, "n 3 3"]) -> tuple[int, str] | None:
+    """Find intrinsics, divided by the image size, that no camera can have: as `bad_pose`."""
+    focal, centre = intrinsics[:, [0, 1], [0, 1]], intrinsics[:, :2, 2]
+    usual = (focal >= SHORTEST_FOCAL) & (focal <= LONGEST_FOCAL) & (centre.abs() <= LONGEST_FOCAL)
+    wrong = ~usual.all(1)
+    if not wrong.any():
+        return None
+    place = int(wrong.nonzero()[0])
+    (x, y), (cx, cy) = focal[place].tolist(), centre[place].tolist()
+    found = f"focal lengths of {x:g} and {y:g} and a centre of {cx:g}, {cy:g}"
+    return place, f"has {found}, in picture sides; expected focal lengths above 0 of the picture's own scale"
 
 
 def reflect(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.tools import json_files
 
 TRANSFORMS = "transforms.json"
 PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "FULL_OPENCV", "PERSPECTIVE")
@@ -106,13 +106,9 @@ def read_transforms(path: Path) -> TransformsFile:
 def read_json(path: Path) -> dict[str, Any]:
     """An object of a JSON file, with or without a byte order mark. Raises DataError."""
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:  # its text holds the whole file
-        raise DataError(f"{path} cannot be read as JSON: not a text file in UTF-8") from error
-    except (OSError, ValueError) as error:
+        content = json_files.read_json(path)
+    except json_files.JsonError as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    except RecursionError as error:
-        raise DataError(f"{path} cannot be read as JSON: nested too deeply") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}: expected an object with a list `frames`")
     return content
@@ -147,7 +143,7 @@ def frame_of(path: Path | str, number: int, frame: Any, content: Mapping[str, An
 def _pose(where: str, rows: Any) -> np.ndarray:
     try:
         matrix = np.array(rows, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: transform_matrix is not a matrix of numbers") from error
     if matrix.shape == (3, 4):
         matrix = np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])
@@ -215,7 +211,7 @@ def _number(where: str, values: Mapping[str, Any], name: str) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {name} is not a number: {str(value)[:40]!r}") from error
     if not math.isfinite(number):
         raise DataError(f"{where}: {name} is not finite, got {number}")

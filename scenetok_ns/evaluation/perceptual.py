@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scenetok_ns.evaluation.weights import MissingWeightsError
 from scenetok_ns.models.metrics import Pictures
 
 Network = Literal["vgg", "alex", "squeeze"]
@@ -130,4 +131,8 @@ def stlpips(weights: Path) -> Perceptual:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Raises MissingWeightsError, in one line, for a file that torch cannot read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises on damaged bytes differs with the damage
+        raise MissingWeightsError(f"{path} cannot be read ({type(error).__name__}); get the file again") from error

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.measures import Measured
 from scenetok_ns.tools.atomic_files import UNFINISHED, remove_leftovers, write_atomically
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 SETTINGS, FIGURES = "settings.json", "evaluation.json"
 SCENES, PICTURES = "scenes", "pictures"
@@ -77,8 +78,8 @@ class EvaluationFolder:
             write_atomically(path, json.dumps(content, indent=1).encode())
         else:
             try:
-                existing = json.loads(path.read_text())
-            except ValueError as error:
+                existing = read_json(path)
+            except JsonError as error:
                 raise DataError(f"{path} is damaged ({error}); choose another folder") from error
             if existing != content:
                 differ = "; ".join(differences(existing, content)[:3])
@@ -106,7 +107,7 @@ class EvaluationFolder:
     def skipped(self, keys: Sequence[str]) -> dict[str, str]:
         """Scenes that could not be used -> why."""
         paths = [self._skip_path(key) for key in keys if not self.has(key)]
-        found = [json.loads(path.read_text()) for path in paths if path.is_file()]
+        found = [_read_skip(path) for path in paths if path.is_file()]
         return {entry["key"]: entry["reason"] for entry in found}
 
     def record(self, key: str) -> SceneRecord | None:
@@ -127,6 +128,16 @@ class EvaluationFolder:
 
     def _skip_path(self, key: str) -> Path:
         return self.root / SCENES / f"{file_name(key)}.skipped.json"
+
+
+def _read_skip(path: Path) -> dict[str, str]:
+    try:
+        found = read_json(path)
+    except JsonError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and continue the evaluation") from error
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in ("key", "reason")):
+        raise DataError(f"{path} is damaged (it lacks key or reason); delete it and continue the evaluation")
+    return found
 
 
 def file_name(key: str) -> str:

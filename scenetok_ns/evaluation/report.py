@@ -17,6 +17,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.baselines import BASELINES
 from scenetok_ns.evaluation.records import FIGURES, EvaluationFolder
 from scenetok_ns.evaluation.sweeps import COUNTS, PLOT, Row, shown_metrics
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 TEMPLATE = Path(__file__).with_name("report.html")
 FRAMES_PER_SECOND = 10
@@ -37,13 +38,15 @@ class ReportOptions:
 def read_figures(folder: Path) -> dict[str, Any]:
     """What `scenetok evaluate` wrote. Raises DataError if it did not, or the file is damaged."""
     path = folder / FIGURES
+    if not path.is_file():
+        raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
     try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate") from error
-    except ValueError as error:
+        content = read_json(path)
+    except JsonError as error:
         raise DataError(f"{path} is damaged ({error}); evaluate again") from error
-    if not isinstance(content, dict) or "results" not in content:
+    variants = content.get("variants") if isinstance(content, dict) else None
+    known = isinstance(variants, list) and variants and all(isinstance(one, dict) for one in variants)
+    if not known or "results" not in content or not all("folder" in one for one in variants):
         raise DataError(f"{path} was not written by scenetok evaluate")
     return content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +89,25 @@ def summarise(
     summary = Summary(results, per_scene, {})
     for network, metric in sets.items():
         _over_set(summary, network, metric, "g" if generation else "r", wanted)
+    _check_finite(summary)
     return summary
+
+
+def _check_finite(summary: Summary) -> None:
+    """Raise DataError if a figure is not a number: JSON has none for it, and nobody should average it."""
+    wrong = [name for name, value in summary.results.items() if not math.isfinite(value)]
+    if not wrong:
+        return
+    scenes = [
+        key
+        for key, scene in summary.per_scene.items()
+        if any(not math.isfinite(value) for numbers in scene["views"].values() for value in numbers)
+    ]
+    where = f" of scene {', '.join(scenes[:3])}" if scenes else ""
+    raise DataError(
+        f"the figures {', '.join(wrong[:3])}{where} are not finite numbers: check the photographs, and the weights of "
+        "the run; nothing was written"
+    )
 
 
 def _over_views(values: dict[str, list[Tensor]]) -> dict[str, float]:

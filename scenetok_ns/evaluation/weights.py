@@ -32,8 +32,8 @@ class WeightFile:
     """The evaluation option that takes its path."""
     name: str
     url: str
-    sha256_prefix: str | None
-    """As in the name of the file (torch's convention); None: the publisher gives none."""
+    sha256_prefix: str
+    """Beginning of the digest, as in the name of the file (torch's convention), or all of it."""
     downloads: bool = True
     """Whether the library downloads it itself, from `url`."""
 
@@ -47,11 +47,11 @@ class WeightFile:
             self._download()
         if not path.is_file():
             raise MissingWeightsError(self._where(given))
-        digest = sha256_of(path) if self.sha256_prefix else ""
-        if self.sha256_prefix and not digest.startswith(self.sha256_prefix):
+        digest = sha256_of(path)
+        if not digest.startswith(self.sha256_prefix):
             raise MissingWeightsError(
                 f"{path} is not the published {self.name}: its SHA-256 begins with {digest[:8]}, not with "
-                f"{self.sha256_prefix}; get it from {self.url}"
+                f"{self.sha256_prefix[:8]}; get it from {self.url}"
             )
         return path
 
@@ -104,10 +104,11 @@ I3D_FILE = WeightFile(
     "i3d_weights",
     "i3d_torchscript.pt",
     "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt",
-    None,
+    "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
     downloads=False,
 )
-"""The Kinetics-400 I3D of StyleGAN-V and fvd-comparison. No hash is published: the JSON names the file's own."""
+"""The Kinetics-400 I3D of StyleGAN-V and fvd-comparison. Its publishers give no digest; this is the one that projects
+which check the file agree on. TorchScript is a program, so no other file is loaded."""
 
 
 def lpips_heads(network: str) -> Path:

@@ -6,11 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
-import yaml
+from scenetok_ns.tools.dataclass_files import LARGEST, build, check_divides, check_range, read_yaml
 
+TINIEST = 1e-6
+"""Stands for "above 0" where a preset's number must be."""
+BLOCKS = {"depth": (1, 1000), "patch_size": (1, LARGEST), "mlp_ratio": (0.01, 100)}
+"""Bounds of what all transformers have."""
 Solver = Literal["euler", "multistep"]
 """euler: as published. multistep: second order at the same cost, for fewer steps (`flow.multistep_velocity`)."""
 
@@ -29,7 +32,8 @@ class CameraConfig:
     """Probability of zeroing the whole embedding of a batch element in training (patch_embed only)."""
 
     def __post_init__(self) -> None:
-        _check_divides("camera", "input_size", self.input_size, "patch_size", self.patch_size)
+        check_divides("camera", "input_size", self.input_size, "patch_size", self.patch_size)
+        check_range("camera", self, dropout=(0, 1))
         if self.dropout and self.embedding != "patch_embed":
             raise ValueError(f"camera: dropout {self.dropout} needs embedding patch_embed, got {self.embedding}")
 
@@ -48,7 +52,14 @@ class CompressorConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        _check_divides("compressor", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
+        check_divides("compressor", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
+        check_range(
+            "compressor",
+            self,
+            **BLOCKS,
+            num_tokens=(1, LARGEST),
+            token_dim=(1, LARGEST),
+        )
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,15 @@ class DenoiserConfig:
     instead of (frame, row, col, channel). docs/quirks.md says when it is needed."""
 
     def __post_init__(self) -> None:
-        _check_divides("denoiser", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
-        _check_divides("denoiser", "num_latents", self.num_latents, "target_splits", self.target_splits)
+        check_divides("denoiser", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
+        check_range(
+            "denoiser",
+            self,
+            **BLOCKS,
+            num_latents=(1, LARGEST),
+            target_splits=(1, LARGEST),
+        )
+        check_divides("denoiser", "num_latents", self.num_latents, "target_splits", self.target_splits)
 
 
 @dataclass(frozen=True)
@@ -90,7 +108,13 @@ class SceneGeneratorConfig:
     """Tokens are multiplied by this before the generator sees them."""
 
     def __post_init__(self) -> None:
-        _check_divides("scene_generator", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
+        check_divides("scene_generator", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
+        check_range(
+            "scene_generator",
+            self,
+            **BLOCKS,
+            scale=(TINIEST, LARGEST),
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +132,10 @@ class AutoencoderConfig:
     frames_per_latent: int | None = None
     """pixel and conv only: frames that share a latent, e.g. 1, 4 or 4. None: all frames of a chunk of one latent; in
     chunks of several latents the first holds one frame, the others equal shares of the rest (`TemporalLayout`)."""
+
+    def __post_init__(self) -> None:
+        counts = ("spatial_factor", "frames_per_chunk", "latents_per_chunk", "frames_per_latent")
+        check_range("autoencoder", self, scale=(TINIEST, LARGEST), **dict.fromkeys(counts, (1, 10_000)))
 
 
 @dataclass(frozen=True)
@@ -131,6 +159,8 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"sampler: steps must be at least 1, got {self.steps}")
+        check_range("sampler", self, timestep_shift=(TINIEST, LARGEST), guidance=(1, LARGEST), steps=(1, 100_000))
+        check_range("sampler", self, pyramid_uncertainty=(1, LARGEST))
         if not 0 <= self.clean_targets < self.window:
             raise ValueError(f"sampler: clean_targets {self.clean_targets} must be below window {self.window}")
 
@@ -149,6 +179,7 @@ class SceneSamplerConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"scene_sampler: steps must be at least 1, got {self.steps}")
+        check_range("scene_sampler", self, timestep_shift=(TINIEST, LARGEST), guidance=(1, LARGEST), steps=(1, 100_000))
 
 
 Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)
@@ -185,6 +216,13 @@ class ViewSamplingConfig:
     max_condition_views: int = 0
     """SceneGen: largest number of condition views; 0: none are drawn."""
 
+    def __post_init__(self) -> None:
+        counts = ("num_context", "num_target_latents", "target_splits", "target_alignment")
+        check_range("views", self, target_split_prob=(0, 1), **dict.fromkeys(counts, (1, 100_000)))
+        gaps = ("min_gap", "max_gap", "initial_min_gap", "initial_max_gap", "gap_warmup_steps")
+        others = ("max_distance_to_context", "max_condition_views")
+        check_range("views", self, **dict.fromkeys((*gaps, *others), (0, LARGEST)))
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -199,6 +237,9 @@ class DataConfig:
     scale_focal_by_256: Literal["none", "context", "all"] = "none"
     """Quirk of released DL3DV weights: focal lengths of these views were multiplied by a wrong factor.
     docs/quirks.md says when it is needed."""
+
+    def __post_init__(self) -> None:
+        check_range("data", self, image_size=(1, 16_384), camera_spread=(TINIEST, LARGEST))
 
 
 @dataclass(frozen=True)
@@ -238,6 +279,21 @@ class TrainingConfig:
     freeze_compressor_after: int | None = None
     freeze_denoiser: bool = False
     max_steps: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        probabilities = ("uniform_noise_prob", "pure_noise_prob", "unconditional_prob", "gamma", "warmup_start")
+        check_range("training", self, **dict.fromkeys(probabilities, (0, 1)))
+        above = ("gradient_clip", "max_mean_gradient_norm", "learning_rate", "timestep_shift")
+        check_range("training", self, **dict.fromkeys(above, (1e-12, LARGEST)))
+        counts = ("batch_size", "reference_batch_size", "max_steps")
+        check_range("training", self, **dict.fromkeys(counts, (1, LARGEST)))
+        check_range("training", self, weight_decay=(0, LARGEST), warmup_steps=(0, LARGEST))
+        if any(not 0 <= beta < 1 for beta in self.betas) or any(weight < 0 for weight in self.kl_weights):
+            raise ValueError(
+                f"training: betas {self.betas} lie from 0 to below 1, kl_weights {self.kl_weights} above 0"
+            )
+        if any(step < 0 for step in (*self.milestones, *self.kl_schedule)):
+            raise ValueError(f"training: milestones {self.milestones} and kl_schedule {self.kl_schedule} count from 0")
 
 
 @dataclass(frozen=True)
@@ -283,6 +339,11 @@ class Preset:
                 f"{self.name}: sampler.window {self.sampler.window} exceeds denoiser.num_latents "
                 f"{self.denoiser.num_latents}"
             )
+
+    @property
+    def tokenizer(self) -> str:
+        """Preset of the compressor and denoiser; presets with the same one render each other's tokens."""
+        return self.tokenizer_preset or self.name
 
     @property
     def is_embedded(self) -> bool:
@@ -349,49 +410,20 @@ def load_preset(name: str) -> Preset:
 def _read(path: Path) -> Preset:
     if not path.is_file():
         raise ValueError(f"preset file {path} does not exist")
-    values = yaml.safe_load(path.read_text())
+    values = read_yaml(path)
     if not isinstance(values, dict):
-        raise ValueError(f"preset file {path} does not hold the fields of a preset")
-    return build(Preset, {"name": path.stem, **values}, where=path.name)
+        raise ValueError(f"preset file {path} does not hold the fields of a preset; see docs/presets.md")
+    # A constructor names its own part; what it says belongs to this file.
+    try:
+        return build(Preset, {"name": path.stem, **values}, where="preset")
+    except ValueError as error:
+        raise ValueError(f"preset file {path}: {error}") from error
 
 
-def build(cls: type, values: dict[str, Any], where: str) -> Any:
-    """Make a (nested) dataclass from plain YAML values; unknown, missing and wrongly typed fields are named."""
-    hints = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected the fields of {cls.__name__}, got {values!r}")
-    unknown = sorted(set(values) - set(fields))
-    missing = sorted(name for name, f in fields.items() if name not in values and f.default is dataclasses.MISSING)
-    if unknown or missing:
-        raise ValueError(f"{where}: {cls.__name__} has unknown fields {unknown} and lacks {missing}")
-    made = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
-    return cls(**made)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return build(hint, value, where)
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value not in options:
-            raise ValueError(f"{where}: expected one of {list(options)}, got {value!r}")
-        return value
-    if origin in (Union, UnionType):
-        (inner,) = (option for option in options if option is not type(None))
-        return None if value is None else _convert(inner, value, where)
-    if origin is tuple:
-        items = value if isinstance(value, list) else [value]
-        wanted = [options[0]] * len(items) if options[-1] is Ellipsis else list(options)
-        if not isinstance(value, list) or len(items) != len(wanted):
-            raise ValueError(f"{where}: expected a list of {len(wanted)} numbers, got {value!r}")
-        return tuple(_convert(option, item, where) for option, item in zip(wanted, items, strict=True))
-    accepted = (int, float) if hint is float else hint
-    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return hint(value)
-
-
-def _check_divides(where: str, name: str, value: int, divisor_name: str, divisor: int) -> None:
-    if divisor < 1 or value % divisor:
-        raise ValueError(f"{where}: {name} {value} is not a multiple of {divisor_name} {divisor}")
+def shares_tokens(preset: Preset, maker: str) -> bool:
+    """Whether tokens made by the preset `maker` mean to `preset` what they mean to their maker."""
+    if maker == preset.name:
+        return True
+    # A preset file of a user's that is not here has no tokenizer but itself.
+    tokenizer = load_preset(maker).tokenizer if maker in preset_names() else maker
+    return tokenizer == preset.tokenizer

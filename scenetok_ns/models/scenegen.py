@@ -16,6 +16,7 @@ from scenetok_ns.models.presets import Preset, SceneSamplerConfig
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.models.weight_files import is_finite
 
 SMALLEST_REACH = 1e-5
 """Distance of the farthest anchor from the first condition view, over the size of the positions, below which all
@@ -85,6 +86,11 @@ def generate(
             shown[None],
             sampler or preset.scene_sampler,
             on_step=on_step,
+        )
+    if not is_finite(tokens):
+        raise ValueError(
+            f"the generation of {scene or 'the scene'} ended in numbers that are not finite: check the path's units, "
+            "--guidance and the weights of the run"
         )
     return SceneTokens(
         mean=tokens[0],

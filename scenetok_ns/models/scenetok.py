@@ -26,10 +26,10 @@ from scenetok_ns.models.networks.block_execution import Checkpointing, checkpoin
 from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
-from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig, shares_tokens
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.models.weight_files import embedded_weights, load_weights
+from scenetok_ns.models.weight_files import embedded_weights, is_finite, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,11 @@ class SceneTok(nn.Module):
         reference = cameras.c2w[:, len(images) // 2]
         posed = relative_cameras(cameras, reference, pose_scale).to(self.device)
         tokens = self.encode_views(images[None].to(self.device), posed, autocast=autocast)
+        if not is_finite(tokens.mean):
+            raise NotFiniteError(
+                f"the tokens of scene {scene or 'without a name'} came out as numbers that are not finite: check the "
+                "poses and units of the capture, and the weights of the run"
+            )
         return SceneTokens(
             mean=tokens.mean[0],
             logvar=tokens.logvar[0],
@@ -278,7 +283,7 @@ class SceneTok(nn.Module):
             clean = replace(clean, cameras=self._target_cameras(tokens, [CameraBatch(*path) for path in paths]))
         engine = self.engine_for(autocast)
         render = partial(render_windows, autocast=self.autocasts(autocast)) if engine is None else engine.render_windows
-        return render(
+        windows = render(
             self.denoiser,
             self._autoencoder(1, engine),
             torch.stack([scene.mean.to(self.device) for scene in tokens]),
@@ -289,6 +294,7 @@ class SceneTok(nn.Module):
             clean=clean,
             on_step=on_step,
         )
+        return _finite(windows, tokens)
 
     def engine_for(self, autocast: bool | None) -> RenderingEngine | None:
         """The engine, if it is to do the work; see `engine_options`."""
@@ -359,17 +365,18 @@ class SceneTok(nn.Module):
     def check_tokens(self, tokens: SceneTokens) -> None:
         """Raise ValueError unless these networks can render the tokens, or some of a scene's tokens."""
         config = self.preset.compressor
-        own = tokens.preset in (self.preset.name, self.preset.tokenizer_preset)
         count, dim = tokens.mean.shape
         # Tokens are a set: some of this model's are a scene too, with less in it.
-        fits = count == config.num_tokens or (own and 0 < count < config.num_tokens)
-        if dim != config.token_dim or not fits:
+        if dim != config.token_dim or not 0 < count <= config.num_tokens:
             raise ValueError(
                 f"render: preset {self.preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "
                 f"{list(tokens.mean.shape)}, made by {tokens.preset}; encode the scene with this model"
             )
-        if not own:
-            logger.warning("tokens made by preset %s are rendered by preset %s", tokens.preset, self.preset.name)
+        if not shares_tokens(self.preset, tokens.preset):
+            raise ValueError(
+                f"render: the tokens were made by preset {tokens.preset}, and mean nothing to preset "
+                f"{self.preset.name}; encode the scene with this model, or render with a run of {tokens.preset}"
+            )
 
     def autocasts(self, wanted: bool | None) -> bool:
         """Whether to run in bfloat16, for the meaning of `autocast` arguments: None is on CUDA only."""
@@ -398,3 +405,19 @@ class SceneTok(nn.Module):
             if isinstance(autoencoder, Autoencoder) and self.device == HOME:
                 autoencoder.to(HOME)
         return self
+
+
+class NotFiniteError(ValueError):
+    """Networks gave NaN or infinite numbers, which would show as black pictures."""
+
+
+def _finite(windows: Iterator[RenderedFrames], tokens: Sequence[SceneTokens]) -> Iterator[RenderedFrames]:
+    """The windows, as long as all their pictures are numbers. Raises NotFiniteError."""
+    for window in windows:
+        if not is_finite(window.frames):
+            place = next(place for place, frames in enumerate(window.frames) if not is_finite(frames))
+            raise NotFiniteError(
+                f"rendering of {tokens[place].scene or 'the scene'} stopped at frame {window.first_frame}: pictures "
+                "with numbers that are not finite; check the path's units, --guidance and the weights of the run"
+            )
+        yield window

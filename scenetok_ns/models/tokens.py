@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,15 @@ class SceneTokens:
         return _checked(path, metadata, tensors)
 
 
+def is_token_file(path: Path) -> bool:
+    """Whether a file says that it holds tokens, of any version."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return str((file.metadata() or {}).get("format")).startswith("scenetok-tokens-")
+    except (SafetensorError, OSError):
+        return False
+
+
 def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> SceneTokens:
     def wrong(what: str) -> ValueError:
         return ValueError(f"tokens: {path}: {what}; encode the scene again with this version")
@@ -141,11 +151,13 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
     try:
         values: dict[str, Any] = json.loads(metadata.get("scene_tokens", ""))
         found = {name: type(value) for name, value in values.items()}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise wrong("the description in its header is not readable") from None
     expected = {"preset": str, "scene": str, "pose_scale": float, "sources": list}
     if found != expected or not all(isinstance(source, str) for source in values["sources"]):
         raise wrong(f"expected a header with {', '.join(expected)}, got {', '.join(map(str, values))}")
+    if not 0 < values["pose_scale"] < math.inf:
+        raise wrong(f"expected a pose_scale above 0, got {values['pose_scale']}")
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES or not torch.isfinite(tensor).all():
             raise wrong(f"{name} holds numbers that are not finite or not floating-point")
@@ -155,6 +167,11 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
     cameras = tensors.get("cameras_c2w", reference[None]).float()
     if cameras.shape[1:] != (4, 4) or not are_rigid(cameras).all():
         raise wrong("cameras_c2w are not camera poses")
+    lenses = tensors.get("cameras_intrinsics")
+    if lenses is not None and not (lenses.ndim == 3 and bool((lenses.diagonal(dim1=1, dim2=2)[:, :2] > 0).all())):
+        raise wrong("cameras_intrinsics have focal lengths that are not above 0")
+    if not tensors["mean"].numel():
+        raise wrong("it holds no tokens")
     try:
         return SceneTokens(
             mean=tensors["mean"].float(),

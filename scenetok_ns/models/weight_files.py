@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
         part = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
         part = {key: value.float() if value.is_floating_point() else value for key, value in part.items()}
         check_tensors(module.state_dict(), part, f"{path}: the weights do not fit {name}")
+        check_finite(part, f"{path}: damaged weights")
         module.load_state_dict(part)
 
 
@@ -79,6 +81,24 @@ def check_tensors(expected: Mapping[str, Any], found: Mapping[str, Any], context
         problems.append(f"{len(kinds)} of another kind of number: {listed(kinds)}")
     if problems:
         raise CheckpointError(f"{context}: " + "; ".join(problems))
+
+
+def check_finite(state: Mapping[str, Any], context: str) -> None:
+    """Raise CheckpointError if a tensor of a state holds NaN or infinite numbers: pictures would be black.
+
+    Reads every number once, tensor after tensor. `context` begins the message, which names the tensors.
+    """
+    wrong = [key for key, value in state.items() if isinstance(value, Tensor) and not is_finite(value)]
+    if wrong:
+        raise CheckpointError(f"{context}: {len(wrong)} tensors hold numbers that are not finite: {listed(wrong)}")
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor holds no NaN and no infinite number. Allocates no second tensor of its size."""
+    if not value.is_floating_point() or value.numel() == 0:
+        return True
+    smallest, largest = torch.aminmax(value.detach())  # NaN comes through
+    return bool(torch.isfinite(smallest) & torch.isfinite(largest))
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

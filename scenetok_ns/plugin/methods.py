@@ -20,10 +20,12 @@ from scenetok_ns.plugin.refinement import RefineDataManagerConfig, RefineModelCo
 from scenetok_ns.plugin.trainer import SceneTokTrainerConfig
 from scenetok_ns.tools.earlier_modules import register_earlier_modules
 from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
+from scenetok_ns.tools.threads import let_idle_threads_sleep
 from scenetok_ns.training.optimizers import AdamWConfig, WarmupMilestonesConfig
 
 allow_numpy_scalars()
 shorten_errors()
+let_idle_threads_sleep()  # of processes that the tool starts: its own torch is there already
 put_ffmpeg_on_path()
 
 

@@ -20,7 +20,7 @@ from scenetok_ns.evaluation.evaluate import evaluate_quickly, evaluate_resumable
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.models.flow.losses import compressor_frozen
 from scenetok_ns.models.released_checkpoints import CheckpointError, module_sha256
-from scenetok_ns.models.weight_files import check_tensors
+from scenetok_ns.models.weight_files import check_finite, check_tensors
 from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.training.checkpoints import AVERAGE, averaged_weights, model_state
@@ -217,6 +217,7 @@ class SceneTokPipeline(VanillaPipeline):
             state = averaged_weights(state)
         state = {"_extra_state": own["_extra_state"], **state}
         check_tensors(own, state, "the checkpoint does not fit this model and was not loaded")
+        check_finite(state, "the checkpoint is damaged, or of a training that diverged: take an earlier one")
         self.model.update_to_step(step)
         self.model.load_state_dict(state, strict=True)
         if average is not None and not has_average:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
-from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.bridge.run_configs import OwnCheckpoints, read_run, run_checkpoints
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.plugin.methods import method_config
@@ -23,14 +23,15 @@ from scenetok_ns.tools.run_files import (
     save_tensors,
     write_run_folder,
 )
-from scenetok_ns.training.checkpoints import checkpoint_path, read_checkpoint
+from scenetok_ns.training.checkpoints import check_checkpoint, checkpoint_path, read_checkpoint
 
 
 @dataclass
-class RunFolderConfig(TrainerConfig):
+class RunFolderConfig(OwnCheckpoints, TrainerConfig):
     """Configuration of a run in a folder of any name; runs of ns-train are in output_dir/experiment/method/timestamp.
 
-    Nerfstudio's tools look for checkpoints in the folder that the configuration names, not beside config.yml.
+    Nerfstudio's tools look for checkpoints where the configuration says: `run_folder`, or beside config.yml where the
+    folder was copied or moved.
     """
 
     pipeline: SceneTokPipelineConfig = field(default_factory=SceneTokPipelineConfig)
@@ -80,6 +81,7 @@ class DerivedRun:
             if self.checkpoints is None:
                 self._save_embedded(target)
             else:
+                check_checkpoint(checkpoint_path(self.checkpoints))
                 link_checkpoints(self.checkpoints, target)
             fill(target.parent)
 
@@ -95,8 +97,8 @@ def derive_run(run: Path, folder: Path) -> DerivedRun:
     """Derive a variant of `run`, to be kept in `folder`.
 
     Args:
-        run: Run folder, or its config.yml, or the name of a preset whose weights come with the package. Checkpoints
-            of ns-train are where the configuration says, which need not be beside config.yml.
+        run: Run folder, or its config.yml, or the name of a preset whose weights come with the package. Its checkpoints
+            are those beside config.yml, else those that the configuration names (`run_checkpoints`).
         folder: Folder of the variant; nothing is written to it yet.
 
     Raises:
@@ -108,7 +110,7 @@ def derive_run(run: Path, folder: Path) -> DerivedRun:
     source = read_run(run)
     if not isinstance(source.pipeline, SceneTokPipelineConfig):
         raise ValueError(f"{run} is a run of {source.method_name}, not of a scenetok method")
-    return DerivedRun(run_config(source, folder), source.get_checkpoint_dir().absolute())
+    return DerivedRun(run_config(source, folder), run_checkpoints(run, source))
 
 
 def _embedded_config(preset: Preset, folder: Path) -> RunFolderConfig:

@@ -12,6 +12,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
 
+from scenetok_ns.bridge.run_configs import OwnCheckpoints
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.plugin.model import SceneTokModel
 from scenetok_ns.tools.atomic_files import remove_leftovers
@@ -36,7 +37,7 @@ LEAST_SAVES = 4
 
 
 @dataclass
-class SceneTokTrainerConfig(TrainerConfig):
+class SceneTokTrainerConfig(OwnCheckpoints, TrainerConfig):
     """Nerfstudio's, and runs that continue themselves."""
 
     _target: type = field(default_factory=lambda: SceneTokTrainer)

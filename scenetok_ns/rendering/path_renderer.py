@@ -13,6 +13,8 @@ from torch import Tensor
 
 from scenetok_ns.bridge.cameras import recover_path, square_cameras
 from scenetok_ns.bridge.viewer_threads import Untraced
+from scenetok_ns.data.poses import bad_lens, bad_pose
+from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
@@ -111,6 +113,7 @@ class PathRenderer:
         return Frame(state.frames[index - state.first], state.uncertainty[self._layout.latent_of(index)])
 
     def _start(self, scene: int, cameras: CameraBatch) -> _Path:
+        check_cameras_of_path(cameras)
         # The sampler runs on across requests, each of which has its own way of being interrupted.
         state = _Path(windows=iter(()), check=lambda done, total: None)
         state.windows = self._sample(scene, cameras, lambda done, total: state.check(done, total))
@@ -119,6 +122,15 @@ class PathRenderer:
     def _evict(self) -> None:
         while len(self._paths) > 1 and sum(len(path.frames) for path in self._paths.values()) > KEPT_IN_ALL:
             self._paths.popitem(last=False)
+
+
+def check_cameras_of_path(cameras: CameraBatch) -> None:
+    """Raise DataError, which names the first frame, for cameras that no path can have."""
+    c2w, intrinsics = cameras.c2w[0].cpu(), cameras.intrinsics[0].cpu()
+    if (wrong := bad_pose(c2w)) is not None:
+        raise DataError(f"frame {wrong[0]} of the camera path: its pose {wrong[1]}; make the path again in the viewer")
+    if (wrong := bad_lens(intrinsics)) is not None:
+        raise DataError(f"frame {wrong[0]} of the camera path {wrong[1]}; make the path again in the viewer")
 
 
 def scene_path(camera: Cameras, active_scene: int) -> tuple[int, Cameras, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,15 @@ def _video(path: Path, size: tuple[int, int], frame_rate: float) -> Iterator[Any
         ) from error
     try:
         yield writer
-    finally:
         writer.close()
+    except (RuntimeError, BrokenPipeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise OSError(
+            f"ffmpeg cannot write {path.name}: {reason}; try another --size, or take --formats png"
+        ) from error
+    finally:
+        with suppress(RuntimeError, BrokenPipeError):
+            writer.close()
 
 
 def file_names(names: Sequence[str]) -> list[str]:

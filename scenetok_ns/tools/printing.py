@@ -6,14 +6,17 @@ Rich takes `[old]` for markup and `:smile:` for a picture, and both may be parts
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import TextColumn
 
 
 def command(*words: object) -> str:
-    """What a shell takes: paths with spaces, quotes or brackets in them stay whole."""
-    return shlex.join(str(word) for word in words)
+    """What a shell takes: paths with spaces, quotes or brackets in them stay whole, those with a dash are paths."""
+    return shlex.join(
+        f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words
+    )
 
 
 def plain_console(*, stderr: bool = False) -> Console:

@@ -93,6 +93,10 @@ def read_config(path: pathlib.Path) -> Any:
         method = re.search(r"^method_name: (\S+)$", text, re.MULTILINE)
         if isinstance(error, _Foreign) and method is not None:
             problem += f" (its method is {method[1]})"
+    except (ValueError, TypeError, OverflowError) as error:  # of a number or a date that cannot be
+        problem = str(error).splitlines()[0]
+    except OSError as error:
+        problem = error.strerror or str(error)
     raise ValueError(f"{path} cannot be read as the configuration of a scenetok run: {problem}")
 
 

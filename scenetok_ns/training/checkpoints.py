@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -76,17 +77,36 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         CheckpointError: It is damaged, or not a training checkpoint; one line.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; is the file whole?") from error
+    state = _load(path, mmap=False)
+    _check_parts(path, state)
     missing = {"step", "pipeline", "optimizers", "schedulers", "scalers"} - set(state)
     if missing:
         raise CheckpointError(f"{path} is not a training checkpoint: it lacks {', '.join(sorted(missing))}")
     return state
+
+
+def check_checkpoint(path: Path) -> None:
+    """Look at a checkpoint without reading its tensors. Raises CheckpointError, as `read_checkpoint`."""
+    _check_parts(path, _load(path, mmap=True))
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; is the file whole?") from error
+
+
+def _check_parts(path: Path, state: Any) -> None:
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} is not a training checkpoint: it holds a {type(state).__name__}")
+    if missing := {"step", "pipeline"} - set(state):
+        raise CheckpointError(f"{path} is not a training checkpoint: it lacks {', '.join(sorted(missing))}")
+    if not isinstance(state["step"], int) or not isinstance(state["pipeline"], dict):
+        raise CheckpointError(f"{path} is not a training checkpoint: its step or its pipeline is not what it should be")
 
 
 def save_checkpoint(state: dict[str, Any], path: Path, scratch: Path) -> None:

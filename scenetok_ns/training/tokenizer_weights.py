@@ -7,7 +7,7 @@ from pathlib import Path
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES, used_tensors
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.models.weight_files import CheckpointError, embedded_weights
+from scenetok_ns.models.weight_files import CheckpointError, check_finite, embedded_weights
 from scenetok_ns.training.weight_sources import read_networks, weights_file_of
 
 
@@ -30,6 +30,7 @@ def load_tokenizer(model: SceneTok, source: Path | None) -> Path:
     expected = {key: value for key, value in model.state_dict().items() if key.startswith(TOKENIZER_PREFIXES)}
     read = {key: value for key, value in read_networks(file).items() if key.startswith(TOKENIZER_PREFIXES)}
     found, _ = used_tensors(expected, read, preset, f"{file} does not fit the tokenizer of preset {preset.name}")
+    check_finite(found, f"{file} is damaged")
     for prefix in TOKENIZER_PREFIXES:
         part = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
         model.get_submodule(prefix.rstrip(".")).load_state_dict(part)

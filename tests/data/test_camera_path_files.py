@@ -71,10 +71,10 @@ def test_photographs_of_transforms_json_are_cropped_as_the_model_sees_them(tmp_p
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("not json", "no camera path of Nerfstudio and no transforms.json"),
-        ("[]", "holds a list: expected an object"),
+        ("not json", "is not a camera path of Nerfstudio .* or a transforms.json: it is not JSON"),
+        ("[]", "neither a camera_path nor frames"),
         ({"frames": [{"transform_matrix": torch.eye(4).tolist()}]}, "frame 0 has no file_path"),
-        ({"frames": [], "w": 4, "h": 4, "fl_x": 4}, "transforms.json with poses|has no frames"),
+        ({"frames": [], "w": 4, "h": 4, "fl_x": 4}, "has no frames"),
         ({"camera_path": [{"camera_to_world": torch.eye(4).flatten().tolist(), "fov": 60}]}, "render_height"),
         (
             {
@@ -82,14 +82,14 @@ def test_photographs_of_transforms_json_are_cropped_as_the_model_sees_them(tmp_p
                 "render_height": 4,
                 "render_width": 4,
             },
-            "fields of view between 0 and 180",
+            "fov of frame 0 is 190, expected a number above 0.01 and below 179.9",
         ),
         (
             {
                 "camera_type": "fisheye",
                 "camera_path": [{"camera_to_world": torch.eye(4).flatten().tolist(), "fov": 60}],
             },
-            "perspective cameras only, got fisheye",
+            "camera_type is fisheye, and SceneTok renders perspective cameras only",
         ),
     ],
 )
@@ -107,17 +107,17 @@ POSE = torch.eye(4).flatten().tolist()
     ("content", "message"),
     [
         (None, "no camera path at"),
-        ("not json", "no camera path of Nerfstudio"),
-        ("[]", "no camera path of Nerfstudio"),
-        ({"keyframes": []}, "no camera path of Nerfstudio .*camera_path"),
+        ("not json", "is not a camera path of Nerfstudio"),
+        ("[]", "is not a camera path of Nerfstudio .* it is not an object"),
+        ({"keyframes": []}, "is not a camera path of Nerfstudio .*: it lacks camera_path"),
         ({"camera_path": []}, "has no frames"),
-        ({"camera_path": [{"camera_to_world": POSE[:12]}]}, "no camera path of Nerfstudio"),
+        ({"camera_path": [{"camera_to_world": POSE[:12]}]}, "frame 0 has no pose of 4 x 4 numbers"),
         (
             {"camera_path": [{"camera_to_world": POSE}, {"camera_to_world": [2 * x for x in POSE]}]},
-            "frame 1 is not a camera pose",
+            "frame 1 is not a rotation and a position",
         ),
-        ({"camera_path": [{"camera_to_world": [-POSE[0], *POSE[1:]]}]}, "frame 0 is not a camera pose"),
-        ({"camera_path": [{"camera_to_world": [*POSE[:3], float("nan"), *POSE[4:]]}]}, "frame 0 is not a camera pose"),
+        ({"camera_path": [{"camera_to_world": [*POSE[:3], float("nan"), *POSE[4:]]}]}, "pose of frame 0 is not finite"),
+        ({"camera_path": [{"camera_to_world": [-POSE[0], *POSE[1:]]}]}, "frame 0 is a reflection"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, content: Any, message: str) -> None:

@@ -16,7 +16,7 @@ from support.small_models import small_model, small_preset, views
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, pad_path, render_windows
 from scenetok_ns.models.presets import SceneGeneratorConfig, SceneSamplerConfig
-from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.scenetok import NotFiniteError, SceneTok
 from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.models.tokens import SceneTokens
 
@@ -345,7 +345,23 @@ def test_fewer_tokens_render_and_their_order_means_nothing() -> None:
     torch.testing.assert_close(model.render(turned, path(1)), whole, atol=1e-5, rtol=0)
 
 
-def test_tokens_of_another_preset_are_rendered_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_tokens_of_another_preset_are_refused_whatever_their_shape() -> None:
     model = small_model()
-    model.render(replace(model.encode(*views(3)), preset="other"), path(1))
-    assert "made by preset other" in caplog.text
+    with pytest.raises(ValueError, match="made by preset other, and mean nothing to preset"):
+        model.render(replace(model.encode(*views(3)), preset="other"), path(1))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_end_a_rendering(number: float) -> None:
+    model = small_model()
+    tokens = model.encode(*views(3))
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.fill_(number)
+    with pytest.raises(NotFiniteError, match="stopped at frame 0: pictures with numbers that are not finite"):
+        model.render(tokens, path(1))
+    with torch.no_grad():
+        for parameter in model.compressor.parameters():
+            parameter.fill_(number)
+    with pytest.raises(NotFiniteError, match="came out as numbers that are not finite"):
+        model.encode(*views(3))

@@ -121,7 +121,7 @@ def _as_a_process(command: Command, folder: Path) -> Iterator[None]:
             yield
     except SystemExit as stop:
         if stop.code not in (None, 0):
-            raise CommandError(f"{command}\n  ended with: {stop.code}") from stop
+            raise CommandError(f"{command}\n  ended with: {stop}") from stop
     finally:
         _forget_writers()
         os.chdir(old)

@@ -29,6 +29,7 @@ from torch import Tensor
 from scenetok_ns.data.precomputed.set_settings import SetSettings
 from scenetok_ns.data.scenes import BadScene
 from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 MAP_FILE = "map_dict.json"
 SPLITS = ("train", "test")
@@ -165,8 +166,8 @@ def make_map(root: Path) -> dict[str, Any]:
 def read_map(root: Path) -> dict[str, Any] | None:
     """Content of the map file; None if there is none or it cannot be read."""
     try:
-        return json.loads((root / MAP_FILE).read_text())
-    except (OSError, ValueError):
+        return read_json(root / MAP_FILE)
+    except JsonError:
         return None
 
 

@@ -46,8 +46,8 @@ class Shard:
         for index, count, first, step in _SHARD_VARIABLES:
             if index not in environment or count not in environment:
                 continue
-            number = int(environment[index]) - int(environment.get(first, "0"))
-            part = cls(number // int(environment.get(step, "1")), int(environment[count]))
+            number = _variable(environment, index) - _variable(environment, first, "0")
+            part = cls(number // max(_variable(environment, step, "1"), 1), _variable(environment, count))
             shard = cls(shard.index * part.count + part.index, shard.count * part.count)
             if index == "RANK":
                 break  # torchrun under srun counts all its processes already
@@ -57,6 +57,17 @@ class Shard:
         """A run of consecutive keys: neighbours share files in some data sets."""
         start, stop = (len(keys) * i // self.count for i in (self.index, self.index + 1))
         return keys[start:stop]
+
+
+def _variable(environment: Mapping[str, str], name: str, default: str = "") -> int:
+    """A number in the environment. Raises ValueError that names the variable."""
+    text = environment.get(name, default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(
+            f"the environment variable {name} is {text!r}, expected a whole number; unset it, or give --shard"
+        ) from error
 
 
 _SHARD_VARIABLES = (

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 Settings = TypeVar("Settings", bound="SetSettings")
 
@@ -31,8 +32,8 @@ class SetSettings:
         if not path.is_file():
             return None
         try:
-            return cls(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+            return cls(**read_json(path))
+        except (JsonError, TypeError) as error:
             raise DataError(f"{path} is damaged ({error}); choose another folder for the {cls.KIND}") from error
 
     def claim(self, root: Path) -> None:

@@ -132,6 +132,7 @@ class PhotographSource(OneScene):
         if not 0 < pose_scale < float("inf"):
             raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
         super().__init__(file.stem)
+        self.file = file
         self.anchors_path, self.pose_scale = path, pose_scale
         self.photograph: Photograph = read_photograph(file)
         self.fov, source = self.photograph.field_of_view(fov)
@@ -169,8 +170,8 @@ class PhotographSource(OneScene):
         height, width = self.photograph.image.shape[1:]
         if min(height, width) < side:
             raise DataError(
-                f"the photograph {self.key} has {width} x {height} pixels, but this model sees {side} x {side}: give "
-                f"one whose shorter side has at least {side}"
+                f"the photograph {self.file.name} has {width} x {height} pixels, but this model sees {side} x {side}: "
+                f"give one whose shorter side has at least {side}"
             )
 
     def _read(self, index: int) -> UInt8[Tensor, "3 h w"]:

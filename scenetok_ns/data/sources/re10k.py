@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from torch import Tensor
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ class RE10KSource(SceneSource):
         if not path.is_file():
             return self._names_in_chunks()
         try:
-            index = json.loads(path.read_text("utf-8-sig"))
-        except (OSError, ValueError) as error:
+            index = read_json(path)
+        except JsonError as error:
             raise DataError(f"{path} cannot be read as JSON ({error}); fetch it again") from error
         if not isinstance(index, dict) or not all(isinstance(chunk, str) for chunk in index.values()):
             raise DataError(f"{path}: expected an object that maps scene names to chunk files")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -127,6 +128,6 @@ def _guess(state: Iterable[str]) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        return read_json(path)
+    except JsonError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,32 @@
+"""The rule about files that are there already: a command replaces what it wrote itself, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> None:
+    """Raise FileExistsError if `path` is there and is not a file that the command writes.
+
+    Args:
+        path: File that is to be written.
+        is_own: Whether a file is of the kind that the command writes. What it raises means that it is not.
+        kind: The kind in words, with its article.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"--output: {path} is a folder; give the name of a file")
+    if path.exists() or path.is_symlink():
+        try:
+            own = is_own(path)
+        except (ValueError, OSError):
+            own = False
+        if not own:
+            raise FileExistsError(f"--output: {path} is there, and is not {kind}; choose another name, or remove it")
+
+
+def begins_with(path: Path, marks: tuple[bytes, ...], count: int = 4096) -> bool:
+    """Whether the first bytes of a file hold all of `marks`."""
+    with path.open("rb") as file:
+        head = file.read(count)
+    return all(mark in head for mark in marks)
