@@ -31,6 +31,8 @@ NEIGHBOURS = 10
 """Pictures of a longer sequence are matched with this number of following ones, and with those 2, 4, 8, ... later."""
 FEATURE_SIZE = 1600
 """Longer side in pixels to which pictures are reduced to find features."""
+MOST_FEATURES = 4096
+"""Features of a picture. With twice as many, pairs of large pictures take four times as long."""
 FULL_LENS_PICTURES = 8
 """Pictures from which a lens gets two focal lengths and four distortion terms; below, one of each."""
 PRINCIPAL_POINT_PICTURES = 12
@@ -178,6 +180,7 @@ def _find_features(
     progress: Progress,
 ) -> None:
     extraction = pycolmap.FeatureExtractionOptions(num_threads=options.num_threads, max_image_size=FEATURE_SIZE)
+    extraction.sift.max_num_features = MOST_FEATURES
     size = max(FEATURE_CHUNK, 2 * options.num_threads)
     for done, chunk in _chunks(names, size):
         progress("features", done, len(names))
