@@ -283,7 +283,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         probabilities = ("uniform_noise_prob", "pure_noise_prob", "unconditional_prob", "gamma", "warmup_start")
         check_range("training", self, **dict.fromkeys(probabilities, (0, 1)))
-        above = ("gradient_clip", "max_mean_gradient_norm", "learning_rate", "timestep_shift")
+        above = ("gradient_clip", "max_mean_gradient_norm", "timestep_shift")
+        check_range("training", self, learning_rate=(0, LARGEST))
         check_range("training", self, **dict.fromkeys(above, (1e-12, LARGEST)))
         counts = ("batch_size", "reference_batch_size", "max_steps")
         check_range("training", self, **dict.fromkeys(counts, (1, LARGEST)))
