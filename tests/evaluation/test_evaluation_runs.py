@@ -22,7 +22,7 @@ from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.evaluation import evaluate as whole
 from scenetok_ns.evaluation.baselines import copied_pictures, nearest_view
 from scenetok_ns.evaluation.distributions import frechet_distance
-from scenetok_ns.evaluation.features import standin_features, to_bytes
+from scenetok_ns.evaluation.features import standin_features
 from scenetok_ns.evaluation.measures import Measured, Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.pictures import for_report, side_by_side
@@ -40,6 +40,7 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.metrics import psnr
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.rendering.picture_files import to_bytes
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 TARGETS = FRAMES - NUM_CONTEXT
