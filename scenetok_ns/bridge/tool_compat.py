@@ -44,8 +44,9 @@ def shorten_errors() -> None:
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         frames = frames_of(traceback)
-        ours = isinstance(error, Exception) and is_our_run(frames)
-        message = (_about_file(error, frames) or described(error)) if ours else None
+        message, ours = None, False
+        if isinstance(error, Exception) and is_our_run(frames):
+            message, ours = _about_file(error, frames) or described(error), True
         if message is None or wants_traceback():
             stock(kind, error, traceback)
         if message is not None:

@@ -19,7 +19,7 @@ from scenetok_ns.data.precomputed.latents import LatentScenes, LatentViews
 from scenetok_ns.data.precomputed.token_sets import TokenStore
 from scenetok_ns.data.scenes import BadScene, DataError, SceneSource, ViewIndices
 from scenetok_ns.data.view_sampling import condition_views, sample_views
-from scenetok_ns.models.presets import DataConfig
+from scenetok_ns.models.recipes import DataConfig
 from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.tools.seeds import mix
 

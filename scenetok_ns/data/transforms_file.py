@@ -19,6 +19,8 @@ PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL",
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 """In Nerfstudio's order, also of `distortion_params`."""
 FOCAL = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
+LARGEST = 1_000_000
+"""Of sizes and focal lengths in pixels."""
 GEOREFERENCED = 100.0
 """Spreads of the cameras; positions farther than about this from zero are moved."""
 
@@ -179,8 +181,8 @@ def lens_of(where: str, frame: Mapping[str, Any], content: Mapping[str, Any]) ->
     if focal["fl_x"] is None and angle is None:
         raise DataError(f"{where} has no focal length (fl_x, or camera_angle_x), nor has the file for all frames")
     for name, value in (("fl_x", focal["fl_x"]), ("fl_y", focal["fl_y"]), ("w", size["w"]), ("h", size["h"])):
-        if value is not None and value <= 0:
-            raise DataError(f"{where}: {name} must be above 0, got {value:g}")
+        if value is not None and not 0 < value <= LARGEST:
+            raise DataError(f"{where}: {name} must be above 0 and at most {LARGEST:,}, got {value:g}")
     if focal["fl_x"] is None and not 0 < (angle or 0) < math.pi:
         raise DataError(f"{where}: camera_angle_x must be between 0 and pi (radians), got {angle:g}")
     distortion = _distortion(where, frame, content)

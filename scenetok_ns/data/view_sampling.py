@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from scenetok_ns.data.poses import farthest_points
 from scenetok_ns.data.scenes import BadScene, DataError, ViewIndices
-from scenetok_ns.models.presets import Preset, ViewSamplingConfig
+from scenetok_ns.models.presets import Preset
+from scenetok_ns.models.recipes import ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 # --- Evaluation ---

@@ -45,8 +45,8 @@ def read_figures(folder: Path) -> dict[str, Any]:
     except JsonError as error:
         raise DataError(f"{path} is damaged ({error}); evaluate again") from error
     variants = content.get("variants") if isinstance(content, dict) else None
-    known = isinstance(variants, list) and variants and all(isinstance(one, dict) for one in variants)
-    if not known or "results" not in content or not all("folder" in one for one in variants):
+    known = isinstance(variants, list) and all(isinstance(one, dict) and "folder" in one for one in variants)
+    if not known or not variants or "results" not in content:
         raise DataError(f"{path} was not written by scenetok evaluate")
     return content
 

@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from scenetok_ns.models.recipes import TINIEST, DataConfig, TrainingConfig
 from scenetok_ns.tools.dataclass_files import LARGEST, build, check_divides, check_range, read_yaml
 
-TINIEST = 1e-6
-"""Stands for "above 0" where a preset's number must be."""
 BLOCKS = {"depth": (1, 1000), "patch_size": (1, LARGEST), "mlp_ratio": (0.01, 100)}
 """Bounds of what all transformers have."""
 Solver = Literal["euler", "multistep"]
@@ -188,113 +187,6 @@ Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)
 def changed(sampler: Sampler, **values: Any) -> Sampler:
     """The sampler with those values that are not None."""
     return dataclasses.replace(sampler, **{name: value for name, value in values.items() if value is not None})
-
-
-@dataclass(frozen=True)
-class ViewSamplingConfig:
-    """How context and target views are drawn (published view_sampler)."""
-
-    mode: Literal["bounded", "unbounded"]
-    num_context: int
-    num_target_latents: int
-    context: Literal["farthest_point", "uniform"] = "farthest_point"
-    target_splits: int = 2
-    """Number of separate clips that the target latents are drawn as ..."""
-    target_split_prob: float = 0.7
-    """... with this probability; else one contiguous clip."""
-    min_gap: int = 0
-    """bounded: smallest and largest number of frames between first and last context view, ..."""
-    max_gap: int = 0
-    initial_min_gap: int = 0
-    """... growing linearly from these over the warm-up."""
-    initial_max_gap: int = 0
-    gap_warmup_steps: int = 0
-    max_distance_to_context: int = 0
-    """bounded: frames that targets may lie outside the context interval."""
-    target_alignment: int = 1
-    """First latent of a target clip is a multiple of this (published: 4 for Video DC-AE, 5 for Wan)."""
-    max_condition_views: int = 0
-    """SceneGen: largest number of condition views; 0: none are drawn."""
-
-    def __post_init__(self) -> None:
-        counts = ("num_context", "num_target_latents", "target_splits", "target_alignment")
-        check_range("views", self, target_split_prob=(0, 1), **dict.fromkeys(counts, (1, 100_000)))
-        gaps = ("min_gap", "max_gap", "initial_min_gap", "initial_max_gap", "gap_warmup_steps")
-        others = ("max_distance_to_context", "max_condition_views")
-        check_range("views", self, **dict.fromkeys((*gaps, *others), (0, LARGEST)))
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    image_size: int
-    """Side of the square crop in pixels."""
-    views: ViewSamplingConfig
-    camera_spread: float | None = None
-    """Root mean square distance of a training scene's cameras from their middle, in units of the training data: what
-    captures in units of their own are scaled to. None: not known, captures are taken as they are."""
-    random_flip: bool = False
-    """Training scenes are mirrored left to right, cameras with them, with probability one half."""
-    scale_focal_by_256: Literal["none", "context", "all"] = "none"
-    """Quirk of released DL3DV weights: focal lengths of these views were multiplied by a wrong factor.
-    docs/quirks.md says when it is needed."""
-
-    def __post_init__(self) -> None:
-        check_range("data", self, image_size=(1, 16_384), camera_spread=(TINIEST, LARGEST))
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    batch_size: int
-    """Samples of one process in one step."""
-    learning_rate: float
-    warmup_steps: int
-    warmup_start: float
-    """Learning rate factor at step 0; grows linearly to 1."""
-    milestones: tuple[int, ...]
-    """Steps, counted from the end of the warm-up, at which the learning rate is multiplied by `gamma`."""
-    gamma: float
-    weighting: Literal["logit_normal", "shifted", "uniform"]
-    """How noise levels are drawn."""
-    timestep_shift: float | None
-    kl_weights: tuple[float, float]
-    kl_schedule: tuple[int, int] = (100_000, 300_000)
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    gradient_clip: float = 0.1
-    """Largest global gradient norm; larger gradients are scaled down to it."""
-    max_mean_gradient_norm: float | None = None
-    """Steps whose gradient norms, averaged over the parameter tensors, exceed this are skipped and counted, as are
-    steps with a gradient that is not finite."""
-    reference_batch_size: int | None = None
-    """`learning_rate` is for this many samples a step and is scaled linearly to the effective batch (batch size x
-    processes x accumulation); None: it is taken as it stands."""
-    uniform_noise_prob: float = 0.2
-    """Probability of one noise level for the whole element; else one for each target split."""
-    pure_noise_prob: float = 0.0
-    """Probability of pure noise (t = 1) at all latents of an element: there the decoder has only the tokens to go by,
-    which keeps them informative where pixels are redundant. No published recipe has it; the embedded one does."""
-    unconditional_prob: float = 0.0
-    """Classifier-free drop of the scene tokens."""
-    freeze_compressor: bool = False
-    freeze_compressor_after: int | None = None
-    freeze_denoiser: bool = False
-    max_steps: int = 1_000_000
-
-    def __post_init__(self) -> None:
-        probabilities = ("uniform_noise_prob", "pure_noise_prob", "unconditional_prob", "gamma", "warmup_start")
-        check_range("training", self, **dict.fromkeys(probabilities, (0, 1)))
-        above = ("gradient_clip", "max_mean_gradient_norm", "timestep_shift")
-        check_range("training", self, learning_rate=(0, LARGEST))
-        check_range("training", self, **dict.fromkeys(above, (1e-12, LARGEST)))
-        counts = ("batch_size", "reference_batch_size", "max_steps")
-        check_range("training", self, **dict.fromkeys(counts, (1, LARGEST)))
-        check_range("training", self, weight_decay=(0, LARGEST), warmup_steps=(0, LARGEST))
-        if any(not 0 <= beta < 1 for beta in self.betas) or any(weight < 0 for weight in self.kl_weights):
-            raise ValueError(
-                f"training: betas {self.betas} lie from 0 to below 1, kl_weights {self.kl_weights} above 0"
-            )
-        if any(step < 0 for step in (*self.milestones, *self.kl_schedule)):
-            raise ValueError(f"training: milestones {self.milestones} and kl_schedule {self.kl_schedule} count from 0")
 
 
 @dataclass(frozen=True)

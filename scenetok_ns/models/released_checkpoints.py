@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from scenetok_ns.models.lightning_files import check_crc, read_lightning
+from scenetok_ns.models.ops.finite import is_finite
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.weight_files import CheckpointError, check_tensors, listed
 from scenetok_ns.tools.digests import remembered_sha256
@@ -148,13 +149,11 @@ def check_content(files: Iterable[Path], tensors: Mapping[str, Tensor], progress
     for path in files:
         check_crc(path, progress)
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel():
-            low, high = tensor.aminmax()  # both are NaN if one number is
-            if not (low.isfinite() and high.isfinite()):
-                raise CheckpointError(
-                    f"{key} holds numbers that are not finite (NaN or infinite): the file is damaged, or of a training "
-                    "that failed; download it again"
-                )
+        if not is_finite(tensor):
+            raise CheckpointError(
+                f"{key} holds numbers that are not finite (NaN or infinite): the file is damaged, or of a training "
+                "that failed; download it again"
+            )
         progress(tensor.numel() * tensor.element_size())
 
 

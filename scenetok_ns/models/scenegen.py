@@ -12,11 +12,11 @@ from torch import Tensor
 from scenetok_ns.models.cameras import CameraBatch, are_rigid, relative_cameras
 from scenetok_ns.models.flow.noise import token_noise
 from scenetok_ns.models.flow.sampling import OnStep, sample_scene_tokens
+from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.presets import Preset, SceneSamplerConfig
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.models.weight_files import is_finite
 
 SMALLEST_REACH = 1e-5
 """Distance of the farthest anchor from the first condition view, over the size of the positions, below which all
@@ -87,11 +87,7 @@ def generate(
             sampler or preset.scene_sampler,
             on_step=on_step,
         )
-    if not is_finite(tokens):
-        raise ValueError(
-            f"the generation of {scene or 'the scene'} ended in numbers that are not finite: check the path's units, "
-            "--guidance and the weights of the run"
-        )
+    require_finite(tokens, f"the tokens generated for {scene or 'the scene'}")
     return SceneTokens(
         mean=tokens[0],
         reference_c2w=reference[0].float().to(model.device),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,18 +19,17 @@ from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.engine.engine import RenderingEngine
 from scenetok_ns.models.engine.options import EngineOptions, suits_engine
 from scenetok_ns.models.flow.sampling import OnStep
-from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, render_windows
+from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, finite_windows, render_windows
 from scenetok_ns.models.fused.blocks import fuse_for_training
 from scenetok_ns.models.networks.block_execution import Checkpointing, checkpoint_for_training, compile_for_training
 from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
+from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig, shares_tokens
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.models.weight_files import embedded_weights, is_finite, load_weights
-
-logger = logging.getLogger(__name__)
+from scenetok_ns.models.weight_files import embedded_weights, load_weights
 
 
 class SceneTok(nn.Module):
@@ -173,11 +171,7 @@ class SceneTok(nn.Module):
         reference = cameras.c2w[:, len(images) // 2]
         posed = relative_cameras(cameras, reference, pose_scale).to(self.device)
         tokens = self.encode_views(images[None].to(self.device), posed, autocast=autocast)
-        if not is_finite(tokens.mean):
-            raise NotFiniteError(
-                f"the tokens of scene {scene or 'without a name'} came out as numbers that are not finite: check the "
-                "poses and units of the capture, and the weights of the run"
-            )
+        require_finite(tokens.mean, f"the tokens of {scene or 'the scene'}")
         return SceneTokens(
             mean=tokens.mean[0],
             logvar=tokens.logvar[0],
@@ -294,7 +288,7 @@ class SceneTok(nn.Module):
             clean=clean,
             on_step=on_step,
         )
-        return _finite(windows, tokens)
+        return finite_windows(windows, [scene.scene for scene in tokens])
 
     def engine_for(self, autocast: bool | None) -> RenderingEngine | None:
         """The engine, if it is to do the work; see `engine_options`."""
@@ -405,19 +399,3 @@ class SceneTok(nn.Module):
             if isinstance(autoencoder, Autoencoder) and self.device == HOME:
                 autoencoder.to(HOME)
         return self
-
-
-class NotFiniteError(ValueError):
-    """Networks gave NaN or infinite numbers, which would show as black pictures."""
-
-
-def _finite(windows: Iterator[RenderedFrames], tokens: Sequence[SceneTokens]) -> Iterator[RenderedFrames]:
-    """The windows, as long as all their pictures are numbers. Raises NotFiniteError."""
-    for window in windows:
-        if not is_finite(window.frames):
-            place = next(place for place, frames in enumerate(window.frames) if not is_finite(frames))
-            raise NotFiniteError(
-                f"rendering of {tokens[place].scene or 'the scene'} stopped at frame {window.first_frame}: pictures "
-                "with numbers that are not finite; check the path's units, --guidance and the weights of the run"
-            )
-        yield window

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from scenetok_ns.models.ops.finite import is_finite
 from scenetok_ns.tools.atomic_files import write_atomically
 
 
@@ -91,14 +91,6 @@ def check_finite(state: Mapping[str, Any], context: str) -> None:
     wrong = [key for key, value in state.items() if isinstance(value, Tensor) and not is_finite(value)]
     if wrong:
         raise CheckpointError(f"{context}: {len(wrong)} tensors hold numbers that are not finite: {listed(wrong)}")
-
-
-def is_finite(value: Tensor) -> bool:
-    """Whether a tensor holds no NaN and no infinite number. Allocates no second tensor of its size."""
-    if not value.is_floating_point() or value.numel() == 0:
-        return True
-    smallest, largest = torch.aminmax(value.detach())  # NaN comes through
-    return bool(torch.isfinite(smallest) & torch.isfinite(largest))
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

@@ -14,7 +14,7 @@ from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from scenetok_ns.models.presets import TrainingConfig
+from scenetok_ns.models.recipes import TrainingConfig
 
 
 class ClippedAdamW(torch.optim.AdamW):

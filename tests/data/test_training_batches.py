@@ -12,7 +12,7 @@ from support.scene_files import example, write_re10k
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.re10k import RE10KSource
 from scenetok_ns.data.training_batches import Sharding, TrainingBatch, TrainingLoader, TrainingSamples
-from scenetok_ns.models.presets import DataConfig, ViewSamplingConfig
+from scenetok_ns.models.recipes import DataConfig, ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.tools.seeds import mix
 

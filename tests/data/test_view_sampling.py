@@ -11,7 +11,7 @@ from support.scene_files import walk
 
 from scenetok_ns.data.scenes import BadScene, ViewIndices
 from scenetok_ns.data.view_sampling import default_views, sample_views
-from scenetok_ns.models.presets import ViewSamplingConfig
+from scenetok_ns.models.recipes import ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 IMAGE, VIDEO, WAN = TemporalLayout(1, 1), TemporalLayout(4, 1), TemporalLayout(17, 5)

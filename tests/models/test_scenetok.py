@@ -15,8 +15,9 @@ from support.small_models import small_model, small_preset, views
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, pad_path, render_windows
+from scenetok_ns.models.ops.finite import NotFiniteError
 from scenetok_ns.models.presets import SceneGeneratorConfig, SceneSamplerConfig
-from scenetok_ns.models.scenetok import NotFiniteError, SceneTok
+from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.models.tokens import SceneTokens
 

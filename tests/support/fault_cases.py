@@ -120,7 +120,7 @@ class Table:
         places: dict[tuple[str | int, ...], tuple[str, ...]] = {
             ("w",): NUMBERS,
             ("h",): NUMBERS,
-            ("fl_x",): ("null", "text", "nan", "infinite", "negative", "huge", "huge float"),
+            ("fl_x",): ("text", "nan", "infinite", "negative", "huge", "huge float"),
             ("fl_y",): ("text", "nan", "negative"),
             ("cx",): ("text", "nan", "infinite", "huge float"),
             ("frames",): ("missing", "null", "text", "list", "object"),

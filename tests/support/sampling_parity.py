@@ -29,7 +29,8 @@ from scenetok_ns.models.flow import rectified_flow as flow
 from scenetok_ns.models.flow.draws import SceneGenDraws, SceneTokDraws, noise_levels, spread_levels
 from scenetok_ns.models.flow.losses import LatentViews, scenegen_loss, scenetok_loss
 from scenetok_ns.models.flow.schedules import schedule_matrix
-from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, TrainingConfig
+from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig
+from scenetok_ns.models.recipes import TrainingConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
 
 Outputs = dict[str, Tensor]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scenetok_ns.models.flow.rectified_flow import shift_time
-from scenetok_ns.models.presets import TrainingConfig
+from scenetok_ns.models.recipes import TrainingConfig
 
 KEEP_CONDITION = 0.5
 """Probability that a condition view other than the first is shown to the scene generator."""

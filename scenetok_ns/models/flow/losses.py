@@ -18,7 +18,7 @@ from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, ve
 from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
-from scenetok_ns.models.presets import TrainingConfig
+from scenetok_ns.models.recipes import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.noise import latent_noise
 from scenetok_ns.models.flow.sampling import OnStep, SampledLatents, sample_windows
 from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.ops.finite import NotFiniteError, is_finite
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
@@ -33,6 +34,25 @@ class RenderedFrames:
     denoised: tuple[SampledLatents, ...] = ()
     """Latents that have become final since the part before. They run ahead of the frames, and count from the first new
     latent on, whatever the path goes on from."""
+
+
+def finite_windows(windows: Iterator[RenderedFrames], scenes: Sequence[str]) -> Iterator[RenderedFrames]:
+    """The windows, as long as all their pictures are numbers.
+
+    Args:
+        windows: Frames of a batch of paths.
+        scenes: Name of the scene of each path.
+
+    Raises NotFiniteError, which names the scene and the frame.
+    """
+    for window in windows:
+        if not is_finite(window.frames):
+            place = next(place for place, frames in enumerate(window.frames) if not is_finite(frames))
+            raise NotFiniteError(
+                f"rendering of {scenes[place] or 'the scene'} stopped at frame {window.first_frame}: pictures with "
+                "numbers that are not finite; check the path's units, --guidance and the weights of the run"
+            )
+        yield window
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from scenetok_ns.models.flow.rectified_flow import network_time
 from scenetok_ns.models.networks.averaging import update_average
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
-from scenetok_ns.models.presets import Preset, TrainingConfig, load_preset
+from scenetok_ns.models.presets import Preset, load_preset
+from scenetok_ns.models.recipes import TrainingConfig
 from scenetok_ns.models.weight_files import load_weights, save_weights
 from scenetok_ns.training.tiny.evaluation import held_out_views, write_figures
 from scenetok_ns.training.tiny.run import (

@@ -182,7 +182,7 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_one_pixel_is_too_small_for_any_model(tmp_path: Path) -> None:
     source = PhotographSource(file(tmp_path, Image.new("RGB", (1, 1))), trajectory("forward", 3))
-    with pytest.raises(DataError, match=r"photo has 1 x 1 pixels, .* sees 32 x 32: give one whose shorter side has"):
+    with pytest.raises(DataError, match=r"photo.png has 1 x 1 pixels, .* sees 32 x 32: give one whose shorter"):
         source.check_size(32)
     PhotographSource(file(tmp_path, Image.new("RGB", (32, 40))), trajectory("forward", 3)).check_size(32)
 

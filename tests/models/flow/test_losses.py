@@ -23,13 +23,8 @@ from scenetok_ns.models.flow.losses import (
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
-from scenetok_ns.models.presets import (
-    CameraConfig,
-    CompressorConfig,
-    DenoiserConfig,
-    SceneGeneratorConfig,
-    TrainingConfig,
-)
+from scenetok_ns.models.presets import CameraConfig, CompressorConfig, DenoiserConfig, SceneGeneratorConfig
+from scenetok_ns.models.recipes import TrainingConfig
 
 CONFIG = TrainingConfig(
     batch_size=2,
