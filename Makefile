@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
+# Idle threads of torch sleep instead of holding a core that another process needs (docs/performance.md).
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-browser lint notebooks venv clean
 

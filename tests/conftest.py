@@ -7,6 +7,10 @@ import tempfile
 
 from hypothesis import settings
 
+from scenetok_ns.tools.threads import let_idle_threads_sleep
+
+let_idle_threads_sleep()  # before torch is imported
+
 # Time depends on the machine and on what else it does; no test may fail for it.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from scenetok_ns.cli.main import COMMANDS, entrypoint
+from scenetok_ns.cli.main import COMMANDS, attached, entrypoint
+from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.tools.threads import CHOICES, let_idle_threads_sleep
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
@@ -53,3 +56,43 @@ def test_interrupts_and_complaints_are_one_line(
     monkeypatch.setattr("scenetok_ns.data.demo.writer.write_demo_data", fail)
     with pytest.raises(SystemExit, match=f"^scenetok demo-data: {message}$"):
         entrypoint(["demo-data", "--output", str(tmp_path / "data")])
+
+
+def test_exit_codes_tell_usage_failure_and_interrupts_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def code(error: BaseException | None = None, *words: str) -> int:
+        def fail(*_: object, **__: object) -> None:
+            assert error is not None
+            raise error
+
+        monkeypatch.setattr("scenetok_ns.data.demo.writer.write_demo_data", fail)
+        with pytest.raises(SystemExit) as stop:
+            entrypoint(["demo-data", "--output", str(tmp_path / "data"), *words])
+        assert isinstance(stop.value.code, int)
+        return stop.value.code
+
+    assert code(None, "--frames", "x") == 2
+    assert code(UsageError("--frames must be at least 1")) == 2
+    assert code(FileNotFoundError(2, "No such file", "x")) == 1
+    assert code(KeyboardInterrupt()) == 130
+    capsys.readouterr()
+    assert code(KeyError("bug")) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed and printed.splitlines()[-1].endswith("please report it with the traceback above")
+
+
+def test_values_that_begin_with_a_dash_are_values() -> None:
+    assert attached(["--output", "-x", "--seed", "-3", "-h"]) == ["--output=-x", "--seed", "-3", "-h"]
+    assert attached(["--a=b", "-x", "--flag", "--output", "y"]) == ["--a=b", "-x", "--flag", "--output", "y"]
+
+
+def test_idle_threads_sleep_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHOICES:
+        monkeypatch.delenv(name, raising=False)
+    let_idle_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "100")
+    let_idle_threads_sleep()
+    assert "OMP_WAIT_POLICY" not in os.environ
