@@ -22,8 +22,13 @@ from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices, Views
 from scenetok_ns.data.sources.photograph import GenerationInputs
 from scenetok_ns.data.view_sampling import condition_of, default_views, path_of
+from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.tokens import SceneTokens
+
+EvaluationProtocol = Literal["default", "published", "notebook"]
+SMALLEST_BASELINE = 1e-3
+"""Two context views that are nearer to one another (in units of the data) are skipped in the published evaluation."""
 
 
 @dataclass
@@ -40,6 +45,10 @@ class EvaluationViewsConfig:
     """Evaluation scenes taken where no evaluation index names them."""
     eval_targets: int | None = None
     """Target views taken of each evaluation scene, from its beginning. Default: all."""
+    eval_protocol: EvaluationProtocol = "default"
+    """published: as the published command evaluates (docs/reproduce.md): positions divided by the distance of the two
+    context views where an index names two, one condition view of a generator, and four more frames after a target clip
+    that Wan cannot end with. notebook: the first context view is the reference, as in the published notebooks."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class EvaluationScene:
     target: Int64[Tensor, " target"]
     anchors: Float[Tensor, "a 4 4"] | None = None
     """SceneGen: poses at which the scene is meant to be seen."""
+    further: Int64[Tensor, " further"] = torch.zeros(0, dtype=torch.int64)  # noqa: RUF009  never changed
+    """Views that are rendered after the targets and not compared."""
 
 
 class EvaluationScenes:
@@ -175,12 +186,35 @@ class EvaluationScenes:
         views = self._views(scene)
         given, anchors = views.context, None
         if self.preset.scene_generator is not None:
-            given = condition_of(views, self.preset, self.views.num_condition)
+            count = self.views.num_condition
+            if count is None and self.views.eval_protocol == "published":
+                count = 1
+            given = condition_of(views, self.preset, count)
             path = self.source.anchors_path
             if path is None:
                 path = scene.c2w[path_of(views, self._num_context)]
             anchors = anchors_along(path, self._num_context)
-        return EvaluationScene(number, scene, given, views.target[: self.views.eval_targets], anchors)
+        elif self.views.eval_protocol == "notebook":
+            given = given.roll(len(given) // 2)  # the first one to the middle, which is the reference
+        target = views.target[: self.views.eval_targets]
+        return EvaluationScene(number, scene, given, target, anchors, self._further(scene, target))
+
+    def _further(self, scene: Scene, target: Int64[Tensor, " target"]) -> Int64[Tensor, " further"]:
+        """Frames that the published sampler appends to a clip for Wan, to fill the last chunk. Raises BadScene."""
+        layout, count = latent_space(self.preset.target_autoencoder).layout, len(target)
+        if (
+            self.views.eval_protocol != "published"
+            or not layout.first_frame_alone
+            or not count
+            or count % layout.frames_per_latent
+        ):
+            return target[:0]
+        whole = (count + layout.frames_per_latent) // layout.frames_per_chunk * layout.frames_per_chunk
+        further = target[-1] + 1 + torch.arange(max(whole - count, 0))
+        if len(further) and int(further[-1]) >= scene.num_frames:
+            reason = f"the published evaluation needs frame {int(further[-1])}, but there are {scene.num_frames}"
+            raise BadScene(reason, scene.key)
+        return further
 
     def _views(self, scene: Scene) -> ViewIndices:
         fixed = self.source.fixed_views(self._num_context, fewer=self.views.num_context is None)
@@ -229,7 +263,16 @@ class EvaluationScenes:
         )
 
     def pose_scale(self, number: int) -> float:
-        """Factor from a scene's units to those of the training data."""
+        """Factor from a scene's units to those of the training data. Raises BadScene."""
+        if self.views.eval_protocol == "published" and self.keys[number] in self._indexed:
+            scene = self.source.scene(self.keys[number])
+            context = self._views(scene).context
+            if len(context) == 2:
+                first, second = scene.c2w[context, :3, 3]
+                baseline = float((first - second).norm())
+                if baseline < SMALLEST_BASELINE:
+                    raise BadScene(f"its two context views are {baseline:.2g} apart, which gives no scale", scene.key)
+                return 1 / baseline
         return self.source.pose_scale
 
     def stored_tokens(self, number: int) -> SceneTokens | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -50,6 +50,8 @@ def evaluate(
     measure: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = EvaluationOptions(),  # noqa: B008  frozen
     baselines: bool = False,
     pictures: bool = True,
+    pairs: Path | None = None,
+    protocol: Literal["default", "published", "notebook"] | None = None,
     shard: str | None = None,
 ) -> None:
     """Evaluate a run as ns-eval does, with options: other scenes and settings, several seeds, sweeps.
@@ -76,6 +78,9 @@ def evaluate(
         measure: See the options.
         baselines: Also measure the mean colour, the nearest context view, and the model with wrong tokens.
         pictures: Save every view as JPEG for the report.
+        pairs: Folder for plain PNG files of every view, truth/ and pred/, for other programs; of the first variant.
+        protocol: How scenes are evaluated: published as the published command does, notebook as its notebooks do
+            (docs/reproduce.md). Default: as the run says.
         shard: Part of the scenes, e.g. 0/8. Detected automatically under SLURM and torchrun.
     """
     positive("--seeds", seeds)
@@ -88,6 +93,7 @@ def evaluate(
         steps=steps,
         guidance=guidance,
         solver=solver,
+        protocol=protocol,
     )
     from scenetok_ns.evaluation.evaluate import check_photographs
     from scenetok_ns.evaluation.measures import Measures
@@ -110,7 +116,7 @@ def evaluate(
     print_missing(measures.not_computed, console)
     scene_seed = renderer.settings.scene_seed if seed is None else seed
     plan = variants(sweep.axes(), renderer.settings.seed, seeds, scene_seed)
-    session = _Session(renderer, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, console)
+    session = _Session(renderer, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, pairs, console)
     found = [(variant, session.figures(variant)) for variant in plan]
     # Others may have ended a variant since: asked only once, each process could leave the figures to another.
     found = [(variant, session.figures(variant) if figures is None else figures) for variant, figures in found]
@@ -175,11 +181,12 @@ class _Session:
         batch_scenes: int | None,
         shard: Any,
         pictures: bool,
+        pairs: Path | None,
         console: Console,
     ) -> None:
         self.renderer, self.measures, self.folder = renderer, measures, folder
         self.baselines, self.batch_scenes, self.shard = baselines, batch_scenes, shard
-        self.pictures, self.console = pictures, console
+        self.pictures, self.pairs, self.console = pictures, pairs, console
         self._pictured: set[str] = set()
 
     def figures(self, variant: Variant) -> dict[str, Any] | None:
@@ -198,7 +205,7 @@ class _Session:
         return found
 
     def _evaluation(self, variant: Variant) -> SceneEvaluation:
-        from scenetok_ns.evaluation.pictures import for_report
+        from scenetok_ns.evaluation.pictures import all_of, for_report, plain_pairs
         from scenetok_ns.evaluation.records import EvaluationFolder
         from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
 
@@ -212,7 +219,11 @@ class _Session:
             shard=self.shard,
         )
         combination = str(variant.axes)
+        writers = []
         if self.pictures and combination not in self._pictured:  # of the first seed
-            self._pictured.add(combination)
-            evaluation.write_pictures = for_report(evaluation.folder)
+            writers.append(for_report(evaluation.folder))
+        if self.pairs is not None and not self._pictured:
+            writers.append(plain_pairs(self.pairs))
+        self._pictured.add(combination)
+        evaluation.write_pictures = all_of(*writers)
         return evaluation

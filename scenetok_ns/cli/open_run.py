@@ -36,6 +36,7 @@ def open_run(
     wide: Literal["border", "fill"] | None = None,
     low_vram: bool = False,
     engine: Literal["auto", "exact", "off"] | None = None,
+    protocol: Literal["default", "published", "notebook"] | None = None,
     generation: Annotated[GenerationOptions, tyro.conf.arg(name="")] = GenerationOptions(),  # noqa: B008  frozen
 ) -> None:
     """Create a run folder that displays another scene or uses other settings; ns-viewer, ns-render and ns-eval open it
@@ -64,6 +65,8 @@ def open_run(
         low_vram: Keep idle networks in CPU memory. Halves GPU memory; starts more slowly.
         engine: What renders on a GPU: auto (the engine, autoencoders in bfloat16), exact (the engine, autoencoders in
             the published code's precision) or off (the plain loop); default: the run's.
+        protocol: How scenes are evaluated: published as the published command does, notebook as its notebooks do
+            (docs/reproduce.md); default: the run's.
         generation: See the options.
     """
     is_photograph = photograph.image is not None
@@ -82,6 +85,7 @@ def open_run(
         solver=solver,
         wide=wide,
         engine=engine,
+        protocol=protocol,
         low_vram=low_vram,
         generation=generation,
     )

@@ -76,6 +76,8 @@ class RunChanges:
     """Solver of a render."""
     wide: Literal["border", "fill"] | None = None
     """How pictures that are not square are rendered."""
+    protocol: Literal["default", "published", "notebook"] | None = None
+    """How scenes are evaluated (`EvaluationViewsConfig.eval_protocol`)."""
     engine: Literal["auto", "exact", "off"] | None = None
     """What renders on a GPU."""
     low_vram: bool = False

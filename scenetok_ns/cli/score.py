@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scenetok_ns.data.scenes import SceneSource
-    from scenetok_ns.evaluation.picture_files import PictureFolder
+    from scenetok_ns.evaluation.method_pictures import PictureFolder
     from scenetok_ns.evaluation.picture_scores import PictureScores
 
 MOST_NAMED = 5
@@ -61,7 +61,7 @@ def score(
 
     from scenetok_ns.cli.evaluation_figures import print_missing, write_figures
     from scenetok_ns.evaluation.measures import Measures
-    from scenetok_ns.evaluation.picture_files import PictureFolder
+    from scenetok_ns.evaluation.method_pictures import PictureFolder
     from scenetok_ns.evaluation.picture_scores import PictureScores, target_frames
     from scenetok_ns.evaluation.pictures import for_report
     from scenetok_ns.evaluation.records import EvaluationFolder

@@ -29,6 +29,6 @@ class Dl3dvDataParser(SceneDataParser):
         return DL3DVSource(folder, self.config.image_folder)
 
     def holds_scenes(self, folder: Path) -> bool:
-        return home_of_scene(folder) is not None or any(
-            scenes_in(path).homes for path in folder.iterdir() if path.is_dir()
-        )
+        splits = {"train", "val", "test", self.config.train_split, self.config.eval_split}
+        inside = (path for path in folder.iterdir() if path.is_dir() and path.name not in splits)
+        return home_of_scene(folder) is not None or any(scenes_in(path).homes for path in inside)

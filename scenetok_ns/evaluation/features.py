@@ -20,6 +20,11 @@ Clips = UInt8[Tensor, "n frames 3 height width"]
 I3D_SIZE, I3D_FEATURES = 224, 400
 
 
+def cut_to_bytes(pictures: Float[Tensor, "*n height width"]) -> UInt8[Tensor, "*n height width"]:
+    """Pictures in [0, 1] as the published code gives them to FID: cut, not rounded."""
+    return (pictures.float().clamp(0, 1) * 255).to(torch.uint8)
+
+
 class InceptionFeatures(nn.Module):
     """The 2048 numbers of FID and KID: torch-fidelity's graph, with the resizing of the original TensorFlow code."""
 
@@ -33,6 +38,20 @@ class InceptionFeatures(nn.Module):
 
     def forward(self, pictures: Bytes) -> Float[Tensor, "n 2048"]:
         return self.network(pictures)[0]
+
+
+class PublishedInceptionFeatures(nn.Module):
+    """The same network as the published code uses it: torchmetrics' resizing, which is antialiased."""
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        torch.load(weights, map_location="cpu", weights_only=True)  # as above
+        self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+
+    def forward(self, pictures: Bytes) -> Float[Tensor, "n 2048"]:
+        return self.network(pictures)
 
 
 class I3DFeatures(nn.Module):

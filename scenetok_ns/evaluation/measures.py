@@ -16,7 +16,9 @@ from scenetok_ns.evaluation.features import (
     I3D_FEATURES,
     I3DFeatures,
     InceptionFeatures,
+    PublishedInceptionFeatures,
     clips_of,
+    cut_to_bytes,
     standin_clip_features,
     standin_features,
 )
@@ -30,6 +32,8 @@ from scenetok_ns.tools.digests import sha256_of
 CHUNK = 16
 """Views that go through the metric networks together: bounds their memory."""
 STANDIN = "stlpips_alex"
+PUBLISHED_INCEPTION = "inception_published"
+"""Features by the published protocol of FID."""
 
 Features = dict[str, Float[Tensor, "n d"]]
 
@@ -74,7 +78,8 @@ class Measures:
         if wanted & {"fid", "kid"}:
             with found._explained(*sorted(wanted & {"fid", "kid"})):
                 path = published.inception_file().find(options.inception_weights, options.download)
-                found.inception = InceptionFeatures(path).to(device)
+                features = PublishedInceptionFeatures if options.fid_protocol == "published" else InceptionFeatures
+                found.inception = features(path).to(device)
                 found._note("inception", path)
         if "fvd" in wanted:
             with found._explained("fvd"):
@@ -110,19 +115,20 @@ class Measures:
 
         `pred` is rounded to 8 bits first, as image files hold it: measuring the files gives the same figures.
         """
+        published = self._published_features(pred=pred, target=target)
         pred = _as_stored(pred)
 
         def chunk(p: Tensor, t: Tensor) -> dict[str, Tensor]:
             values, standins = self._compare(pred=p, target=t.float() / 255)
             found = {f"view/{name}": value for name, value in values.items()}
             for side, pictures in (("pred", to_bytes(p)), ("target", t)):
-                if self.inception is not None:
+                if self.inception is not None and not published:
                     found[f"{side}/inception"] = self.inception(pictures)
                 if STANDIN in self.perceptual:
                     found[f"{side}/{STANDIN}"] = standins[side]
             return found
 
-        found = _in_chunks(chunk, pred, target)
+        found = _in_chunks(chunk, pred, target) | published
         clips = clips_of(frames, self.options.fvd_frames)
         for side, pictures in (("pred", to_bytes(pred)), ("target", target)):
             if STANDIN in self.perceptual:
@@ -132,6 +138,18 @@ class Measures:
                 # Empty rather than absent: the figures then say why there is no distance.
                 found[f"{side}/i3d"] = torch.cat(parts) if parts else torch.zeros(0, I3D_FEATURES)
         return Measured(*(_part(found, name) for name in ("view", "pred", "target")))
+
+    def _published_features(self, *, pred: Pictures, target: UInt8[Tensor, "v 3 height width"]) -> dict[str, Tensor]:
+        """Features of FID by the published protocol, of pictures as they were before rounding; else nothing."""
+        network = self.inception
+        if network is None or self.options.fid_protocol != "published":
+            return {}
+
+        def chunk(p: Tensor, t: Tensor) -> dict[str, Tensor]:
+            sides = {"pred": p, "target": t.float() / 255}
+            return {f"{side}/{PUBLISHED_INCEPTION}": network(cut_to_bytes(floats)) for side, floats in sides.items()}
+
+        return _in_chunks(chunk, pred, target)
 
     def _compare(self, *, pred: Pictures, target: Pictures) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Values of each view, and the stand-in's features of both sides."""
@@ -152,9 +170,15 @@ class Measures:
             "ssim": "torchmetrics, Gaussian window of 11 pixels, sigma 1.5",
             "ssim_skimage": "scikit-image's as pixelSplat and SceneTok publish it: inner windows, sample variances",
             "networks": self.sources,
-            "set_metrics": "Inception: torch-fidelity's graph and TensorFlow 1 resizing",
+            "set_metrics": _SET_METRICS[self.options.fid_protocol],
             "clip_frames": self.options.fvd_frames,
         }
+
+
+_SET_METRICS = {
+    "clean": "Inception: torch-fidelity's graph and TensorFlow 1 resizing, pictures rounded to 8 bits",
+    "published": "Inception: torch-fidelity's graph and torchmetrics' antialiased resizing, pictures cut to 8 bits",
+}
 
 
 class _Explained:

@@ -26,6 +26,9 @@ class EvaluationOptions:
     """Inception of FID and KID (weights-inception-2015-12-05-6726825d.pth); None: the file in torch's hub folder."""
     i3d_weights: Path | None = None
     """I3D of FVD (i3d_torchscript.pt); None: the file in torch's hub folder."""
+    fid_protocol: Literal["clean", "published"] = "clean"
+    """How FID prepares pictures. clean: as defined, rounded to 8 bits, resized as TensorFlow 1 does. published: as the
+    published code does with torchmetrics, cut to 8 bits, resized with antialiasing; the metric's name then says so."""
     fvd_frames: int = 16
     """Frames of a clip of FVD: 16 by custom."""
     download: bool = False

@@ -15,7 +15,7 @@ from scenetok_ns.data.scenes import BadScene, SceneSource, Views
 from scenetok_ns.data.view_sampling import ViewIndices
 from scenetok_ns.evaluation.baselines import copied_pictures
 from scenetok_ns.evaluation.measures import Measures
-from scenetok_ns.evaluation.picture_files import PictureFolder
+from scenetok_ns.evaluation.method_pictures import PictureFolder
 from scenetok_ns.evaluation.protocol import environment
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
 from scenetok_ns.evaluation.scene_evaluation import EvaluatedScene, OnScene

@@ -40,5 +40,30 @@ def for_report(folder: EvaluationFolder) -> OnScene:
     return write
 
 
+def plain_pairs(folder: Path) -> OnScene:
+    """Two folders of plain PNG files with equal names, as other programs for FID and the like expect them.
+
+    FOLDER/truth/SCENE_NNNNN.png and FOLDER/pred/SCENE_NNNNN.png; NNNNN is the frame's number in its scene.
+    """
+
+    def write(scene: EvaluatedScene) -> None:
+        for frame, (truth, pred) in zip(scene.frames, _pairs(scene), strict=True):
+            name = f"{file_name(scene.key)}_{frame:05d}.png"
+            save_picture(folder / "truth" / name, truth)
+            save_picture(folder / "pred" / name, pred)
+
+    return write
+
+
+def all_of(*writers: OnScene) -> OnScene:
+    """Give every scene to each of the writers."""
+
+    def write(scene: EvaluatedScene) -> None:
+        for writer in writers:
+            writer(scene)
+
+    return write
+
+
 def _pairs(scene: EvaluatedScene) -> list[tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "3 h w"]]]:
     return list(zip(scene.target.images, to_bytes(scene.pred).cpu(), strict=True))

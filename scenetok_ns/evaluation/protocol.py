@@ -79,8 +79,9 @@ def _views(evaluation: SceneEvaluation) -> dict[str, Any]:
         "context_order": evaluation.conditions.context_order,
         "targets": "as the index says" if by_index else "all frames that are no context views",
         "eval_targets": views.eval_targets,
+        "protocol": views.eval_protocol,
         "image_size": evaluation.renderer.preset.data.image_size,
-        "pose_scale": scenes.pose_scale(0),
+        "pose_scale": _pose_scale(scenes),
         "crop": "scaled so that the shorter side fits, centre square",
     }
 
@@ -104,3 +105,10 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if on_gpu else None,
         "denoiser_precision": "bfloat16" if on_gpu else "float32",
     }
+
+
+def _pose_scale(scenes: EvaluationScenes) -> float | str:
+    """Factor from the units of the data; each scene has its own by the published protocol of two-view indices."""
+    if scenes.views.eval_protocol == "published" and scenes.index is not None:
+        return "1 / distance of the two context views, where the index names two"
+    return scenes.pose_scale(0)

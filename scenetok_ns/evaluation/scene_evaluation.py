@@ -64,6 +64,7 @@ class _Loaded:
     scene: EvaluationScene
     context: Views
     target: Views
+    further: Views
 
 
 @dataclass
@@ -157,7 +158,8 @@ class SceneEvaluation:
 
     def _load(self, scene: EvaluationScene) -> _Loaded:
         size = self.renderer.scenetok.image_size
-        return _Loaded(scene, scene.scene.load_views(scene.context, size), scene.scene.load_views(scene.target, size))
+        views = (scene.scene.load_views(indices, size) for indices in (scene.context, scene.target, scene.further))
+        return _Loaded(scene, *views)
 
     # --- Rendering ---
 
@@ -179,7 +181,7 @@ class SceneEvaluation:
         return rendered
 
     def _render_part(self, part: list[tuple[_Loaded, SceneTokens]]) -> list[EvaluatedScene]:
-        cameras = [CameraBatch(found.target.c2w[None], found.target.intrinsics[None]) for found, _ in part]
+        cameras = [_path(found) for found, _ in part]
         begin = self._now()
         pictures = self._frames([tokens for _, tokens in part], cameras)
         seconds = (self._now() - begin) / len(part)
@@ -197,8 +199,8 @@ class SceneEvaluation:
                 target=found.target,
                 frames=found.scene.target.tolist(),
                 context_frames=found.scene.context.tolist(),
-                pred=pictures[place],
-                baselines={name: made[place] for name, made in others.items() if place in made},
+                pred=pictures[place][: len(found.target.c2w)],
+                baselines={n: made[place][: len(found.target.c2w)] for n, made in others.items() if place in made},
                 seconds=seconds,
             )
             for place, (found, _) in enumerate(part)
@@ -277,11 +279,17 @@ class SceneEvaluation:
         return replace(measured, views=views)
 
 
+def _path(found: _Loaded) -> CameraBatch:
+    """The cameras to render: those of the targets, then further ones."""
+    parts = found.target, found.further
+    return CameraBatch(torch.cat([p.c2w for p in parts])[None], torch.cat([p.intrinsics for p in parts])[None])
+
+
 def _equally_long(scenes: list[tuple[_Loaded, SceneTokens]]) -> list[list[tuple[_Loaded, SceneTokens]]]:
     """Scenes that can be rendered together: those with as many target views."""
     parts: dict[int, list[Any]] = {}
     for found, tokens in scenes:
-        parts.setdefault(len(found.scene.target), []).append((found, tokens))
+        parts.setdefault(len(found.scene.target) + len(found.scene.further), []).append((found, tokens))
     return list(parts.values())
 
 

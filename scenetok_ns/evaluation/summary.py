@@ -12,18 +12,19 @@ from torch import Tensor
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.distributions import FeatureSample, Moments, frechet_of_moments, kernel_distance
-from scenetok_ns.evaluation.measures import STANDIN
+from scenetok_ns.evaluation.measures import PUBLISHED_INCEPTION, STANDIN
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
 
 FRECHET = {
     "inception": "fid",
+    PUBLISHED_INCEPTION: "fid_published",
     "i3d": "fvd",
     STANDIN: f"frechet_{STANDIN}",
     f"{STANDIN}_clips": f"frechet_{STANDIN}_clips",
 }
 """Feature network -> metric. Only the published networks give published names."""
 KERNEL = {"inception": "kid", STANDIN: f"kernel_{STANDIN}"}
-PUBLISHED = ("fid", "kid", "fvd")
+PUBLISHED = ("fid", "fid_published", "kid", "fvd")
 """Metrics that get the letter of the task: rFID of reconstructions, gFID of generations."""
 
 
@@ -135,7 +136,7 @@ def _add_features(sets: dict[str, _SetMetric], record: SceneRecord) -> None:
 def _over_set(summary: Summary, network: str, metric: _SetMetric, letter: str, wanted: Sequence[str]) -> None:
     names = {kind: table.get(network) for kind, table in (("frechet", FRECHET), ("kernel", KERNEL))}
     for kind, name in names.items():
-        if name is None or (name in PUBLISHED and name not in wanted):
+        if name is None or (name in PUBLISHED and name.removesuffix("_published") not in wanted):
             continue
         full = letter + name if name in PUBLISHED else name
         summary.samples[full] = metric.pred.count

@@ -114,6 +114,12 @@ scenegen = method(
     "SceneGen: scenes from one to three photographs (RealEstate10K; presets scenegen-shift1, -shift4, -shift12).",
     Re10kDataParserConfig(),
 )
+scenegen_dl3dv = method(
+    "scenegen-dl3dv",
+    "scenegen-dl3dv",
+    "SceneGen for DL3DV, on the tokens of the released dl3dv-shift8; no weights of it are published.",
+    Dl3dvDataParserConfig(),
+)
 scenegen_tiny = method(
     "scenegen-tiny",
     "scenegen-tiny",
@@ -127,7 +133,16 @@ scenetok_refine = refining_method(
     "SceneTok on one capture: its encoded tokens are optimised on its photographs; other presets by --pipeline.model.",
 )
 
-METHODS = (scenetok, scenetok_dl3dv, scenetok_dl3dv_wan, scenetok_tiny, scenegen, scenegen_tiny, scenetok_refine)
+METHODS = (
+    scenetok,
+    scenetok_dl3dv,
+    scenetok_dl3dv_wan,
+    scenetok_tiny,
+    scenegen,
+    scenegen_dl3dv,
+    scenegen_tiny,
+    scenetok_refine,
+)
 
 
 def method_config(name: str) -> TrainerConfig:

@@ -223,7 +223,7 @@ class SceneTokTrainer(Trainer):
                 f"Note: the published training of preset {preset.name} starts from {preset.initial_checkpoint} "
                 "(--pipeline.model.initial-weights FILE)."
             )
-        for quirk in preset.quirks:
+        for quirk in preset.quirks if preset.scene_generator is None else ():  # its tokenizer may need it
             print_line(
                 f"Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
                 "need; train afresh with a preset that has none (docs/quirks.md).",

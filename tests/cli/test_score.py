@@ -15,7 +15,12 @@ from support.small_runs import FRAMES, IMAGE_SIZE, small_pipeline, write_small_d
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.evaluation.evaluate import evaluate_resumable
+from scenetok_ns.evaluation.measures import Measures
 from scenetok_ns.evaluation.options import EvaluationOptions
+from scenetok_ns.evaluation.pictures import all_of, plain_pairs
+from scenetok_ns.evaluation.records import EvaluationFolder
+from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
+from scenetok_ns.evaluation.summary import summarise
 
 TIMES = ("seconds", "fps", "num_rays_per_sec")
 METRICS = ("--metrics", "stlpips", "--fvd-frames", "2")
@@ -86,6 +91,22 @@ def test_layouts_of_other_programs(workplace: Path, tmp_path: Path, layout: str)
     assert score(workplace, tmp_path / "score", predictions=(folder,))["results"]["psnr"] == ours(workplace)["psnr"]
 
 
+def test_plain_pairs_for_other_programs_are_scored_alike(workplace: Path, tmp_path: Path) -> None:
+    """What scenetok evaluate --pairs writes: two folders of equal names."""
+    pipeline = small_pipeline(workplace / "data").eval()
+    measures = Measures.load(EvaluationOptions(metrics=()), "cpu")
+    run = SceneEvaluation(pipeline.model.renderer, measures, EvaluationFolder(tmp_path / "records"))
+    run.write_pictures = all_of(plain_pairs(tmp_path / "pairs"))
+    run.run()
+    names = [sorted(path.name for path in (tmp_path / "pairs" / side).iterdir()) for side in ("truth", "pred")]
+    assert names[0] == names[1] and len(names[0]) == 3 * len(ours(workplace)["per_scene"]["test0"]["frames"])
+    expected = summarise(run.folder, run.keys, generation=False, wanted=(), image_size=IMAGE_SIZE).results
+    pred, truth = (
+        score(workplace, tmp_path / side, predictions=(tmp_path / "pairs" / side,)) for side in ("pred", "truth")
+    )
+    assert pred["results"]["psnr"] == expected["psnr"] and truth["results"]["psnr"] == 100.0
+
+
 def test_pictures_in_order_need_no_numbers(workplace: Path, tmp_path: Path) -> None:
     folder = write_pictures(workplace, tmp_path / "theirs", "{scene}/{frame}x.png")
     for scene in folder.iterdir():
@@ -122,7 +143,7 @@ def test_a_second_call_measures_what_is_missing_and_changed_pictures_are_noticed
     first = score(workplace, tmp_path / "score", predictions=(folder,))
     (tmp_path / "score/theirs/scenes/test1.safetensors").unlink()
     loaded: list[str] = []
-    from scenetok_ns.evaluation.picture_files import PictureFolder
+    from scenetok_ns.evaluation.method_pictures import PictureFolder
 
     load = PictureFolder.load
     monkeypatch.setattr(PictureFolder, "load", lambda self, key, frames: loaded.append(key) or load(self, key, frames))

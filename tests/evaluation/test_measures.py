@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from scenetok_ns.evaluation.distributions import kernel_distance
 from scenetok_ns.evaluation.features import I3DFeatures, InceptionFeatures, clips_of
@@ -96,6 +97,28 @@ def test_inception_features_are_torch_fidelitys_from_pictures_on(inception: Path
     )
     # The library sums kernels in float32.
     assert kernel_distance(first, second)[0] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)
+
+
+def test_published_fid_features_are_torchmetrics_s(inception: Path) -> None:
+    """The published code gives torchmetrics pictures cut to bytes."""
+    pred, target = bytes_of(3, 40).float() / 255 * 0.99, bytes_of(3, 40, seed=1)
+    theirs = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(inception))
+    with torch.no_grad():
+        expected = {
+            "pred": theirs.inception((pred * 255).to(torch.uint8)),
+            "target": theirs.inception((target.float() / 255 * 255).to(torch.uint8)),
+        }
+    options = EvaluationOptions(metrics=("fid",), inception_weights=inception, fid_protocol="published")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WeightFile, "find", lambda self, given, download: given)
+        measures = Measures.load(options, "cpu")
+    measured = measures.measure(pred=pred, target=target, frames=range(3))
+    assert set(measured.pred) == {"inception_published"}
+    for side in ("pred", "target"):
+        torch.testing.assert_close(getattr(measured, side)["inception_published"], expected[side])
+    clean = InceptionFeatures(inception)(target)
+    assert not torch.allclose(clean, expected["target"], rtol=1e-3)
+    assert "antialiased" in measures.describe()["set_metrics"]
 
 
 class FakeI3D(torch.nn.Module):

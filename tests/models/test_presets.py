@@ -44,6 +44,7 @@ def test_quirks_are_on_only_where_released_weights_need_them() -> None:
         "dl3dv-shift8": focal_all,
         "dl3dv-wan-shift4": wan,
         "dl3dv-wan-shift8": wan,
+        "scenegen-dl3dv": focal_all,  # of its tokenizer
     }
 
 

@@ -18,7 +18,7 @@ from scenetok_ns.training.initial_weights import SCENE_TOKENS
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, all recipes at a small size, and a checkpoint of each under its released name."""
     folder = write_data(tmp_path_factory.mktemp("recipes"))
-    for seed, name in enumerate([*RECIPES, "re10k-scene"]):
+    for seed, name in enumerate([*RECIPES, "re10k-scene", "scenegen-dl3dv"]):
         preset = load_preset(str(small_recipe(name, folder)))
         if preset.checkpoint is None:
             continue
@@ -38,7 +38,7 @@ def test_there_are_twelve() -> None:
     assert len(RECIPES) == 12
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, "scenegen-dl3dv"])
 def test_a_recipe_takes_its_first_step(
     place: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ def test_table_of_presets() -> None:
         method, experiment, checkpoint = rows[name]
         assert method == f"`{preset.method}`"
         assert experiment.startswith(f"`{preset.experiment}`" if preset.experiment else "none")
-        files = [file for file in (preset.checkpoint, preset.tokenizer_checkpoint) if file]
+        files = [file for file in (preset.checkpoint, preset.tokenizer_checkpoint) if file and preset.checkpoint]
         assert checkpoint == (" + ".join(f"`{file}`" for file in files) or "none")
 
 
