@@ -154,13 +154,12 @@ class SceneTok(nn.Module):
 
         Args:
             images: context views in [0, 1].
-            cameras: theirs: a batch of one, in the units and axes of the capture.
-            pose_scale: positions relative to the reference are multiplied by this, here and in `render`.
-            scene, sources: kept with the tokens.
+            cameras: their cameras: a batch of one, in the units and axes of the capture.
+            pose_scale: factor of positions relative to the reference, here and in `render`.
+            scene, sources: saved with the tokens.
             autocast: bfloat16 in the compressor; None: on CUDA only.
 
-        Raises:
-            ValueError: numbers of images and cameras, or image sizes, do not fit.
+        Raises ValueError if numbers of images and cameras, or image sizes, do not fit.
         """
         if images.ndim != 4 or images.shape[1:] != (3, *self.image_size) or cameras.c2w.shape[:2] != (1, len(images)):
             size = self.preset.data.image_size

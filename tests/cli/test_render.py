@@ -161,7 +161,7 @@ def test_a_scene_rendered_again_replaces_its_pictures(workplace: Path, tmp_path:
         (["--path", "{}/attic/transforms.json", "--frames", "4"], "--frames is for paths by name"),
         (["--compare"], "--tokens already give the scenes: leave out --compare"),
         (["--num-context", "4"], "--tokens already gives the scene: leave out --num-context"),
-        (["--size", "0", "4"], "--size must be at least 1 x 1"),
+        (["--size", "0", "4"], "--size must be from 1 x 1"),
         (["--frames", "0"], "--frames must be at least 1"),
         (["--frame-rate", "0"], "--frame-rate above 0"),
         (["--pose-scale", "2"], "--tokens already gives the scene: leave out --pose-scale"),

@@ -58,8 +58,8 @@ def score(workplace: Path, output: Path, *words: str, predictions: tuple[Path, .
 def failure(workplace: Path, output: Path, *words: str, predictions: tuple[Path, ...] = ()) -> str:
     with pytest.raises(SystemExit) as stop:
         score(workplace, output, *words, predictions=predictions)
-    assert "\n" not in str(stop.value.code)
-    return str(stop.value.code)
+    assert "\n" not in str(stop.value)
+    return str(stop.value)
 
 
 def write_pictures(workplace: Path, folder: Path, layout: str, offset: int = 0) -> Path:

@@ -29,7 +29,7 @@ def method() -> TrainerConfig:
 
 
 def no_checkpoint(folder: Path) -> None:
-    (folder / "step-000000000.ckpt").write_bytes(b"")
+    torch.save({"step": 0, "pipeline": {}}, folder / "step-000000000.ckpt")
 
 
 def test_the_configuration_finds_its_checkpoints_from_any_folder(
