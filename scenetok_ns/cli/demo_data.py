@@ -18,6 +18,7 @@ def demo_data(
     frames: int = 48,
     size: int = 64,
     seed: int = 0,
+    depth: bool = True,
 ) -> None:
     """Write procedurally made indoor scenes with exact poses: a walk through a furnished room each.
 
@@ -29,6 +30,7 @@ def demo_data(
         frames: Pictures of each scene, along a walk that turns by at least 120 degrees.
         size: Width and height of the pictures in pixels.
         seed: Another seed gives other scenes; scene i of a seed is always the same.
+        depth: Also write an exact depth map of each picture, in millimetres.
     """
     from scenetok_ns.data.demo.scenes import Split
     from scenetok_ns.data.demo.writer import write_demo_data
@@ -37,5 +39,7 @@ def demo_data(
     scenes: dict[Split, int] = {"train": train, "test": test}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task("making rooms", total=train + test)
-        write_demo_data(output, layout, scenes, frames, size, seed, on_scene=lambda: progress.advance(task))
+        write_demo_data(
+            output, layout, scenes, frames, size, seed, depth=depth, on_scene=lambda: progress.advance(task)
+        )
     console.print(f"{train} training and {test} test scenes of {frames} frames are in {output}", soft_wrap=True)
