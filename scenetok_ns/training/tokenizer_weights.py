@@ -14,7 +14,7 @@ from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES, drop_reason, read_lightning
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.models.weight_files import CheckpointError, check_tensors, embedded_weights
+from scenetok_ns.models.weight_files import CheckpointError, check_tensors, embedded_weights, from_eight_bits
 from scenetok_ns.training.checkpoints import averaged_weights, checkpoint_path, model_state, read_checkpoint
 
 
@@ -56,7 +56,7 @@ def _file_of(source: Path | None, preset: Preset) -> Path:
 def _read(file: Path, preset: Preset, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
-            return load_file(file)
+            return from_eight_bits(load_file(file))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file}: not a readable weights file ({error})") from error
     if re.fullmatch(r"step-\d+\.ckpt", file.name):
