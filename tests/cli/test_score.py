@@ -36,10 +36,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in pipeline.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    pipeline.config.evaluation = EvaluationOptions(metrics=("stlpips",), fvd_frames=2)
-    pipeline.config.baselines = True
+    options = EvaluationOptions(metrics=("stlpips",), fvd_frames=2)
     (folder / "ours").mkdir()
-    results = evaluate_resumable(pipeline.model, pipeline.datamanager, pipeline.config, folder / "ours")
+    results = evaluate_resumable(pipeline.model.renderer, options, baselines=True, pictures=folder / "ours")
     (folder / "eval.json").write_text(json.dumps({"method_name": "small", "results": results}))
     return folder
 
