@@ -37,16 +37,6 @@ class ReportOptions:
 
 def read_figures(folder: Path) -> dict[str, Any]:
     """What `scenetok evaluate` wrote. Raises DataError if it did not, or the file is damaged."""
-    content = _read_variant(folder)
-    variants = content.get("variants")
-    known = isinstance(variants, list) and all(isinstance(one, dict) and "folder" in one for one in variants)
-    if not known or not variants:
-        raise DataError(f"{folder / FIGURES} was not written by scenetok evaluate")
-    return content
-
-
-def _read_variant(folder: Path) -> dict[str, Any]:
-    """Figures of one variant, which names no others. Raises DataError."""
     path = folder / FIGURES
     if not path.is_file():
         raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
@@ -54,9 +44,19 @@ def _read_variant(folder: Path) -> dict[str, Any]:
         content = read_json(path)
     except JsonError as error:
         raise DataError(f"{path} is damaged ({error}); evaluate again") from error
-    if not isinstance(content, dict) or "results" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise DataError(f"{path} was not written by scenetok evaluate")
     return content
+
+
+def _variants(figures: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Variants of an evaluation by the names of their folders. Raises DataError if it is not a whole evaluation."""
+    entries = figures.get("variants")
+    if not isinstance(entries, list) or not all(isinstance(one, dict) and "folder" in one for one in entries):
+        entries = []
+    if not entries:
+        raise DataError(f"{folder / FIGURES} is not of a whole evaluation: give the folder of scenetok evaluate")
+    return {one["folder"]: one for one in entries}
 
 
 def page(
@@ -67,11 +67,11 @@ def page(
     Raises DataError for a folder or a variant that is not there.
     """
     whole = read_figures(folder)
-    variants = {entry["folder"]: entry for entry in whole["variants"]}
+    variants = _variants(whole, folder)
     chosen = variant or next(iter(variants))
     if chosen not in variants:
         raise DataError(f"{folder} has no variant {chosen!r}; it has {', '.join(variants)}")
-    figures = _read_variant(folder / chosen)
+    figures = read_figures(folder / chosen)
     metrics = view_metrics(figures)
     data = {
         "name": whole["run"],

@@ -239,7 +239,8 @@ def test_networks_come_from_their_files(
         fvd_frames=10,
     )
     refused = Measures.load(options, "cpu").not_computed  # random weights are not the published ones
-    assert set(refused) == {"lpips_alex", "fid", "kid"} and "is not the published" in refused["fid"]
+    assert set(refused) == {"lpips_alex", "fid", "kid", "fvd"}
+    assert "is not the published" in refused["fid"] and "is not the published" in refused["fvd"]
     monkeypatch.setattr(WeightFile, "find", lambda self, given, download: given)
     found = Measures.load(options, "cpu")
     assert not found.not_computed
