@@ -37,6 +37,16 @@ class ReportOptions:
 
 def read_figures(folder: Path) -> dict[str, Any]:
     """What `scenetok evaluate` wrote. Raises DataError if it did not, or the file is damaged."""
+    content = _read_variant(folder)
+    variants = content.get("variants")
+    known = isinstance(variants, list) and all(isinstance(one, dict) and "folder" in one for one in variants)
+    if not known or not variants:
+        raise DataError(f"{folder / FIGURES} was not written by scenetok evaluate")
+    return content
+
+
+def _read_variant(folder: Path) -> dict[str, Any]:
+    """Figures of one variant, which names no others. Raises DataError."""
     path = folder / FIGURES
     if not path.is_file():
         raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
@@ -44,9 +54,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
         content = read_json(path)
     except JsonError as error:
         raise DataError(f"{path} is damaged ({error}); evaluate again") from error
-    variants = content.get("variants") if isinstance(content, dict) else None
-    known = isinstance(variants, list) and all(isinstance(one, dict) and "folder" in one for one in variants)
-    if not known or not variants or "results" not in content:
+    if not isinstance(content, dict) or "results" not in content:
         raise DataError(f"{path} was not written by scenetok evaluate")
     return content
 
@@ -63,7 +71,7 @@ def page(
     chosen = variant or next(iter(variants))
     if chosen not in variants:
         raise DataError(f"{folder} has no variant {chosen!r}; it has {', '.join(variants)}")
-    figures = read_figures(folder / chosen)
+    figures = _read_variant(folder / chosen)
     metrics = view_metrics(figures)
     data = {
         "name": whole["run"],

@@ -43,8 +43,8 @@ def run(server: FileServer, *words: str) -> None:
 def failure(server: FileServer, *words: str) -> str:
     with pytest.raises(SystemExit) as stop:
         run(server, *words)
-    assert "\n" not in str(stop.value.code)
-    return str(stop.value.code)
+    assert "\n" not in str(stop.value)
+    return str(stop.value)
 
 
 def test_the_files_of_a_preset_arrive_and_the_import_is_printed(
