@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +73,24 @@ def test_an_import_interrupted_while_writing_leaves_nothing(workplace: Path, mon
     assert sorted(workplace.iterdir()) == before
 
 
+DIES = """
+import os, signal, sys
+os.fsync = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+from scenetok_ns.cli.main import entrypoint
+entrypoint(sys.argv[1:])
+"""
+
+
 def test_what_a_killed_import_left_is_removed_by_the_next(workplace: Path, tmp_path: Path) -> None:
     for name in ("small.ckpt", "small.yaml"):
         shutil.copy(workplace / name, tmp_path / name)
-    process = multiprocessing.get_context("fork").Process(target=import_and_die, args=(tmp_path,))
-    process.start()
-    process.join()
+    files = {"--preset": "small.yaml", "--checkpoint": "small.ckpt", "--output": "new"}
+    words = [word for option, name in files.items() for word in (option, str(tmp_path / name))]
+    done = subprocess.run([sys.executable, "-c", DIES, "import", *words], capture_output=True)
     left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert process.exitcode == -signal.SIGKILL and len(left) == 1 and left[0].startswith(".new.")
+    assert done.returncode == -signal.SIGKILL and len(left) == 1 and left[0].startswith(".new.")
     scenetok_in(tmp_path, "import", checkpoint="small.ckpt", preset="small.yaml", output="new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "small.ckpt", "small.yaml"]
-
-
-def import_and_die(folder: Path) -> None:
-    def die(*args: Any, **kwargs: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    os.fsync = die
-    scenetok_in(folder, "import", checkpoint="small.ckpt", preset="small.yaml", output="new")
 
 
 def test_surplus_keys_and_records_are_listed_and_damage_is_refused(

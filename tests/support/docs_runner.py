@@ -40,8 +40,8 @@ class CommandError(AssertionError):
     """A command of a page failed."""
 
 
-class _ParsedError(Exception):
-    """A command has read its options, and would begin its work now."""
+class _ParsedError(BaseException):
+    """A command has read its options, and would begin its work now. Commands report every Exception as their own."""
 
 
 def run(command: Command, folder: Path) -> None:
