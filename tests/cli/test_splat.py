@@ -52,7 +52,9 @@ def test_what_is_refused_before_anything_is_rendered(
     if not torch.cuda.is_available():
         assert "needs an NVIDIA GPU" in failure("splat", "--data", capture, "--output", out)
     monkeypatch.setattr(rasterizer, "require_gsplat", lambda: None)
-    assert "--views must be at least 16" in failure("splat", "--data", capture, "--output", out, "--views", 3)
+    assert "--views must be from 16 to 10000, got 3" in failure(
+        "splat", "--data", capture, "--output", out, "--views", 3
+    )
     assert "at least 1" in failure("splat", "--data", capture, "--output", out, "--iterations", 0)
     assert "unknown path" in failure("splat", "--data", capture, "--output", out, "--path", "circle")
     for words in (("--data", capture), ("--scene", "x"), ("--num-context", 3), ("--pose-scale", 2)):

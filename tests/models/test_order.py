@@ -10,16 +10,18 @@ MODELS = Path(__file__).parents[2] / "scenetok_ns" / "models"
 ORDER = [
     {"scenegen"},
     {"scenetok"},
-    {"engine", "released_checkpoints"},
+    {"engine", "released_checkpoints", "released_files"},
     {"fused"},
     {"tokens"},
     {"flow"},
     {"networks"},
     {"autoencoders"},
     {"quirks"},
-    {"cameras"},
+    {"cameras", "lightning_files"},
+    {"weight_files"},
     {"ops"},
-    {"presets", "temporal", "metrics", "weight_files"},
+    {"presets", "temporal", "metrics"},
+    {"recipes"},
 ]
 """From the top down. fused and flow, autoencoders and cameras know nothing of each other."""
 APART = [("fused", "flow"), ("flow", "fused"), ("autoencoders", "cameras")]

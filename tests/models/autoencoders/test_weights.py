@@ -131,7 +131,7 @@ def test_folder_without_a_model(wan_case, tmp_path):
     with pytest.raises(ValueError, match=r"has no config\.json"):
         wan.load_network(tmp_path, wan_config(wan_case), *CPU)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: it is not JSON"):
         wan.load_network(tmp_path, wan_config(wan_case), *CPU)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKLWan"}))
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors do not exist"):

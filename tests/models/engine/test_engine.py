@@ -124,7 +124,7 @@ def test_errors_are_raised_at_once() -> None:
     tokens = fast.encode(*views(3))
     with pytest.raises(ValueError, match="the camera path is empty"):
         fast.render_windows(tokens, path(0))
-    with pytest.raises(ValueError, match="guidance of at least 1"):
+    with pytest.raises(ValueError, match="guidance must be at least 1"):
         fast.render_windows(tokens, path(4), sampler=replace(fast.preset.sampler, guidance=0.5))
 
 

@@ -122,7 +122,7 @@ def test_a_report_can_end_the_loop() -> None:
     ("layout", "frames", "change", "message"),
     [
         ("4:1", 47, {}, "12 latents are 48 frames, but there are 47 cameras; pad the path"),
-        ("1:1", 12, {"guidance": 0.5}, "guidance of at least 1"),
+        ("1:1", 12, {"guidance": 0.5}, "guidance must be at least 1"),
         ("1:1", 12, {"schedule": "pyramid", "pyramid_uncertainty": 1}, "never ends"),
         ("17:5", 68, {"schedule": "pyramid", "pyramid_uncertainty": 2}, "cuts chunks of 5 latents in two"),
         ("17:5", 68, {"clean_targets": 4}, "cuts chunks of 5 latents in two"),
@@ -235,7 +235,7 @@ def test_scene_tokens_follow_seed_mask_guidance_and_solver() -> None:
         assert not torch.allclose(other, same, atol=1e-3)
     # Without any view shown there is nothing to guide towards.
     torch.testing.assert_close(tokens(shown=(False, False), guidance=5.0), tokens(shown=(False, False)))
-    with pytest.raises(ValueError, match="guidance of at least 1"):
+    with pytest.raises(ValueError, match="guidance must be at least 1"):
         tokens(guidance=0.0)
 
 
