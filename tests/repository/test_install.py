@@ -1,4 +1,4 @@
-"""The package installed from its wheel and as an editable tree: presets are found from anywhere."""
+"""The package installed from its wheel and as an editable tree: it is whole, and presets are found from anywhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def pip(*arguments: str, environment: Path | None = None) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def files_of_the_package() -> set[str]:
+    """Modules, weights and pages in the tree; a pattern in .gitignore would keep a folder of them out of the wheel."""
+    paths = (ROOT / "scenetok_ns").rglob("*")
+    return {path.relative_to(ROOT).as_posix() for path in paths if path.suffix in {".py", ".safetensors", ".html"}}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
 def test_every_preset_loads_from_another_folder(kind: str, tmp_path: Path, only_yaml: Path) -> None:
@@ -49,6 +56,8 @@ def test_every_preset_loads_from_another_folder(kind: str, tmp_path: Path, only_
     if kind == "wheel":
         pip("wheel", str(ROOT), "--wheel-dir", str(tmp_path))
         (wheel,) = tmp_path.glob("scenetok_ns-*.whl")
+        packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".safetensors", ".html"))}
+        assert packed == files_of_the_package()
         pip("install", str(wheel), environment=environment)
     else:
         pip("install", "--editable", str(ROOT), environment=environment)
