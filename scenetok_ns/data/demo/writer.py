@@ -17,8 +17,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.tools.atomic_files import atomic_folder, save_torch
 from scenetok_ns.data.demo.scenes import SPLITS, Split, render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.tools.atomic_files import atomic_folder, save_torch
 
 Layout = Literal["re10k", "dl3dv"]
 SCENES_PER_CHUNK = 8
@@ -67,7 +67,8 @@ def write_demo_data(
     unknown = sorted(set(num_scenes) - set(SPLITS))
     if unknown or sum(num_scenes.values()) < 1 or min(num_scenes.values()) < 0:
         raise ValueError(f"write_demo_data: expected numbers of scenes for {SPLITS}, got {num_scenes}")
-    with atomic_folder(output) as folder, ThreadPoolExecutor(workers or os.cpu_count(), initializer=_one_thread) as pool:
+    threads = ThreadPoolExecutor(workers or os.cpu_count(), initializer=_one_thread)
+    with atomic_folder(output) as folder, threads as pool:
         for split in SPLITS:
             indices = range(num_scenes.get(split, 0))
             if indices:
