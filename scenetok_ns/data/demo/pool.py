@@ -103,9 +103,7 @@ class ScenePool:
             lens = torch.where(orbit[:, 0], longer_lens(rooms), lens)
             rooms = without_photographs(rooms, kind % 2 == 1)
         intrinsics = lens[:, None].expand(-1, self.num_frames, 3, 3)
-        shown = render_rooms(
-            rooms, c2w, intrinsics, self.image_size, compiled=self.compiled, photographs=photographs
-        )
+        shown = render_rooms(rooms, c2w, intrinsics, self.image_size, compiled=self.compiled, photographs=photographs)
         if self.varied and photographs is not None:
             inside = (kind == 0).nonzero()[:, 0]
             some = rooms.select(inside)

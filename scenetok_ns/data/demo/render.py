@@ -99,7 +99,9 @@ def _frame_chunks(
 def pixel_samples(count: int) -> tuple[tuple[float, float], ...]:
     """Offsets (x, y) inside a pixel, each in a row and a column of its own."""
     step = 1 if count < 4 else 2
-    return tuple(((i + 0.5) / count, ((i * step + i * step // count + (count < 4)) % count + 0.5) / count) for i in range(count))
+    return tuple(
+        ((i + 0.5) / count, ((i * step + i * step // count + (count < 4)) % count + 0.5) / count) for i in range(count)
+    )
 
 
 def display(linear: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

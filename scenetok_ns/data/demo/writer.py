@@ -49,9 +49,7 @@ class DemoScene:
     depths: Int16[Tensor, "v h w"] | None = None
 
 
-def make_scene(
-    seed: int, split: Split, index: int, num_frames: int, size: int, depth: bool = False
-) -> DemoScene:
+def make_scene(seed: int, split: Split, index: int, num_frames: int, size: int, depth: bool = False) -> DemoScene:
     """Scene `index` of a split; it depends on nothing else than these arguments. depth: with a depth map a frame."""
     rooms = sample_rooms([scene_seed(seed, split, index)])
     c2w = sample_walks(rooms, num_frames)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenetok_ns.data.demo.shading import occlusion
+from scenetok_ns.data.demo.surfaces import waves
 
 from scenetok_ns.data.demo.difficulty import demo_difficulty, even_split, nearest_views, turn_degrees
 from scenetok_ns.data.demo.pool import without_photographs
@@ -21,8 +23,6 @@ from scenetok_ns.data.demo.scenes import (
     sample_walks,
     scene_seed,
 )
-from scenetok_ns.data.demo.shading import occlusion
-from scenetok_ns.data.demo.surfaces import waves
 
 BALL = NUM_BOXES + NUM_CYLINDERS
 RED = torch.tensor([1.0, 0.0, 0.0])
