@@ -98,8 +98,8 @@ class RoomBatch:
     key_shadow: Float[Tensor, "b"]
     """Share of the light from lamps and windows that these shadows take away, at most."""
     photo: Float[Tensor, "b 4"]
-    """Where `render_rooms` is given photographs: which one (0 ... 1), its turn in rounds, 1 where it is seen through the
-    windows, and its brightness there."""
+    """Photograph that `render_rooms` shows, if it is given some: which one (0 ... 1), its turn in rounds, 1 where it is
+    seen through the windows, and its brightness there."""
     sun_direction: Float[Tensor, "b 3"]
     """Unit vector towards the sun, which shines through one window."""
     sun_color: Float[Tensor, "b 3"]

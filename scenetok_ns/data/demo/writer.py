@@ -75,7 +75,8 @@ def write_demo_data(
 ) -> None:
     """Write scenes to `output`/{train,test}; nothing is there until all of it is.
 
-    num_scenes: of each split. depth: also an exact depth map of each frame (docs/data.md has their form). on_scene is called after each scene. Raises FileExistsError if `output` holds anything.
+    num_scenes: of each split. depth: also an exact depth map of each frame (docs/data.md has their form). on_scene is
+    called after each scene. Raises FileExistsError if `output` holds anything.
     """
     if layout not in WRITERS:
         raise ValueError(f"write_demo_data: expected layout {' or '.join(WRITERS)}, got {layout!r}")

@@ -73,7 +73,7 @@ class GeneratorTask:
         self.trained = nn.ModuleDict({"scene_generator": self.network})
         self.averaged = averaged_copy(self.trained)
         if run.options.fused:
-            fuse_for_training(self.network.compilable())
+            fuse_for_training(self.network)
 
     def start(self, training: ScenePool, held_out: ScenePool) -> None:
         self.pool, self.held_out_pool = training, held_out

@@ -87,7 +87,8 @@ class Muon:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        for shape, parameters in self._shapes.items():
+        for shape, matrices in self._shapes.items():
+            parameters: list[Tensor] = [*matrices]
             gradient = torch.stack([p.grad for p in parameters if p.grad is not None])
             momentum = self._momenta[shape]
             momentum.lerp_(gradient, 1 - self.momentum)

@@ -78,7 +78,8 @@ class TokenizerTask:
         self.trained = nn.ModuleDict({"compressor": self.compressor, "denoiser": self.denoiser})
         self.averaged = averaged_copy(self.trained)
         if run.options.fused:
-            fuse_for_training([*self.compressor.compilable(), *self.denoiser.compilable()])
+            fuse_for_training(self.compressor)
+            fuse_for_training(self.denoiser)
 
     def start(self, pools: Pools) -> None:
         self.pool, self.held_out_pool = pools.training, pools.held_out
