@@ -62,9 +62,14 @@ class TinyOptimizer:
         self.gradient.zero_()
 
     def step(self, factor: float, largest_norm: float = 1.0) -> None:
-        """Clip each group's gradient to `largest_norm`; a step at `factor` times the learning rate."""
+        """Clip each group's gradient to `largest_norm`; a step at `factor` times the learning rate.
+
+        A gradient that is not finite counts as zero: one bad batch must not end a training.
+        """
         for part in self._parts:
-            part.mul_((largest_norm / (torch.linalg.vector_norm(part) + 1e-6)).clamp(max=1.0))
+            norm = torch.linalg.vector_norm(part)
+            scale = torch.where(norm.isfinite(), (largest_norm / (norm + 1e-6)).clamp(max=1.0), 0.0)
+            part.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
         for row in self.adam.param_groups:
             row["lr"] = self.learning_rate * factor * row["rate"]
         self.adam.step()
