@@ -22,7 +22,7 @@ from scenetok_ns.data.sources.token_file import TokenSource
 from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
 from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
-from scenetok_ns.models.presets import load_preset, shares_tokens
+from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenegen import SMALLEST_REACH
 from scenetok_ns.plugin.refinement import RefinePipelineConfig
 from scenetok_ns.plugin.run_folder import RunFolderConfig
@@ -67,9 +67,7 @@ def check_encodes(config: RunFolderConfig, option: str) -> None:
 def change_rendering(config: RunFolderConfig, settings: Mapping[str, Any]) -> None:
     """Set settings of the model, by name, that renders need."""
     model = config.pipeline.model
-    guidance = settings.get("guidance", 1)
-    if guidance > 1 and not load_preset(model.preset).denoiser.null_token:
-        raise ValueError(f"--guidance {guidance}: preset {model.preset} without null token takes 1 (off) only")
+    load_preset(model.preset).check_guidance(settings.get("guidance"))
     for name, value in settings.items():
         setattr(model, name, value)
 
@@ -187,19 +185,7 @@ def _data_set(config: RunFolderConfig, option: str) -> SceneDataParserConfig:
 
 def change_tokens(config: RunFolderConfig, file: Path) -> None:
     """Display a token file instead of a data set."""
-    tokens = TokenSource(file).tokens
-    preset = load_preset(config.pipeline.model.preset)
-    expected = preset.compressor
-    if tokens.mean.shape != (expected.num_tokens, expected.token_dim):
-        raise DataError(
-            f"{file}: {tokens.mean.shape[0]} tokens of {tokens.mean.shape[1]} numbers, made by preset {tokens.preset}, "
-            f"but this run's model takes {expected.num_tokens} of {expected.token_dim}"
-        )
-    if not shares_tokens(preset, tokens.preset):
-        raise DataError(
-            f"{file} was made by preset {tokens.preset}, whose tokens mean nothing to this run's preset {preset.name}: "
-            "encode the scene with this run, or give --run a run of that preset"
-        )
+    TokenSource(file).check_preset(load_preset(config.pipeline.model.preset))
     datamanager = config.pipeline.datamanager
     datamanager.dataparser = TokensDataParserConfig(data=file.absolute())
     config.data = datamanager.data = file.absolute()

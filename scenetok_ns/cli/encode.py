@@ -12,13 +12,12 @@ from rich.text import Text
 from scenetok_ns.cli.run_options import EMBEDDED, RunChanges, positive
 from scenetok_ns.cli.runs import load_run
 from scenetok_ns.cli.scene_jobs import Split, chosen_shard, job_label, print_report, scene_progress
-from scenetok_ns.cli.token_files import check_token_file, with_sources, write_tokens
-from scenetok_ns.data.scenes import DataError
-from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.data.errors import DataError
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
 if TYPE_CHECKING:
+    from scenetok_ns.models.tokens import SceneTokens
     from scenetok_ns.plugin.pipeline import SceneTokPipeline
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -62,6 +61,8 @@ def encode(
         dtype: Precision of the numbers in the file; bfloat16 halves the file at no visible loss. Default: float32,
             with --split float16.
     """
+    from scenetok_ns.cli.token_files import check_token_file, write_tokens
+
     if split is None:
         check_token_file(output)
         if not encodings is seed is shard is None:
@@ -92,6 +93,8 @@ def encode(
 
 
 def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:
+    from scenetok_ns.cli.token_files import with_sources
+
     renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
     shown = scenes.scene(scenes.active)
     if scenes.stored_tokens(shown.number) is not None:

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from scenetok_ns.cli.scene_jobs import open_split, scene_progress
-from scenetok_ns.data.evaluation_index import EvaluationIndex
-from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
-from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.errors import DataError
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.own_files import check_replaceable
 from scenetok_ns.tools.printing import plain_console
@@ -42,6 +40,9 @@ def eval_index(
         start: Where in the scene the targets lie.
         seed: Of random starts.
     """
+    from scenetok_ns.data.evaluation_index import EvaluationIndex
+    from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index
+
     console = plain_console()
     if (output is None) == (check is None):
         raise UsageError("give either --output, the index to make, or --check, the index to compare with the data")

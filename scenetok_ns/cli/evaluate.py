@@ -15,10 +15,8 @@ from scenetok_ns.cli.evaluation_folder import default_folder
 from scenetok_ns.cli.run_options import RunChanges, positive
 from scenetok_ns.cli.runs import load_run
 from scenetok_ns.cli.scene_jobs import chosen_shard
-from scenetok_ns.data.scenes import DataError
-from scenetok_ns.evaluation.options import EvaluationOptions
-from scenetok_ns.evaluation.records import FIGURES
-from scenetok_ns.evaluation.sweeps import SweepOptions
+from scenetok_ns.data.errors import DataError
+from scenetok_ns.evaluation.options import FIGURES, EvaluationOptions, SweepOptions
 from scenetok_ns.models.presets import Solver, load_preset
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console

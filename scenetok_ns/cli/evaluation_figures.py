@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from scenetok_ns.evaluation.records import FIGURES
+from scenetok_ns.evaluation.options import FIGURES
 from scenetok_ns.tools.printing import command, plain_console
 
 if TYPE_CHECKING:

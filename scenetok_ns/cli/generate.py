@@ -12,13 +12,12 @@ from rich.progress import MofNCompleteColumn, Progress
 from scenetok_ns.cli.photograph_options import PhotographOptions, print_photograph
 from scenetok_ns.cli.run_options import EMBEDDED_GENERATOR, GenerationOptions, RunChanges, guidance_scale, positive
 from scenetok_ns.cli.runs import load_run
-from scenetok_ns.cli.token_files import check_token_file, with_sources, write_tokens
-from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.errors import DataError
 from scenetok_ns.models.presets import Solver
-from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.printing import description_column, plain_console
 
 if TYPE_CHECKING:
+    from scenetok_ns.models.tokens import SceneTokens
     from scenetok_ns.plugin.run_folder import DerivedRun
 
 
@@ -55,6 +54,8 @@ def generate(
         dtype: Precision of the numbers in the file; bfloat16 halves the file at no visible loss.
         run_folder: Also create a run folder, named like the output without its ending, for ns-viewer and ns-render.
     """
+    from scenetok_ns.cli.token_files import check_token_file, write_tokens
+
     check_token_file(output)
     if steps is not None:
         positive("--steps", steps)
@@ -81,6 +82,8 @@ def generate(
 
 
 def _generated(run: DerivedRun, console: Console) -> SceneTokens:
+    from scenetok_ns.cli.token_files import with_sources
+
     renderer = load_run(run, console).model.renderer
     scenes = renderer.scenes
     shown = scenes.scene(scenes.active)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from scenetok_ns.models.errors import CheckpointError
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset, preset_names
 from scenetok_ns.models.released_files import files_of, find_released
-from scenetok_ns.models.weight_files import CheckpointError
 
 
 def import_checkpoint(

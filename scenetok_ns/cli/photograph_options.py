@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from scenetok_ns.data.anchors import Trajectory
+from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:

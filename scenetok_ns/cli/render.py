@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import Progress
@@ -12,17 +13,19 @@ from rich.progress import Progress
 from scenetok_ns.cli.run_options import RunChanges, positive, run_for
 from scenetok_ns.cli.runs import load_run
 from scenetok_ns.cli.scene_views import check_path
-from scenetok_ns.data.camera_path_files import LARGEST_SIDE
-from scenetok_ns.data.camera_paths import PATH_NAMES
-from scenetok_ns.data.scenes import DataError
+from scenetok_ns.cli.token_runs import load_package_renderer, package_preset
+from scenetok_ns.data.errors import DataError
+from scenetok_ns.data.path_names import PATH_NAMES
 from scenetok_ns.models.presets import Solver
-from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
+    from scenetok_ns.data.scenes import Scene
+    from scenetok_ns.models.tokens import SceneTokens
     from scenetok_ns.rendering.scene_renderer import SceneRenderer
     from scenetok_ns.rendering.shots import CameraPath, Shot
+    from scenetok_ns.rendering.token_renderer import TokenRenderer
 
 Format = Literal["mp4", "png"]
 NUM_FRAMES, MOST_FRAMES = 96, 100_000
@@ -76,6 +79,8 @@ def render(
         guidance: Classifier-free guidance scale, 1 is off.
         solver: euler, or multistep, which needs fewer steps for the same error.
     """
+    from scenetok_ns.data.camera_path_files import LARGEST_SIDE
+
     if tokens and (scenes or compare):
         raise UsageError(f"--tokens already give the scenes: leave out {'--scenes' if scenes else '--compare'}")
     if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
@@ -96,41 +101,53 @@ def render(
         guidance=guidance,
         solver=solver,
     )
-    from scenetok_ns.plugin.run_folder import derive_run
     from scenetok_ns.rendering.shot_files import check_folder, check_names
     from scenetok_ns.tools.atomic_files import remove_leftovers
 
     remove_leftovers(output)
     check_folder(output)
     console = plain_console(stderr=True)
-    derived = derive_run(run or run_for(tokens), output)
-    changes.apply(derived.config)
-    if path not in PATH_NAMES:
-        check_path(path, derived.config)  # before the model is loaded
-    renderer = load_run(derived, console).model.renderer
-    shots = _shots(renderer, path, tokens, scenes, count, size, compare)
+    if (preset := package_preset(run, tokens)) is not None:
+        if path not in PATH_NAMES:
+            check_path(path, preset.name)
+        renderer: TokenRenderer = load_package_renderer(preset, changes, console)
+        found = _token_files(tokens)
+    else:
+        renderer = _run_renderer(run or run_for(tokens), changes, path, output, console)
+        found = _token_files(tokens) if tokens else _scenes_of_data(renderer, scenes, compare)
+    shots = _shots(found, path, count, size, renderer.preset.data.image_size)
     check_names(output, [shot.name for shot in shots], formats)
     _render(renderer, shots, output, formats, frame_rate, console)
 
 
+def _run_renderer(run: Path, changes: RunChanges, path: str, output: Path, console: Console) -> SceneRenderer:
+    from scenetok_ns.plugin.run_folder import derive_run
+
+    derived = derive_run(run, output)
+    changes.apply(derived.config)
+    if path not in PATH_NAMES:
+        check_path(path, derived.config.pipeline.model.preset)  # before the model is loaded
+    return load_run(derived, console).model.renderer
+
+
+def _token_files(files: tuple[Path, ...]) -> list[tuple[str, SceneTokens, Scene | None]]:
+    from scenetok_ns.models.tokens import SceneTokens
+
+    loaded = [(file, SceneTokens.load(file)) for file in files]
+    return [(tokens.scene or file.stem, tokens, None) for file, tokens in loaded]
+
+
 def _shots(
-    renderer: SceneRenderer,
+    found: Sequence[tuple[str, SceneTokens, Scene | None]],
     path: str,
-    files: tuple[Path, ...],
-    scenes: tuple[str, ...],
     frames: int,
     size: tuple[int, int] | None,
-    compare: bool,
+    side: int,
 ) -> list[Shot]:
     from scenetok_ns.rendering.shot_files import file_names
     from scenetok_ns.rendering.shots import Shot
 
-    if files:
-        found = [(tokens.scene or file.stem, tokens, None) for file in files for tokens in (SceneTokens.load(file),)]
-    else:
-        found = _scenes_of_data(renderer, scenes, compare)
     names = file_names([name for name, *_ in found])
-    side = renderer.preset.data.image_size
     height_width = None if size is None else (size[1], size[0])
     return [
         Shot(name, tokens, _path(path, tokens, frames, height_width, side), photographs)
@@ -138,7 +155,9 @@ def _shots(
     ]
 
 
-def _scenes_of_data(renderer: SceneRenderer, scenes: tuple[str, ...], compare: bool) -> list[tuple[str, Any, Any]]:
+def _scenes_of_data(
+    renderer: SceneRenderer, scenes: tuple[str, ...], compare: bool
+) -> list[tuple[str, SceneTokens, Scene | None]]:
     available = renderer.scenes
     if scenes == ("all",):
         numbers = [scene.number for scene in available.usable()]
@@ -167,7 +186,7 @@ def _path(path: str, tokens: SceneTokens, frames: int, size: tuple[int, int] | N
 
 
 def _render(
-    renderer: SceneRenderer,
+    renderer: TokenRenderer,
     shots: list[Shot],
     output: Path,
     formats: tuple[Format, ...],

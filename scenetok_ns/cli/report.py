@@ -11,8 +11,7 @@ import tyro
 from scenetok_ns.cli.evaluation_folder import default_folder
 from scenetok_ns.cli.run_options import positive
 from scenetok_ns.cli.scene_jobs import scene_progress
-from scenetok_ns.evaluation.records import FIGURES
-from scenetok_ns.evaluation.report import ReportOptions, page, read_figures
+from scenetok_ns.evaluation.options import FIGURES, ReportOptions
 from scenetok_ns.tools.atomic_files import write_atomically
 from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 from scenetok_ns.tools.own_files import begins_with, check_replaceable
@@ -39,6 +38,8 @@ def report(
         variant: Variant of a sweep whose pictures the page shows, by the name of its folder; default: the first.
         options: See the options.
     """
+    from scenetok_ns.evaluation.report import page, read_figures
+
     console = plain_console()
     folder = run if (run / FIGURES).is_file() else default_folder(run)
     read_figures(folder)

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scenetok_ns.cli.photograph_options import PhotographOptions, given
-from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
 from scenetok_ns.models.presets import Solver, preset_names
-from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,8 +87,8 @@ class RunChanges:
 
     def __post_init__(self) -> None:
         self._check_one_scene()
-        if self.data is not None and is_unposed(self.data):
-            raise ValueError(unposed_line(self.data))
+        if self.data is not None:
+            check_posed(self.data)
         self.photograph.check()
         if self.num_context is not None:
             positive("--num-context", self.num_context)
@@ -155,6 +153,14 @@ class RunChanges:
         return {name: values[name] for name in names if name in values}
 
 
+def check_posed(data: Path) -> None:
+    """Raise ValueError if these are photographs whose cameras nobody has found yet."""
+    from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
+
+    if is_unposed(data):
+        raise ValueError(unposed_line(data))
+
+
 def positive(option: str, value: int, most: int = MOST) -> int:
     """The value of an option that counts something. Raises UsageError if it is below 1 or above `most`."""
     if value < 1:
@@ -175,6 +181,8 @@ def run_for(tokens: tuple[Path, ...]) -> Path:
     """The preset in the package that renders these token files, as a run. Raises ValueError if there is none."""
     if not tokens:
         return Path(EMBEDDED)
+    from scenetok_ns.models.tokens import SceneTokens  # imports torch
+
     preset = SceneTokens.load(tokens[0]).preset
     if preset not in preset_names():
         raise UsageError(f"{tokens[0]} was made by preset {preset}, which is not in this package: give --run")

@@ -11,11 +11,10 @@ from rich.progress import Progress
 
 from scenetok_ns.cli.run_options import RunChanges, run_for
 from scenetok_ns.cli.runs import load_run
-from scenetok_ns.data.camera_paths import PATH_NAMES
+from scenetok_ns.data.path_names import PATH_NAMES
 from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
-    from scenetok_ns.plugin.run_folder import RunFolderConfig
     from scenetok_ns.rendering.views import RenderedScene
 
 FEWEST_VIEWS, USUAL_VIEWS, MOST_VIEWS = 16, 120, 10_000
@@ -50,14 +49,14 @@ class ViewOptions:
     """Denoising steps of a render. Few steps give pictures that agree with each other, but are softer."""
 
 
-def check_path(path: str, config: RunFolderConfig) -> None:
+def check_path(path: str, preset: str) -> None:
     """Raise an error, in one line, unless a path that is not one by name is a file with poses that can be rendered."""
     from scenetok_ns.data.camera_path_files import read_path
     from scenetok_ns.models.presets import load_preset
 
     if not Path(path).suffix and not Path(path).exists():
         raise UsageError(f"unknown path {path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
-    read_path(Path(path), None, load_preset(config.pipeline.model.preset).data.image_size)
+    read_path(Path(path), None, load_preset(preset).data.image_size)
 
 
 def rendered_scene(output: Path, options: ViewOptions, console: Console) -> RenderedScene:
@@ -82,7 +81,7 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
     derived = derive_run(options.run or run_for(changes.tokens), output)
     changes.apply(derived.config)
     if options.path not in PATH_NAMES:
-        check_path(options.path, derived.config)  # before the model is loaded
+        check_path(options.path, derived.config.pipeline.model.preset)  # before the model is loaded
     renderer = load_run(derived, console).model.renderer
     with Progress(*Progress.get_default_columns(), console=console) as progress:
         task = progress.add_task("rendering views", total=None)

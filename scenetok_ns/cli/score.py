@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.errors import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.tools.printing import plain_console
 
@@ -161,7 +161,7 @@ def figures_of(scores: PictureScores, data: Path, task: str) -> dict[str, Any]:
     """Measure one method, with a bar, and write its figures."""
     from scenetok_ns.cli.scene_jobs import scene_progress
     from scenetok_ns.evaluation.evaluate import details
-    from scenetok_ns.evaluation.records import FIGURES
+    from scenetok_ns.evaluation.options import FIGURES
     from scenetok_ns.evaluation.summary import summarise
     from scenetok_ns.tools.atomic_files import write_atomically
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.data.poses import interpolate_poses
 
-Trajectory = Literal["forward", "sideways", "turn"]
 TRAJECTORY_POSES = 48
 
 

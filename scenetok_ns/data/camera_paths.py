@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scenetok_ns.data.path_names import PATH_NAMES, PathName
 from scenetok_ns.data.poses import ONE_PLACE, camera_spread, pose_distances
 from scenetok_ns.data.scenes import DataError
-
-PathName = Literal["orbit", "dolly", "spiral", "interpolate"]
-PATH_NAMES: tuple[str, ...] = get_args(PathName)
 
 FULL_CIRCLE_GAP = math.radians(120)
 """Directions that no camera looks in, in one piece; with more of them an orbit swings instead of going round."""

@@ -14,26 +14,13 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from scenetok_ns.data.errors import BadScene, DataError
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
 from scenetok_ns.models.cameras import are_rigid
 from scenetok_ns.models.tokens import SceneTokens
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class DataError(ValueError):
-    """A data set, or a request to it, is unusable; the message is one line for the user."""
-
-
-class BadScene(DataError):  # noqa: N818  a condition of the data, not of the program
-    """One scene is unusable; callers that have others skip it and record it in `SkippedScenes`."""
-
-    def __init__(self, reason: str, key: str = "") -> None:
-        # One positional argument is enough, because DataLoader rebuilds a worker's exception from its text alone.
-        super().__init__(f"scene {key}: {reason}" if key else reason)
-        self.key = key
-        self.reason = reason
 
 
 class Views(NamedTuple):

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 
-from scenetok_ns.data.anchors import Trajectory, home_pose, trajectory
+from scenetok_ns.data.anchors import home_pose, trajectory
 from scenetok_ns.data.camera_path_files import read_camera_path
+from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.photograph import PhotographSource
 

@@ -1,13 +1,22 @@
-"""What an evaluation measures. Imports nothing heavy: Nerfstudio loads configurations at every start."""
+"""Options of an evaluation: what it measures, what it tries, what its page shows.
+
+Imports nothing heavy: Nerfstudio loads configurations at every start, and help texts show them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from scenetok_ns.models.presets import Solver
+
 Metric = Literal["lpips", "fid", "kid", "fvd", "stlpips"]
 """Beside PSNR and SSIM, which need no weights."""
+ContextOrder = Literal["index", "reversed", "shuffled"]
+Value = int | str
+FIGURES = "evaluation.json"
+"""File of an evaluation's figures, in its folder."""
 ALL_METRICS: tuple[Metric, ...] = ("lpips", "fid", "kid", "fvd", "stlpips")
 
 
@@ -42,3 +51,36 @@ class EvaluationOptions:
             raise ValueError(f"--fvd-frames must be at least {least}, got {self.fvd_frames}")
         if self.batch_scenes is not None and self.batch_scenes < 1:
             raise ValueError(f"--batch-scenes must be at least 1, got {self.batch_scenes}")
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Values to try; several options give every combination."""
+
+    sweep_context: tuple[int, ...] = ()
+    """Numbers of context views."""
+    sweep_order: tuple[ContextOrder, ...] = ()
+    """Orders of the context views, the middle one of which is the reference."""
+    sweep_tokens: tuple[int, ...] = ()
+    """Numbers of scene tokens: the first ones are kept."""
+    sweep_steps: tuple[int, ...] = ()
+    """Numbers of denoising steps."""
+    sweep_solver: tuple[Solver, ...] = ()
+    """Solvers of the denoising."""
+
+    def axes(self) -> dict[str, tuple[Value, ...]]:
+        """Those given: name -> values."""
+        values = {field.name.removeprefix("sweep_"): getattr(self, field.name) for field in fields(self)}
+        return {name: given for name, given in values.items() if given}
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """How much of an evaluation a page shows."""
+
+    max_scenes: int = 24
+    """Scenes with pictures, the worst."""
+    max_views: int = 8
+    """Pictures of each scene: half of them its worst views, half spread over the path."""
+    videos: bool = True
+    """All views of each scene as a video; needs ffmpeg."""

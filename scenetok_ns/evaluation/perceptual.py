@@ -59,14 +59,14 @@ class Perceptual(nn.Module):
 
     def compare(
         self, first: list[Float[Tensor, "n c h w"]], second: list[Float[Tensor, "n c h w"]]
-    ) -> Float[Tensor, "n"]:
+    ) -> Float[Tensor, " n"]:
         """The distance of two pictures from their features; symmetric."""
         total = first[0].new_zeros(len(first[0]))
         for head, a, b in zip(self.heads, first, second, strict=True):
             total = total + F.conv2d((_unit(a) - _unit(b)).square(), head).mean(dim=(1, 2, 3))
         return total
 
-    def forward(self, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
+    def forward(self, pred: Pictures, target: Pictures) -> Float[Tensor, " n"]:
         return self.compare(self.features(pred), self.features(target))
 
 

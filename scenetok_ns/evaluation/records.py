@@ -22,7 +22,7 @@ from scenetok_ns.evaluation.measures import Measured
 from scenetok_ns.tools.atomic_files import UNFINISHED, remove_leftovers, write_atomically
 from scenetok_ns.tools.json_files import JsonError, read_json
 
-SETTINGS, FIGURES = "settings.json", "evaluation.json"
+SETTINGS = "settings.json"
 SCENES, PICTURES = "scenes", "pictures"
 
 

@@ -6,7 +6,6 @@ import base64
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,13 @@ from PIL import Image
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.baselines import BASELINES
-from scenetok_ns.evaluation.records import FIGURES, EvaluationFolder
+from scenetok_ns.evaluation.options import FIGURES, ReportOptions
+from scenetok_ns.evaluation.records import EvaluationFolder
 from scenetok_ns.evaluation.sweeps import COUNTS, PLOT, Row, shown_metrics
 from scenetok_ns.tools.json_files import JsonError, read_json
 
 TEMPLATE = Path(__file__).with_name("report.html")
 FRAMES_PER_SECOND = 10
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """How much of an evaluation a page shows."""
-
-    max_scenes: int = 24
-    """Scenes with pictures, the worst."""
-    max_views: int = 8
-    """Pictures of each scene: half of them its worst views, half spread over the path."""
-    videos: bool = True
-    """All views of each scene as a video; needs ffmpeg."""
 
 
 def read_figures(folder: Path) -> dict[str, Any]:

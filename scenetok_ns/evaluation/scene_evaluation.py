@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int64
@@ -16,6 +16,7 @@ from scenetok_ns.data.precomputed.scene_jobs import Shard
 from scenetok_ns.data.scenes import BadScene, DataError, Views
 from scenetok_ns.evaluation.baselines import copied_pictures, shuffled, swap_tokens
 from scenetok_ns.evaluation.measures import Measured, Measures
+from scenetok_ns.evaluation.options import ContextOrder
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.metrics import Pictures
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from scenetok_ns.bridge.evaluation_scenes import EvaluationScene, EvaluationScenes
     from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
-ContextOrder = Literal["index", "reversed", "shuffled"]
 READERS = 2
 """Threads that decode photographs."""
 

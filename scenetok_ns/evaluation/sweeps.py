@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from scenetok_ns.evaluation.baselines import BASELINES
-from scenetok_ns.evaluation.scene_evaluation import ContextOrder, EvaluationConditions
-from scenetok_ns.models.presets import Solver, changed
+from scenetok_ns.evaluation.options import ContextOrder, Value
+from scenetok_ns.evaluation.scene_evaluation import EvaluationConditions
+from scenetok_ns.models.presets import changed
 from scenetok_ns.tools.atomic_files import write_atomically
 
 if TYPE_CHECKING:
@@ -21,31 +22,9 @@ if TYPE_CHECKING:
 
     from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
-Value = int | str
 TABLE, PLOT = "sweep.csv", "sweep.png"
 COUNTS = ("num_scenes", "num_views", "num_skipped_scenes", "num_rays_per_sec", "seconds")
 """Results that are no metrics."""
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Values to try; several options give every combination."""
-
-    sweep_context: tuple[int, ...] = ()
-    """Numbers of context views."""
-    sweep_order: tuple[ContextOrder, ...] = ()
-    """Orders of the context views, the middle one of which is the reference."""
-    sweep_tokens: tuple[int, ...] = ()
-    """Numbers of scene tokens: the first ones are kept."""
-    sweep_steps: tuple[int, ...] = ()
-    """Numbers of denoising steps."""
-    sweep_solver: tuple[Solver, ...] = ()
-    """Solvers of the denoising."""
-
-    def axes(self) -> dict[str, tuple[Value, ...]]:
-        """Those given: name -> values."""
-        values = {field.name.removeprefix("sweep_"): getattr(self, field.name) for field in fields(self)}
-        return {name: given for name, given in values.items() if given}
 
 
 @dataclass(frozen=True)

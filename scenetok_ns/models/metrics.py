@@ -18,7 +18,7 @@ def psnr(
     return -10.0 * torch.log10(error.clamp(min=1e-10))
 
 
-def ssim(*, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
+def ssim(*, pred: Pictures, target: Pictures) -> Float[Tensor, " n"]:
     """Structural similarity of pictures in [0, 1], torchmetrics' as in Nerfstudio (Gaussian, 11 pixels, sigma 1.5)."""
     # Imported here: it costs a second, and Nerfstudio loads our entry points at every start.
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -30,7 +30,7 @@ def ssim(*, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
     return values.reshape(len(pred))
 
 
-def ssim_skimage(*, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
+def ssim_skimage(*, pred: Pictures, target: Pictures) -> Float[Tensor, " n"]:
     """Structural similarity as pixelSplat, SceneTok and others publish it: scikit-image's, Gaussian of 11 pixels.
 
     Differs from `ssim` in two things: only windows that lie inside the picture count, and variances are those of a
@@ -55,7 +55,7 @@ def ssim_skimage(*, pred: Pictures, target: Pictures) -> Float[Tensor, "n"]:
     return values.mean(dim=(1, 2, 3)).float()
 
 
-def picture_metrics(*, pred: Pictures, target: Pictures) -> dict[str, Float[Tensor, "n"]]:
+def picture_metrics(*, pred: Pictures, target: Pictures) -> dict[str, Float[Tensor, " n"]]:
     """All metrics that need no weights, by the names under which they are reported."""
     return {
         "psnr": psnr(pred=pred, target=target),

@@ -244,6 +244,16 @@ class Preset:
         generator = self.scene_generator is None or self.embedded_generator is not None
         return self.embedded_weights is not None and generator
 
+    def check_embedded(self) -> None:
+        """Raise ValueError unless trained weights of all its networks come with the package."""
+        if not self.is_embedded:
+            raise ValueError(f"no trained weights of preset {self.name} come with this package; give a run folder")
+
+    def check_guidance(self, guidance: float | None) -> None:
+        """Raise ValueError for guidance of renders that the denoiser was not trained for."""
+        if guidance is not None and guidance > 1 and not self.denoiser.null_token:
+            raise ValueError(f"--guidance {guidance}: preset {self.name} without null token takes 1 (off) only")
+
     @property
     def quirks(self) -> tuple[str, ...]:
         """Fields of released weights' quirks that are on; none should be when a model is trained afresh."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from scenetok_ns.models.autoencoders.registry import weights_file
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.tools.download_records import cache_folder
 from scenetok_ns.tools.hub_downloads import hub_cached
@@ -113,6 +112,8 @@ def files_of(preset: Preset) -> dict[Role, ReleasedFile]:
     Presets whose training run was not released have no checkpoint; those in the package have nothing at all. Neither
     has a preset file of your own the checkpoint that it names, unless that is a released one.
     """
+    from scenetok_ns.models.autoencoders.registry import weights_file  # imports torch
+
     names: dict[Role, str | None] = {
         "checkpoint": preset.checkpoint,
         "tokenizer": preset.tokenizer_checkpoint,

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from scenetok_ns.models.errors import CheckpointError
 from scenetok_ns.models.ops.finite import is_finite
 from scenetok_ns.tools.atomic_files import write_atomically
 
@@ -45,10 +46,6 @@ def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
 def embedded_weights(name: str) -> Path:
     """Path of weights that come with the package."""
     return Path(__file__).resolve().parents[1] / "weights" / f"{name}.safetensors"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names file and problem."""
 
 
 def check_tensors(expected: Mapping[str, Any], found: Mapping[str, Any], context: str) -> None:

@@ -27,7 +27,8 @@ from scenetok_ns.models.networks.block_execution import Checkpointing
 from scenetok_ns.models.presets import Preset, Solver, changed, load_preset
 from scenetok_ns.models.released_checkpoints import check_weights
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.rendering.scene_renderer import AutoencoderFile, RenderSettings, SceneRenderer
+from scenetok_ns.rendering.scene_renderer import AutoencoderFile, SceneRenderer
+from scenetok_ns.rendering.token_renderer import RenderSettings
 from scenetok_ns.training.initial_weights import load_initial_weights
 from scenetok_ns.training.loss import TrainingLoss
 from scenetok_ns.training.tokenizer_weights import load_tokenizer

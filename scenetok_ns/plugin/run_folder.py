@@ -114,8 +114,7 @@ def derive_run(run: Path, folder: Path) -> DerivedRun:
 
 
 def _embedded_config(preset: Preset, folder: Path) -> RunFolderConfig:
-    if not preset.is_embedded:
-        raise ValueError(f"no trained weights of preset {preset.name} come with this package; give a run folder")
+    preset.check_embedded()
     config = run_config(method_config(preset.method), folder)
     config.pipeline.model.preset = preset.name
     return config

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
@@ -16,36 +15,16 @@ from scenetok_ns.bridge.cameras import request_of
 from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
 from scenetok_ns.data.scenes import Views
 from scenetok_ns.data.sources.photograph import GenerationInputs
-from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import RenderedFrames
-from scenetok_ns.models.presets import Preset, SamplerConfig, SceneSamplerConfig
 from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.scenegen import generate
-from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.path_renderer import PathRenderer
 from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
-
-
-@dataclass(frozen=True)
-class RenderSettings:
-    """All that pictures depend on beside networks, scene and camera."""
-
-    sampler: SamplerConfig
-    """Denoising of frames."""
-    scene_sampler: SceneSamplerConfig | None = None
-    """Generation of scenes; None: scenes are encoded."""
-    seed: int = 0
-    """Random seed for rendering."""
-    scene_seed: int = 0
-    """Random seed for generating scenes."""
-    wide: Aspect = "border"
-    """What pictures that are not square show."""
-    preview_steps: int | None = None
-    """Denoising steps of the viewer's previews; None: 4 on a GPU, 2 on a CPU."""
+from scenetok_ns.rendering.token_renderer import TokenRenderer
 
 
 @dataclass(frozen=True)
@@ -69,7 +48,7 @@ class WeightsVersion:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SceneRenderer:
+class SceneRenderer(TokenRenderer):
     """Encodes, generates and renders evaluation scenes.
 
     Nothing in it changes between renders but its caches, which follow `weights`. Get one with other settings or scenes
@@ -79,10 +58,7 @@ class SceneRenderer:
     >>> frames = quick.render(quick.tokens_of(0), cameras)  # [f, 3, side, side] in [0, 1]
     """
 
-    scenetok: SceneTok
-    """The networks that encode and generate scenes."""
     scenes: EvaluationScenes
-    settings: RenderSettings
     autoencoder_files: dict[str, AutoencoderFile] = field(default_factory=dict)
     """Role ("context", "target") -> file, where there is one."""
     weights: WeightsVersion = field(default_factory=WeightsVersion)
@@ -91,19 +67,6 @@ class SceneRenderer:
 
     encodes = True
     """Whether other context views give other tokens."""
-
-    @property
-    def networks(self) -> SceneTok:
-        """The networks that frames are rendered with."""
-        return self.scenetok
-
-    @property
-    def preset(self) -> Preset:
-        return self.scenetok.preset
-
-    @property
-    def device(self) -> torch.device:
-        return self.scenetok.device
 
     @property
     def generates(self) -> bool:
@@ -162,14 +125,6 @@ class SceneRenderer:
         )
 
     # --- Pictures ---
-
-    @torch.no_grad()
-    def render(
-        self, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
-    ) -> Float[Tensor, "f 3 side side"]:
-        """All frames of a path in [0, 1]; `cameras` are a batch of one, in the units and axes of the capture."""
-        here, settings = cameras.to(self.device), self.settings
-        return self.networks.render(tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step)
 
     @torch.no_grad()
     def outputs(self, camera: Cameras) -> dict[str, Tensor]:

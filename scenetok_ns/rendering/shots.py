@@ -20,7 +20,7 @@ from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.tokens import SceneTokens
 
 if TYPE_CHECKING:
-    from scenetok_ns.rendering.scene_renderer import SceneRenderer
+    from scenetok_ns.rendering.token_renderer import TokenRenderer
 
 SCENES_AT_ONCE = 4
 """Scenes that are rendered in one batch."""
@@ -54,7 +54,7 @@ def path_around(name: PathName, tokens: SceneTokens, count: int, size: tuple[int
 
 
 def render_shots(
-    renderer: SceneRenderer, shots: Sequence[Shot], on_step: OnStep | None = None
+    renderer: TokenRenderer, shots: Sequence[Shot], on_step: OnStep | None = None
 ) -> Iterator[tuple[Shot, int, Float[Tensor, "f 3 height width"]]]:
     """Finished pictures of all shots: (shot, number of the first picture, pictures in [0, 1]).
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.data.camera_path_files import read_path
-from scenetok_ns.data.camera_paths import PATH_NAMES
+from scenetok_ns.data.path_names import PATH_NAMES
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.tokens import SceneTokens

@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from torch import Tensor
 
 from scenetok_ns.tools.atomic_files import atomic_folder, save_torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECKPOINTS = "nerfstudio_models"
 CONFIG = "config.yml"
@@ -53,6 +54,8 @@ def save_tensors(
 def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
     """The state of our pipeline with these networks (keys of the released checkpoints), for `save_tensors`."""
     state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in networks.items()}
+    import torch  # two seconds, which `--help` need not wait for
+
     state["_model.device_indicator_param"] = torch.empty(0)
     state["_model._extra_state"] = {"preset": preset}
     return state

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.data.anchors import Trajectory, anchors_along, home_pose, trajectory
+from scenetok_ns.data.anchors import anchors_along, home_pose, trajectory
 from scenetok_ns.data.camera_path_files import read_camera_path
+from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.data.scenes import DataError, Scene
 from scenetok_ns.data.sources.photograph import GenerationInputs, PhotographSource
 from scenetok_ns.models.presets import SceneSamplerConfig

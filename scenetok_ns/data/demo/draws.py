@@ -46,7 +46,7 @@ class Draws:
         self._values = torch.from_numpy(np.stack(streams))
         self._used = 0
 
-    def uniform(self, low: float | Tensor, high: float | Tensor, *shape: int) -> Float[Tensor, "b *shape"]:
+    def uniform(self, low: float | Tensor, high: float | Tensor, *shape: int) -> Float[Tensor, " b *shape"]:
         count = math.prod(shape)
         if self._used + count > DRAWS_PER_ROOM:
             raise RuntimeError(f"a room needs more than {DRAWS_PER_ROOM} numbers: raise DRAWS_PER_ROOM")

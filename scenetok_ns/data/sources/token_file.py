@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from scenetok_ns.data.scenes import DataError, OneScene, Scene, ViewIndices
+from scenetok_ns.models.presets import Preset, shares_tokens
 from scenetok_ns.models.tokens import SceneTokens
 
 FOCAL = 0.9
@@ -27,11 +28,26 @@ class TokenSource(OneScene):
     tokens: SceneTokens
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self.tokens = SceneTokens.load(path)
         except (OSError, ValueError) as error:
             raise DataError(str(error)) from error
         super().__init__(self.tokens.scene or path.stem)
+
+    def check_preset(self, preset: Preset) -> None:
+        """Raise DataError unless the tokens mean something to the models of a preset."""
+        expected, (count, dim) = preset.compressor, self.tokens.mean.shape
+        if (count, dim) != (expected.num_tokens, expected.token_dim):
+            raise DataError(
+                f"{self.path}: {count} tokens of {dim} numbers, made by preset {self.tokens.preset}, but this run's "
+                f"model takes {expected.num_tokens} of {expected.token_dim}"
+            )
+        if not shares_tokens(preset, self.tokens.preset):
+            raise DataError(
+                f"{self.path} was made by preset {self.tokens.preset}, whose tokens mean nothing to this run's preset "
+                f"{preset.name}: encode the scene with this run, or give --run a run of that preset"
+            )
 
     def read(self) -> Scene:
         c2w, intrinsics = self.tokens.cameras_c2w, self.tokens.cameras_intrinsics

@@ -155,7 +155,7 @@ def kl_weight(step: int, config: TrainingConfig) -> float:
     return (1 - along) * first + along * second
 
 
-def mean_square(prediction: Float[Tensor, "b *shape"], target: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+def mean_square(prediction: Float[Tensor, " b *shape"], target: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
     """Mean square error of each element, in float32."""
     return (prediction.float() - target.float()).square().flatten(1).mean(1)
 

@@ -24,7 +24,7 @@ def shift_time(t: Time, shift: float) -> Time:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def time_grid(steps: int, shift: float | None = None) -> Float[Tensor, "steps+1"]:
+def time_grid(steps: int, shift: float | None = None) -> Float[Tensor, " steps+1"]:
     """Falling times 1 ... 0 of `steps` equal Euler steps, shifted where `shift` is given."""
     grid = torch.linspace(0.0, 1.0, steps + 1).flip(0)
     return grid if shift is None else shift_time(grid, shift)

@@ -57,8 +57,8 @@ class SwiGLU(nn.Module):
 
 
 def padded_feed_forward(
-    w12: Float[Tensor, "2*hidden dim"], bias: Float[Tensor, "2*hidden"], w3: Float[Tensor, "dim hidden"], multiple: int
-) -> tuple[Float[Tensor, "2*padded dim"], Float[Tensor, "2*padded"], Float[Tensor, "dim padded"]]:
+    w12: Float[Tensor, "2*hidden dim"], bias: Float[Tensor, " 2*hidden"], w3: Float[Tensor, "dim hidden"], multiple: int
+) -> tuple[Float[Tensor, "2*padded dim"], Float[Tensor, " 2*padded"], Float[Tensor, "dim padded"]]:
     """Weights of a SwiGLU that is wider by hidden units that are always zero: the same function.
 
     The released width 2730 puts the rows of half-precision matrices at multiples of 4 bytes. Tensor cores' fast

@@ -1,0 +1,11 @@
+"""Names of camera paths that options choose among. Imports nothing heavy: help texts need them."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+PathName = Literal["orbit", "dolly", "spiral", "interpolate"]
+"""Paths around the cameras of a scene, see `camera_paths.preset_path`."""
+PATH_NAMES: tuple[str, ...] = get_args(PathName)
+Trajectory = Literal["forward", "sideways", "turn"]
+"""Paths from a lone photograph on, see `anchors.trajectory`."""

@@ -1,0 +1,80 @@
+"""Tokens to pictures, with one set of settings. Needs no Nerfstudio, which takes seconds to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.data.square_pictures import Aspect
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.presets import Preset, SamplerConfig, SceneSamplerConfig
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.tokens import SceneTokens
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """All that pictures depend on beside networks, scene and camera."""
+
+    sampler: SamplerConfig
+    """Denoising of frames."""
+    scene_sampler: SceneSamplerConfig | None = None
+    """Generation of scenes; None: scenes are encoded."""
+    seed: int = 0
+    """Random seed for rendering."""
+    scene_seed: int = 0
+    """Random seed for generating scenes."""
+    wide: Aspect = "border"
+    """What pictures that are not square show."""
+    preview_steps: int | None = None
+    """Denoising steps of the viewer's previews; None: 4 on a GPU, 2 on a CPU."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenRenderer:
+    """Renders scenes from their tokens.
+
+    >>> renderer = TokenRenderer.of_package(load_preset("scenetok-tiny"), RenderSettings(preset.sampler))
+    >>> frames = renderer.render(SceneTokens.load(Path("room.safetensors")), cameras)  # [f, 3, side, side] in [0, 1]
+    """
+
+    scenetok: SceneTok
+    """The networks that encode and generate scenes."""
+    settings: RenderSettings
+
+    @classmethod
+    def of_package(cls, preset: Preset, settings: RenderSettings) -> TokenRenderer:
+        """The networks whose weights come with the package, on the GPU, or on the CPU without one.
+
+        Raises ValueError for a preset without such weights.
+        """
+        preset.check_embedded()
+        scenetok = SceneTok.from_preset(preset)
+        scenetok.engine_options = "auto"
+        scenetok.load_embedded()
+        return cls(scenetok=scenetok.to("cuda" if torch.cuda.is_available() else "cpu").eval(), settings=settings)
+
+    @property
+    def networks(self) -> SceneTok:
+        """The networks that frames are rendered with."""
+        return self.scenetok
+
+    @property
+    def preset(self) -> Preset:
+        return self.scenetok.preset
+
+    @property
+    def device(self) -> torch.device:
+        return self.scenetok.device
+
+    @torch.no_grad()
+    def render(
+        self, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
+    ) -> Float[Tensor, "f 3 side side"]:
+        """All frames of a path in [0, 1]; `cameras` are a batch of one, in the units and axes of the capture."""
+        here, settings = cameras.to(self.device), self.settings
+        return self.networks.render(tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step)
