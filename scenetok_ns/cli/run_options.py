@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scenetok_ns.cli.photograph_options import PhotographOptions, given
 from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
-from scenetok_ns.models.presets import Solver, preset_names
+from scenetok_ns.models.presets import Encoding, Solver, preset_names
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.errors import UsageError
 
@@ -80,6 +80,8 @@ class RunChanges:
     """How scenes are evaluated (`EvaluationViewsConfig.eval_protocol`)."""
     engine: Literal["auto", "exact", "off"] | None = None
     """What renders on a GPU."""
+    encoding: Encoding | None = None
+    """Which Gaussians are drawn where photographs are encoded."""
     low_vram: bool = False
     """Keep idle networks in CPU memory."""
     baselines: bool = False
@@ -129,6 +131,8 @@ class RunChanges:
         from scenetok_ns.cli import change_run  # imports Nerfstudio
 
         change_run.change_rendering(config, self._rendering())
+        if self.encoding is not None:
+            change_run.change_encoding(config, self.encoding)
         change_run.change_generation(config, given(self.generation))
         config.pipeline.baselines = config.pipeline.baselines or self.baselines
         if self.num_condition is not None:

@@ -21,13 +21,14 @@ from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import RenderedFrames
-from scenetok_ns.models.presets import Preset, SamplerConfig, SceneSamplerConfig
+from scenetok_ns.models.presets import Encoding, Preset, SamplerConfig, SceneSamplerConfig
 from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.path_renderer import PathRenderer
 from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
+from scenetok_ns.tools.seeds import named_generator, named_seed
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class RenderSettings:
     """What pictures that are not square show."""
     preview_steps: int | None = None
     """Denoising steps of the viewer's previews; None: 4 on a GPU, 2 on a CPU."""
+    encoding: Encoding = "mean"
+    """Which Gaussians are drawn where photographs are encoded. Draws follow from the seed and the scene's name."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,15 @@ class SceneRenderer:
         """Tokens of posed photographs; `pose_scale` is the factor from their units to those of the training data."""
         cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
         images = views.images.to(self.device).float() / 255
-        return self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale)
+        noise = self._latent_noise(self.settings.seed, scene)
+        tokens = self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale, noise=noise)
+        if self.settings.encoding != "published":
+            return tokens
+        return tokens.sample(named_seed("scene tokens", self.settings.seed, scene))
+
+    def _latent_noise(self, seed: int, scene: str) -> torch.Generator | None:
+        """Where context latents are drawn from; None: their means are taken."""
+        return None if self.settings.encoding == "mean" else named_generator("context latents", seed, scene)
 
     def generate(self, conditions: GenerationInputs, scene: str, on_step: OnStep | None = None) -> SceneTokens:
         """Tokens of a scene that is generated from photographs and anchors."""
@@ -158,6 +169,7 @@ class SceneRenderer:
             sampler=self.settings.scene_sampler,
             scene=scene,
             pose_scale=conditions.pose_scale,
+            noise=self._latent_noise(self.settings.scene_seed, scene),
             on_step=on_step,
         )
 
