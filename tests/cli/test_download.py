@@ -176,7 +176,10 @@ def test_offline_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         entrypoint(["download", "re10k", "--to", str(tmp_path)])
 
 
-def test_it_ends_in_a_run_folder(tmp_path: Path) -> None:
+def test_it_ends_in_a_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
     values = yaml.safe_load((config_folder() / "scenetok-tiny.yaml").read_text())
     del values["embedded_weights"]
     values["compressor"].update(hidden_size=32, depth=1, num_heads=2, num_tokens=16, token_dim=8)
@@ -188,6 +191,9 @@ def test_it_ends_in_a_run_folder(tmp_path: Path) -> None:
     saved = torch.load(tmp_path / "run/nerfstudio_models/step-000000000.ckpt", weights_only=True)["pipeline"]
     assert all(torch.equal(saved["_model.scenetok." + key], value) for key, value in state.items())
     assert (tmp_path / "run/config.yml").is_file()
+    said = capsys.readouterr().err
+    assert "It displays data/re10k, which is not there: put a data set there, or" in said
+    assert f"scenetok open {tmp_path}/run --data DATA --output RUN2" in said
 
 
 TRANSFER = "import sys, pathlib, scenetok_ns.tools.downloads as d; d.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
