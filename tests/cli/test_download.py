@@ -161,6 +161,14 @@ def test_impossible_requests_move_nothing(server: FileServer, words: list[str], 
     assert server.requests == []
 
 
+@pytest.mark.parametrize("address", ["nonsense", "", "ftp://server"])
+def test_a_mirror_is_an_address(address: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        entrypoint(["download", "re10k", "--mirror", address])
+    said = f"{stop.value} {capsys.readouterr().err}"
+    assert f"--mirror must be an address such as http://server/weights, got {address!r}" in said
+
+
 def test_room_for_all_files_is_checked_before_the_first_moves(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,13 @@ def test_cut_connections_are_continued(server: FileServer, tmp_path: Path) -> No
     assert notices[0] == f"the connection ended after {PIECE} bytes; trying again in 0 s"
 
 
+def test_a_part_that_nobody_asked_for_is_continued(server: FileServer, tmp_path: Path) -> None:
+    part = Answer(206, {"Content-Range": f"bytes 0-99/{len(CONTENT)}"}, CONTENT[:100])
+    server.answers[NAME] = [part, Answer()]
+    fetch(server, tmp_path / NAME)
+    assert (tmp_path / NAME).read_bytes() == CONTENT and server.gets(NAME)[-1]["Range"] == "bytes=100-"
+
+
 def test_progress_gives_new_attempts(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "PROGRESS", PIECE)
     server.answers[NAME] = [Answer(cut_after=PIECE)]  # always: more cuts than attempts
