@@ -124,7 +124,10 @@ def test_surplus_keys_and_records_are_listed_and_damage_is_refused(
     for key, reason in SURPLUS.items():
         assert [line for line in said if line.startswith("left out ") and key in line and f": {reason}" in line], key
     (line,) = [line for line in said if line.startswith("left out records of more.ckpt of the kinds ")]
-    for name in ("src.model.config.ModelCfg", "functools.partial", "datetime.timedelta", "numpy"):
+    # Names of numpy are not listed where something in this process allows them already.
+    is_allowed = any("numpy" in str(name) for name in torch.serialization.get_safe_globals())
+    others = () if is_allowed else ("numpy",)
+    for name in ("src.model.config.ModelCfg", "functools.partial", "datetime.timedelta", *others):
         assert name in line
     saved = torch.load(tmp_path / "new" / CHECKPOINT, weights_only=True)["pipeline"]
     assert {key.removeprefix("_model.scenetok.") for key in saved} >= set(state) and not set(surplus) & set(
