@@ -22,7 +22,8 @@ from scenetok_ns.data.sources.token_file import TokenSource
 from scenetok_ns.dataparsers.photograph_dataparser import PhotographDataParserConfig
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
 from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.autoencoders.registry import check_encoding
+from scenetok_ns.models.presets import Encoding, load_preset
 from scenetok_ns.models.scenegen import SMALLEST_REACH
 from scenetok_ns.plugin.refinement import RefinePipelineConfig
 from scenetok_ns.plugin.run_folder import RunFolderConfig
@@ -70,6 +71,13 @@ def change_rendering(config: RunFolderConfig, settings: Mapping[str, Any]) -> No
     load_preset(model.preset).check_guidance(settings.get("guidance"))
     for name, value in settings.items():
         setattr(model, name, value)
+
+
+def change_encoding(config: RunFolderConfig, encoding: Encoding) -> None:
+    """Choose which Gaussians are drawn where photographs are encoded."""
+    check_encodes(config, "--encoding")
+    check_encoding(load_preset(config.pipeline.model.preset), encoding, "--encoding")
+    config.pipeline.model.encoding = encoding
 
 
 def change_generation(config: RunFolderConfig, settings: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.released_files import RELEASED_FILES, HubFile, ReleasedFile, Role, files_of, weights_folder
 from scenetok_ns.tools.download_records import record, recorded
 from scenetok_ns.tools.downloads import DownloadError, check_space, looks_like_text, part_size, readable
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
 
@@ -46,6 +47,8 @@ def download(
     if list_files:
         print_files(console, RELEASED_FILES if preset is None else tuple(needed_files(preset).values()))
         return
+    if mirror is not None and not mirror.startswith(("http://", "https://")):
+        raise UsageError(f"--mirror must be an address such as http://server/weights, got {mirror!r}")
     if preset is None:
         known = ", ".join(name for name in preset_names() if files_of(load_preset(name)))
         raise ValueError(f"name a preset to download, or list all files with --list; presets: {known}")

@@ -17,7 +17,7 @@ from scenetok_ns.cli.runs import load_run
 from scenetok_ns.cli.scene_jobs import chosen_shard
 from scenetok_ns.data.errors import DataError
 from scenetok_ns.evaluation.options import FIGURES, EvaluationOptions, SweepOptions
-from scenetok_ns.models.presets import Solver, load_preset
+from scenetok_ns.models.presets import Encoding, Solver, load_preset
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
@@ -44,6 +44,7 @@ def evaluate(
     steps: int | None = None,
     guidance: float | None = None,
     solver: Solver | None = None,
+    encoding: Encoding | None = None,
     sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = SweepOptions(),  # noqa: B008  frozen
     measure: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = EvaluationOptions(),  # noqa: B008  frozen
     baselines: bool = False,
@@ -72,6 +73,8 @@ def evaluate(
         steps: Denoising steps of a render.
         guidance: Classifier-free guidance scale of a render, 1 is off.
         solver: Solver of a render: euler, or multistep.
+        encoding: How photographs become tokens: mean, latents (VA-VAE's latents are drawn) or published (scene tokens
+            are drawn, too). Default: as the run says.
         sweep: See the options.
         measure: See the options.
         baselines: Also measure the mean colour, the nearest context view, and the model with wrong tokens.
@@ -91,6 +94,7 @@ def evaluate(
         steps=steps,
         guidance=guidance,
         solver=solver,
+        encoding=encoding,
         protocol=protocol,
     )
     from scenetok_ns.evaluation.evaluate import check_photographs

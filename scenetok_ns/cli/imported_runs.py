@@ -53,13 +53,19 @@ def make_run(
     files = [checkpoint] if tokenizer is None else [checkpoint, tokenizer]
     with progress_bars(console) as bar:
         # The tensors are gone when the checkpoint is written, and Nerfstudio is imported after that.
-        write_run_folder(
-            output,
-            lambda folder: write_checkpoint(folder, described, files, console, bar),
-            lambda: imported_config(preset, described, output, data, weights, bar),
-        )
+        made: list[Any] = []
+
+        def config() -> Any:
+            made.append(imported_config(preset, described, output, data, weights, bar))
+            return made[0]
+
+        write_run_folder(output, lambda folder: write_checkpoint(folder, described, files, console, bar), config)
     viewer = command("ns-viewer", "--load-config", output / "config.yml")
     console.print(f"{output}: {described.description}\n  {viewer}", soft_wrap=True)
+    shown = made[0].pipeline.datamanager.dataparser.data
+    if data is None and not shown.exists():
+        opening = command("scenetok", "open", output, "--data", "DATA", "--output", "RUN2")
+        console.print(f"It displays {shown}, which is not there: put a data set there, or\n  {opening}", soft_wrap=True)
 
 
 def write_checkpoint(folder: Path, preset: Preset, files: list[Path], console: Console, bar: Bar) -> None:

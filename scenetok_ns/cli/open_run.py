@@ -11,7 +11,7 @@ import tyro
 from scenetok_ns.cli.photograph_options import PhotographOptions, print_photograph
 from scenetok_ns.cli.run_options import GenerationOptions, RunChanges
 from scenetok_ns.cli.runs import write_run
-from scenetok_ns.models.presets import Solver, load_preset
+from scenetok_ns.models.presets import Encoding, Solver, load_preset
 from scenetok_ns.tools.printing import command, plain_console
 from scenetok_ns.tools.run_files import CONFIG
 
@@ -36,6 +36,7 @@ def open_run(
     wide: Literal["border", "fill"] | None = None,
     low_vram: bool = False,
     engine: Literal["auto", "exact", "off"] | None = None,
+    encoding: Encoding | None = None,
     protocol: Literal["default", "published", "notebook"] | None = None,
     generation: Annotated[GenerationOptions, tyro.conf.arg(name="")] = GenerationOptions(),  # noqa: B008  frozen
 ) -> None:
@@ -65,6 +66,8 @@ def open_run(
         low_vram: Keep idle networks in CPU memory. Halves GPU memory; starts more slowly.
         engine: What renders on a GPU: auto (the engine, autoencoders in bfloat16), exact (the engine, autoencoders in
             the published code's precision) or off (the plain loop); default: the run's.
+        encoding: How photographs become tokens: mean (means of all Gaussians), latents (VA-VAE's latents are drawn) or
+            published (scene tokens are drawn, too, as in the published evaluation); default: the run's.
         protocol: How scenes are evaluated: published as the published command does, notebook as its notebooks do
             (docs/reproduce.md); default: the run's.
         generation: See the options.
@@ -85,6 +88,7 @@ def open_run(
         solver=solver,
         wide=wide,
         engine=engine,
+        encoding=encoding,
         protocol=protocol,
         low_vram=low_vram,
         generation=generation,

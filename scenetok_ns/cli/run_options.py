@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scenetok_ns.cli.photograph_options import PhotographOptions, given
-from scenetok_ns.models.presets import Solver, preset_names
+from scenetok_ns.models.presets import Encoding, Solver, preset_names
 from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class RunChanges:
     """How scenes are evaluated (`EvaluationViewsConfig.eval_protocol`)."""
     engine: Literal["auto", "exact", "off"] | None = None
     """What renders on a GPU."""
+    encoding: Encoding | None = None
+    """Which Gaussians are drawn where photographs are encoded."""
     low_vram: bool = False
     """Keep idle networks in CPU memory."""
     baselines: bool = False
@@ -127,6 +129,8 @@ class RunChanges:
         from scenetok_ns.cli import change_run  # imports Nerfstudio
 
         change_run.change_rendering(config, self._rendering())
+        if self.encoding is not None:
+            change_run.change_encoding(config, self.encoding)
         change_run.change_generation(config, given(self.generation))
         config.pipeline.baselines = config.pipeline.baselines or self.baselines
         if self.num_condition is not None:

@@ -24,6 +24,7 @@ from scenetok_ns.evaluation.features import (
 )
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.perceptual import Perceptual, lpips, stlpips
+from scenetok_ns.evaluation.published_i3d import PublishedI3DFeatures
 from scenetok_ns.evaluation.weights import MissingWeightsError
 from scenetok_ns.models.metrics import Pictures, picture_metrics
 from scenetok_ns.rendering.picture_files import to_bytes
@@ -34,6 +35,8 @@ CHUNK = 16
 STANDIN = "stlpips_alex"
 PUBLISHED_INCEPTION = "inception_published"
 """Features by the published protocol of FID."""
+PUBLISHED_I3D = "i3d_published"
+"""The same of FVD."""
 
 Features = dict[str, Float[Tensor, "n d"]]
 
@@ -83,8 +86,10 @@ class Measures:
                 found._note("inception", path)
         if "fvd" in wanted:
             with found._explained("fvd"):
-                path = published.I3D_FILE.find(options.i3d_weights, options.download)
-                found.i3d = I3DFeatures(path).to(device)
+                as_published = options.fvd_protocol == "published"
+                file = published.PUBLISHED_I3D_FILE if as_published else published.I3D_FILE
+                path = file.find(options.i3d_weights, options.download)
+                found.i3d = (PublishedI3DFeatures if as_published else I3DFeatures)(path).to(device)
                 found._note("i3d", path)
         if "stlpips" in wanted:
             with found._explained(STANDIN):
@@ -115,29 +120,36 @@ class Measures:
 
         `pred` is rounded to 8 bits first, as image files hold it: measuring the files gives the same figures.
         """
+        clips = clips_of(frames, self.options.fvd_frames)
         published = self._published_features(pred=pred, target=target)
+        if self.i3d is not None and self.options.fvd_protocol == "published":
+            for side, floats in (("pred", pred), ("target", target.float() / 255)):
+                published[f"{side}/{PUBLISHED_I3D}"] = self._clip_features(floats, clips)
         pred = _as_stored(pred)
 
         def chunk(p: Tensor, t: Tensor) -> dict[str, Tensor]:
             values, standins = self._compare(pred=p, target=t.float() / 255)
             found = {f"view/{name}": value for name, value in values.items()}
             for side, pictures in (("pred", to_bytes(p)), ("target", t)):
-                if self.inception is not None and not published:
+                if self.inception is not None and self.options.fid_protocol != "published":
                     found[f"{side}/inception"] = self.inception(pictures)
                 if STANDIN in self.perceptual:
                     found[f"{side}/{STANDIN}"] = standins[side]
             return found
 
         found = _in_chunks(chunk, pred, target) | published
-        clips = clips_of(frames, self.options.fvd_frames)
         for side, pictures in (("pred", to_bytes(pred)), ("target", target)):
             if STANDIN in self.perceptual:
                 found[f"{side}/{STANDIN}_clips"] = standin_clip_features(found[f"{side}/{STANDIN}"], clips)
-            if self.i3d is not None:
-                parts = [self.i3d(pictures[list(clip)][None]).cpu() for clip in clips]
-                # Empty rather than absent: the figures then say why there is no distance.
-                found[f"{side}/i3d"] = torch.cat(parts) if parts else torch.zeros(0, I3D_FEATURES)
+            if self.i3d is not None and self.options.fvd_protocol != "published":
+                found[f"{side}/i3d"] = self._clip_features(pictures, clips)
         return Measured(*(_part(found, name) for name in ("view", "pred", "target")))
+
+    def _clip_features(self, pictures: Tensor, clips: Sequence[range]) -> Float[Tensor, "m 400"]:
+        """Logits of the clips of a scene. Empty rather than absent: the figures then say why there is no distance."""
+        assert self.i3d is not None
+        parts = [self.i3d(pictures[list(clip)][None]).cpu() for clip in clips]
+        return torch.cat(parts) if parts else torch.zeros(0, I3D_FEATURES)
 
     def _published_features(self, *, pred: Pictures, target: UInt8[Tensor, "v 3 height width"]) -> dict[str, Tensor]:
         """Features of FID by the published protocol, of pictures as they were before rounding; else nothing."""
@@ -170,14 +182,18 @@ class Measures:
             "ssim": "torchmetrics, Gaussian window of 11 pixels, sigma 1.5",
             "ssim_skimage": "scikit-image's as pixelSplat and SceneTok publish it: inner windows, sample variances",
             "networks": self.sources,
-            "set_metrics": _SET_METRICS[self.options.fid_protocol],
+            "set_metrics": f"{_INCEPTION[self.options.fid_protocol]}; {_I3D[self.options.fvd_protocol]}",
             "clip_frames": self.options.fvd_frames,
         }
 
 
-_SET_METRICS = {
+_INCEPTION = {
     "clean": "Inception: torch-fidelity's graph and TensorFlow 1 resizing, pictures rounded to 8 bits",
     "published": "Inception: torch-fidelity's graph and torchmetrics' antialiased resizing, pictures cut to 8 bits",
+}
+_I3D = {
+    "clean": "I3D: StyleGAN-V's TorchScript file, bilinear resizing, pictures rounded to 8 bits",
+    "published": "I3D: pytorch-i3d's rgb_imagenet.pt, bilinear resizing, pictures not rounded",
 }
 
 

@@ -24,6 +24,7 @@ def settings_of(evaluation: SceneEvaluation) -> dict[str, Any]:
     """Everything that the figures depend on, for JSON."""
     renderer, settings = evaluation.renderer, evaluation.renderer.settings
     preset, generates = renderer.preset, renderer.generates
+    drawn = "draw" if settings.encoding == "published" else "mean"
     return {
         "task": "generation" if generates else "reconstruction",
         "preset": preset.name,
@@ -35,7 +36,8 @@ def settings_of(evaluation: SceneEvaluation) -> dict[str, Any]:
         "tokens": {
             "number": evaluation.conditions.num_tokens or preset.compressor.num_tokens,
             "numbers_each": preset.compressor.token_dim,
-            "value": "generated" if generates else "mean of the compressor's Gaussian",
+            "value": "generated" if generates else f"{drawn} of the compressor's Gaussian",
+            "encoding": settings.encoding,
         },
         "baselines": evaluation.baselines,
         "scenes_together": evaluation.group_size,

@@ -12,19 +12,20 @@ from torch import Tensor
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.distributions import FeatureSample, Moments, frechet_of_moments, kernel_distance
-from scenetok_ns.evaluation.measures import PUBLISHED_INCEPTION, STANDIN
+from scenetok_ns.evaluation.measures import PUBLISHED_I3D, PUBLISHED_INCEPTION, STANDIN
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
 
 FRECHET = {
     "inception": "fid",
     PUBLISHED_INCEPTION: "fid_published",
     "i3d": "fvd",
+    PUBLISHED_I3D: "fvd_published",
     STANDIN: f"frechet_{STANDIN}",
     f"{STANDIN}_clips": f"frechet_{STANDIN}_clips",
 }
 """Feature network -> metric. Only the published networks give published names."""
 KERNEL = {"inception": "kid", STANDIN: f"kernel_{STANDIN}"}
-PUBLISHED = ("fid", "fid_published", "kid", "fvd")
+PUBLISHED = ("fid", "fid_published", "kid", "fvd", "fvd_published")
 """Metrics that get the letter of the task: rFID of reconstructions, gFID of generations."""
 
 
@@ -141,7 +142,7 @@ def _over_set(summary: Summary, network: str, metric: _SetMetric, letter: str, w
         full = letter + name if name in PUBLISHED else name
         summary.samples[full] = metric.pred.count
         if metric.pred.count < 2:
-            what = "clips of neighbouring frames" if name == "fvd" or name.endswith("_clips") else "views"
+            what = "clips of neighbouring frames" if name.startswith("fvd") or name.endswith("_clips") else "views"
             summary.not_computed[full] = f"needs at least 2 {what}, there are {metric.pred.count}"
         elif kind == "frechet":
             summary.results[full] = frechet_of_moments(metric.pred, metric.target)

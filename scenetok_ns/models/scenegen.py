@@ -34,6 +34,7 @@ def generate(
     scene: str = "",
     pose_scale: float = 1.0,
     sources: tuple[str, ...] = (),
+    noise: torch.Generator | None = None,
     on_step: OnStep | None = None,
     autocast: bool | None = None,
 ) -> SceneTokens:
@@ -51,6 +52,7 @@ def generate(
         pose_scale: positions relative to the reference are multiplied by this, here and in `SceneTok.render`: units of
             the capture -> units of the training data.
         scene, sources: kept with the tokens.
+        noise: draws the latents of an autoencoder that samples (VA-VAE); None: their means.
         on_step: progress, called as on_step(done, total); what it raises ends the generation.
         autocast: bfloat16 in the generator; None: on CUDA only.
 
@@ -71,7 +73,7 @@ def generate(
     config = preset.compressor
     with torch.no_grad():
         engine = model.engine_for(autocast)
-        latents = model.encode_images(images[None].to(model.device), engine)
+        latents = model.encode_images(images[None].to(model.device), engine, noise)
         sample: Callable[..., Tensor]
         if engine is None:
             sample = partial(sample_scene_tokens, autocast=model.autocasts(autocast))

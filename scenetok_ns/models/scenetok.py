@@ -31,6 +31,8 @@ from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
 
+Photographs = Float[Tensor, "b v 3 height width"]
+
 
 class SceneTok(nn.Module):
     """The trained parts, under the attribute names of the released checkpoints, and the frozen autoencoders.
@@ -86,11 +88,9 @@ class SceneTok(nn.Module):
             autoencoder = build_autoencoder(config, weights)
             return OffloadedAutoencoder(autoencoder, cuda_dtype(config)) if low_vram else autoencoder
 
-        makers = (
-            partial(make, preset.context_autoencoder, context_weights),
-            partial(make, preset.target_autoencoder, target_weights),
-        )
-        return cls(preset, *(makers if deferred else (maker() for maker in makers)), low_vram=low_vram)
+        context = partial(make, preset.context_autoencoder, context_weights)
+        target = partial(make, preset.target_autoencoder, target_weights)
+        return cls(preset, *((context, target) if deferred else (context(), target())), low_vram=low_vram)
 
     def load_embedded(self) -> None:
         """Take the trained weights that come with the package, as far as the preset has some."""
@@ -101,13 +101,8 @@ class SceneTok(nn.Module):
             load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
 
     def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
-        """Choose how the networks run where gradients are wanted.
-
-        Args:
-            compiled: Compile the parts of the networks.
-            checkpointing: Activations that the backward pass recomputes.
-            fused: Run blocks on the fused kernels where these fit (CUDA with Triton).
-        """
+        """Choose how the networks run where gradients are wanted: compiled, with less kept for the backward pass, on
+        the fused kernels where these fit (CUDA with Triton)."""
         for network in self.children():
             checkpoint_for_training(network, checkpointing)
             if fused:
@@ -146,17 +141,18 @@ class SceneTok(nn.Module):
         scene: str = "",
         pose_scale: float = 1.0,
         sources: tuple[str, ...] = (),
+        noise: torch.Generator | None = None,
         autocast: bool | None = None,
     ) -> SceneTokens:
-        """Tokens of one scene, the same at every call: means, not draws, of autoencoder and compressor.
+        """Tokens of one scene: means of the compressor's Gaussian, and of the autoencoder's unless `noise` is given.
 
         The reference is the middle view (number v // 2), as in the published evaluation.
 
         Args:
-            images: context views in [0, 1].
-            cameras: their cameras: a batch of one, in the units and axes of the capture.
+            images: context views in [0, 1]. Their cameras are a batch of one, in the units and axes of the capture.
             pose_scale: factor of positions relative to the reference, here and in `render`.
             scene, sources: saved with the tokens.
+            noise: draws the latents of an autoencoder that samples (VA-VAE).
             autocast: bfloat16 in the compressor; None: on CUDA only.
 
         Raises ValueError if numbers of images and cameras, or image sizes, do not fit.
@@ -169,7 +165,7 @@ class SceneTok(nn.Module):
             )
         reference = cameras.c2w[:, len(images) // 2]
         posed = relative_cameras(cameras, reference, pose_scale).to(self.device)
-        tokens = self.encode_views(images[None].to(self.device), posed, autocast=autocast)
+        tokens = self.encode_views(images[None].to(self.device), posed, noise=noise, autocast=autocast)
         require_finite(tokens.mean, f"the tokens of {scene or 'the scene'}")
         return SceneTokens(
             mean=tokens.mean[0],
@@ -184,28 +180,33 @@ class SceneTok(nn.Module):
         )
 
     def encode_views(
-        self, images: Float[Tensor, "b v 3 height width"], cameras: CameraBatch, *, autocast: bool | None = None
+        self,
+        images: Photographs,
+        cameras: CameraBatch,
+        *,
+        noise: torch.Generator | None = None,
+        autocast: bool | None = None,
     ) -> TokenDistribution:
         """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
         posed = network_cameras(cameras, "context", self.preset)
-        # Where gradients are wanted the engine is asked, too: it may have sent the networks away.
+        # The engine is also asked where gradients are wanted: it may have sent the networks away.
         engine = self.engine_for(False if torch.is_grad_enabled() else autocast)
         if engine is not None:
             autoencoder = self._autoencoder(0, engine)
-            parameters = engine.gaussian_parameters(self.compressor, autoencoder, images, posed)
+            parameters = engine.gaussian_parameters(self.compressor, autoencoder, images, posed, noise)
             return TokenDistribution.from_parameters(parameters)
-        latents = self.encode_images(images, None)
+        latents = self.encode_images(images, None, noise)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocasts(autocast)):
             return self.compressor(latents, posed)
 
     @torch.no_grad()
     def encode_images(
-        self, images: Float[Tensor, "b v 3 height width"], engine: RenderingEngine | None
+        self, images: Photographs, engine: RenderingEngine | None, noise: torch.Generator | None = None
     ) -> Float[Tensor, "b v c h w"]:
         """Latents of context or condition views, through the engine where there is one."""
         if engine is None:
-            return self.context_autoencoder.encode(images)
-        return engine.encode(self._autoencoder(0, engine), images)
+            return self.context_autoencoder.encode(images, noise=noise)
+        return engine.encode(self._autoencoder(0, engine), images, noise)
 
     def render(
         self,
@@ -338,9 +339,8 @@ class SceneTok(nn.Module):
     def begin_training(self) -> None:
         """From now on weights change all the time, and the memory is the training's: the plain loop renders.
 
-        To be called before the first step of an optimizer. Training mode alone does not tell: Nerfstudio's viewer puts
-        every model into it behind each picture.
-        """
+        Call this before the first step of an optimizer. Training mode alone does not tell: the viewer of Nerfstudio
+        puts every model into it behind each picture."""
         self._trains, self._engine = True, None
         self._come_back()
 

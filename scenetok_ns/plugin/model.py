@@ -20,11 +20,11 @@ from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
 from scenetok_ns.bridge.viewer_threads import asked_by_viewer
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.data.training_batches import TrainingBatch
-from scenetok_ns.models.autoencoders.registry import weights_file
+from scenetok_ns.models.autoencoders.registry import check_encoding, weights_file
 from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.networks.averaging import WeightAverage
 from scenetok_ns.models.networks.block_execution import Checkpointing
-from scenetok_ns.models.presets import Preset, Solver, changed, load_preset
+from scenetok_ns.models.presets import Encoding, Preset, Solver, changed, load_preset
 from scenetok_ns.models.released_checkpoints import check_weights
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.rendering.scene_renderer import AutoencoderFile, SceneRenderer
@@ -95,6 +95,10 @@ class SceneTokModelConfig(ModelConfig):
     """SceneGen: euler, or multistep (second order, for fewer steps); None: the preset's."""
     scene_seed: int = 0
     """SceneGen: another seed gives another of the scenes that fit the photographs."""
+    encoding: Encoding = "mean"
+    """How photographs become tokens. mean: means of all Gaussians. latents: latents of VA-VAE are drawn, as in the
+    published code, also in training. published: outside of training scene tokens are drawn, too, as in the published
+    evaluation. Draws follow from the seed."""
     tokenizer: Path | None = None
     """SceneGen and scenetok-refine, training afresh: run folder or released checkpoint with the compressor and the
     denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
@@ -116,7 +120,9 @@ class SceneTokModelConfig(ModelConfig):
         scene_sampler = preset.scene_sampler and changed(
             preset.scene_sampler, steps=self.scene_steps, guidance=self.scene_guidance, solver=self.scene_solver
         )
-        return RenderSettings(sampler, scene_sampler, self.seed, self.scene_seed, self.wide, self.preview_steps)
+        return RenderSettings(
+            sampler, scene_sampler, self.seed, self.scene_seed, self.wide, self.preview_steps, self.encoding
+        )
 
     def autoencoder_files(self) -> dict[str, AutoencoderFile]:
         given = {
@@ -168,9 +174,12 @@ class SceneTokModel(Model):
         if config.engine not in ENGINES:
             raise ValueError(f"engine: expected {', '.join(ENGINES)}, got {config.engine!r}; set pipeline.model.engine")
         self.scenetok.engine_options = ENGINES[config.engine]
+        check_encoding(self.preset, config.encoding, "--pipeline.model.encoding")
         if config.pretrained:
             self.scenetok.load_embedded()
-        self.training_loss = TrainingLoss(self.scenetok, given["training_seed"])
+        self.training_loss = TrainingLoss(
+            self.scenetok, given["training_seed"], draws_latents=config.encoding != "mean"
+        )
         self.scenetok.compressor.requires_grad_(not self.preset.training.freeze_compressor)
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
         decay = config.ema_decay if given["trains"] else None

@@ -25,6 +25,7 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.path_renderer import PathRenderer
 from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
 from scenetok_ns.rendering.token_renderer import TokenRenderer
+from scenetok_ns.tools.seeds import named_generator, named_seed
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,15 @@ class SceneRenderer(TokenRenderer):
         """Tokens of posed photographs; `pose_scale` is the factor from their units to those of the training data."""
         cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
         images = views.images.to(self.device).float() / 255
-        return self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale)
+        noise = self._latent_noise(self.settings.seed, scene)
+        tokens = self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale, noise=noise)
+        if self.settings.encoding != "published":
+            return tokens
+        return tokens.sample(named_seed("scene tokens", self.settings.seed, scene))
+
+    def _latent_noise(self, seed: int, scene: str) -> torch.Generator | None:
+        """Where context latents are drawn from; None: their means are taken."""
+        return None if self.settings.encoding == "mean" else named_generator("context latents", seed, scene)
 
     def generate(self, conditions: GenerationInputs, scene: str, on_step: OnStep | None = None) -> SceneTokens:
         """Tokens of a scene that is generated from photographs and anchors."""
@@ -121,6 +130,7 @@ class SceneRenderer(TokenRenderer):
             sampler=self.settings.scene_sampler,
             scene=scene,
             pose_scale=conditions.pose_scale,
+            noise=self._latent_noise(self.settings.scene_seed, scene),
             on_step=on_step,
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep
-from scenetok_ns.models.presets import Preset, SamplerConfig, SceneSamplerConfig
+from scenetok_ns.models.presets import Encoding, Preset, SamplerConfig, SceneSamplerConfig
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 
@@ -32,6 +32,8 @@ class RenderSettings:
     """What pictures that are not square show."""
     preview_steps: int | None = None
     """Denoising steps of the viewer's previews; None: 4 on a GPU, 2 on a CPU."""
+    encoding: Encoding = "mean"
+    """Which Gaussians are drawn where photographs are encoded. Draws follow from the seed and the scene's name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -24,6 +24,8 @@ PART = ".part"
 """Suffix of an unfinished download. Unlike other unfinished files it is kept: the next call continues it."""
 PIECE = 1 << 16
 """Bytes read and written at a time: at most so many are lost by a kill."""
+BEGINNING = 8
+"""Bytes of which at least one is no text in every file of weights."""
 PROGRESS = 1 << 20
 """Bytes that an attempt must bring to count as progress."""
 RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
@@ -150,7 +152,7 @@ def _attempt(url: str, target: Path, size: int | None, report: Report, patience:
     try:
         with requests.get(url, headers=headers, stream=True, timeout=(patience.connect_s, patience.stall_s)) as answer:
             _check_secure(url, answer)
-            _check_status(answer)
+            _check_status(answer, have)
             have, total = _place(answer, have, facts, target)
             _check_kind(answer)
             if size is not None and total is not None and total != size:
@@ -160,6 +162,8 @@ def _attempt(url: str, target: Path, size: int | None, report: Report, patience:
             _receive(answer, part, have, total, report)
     except requests.RequestException as error:
         _raise_for(error, part, patience)
+    except ValueError as error:  # of urllib.parse
+        raise DownloadError(f"the server redirects to what is not an address ({error})") from error
     if size is not None and _size(part) != size:
         _discard(target)
         raise DownloadError(f"the server sent {_size(part)} bytes, the released file has {size}")
@@ -175,7 +179,7 @@ def _receive(answer: Response, part: Path, have: int, total: int | None, report:
         report(have, total)
         # Unbuffered pieces: what has arrived is on its way to the disk when the process is killed.
         for piece in answer.iter_content(PIECE):
-            if have == 0 and looks_like_text(piece):
+            if have == 0 and (len(piece) >= BEGINNING or len(piece) == total) and looks_like_text(piece):
                 raise DownloadError("the server sent a web page or a message instead of the file")
             try:
                 file.write(piece)
@@ -188,6 +192,8 @@ def _receive(answer: Response, part: Path, have: int, total: int | None, report:
             have += len(piece)
             report(have, total)
         os.fsync(file.fileno())
+    if have == 0:
+        raise DownloadError("the server sent an empty file")
     if total is not None and have != total:
         raise _TryAgainError(f"the connection ended after {have} of {total} bytes")
 
@@ -195,6 +201,8 @@ def _receive(answer: Response, part: Path, have: int, total: int | None, report:
 def _place(answer: Response, have: int, facts: _Facts | None, target: Path) -> tuple[int, int | None]:
     """Where in the file the body begins, and the size of the whole file."""
     length = answer.headers.get("Content-Length")
+    if length is not None and not length.isdigit():
+        raise DownloadError(f"the server's answer is broken (Content-Length: {length})")
     if answer.status_code == 416 and have:  # nothing is left to send, or the file has become shorter
         _discard(target, part=True)
         raise _TryAgainError("the part does not belong to the server's file: starting from the beginning", 0.0)
@@ -215,9 +223,9 @@ def _check_secure(url: str, answer: Response) -> None:
         raise DownloadError(f"the server redirects from https to {plain[0]}, which is not protected")
 
 
-def _check_status(answer: Response) -> None:
+def _check_status(answer: Response, have: int) -> None:
     status = answer.status_code
-    if status in (200, 206, 416):
+    if status in (200, 206) or (status == 416 and have):
         return
     text = f"{status} {answer.reason or ''}".strip()
     if status in RETRIED_STATUSES:
@@ -237,11 +245,18 @@ def _check_kind(answer: Response) -> None:
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind.startswith("text/") or kind in ("application/json", "application/xml", "application/xhtml+xml"):
         raise DownloadError(f"the server sent a web page or a message ({kind}) instead of the file")
+    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise DownloadError(f"the server or a proxy sends the file compressed ({encoding}), though it was asked not to")
 
 
 def looks_like_text(beginning: bytes) -> bool:
-    """Whether a file begins as HTML, XML or JSON does. No file of weights does."""
-    return beginning.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"<", b"{")
+    """Whether a file begins with text: a page or a message. Files of weights have other bytes among the first few."""
+    start = beginning[:64]
+    text = start.decode("utf8", errors="ignore").lstrip("\ufeff")
+    whole = start.removeprefix(b"\xef\xbb\xbf")
+    # The last character may be cut.
+    return len(text.encode()) > len(whole) - 4 and all(char.isprintable() or char.isspace() for char in text)
 
 
 def _raise_for(error: Any, part: Path, patience: Patience) -> NoReturn:

@@ -31,11 +31,12 @@ from scenetok_ns.tools.seeds import mix
 class TrainingLoss:
     """`prepare(step)`, then call it with the step's batch; a recorded pass is replayed after `prepare` alone.
 
-    `seed` is that of the noise. Dropout of the condition's pose is as the networks' mode says.
+    `seed` is that of the noise. `draws_latents`: draw the context latents of an autoencoder that samples. Dropout of
+    the condition's pose is as the networks' mode says.
     """
 
-    def __init__(self, scenetok: SceneTok, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, scenetok: SceneTok, seed: int = 0, *, draws_latents: bool = False) -> None:
+        self.seed, self._draws_latents = seed, draws_latents
         self._scenetok, self.preset = scenetok, scenetok.preset
 
     def prepare(self, step: int) -> None:
@@ -105,7 +106,8 @@ class TrainingLoss:
         images = clips_of_batch.images.float() / 255
         b = len(images)
         if role == "context":
-            latents = self._scenetok.context_autoencoder.encode(images)
+            noise = self.generator if self._draws_latents else None
+            latents = self._scenetok.context_autoencoder.encode(images, noise=noise)
         else:
             parts = images.unflatten(1, (clips, -1)).flatten(0, 1)
             latents = self._scenetok.target_autoencoder.encode(parts).unflatten(0, (b, clips)).flatten(1, 2)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from nerfstudio.utils.eval_utils import eval_setup
 from support.file_server import Answer, FileServer, serving
 from support.released_files import random_state, write_lightning
 
@@ -15,6 +21,7 @@ from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.tools import download_records, downloads
 from scenetok_ns.tools.download_records import recorded
+from scenetok_ns.tools.downloads import part_size
 
 CHECKPOINT, VAVAE, DCAE, WAN = (
     "va-videodc_re10k.ckpt",
@@ -154,6 +161,14 @@ def test_impossible_requests_move_nothing(server: FileServer, words: list[str], 
     assert server.requests == []
 
 
+@pytest.mark.parametrize("address", ["nonsense", "", "ftp://server"])
+def test_a_mirror_is_an_address(address: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        entrypoint(["download", "re10k", "--mirror", address])
+    said = f"{stop.value} {capsys.readouterr().err}"
+    assert f"--mirror must be an address such as http://server/weights, got {address!r}" in said
+
+
 def test_room_for_all_files_is_checked_before_the_first_moves(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +184,10 @@ def test_offline_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         entrypoint(["download", "re10k", "--to", str(tmp_path)])
 
 
-def test_it_ends_in_a_run_folder(tmp_path: Path) -> None:
+def test_it_ends_in_a_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
     values = yaml.safe_load((config_folder() / "scenetok-tiny.yaml").read_text())
     del values["embedded_weights"]
     values["compressor"].update(hidden_size=32, depth=1, num_heads=2, num_tokens=16, token_dim=8)
@@ -181,6 +199,51 @@ def test_it_ends_in_a_run_folder(tmp_path: Path) -> None:
     saved = torch.load(tmp_path / "run/nerfstudio_models/step-000000000.ckpt", weights_only=True)["pipeline"]
     assert all(torch.equal(saved["_model.scenetok." + key], value) for key, value in state.items())
     assert (tmp_path / "run/config.yml").is_file()
+    said = capsys.readouterr().err
+    assert "It displays data/re10k, which is not there: put a data set there, or" in said
+    assert f"scenetok open {tmp_path}/run --data DATA --output RUN2" in said
+
+
+TRANSFER = "import sys, pathlib, scenetok_ns.tools.downloads as d; d.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
+"""What the command does between its checks, in a process that starts quickly."""
+
+
+def test_a_download_that_is_killed_five_times_ends_in_a_run_that_opens_with_the_same_bytes(
+    workplace: Path, tmp_path: Path
+) -> None:
+    values = yaml.safe_load((workplace / "small.yaml").read_text())
+    (tmp_path / "small.yaml").write_text(yaml.dump({**values, "checkpoint": CHECKPOINT}))
+    state = random_state(load_preset(str(workplace / "small.yaml")))
+    file = write_lightning(tmp_path / "small.ckpt", state, more=torch.zeros(500_000))
+    size, kills, target = file.stat().st_size, 5, tmp_path / "to" / CHECKPOINT
+    parts: list[int] = []
+    limit, reached, killed = 0, threading.Event(), threading.Event()
+
+    def pause(place: int) -> None:
+        if len(parts) < kills and place >= limit:
+            reached.set()
+            killed.wait(60)
+
+    with serving({CHECKPOINT: file}, on_piece=pause) as server:
+        for number in range(kills):
+            limit = size * (2 * number + 1) // (2 * kills)
+            reached.clear()
+            killed.clear()
+            process = subprocess.Popen([sys.executable, "-c", TRANSFER, f"{server.address}/{CHECKPOINT}", target])
+            assert reached.wait(60)
+            while part_size(target) < limit and process.poll() is None:
+                time.sleep(0.01)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL and not target.exists()
+            parts.append(part_size(target))
+            killed.set()
+        words = ["--to", str(target.parent), "--data", str(workplace / "data"), "--output", str(tmp_path / "run")]
+        run(server, str(tmp_path / "small.yaml"), *words)
+        ranges = [headers.get("Range") for headers in server.gets(CHECKPOINT)]
+    assert parts == sorted(set(parts)) and ranges == [None, *(f"bytes={part}-" for part in parts)]
+    assert target.read_bytes() == file.read_bytes() and list(target.parent.iterdir()) == [target]
+    loaded = eval_setup(tmp_path / "run" / "config.yml", test_mode="inference")[1].model.scenetok.state_dict()
+    assert loaded.keys() == state.keys() and all(torch.equal(loaded[key].cpu(), state[key]) for key in state)
 
 
 def test_records_survive_damage_and_folders_that_cannot_be_written(

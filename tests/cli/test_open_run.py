@@ -25,7 +25,7 @@ SCENES = ("demo-0-test-000000", "demo-0-test-000001")
 
 
 def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -> None:
-    options = {"scene": SCENES[1], "num_context": 3, "seed": 7, "steps": 2, "guidance": 1.5}
+    options = {"scene": SCENES[1], "num_context": 3, "seed": 7, "steps": 2, "guidance": 1.5, "encoding": "published"}
     scenetok_in(workplace, "open", str(workplace / "run"), "--low-vram", output="other", **options)
     assert os.path.samefile(workplace / "run" / CHECKPOINT, workplace / "other" / CHECKPOINT)
     _, pipeline, checkpoint, _ = eval_setup(workplace / "other" / "config.yml", test_mode="inference")
@@ -34,6 +34,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
     assert manager.scenes.scene(manager.scenes.active).scene.key == SCENES[1]
     assert len(manager.train_dataset) == 3
     assert (settings.seed, settings.sampler.steps, settings.sampler.guidance) == (7, 2, 1.5)
+    assert settings.encoding == "published"
     assert isinstance(model.scenetok.target_autoencoder, OffloadedAutoencoder)
     first = read_run(workplace / "run").pipeline
     assert (first.model.seed, first.model.steps, first.datamanager.num_context) == (0, None, None)
@@ -46,6 +47,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
         ({"steps": 0}, "--steps must be at least 1, got 0"),
         ({"num_context": 0}, "--num-context must be at least 1, got 0"),
         ({"guidance": 0.5}, "--guidance must be at least 1"),
+        ({"encoding": "latents"}, "--encoding latents would change nothing: the conv autoencoder of preset small"),
         ({"data": "nowhere"}, "no data at "),
         ({"data": "run"}, "/run is no data set: expected transforms.json"),
         ({"tokens": "nothing.safetensors"}, "nothing.safetensors does not exist"),

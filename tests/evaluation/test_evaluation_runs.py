@@ -212,20 +212,21 @@ def test_no_usable_scene_is_one_line(
 @pytest.mark.parametrize(("generation", "letter"), [(False, "r"), (True, "g")])
 def test_published_names_are_of_published_networks(tmp_path: Path, generation: bool, letter: str) -> None:
     folder, random = EvaluationFolder(tmp_path), torch.Generator().manual_seed(0)
-    sets = {"inception": (6, 4), "i3d": (1, 3), "stlpips_alex": (6, 4)}
+    sets = {"inception": (6, 4), "i3d": (1, 3), "i3d_published": (1, 3), "stlpips_alex": (6, 4)}
     both = {}
     for key in ("a", "b"):
         pred, target = ({n: torch.randn(shape, generator=random) for n, shape in sets.items()} for _ in range(2))
         both[key] = pred, target
         folder.write(SceneRecord(key, [0], list(range(6)), Measured({"psnr": torch.ones(6)}, pred, target), 2.0))
     found = summarise(folder, ["a", "b"], generation=generation, wanted=("fid", "fvd", "stlpips"), image_size=8)
-    names = {f"{letter}fid", f"{letter}fvd", "frechet_stlpips_alex", "kernel_stlpips_alex"}
+    names = {f"{letter}fid", f"{letter}fvd", f"{letter}fvd_published", "frechet_stlpips_alex", "kernel_stlpips_alex"}
     assert names == set(found.samples) and names < set(found.results)  # kid was not asked for
     first, second = (torch.cat([both[key][side]["inception"] for key in "ab"]) for side in (0, 1))
     assert found.results[f"{letter}fid"] == pytest.approx(frechet_distance(first, second), rel=1e-6)
     assert found.samples[f"{letter}fvd"] == 2 and found.results["fps"] == 12 / 4
     alone = summarise(folder, ["a"], generation=generation, wanted=("fvd", "kid"), image_size=8)
-    assert "needs at least 2 clips of neighbouring frames, there are 1" in alone.not_computed[f"{letter}fvd"]
+    for name in ("fvd", "fvd_published"):
+        assert "needs at least 2 clips of neighbouring frames, there are 1" in alone.not_computed[letter + name]
     assert f"{letter}kid" in alone.results and f"{letter}fid" not in alone.results
 
 

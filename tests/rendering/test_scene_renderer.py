@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,3 +91,47 @@ def test_generated_scenes_follow_from_the_scene_seed_alone(data: Path) -> None:
     for name, equal in (("seed", True), ("scene_seed", False)):
         other = replace(renderer, settings=replace(renderer.settings, **{name: 5}))
         assert torch.equal(other.tokens_of(0).mean, first) == equal
+
+
+def test_draws_follow_from_encoding_seed_and_scene(renderer: SceneRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[torch.Tensor | None] = []
+    encode: Callable = SceneTok.encode
+
+    def spy(*args: Any, noise: torch.Generator | None, **options: Any) -> Any:
+        given.append(None if noise is None else torch.randn(4, generator=noise))
+        return encode(*args, **options)
+
+    monkeypatch.setattr(SceneTok, "encode", spy)
+
+    def tokens(encoding: Any, seed: int, scene: int = 0) -> torch.Tensor:
+        other = replace(renderer, settings=replace(renderer.settings, encoding=encoding, seed=seed))
+        return other.tokens_of(scene).mean
+
+    means = [tokens("mean", seed) for seed in (0, 1)]
+    assert torch.equal(*means) and given == [None, None]
+    given.clear()
+    drawn = [tokens("latents", *which) for which in ((0,), (0,), (1,), (0, 1))]
+    first, again, other_seed, other_scene = given
+    assert torch.equal(first, again) and not torch.equal(first, other_seed) and not torch.equal(first, other_scene)
+    assert torch.equal(drawn[0], means[0])  # this autoencoder has no Gaussian
+    published = [tokens("published", *which) for which in ((0,), (0,), (1,))]
+    assert torch.equal(published[0], published[1]) and not torch.equal(published[0], published[2])
+    deviation = (0.5 * renderer.tokens_of(0).logvar).exp()
+    assert 0.7 < float(((published[0] - means[0]) / deviation).std()) < 1.3
+    assert torch.equal(given[4], first)  # the latents are those of the encoding "latents"
+
+
+def test_condition_views_are_drawn_with_the_scene_s_seed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[torch.Tensor | None] = []
+    encode: Callable = SceneTok.encode_images
+
+    def spy(self: SceneTok, images: torch.Tensor, engine: Any, noise: torch.Generator | None) -> Any:
+        given.append(None if noise is None else torch.randn(4, generator=noise))
+        return encode(self, images, engine)
+
+    monkeypatch.setattr(SceneTok, "encode_images", spy)
+    made = small_pipeline(data, preset=GENERATOR).eval().model.renderer
+    for changes in ({}, {"encoding": "latents"}, {"encoding": "latents", "seed": 1}, {"scene_seed": 1}):
+        made = replace(made, settings=replace(made.settings, **changes))
+        made.tokens_of(0)
+    assert given[0] is None and torch.equal(given[1], given[2]) and not torch.equal(given[2], given[3])

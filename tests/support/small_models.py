@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from support.oracle import LAYOUTS, SAMPLERS, path
 
+from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
+from scenetok_ns.models.autoencoders.vavae import VAVAE, VAVAEConfig, build_network
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.models.scenetok import SceneTok
@@ -41,3 +43,21 @@ def small_model(layout: str = "4:1") -> SceneTok:
 
 def views(count: int) -> tuple[torch.Tensor, CameraBatch]:
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)), path(count)
+
+
+def vavae_model() -> SceneTok:
+    """The small model with VA-VAE, of random weights and few of them, for context views of 16 pixels."""
+    torch.manual_seed(0)
+    preset = small_preset()
+    camera = replace(preset.compressor.camera, patch_size=16)
+    preset = replace(
+        preset,
+        context_autoencoder=AutoencoderConfig("vavae"),
+        compressor=replace(preset.compressor, camera=camera),
+    )
+    network = build_network(VAVAEConfig((32,) * 5, 1)).eval()
+    autoencoder = VAVAE(latent_space(preset.context_autoencoder), network)
+    model = SceneTok(preset, autoencoder, build_autoencoder(preset.target_autoencoder)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model

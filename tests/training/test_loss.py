@@ -9,6 +9,7 @@ import pytest
 from support.small_runs import small_pipeline, write_small_re10k
 
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.training.loss import TrainingLoss
 
 
 @pytest.fixture
@@ -43,3 +44,18 @@ def test_clips_are_encoded_one_by_one(pipeline: SceneTokPipeline) -> None:
     after = loss.latents(replace(batch.target, images=other), splits, "target").latents
     clips = (before != after).flatten(2).any(2).unflatten(1, (splits, -1)).any(2)
     assert clips[:, 0].all() and not clips[:, 1:].any()
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_context_latents_are_drawn_where_that_is_asked_for(
+    pipeline: SceneTokPipeline, draws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+    autoencoder = pipeline.model.scenetok.context_autoencoder
+    encode = autoencoder.encode
+    monkeypatch.setattr(autoencoder, "encode", lambda images, noise: (given.append(noise), encode(images))[1])
+    loss = TrainingLoss(pipeline.model.scenetok, draws_latents=draws)
+    batch, _ = pipeline.datamanager.next_train(3)
+    loss.prepare(3)
+    loss(batch)
+    assert given == [loss.generator if draws else None]

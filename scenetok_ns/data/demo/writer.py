@@ -86,12 +86,16 @@ def write_demo_data(
     if unknown or sum(num_scenes.values()) < 1 or min(num_scenes.values()) < 0:
         raise ValueError(f"write_demo_data: expected numbers of scenes for {SPLITS}, got {num_scenes}")
     threads = ThreadPoolExecutor(workers or os.cpu_count(), initializer=_one_thread)
-    with atomic_folder(output) as folder, threads as pool:
-        for split in SPLITS:
-            indices = range(num_scenes.get(split, 0))
-            if indices:
-                scenes = pool.map(lambda i, split=split: make_scene(seed, split, i, num_frames, size, depth), indices)
-                WRITERS[layout](folder / split, scenes, on_scene)
+    before = torch.get_num_threads()
+    try:
+        with atomic_folder(output) as folder, threads as pool:
+            for split in SPLITS:
+                indices = range(num_scenes.get(split, 0))
+                if indices:
+                    made = pool.map(lambda i, split=split: make_scene(seed, split, i, num_frames, size, depth), indices)
+                    WRITERS[layout](folder / split, made, on_scene)
+    finally:
+        torch.set_num_threads(before)  # a part of what the pool set, MKL's, is the whole process's
 
 
 def _one_thread() -> None:

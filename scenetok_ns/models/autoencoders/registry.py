@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from scenetok_ns.models.autoencoders import conv, pixel, vavae, video_dcae, wan
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace, to_channels_last
-from scenetok_ns.models.presets import AutoencoderConfig
+from scenetok_ns.models.presets import AutoencoderConfig, Encoding, Preset
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
 
 Use = Literal["online", "precompute"]
@@ -37,6 +37,8 @@ class _Entry:
     space: Callable[[AutoencoderConfig], LatentSpace]
     pretrained: _Pretrained | None = None
     build: Callable[[LatentSpace], Autoencoder] | None = None
+    samples: bool = False
+    """Whether images become a Gaussian, of which latents may be drawn."""
 
 
 def _load_vavae(space: LatentSpace, path: Path, device: torch.device, dtype: torch.dtype, use: Use) -> Autoencoder:
@@ -73,6 +75,7 @@ _ENTRIES: dict[str, _Entry] = {
             _load_vavae,
             {"online": torch.bfloat16, "precompute": torch.float32},
         ),
+        samples=True,
     ),
     "video_dcae": _Entry(
         video_dcae.video_dcae_latent_space,
@@ -98,6 +101,19 @@ _ENTRIES: dict[str, _Entry] = {
 def latent_space(config: AutoencoderConfig) -> LatentSpace:
     """Layout, sizes and statistics of an autoencoder; needs neither its weights nor its library."""
     return _entry(config).space(config)
+
+
+def check_encoding(preset: Preset, encoding: Encoding, option: str) -> None:
+    """Raise ValueError for an encoding that would change nothing, or is unknown. `option` is the flag that set it."""
+    if encoding not in get_args(Encoding):
+        raise ValueError(f"{option}: expected {', '.join(get_args(Encoding))}, got {encoding!r}")
+    config = preset.context_autoencoder
+    draws_tokens = encoding == "published" and preset.scene_generator is None
+    if encoding != "mean" and not draws_tokens and not _entry(config).samples:
+        raise ValueError(
+            f"{option} {encoding} would change nothing: the {config.name} autoencoder of preset {preset.name} has one "
+            "latent for each image; leave it out"
+        )
 
 
 def build_autoencoder(

@@ -171,13 +171,16 @@ class RenderingEngine:
         return tokens
 
     def encode(
-        self, autoencoder: Autoencoder, images: Float[Tensor, "b v 3 height width"]
+        self,
+        autoencoder: Autoencoder,
+        images: Float[Tensor, "b v 3 height width"],
+        noise: torch.Generator | None = None,
     ) -> Float[Tensor, "b v c h w"]:
-        """Return normalised latents of images in [0, 1]."""
+        """Return normalised latents of images in [0, 1]; `noise` as in `Autoencoder.encode_raw`."""
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                latents = self.inference_copy(autoencoder).encode(images)
+                latents = self.inference_copy(autoencoder).encode(images, noise=noise)
             yield self._finished(latents, self._compute_stream)
 
         (latents,) = self._results(start, None, images)
@@ -189,6 +192,7 @@ class RenderingEngine:
         autoencoder: Autoencoder,
         images: Float[Tensor, "b v 3 height width"],
         cameras: CameraBatch,
+        noise: torch.Generator | None = None,
     ) -> Float[Tensor, "b N 2*dim"]:
         """Encode context views and return the compressor's parameters of the scene tokens.
 
@@ -197,13 +201,13 @@ class RenderingEngine:
             autoencoder: Autoencoder of context views.
             images: Context views in [0, 1].
             cameras: Their cameras as the compressor must see them, relative to one of them.
+            noise: As in `Autoencoder.encode_raw`.
         """
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                latents = self.inference_copy(autoencoder).encode(
-                    images
-                )  # first: the device works while the rest is asked
+                # First: the device works while the rest is asked.
+                latents = self.inference_copy(autoencoder).encode(images, noise=noise)
                 engine = self._compressing_engine(compressor)
             yield self._finished(engine.gaussian_parameters(latents, cameras), self._compute_stream)
 
