@@ -20,6 +20,10 @@ from typing import Any, BinaryIO
 
 UNFINISHED = re.compile(r"\..+\.(?P<pid>\d+)@(?P<machine>[^@.]+)\.part")
 """Names of unfinished files and folders."""
+EARLIER = re.compile(r"\.render-(?P<pid>\d+)@(?P<machine>[^@.]+)-[a-z0-9_]{8}|\..+\.ckpt\.\d+\.unfinished")
+"""Names that earlier versions gave to unfinished renders and checkpoints."""
+EARLIER_ENDING = r"(\.part)?-[a-z0-9_]{8}"
+"""What earlier versions added to `.NAME` while they filled the folder NAME."""
 LEFTOVER_AGE_S = 24 * 3600.0
 """Age from which an unfinished thing of another machine, in which nothing changes, counts as left behind."""
 REPLACED, JOURNAL = ".replaced", ".moves.json"
@@ -118,6 +122,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     check_absent(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_earlier_leftovers(folder)
     with _unfinished(folder) as unfinished:
         try:
             unfinished.mkdir()
@@ -192,7 +197,7 @@ def remove_leftovers(folder: Path, *, nested: bool = True) -> None:
     """
     if not folder.is_dir():
         return
-    for path in list(folder.rglob(".*.part") if nested else folder.glob(".*.part")):
+    for path in list(folder.rglob(".*") if nested else folder.glob(".*")):
         with suppress(FileNotFoundError):  # finished, or removed by another process
             if _is_left_behind(path):
                 if (path / JOURNAL).exists():
@@ -201,13 +206,27 @@ def remove_leftovers(folder: Path, *, nested: bool = True) -> None:
 
 
 def _is_left_behind(path: Path) -> bool:
-    owner = UNFINISHED.fullmatch(path.name)
+    owner = UNFINISHED.fullmatch(path.name) or EARLIER.fullmatch(path.name)
     if owner is None:
         return False
-    if owner["machine"] != _machine():
-        return time.time() - _last_change(path) > LEFTOVER_AGE_S
-    number = int(owner["pid"])
+    found = owner.groupdict()
+    if found.get("machine") != _machine():
+        return _is_old(path)
+    number = int(found["pid"])
     return path.name not in _live if number == os.getpid() else not _runs(number)
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - _last_change(path) > LEFTOVER_AGE_S
+
+
+def _remove_earlier_leftovers(target: Path) -> None:
+    """Remove folders that killed processes of earlier versions were filling to become `target`, by their age."""
+    ending = re.compile(re.escape(f".{target.name}") + EARLIER_ENDING)
+    for path in target.parent.glob(".*") if target.parent.is_dir() else ():
+        with suppress(FileNotFoundError):
+            if ending.fullmatch(path.name) and path.is_dir() and _is_old(path):
+                _discard(path)
 
 
 @contextmanager
