@@ -39,11 +39,11 @@ def report(
         variant: Variant of a sweep whose pictures the page shows, by the name of its folder; default: the first.
         options: See the options.
     """
+    positive("--max-scenes", options.max_scenes)
+    positive("--max-views", options.max_views)
     console = plain_console()
     folder = run if (run / FIGURES).is_file() else default_folder(run)
     read_figures(folder)
-    positive("--max-scenes", options.max_scenes)
-    positive("--max-views", options.max_views)
     path = output or folder / PAGE
     check_replaceable(path, lambda file: begins_with(file, (MARK.encode(),)), "a page of `scenetok report`")
     if options.videos and put_ffmpeg_on_path() is None:

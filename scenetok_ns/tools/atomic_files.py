@@ -6,6 +6,7 @@ killed ones have left in a folder before it first writes there, and `remove_left
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -129,10 +130,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             yield unfinished
             os.replace(unfinished, folder)
         except OSError as error:
-            place = unfinished if error.filename is None else Path(error.filename)
-            if isinstance(error, CannotWriteError) or (error.errno is not None and place.is_relative_to(unfinished)):
+            if isinstance(error, CannotWriteError) or _is_about(error, unfinished):
                 raise CannotWriteError(folder, error) from error
             raise
+
+
+def _is_about(error: OSError, unfinished: Path) -> bool:
+    """Whether an error is about writing to a folder, rather than about reading what goes into it."""
+    if error.filename is None:  # of a file that is open: which one is not known
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    return error.errno is not None and Path(os.fsdecode(error.filename)).is_relative_to(unfinished)
 
 
 def check_absent(folder: Path) -> None:

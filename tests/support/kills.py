@@ -24,7 +24,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,8 @@ class Materials:
         few = ("--steps", 2)
         return {
             "import": command(
-                "import", "--preset", f"{big}.yaml", "--checkpoint", f"{big}.ckpt", "--data", data, "--output", "out"
+                "import", "--preset", f"{big}.yaml", "--checkpoint", f"{big}.ckpt", "--data", self.root / "small",
+                "--output", "out",
             ),
             "open": command("open", run, "--output", "out", "--seed", 3),
             "encode": command("encode", "--data", data, "--output", "scene.safetensors"),
@@ -292,8 +293,11 @@ class Materials:
             )
         )
 
-    def make(self) -> None:
-        """Write the inputs. Runs in a process of its own, so that threads of torch's don't come into forks."""
+    def make(self, commands: Collection[str]) -> None:
+        """Write the inputs of these commands.
+
+        Runs in a process of its own, so that threads of torch's don't come into forks.
+        """
         import yaml
         from support.released_files import random_state, write_lightning
         from support.room_pictures import walk, write_photographs
@@ -301,12 +305,14 @@ class Materials:
 
         from scenetok_ns.models.presets import load_preset
 
-        command("demo-data", "--train", 2, "--test", 2, "--output", self.root / "data")()
-        command(
-            "encode", "--no-run-folder", "--data", self.root / "data", "--output", self.root / "tokens.safetensors"
-        )()
+        if set(commands) & {"encode", "latents", "render", "export-dataset"}:
+            command("demo-data", "--train", 2, "--test", 2, "--output", self.root / "data")()
+        if {"render", "export-dataset"} & set(commands):
+            words = ("--data", self.root / "data", "--output", self.root / "tokens.safetensors")
+            command("encode", "--no-run-folder", *words)()
+        if "capture" in commands:
+            write_photographs(self.root / "photographs", walk(9))
         write_small_re10k(self.root / "small")
-        write_photographs(self.root / "photographs", walk(9))
         write_lightning(self.root / "small.ckpt", random_state(load_preset(str(PRESET))))
         command(
             "import", "--preset", PRESET, "--checkpoint", self.root / "small.ckpt", "--data", self.root / "small",
@@ -319,7 +325,7 @@ class Materials:
         write_lightning(self.root / "big.ckpt", random_state(load_preset(str(self.root / "big.yaml"))))
         command(
             "import", "--preset", self.root / "big.yaml", "--checkpoint", self.root / "big.ckpt", "--data",
-            self.root / "data", "--output", self.root / "run",
+            self.root / "small", "--output", self.root / "run",
         )()  # fmt: skip
 
 
@@ -420,7 +426,7 @@ def content_of_names(place: Path) -> list[str]:
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("commands", nargs="*", help="default: all")
+    parser.add_argument("commands", nargs="*", help="default: all eleven")
     parser.add_argument("--count", type=int, default=10, help="kills of each kind and command")
     parser.add_argument("--kinds", nargs="+", choices=("time", "writes"), default=["time", "writes"])
     given = parser.parse_args(words)
@@ -436,14 +442,15 @@ def _run(root: Path, commands: list[str], count: int, kinds: tuple[str, ...]) ->
     _import_everything()
     materials = Materials(root / "materials")
     materials.root.mkdir()
-    made = fork(materials.make, materials.root, root / "materials.log")
+    actions = materials.actions()
+    commands = commands or list(actions)
+    made = fork(lambda: materials.make(commands), materials.root, root / "materials.log")
     if made.code:
         print((root / "materials.log").read_text(errors="replace")[-3000:])
         return 1
-    actions = materials.actions()
     outcomes = []
     with server(materials.address):
-        for name in commands or list(actions):
+        for name in commands:
             outcome = try_command(name, actions[name], root / "place", count, kinds)
             outcomes.append(outcome)
             print(
