@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Idle threads of torch sleep instead of holding a core that another process needs (docs/performance.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-browser lint notebooks venv clean
+.PHONY: demo test test-browser kills lint notebooks venv clean
 
 demo: $(STAMP)
 	$(BIN)/scenetok demo
@@ -23,6 +23,10 @@ test: $(STAMP) lint
 test-browser: export OMP_NUM_THREADS := 1
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser
+
+# Kills eleven commands with -9, twenty times each, and compares what reruns give (20 minutes).
+kills: $(STAMP)
+	$(BIN)/python tests/support/kills.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -106,6 +106,7 @@ def captures_in(data: Path) -> list[Path]:
 
 def _advice(data: Path) -> str:
     """What to do with data without cameras that we read."""
+    data = data if data.name else data.absolute()  # `.`
     capturing = command("scenetok", "capture", data, "--output", f"{data.with_suffix('')}-capture")
     if is_unposed(data):
         return unposed_line(data)

@@ -117,6 +117,9 @@ def _about_file(error: Exception, frames: Sequence[FrameType]) -> str | None:
             return _about_config(Path(values["config_path"]), error, is_read="config" in values)
         if _is_stock(frame, "eval_load_checkpoint") and not _goes_on(frame, frames):
             return _about_checkpoints(Path(values["config"].load_dir), error)
+        steps = getattr(values.get("self"), "interpolation_steps", 1)
+        if isinstance(steps, int) and steps < 1 and code.co_name == "main":
+            return f"--interpolation-steps must be at least 1, got {steps}"
         path = getattr(values.get("self"), "camera_path_filename", None)
         if path is not None and "pipeline" in values:
             return _about_camera_path(Path(path))

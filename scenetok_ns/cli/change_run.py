@@ -204,8 +204,8 @@ def change_photograph(config: RunFolderConfig, options: PhotographOptions) -> Ph
     preset = load_preset(config.pipeline.model.preset)
     if preset.scene_generator is None:
         raise DataError(
-            f"preset {preset.name} encodes scenes from many posed photographs; a single one needs a run of a scenegen "
-            "method"
+            f"--image: preset {preset.name} encodes scenes from many posed photographs; a single one needs a run of a "
+            "scenegen method"
         )
     values = given(options)
     image = values.pop("image").absolute()

@@ -8,9 +8,13 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from scenetok_ns.tools.errors import UsageError
+
 Layout = Literal["re10k", "dl3dv"]
 TRAIN, TEST, FRAMES, SIZE = 56, 8, 48, 64
 """Defaults: numbers of scenes, pictures of each scene, their width and height in pixels."""
+MOST_SCENES, MOST_PIXELS = 1_000_000, 1 << 26
+"""Largest number of scenes of a split, and of pixels of all pictures of a scene, which are made together."""
 
 
 def write_rooms(
@@ -25,6 +29,14 @@ def write_rooms(
     depth: bool = True,
 ) -> None:
     """Write `train` and `test` scenes to a new folder; see `scenetok demo-data`."""
+    for option, count in (("--train", train), ("--test", test)):
+        if not 0 <= count <= MOST_SCENES:
+            raise UsageError(f"{option} must be from 0 to {MOST_SCENES:,}, got {count}")
+    if frames < 2 or size < 8 or frames * size**2 > MOST_PIXELS:
+        raise UsageError(
+            f"expected at least 2 --frames of --size 8, and up to {MOST_PIXELS:,} pixels in a scene; got {frames} of "
+            f"{size} x {size}"
+        )
     from scenetok_ns.data.demo.scenes import Split
     from scenetok_ns.data.demo.writer import write_demo_data
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import tyro
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.console import Console
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.released_files import RELEASED_FILES, HubFile, ReleasedFile, Role, files_of, weights_folder
 from scenetok_ns.tools.download_records import record, recorded
-from scenetok_ns.tools.downloads import DownloadError, check_space, looks_like_text, part_size, readable
+from scenetok_ns.tools.downloads import DownloadError, check_space, clear_finished, looks_like_text, part_size, readable
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
@@ -52,6 +53,8 @@ def download(
     if preset is None:
         known = ", ".join(name for name in preset_names() if files_of(load_preset(name)))
         raise ValueError(f"name a preset to download, or list all files with --list; presets: {known}")
+    if mirror is not None:
+        check_mirror(mirror)
     wanted = {role: Wanted(file, to, mirror) for role, file in needed_files(preset).items()}
     check_output(load_preset(preset), output, data)
     for file in wanted.values():
@@ -70,6 +73,17 @@ def download(
 
     weights: dict[str, Path | None] = {role: paths.get(role) for role in ("context", "target")}  # type: ignore[call-overload]
     make_run(preset, paths["checkpoint"], paths.get("tokenizer"), weights, output, data)
+
+
+def check_mirror(address: str) -> None:
+    """Raise UsageError for an address that no request can go to."""
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(f"--mirror: expected an address such as https://example.org/files, got {address!r}")
 
 
 def needed_files(preset: str) -> dict[Role, ReleasedFile]:
@@ -166,6 +180,7 @@ class Wanted:
         """The file, downloaded if need be, and compared with what is known of it. Raises DownloadError."""
         try:
             path = self.found() or self._download()
+            clear_finished(path)
             self._check(path, accept_changed)
             return path
         except DownloadError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from scenetok_ns.cli.scene_jobs import Split, chosen_shard, job_label, open_split, print_report, scene_progress
+from scenetok_ns.tools.devices import named_device
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
@@ -75,7 +76,7 @@ def latents(
 
     configuration = load_preset(preset)
     config = configuration.context_autoencoder if role == "context" else configuration.target_autoencoder
-    where = _own_device() if device is None else _named_device(device)
+    where = _own_device() if device is None else named_device(device)
     dtype = default_dtype(config, where, "precompute") if precision == "auto" else getattr(torch, precision)
     job = LatentJob(
         root=output,
@@ -138,17 +139,6 @@ def _own_device() -> torch.device:
             f"LOCAL_RANK or SLURM_LOCALID is {local!r}, expected a whole number; unset it, or give --device"
         )
     return torch.device("cuda", int(local) % torch.cuda.device_count())
-
-
-def _named_device(name: str) -> torch.device:
-    """Raises UsageError for a device that this machine does not have."""
-    import torch
-
-    count = torch.cuda.device_count()
-    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
-    if name not in known:
-        raise UsageError(f"--device {name}: this machine has {', '.join(known)}")
-    return torch.device(name)
 
 
 def _sha256(weights: Path) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from traceback import print_exception
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from scenetok_ns.tools.errors import (
     FAILURE,
     INTERRUPTED,
     REPORT,
+    TERMINATED,
     USAGE,
     UsageError,
     described,
@@ -56,6 +62,8 @@ COMMANDS = {
 """Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""
 
 
+LONGEST = 1500
+"""Characters of an error that are printed."""
 DASHED, OPTION = re.compile(r"-[^-\d.].*"), re.compile(r"--[^=]+")
 """Values that a parser would take for options, and options without a value."""
 
@@ -71,20 +79,28 @@ def usage() -> str:
 def entrypoint(args: list[str] | None = None) -> None:
     """Run the subcommand that the first of `args` names (None: sys.argv).
 
-    Ends in SystemExit with status 2 for wrong options, 1 for any other failure that is not a bug, 130 for Ctrl-C; each
-    prints one line. Bugs keep their traceback.
+    Ends in SystemExit with status 2 for wrong options, 1 for any other failure that is not a bug, 130 for Ctrl-C and
+    143 for SIGTERM; each prints one line. Bugs keep their traceback.
     """
     let_idle_threads_sleep()  # before torch is imported
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
+        try:
+            print(usage(), flush=True)
+        except BrokenPipeError:
+            _stop_reading(None)
         return
     if name not in COMMANDS:
         _stop(None, f"unknown command {name!r}; known: {', '.join(sorted(COMMANDS))}", USAGE)
     try:
-        _run(name, rest)
+        with _terminable():
+            _run(name, rest)
     except KeyboardInterrupt:
         _stop(name, "interrupted", INTERRUPTED)
+    except _Terminated:
+        _stop(name, "terminated", TERMINATED)
+    except BrokenPipeError:
+        _stop_reading(name)
     except Exception as error:
         line = described(error)
         if line is None or wants_traceback():
@@ -120,6 +136,34 @@ def attached(args: list[str]) -> list[str]:
     return found
 
 
+class _Terminated(BaseException):
+    """SIGTERM has come; what is unfinished is removed on the way out, as after Ctrl-C."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise _Terminated, unless someone else handles it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _stop_reading(name: str | None) -> NoReturn:
+    """End since nobody reads the output any more, as in `scenetok ... | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it ends
+    _stop(name, "the program that reads the output has ended", FAILURE)
+
+
 class CommandFailed(SystemExit):
     """Ends the process with an exit code; its text is the line that was printed."""
 
@@ -130,5 +174,7 @@ class CommandFailed(SystemExit):
 
 def _stop(name: str | None, line: str, status: int) -> NoReturn:
     text = f"scenetok{f' {name}' if name else ''}: {line}"
+    if len(text) > LONGEST:  # a name of thousands of characters
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     print_error(text)
     raise CommandFailed(text, status) from None

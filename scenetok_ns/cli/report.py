@@ -40,11 +40,11 @@ def report(
     """
     from scenetok_ns.evaluation.report import page, read_figures
 
+    positive("--max-scenes", options.max_scenes)
+    positive("--max-views", options.max_views)
     console = plain_console()
     folder = run if (run / FIGURES).is_file() else default_folder(run)
     read_figures(folder)
-    positive("--max-scenes", options.max_scenes)
-    positive("--max-views", options.max_views)
     path = output or folder / PAGE
     check_replaceable(path, lambda file: begins_with(file, (MARK.encode(),)), "a page of `scenetok report`")
     if options.videos and put_ffmpeg_on_path() is None:

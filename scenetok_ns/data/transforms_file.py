@@ -80,6 +80,9 @@ class TransformsFile:
     """Split ("train", "val", "test") -> file paths, where the file lists some."""
 
 
+SPLIT_LISTS = ("train_filenames", "val_filenames", "test_filenames")
+
+
 def read_transforms(path: Path) -> TransformsFile:
     """Read a transforms.json.
 
@@ -94,13 +97,16 @@ def read_transforms(path: Path) -> TransformsFile:
     frames = content.get("frames")
     if not isinstance(frames, list) or not frames:
         raise DataError(f"{path} has no frames: expected an object with a list `frames` of pictures and poses")
+    for name in SPLIT_LISTS:
+        if not isinstance(content.get(name, []), list):
+            raise DataError(f"{path}: {name} is a {type(content[name]).__name__}, expected a list of file paths")
     return TransformsFile(
         path,
         tuple(frame_of(path, number, frame, content) for number, frame in enumerate(frames)),
         {
             split: tuple(_slashes(str(name)) for name in content[f"{split}_filenames"])
             for split in ("train", "val", "test")
-            if isinstance(content.get(f"{split}_filenames"), list)
+            if f"{split}_filenames" in content
         },
     )
 

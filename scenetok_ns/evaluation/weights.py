@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import torch
 
+from scenetok_ns.data.scenes import DataError
 from scenetok_ns.tools.digests import sha256_of
 
 PROBE_TIMEOUT_S = 10.0
@@ -40,9 +41,11 @@ class WeightFile:
     def find(self, given: Path | None, download: bool) -> Path:
         """The file: `given`, or in torch's hub folder, or downloaded there if `download`.
 
-        Raises MissingWeightsError if it is nowhere, or is not the published file.
+        Raises MissingWeightsError if it is nowhere, or is not the published file; DataError if `given` is not there.
         """
         path = given or self.hub_path
+        if given is not None and not given.is_file():
+            raise DataError(f"--{self.option.replace('_', '-')}: {self._where(given)}")
         if given is None and not path.is_file() and download and self.downloads:
             self._download()
         if not path.is_file():

@@ -141,8 +141,11 @@ def _check_is_zip(path: Path) -> None:
         raise CheckpointError(f"{path}: no such file")
     if zipfile.is_zipfile(path):
         return
-    with path.open("rb") as file:
-        begins_as_zip = file.read(4) == b"PK\x03\x04"
+    try:
+        with path.open("rb") as file:
+            begins_as_zip = file.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     size = path.stat().st_size
     if begins_as_zip:
         raise CheckpointError(f"{path}: truncated, it ends after {size} bytes without its directory; download it again")

@@ -6,6 +6,7 @@ killed ones have left in a folder before it first writes there, and `remove_left
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -20,6 +21,10 @@ from typing import Any, BinaryIO
 
 UNFINISHED = re.compile(r"\..+\.(?P<pid>\d+)@(?P<machine>[^@.]+)\.part")
 """Names of unfinished files and folders."""
+EARLIER = re.compile(r"\.render-(?P<pid>\d+)@(?P<machine>[^@.]+)-[a-z0-9_]{8}|\..+\.ckpt\.\d+\.unfinished")
+"""Names that earlier versions gave to unfinished renders and checkpoints."""
+EARLIER_ENDING = r"(\.part)?-[a-z0-9_]{8}"
+"""What earlier versions added to `.NAME` while they filled the folder NAME."""
 LEFTOVER_AGE_S = 24 * 3600.0
 """Age from which an unfinished thing of another machine, in which nothing changes, counts as left behind."""
 REPLACED, JOURNAL = ".replaced", ".moves.json"
@@ -118,16 +123,23 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     check_absent(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_earlier_leftovers(folder)
     with _unfinished(folder) as unfinished:
         try:
             unfinished.mkdir()
             yield unfinished
             os.replace(unfinished, folder)
         except OSError as error:
-            place = unfinished if error.filename is None else Path(error.filename)
-            if isinstance(error, CannotWriteError) or (error.errno is not None and place.is_relative_to(unfinished)):
+            if isinstance(error, CannotWriteError) or _is_about(error, unfinished):
                 raise CannotWriteError(folder, error) from error
             raise
+
+
+def _is_about(error: OSError, unfinished: Path) -> bool:
+    """Whether an error is about writing to a folder, rather than about reading what goes into it."""
+    if error.filename is None:  # of a file that is open: which one is not known
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    return error.errno is not None and Path(os.fsdecode(error.filename)).is_relative_to(unfinished)
 
 
 def check_absent(folder: Path) -> None:
@@ -192,7 +204,7 @@ def remove_leftovers(folder: Path, *, nested: bool = True) -> None:
     """
     if not folder.is_dir():
         return
-    for path in list(folder.rglob(".*.part") if nested else folder.glob(".*.part")):
+    for path in list(folder.rglob(".*") if nested else folder.glob(".*")):
         with suppress(FileNotFoundError):  # finished, or removed by another process
             if _is_left_behind(path):
                 if (path / JOURNAL).exists():
@@ -201,13 +213,27 @@ def remove_leftovers(folder: Path, *, nested: bool = True) -> None:
 
 
 def _is_left_behind(path: Path) -> bool:
-    owner = UNFINISHED.fullmatch(path.name)
+    owner = UNFINISHED.fullmatch(path.name) or EARLIER.fullmatch(path.name)
     if owner is None:
         return False
-    if owner["machine"] != _machine():
-        return time.time() - _last_change(path) > LEFTOVER_AGE_S
-    number = int(owner["pid"])
+    found = owner.groupdict()
+    if found.get("machine") != _machine():
+        return _is_old(path)
+    number = int(found["pid"])
     return path.name not in _live if number == os.getpid() else not _runs(number)
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - _last_change(path) > LEFTOVER_AGE_S
+
+
+def _remove_earlier_leftovers(target: Path) -> None:
+    """Remove folders that killed processes of earlier versions were filling to become `target`, by their age."""
+    ending = re.compile(re.escape(f".{target.name}") + EARLIER_ENDING)
+    for path in target.parent.glob(".*") if target.parent.is_dir() else ():
+        with suppress(FileNotFoundError):
+            if ending.fullmatch(path.name) and path.is_dir() and _is_old(path):
+                _discard(path)
 
 
 @contextmanager

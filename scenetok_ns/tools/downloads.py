@@ -126,6 +126,14 @@ def readable(count: int) -> str:
     return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
 
 
+def clear_finished(target: Path) -> None:
+    """Remove what lies beside a file whose download was killed after the file had got its name."""
+    if not target.is_file() or not any(path.exists() for path in (_facts_file(target), _lock_file(target))):
+        return
+    with suppress(DownloadError), _alone(target):  # an error: another process is about to do it
+        _discard(target)
+
+
 def part_size(target: Path) -> int:
     """Bytes of an unfinished download of `target` that are there."""
     return _size(_part(target))
@@ -324,6 +332,10 @@ def _facts_file(target: Path) -> Path:
     return target.with_name(target.name + PART + ".json")
 
 
+def _lock_file(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -342,7 +354,7 @@ def _alone(target: Path) -> Iterator[None]:
     """Keep other processes from the same part. Raises DownloadError if one is at it."""
     from filelock import FileLock, Timeout
 
-    path = target.with_name(f".{target.name}.lock")
+    path = _lock_file(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)

@@ -12,8 +12,8 @@ from types import FrameType, TracebackType
 
 TRACEBACK = "SCENETOK_TRACEBACK"
 """Environment variable; if set, every error also shows where it comes from."""
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
-"""Exit codes of commands: wrong options, everything else that failed, Ctrl-C."""
+USAGE, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+"""Exit codes of commands: wrong options, everything else that failed, Ctrl-C, SIGTERM."""
 REPORT = "this is a bug in scenetok_ns: please report it with the traceback above"
 
 PACKAGE = Path(__file__).resolve().parents[1]

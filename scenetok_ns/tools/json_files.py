@@ -15,6 +15,7 @@ class JsonError(ValueError):
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises JsonError, which does not name the file, for one that cannot be read."""
     try:
+        check_no_device(path)
         return json.loads(path.read_text("utf-8-sig"))  # with or without a byte order mark
     except UnicodeDecodeError:
         problem = "it is not UTF-8 text"
@@ -25,6 +26,12 @@ def read_json(path: Path) -> Any:
     except ValueError as error:  # json's own, and Python's about numbers of thousands of digits
         problem = f"it is not JSON: {str(error).splitlines()[0]}"
     raise JsonError(problem)
+
+
+def check_no_device(path: Path) -> None:
+    """Raise OSError for a device, such as /dev/zero, that can be read from without an end."""
+    if path.is_char_device() or path.is_block_device():
+        raise OSError("it is a device, not a file")
 
 
 def number(value: Any, name: str, *, above: float = -math.inf, below: float = math.inf) -> float:

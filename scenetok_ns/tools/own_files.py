@@ -25,6 +25,31 @@ def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> 
             raise FileExistsError(f"--output: {path} is there, and is not {kind}; choose another name, or remove it")
 
 
+def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], kind: str) -> None:
+    """Raise OSError if `folder` is there and holds something, and is not a folder that the command writes.
+
+    Args:
+        folder: Folder that is to be filled.
+        mark: Name of a file that the command writes there before all others.
+        is_own: Whether a file of that name is the command's.
+        kind: What the command's folder holds, in words.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise FileNotFoundError(f"--output: {folder} is a link to something that is not there; choose another folder")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise NotADirectoryError(f"--output: {folder} is a file; give the name of a folder")
+    if not any(folder.iterdir()):
+        return
+    try:
+        own = (folder / mark).is_file() and is_own(folder / mark)
+    except (ValueError, OSError):
+        own = False
+    if not own:
+        raise FileExistsError(f"--output: {folder} holds something else than {kind}; choose another folder")
+
+
 def begins_with(path: Path, marks: tuple[bytes, ...], count: int = 4096) -> bool:
     """Whether the first bytes of a file hold all of `marks`."""
     with path.open("rb") as file:

@@ -82,6 +82,39 @@ def test_exit_codes_tell_usage_failure_and_interrupts_apart(
     assert "Traceback" in printed and printed.splitlines()[-1].endswith("please report it with the traceback above")
 
 
+SLEEPS = """
+import os, signal, sys, time
+from scenetok_ns.cli import main
+from scenetok_ns.tools.atomic_files import atomic_folder
+from pathlib import Path
+
+def work(name, args):
+    with atomic_folder(Path(sys.argv[1])) as folder:
+        (folder / "half").touch()
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        time.sleep(60)
+
+main._run = work
+main.entrypoint(["report"])
+"""
+
+
+@pytest.mark.parametrize(("name", "code", "said"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
+def test_signals_end_a_command_in_one_line_and_leave_nothing(name: str, code: int, said: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SLEEPS, str(tmp_path / "out"), name], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, f"scenetok report: {said}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_nobody_reads_ends_in_one_line() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-c", "from scenetok_ns.cli.main import entrypoint; entrypoint(['--help'])"]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "scenetok: the program that reads the output has ended\n")
+
+
 def test_values_that_begin_with_a_dash_are_values() -> None:
     assert attached(["--output", "-x", "--seed", "-3", "-h"]) == ["--output=-x", "--seed", "-3", "-h"]
     assert attached(["--a=b", "-x", "--flag", "--output", "y"]) == ["--a=b", "-x", "--flag", "--output", "y"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import lpips as library
 
+from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.perceptual import lpips, lpips_of, stlpips
 from scenetok_ns.evaluation.weights import (
     I3D_FILE,
@@ -91,7 +92,7 @@ def test_a_missing_file_is_named_with_what_to_do(option: str, tmp_path: Path, mo
     message = str(caught.value)
     assert file.name in message and str(tmp_path) in message and "--" + option.replace("_", "-") in message
     assert ("--download" in message) == (option == "lpips_weights") and "\n" not in message
-    with pytest.raises(MissingWeightsError, match="there is no file"):
+    with pytest.raises(DataError, match=f"--{option.replace('_', '-')}: there is no file"):
         file.find(tmp_path / "none.pth", download=False)
 
 

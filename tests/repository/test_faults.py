@@ -12,6 +12,7 @@ from PIL import Image
 from support.command_line import scenetok
 from support.fault_cases import Table
 from support.fault_runner import CLEAR, Verdict, figures, judge
+from support.fault_tools import MoreFaults
 from support.released_files import random_state, write_lightning
 from support.scene_files import write_dl3dv
 from support.small_runs import FRAMES, GENERATOR, PRESET, write_small_re10k
@@ -20,7 +21,7 @@ from scenetok_ns.data.anchors import trajectory
 from scenetok_ns.data.camera_path_files import write_camera_path
 from scenetok_ns.models.presets import load_preset
 
-LEAST = 400
+LEAST = 1500
 """Inputs that the table must have."""
 
 
@@ -52,7 +53,7 @@ def verdicts(place: Path) -> list[Verdict]:
 
 
 def judged(place: Path) -> Iterator[Verdict]:
-    for fault in Table(place).all():
+    for fault in (*Table(place).all(), *MoreFaults(place).all()):
         yield judge(fault)
 
 

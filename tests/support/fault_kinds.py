@@ -35,6 +35,11 @@ def _folder(path: Path) -> None:
     path.mkdir()
 
 
+def _device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 def _bytes(content: bytes) -> Damage:
     def write(path: Path) -> None:
         path.write_bytes(content)
@@ -59,6 +64,7 @@ def _tail_of_zeros(path: Path) -> None:
 BINARY: dict[str, Damage] = {
     "missing": _remove,
     "a folder": _folder,
+    "a device": _device,
     "empty": _bytes(b""),
     "zeros": _zeros,
     "half of it": _half,

@@ -99,6 +99,20 @@ def test_what_others_work_on_stays(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "ours"])
 
 
+def test_what_earlier_versions_left_is_removed_too(tmp_path: Path) -> None:
+    node, dead = platform.node().replace(".", "-"), killed(lambda: None)
+    gone = [f".render-{dead}@{node}-a1b2c3d4", ".rooms-a1b2c3d4", ".rooms.part-a_b2c3d4", ".step-1.ckpt.77.unfinished"]
+    kept = [f".render-{os.getppid()}@{node}-a1b2c3d4", ".rooms.part-young_12", ".other-a1b2c3d4", ".rooms-a1b2c3"]
+    for name in (*kept, *gone):
+        (tmp_path / name).mkdir()
+        if "young" not in name:
+            os.utime(tmp_path / name, (0, 0))
+    with atomic_folder(tmp_path / "rooms"):
+        assert sorted(path.name for path in tmp_path.glob(".*") if ".rooms.0." not in path.name)
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "rooms"])
+
+
 def killed(work: Callable[[], None]) -> int:
     """Number of a process that did `work` and is gone."""
     number = os.fork()

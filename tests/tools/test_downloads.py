@@ -62,6 +62,17 @@ def test_a_file_that_is_there_is_not_asked_for(server: FileServer, tmp_path: Pat
 DOWNLOAD = "import sys, pathlib, scenetok_ns.tools.downloads as d; d.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
 
 
+def test_what_a_kill_after_the_last_move_leaves_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    for name in (".file.lock", "file.part.json"):
+        (tmp_path / name).touch()
+    downloads.clear_finished(target)
+    assert len(list(tmp_path.iterdir())) == 2, "a download under way is left alone"
+    target.write_bytes(b"whole")
+    downloads.clear_finished(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("part", [0.0, 0.8])
 def test_a_killed_download_is_continued_where_it_was(server: FileServer, tmp_path: Path, part: float) -> None:
     target, enough = tmp_path / NAME, threading.Event()

@@ -6,6 +6,8 @@ Everything goes through one SQLite database, so work that was interrupted contin
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -71,6 +73,9 @@ def require_pycolmap() -> Any:
         raise CaptureError(
             "finding cameras needs pycolmap: pip install 'scenetok-ns[capture]' (or pycolmap-cuda12 for a GPU)"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Its logging library prints a stack trace at SIGTERM in the place of what was set before.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     return pycolmap
 

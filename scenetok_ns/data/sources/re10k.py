@@ -18,7 +18,7 @@ from torch import Tensor
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
-from scenetok_ns.tools.json_files import JsonError, read_json
+from scenetok_ns.tools.json_files import JsonError, check_no_device, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,7 @@ class RE10KSource(SceneSource):
 def _open_chunk(path: Path) -> dict[str, dict[str, Any]]:
     torch.serialization.add_safe_globals(_numpy_arrays())
     try:
+        check_no_device(path)
         # Files of torch < 1.6 are not zip archives and cannot be mapped.
         chunk = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
     # A damaged file raises almost anything: UnpicklingError, RuntimeError, EOFError, KeyError, UnicodeDecodeError.

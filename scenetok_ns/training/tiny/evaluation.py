@@ -19,6 +19,7 @@ from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import Preset, SamplerConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
+from scenetok_ns.tools.atomic_files import atomic_file, write_atomically
 from scenetok_ns.training.tiny.run import HELD_OUT_SEED, PoolRun, as_views, mean_psnr
 
 FIRST_WINDOW, WINDOW_STRIDE = 4, 12
@@ -33,9 +34,9 @@ def write_figures(run: PoolRun, compressor: nn.Module, denoiser: nn.Module, scen
     evaluation = TinyEvaluation(run, compressor, denoiser, scenes)
     folder = run.options.output
     figures = evaluation.figures(folder / "samples.png")
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2))
+    write_atomically(folder / "figures.json", json.dumps(figures, indent=2).encode())
     curves = {"tokens": evaluation.token_curve(), "context_views": evaluation.view_curve()}
-    (folder / "curves.json").write_text(json.dumps(curves, indent=2))
+    write_atomically(folder / "curves.json", json.dumps(curves, indent=2).encode())
     draw_curves(curves, figures["nearest"], folder / "curves.png")
     return figures
 
@@ -107,7 +108,8 @@ class TinyEvaluation:
             if start == FIRST_WINDOW:
                 rows = torch.stack([frames, pictures["one_step"], pictures["sampled"]], 1)[:8].flatten(0, 1)
                 pixels = (rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).clamp(0, 1) * 255).byte()
-                Image.fromarray(pixels.cpu().numpy()).save(sheet)
+                with atomic_file(sheet) as file:
+                    Image.fromarray(pixels.cpu().numpy()).save(file, "PNG")
         return {name: sum(values) / len(values) for name, values in scores.items()}
 
     @torch.no_grad()
@@ -186,4 +188,5 @@ def draw_curves(curves: dict[str, dict[int, dict[str, float]]], nearest: float, 
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("PSNR in dB, held-out rooms")
     figure.axes[0].legend()
-    figure.savefig(path, dpi=100)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=100, format="png")

@@ -29,6 +29,8 @@ from scenetok_ns.models.presets import Preset, load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
 from scenetok_ns.models.weight_files import embedded_weights, load_weights, save_weights
+from scenetok_ns.tools.atomic_files import atomic_file, write_atomically
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.training.tiny.run import (
     HELD_OUT_SEED,
     TRAINING_SEED,
@@ -64,7 +66,7 @@ def run_training(options: GeneratorOptions) -> dict[str, float]:
     run.train()
     run.save()
     figures = run.evaluate()
-    (options.output / "figures.json").write_text(json.dumps(figures, indent=2))
+    write_atomically(options.output / "figures.json", json.dumps(figures, indent=2).encode())
     return figures
 
 
@@ -74,11 +76,12 @@ class GeneratorRun(PoolRun):
     options: GeneratorOptions
 
     def __init__(self, options: GeneratorOptions, preset: Preset) -> None:
+        if preset.scene_generator is None or preset.embedded_weights is None:
+            raise UsageError(f"--preset: expected a scene generator with a tokenizer of the package, got {preset.name}")
         super().__init__(options, preset)
         model = SceneTok(preset).to(self.device)
         self.compressor, self.denoiser, self.network = model.compressor, model.denoiser, model.scene_generator
         tokenizer = {"codec": self.codec, "compressor": self.compressor, "denoiser": self.denoiser}
-        assert preset.embedded_weights is not None, "only presets with an embedded tokenizer are trained here"
         load_weights(tokenizer, options.tokenizer or embedded_weights(preset.embedded_weights))
         for module in tokenizer.values():
             module.requires_grad_(False).eval()
@@ -236,7 +239,8 @@ class GeneratorRun(PoolRun):
         rows = torch.stack([torch.cat(frames, 1), *(torch.cat(pictures[n], 1) for n in ("encoded", "generated"))], 1)
         rows = rows[:SHEET_SCENES, :, ::2].flatten(0, 1)
         sheet = (rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).clamp(0, 1) * 255).byte()
-        Image.fromarray(sheet.cpu().numpy()).save(self.options.output / "samples.png")
+        with atomic_file(self.options.output / "samples.png") as file:
+            Image.fromarray(sheet.cpu().numpy()).save(file, "PNG")
 
 
 def float_views(batch: PoolBatch) -> LatentViews:

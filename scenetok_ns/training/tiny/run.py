@@ -22,6 +22,10 @@ from scenetok_ns.models.flow.losses import LatentViews
 from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.ops.graphs import capture, warm_up
 from scenetok_ns.models.presets import Preset
+from scenetok_ns.tools.atomic_files import remove_leftovers
+from scenetok_ns.tools.devices import named_device
+from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.tools.own_files import check_own_folder
 from scenetok_ns.tools.seeds import seeded_generator, word
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,12 @@ logger = logging.getLogger(__name__)
 TRAINING_SEED = scene_seed(0, "train", 1_000_000)
 """First scene of training. `scenetok demo-data` reaches neither these nor their neighbours."""
 HELD_OUT_SEED = scene_seed(0, "test", 0)
+LOG = "log.jsonl"
+"""The first file that a training writes; a folder that has one is a training's."""
+CODEC = "conv"
+"""The autoencoder that is trained here, by its name in presets."""
+FEWEST_FRAMES = 24
+"""Frames of a scene that training and evaluation take views from."""
 
 
 @dataclass
@@ -54,6 +64,31 @@ class PoolOptions:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_options(options: PoolOptions) -> None:
+    """Raise UsageError for an option that no training can have."""
+    least = {"batch_size": 1, "scenes": 1, "renew": 0, "frames_per_scene": FEWEST_FRAMES, "steps": 0}
+    least |= {"codec_steps": 0, "token_steps": 0, "codec_batch_size": 1}
+    for name, smallest in least.items():
+        if (value := getattr(options, name, smallest)) < smallest:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
+    for name in ("learning_rate", "seconds"):
+        if not 0 < (value := getattr(options, name)) < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, got {value:g}")
+    if not 0 <= (share := getattr(options, "regression", 0.0)) <= 1:
+        raise UsageError(f"--regression must be from 0 to 1, got {share:g}")
+    for name in ("resume", "resume_codec", "tokenizer"):
+        file = getattr(options, name, None)
+        if file is not None and not file.is_file():
+            raise UsageError(f"--{name.replace('_', '-')}: there is no file {file}")
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is the log of a training; one that was killed at its start has an empty log."""
+    with path.open("rb") as file:
+        first = file.readline(1 << 16)
+    return not first or first.startswith(b'{"stage": ')
+
+
 class PoolRun:
     """State of a training run: device, codec, random numbers and log."""
 
@@ -61,15 +96,23 @@ class PoolRun:
 
     def __init__(self, options: PoolOptions, preset: Preset) -> None:
         self.options, self.preset = options, preset
-        if options.cuda_graph and torch.device(options.device).type != "cuda":
+        check_options(options)
+        self.device = named_device(options.device)
+        if options.cuda_graph and self.device.type != "cuda":
             raise ValueError(f"--cuda-graph needs an NVIDIA GPU, and --device is {options.device}: leave it out")
+        if preset.context_autoencoder.name != CODEC:
+            raise UsageError(
+                f"--preset: the autoencoder of {preset.name} is {preset.context_autoencoder.name}; presets with "
+                f"{CODEC} are trained here, others with ns-train"
+            )
+        check_own_folder(options.output, LOG, _is_log, f"a training ({LOG} of train-tiny)")
         torch.manual_seed(word(options.seed))
         torch.set_float32_matmul_precision("high")
         options.output.mkdir(parents=True, exist_ok=True)
-        self.device = torch.device(options.device)
+        remove_leftovers(options.output)
         self.codec = ConvCodec().to(self.device).to(memory_format=torch.channels_last)
         self.generator = seeded_generator(options.seed, self.device)
-        self.log = (options.output / "log.jsonl").open("a")
+        self.log = (options.output / LOG).open("a")
         self._started = self._last = 0.0
         self._reported = 0
 

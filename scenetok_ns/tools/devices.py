@@ -1,0 +1,21 @@
+"""Names of devices that users give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scenetok_ns.tools.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def named_device(name: str) -> torch.device:
+    """The device that --device names. Raises UsageError if this machine does not have it."""
+    import torch
+
+    count = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    if name not in known:
+        raise UsageError(f"--device {name}: this machine has {', '.join(known)}")
+    return torch.device(name)
