@@ -53,9 +53,9 @@ def save_tensors(
 
 def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
     """The state of our pipeline with these networks (keys of the released checkpoints), for `save_tensors`."""
-    state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in networks.items()}
     import torch  # two seconds, which `--help` need not wait for
 
+    state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in networks.items()}
     state["_model.device_indicator_param"] = torch.empty(0)
     state["_model._extra_state"] = {"preset": preset}
     return state
@@ -63,7 +63,9 @@ def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
 
 def size_of(tensors: dict[str, Any]) -> int:
     """Bytes of all tensors: what a progress bar of `save_tensors` counts to."""
-    return sum(value.numel() * value.element_size() for value in tensors.values() if isinstance(value, Tensor))
+    import torch
+
+    return sum(value.numel() * value.element_size() for value in tensors.values() if isinstance(value, torch.Tensor))
 
 
 def link_checkpoints(source: Path, target: Path) -> None:

@@ -24,6 +24,20 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert all(name in done.stdout for name in COMMANDS)
 
 
+def test_options_of_commands_are_known_without_torch_and_nerfstudio() -> None:
+    """`scenetok COMMAND --help`, and complaints about options, take no seconds of imports; trainings need torch."""
+    quick = [module for name, (module, _) in COMMANDS.items() if not name.startswith("train-tiny")]
+    code = (
+        "import sys, importlib, tyro\n"
+        "for path in sys.argv[1:]:\n"
+        "    module, function = path.split(':')\n"
+        "    tyro.extras.get_parser(getattr(importlib.import_module(module), function))\n"
+        "    heavy = {'torch', 'numpy', 'nerfstudio', 'viser'} & set(sys.modules)\n"
+        "    assert not heavy, f'{path} imports {heavy}'\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *quick], check=True)
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_exists_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module, function = COMMANDS[name][0].split(":")

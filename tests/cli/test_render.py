@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,3 +181,16 @@ def test_tokens_without_cameras_need_a_path(workplace: Path, tmp_path: Path) -> 
     old.save(tmp_path / "old.safetensors")
     said = failure("render", "--tokens", tmp_path / "old.safetensors", "--output", tmp_path / "out")
     assert "the tokens of old hold no cameras to make a path from" in said
+
+
+def test_token_files_render_without_nerfstudio_as_a_run_renders_them(workplace: Path, tmp_path: Path) -> None:
+    """Nerfstudio's imports take longer than the pictures; they are the same pictures."""
+    words = ["render", "--tokens", str(workplace / "attic-scene.safetensors"), "--frames", "2", "--formats", "png"]
+    code = (
+        "import sys; from scenetok_ns.cli.main import entrypoint; entrypoint(sys.argv[1:]);"
+        "assert 'nerfstudio' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, *words, "--output", str(tmp_path / "quick")], check=True)
+    scenetok(*words, "--run", workplace / "attic-scene", "--output", tmp_path / "run")
+    quick, run = (pictures(tmp_path / name / "attic") for name in ("quick", "run"))
+    assert len(quick) == 2 and np.array_equal(quick, run)

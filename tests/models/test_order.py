@@ -20,7 +20,7 @@ ORDER = [
     {"cameras", "lightning_files"},
     {"weight_files"},
     {"ops"},
-    {"presets", "temporal", "metrics"},
+    {"presets", "temporal", "metrics", "errors"},
     {"recipes"},
 ]
 """From the top down. fused and flow, autoencoders and cameras know nothing of each other."""

@@ -76,7 +76,6 @@ def flash_version(generation: int, head_dim: int, *, trains: bool) -> int:
     return _installed_version(generation, head_dim, trains, torch.compiler.is_compiling())
 
 
-@torch.compiler.assume_constant_result
 def _installed_version(generation: int, head_dim: int, trains: bool, compiling: bool) -> int:
     """Constant for torch.compile, which would trace imports."""
     fit_for_4 = not compiling and (trains if generation == 9 else head_dim <= FLASH_4_MAX_HEAD_DIM)
@@ -84,6 +83,10 @@ def _installed_version(generation: int, head_dim: int, trains: bool, compiling: 
         if (version != 4 or fit_for_4) and _import_flash(version):
             return version
     return 0
+
+
+# What torch.compiler.assume_constant_result sets. The decorator imports the compiler, two seconds of every start.
+_installed_version._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

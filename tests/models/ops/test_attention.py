@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -194,3 +195,18 @@ def test_flash_attention_is_for_half_precision_on_cuda(usable: bool, change: dic
 
 def test_flash_attention_needs_one_precision() -> None:
     assert not module._flash_usable(tensor(), tensor(), tensor(torch.float16))
+
+
+def test_the_mark_for_the_compiler_is_the_one_that_torch_sets() -> None:
+    """Set by hand, since torch's decorator imports the compiler."""
+
+    @torch.compiler.assume_constant_result
+    def marked() -> int:
+        return 0
+
+    assert vars(module._installed_version) == vars(marked)
+
+
+def test_importing_attention_imports_no_compiler() -> None:
+    code = "import sys, scenetok_ns.models.ops.attention; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
