@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.data.poses import ONE_PLACE, camera_spread, pose_distances
+from scenetok_ns.data.poses import ONE_PLACE
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.models.cameras import camera_spread, pose_distances
 
 PathName = Literal["orbit", "dolly", "spiral", "interpolate"]
 PATH_NAMES: tuple[str, ...] = get_args(PathName)

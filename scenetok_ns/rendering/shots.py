@@ -14,8 +14,8 @@ from torch import Tensor
 
 from scenetok_ns.data.camera_path_files import CameraPath, square_lens
 from scenetok_ns.data.camera_paths import PathName, preset_path
-from scenetok_ns.data.poses import pose_distances, scaled_poses
 from scenetok_ns.data.scenes import DataError, Scene
+from scenetok_ns.models.cameras import pose_distances, scaled_poses
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.tokens import SceneTokens
 
