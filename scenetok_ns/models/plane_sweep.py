@@ -26,13 +26,13 @@ class PlaneSweepOptions:
     farthest: float = 60.0
     num_depths: int = 128
     """Tried depths, evenly spaced in their logarithm."""
-    num_neighbours: int = 8
+    num_neighbours: int = 12
     """Pictures that each is compared with."""
     side: int = 64
     """Pixels of the pictures' longer side while they are compared."""
-    smallest_jump: float = 0.004
+    smallest_jump: float = 0.012
     """Cost of a change by one depth between neighbouring pixels, as a difference of colours in [0, 1]."""
-    largest_jump: float = 0.06
+    largest_jump: float = 0.2
     """Cost of any larger change."""
     temperature: float = 0.03
     """Difference of costs at which a depth is e times less likely: sets the confidence."""

@@ -47,10 +47,8 @@ def test_what_is_hidden_or_outside_is_not_seen() -> None:
     assert not seen_from(behind, own, depth[2:3]).any() and seen_from(behind, own).float().mean() > 0.5
     assert not seen_from(-points[2], own).any()
     both = seen_from(points[2], cameras.select([0, 4]), depth[[0, 4]])
-    assert torch.equal(
-        both,
-        seen_from(points[2], cameras.select([0]), depth[:1]) | seen_from(points[2], cameras.select([4]), depth[4:]),
-    )
+    left, right = (seen_from(points[2], cameras.select([i]), depth[i : i + 1]) for i in (0, 4))
+    assert torch.equal(both, left | right)
 
 
 def test_exact_depths_agree_and_wrong_ones_do_not() -> None:

@@ -55,7 +55,7 @@ def test_a_flat_patch_takes_the_depth_around_it() -> None:
 
 
 def test_paths_prefer_small_changes_of_depth() -> None:
-    """One row says nothing: it keeps the depth of the row before; a cheaper depth far away wins if it is cheap enough."""
+    """A row that says nothing keeps the depth of the row before; one far away wins if it is cheap enough."""
     options = PlaneSweepOptions(smallest_jump=0.1, largest_jump=0.5)
     cost = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3], [1.0, 1.0, 1.0, 0.0]]).T[:, :, None]
     summed = _along_rows(cost, options)[..., 0]
