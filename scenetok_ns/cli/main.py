@@ -46,6 +46,10 @@ COMMANDS = {
         "scenetok_ns.cli.train_tiny_generator:train_tiny_generator",
         "train the embedded scene generator from scratch, on a GPU",
     ),
+    "train-tiny-depth": (
+        "scenetok_ns.cli.train_tiny_depth:train_tiny_depth",
+        "train the embedded model's depth head, on a GPU",
+    ),
     "splat": ("scenetok_ns.cli.splat:splat", "fit 3D Gaussians to rendered views of a scene, as a PLY file"),
     "eval-index": ("scenetok_ns.cli.eval_index:eval_index", "make or check an evaluation index"),
     "report": ("scenetok_ns.cli.report:report", "write a page about an evaluation"),

@@ -39,6 +39,8 @@ class PlaneSweepOptions:
 
 
 DEFAULTS = PlaneSweepOptions()
+AT_ONCE = 8
+"""Frames whose costs are in memory together."""
 UNSEEN = 0.08
 """Cost of a depth at which no other picture shows the point: between colours that agree and colours that do not."""
 
@@ -73,10 +75,10 @@ def sweep_depths(
     depths = depth_steps(unit, options).to(frames.device)
     near = neighbours(scaled_poses(cameras.c2w[0], 1 / unit), min(options.num_neighbours, count - 1))
     found = []
-    for reference in range(count) if references is None else references:
-        cost = _cost(small, cameras, reference, near[reference], depths)
-        found.append(_best(_semi_global(cost, options), depths, options))
-    maps = (torch.stack(parts)[:, None] for parts in zip(*found, strict=True))
+    for some in torch.tensor(list(range(count)) if references is None else references).split(AT_ONCE):
+        costs = torch.stack([_cost(small, cameras, one, near[one], depths) for one in some.tolist()], dim=1)
+        found.append(_best(_semi_global(costs, options), depths, options))
+    maps = (torch.cat(parts)[:, None] for parts in zip(*found, strict=True))
     return DepthMaps(*(_resized(each, (frames.shape[-2], frames.shape[-1])) for each in maps))
 
 
@@ -131,43 +133,43 @@ def _cost(
     return F.avg_pool2d(cost[:, None], 3, stride=1, padding=1, count_include_pad=False)[:, 0]
 
 
-def _semi_global(cost: Float[Tensor, "d h w"], options: PlaneSweepOptions) -> Float[Tensor, "d h w"]:
+def _semi_global(cost: Float[Tensor, "d n h w"], options: PlaneSweepOptions) -> Float[Tensor, "d n h w"]:
     """Mean over four directions of the cost of the best path that ends at each pixel with each depth."""
     total = torch.zeros_like(cost)
-    for turned in (False, True):
+    for dim in (2, 3):
         for backwards in (False, True):
-            along = cost.transpose(1, 2) if turned else cost
-            along = along.flip(1) if backwards else along
-            summed = _along_rows(along, options)
-            summed = summed.flip(1) if backwards else summed
-            total += summed.transpose(1, 2) if turned else summed
+            along = cost.flip(dim) if backwards else cost
+            summed = _along(along, dim, options)
+            total += summed.flip(dim) if backwards else summed
     return total / 4
 
 
-def _along_rows(cost: Float[Tensor, "d h w"], options: PlaneSweepOptions) -> Float[Tensor, "d h w"]:
-    """Costs of the best paths that come from the first row. The best depth of the row before counts as zero."""
-    rows = [cost[:, 0]]
-    for row in cost[:, 1:].unbind(1):
-        last = rows[-1]
+def _along(cost: Float[Tensor, "d n h w"], dim: int, options: PlaneSweepOptions) -> Float[Tensor, "d n h w"]:
+    """Costs of the best paths along a dimension. The best depth of the place before counts as zero."""
+    first, *others = cost.unbind(dim)
+    found = [first]
+    for own in others:
+        last = found[-1]
         lowest = last.amin(dim=0, keepdim=True)
-        step = F.pad(last[None], (0, 0, 1, 1), mode="replicate")[0]
-        near = torch.minimum(step[:-2], step[2:]) + options.smallest_jump
-        rows.append(row + torch.minimum(torch.minimum(last, near), lowest + options.largest_jump) - lowest)
-    return torch.stack(rows, dim=1)
+        near = torch.full_like(last, torch.inf)
+        near[1:] = last[:-1]
+        near[:-1] = torch.minimum(near[:-1], last[1:])
+        best = torch.minimum(torch.minimum(last, near + options.smallest_jump), lowest + options.largest_jump)
+        found.append(own + best - lowest)
+    return torch.stack(found, dim=dim)
 
 
 def _best(
-    cost: Float[Tensor, "d h w"], depths: Float[Tensor, " d"], options: PlaneSweepOptions
-) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
+    cost: Float[Tensor, "d n h w"], depths: Float[Tensor, " d"], options: PlaneSweepOptions
+) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n h w"]]:
     """The depth of least cost, refined between the tried ones, and the probability of those within CLOSE of it."""
     likely = (-cost / options.temperature).softmax(dim=0)
-    best = cost.argmin(dim=0)
-    logs = depths.log()
-    distance = (torch.arange(len(depths), device=cost.device)[:, None, None] - best).abs()
+    logs = depths.log().view(-1, 1, 1, 1)
+    distance = (torch.arange(len(depths), device=cost.device).view(-1, 1, 1, 1) - cost.argmin(dim=0)).abs()
     step = float(logs[1] - logs[0])
     mass = (likely * (distance <= max(1, round(CLOSE / step)))).sum(dim=0)
     around = likely * (distance <= 1)
-    refined = (around * logs[:, None, None]).sum(dim=0) / around.sum(dim=0).clamp(min=1e-12)
+    refined = (around * logs).sum(dim=0) / around.sum(dim=0).clamp(min=1e-12)
     return refined.exp(), mass
 
 

@@ -19,10 +19,12 @@ from scenetok_ns.data.sources.photograph import GenerationInputs
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import RenderedFrames
 from scenetok_ns.models.presets import Preset, SamplerConfig, SceneSamplerConfig
 from scenetok_ns.models.released_checkpoints import module_sha256
+from scenetok_ns.models.rendered_depth import depth_windows, sweep_views
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
@@ -180,12 +182,13 @@ class SceneRenderer:
         rgb = request.fit(frame.picture[None])[0].permute(1, 2, 0).clamp(0, 1)
         channels = latent_space(self.preset.target_autoencoder).channels
         uncertainty = request.fit(relative_uncertainty(frame.uncertainty, channels)[None, None])[0]
-        return picture_outputs(rgb, uncertainty.permute(1, 2, 0), request)
+        return picture_outputs(rgb, uncertainty.permute(1, 2, 0), request, frame.depth)
 
     @cached_property
     def path_renderer(self) -> PathRenderer:
         """Frames of the paths that cameras are slices of."""
-        return PathRenderer(self._sample, latent_space(self.preset.target_autoencoder).layout)
+        layout = latent_space(self.preset.target_autoencoder).layout
+        return PathRenderer(self._sample, layout, self._sweep, self.tokens_of)
 
     def _sample(
         self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None]
@@ -196,4 +199,26 @@ class SceneRenderer:
             seed=self.settings.seed,
             sampler=self.settings.sampler,
             on_step=on_step,
+            depth=True,
         )
+
+    def _sweep(
+        self, scene: int, frames: Float[Tensor, "n 3 side side"], cameras: CameraBatch, number: int
+    ) -> DepthMaps:
+        settings = self.settings
+        return sweep_views(
+            self.networks, self.tokens_of(scene), frames, cameras, [number], settings.sampler, settings.seed
+        )
+
+    @torch.no_grad()
+    def render_with_depth(
+        self, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
+    ) -> tuple[Float[Tensor, "f 3 side side"], DepthMaps]:
+        """All frames of a path, and their depth along the optical axis in units of the capture."""
+        here, settings = cameras.to(self.device), self.settings
+        windows = list(
+            depth_windows(self.networks, tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step)
+        )
+        maps = [window.maps for window in windows if window.maps is not None]
+        depth, confidence = (torch.cat([part[0] for part in parts]) for parts in zip(*maps, strict=True))
+        return torch.cat([window.frames[0] for window in windows]), DepthMaps(depth, confidence)

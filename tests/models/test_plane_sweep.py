@@ -10,7 +10,7 @@ from support.small_splats import ring_of_cameras, row_of_cameras
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.plane_sweep import (
     PlaneSweepOptions,
-    _along_rows,
+    _along,
     colour_difference,
     depth_steps,
     neighbours,
@@ -57,8 +57,8 @@ def test_a_flat_patch_takes_the_depth_around_it() -> None:
 def test_paths_prefer_small_changes_of_depth() -> None:
     """A row that says nothing keeps the depth of the row before; one far away wins if it is cheap enough."""
     options = PlaneSweepOptions(smallest_jump=0.1, largest_jump=0.5)
-    cost = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3], [1.0, 1.0, 1.0, 0.0]]).T[:, :, None]
-    summed = _along_rows(cost, options)[..., 0]
+    cost = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3], [1.0, 1.0, 1.0, 0.0]]).T[:, None, :, None]
+    summed = _along(cost, 2, options)[:, 0, :, 0]
     torch.testing.assert_close(summed[:, 1], torch.tensor([0.3, 0.4, 0.8, 0.8]))
     # From depth 0 (0.0 more than the best) or directly: 0 + min(0.5, 0.5) for depth 3.
     torch.testing.assert_close(summed[:, 2], torch.tensor([1.0, 1.1, 1.2, 0.5]))

@@ -58,6 +58,7 @@ class PoolRun:
     """State of a training run: device, codec, random numbers and log."""
 
     options: PoolOptions
+    pool_class = ScenePool
 
     def __init__(self, options: PoolOptions, preset: Preset) -> None:
         self.options, self.preset = options, preset
@@ -83,7 +84,7 @@ class PoolRun:
 
     def pool(self, capacity: int, first_seed: int, encoded: bool) -> ScenePool:
         started = time.perf_counter()
-        pool = ScenePool(
+        pool = self.pool_class(
             capacity=capacity,
             num_frames=self.options.frames_per_scene,
             image_size=self.preset.data.image_size,
