@@ -118,7 +118,9 @@ class StockSceneSource(OneScene):
         part = copy(self)
         chosen = self._sound[: self.num_train].nonzero().flatten()
         scene = scene_part(self._scene, chosen)
-        part._scene = replace(scene, c2w=scaled_poses(scene.c2w, self.pose_scale))
+        part._scene = replace(
+            scene, c2w=scaled_poses(scene.c2w, self.pose_scale), depth_scale=scene.depth_scale * self.pose_scale
+        )
         part._sound = torch.ones(len(chosen), dtype=torch.bool)
         part.num_train = len(chosen)
         part.pose_scale = 1.0

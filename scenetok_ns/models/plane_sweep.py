@@ -41,6 +41,8 @@ class PlaneSweepOptions:
 DEFAULTS = PlaneSweepOptions()
 AT_ONCE = 8
 """Frames whose costs are in memory together."""
+SAME_PLACE = 1e-5
+"""Square of a distance, in units of the cameras' spread, below which two pictures are taken from one place."""
 UNSEEN = 0.08
 """Cost of a depth at which no other picture shows the point: between colours that agree and colours that do not."""
 
@@ -93,6 +95,7 @@ def neighbours(c2w: Float[Tensor, "n 4 4"], count: int) -> Int64[Tensor, "n coun
     cameras at nearly the same place say nothing about depth. Positions are in units of the cameras' spread, so that
     an angle of one radian is as far."""
     distances = pose_distances(c2w).fill_diagonal_(torch.inf)
+    distances = distances.masked_fill(distances < SAME_PLACE, torch.inf)
     order = distances.argsort(dim=1)[:, :-1]
     spaced = torch.arange(count, device=c2w.device) * min(2, order.shape[1] // count)
     return order[:, spaced]

@@ -30,6 +30,7 @@ from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.path_renderer import PathRenderer
 from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
+from scenetok_ns.rendering.ray_outputs import RayOutputs
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,13 @@ class SceneRenderer:
         channels = latent_space(self.preset.target_autoencoder).channels
         uncertainty = request.fit(relative_uncertainty(frame.uncertainty, channels)[None, None])[0]
         return picture_outputs(rgb, uncertainty.permute(1, 2, 0), request, frame.depth)
+
+    @cached_property
+    def ray_outputs(self) -> RayOutputs:
+        """Outputs for rays of the active scene's context views, for exporters."""
+        scene = self.scenes.active
+        cameras = self.scenes.context_set.cameras.to(self.device)
+        return RayOutputs(cameras, lambda batch: self.render_with_depth(self.tokens_of(scene), batch))
 
     @cached_property
     def path_renderer(self) -> PathRenderer:

@@ -139,15 +139,13 @@ def photometric_difference(pred: Float[Tensor, "n 3 h w"], target: Float[Tensor,
 
 @torch.no_grad()
 def swept_targets(
-    images: Float[Tensor, "b f 3 h w"], cameras: CameraBatch, context: Float[Tensor, "b v 3 h w"], known: CameraBatch
+    images: Float[Tensor, "b n 3 h w"], cameras: CameraBatch, references: list[int]
 ) -> tuple[Float[Tensor, "b f 1 h w"], Float[Tensor, "b f 1 h w"]]:
-    """Depth of target frames by a plane sweep over all frames of each element, and how much each pixel counts."""
+    """Depth of some frames of each element by a plane sweep over all of them, and how much each pixel counts."""
     depths, weights = [], []
     for element in range(len(images)):
-        frames = torch.cat([images[element], context[element]])
-        c2w = torch.cat([cameras.c2w[element], known.c2w[element]])[None]
-        lenses = torch.cat([cameras.intrinsics[element], known.intrinsics[element]])[None]
-        maps = sweep_depths(frames, CameraBatch(c2w, lenses), list(range(images.shape[1])))
+        own = CameraBatch(cameras.c2w[element : element + 1], cameras.intrinsics[element : element + 1])
+        maps = sweep_depths(images[element], own, references)
         depths.append(maps.depth)
         weights.append(maps.confidence * (maps.confidence > SURE))
     return torch.stack(depths), torch.stack(weights)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,7 @@ class DepthRun(PoolRun):
         if not options.steps:
             return
         pool = self.pool(options.scenes, TRAINING_SEED, encoded=True)
-        held_out = self.pool(min(HELD_OUT_SCENES, options.scenes), HELD_OUT_SEED, encoded=True)
-        assert isinstance(pool, DepthPool) and isinstance(held_out, DepthPool)
+        assert isinstance(pool, DepthPool)
         optimizer = self.optimizer(list(self.head.parameters()))
         loss, step = torch.tensor(0.0), 0
         for step, _ in self.steps(options.steps, optimizer, pool):
@@ -129,7 +129,7 @@ class DepthRun(PoolRun):
             loss = self.descend(self.loss(self.head, pool, scenes, self.generator), optimizer)
             update_average(self.averaged.parameters(), self.head.parameters(), min(0.999, step / (step + 10)))
             if step % 500 == 499 or step == options.steps - 1:
-                self.report("depth", step, loss, lambda: self.held_out(held_out))
+                self.report("depth", step, loss, self.held_out)
                 self.save()
         self.finite(loss, step)
 
@@ -154,22 +154,30 @@ class DepthRun(PoolRun):
         return depth_loss(*head(*last), truth, torch.ones_like(truth))
 
     @torch.no_grad()
-    def held_out(self, pool: DepthPool) -> dict[str, float]:
+    def held_out(self) -> dict[str, float]:
         """Figures of the averaged weights on frames rendered as the tools render them, of all context views."""
-        return self.figures(pool, self.preset.data.views.num_context, WINDOW_STARTS[:1])
+        return self.figures(self.preset.data.views.num_context, WINDOW_STARTS[:1])
+
+    @cached_property
+    def held_out_pool(self) -> DepthPool:
+        pool = self.pool(min(HELD_OUT_SCENES, self.options.scenes), HELD_OUT_SEED, encoded=True)
+        assert isinstance(pool, DepthPool)
+        return pool
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Error of depth of held-out scenes by number of context views."""
-        pool = self.pool(HELD_OUT_SCENES, HELD_OUT_SEED, encoded=True)
-        assert isinstance(pool, DepthPool)
+        last = self.options.frames_per_scene - self.preset.data.views.num_target_latents
+        starts = tuple(start for start in WINDOW_STARTS if start <= last)
         return {
             f"{name}_{count}_views": value
             for count in VIEW_COUNTS
-            for name, value in self.figures(pool, count, WINDOW_STARTS).items()
+            for name, value in self.figures(count, starts).items()
         }
 
-    def figures(self, pool: DepthPool, count: int, starts: tuple[int, ...]) -> dict[str, float]:
+    def figures(self, count: int, starts: tuple[int, ...]) -> dict[str, float]:
+        """Mean errors over all frames of windows of the held-out scenes, of tokens of `count` context views."""
+        pool = self.held_out_pool
         context = torch.linspace(0, pool.num_frames - 1, count + 2)[1:-1].round().long() if count < 12 else None
         scenes = torch.arange(pool.capacity, device=self.device)
         found = []
