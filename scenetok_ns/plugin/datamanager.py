@@ -127,7 +127,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         self.exclude_batch_keys_from_device = self.train_dataset.exclude_batch_keys_from_device
         self._training: TrainingLoader | None = None
         self._held_out: TrainingSamples | None = None
-        self.train_pixel_sampler = RaysAskedFor()  # type: ignore[assignment]
+        self._rays_asked_for = RaysAskedFor()
+        self.train_pixel_sampler = self._rays_asked_for  # type: ignore[assignment]
         self.compressor_sha256: Callable[[], str] | None = None
         """SHA-256 of the model's compressor, which stored tokens must come from; set by the pipeline."""
         # VanillaDataManager.__init__ would build ray samplers over all images.
@@ -183,8 +184,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         return RandIndicesEvalDataloader(self.eval_dataset, self.device)
 
     def next_train(self, step: int) -> tuple[TrainingBatch, dict]:  # type: ignore[override]
-        if self.train_pixel_sampler.num_rays_per_batch is not None:  # an exporter
-            rays = random_rays(self.train_dataset.cameras, self.train_pixel_sampler.num_rays_per_batch)
+        if (count := self._rays_asked_for.num_rays_per_batch) is not None:  # by an exporter
+            rays = random_rays(self.train_dataset.cameras, count)
             return rays.to(self.device), {}  # type: ignore[return-value]
         self.train_count += 1
         if self._training is None:

@@ -102,7 +102,7 @@ class DepthModel(SceneTokModel):
 
         return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], write)]
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
+    def forward(self, batch: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Training loss and metrics, as scalars on the device; noise follows from seed, rank and step."""
         if not isinstance(batch, TrainingBatch):
             return super().forward(batch)

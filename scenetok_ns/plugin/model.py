@@ -317,7 +317,7 @@ class SceneTokModel(Model):
         """
         return (self.viewer_renderer if asked_by_viewer() else self.renderer).outputs(camera)
 
-    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor | list]:
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor | list]:  # type: ignore[override]
         """Outputs of rays of the context views, for exporters."""
         return self.renderer.ray_outputs.of_rays(ray_bundle)  # type: ignore[return-value]
 

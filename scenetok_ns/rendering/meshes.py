@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.rendering.views import RenderedViews
-from scenetok_ns.tools.atomic_files import atomic_file
+from scenetok_ns.tools.atomic_files import write_atomically
 
 TRUNCATION = 4.0
 """Distance from a surface, in voxels, over which views are averaged."""
@@ -92,5 +92,6 @@ def save_mesh(mesh: Mesh, path: Path) -> None:
 
     colours = (mesh.colours.clamp(0, 1) * 255).round().byte().numpy()
     made = trimesh.Trimesh(mesh.vertices.numpy(), mesh.triangles.numpy(), vertex_colors=colours, process=False)
-    with atomic_file(path) as file:
-        file.write(made.export(file_type=path.suffix.removeprefix(".")))
+    data = made.export(file_type=path.suffix.removeprefix("."))
+    assert isinstance(data, bytes)  # both kinds of file are binary
+    write_atomically(path, data)

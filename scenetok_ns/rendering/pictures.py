@@ -69,10 +69,10 @@ class PictureOutputs(dict[str, Any]):
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else default  # noqa: SIM401  would call itself
 
-    def items(self) -> ItemsView[str, Tensor]:
+    def items(self) -> ItemsView[str, Tensor]:  # type: ignore[override]
         return {name: self[name] for name in self}.items()
 
-    def values(self) -> ValuesView[Tensor]:
+    def values(self) -> ValuesView[Tensor]:  # type: ignore[override]
         return {name: self[name] for name in self}.values()
 
 

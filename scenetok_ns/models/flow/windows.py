@@ -198,7 +198,9 @@ def decode_windows(
             joined = [torch.cat(parts, dim=1) for parts in zip(*depths, strict=True)]
             count = decoded.shape[1]
             depths = [(joined[0][:, count:], joined[1][:, count:])]
-            maps = FrameDepths(*as_depth(joined[0][:, :count], joined[1][:, :count], tuple(decoded.shape[-2:])))
+            maps = FrameDepths(
+                *as_depth(joined[0][:, :count], joined[1][:, :count], (decoded.shape[-2], decoded.shape[-1]))
+            )
         yield RenderedFrames(first, decoded.float(), denoised, maps)
         first += decoded.shape[1]
 

@@ -151,7 +151,8 @@ class DepthRun(PoolRun):
             state = self.denoiser.project(encode_tokens(self.compressor, some, frozen=True).mean)
             last = last_features(self.denoiser, state, wanted.latents, wanted.cameras, draws)
         truth = pool.depths(scenes, target)
-        return depth_loss(*head(*last), truth, torch.ones_like(truth))
+        log_inverse, log_scale = head(*last)
+        return depth_loss(log_inverse, log_scale, truth, torch.ones_like(truth))
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
