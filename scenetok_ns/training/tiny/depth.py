@@ -131,7 +131,7 @@ class DepthRun(PoolRun):
             if step % 500 == 499 or step == options.steps - 1:
                 self.report("depth", step, loss, self.held_out)
                 self.save()
-        self.finite(loss, step)
+        self.write(stage="end", steps=step + 1, loss=self.finite(loss, step))
 
     def loss(
         self, head: DepthHead, pool: DepthPool, scenes: Int[Tensor, " b"], generator: torch.Generator
