@@ -164,9 +164,10 @@ class SceneEvaluation:
 
     def _load(self, scene: EvaluationScene) -> _Loaded:
         size = self.renderer.scenetok.image_size
-        views = (scene.scene.load_views(indices, size) for indices in (scene.context, scene.target, scene.further))
+        parts = scene.context, scene.target, scene.further
+        context, target, further = (scene.scene.load_views(indices, size) for indices in parts)
         known = scene.scene.read_depth is not None
-        return _Loaded(scene, *views, scene.scene.load_depths(scene.target, size) if known else None)
+        return _Loaded(scene, context, target, further, scene.scene.load_depths(scene.target, size) if known else None)
 
     # --- Rendering ---
 
