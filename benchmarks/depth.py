@@ -20,8 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from scenetok_ns.data.demo.depths import room_depths
-from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.data.demo.scenes import render_depths, render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_geometry import DepthMaps, disagreement, seen_from, unproject
 from scenetok_ns.models.depth_weights import DepthSource
@@ -107,8 +106,8 @@ def measured(model: SceneTok, number: int, count: int, frames: int) -> dict[str,
     seconds = (time.perf_counter() - begin) / frames
     parts = [window.maps for window in windows if window.maps is not None]
     maps = DepthMaps(*(torch.cat([values[0] for values in part]) for part in zip(*parts, strict=True)))
-    truth = room_depths(rooms, targets.c2w, targets.intrinsics, side)[0]
-    known = room_depths(rooms, context.c2w, context.intrinsics, side)[0]
+    truth = render_depths(rooms, targets.c2w, targets.intrinsics, side)[0][:, None]
+    known = render_depths(rooms, context.c2w, context.intrinsics, side)[0][:, None]
     points = unproject(truth, targets)
     seen = torch.stack([seen_from(one, context, known) for one in points])[:, None]
     pairs = [disagreement(maps.depth, targets, first, first + 1) for first in range(frames - 1)]

@@ -13,4 +13,4 @@ from scenetok_ns.training.tiny.depth import DepthOptions, run_training
 def train_tiny_depth(options: Annotated[DepthOptions, tyro.conf.arg(name="")]) -> None:
     """Train the embedded model's depth head on demo rooms made on the fly (use a GPU); write weights and figures."""
     show_log()
-    print_results(run_training(options), options.output)
+    print_results(run_training(options), options.output, ("depth.safetensors", "log.jsonl", "figures.json"))

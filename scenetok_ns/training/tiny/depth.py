@@ -17,9 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scenetok_ns.data.demo.depths import room_depths
 from scenetok_ns.data.demo.pool import ScenePool, draw_training_views
-from scenetok_ns.data.demo.scenes import sample_rooms
+from scenetok_ns.data.demo.scenes import render_depths, sample_rooms
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_weights import load_depth_head, new_depth_head, save_depth_head
 from scenetok_ns.models.flow.losses import LatentViews, encode_tokens
@@ -74,7 +73,8 @@ class DepthPool(ScenePool):
         super().renew(count)
         places = torch.arange(first, first + count, device=self.device) % self.capacity
         rooms = sample_rooms([self.first_seed + number for number in range(first, first + count)], self.device)
-        self._depths[places] = room_depths(rooms, self._c2w[places], self._intrinsics[places], self.image_size).half()
+        depths = render_depths(rooms, self._c2w[places], self._intrinsics[places], self.image_size)
+        self._depths[places] = depths[:, :, None].half()
 
     def depths(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> Float[Tensor, "b v 1 h w"]:
         """Depth in metres of frames `views[i]` of scene `scenes[i]`, by place in the pool."""
