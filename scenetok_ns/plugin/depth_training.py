@@ -98,7 +98,9 @@ class DepthModel(SceneTokModel):
             if comms.is_main_process():
                 file = trainer.base_dir / HEAD_FILE
                 save_depth_head(self.depth_head, file, self.preset, self.scenetok.denoiser)
-                print_line(f"The depth head is in {file}: other runs of these networks take it with --depth-weights")
+                print_line(
+                    f"The depth head is in {file}; --pipeline.model.depth-weights gives it to these networks elsewhere"
+                )
 
         return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], write)]
 

@@ -98,6 +98,8 @@ class DepthRun(PoolRun):
     pool_class = DepthPool
 
     def __init__(self, options: DepthOptions, preset: Preset) -> None:
+        if options.cuda_graph:
+            raise ValueError("the number of context views changes from step to step: leave out --cuda-graph")
         super().__init__(options, preset)
         model = SceneTok(preset).to(self.device)
         self.compressor, self.denoiser = model.compressor, model.denoiser
