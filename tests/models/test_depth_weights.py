@@ -13,7 +13,7 @@ from support.small_models import small_model, views
 from scenetok_ns.models.depth_weights import DepthSource, load_depth_head, new_depth_head, save_depth_head
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.flow.windows import RenderedFrames
-from scenetok_ns.models.networks.depth_head import DepthHead
+from scenetok_ns.models.networks.depth_head import DepthHead, as_depth
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.weight_files import CheckpointError, save_weights
 
@@ -115,3 +115,23 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     save_weights({"denoiser": model.denoiser}, file)
     with pytest.raises(CheckpointError, match="expected the weights of a depth head"):
         load_depth_head(file, model.preset, model.denoiser)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_frame_of_a_long_path_has_the_depth_of_its_own_latent(layout: str) -> None:
+    """With a head that looks at cameras alone, and at each latent alone, windows leave no trace."""
+    model = small_model(layout)
+    head = random_head(model)
+    head.blocks = torch.nn.ModuleList()
+    with torch.no_grad():
+        head.enter.weight[:, : head.config.features] = 0
+        head.enter.weight[:, head.config.features :] *= 10
+    model.depth = DepthSource(head)
+    tokens = model.encode(*views(3))
+    length = 3 * LAYOUTS[layout].num_frames(model.preset.sampler.window)
+    found = joined(list(model.render_windows(tokens, path(length), depth=True)), "depth")
+    poses = model.denoiser.embed_poses(model._target_cameras([tokens], [path(length)]))
+    expected, _ = as_depth(*head(torch.zeros_like(poses), poses), (16, 16))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    changes = (expected[:, 1:] - expected[:, :-1]).abs().flatten(2).amax(2)
+    assert (changes > 1e-4).float().mean() > 0.5  # frames do differ
