@@ -16,6 +16,7 @@ from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, cuda_dtype
 from scenetok_ns.models.cameras import CameraBatch, relative_cameras
+from scenetok_ns.models.depth_weights import DepthSource, embedded_depth_head
 from scenetok_ns.models.engine.engine import RenderingEngine
 from scenetok_ns.models.engine.options import EngineOptions, suits_engine
 from scenetok_ns.models.flow.sampling import OnStep
@@ -24,11 +25,12 @@ from scenetok_ns.models.fused.blocks import fuse_for_training
 from scenetok_ns.models.networks.block_execution import Checkpointing, checkpoint_for_training, compile_for_training
 from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
 from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.depth_head import DepthHead
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.ops.finite import require_finite
-from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig, shares_tokens
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig
 from scenetok_ns.models.quirks import network_cameras
-from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.models.tokens import SceneTokens, check_tokens
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
 
 Photographs = Float[Tensor, "b v 3 height width"]
@@ -62,6 +64,7 @@ class SceneTok(nn.Module):
         """auto: the rendering engine on CUDA, and the plain loop elsewhere. exact: the engine with the autoencoders in
         their own precision. None: always the plain loop, which also serves where something trains and without
         autocast."""
+        self.depth = DepthSource()  # the head is no submodule: it is trained and saved apart
         self._engine: RenderingEngine | None = None
         self._trains = False
         self._away_from: torch.device | None = None
@@ -97,6 +100,7 @@ class SceneTok(nn.Module):
         if self.preset.embedded_weights is not None:
             tokenizer = {"compressor": self.compressor, "denoiser": self.denoiser}
             load_weights(tokenizer, embedded_weights(self.preset.embedded_weights))
+            self.depth = DepthSource(embedded_depth_head(self.preset), required=False)
         if self.preset.embedded_generator is not None:
             load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
 
@@ -232,11 +236,11 @@ class SceneTok(nn.Module):
         clean: CleanViews | None = None,
         on_step: OnStep | None = None,
         autocast: bool | None = None,
+        depth: bool = False,
     ) -> Iterator[RenderedFrames]:
         """Frames of a path as they become final: `render_many` for one scene, so frames are a batch of one."""
-        return self.render_many(
-            [tokens], [cameras], seeds=[seed], sampler=sampler, clean=clean, on_step=on_step, autocast=autocast
-        )
+        settings = {"sampler": sampler, "clean": clean, "on_step": on_step, "autocast": autocast, "depth": depth}
+        return self.render_many([tokens], [cameras], seeds=[seed], **settings)  # type: ignore[arg-type]
 
     def render_many(
         self,
@@ -248,6 +252,7 @@ class SceneTok(nn.Module):
         clean: CleanViews | None = None,
         on_step: OnStep | None = None,
         autocast: bool | None = None,
+        depth: bool = False,
     ) -> Iterator[RenderedFrames]:
         """Frames of one path in each of several scenes, rendered together; each scene's are those it has alone.
 
@@ -260,6 +265,7 @@ class SceneTok(nn.Module):
             clean: views that the paths go on from, a batch of as many scenes; cameras in units of the capture.
             on_step: progress, called as on_step(done, total); what it raises ends the rendering.
             autocast: bfloat16 in the denoiser; None: on CUDA only. False: float32, without the engine.
+            depth: also predict depth, in units of the capture, if there is a head (else: `rendered_depth`).
 
         Raises (at once, not at the first frame):
             ValueError: the tokens are of another shape than the preset's; numbers of scenes, paths and cameras do not
@@ -287,8 +293,15 @@ class SceneTok(nn.Module):
             seed=seeds,
             clean=clean,
             on_step=on_step,
+            depth_head=self.depth_head() if depth else None,
         )
-        return finite_windows(windows, [scene.scene for scene in tokens])
+        units = torch.tensor([1 / scene.pose_scale for scene in tokens])
+        return finite_windows(windows, [scene.scene for scene in tokens], units)
+
+    def depth_head(self) -> DepthHead | None:
+        """Return the depth head for the present weights, on the device; None: there is none."""
+        head = self.depth.head(self.preset, self.denoiser)
+        return None if head is None else head.to(self.device)
 
     def engine_for(self, autocast: bool | None) -> RenderingEngine | None:
         """The engine, if it is to do the work; see `engine_options`."""
@@ -310,7 +323,6 @@ class SceneTok(nn.Module):
         return "engine" if options.autoencoders else "exact engine"
 
     def _options_for(self, autocast: bool | None) -> EngineOptions | None:
-        """None: the plain loop."""
         options = self.engine_options
         if options is None or self.training or self._trains or autocast is False:
             return None
@@ -357,19 +369,7 @@ class SceneTok(nn.Module):
 
     def check_tokens(self, tokens: SceneTokens) -> None:
         """Raise ValueError unless these networks can render the tokens, or some of a scene's tokens."""
-        config = self.preset.compressor
-        count, dim = tokens.mean.shape
-        # Tokens are a set: some of this model's are a scene too, with less in it.
-        if dim != config.token_dim or not 0 < count <= config.num_tokens:
-            raise ValueError(
-                f"render: preset {self.preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "
-                f"{list(tokens.mean.shape)}, made by {tokens.preset}; encode the scene with this model"
-            )
-        if not shares_tokens(self.preset, tokens.preset):
-            raise ValueError(
-                f"render: the tokens were made by preset {tokens.preset}, and mean nothing to preset "
-                f"{self.preset.name}; encode the scene with this model, or render with a run of {tokens.preset}"
-            )
+        check_tokens(tokens, self.preset)
 
     def autocasts(self, wanted: bool | None) -> bool:
         """Whether to run in bfloat16, for the meaning of `autocast` arguments: None is on CUDA only."""
