@@ -8,8 +8,9 @@ from pathlib import Path
 
 MODELS = Path(__file__).parents[2] / "scenetok_ns" / "models"
 ORDER = [
-    {"scenegen"},
+    {"scenegen", "rendered_depth"},
     {"scenetok"},
+    {"depth_weights"},
     {"engine", "released_checkpoints", "released_files"},
     {"fused"},
     {"tokens"},
@@ -17,6 +18,8 @@ ORDER = [
     {"networks"},
     {"autoencoders"},
     {"quirks"},
+    {"plane_sweep"},
+    {"depth_geometry"},
     {"cameras", "lightning_files"},
     {"weight_files"},
     {"ops"},
