@@ -27,6 +27,7 @@ from scenetok_ns.viewer.generation import (
     GenerationRequest,
     conditions_of,
 )
+from scenetok_ns.viewer.guards import guard_pages, guard_updates
 from scenetok_ns.viewer.renderer import ViewerRenderer, ViewSettings, most_previous_views
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class ViewerPanel(nn.Module):
             module: Nerfstudio's model, which is in eval mode while a scene is generated.
         """
         super().__init__()
+        guard_pages()
+        guard_updates()
         # Not as an attribute of a module: it would become part of this one.
         object.__setattr__(self, "_module", module)
         self._view, self._shown, self._renderer = view, view.scene, view.renderer
