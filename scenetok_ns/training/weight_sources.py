@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scenetok_ns.bridge.run_configs import read_run, run_checkpoints
 from scenetok_ns.models.lightning_files import read_lightning
-from scenetok_ns.models.weight_files import CheckpointError
+from scenetok_ns.models.weight_files import CheckpointError, from_eight_bits
 from scenetok_ns.training.checkpoints import averaged_weights, checkpoint_path, model_state, read_checkpoint
 
 NETWORKS = ("compressor.", "denoiser.", "scene_generator.")
@@ -32,7 +32,7 @@ def read_networks(file: Path) -> dict[str, Tensor]:
     """
     if file.suffix == ".safetensors":
         try:
-            state = load_file(file)
+            state = from_eight_bits(load_file(file))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file}: not a readable weights file ({error})") from error
     elif re.fullmatch(r"step-\d+\.ckpt", file.name):
