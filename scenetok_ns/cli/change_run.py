@@ -190,10 +190,12 @@ def change_tokens(config: RunFolderConfig, file: Path) -> None:
     tokens = TokenSource(file).tokens
     preset = load_preset(config.pipeline.model.preset)
     expected = preset.compressor
-    if tokens.mean.shape != (expected.num_tokens, expected.token_dim):
+    count, size = tokens.mean.shape
+    # Some of a scene's tokens are a scene too, with less in it.
+    if size != expected.token_dim or count > expected.num_tokens:
         raise DataError(
-            f"{file}: {tokens.mean.shape[0]} tokens of {tokens.mean.shape[1]} numbers, made by preset {tokens.preset}, "
-            f"but this run's model takes {expected.num_tokens} of {expected.token_dim}"
+            f"{file}: {count} tokens of {size} numbers, made by preset {tokens.preset}, "
+            f"but this run's model takes up to {expected.num_tokens} of {expected.token_dim}"
         )
     if not shares_tokens(preset, tokens.preset):
         raise DataError(

@@ -6,7 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
 
 from scenetok_ns.bridge.scene_views import SceneViews
 from scenetok_ns.data.camera_paths import camera_spread
@@ -55,3 +57,23 @@ def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: fl
         client.camera.up_direction = (up / torch.linalg.vector_norm(up)).numpy()
         client.camera.position = (position * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
         client.camera.look_at = (ahead * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
+
+
+def look_through(client: viser.ClientHandle, c2w: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"]) -> None:
+    """Put a browser's camera exactly where a square picture was taken, so that the canvas shows its whole view.
+
+    Args:
+        client: The browser.
+        c2w: Camera-to-world, OpenCV axes, in the capture's units.
+        intrinsics: Of the square picture, divided by its side.
+    """
+    from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+    from viser.transforms import SO3
+
+    pose = c2w.double().cpu()
+    aspect = client.camera.aspect
+    half = 0.5 / float(intrinsics[1, 1])  # of the square, whose side is the canvas's shorter one
+    with client.atomic():
+        client.camera.fov = 2 * math.atan(half / min(aspect, 1.0))
+        client.camera.position = (pose[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
+        client.camera.wxyz = SO3.from_matrix(pose[:3, :3].numpy()).wxyz
