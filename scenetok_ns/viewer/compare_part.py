@@ -28,7 +28,7 @@ class ComparePart(Part):
             "Compare with photographs",
             [
                 self.view,
-                QuietButton("Go to view", self.does(self._go, loud=False)),
+                QuietButton("Go to view", self.does(self._go, loud=False), is_main=True),
                 QuietButton("Next view", self.does(lambda: self._step(1), loud=False), hint="Key n"),
                 QuietButton("Previous view", self.does(lambda: self._step(-1), loud=False), hint="Key p"),
                 self.display,

@@ -71,13 +71,15 @@ class Button(_Prompt, ViewerButton):
     """A button after which the viewer renders again."""
 
     def __init__(
-        self, name: str, act: Callable[[Any], None], *, hint: str | None = None, icon: str | None = None
+        self, name: str, act: Callable[[Any], None], *, hint: str | None = None, is_main: bool = False
     ) -> None:
+        """`is_main`: drawn in the page's own colour, as what a folder is for."""
         super().__init__(name, act)
-        self.hint, self.icon = hint, icon
+        self.hint, self.is_main = hint, is_main
 
     def install(self, viser_server: ViserServer) -> None:
-        self.gui_handle = viser_server.gui.add_button(self.name, hint=self.hint, icon=self.icon)  # type: ignore[arg-type]
+        colour: Literal["gray"] | None = None if self.is_main else "gray"
+        self.gui_handle = viser_server.gui.add_button(self.name, hint=self.hint, color=colour)
         self.gui_handle.on_click(self._touched)
         self.gui_handle.on_click(lambda _: self.cb_hook(self))
 
@@ -140,7 +142,7 @@ class Upload(ViewerElement[bytes]):
 
     def _create_gui_handle(self, viser_server: ViserServer) -> None:
         self.gui_handle = viser_server.gui.add_upload_button(
-            self.name, mime_type=self.kinds, hint=self.hint, icon=viser.Icon.UPLOAD, color="gray"
+            self.name, mime_type=self.kinds, hint=self.hint, icon=viser.Icon.UPLOAD
         )
         self.gui_handle.on_upload(self._uploaded)
 

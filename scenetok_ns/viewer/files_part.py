@@ -26,7 +26,7 @@ class FilesPart(Part):
         self.splat = Choice("Splat", NONE, [NONE], hint="Of this scene, by scenetok splat; drawn while moving")
         elements: list[ViewerElement] = [
             self.name,
-            QuietButton("Save tokens", self.does(self._save), hint="Those that are used"),
+            QuietButton("Save tokens", self.does(self._save), hint="Those that are used", is_main=True),
             QuietButton("Download tokens", self.does(self._download)),
             self.saved,
             Button("Open saved tokens", self.does(self._load)),

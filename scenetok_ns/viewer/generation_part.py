@@ -42,7 +42,7 @@ class GenerationPart(Part):
             "Generation",
             [
                 *(self.photograph, self.count, self.anchors, self.steps, self.guidance, self.seed),
-                QuietButton("Generate", self.does(self._generate_locked)),
+                QuietButton("Generate", self.does(self._generate_locked), is_main=True),
                 QuietButton("Stop", self.does(self._stop)),
             ],
         )

@@ -77,9 +77,9 @@ def page_script(keys: Mapping[str, str]) -> str:
             }
         });
         if (window.innerWidth < 576) {
-            const handle = [...document.querySelectorAll('div')].find(
-                e => e.childElementCount < 3 && e.textContent.trim().startsWith('Connect'));
-            if (handle) handle.click();
+            const lines = [...document.querySelectorAll('div')].filter(
+                e => !e.childElementCount && e.textContent.startsWith('Connect'));
+            if (lines.length) lines[0].click();
         }
         return null;
     })()

@@ -24,7 +24,7 @@ from scenetok_ns.viewer.renderer import ViewerRenderer
 from scenetok_ns.viewer.scene_part import ScenePart
 from scenetok_ns.viewer.session import Session
 from scenetok_ns.viewer.shown_run import write_shown_run
-from scenetok_ns.viewer.stock_page import RenderTab, first_tab, hide_meaningless
+from scenetok_ns.viewer.stock_page import RenderTab, allow_two_keyframes, first_tab, hide_meaningless
 from scenetok_ns.viewer.video_part import VideoPart
 from scenetok_ns.viewer.view_part import ViewPart
 from scenetok_ns.viewer.viewer_files import ViewerFiles, bare_name
@@ -79,6 +79,7 @@ class ViewerPanel(nn.Module):
         """
         super().__init__()
         guard_pages()
+        allow_two_keyframes()
         # Not as attributes of a module: the model would become part of this one.
         object.__setattr__(self, "session", Session(view, module))
         session = self.session

@@ -43,11 +43,11 @@ class PhotographsPart(Part):
             find = self.does(self._start_capture)
             hint = "Finds the cameras of all uploaded photographs, as scenetok capture does, and encodes the scene"
             elements += [
-                QuietButton("Make a scene of them", find, hint=hint),
+                QuietButton("Make a scene of them", find, hint=hint, is_main=True),
                 QuietButton("Stop it", self.does(self._stop)),
             ]
         elements.append(QuietButton("Forget them", self.does(self._forget), hint="Deletes the uploaded photographs"))
-        self.folder = Folder("Own photographs", elements)
+        self.folder = Folder("Own photographs", elements, is_open=generation is not None)
 
     def _uploaded(self, name: str, content: bytes) -> None:
         def take() -> str:

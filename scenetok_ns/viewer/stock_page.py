@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import viser
+from splines import quaternion
 from viser import transforms
 from viser._messages import GuiUpdateMessage
 
@@ -139,6 +140,25 @@ class _Dialog:
         del content
         text = "This command renders the path through the scene as it is displayed now: same tokens, seed and steps."
         return self._client.gui.add_markdown(paragraph(text) + "\n\n" + command_text(self._line))
+
+
+def allow_two_keyframes() -> None:
+    """Let the Render tab take two keyframes: with NumPy 2.2 or later, splines 0.3 fails on two rotations."""
+    stock = quaternion.KochanekBartels
+    if stock.__init__.__module__ == __name__:
+        return
+
+    class KochanekBartels(stock):  # type: ignore[misc, valid-type]
+        def __init__(self, quaternions: Any, grid: Any = None, **options: Any) -> None:
+            if len(quaternions) != 2 or options.get("endconditions") == "closed":
+                super().__init__(quaternions, grid, **options)
+                return
+            first, last = quaternion.canonicalized(quaternions)
+            third = (last * first.inverse()) ** (1 / 3)  # slerp, as a curve of degree 3
+            segments = [(first, third * first, third.inverse() * last, last)]
+            quaternion.DeCasteljau.__init__(self, segments, grid)
+
+    quaternion.KochanekBartels = KochanekBartels
 
 
 def hide_meaningless(viewer: Viewer) -> None:

@@ -76,7 +76,9 @@ class VideoPart(Part):
             "Video",
             [
                 *(self.path, self.frames, self.width, self.height, self.rate),
-                QuietButton("Render video", self.does(self._render), hint="All frames jointly, as scenetok render"),
+                QuietButton(
+                    "Render video", self.does(self._render), hint="All frames jointly, as scenetok render", is_main=True
+                ),
                 QuietButton("Stop video", self.does(self._stop)),
                 self.preview,
                 QuietButton("Download video", self.does(self._download)),

@@ -64,7 +64,9 @@ class ViewPart(Part):
                 *(self.quality, self.steps, self.preview),
                 *([self.guidance] if preset.denoiser.null_token else []),
                 self.seed,
-                Button("New sample", self.does(self._new_sample, loud=False), hint="The next seed (key g)"),
+                Button(
+                    "New sample", self.does(self._new_sample, loud=False), hint="The next seed (key g)", is_main=True
+                ),
                 Button("Other seed (A/B)", self.does(self._swap), hint="Back and forth between two seeds (key b)"),
                 *([self.previous] if room else []),
                 *(self.wide, self.count),
