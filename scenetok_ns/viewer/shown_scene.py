@@ -128,11 +128,8 @@ class ShownScene:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether the tokens are there, so that pictures need no waiting."""
-        if self.state.own is not None:
-            return True
-        version = self._choice, self._renderer.weights.number
-        return self._encoded is not None and self._encoded[0] == version
+        """Whether the tokens have been there before: in a training they are encoded again with every step's weights."""
+        return self.state.own is not None or (self._encoded is not None and self._encoded[0][0] == self._choice)
 
     @property
     def photographs(self) -> tuple[Scene, list[int]] | None:
