@@ -48,8 +48,8 @@ def test_a_view_is_gone_to_and_compared_with_its_photograph(panel: Panel) -> Non
     client = next(iter(panel.viewer.viser_server.get_clients().values()))
     panel.wait(lambda: np.allclose(client.camera.position, 10 * views.c2w[0, :3, 3].numpy(), atol=1e-5))
     # The browser answers with the camera that it was given.
-    where = tuple(client.camera.position), tuple(client.camera.wxyz)
-    panel.client.look(where[0], 1.0, where[1], fov=client.camera.fov)
+    where = tuple(map(float, client.camera.position)), tuple(map(float, client.camera.wxyz))
+    panel.client.look(where[0], 1.0, where[1], fov=float(client.camera.fov))
     panel.wait(lambda: "PSNR" in panel.says(COMPARE))
     square = session.view.views._views[-1].picture
     error = (square - views.images[0].float() / 255).square().mean()
