@@ -22,8 +22,20 @@ LEAST_DISTANCE = 0.05
 """From the camera to the point that it turns about, in units of the scene."""
 
 
-BEFORE_FRUSTUM = 3.0
+BEFORE_FRUSTUM = 1.5
 """Distance from a frustum's tip, in sizes of the frustum."""
+STOCK_SCALE, FRUSTUM_SHARE = 0.1, 0.04
+"""Nerfstudio's size of frustums, which in rooms look like dirt, and ours over the spread of the cameras."""
+
+
+def size_frustums(viewer: Viewer, cameras: Cameras) -> None:
+    """Draw frustums in proportion to the scene, unless another size than Nerfstudio's was asked for."""
+    from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+
+    spread = camera_spread(nerfstudio_to_camera_batch(cameras).c2w[0])
+    if viewer.config.camera_frustum_scale == STOCK_SCALE and math.isfinite(spread):
+        wanted = FRUSTUM_SHARE * spread * VISER_NERFSTUDIO_SCALE_RATIO
+        viewer.config.camera_frustum_scale = max(STOCK_SCALE, wanted)
 
 
 def draw_frustums(viewer: Viewer, pictures: SceneViews) -> None:

@@ -40,6 +40,6 @@ def message_picture(
 def with_caption(picture: Float[Tensor, "height width 3"], message: str) -> Float[Tensor, "height width 3"]:
     """A picture with a line of white text on a dark strip at its lower end."""
     height, width = picture.shape[:2]
-    strip = min(max(round(height * CAPTION_SHARE), 3 * LINE_HEIGHT), height)
+    strip = max(min(max(round(height * CAPTION_SHARE), 3 * LINE_HEIGHT), height // 3), 1)
     text = message_picture(message, strip, width, NOTE)
     return torch.cat([picture[: height - strip].cpu().float(), text])

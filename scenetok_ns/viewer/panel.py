@@ -12,6 +12,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import nn
 
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
+from scenetok_ns.viewer.cameras import size_frustums
 from scenetok_ns.viewer.compare_part import ComparePart
 from scenetok_ns.viewer.elements import Prose
 from scenetok_ns.viewer.files_part import FilesPart
@@ -102,6 +103,7 @@ class ViewerPanel(nn.Module):
         session.viewer, session.files = viewer, ViewerFiles(viewer.log_filename.parent)
         guard_uploads(viewer.viser_server, lambda said: session.notify(said, "error"))
         hide_meaningless(viewer)
+        size_frustums(viewer, session.shown.pictures().cameras)
         with first_tab(viewer, TAB, viser.Icon.HOME):
             for part in self._parts:
                 part.folder.install(viewer.viser_server, session.connect)

@@ -17,7 +17,7 @@ from scenetok_ns.rendering.scene_renderer import RenderSettings
 from scenetok_ns.rendering.shot_files import ShotFiles, file_names
 from scenetok_ns.rendering.shots import Shot, path_around, render_shots
 from scenetok_ns.viewer.background import Work
-from scenetok_ns.viewer.elements import Button, Choice, Folder, Prose, QuietButton, Setting
+from scenetok_ns.viewer.elements import Choice, Folder, Prose, QuietButton, Setting
 from scenetok_ns.viewer.page_text import command_text, media, paragraph
 from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.renderer import ViewSettings
@@ -83,7 +83,7 @@ class VideoPart(Part):
                 self.preview,
                 QuietButton("Download video", self.does(self._download)),
                 self.line,
-                Button("Snapshot", self.does(self._snapshot), hint="This view at this size, as PNG (key x)"),
+                QuietButton("Snapshot", self.does(self._snapshot), hint="This view at this size, as PNG (key x)"),
             ],
         )
 

@@ -47,6 +47,8 @@ class Panel:
         self.picture = self.at_rest()
 
     def close(self) -> None:
+        for _ in self.client.messages(0.2):  # else the connection waits for 10 s to be read to its end
+            pass
         self.client.__exit__(None, None, None)
         self.viewer.viser_server.stop()
 
