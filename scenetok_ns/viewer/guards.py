@@ -1,7 +1,8 @@
 """Guards against what anybody who reaches the viewer's port could do with viser 0.2.7.
 
-Its web server takes `..` in a request's path, so that it would send any file of this machine; and it keeps whatever a
-page uploads in memory, without a limit.
+Its web server takes `..` in a request's path, so that it would send any file of this machine. It sets whatever
+attribute of an element a message names, and values that a list does not offer: Nerfstudio's Load Path would read any
+JSON file. And it keeps whatever a page uploads in memory, without a limit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from viser import ViserServer
+import viser
+from viser import ViserServer, _gui_api
 from viser.infra import _infra
 
 from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
@@ -50,6 +52,25 @@ def guard_pages() -> None:
 
     guarded.is_guarded = True  # type: ignore[attr-defined]
     server.start = guarded  # type: ignore[method-assign]
+
+
+def guard_updates() -> None:
+    """Have elements take values alone from pages, and lists what they offer. Safe to call twice."""
+    stock = _gui_api.GuiApi._handle_gui_updates
+    if getattr(stock, "is_guarded", False):
+        return
+
+    def guarded(self: Any, client: Any, message: Any) -> None:
+        handle = self._gui_input_handle_from_id.get(message.id)
+        if handle is None or set(message.updates) != {"value"}:
+            return
+        if isinstance(handle, viser.GuiDropdownHandle) and message.updates["value"] not in handle.options:
+            logger.warning("%s was sent a value that it does not offer; it is left out", handle._impl.label)
+            return
+        stock(self, client, message)
+
+    guarded.is_guarded = True  # type: ignore[attr-defined]
+    _gui_api.GuiApi._handle_gui_updates = guarded  # type: ignore[method-assign]
 
 
 def guard_uploads(server: ViserServer, refused: Callable[[str], None]) -> None:

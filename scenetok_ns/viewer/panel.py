@@ -17,7 +17,7 @@ from scenetok_ns.viewer.compare_part import ComparePart
 from scenetok_ns.viewer.elements import Prose
 from scenetok_ns.viewer.files_part import FilesPart
 from scenetok_ns.viewer.generation_part import GenerationPart
-from scenetok_ns.viewer.guards import guard_pages, guard_uploads
+from scenetok_ns.viewer.guards import guard_pages, guard_updates, guard_uploads
 from scenetok_ns.viewer.page_text import page_script, paragraph
 from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.photographs_part import PhotographsPart
@@ -80,6 +80,7 @@ class ViewerPanel(nn.Module):
         """
         super().__init__()
         guard_pages()
+        guard_updates()
         allow_two_keyframes()
         # Not as attributes of a module: the model would become part of this one.
         object.__setattr__(self, "session", Session(view, module))

@@ -26,7 +26,7 @@ LARGEST_UPLOAD = max(*LARGEST.values(), LARGEST_PICTURE, LARGEST_ARCHIVE)
 MOST_PHOTOGRAPHS = 120
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".tif", ".tiff", ".bmp")
 KEPT = 20
-"""Videos, and run folders of Generate Command, that stay; the oldest goes first."""
+"""Videos and captures that stay; the oldest goes first."""
 
 
 def bare_name(name: str, suffixes: tuple[str, ...]) -> str:

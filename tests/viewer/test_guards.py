@@ -13,7 +13,7 @@ import pytest
 import viser
 from viewer_client import ViewerClient
 
-from scenetok_ns.viewer.guards import MOST_UPLOADS, guard_pages, guard_uploads
+from scenetok_ns.viewer.guards import MOST_UPLOADS, guard_pages, guard_updates, guard_uploads
 from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
 
 
@@ -21,8 +21,9 @@ class Served:
     """A viser server with an upload button, and one client."""
 
     def __init__(self) -> None:
-        guard_pages()
-        guard_pages()  # once is enough, twice does no harm
+        for _ in range(2):  # once is enough, twice does no harm
+            guard_pages()
+            guard_updates()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -118,3 +119,21 @@ def test_uploads_end_where_they_should(served: Served) -> None:
     served.part("last", 0, b"xyz")
     served.wait(lambda: len(served.waiting) <= MOST_UPLOADS and "dropped" in str(served.refused))
     assert len(served.taken) <= 2
+
+
+def test_elements_take_nothing_but_values_that_they_offer(served: Served) -> None:
+    names = served.server.gui.add_dropdown("Names", ("a", "b"), initial_value="a")
+    number = served.server.gui.add_number("Number", 1)
+
+    def update(handle: Any, **updates: Any) -> None:
+        served.send("GuiUpdateMessage", id=handle._impl.id, updates=updates)
+
+    update(names, value="../../secret.json")
+    update(names, value="b", label="Other")
+    update(number, update_cb=[])
+    update(number, gui_api=None, value=5)
+    served.send("GuiUpdateMessage", id="nothing", updates={"value": 1})
+    update(names, value="b")
+    update(number, value=7)
+    served.wait(lambda: names.value == "b" and number.value == 7)
+    assert names._impl.label == "Names" and number._impl.gui_api is served.server.gui
