@@ -16,6 +16,7 @@ def demo_data(
     frames: int = FRAMES,
     size: int = SIZE,
     seed: int = 0,
+    depth: bool = True,
 ) -> None:
     """Write procedurally made indoor scenes with exact poses: a walk through a furnished room each.
 
@@ -27,5 +28,6 @@ def demo_data(
         frames: Pictures of each scene, along a walk that turns by at least 120 degrees.
         size: Width and height of the pictures in pixels.
         seed: Random seed: another one gives other scenes; scene i of a seed is always the same.
+        depth: Also write an exact depth map of each picture, in millimetres.
     """
-    write_rooms(output, plain_console(), layout, train, test, frames, size, seed)
+    write_rooms(output, plain_console(), layout, train, test, frames, size, seed, depth)

@@ -22,6 +22,7 @@ def write_rooms(
     frames: int = FRAMES,
     size: int = SIZE,
     seed: int = 0,
+    depth: bool = True,
 ) -> None:
     """Write `train` and `test` scenes to a new folder; see `scenetok demo-data`."""
     from scenetok_ns.data.demo.scenes import Split
@@ -30,5 +31,7 @@ def write_rooms(
     scenes: dict[Split, int] = {"train": train, "test": test}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task("making rooms", total=train + test)
-        write_demo_data(output, layout, scenes, frames, size, seed, on_scene=lambda: progress.advance(task))
+        write_demo_data(
+            output, layout, scenes, frames, size, seed, depth=depth, on_scene=lambda: progress.advance(task)
+        )
     console.print(f"{train} training and {test} test scenes of {frames} frames are in {output}", soft_wrap=True)

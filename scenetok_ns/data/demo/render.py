@@ -7,7 +7,7 @@ curve and before gamma, so that edges are smooth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -47,6 +47,42 @@ def render_rooms(
     at the first call and again at the first other number of views, then eight times the speed on a GPU. A frame's
     values do not depend on the others, up to float rounding.
     """
+    side, limit = size * supersample, _ray_limit(c2w.device)
+    caster = compiled_trace() if compiled else trace
+    chunks = []
+    for of_frames, origin, direction in _frame_chunks(rooms, c2w, intrinsics, side):
+        shown = torch.cat([caster(of_frames, origin, rays) for rays in direction.split(limit, dim=2)], dim=2)
+        samples = shown.unflatten(-1, (size, supersample, size, supersample))
+        chunks.append(display(samples.mean(dim=(-3, -1))))
+    return torch.cat(chunks).unflatten(0, c2w.shape[:2])
+
+
+def render_depths(
+    rooms: RoomBatch,
+    c2w: Float[Tensor, "b v 4 4"],
+    intrinsics: Float[Tensor, "b v 3 3"] | Float[Tensor, "b 3 3"],
+    size: int,
+) -> Float[Tensor, "b v size size"]:
+    """Distance in metres along the camera's axis (not along the ray) of the surface at the middle of each pixel.
+
+    A window counts as its pane. Arguments and errors as for `render_rooms`.
+    """
+    limit = _ray_limit(c2w.device)
+    chunks = []
+    for of_frames, origin, direction in _frame_chunks(rooms, c2w, intrinsics, size):
+        depth = torch.cat([first_hit(of_frames, origin, rays)[1] for rays in direction.split(limit, dim=2)], dim=1)
+        chunks.append(depth.unflatten(-1, (size, size)))
+    return torch.cat(chunks).unflatten(0, c2w.shape[:2])
+
+
+def _ray_limit(device: torch.device) -> int:
+    return RAYS_PER_CHUNK["cpu" if device.type == "cpu" else "gpu"]
+
+
+def _frame_chunks(
+    rooms: RoomBatch, c2w: Float[Tensor, "b v 4 4"], intrinsics: Tensor, side: int
+) -> Iterator[tuple[RoomBatch, Float[Tensor, "n 3 1"], Float[Tensor, "n 3 rays"]]]:
+    """Frames in groups that fit into memory: their rooms, and origins and directions of `side` squared rays each."""
     b, v = c2w.shape[:2]
     if len(rooms) != b:
         raise ValueError(f"render_rooms: expected poses of {len(rooms)} rooms, got shape {tuple(c2w.shape)}")
@@ -54,20 +90,10 @@ def render_rooms(
         intrinsics = intrinsics[:, None].expand(b, v, 3, 3)
     poses, lenses = c2w.reshape(-1, 4, 4).float(), intrinsics.reshape(-1, 3, 3).float()
     room_of_frame = torch.arange(b, device=c2w.device).repeat_interleave(v)
-    side = size * supersample
-    limit = RAYS_PER_CHUNK["cpu" if c2w.device.type == "cpu" else "gpu"]
-    num_chunks = -(-len(poses) * side**2 // limit)
-    caster = compiled_trace() if compiled else trace
-    chunks = []
-    for room, pose, lens in zip(
-        *(x.tensor_split(min(num_chunks, len(poses))) for x in (room_of_frame, poses, lenses)), strict=True
-    ):
-        origin, direction = pixel_rays(pose, lens, side)
-        of_frames = rooms.select(room)
-        shown = torch.cat([caster(of_frames, origin, rays) for rays in direction.split(limit, dim=2)], dim=2)
-        samples = shown.unflatten(-1, (size, supersample, size, supersample))
-        chunks.append(display(samples.mean(dim=(-3, -1))))
-    return torch.cat(chunks).unflatten(0, (b, v))
+    number = min(-(-len(poses) * side**2 // _ray_limit(c2w.device)), len(poses))
+    parts = (x.tensor_split(number) for x in (room_of_frame, poses, lenses))
+    for room, pose, lens in zip(*parts, strict=True):
+        yield rooms.select(room), *pixel_rays(pose, lens, side)
 
 
 def display(linear: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -21,11 +21,11 @@ from torch import Tensor
 from scenetok_ns.data.demo.builder import OBJECT_GROUP, draw_furniture, draw_roles, draw_shell, draw_small_things
 from scenetok_ns.data.demo.draws import Draws
 from scenetok_ns.data.demo.lights import draw_lights
-from scenetok_ns.data.demo.render import render_rooms
+from scenetok_ns.data.demo.render import render_depths, render_rooms
 from scenetok_ns.data.demo.rooms import RoomBatch
 from scenetok_ns.data.demo.walls import draw_faces
 
-__all__ = ["RoomBatch", "render_rooms", "sample_rooms", "sample_walks", "scene_seed"]
+__all__ = ["RoomBatch", "render_depths", "render_rooms", "sample_rooms", "sample_walks", "scene_seed"]
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")

@@ -13,37 +13,53 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int16, UInt8
 from PIL import Image
 from torch import Tensor
 
-from scenetok_ns.data.demo.scenes import SPLITS, Split, render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.data.demo.scenes import (
+    SPLITS,
+    Split,
+    render_depths,
+    render_rooms,
+    sample_rooms,
+    sample_walks,
+    scene_seed,
+)
 from scenetok_ns.tools.atomic_files import atomic_folder, save_torch
 
 Layout = Literal["re10k", "dl3dv"]
 SCENES_PER_CHUNK = 8
 JPEG_QUALITY = 95
+MILLIMETRES = 1000
+DEPTH_FOLDER = "depths"
+"""16-bit PNG files of millimetres, as Nerfstudio reads depth (`depth_file_path`, unit 0.001)."""
 DL3DV_REDUCTION = 4
 """images_4 holds pictures of a quarter of the size that transforms.json states."""
 
 
 @dataclass(frozen=True)
 class DemoScene:
-    """One scene as it is written. images: display values; w2c: inverse of c2w, taken in double precision."""
+    """One scene as it is written. images: display values; depths: along the camera's axis, in whole millimetres."""
 
     key: str
     images: UInt8[Tensor, "v h w 3"]
     c2w: Float[Tensor, "v 4 4"]
     intrinsics: Float[Tensor, "3 3"]
+    depths: Int16[Tensor, "v h w"] | None = None
 
 
-def make_scene(seed: int, split: Split, index: int, num_frames: int, size: int) -> DemoScene:
-    """Scene `index` of a split; it depends on nothing else than these arguments."""
+def make_scene(seed: int, split: Split, index: int, num_frames: int, size: int, depth: bool = False) -> DemoScene:
+    """Scene `index` of a split; it depends on nothing else than these arguments. depth: with a depth map a frame."""
     rooms = sample_rooms([scene_seed(seed, split, index)])
     c2w = sample_walks(rooms, num_frames)
     images = render_rooms(rooms, c2w, rooms.intrinsics, size)[0]
     display = (images * 255).round().byte().permute(0, 2, 3, 1)
-    return DemoScene(f"demo-{seed}-{split}-{index:06d}", display, c2w[0], rooms.intrinsics[0])
+    depths = None
+    if depth:
+        metres = render_depths(rooms, c2w, rooms.intrinsics, size)[0]
+        depths = (metres * MILLIMETRES).round().to(torch.int16)
+    return DemoScene(f"demo-{seed}-{split}-{index:06d}", display, c2w[0], rooms.intrinsics[0], depths)
 
 
 def write_demo_data(
@@ -54,11 +70,13 @@ def write_demo_data(
     size: int = 64,
     seed: int = 0,
     workers: int | None = None,
+    depth: bool = False,
     on_scene: Callable[[], None] = lambda: None,
 ) -> None:
     """Write scenes to `output`/{train,test}; nothing is there until all of it is.
 
-    num_scenes: of each split. on_scene is called after each scene. Raises FileExistsError if `output` holds anything.
+    num_scenes: of each split. depth: also an exact depth map of each frame (docs/data.md has their form). on_scene is
+    called after each scene. Raises FileExistsError if `output` holds anything.
     """
     if layout not in WRITERS:
         raise ValueError(f"write_demo_data: expected layout {' or '.join(WRITERS)}, got {layout!r}")
@@ -72,7 +90,7 @@ def write_demo_data(
         for split in SPLITS:
             indices = range(num_scenes.get(split, 0))
             if indices:
-                scenes = pool.map(lambda i, split=split: make_scene(seed, split, i, num_frames, size), indices)
+                scenes = pool.map(lambda i, split=split: make_scene(seed, split, i, num_frames, size, depth), indices)
                 WRITERS[layout](folder / split, scenes, on_scene)
 
 
@@ -105,11 +123,14 @@ def _write_chunk(path: Path, scenes: list[dict]) -> None:
 
 
 def re10k_example(scene: DemoScene) -> dict:
-    """cameras: fx, fy, cx, cy (divided by the image size), 0, 0, then the 3 x 4 world-to-camera matrix by rows."""
+    """cameras: fx, fy, cx, cy (divided by the image size), 0, 0, then the 3 x 4 world-to-camera matrix by rows. depths:
+    int16 [frames, height, width], millimetres along the camera's axis at the middle of each pixel."""
     w2c = torch.linalg.inv(scene.c2w.double())[:, :3].flatten(1)
     k = scene.intrinsics.double()
     lens = torch.stack([k[0, 0], k[1, 1], k[0, 2], k[1, 2], torch.zeros_like(k[0, 0]), torch.zeros_like(k[0, 0])])
+    extra = {} if scene.depths is None else {"depths": scene.depths}
     return {
+        **extra,
         "url": f"procedural room {scene.key}",
         "timestamps": torch.arange(len(scene.images)) * 100_000,
         "cameras": torch.cat([lens.expand(len(w2c), 6), w2c], dim=1).float(),
@@ -131,6 +152,11 @@ def write_dl3dv(folder: Path, scenes: Iterator[DemoScene], on_scene: Callable[[]
         images.mkdir(parents=True)
         for i, image in enumerate(scene.images, start=1):
             Image.fromarray(image.numpy()).save(images / f"frame_{i:05d}.png")
+        if scene.depths is not None:
+            (images.parent / DEPTH_FOLDER).mkdir()
+            for i, depth in enumerate(scene.depths, start=1):
+                picture = Image.fromarray(depth.numpy().astype(np.uint16))
+                picture.save(images.parent / DEPTH_FOLDER / f"frame_{i:05d}.png")
         (images.parent / "transforms.json").write_text(json.dumps(dl3dv_transforms(scene), indent=1))
         on_scene()
 
@@ -153,6 +179,7 @@ def dl3dv_transforms(scene: DemoScene) -> dict:
         "camera_model": "OPENCV",
         "frames": [
             {"file_path": f"images/frame_{i:05d}.png", "transform_matrix": matrix.tolist(), "colmap_im_id": i}
+            | ({} if scene.depths is None else {"depth_file_path": f"{DEPTH_FOLDER}/frame_{i:05d}.png"})
             for i, matrix in enumerate(opengl, start=1)
         ],
     }

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from scenetok_ns.data.demo.difficulty import demo_difficulty, even_split, nearest_views, turn_degrees
 from scenetok_ns.data.demo.rooms import NUM_BOXES, NUM_CYLINDERS, NUM_OBJECTS, RoomBatch, material
-from scenetok_ns.data.demo.scenes import CAMERA_MARGIN, render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.data.demo.scenes import (
+    CAMERA_MARGIN,
+    render_depths,
+    render_rooms,
+    sample_rooms,
+    sample_walks,
+    scene_seed,
+)
 
 BALL = NUM_BOXES + NUM_CYLINDERS
 RED = torch.tensor([1.0, 0.0, 0.0])
@@ -146,6 +153,23 @@ def test_difficulty_counts_what_it_says() -> None:
     measured = demo_difficulty(images, c2w, num_context=2)
     assert measured.nearest_context == pytest.approx(20, abs=1e-3)
     assert measured.mean_colour == pytest.approx(7.959, abs=1e-3)
+
+
+def test_depth_is_where_the_ball_is_and_where_a_wall_is() -> None:
+    """A ball on the axis: its front at the middle pixel, and everywhere points that lie in the room."""
+    rooms = sample_rooms(range(3))
+    c2w = sample_walks(rooms, 4)[:, 1:2]
+    center = (c2w[:, 0] @ torch.tensor([0.0, 0.0, 1.0, 1.0]))[:, :3]
+    depth = render_depths(with_red_ball(rooms, center, 0.1), c2w, rooms.intrinsics, size=33)[:, 0]
+    assert torch.allclose(depth[:, 16, 16], torch.full((3,), 0.9), atol=1e-3)
+    empty = render_depths(with_red_ball(rooms, torch.full_like(center, -50.0), 0.1), c2w, rooms.intrinsics, 33)[:, 0]
+    ticks = (torch.arange(33) + 0.5) / 33
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    rays = torch.linalg.inv(rooms.intrinsics) @ torch.stack([x, y, torch.ones_like(x)]).flatten(1)
+    points = c2w[:, 0, :3, :3] @ (rays * empty.flatten(1)[:, None]) + c2w[:, 0, :3, 3:]
+    half = rooms.extent[:, :, None] / 2
+    away = (points - half * torch.tensor([0.0, 0.0, 1.0])[:, None]).abs() / half
+    assert torch.allclose(away.amax(dim=1), torch.ones(()), atol=1e-4), "points are not on walls, floor or ceiling"
 
 
 def test_wrong_input_is_named() -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from scenetok_ns.data.demo import writer as demo_writer
-from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.data.demo.scenes import render_depths, render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.data.demo.writer import write_demo_data
 from scenetok_ns.data.sources.dl3dv import DL3DVSource
 from scenetok_ns.data.sources.re10k import RE10KSource
@@ -139,3 +139,22 @@ def test_our_readers_read_what_was_made(tmp_path: Path, layout: str, source: typ
             assert torch.allclose(scene.intrinsics.float(), k.expand(FRAMES, 3, 3), atol=1e-6)
             for picture, image in zip(scene.load_images(range(FRAMES)), images, strict=True):
                 assert (picture / 255 - image).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("layout", ["re10k", "dl3dv"])
+def test_depth_comes_in_millimetres_beside_every_frame(tmp_path: Path, layout: str) -> None:
+    write_demo_data(tmp_path / "data", layout, {"train": 1}, FRAMES, SIZE, 0, depth=True)
+    rooms = sample_rooms([scene_seed(0, "train", 0)])
+    true = render_depths(rooms, sample_walks(rooms, FRAMES), rooms.intrinsics, SIZE)[0]
+    if layout == "re10k":
+        found = torch.load(tmp_path / "data/train/000000.torch", weights_only=True)[0]["depths"]
+    else:
+        (scene,) = (tmp_path / "data/train").iterdir()
+        frames = json.loads((scene / "nerfstudio/transforms.json").read_text())["frames"]
+        found = torch.stack(
+            [
+                torch.from_numpy(np.array(Image.open(scene / "nerfstudio" / f["depth_file_path"])).astype(np.int32))
+                for f in frames
+            ]
+        )
+    assert torch.allclose(found / 1000, true, atol=6e-4)
