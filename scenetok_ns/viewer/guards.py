@@ -70,7 +70,7 @@ def guard_updates() -> None:
         stock(self, client, message)
 
     guarded.is_guarded = True  # type: ignore[attr-defined]
-    _gui_api.GuiApi._handle_gui_updates = guarded  # type: ignore[method-assign]
+    _gui_api.GuiApi._handle_gui_updates = guarded  # type: ignore[method-assign, assignment]
 
 
 def guard_uploads(server: ViserServer, refused: Callable[[str], None]) -> None:
