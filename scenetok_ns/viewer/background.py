@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from scenetok_ns.viewer.elements import Kind
+from scenetok_ns.viewer.elements import Kind, asking_client, serve
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Work(threading.Thread, Generic[Result]):
         """
         super().__init__(daemon=True, name=f"scenetok-{doing}")
         self._run, self._lock, self._share, self._report, self._done = run, lock, share, report, done
+        self._client = asking_client()  # whose camera goes to the scene that is made, and who is told
         self._doing, self._stop_asked, self._reported = doing, threading.Event(), 0.0
 
     def abort(self) -> None:
@@ -54,6 +55,7 @@ class Work(threading.Thread, Generic[Result]):
         self._stop_asked.set()
 
     def run(self) -> None:
+        serve(self._client)
         started = time.monotonic()
         try:
             with self._lock:

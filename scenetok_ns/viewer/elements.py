@@ -34,6 +34,11 @@ def asking_client() -> viser.ClientHandle | None:
     return getattr(_touch, "client", None)
 
 
+def serve(client: viser.ClientHandle | None) -> None:
+    """Have this thread work for a browser: `asking_client` returns it."""
+    _touch.client = client
+
+
 class _Prompt:
     """Remembers which browser touched the element, and calls `interrupt` at once."""
 
@@ -49,7 +54,7 @@ class _Prompt:
         register(self._touched)
 
     def _touched(self, event: Any) -> None:
-        _touch.client = event.client
+        serve(event.client)
         if self.interrupt is not None:
             self.interrupt()
 
@@ -147,7 +152,7 @@ class Upload(ViewerElement[bytes]):
         self.gui_handle.on_upload(self._uploaded)
 
     def _uploaded(self, event: Any) -> None:
-        _touch.client = event.client
+        serve(event.client)
         file = self.gui_handle.value
         self.gui_handle._impl.value = type(file)("", b"")  # else the server would keep it for good
         self.take(file.name, file.content)
