@@ -162,14 +162,13 @@ def allow_two_keyframes() -> None:
 
 
 def hide_meaningless(viewer: Viewer) -> None:
-    """Hide what does nothing for this model: its depth is one plane, it has no box to crop, and exports nothing.
+    """Hide what does nothing for this model: it has no box to crop, and exports nothing from the page.
 
     Training buttons go where nothing trains.
     """
     panel = viewer.control_panel
-    # Nothing is nearer than our far plane, composed or not: without, the viewer need not make and send its depth.
+    # Depth takes longer to send than the picture: composing frustums with it is off at first.
     panel._layer_depth.value = False
-    panel._layer_depth.set_hidden(True)
     if viewer.trainer is None:
         viewer.pause_train.visible = viewer.resume_train.visible = False
         panel._train_speed.set_hidden(True)

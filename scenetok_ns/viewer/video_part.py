@@ -13,9 +13,9 @@ from scenetok_ns.data.camera_path_files import CameraPath, read_path, write_path
 from scenetok_ns.data.camera_paths import PATH_NAMES, PathName
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.rendering.token_renderer import RenderSettings
 from scenetok_ns.rendering.shot_files import ShotFiles, file_names
 from scenetok_ns.rendering.shots import Shot, path_around, render_shots
+from scenetok_ns.rendering.token_renderer import RenderSettings
 from scenetok_ns.viewer.background import Work
 from scenetok_ns.viewer.elements import Choice, Folder, Prose, QuietButton, Setting
 from scenetok_ns.viewer.page_text import command_text, media, paragraph
