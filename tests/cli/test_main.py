@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -115,7 +116,13 @@ main.entrypoint(["report"])
 
 @pytest.mark.parametrize(("name", "code", "said"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
 def test_signals_end_a_command_in_one_line_and_leave_nothing(name: str, code: int, said: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SLEEPS, str(tmp_path / "out"), name], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SLEEPS, str(tmp_path / "out"), name],
+        capture_output=True,
+        text=True,
+        # What starts in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert (done.returncode, done.stderr) == (code, f"scenetok report: {said}\n")
     assert not list(tmp_path.iterdir())
 
