@@ -60,6 +60,7 @@ def generate(
         ValueError: the preset has no generator; numbers of views, image sizes or cameras do not fit; the anchors are no
             poses, or all in one place, which gives the scene no scale.
     """
+    model.warn_if_untrained()
     preset = model.preset
     if preset.scene_sampler is None:
         raise ValueError(f"preset {preset.name} has no scene generator; choose a scenegen preset")

@@ -22,7 +22,7 @@ FORMAT = "scenetok-tokens-1"
 """Poses: camera-to-world, OpenCV axes. Intrinsics: divided by the image size."""
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics")
+OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics", "latents")
 """Tensors that a file need not have."""
 
 
@@ -47,6 +47,8 @@ class SceneTokens:
     Camera-to-world, OpenCV axes, units of the capture; paths are made from them. None: not known."""
     cameras_intrinsics: Float[Tensor, "v 3 3"] | None = None
     """Theirs, of the square pictures."""
+    latents: Float[Tensor, "v c h w"] | None = None
+    """Latents of the photographs, in the order of the cameras, for `SceneTok.add_views`. None: not kept."""
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or (self.logvar is not None and self.logvar.shape != self.mean.shape):
@@ -61,6 +63,10 @@ class SceneTokens:
         views = known[0][0] if known[0] else 0
         if known not in ([None, None], [[views, 4, 4], [views, 3, 3]]):
             raise ValueError(f"SceneTokens: expected cameras [v, 4, 4] and [v, 3, 3] or none, got {known}")
+        if self.latents is not None and (self.latents.ndim != 4 or len(self.latents) != views):
+            raise ValueError(
+                f"SceneTokens: expected latents [v, c, h, w] of {views} cameras or None, got {list(self.latents.shape)}"
+            )
 
     @property
     def _cameras(self) -> tuple[Tensor | None, Tensor | None]:
@@ -98,6 +104,8 @@ class SceneTokens:
             tensors["logvar"] = self.logvar.to(dtype)
         if self.cameras_c2w is not None and self.cameras_intrinsics is not None:
             tensors |= {"cameras_c2w": self.cameras_c2w.float(), "cameras_intrinsics": self.cameras_intrinsics.float()}
+        if self.latents is not None:
+            tensors["latents"] = self.latents.to(dtype)
         values = {
             "preset": self.preset,
             "scene": self.scene,

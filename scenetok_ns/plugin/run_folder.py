@@ -12,6 +12,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from scenetok_ns.bridge.run_configs import OwnCheckpoints, read_run, run_checkpoints
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
+from scenetok_ns.models.run_checkpoints import check_checkpoint, checkpoint_path, read_checkpoint
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.plugin.methods import method_config
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
@@ -23,7 +24,6 @@ from scenetok_ns.tools.run_files import (
     save_tensors,
     write_run_folder,
 )
-from scenetok_ns.training.checkpoints import check_checkpoint, checkpoint_path, read_checkpoint
 
 
 @dataclass
