@@ -7,8 +7,8 @@
 >>> frames = model.render(tokens, camera_path("orbit", tokens, 48))  # [48, 3, 64, 64] in [0, 1]
 
 This file imports nothing: Nerfstudio loads our entry points while it is still importing itself, and `scenetok --help`
-waits for no torch. A name is imported when it is first used; before torch is imported, its idle threads are told to sleep
-(`tools/threads.py`).
+waits for no torch. A name is imported when it is first used. Before torch is imported, its idle threads are set to
+sleep (`tools/threads.py`).
 """
 
 from __future__ import annotations

@@ -97,6 +97,9 @@ def open_scenes(
         index: Evaluation index of a data set. None: context views are spread over each scene.
         split: Part of a data set.
 
+    Returns:
+        The scenes. Photographs are read when they are asked for.
+
     Raises:
         DataError: The data cannot be read, or no scene of it can be used; one line.
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -121,17 +120,19 @@ def _of_run_checkpoint(file: Path, preset: str | None, given: GivenFiles) -> Pre
         folder = RunFolder.read(config)
         recorded, context, target = preset or folder.preset, folder.context, folder.target
     if recorded is None:
-        recorded = _preset_in(read_checkpoint(file)["pipeline"])
-    if recorded is None:
-        raise ValueError(f"{file} does not say which preset it is of, and there is no {config}: give preset=")
+        recorded = _preset_in(file)
     files = GivenFiles(given.context_weights or context.path, given.target_weights or target.path, given.tokenizer)
     return _of_networks(load_preset(recorded), [file], files)
 
 
-def _preset_in(pipeline: Mapping[str, Any]) -> str | None:
-    extra = model_state(pipeline).get("_extra_state")
+def _preset_in(file: Path) -> str:
+    """Name of the preset that a checkpoint says it is of. Raises ValueError."""
+    extra = model_state(read_checkpoint(file)["pipeline"]).get("_extra_state")
     name = extra.get("preset") if isinstance(extra, dict) else None
-    return name if isinstance(name, str) else None
+    if name not in preset_names():
+        problem = f"is of preset {name}, which is not in this package" if name else "does not say which preset it is of"
+        raise ValueError(f"{file} {problem}: give preset=")
+    return str(name)
 
 
 def _of_released(file: Path, preset: str | None, given: GivenFiles) -> Pretrained:

@@ -79,9 +79,9 @@ def generate(
     if preset.scene_sampler is None:
         raise ValueError(f"preset {preset.name} has no scene generator; choose a scenegen preset")
     views = as_images(images, "generate")
+    check_condition_count(preset, len(views))
     check_views(views, cameras, model.image_size, "generate")
     check_cameras(cameras, "generate")
-    check_condition_count(preset, len(views))
     reference = cameras.c2w[:, 0]
     posed, aimed = (relative_cameras(each, reference.to(each.c2w), pose_scale) for each in (cameras, anchors))
     check_anchors(aimed)

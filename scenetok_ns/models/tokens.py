@@ -28,7 +28,11 @@ OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics", "latents")
 
 @dataclass(frozen=True)
 class SceneTokens:
-    """One scene as the compressor, or the scene generator, gives it. Nothing here depends on the target cameras."""
+    """One scene as the compressor, or the scene generator, gives it. Nothing here depends on the target cameras.
+
+    >>> tokens.save("room.safetensors")
+    >>> tokens = SceneTokens.load("room.safetensors").to("cuda")
+    """
 
     mean: Float[Tensor, "n dim"]
     reference_c2w: Float[Tensor, "4 4"]
@@ -73,16 +77,27 @@ class SceneTokens:
         return self.cameras_c2w, self.cameras_intrinsics
 
     def sample(self, seed: int) -> SceneTokens:
-        """A draw of the Gaussian, as the published evaluation renders from; the same on every device."""
+        """Draw from the Gaussian, as the published evaluation does before it renders.
+
+        Args:
+            seed: Random seed; the draw is the same on every device.
+
+        Raises:
+            ValueError: The tokens have no log-variance: they are generated, or a draw already.
+        """
         if self.logvar is None:
             raise ValueError("SceneTokens.sample: these tokens have no log-variance; render them as they are")
         noise = token_noise(seed, *self.mean.shape)[0].to(self.mean)
         return replace(self, mean=self.mean + (0.5 * self.logvar).exp() * noise, logvar=None)
 
     def subset(self, count: int) -> SceneTokens:
-        """`count` of the tokens, in their order; always the same ones, and those of a smaller subset among them.
+        """Take some of the tokens, in their order: always the same ones, and those of a smaller subset among them.
 
-        Raises ValueError for a count that is not between 1 and all.
+        Args:
+            count: Number of tokens, from 1 to all.
+
+        Raises:
+            ValueError: There are not as many.
         """
         there = len(self.mean)
         if not 1 <= count <= there:
@@ -92,11 +107,22 @@ class SceneTokens:
         return replace(self, mean=self.mean[kept], logvar=None if self.logvar is None else self.logvar[kept])
 
     def to(self, device: torch.device | str) -> SceneTokens:
+        """The same tokens on another device."""
         tensors = {name: getattr(self, name) for name in ("mean", "reference_c2w", *OPTIONAL)}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write the file, whole or not at all. In bfloat16, 512 x 64 tokens without log-variance take 64 KiB."""
+        """Write a token file, whole or not at all.
+
+        Args:
+            path: File to write (.safetensors).
+            dtype: Precision of the numbers: float32, bfloat16 or float16. In bfloat16, 512 x 64 tokens without
+                log-variance take 64 KiB.
+
+        Raises:
+            ValueError: Another dtype.
+            OSError: The file cannot be written.
+        """
         if dtype not in _DTYPES:
             raise ValueError(f"SceneTokens.save: expected one of {', '.join(_DTYPES.values())}, got {dtype}")
         tensors = {"mean": self.mean.to(dtype), "reference_c2w": self.reference_c2w.float()}
@@ -121,11 +147,17 @@ class SceneTokens:
 
     @staticmethod
     def load(path: str | Path) -> SceneTokens:
-        """Read a file; tokens come as float32 on the CPU.
+        """Read a token file.
+
+        Args:
+            path: File that `save`, `scenetok encode` or `scenetok generate` wrote.
+
+        Returns:
+            Tokens, float32, on the CPU.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, not a token file, or of another format; the line names file and reason.
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, not a token file, or of another format; the line names file and reason.
         """
         path = Path(path)
         if not path.is_file():
