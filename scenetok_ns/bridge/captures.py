@@ -8,7 +8,7 @@ taken as it is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from nerfstudio.data.utils import dataparsers_utils as stock_splits
 from torch import Tensor
 
 from scenetok_ns.bridge.colmap_models import read_colmap_model
+from scenetok_ns.data.depth_maps import MILLIMETRES, read_depth_map
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.lenses import opencv_distortion, straight_matrix, straighten
 from scenetok_ns.data.picture_folder import PictureFolder, check_proportions, picture_size
@@ -60,6 +61,8 @@ class CaptureFrame:
     size: tuple[int, int]
     """(width, height)."""
     background: tuple[int, int, int] = WHITE
+    depth: Path | None = None
+    """File of its depth map; None: there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,8 @@ def read_views(key: str, dataparser: DataParser, split: str) -> CaptureViews:
     if not train:
         raise DataError(f"{pictures.folder}: no frame is left to encode; see the dataparser's options for the split")
     chosen = _with_pictures(pictures, frames, [*train, *evaluation])
-    return CaptureViews(_scene_of_frames(key, chosen), len(train))
+    unit = getattr(dataparser.config, "depth_unit_scale_factor", MILLIMETRES)
+    return CaptureViews(_scene_of_frames(key, chosen, unit), len(train))
 
 
 def scene_of_outputs(key: str, outputs: Sequence[DataparserOutputs]) -> Scene:
@@ -160,7 +164,9 @@ def _with_pictures(pictures: PictureFolder, frames: Sequence[FileFrame], chosen:
         if check_proportions(file, size, lens.width, lens.height):
             scaled = scaled or f"{size[0]} x {size[1]} pixels where cameras are for {lens.width:g} x {lens.height:g}"
         c2w = flip_axes(torch.from_numpy(frame.c2w)).numpy()
-        found.append(CaptureFrame(file, c2w, lens.matrix(*size), np.array(lens.distortion), size))
+        depth = None if frame.depth_file_path is None else pictures.folder / frame.depth_file_path
+        matrix, distortion = lens.matrix(*size), np.array(lens.distortion)
+        found.append(CaptureFrame(file, c2w, matrix, distortion, size, depth=depth))
     if scaled is not None:
         logger.info("%s: pictures have %s: intrinsics are scaled along", pictures.folder, scaled)
     return found
@@ -198,7 +204,7 @@ def _colmap_split(dataparser: ColmapDataParser, files: list[Path], split: str) -
     return [int(index) for index in dataparser._get_image_indices(files, split)]
 
 
-def _scene_of_frames(key: str, frames: Sequence[CaptureFrame]) -> Scene:
+def _scene_of_frames(key: str, frames: Sequence[CaptureFrame], depth_unit: float = MILLIMETRES) -> Scene:
     try:
         lenses = [opencv_distortion(frame.distortion) for frame in frames]
     except ValueError as error:
@@ -223,7 +229,22 @@ def _scene_of_frames(key: str, frames: Sequence[CaptureFrame]) -> Scene:
         frame_names=tuple(frame.file.stem for frame in frames),
         read_frame=partial(_read, tuple(frames), tuple(lenses), tuple(straight)),
         sizes=sizes if len(set(sizes)) > 1 else None,
+        read_depth=_depth_reader(frames, lenses, depth_unit),
     )
+
+
+def _depth_reader(
+    frames: Sequence[CaptureFrame], lenses: Sequence[np.ndarray], unit: float
+) -> Callable[[int], Float[Tensor, "h w"]] | None:
+    """Reader of the frames' depth maps; None: some have none, or a lens whose distortion is taken out of pictures."""
+    files = [frame.depth for frame in frames if frame.depth is not None]
+    if len(files) < len(frames) or any(lens.any() for lens in lenses):
+        return None
+    return partial(_read_depth, files, unit)
+
+
+def _read_depth(files: Sequence[Path], unit: float, index: int) -> Float[Tensor, "h w"]:
+    return read_depth_map(files[index], unit)
 
 
 def _read(

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from scenetok_ns.bridge.capture_kinds import fitting_dataparser
 from scenetok_ns.bridge.captures import CaptureViews, read_views
-from scenetok_ns.data.poses import camera_spread, farthest_points, in_one_place, scaled_poses, stray_cameras
+from scenetok_ns.data.poses import farthest_points, in_one_place, stray_cameras
 from scenetok_ns.data.poses import pose_scale as scale_to
 from scenetok_ns.data.scenes import BadScene, DataError, OneScene, Scene, ViewIndices, scene_part
 from scenetok_ns.dataparsers.scene_dataparser import view_outputs
+from scenetok_ns.models.cameras import camera_spread, scaled_poses
 from scenetok_ns.tools.printing import command
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,9 @@ class StockSceneSource(OneScene):
         part = copy(self)
         chosen = self._sound[: self.num_train].nonzero().flatten()
         scene = scene_part(self._scene, chosen)
-        part._scene = replace(scene, c2w=scaled_poses(scene.c2w, self.pose_scale))
+        part._scene = replace(
+            scene, c2w=scaled_poses(scene.c2w, self.pose_scale), depth_scale=scene.depth_scale * self.pose_scale
+        )
         part._sound = torch.ones(len(chosen), dtype=torch.bool)
         part.num_train = len(chosen)
         part.pose_scale = 1.0

@@ -25,8 +25,8 @@ def export_dataset(
     methods train: `ns-train splatfacto --data OUTPUT`.
 
     The scene's evaluation photographs, none of which was encoded, are its evaluation views, where there are any; else
-    some rendered views are. Points on surfaces, found by comparing the views, are in it for methods that start from
-    points.
+    some rendered views are. Points on surfaces, by the depth head or found by comparing the views, are in it for
+    methods that start from points.
 
     Args:
         output: The folder to make; it must not exist.
@@ -38,7 +38,7 @@ def export_dataset(
         raise UsageError(f"--size must be at least {SMALLEST}, got {size}")
     check_absent(output)
     console = plain_console(stderr=True)
-    rendered = rendered_scene(output, view, console)
+    rendered = rendered_scene(output, view, console, depth="with head")
     from scenetok_ns.rendering.dataset_export import write_dataset
     from scenetok_ns.rendering.views import RenderedViews
     from scenetok_ns.splats.points import surface_points
@@ -46,7 +46,7 @@ def export_dataset(
     held_out = rendered.held_out
     evaluation = held_out if rendered.photographs is None else RenderedViews(rendered.photographs, held_out.cameras)
     with console.status("finding points on surfaces"):
-        points = surface_points(rendered.path.frames, rendered.path.cameras)
+        points = surface_points(rendered.path.frames, rendered.path.cameras, rendered.maps)
     with atomic_folder(output) as folder:
         side = size or rendered.path.frames.shape[-1]
         write_dataset(folder, rendered.path.resized(side), evaluation.resized(side), points)

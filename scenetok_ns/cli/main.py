@@ -52,6 +52,11 @@ COMMANDS = {
         "scenetok_ns.cli.train_tiny_generator:train_tiny_generator",
         "train the embedded scene generator from scratch, on a GPU",
     ),
+    "train-tiny-depth": (
+        "scenetok_ns.cli.train_tiny_depth:train_tiny_depth",
+        "train the embedded model's depth head, on a GPU",
+    ),
+    "export-mesh": ("scenetok_ns.cli.export_mesh:export_mesh", "fuse rendered views of a scene into a mesh"),
     "splat": ("scenetok_ns.cli.splat:splat", "fit 3D Gaussians to rendered views of a scene, as a PLY file"),
     "eval-index": ("scenetok_ns.cli.eval_index:eval_index", "make or check an evaluation index"),
     "report": ("scenetok_ns.cli.report:report", "write a page about an evaluation"),

@@ -46,6 +46,7 @@ def render(
     frame_rate: float = 24.0,
     formats: tuple[Format, ...] = ("mp4",),
     compare: bool = False,
+    depth: bool = False,
     num_context: int | None = None,
     pose_scale: float | None = None,
     seed: int | None = None,
@@ -71,6 +72,9 @@ def render(
         size: Width and height of the pictures in pixels; default: a camera path's own, else the model's square.
         frame_rate: Frames of the videos in a second.
         formats: mp4, png or both.
+        depth: Also write depth maps, to <scene>-depth: 16-bit PNG files in a unit that depth.json there states (a
+            thousandth of a unit of the capture, in a room), and the same in colours. Without a depth head they are
+            found by comparing views, which is slower and less accurate.
         compare: Put the photograph that was taken nearest beside each picture.
         num_context: Number of context views to encode.
         pose_scale: Factor from capture units to training units. Default: match the camera spread of the training data.
@@ -101,6 +105,7 @@ def render(
         guidance=guidance,
         solver=solver,
     )
+    from scenetok_ns.rendering.depth_files import check_depth_folder
     from scenetok_ns.rendering.shot_files import check_folder, check_names
     from scenetok_ns.tools.atomic_files import remove_leftovers
 
@@ -117,7 +122,10 @@ def render(
         found = _token_files(tokens) if tokens else _scenes_of_data(renderer, scenes, compare)
     shots = _shots(found, path, count, size, renderer.preset.data.image_size)
     check_names(output, [shot.name for shot in shots], formats)
-    _render(renderer, shots, output, formats, frame_rate, console)
+    if depth:
+        for shot in shots:
+            check_depth_folder(output, shot.name)
+    _render(renderer, shots, output, formats, frame_rate, depth, console)
 
 
 def _run_renderer(run: Path, changes: RunChanges, path: str, output: Path, console: Console) -> SceneRenderer:
@@ -191,8 +199,11 @@ def _render(
     output: Path,
     formats: tuple[Format, ...],
     frame_rate: float,
+    depth: bool,
     console: Console,
 ) -> None:
+    from scenetok_ns.models.rendered_depth import scene_unit
+    from scenetok_ns.rendering.depth_files import DEPTH_SUFFIX, depth_files, depth_unit
     from scenetok_ns.rendering.shot_files import ShotFiles
     from scenetok_ns.rendering.shots import render_shots
 
@@ -203,11 +214,17 @@ def _render(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        rendered = render_shots(renderer, shots, report)
-        for shot, first, frames in rendered:
+        maps = {}
+        for shot in shots if depth else ():
+            unit = depth_unit(scene_unit(shot.tokens))
+            maps[shot.name] = stack.enter_context(depth_files(output, shot.name, unit))
+        for shot, first, frames, depths in render_shots(renderer, shots, report, depth=depth):
             writers[shot.name].add(first, frames)
+            if depths is not None:
+                maps[shot.name].add(first, depths)
     for shot in shots:
         made = [output / f"{shot.name}.mp4"] if "mp4" in formats else []
         made += [output / shot.name] if "png" in formats else []
+        made += [output / f"{shot.name}{DEPTH_SUFFIX}"] if depth else []
         files = ", ".join(map(str, [*made, output / f"{shot.name}.camera_path.json"]))
         console.print(f"{len(shot.path.c2w)} frames: {files}", soft_wrap=True)

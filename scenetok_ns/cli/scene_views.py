@@ -1,4 +1,4 @@
-"""What `scenetok splat` and `scenetok export-dataset` share: the options of the views, and their rendering."""
+"""What the commands that render views around a scene share: the options of the views, and their rendering."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scenetok_ns.data.path_names import PATH_NAMES
 from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
-    from scenetok_ns.rendering.views import RenderedScene
+    from scenetok_ns.rendering.views import DepthWanted, RenderedScene
 
 FEWEST_VIEWS, USUAL_VIEWS, MOST_VIEWS = 16, 120, 10_000
 """Views of a scene: the smallest number, the default and the largest number."""
@@ -59,7 +59,7 @@ def check_path(path: str, preset: str) -> None:
     read_path(Path(path), None, load_preset(preset).data.image_size)
 
 
-def rendered_scene(output: Path, options: ViewOptions, console: Console) -> RenderedScene:
+def rendered_scene(output: Path, options: ViewOptions, console: Console, depth: DepthWanted = "never") -> RenderedScene:
     """Load a run and render the views. Raises DataError, ValueError or OSError, in one line."""
     changes = RunChanges(
         data=options.data,
@@ -90,4 +90,5 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console) -> Rend
             options.path,
             views,
             lambda done, total: progress.update(task, completed=done, total=total),
+            depth,
         )

@@ -35,6 +35,7 @@ def splat(
     """Render views around a scene from its tokens, fit 3D Gaussians to them, and write a PLY file, which SuperSplat,
     Nerfstudio's viewer and other programs show in real time.
 
+    The Gaussians start on the surfaces that the depth head sees, or, without one, on those found by comparing views.
     Reports how well the splat matches views that it was not fitted to, and, where there are photographs of them, how
     well the model's renders and the splat match those; also as JSON beside the PLY. Needs an NVIDIA GPU.
 
@@ -57,7 +58,7 @@ def splat(
     with console.status("preparing gsplat (its first use compiles for minutes)"):
         require_gsplat()
     begin = time.perf_counter()
-    rendered = rendered_scene(output, view, console)
+    rendered = rendered_scene(output, view, console, depth="with head")
     render_seconds = time.perf_counter() - begin
     fit = Fit(iterations, gaussians)
     found = fit.run(rendered, gsplat_rasterize, console)
@@ -108,7 +109,8 @@ class Fit:
         begin = time.perf_counter()
         views = rendered.path
         with console.status("finding points on surfaces"):
-            start = gaussians_at(surface_points(views.frames, views.cameras), self.gaussians // 2, SH_DEGREE)
+            points = surface_points(views.frames, views.cameras, rendered.maps)
+            start = gaussians_at(points, self.gaussians // 2, SH_DEGREE)
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
             task = progress.add_task("fitting Gaussians", total=self.iterations)
             found = fit_gaussians(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ def show_log() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-def print_results(figures: dict[str, Any], output: Path) -> None:
+FILES = ("weights.safetensors", "log.jsonl", "figures.json", "samples.png")
+
+
+def print_results(figures: dict[str, Any], output: Path, files: Sequence[str] = FILES) -> None:
     """Print the figures of a training, and which files are in its folder."""
     console = plain_console()
     console.print_json(json.dumps(figures))
-    console.print(f"weights.safetensors, log.jsonl, figures.json and samples.png are in {output}", soft_wrap=True)
+    console.print(f"{', '.join(files)} are in {output}", soft_wrap=True)

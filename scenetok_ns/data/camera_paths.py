@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.data.path_names import PATH_NAMES, PathName
-from scenetok_ns.data.poses import ONE_PLACE, camera_spread, pose_distances
+from scenetok_ns.data.poses import ONE_PLACE
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.models.cameras import camera_spread, pose_distances
 
 FULL_CIRCLE_GAP = math.radians(120)
 """Directions that no camera looks in, in one piece; with more of them an orbit swings instead of going round."""

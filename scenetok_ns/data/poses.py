@@ -6,10 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from scenetok_ns.models.cameras import are_rigid
+from scenetok_ns.models.cameras import are_rigid, camera_spread, pose_distances
 
-COSINE_LIMIT = 1.0 - 1e-6
-"""Clamp of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
 ONE_PLACE = 1e-6
 """Spread of cameras, over the size of their positions, below which they are in one place."""
 FARTHEST = 1e9
@@ -94,32 +92,6 @@ def interpolate_poses(keys: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor,
     path[:, :3, 3] = torch.lerp(start[:, :3, 3], end[:, :3, 3], t[:, None])
     path[:, :3, :3] = start[:, :3, :3] @ _partial_rotation(start[:, :3, :3].mT @ end[:, :3, :3], t)
     return path.to(keys.dtype)
-
-
-def scaled_poses(c2w: Float[Tensor, "*v 4 4"], scale: float | Float[Tensor, ""]) -> Float[Tensor, "*v 4 4"]:
-    """The poses with their positions multiplied."""
-    poses = c2w.clone()
-    poses[..., :3, 3] *= scale
-    return poses
-
-
-def pose_distances(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v v"]:
-    """Squared distance of the centres plus squared angle in radians between all poses, in float64 (parity c11_fps)."""
-    poses = c2w.double()
-    centres, rotations = poses[:, :3, 3], poses[:, :3, :3]
-    apart = (centres[:, None] - centres[None]).square().sum(-1)
-    # trace(A^T B) is the sum of the elementwise product.
-    cosine = (torch.einsum("aij,bij->ab", rotations, rotations) - 1) / 2
-    angle = cosine.clamp(-COSINE_LIMIT, COSINE_LIMIT).acos()
-    # At the clamp the published angle is zero, because its axis vanishes together with the skew part of the matrix.
-    angle = torch.where(torch.eye(len(poses), dtype=torch.bool, device=poses.device), 0.0, angle)
-    return apart + angle.square()
-
-
-def camera_spread(c2w: Float[Tensor, "v 4 4"]) -> float:
-    """Root of the mean square distance of the cameras from their middle."""
-    positions = c2w[:, :3, 3].double()
-    return float((positions - positions.mean(0)).square().sum(1).mean().sqrt())
 
 
 def pose_scale(c2w: Float[Tensor, "v 4 4"], typical_spread: float | None) -> float:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from scenetok_ns.data.depth_maps import crop_depth
 from scenetok_ns.data.errors import BadScene, DataError
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
 from scenetok_ns.models.cameras import are_rigid
@@ -62,6 +63,10 @@ class Scene:
     timestamps: Int64[Tensor, " v"] | None = None
     sizes: tuple[tuple[int, int], ...] | None = None
     """(height, width) of each frame as stored, where frames may differ; None: all are of one size."""
+    read_depth: Callable[[int], Float[Tensor, "h w"]] | None = None
+    """Depth of the whole frame along the optical axis, at any resolution, 0 where unknown; None: the data has none."""
+    depth_scale: float = 1.0
+    """Factor from `read_depth` to the units of `c2w`."""
 
     def __post_init__(self) -> None:
         check_cameras(self.key, self.c2w, self.intrinsics, self.frame_names)
@@ -99,6 +104,21 @@ class Scene:
         intrinsics = torch.stack([crop_intrinsics(lens, size, image_size) for lens, size in lenses])
         return Views(cropped, self.c2w[chosen], intrinsics)
 
+    def load_depths(self, indices: Sequence[int] | Tensor, image_size: tuple[int, int]) -> Float[Tensor, "v 1 h w"]:
+        """Depth of frames, cropped as `load_views` crops them, in the units of the poses; 0: not known.
+
+        Raises BadScene; ask only where there is `read_depth`.
+        """
+        assert self.read_depth is not None
+        found = []
+        for index in torch.as_tensor(indices, dtype=torch.int64).tolist():
+            try:
+                found.append(crop_depth(self.read_depth(index), image_size) * self.depth_scale)
+            except (OSError, SyntaxError, ValueError) as error:
+                reason = f"the depth of frame {self.frame_names[index]} cannot be read: {error}"
+                raise BadScene(reason, self.key) from error
+        return torch.stack(found) if found else torch.empty(0, 1, *image_size)
+
     def _load_image(self, index: int) -> UInt8[Tensor, "3 h w"]:
         if not 0 <= index < self.num_frames:
             raise BadScene(f"frame {index} was asked for, but there are {self.num_frames} frames", self.key)
@@ -122,7 +142,14 @@ def scene_part(scene: Scene, indices: Int64[Tensor, " v"]) -> Scene:
         read_frame=partial(_read_chosen, scene, chosen),
         timestamps=None if scene.timestamps is None else scene.timestamps[indices],
         sizes=None if scene.sizes is None else tuple(scene.sizes[i] for i in chosen),
+        read_depth=None if scene.read_depth is None else partial(_read_chosen_depth, scene, chosen),
+        depth_scale=scene.depth_scale,
     )
+
+
+def _read_chosen_depth(scene: Scene, chosen: Sequence[int], index: int) -> Float[Tensor, "h w"]:
+    assert scene.read_depth is not None
+    return scene.read_depth(chosen[index])
 
 
 def _read_chosen(scene: Scene, chosen: Sequence[int], index: int) -> UInt8[Tensor, "3 h w"]:

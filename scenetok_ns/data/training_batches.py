@@ -37,6 +37,8 @@ class Clips:
     intrinsics: Float[Tensor, "*b v 3 3"]
     latents: Float[Tensor, "*b l c h w"] | None = None
     """Raw, in the precision they are stored in; None if there are photographs or scene tokens."""
+    depths: Float[Tensor, "*b v 1 h w"] | None = None
+    """Depth of photographs along the optical axis, in the units of the poses; 0: not known. None: there is none."""
 
     @staticmethod
     def stack(items: list[Clips]) -> Clips:
@@ -44,7 +46,7 @@ class Clips:
         return Clips(*(None if column[0] is None else torch.stack(column) for column in columns))  # type: ignore[arg-type]
 
     def _fields(self) -> tuple[Tensor | None, ...]:
-        return self.images, self.c2w, self.intrinsics, self.latents
+        return self.images, self.c2w, self.intrinsics, self.latents, self.depths
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Clips:
         return Clips(*(None if field is None else change(field) for field in self._fields()))  # type: ignore[arg-type]
@@ -165,6 +167,8 @@ class TrainingSamples(Dataset[TrainingBatch]):
         self.keys = list(source.keys)
         if not self.keys:
             raise DataError("there is no scene to train on")
+        self.reads_depth = False
+        """Whether photographs come with their depth, in data sets that have it."""
         self._pass: tuple[int, Tensor] | None = None
 
     def __getitem__(self, step: int) -> TrainingBatch:
@@ -208,10 +212,15 @@ class TrainingSamples(Dataset[TrainingBatch]):
         frames, place = torch.cat(list(wanted.values())).unique(return_inverse=True)
         loaded = scene.load_views(frames, size)
         images, c2w = loaded.images, loaded.c2w
+        depths = scene.load_depths(frames, size) if self.reads_depth and scene.read_depth is not None else None
         if self.data.random_flip and torch.rand((), generator=generator) < 0.5:
             images, c2w = reflect(images, c2w)
+            depths = None if depths is None else depths.flip(-1)
         places = place.split([len(indices) for indices in wanted.values()])
-        clips = (Clips(images[part], c2w[part], loaded.intrinsics[part]) for part in places)
+        clips = (
+            Clips(images[part], c2w[part], loaded.intrinsics[part], depths=None if depths is None else depths[part])
+            for part in places
+        )
         return Sample.of(dict(zip(wanted, clips, strict=True)))
 
 

@@ -62,6 +62,8 @@ class FileFrame:
     c2w: np.ndarray
     """Camera-to-world [4, 4], OpenGL axes, float64, in the file's world."""
     lens: FileLens
+    depth_file_path: str | None = None
+    """Of its depth map; None: it has none."""
 
     @property
     def name(self) -> str:
@@ -145,7 +147,9 @@ def frame_of(path: Path | str, number: int, frame: Any, content: Mapping[str, An
         raise DataError(f"{where} has no file_path")
     file_path = _slashes(frame["file_path"])
     where = f"{path}: frame {file_path}"
-    return FileFrame(file_path, _pose(where, frame.get("transform_matrix")), lens_of(where, frame, content))
+    depth = frame.get("depth_file_path")
+    pose, lens = _pose(where, frame.get("transform_matrix")), lens_of(where, frame, content)
+    return FileFrame(file_path, pose, lens, _slashes(depth) if isinstance(depth, str) and depth else None)
 
 
 def _pose(where: str, rows: Any) -> np.ndarray:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from scenetok_ns.data.poses import pose_distances, scaled_poses
 from scenetok_ns.data.scenes import Views
+from scenetok_ns.models.cameras import pose_distances, scaled_poses
 from scenetok_ns.models.metrics import Pictures
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.seeds import seeded_generator

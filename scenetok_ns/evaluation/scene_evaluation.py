@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from scenetok_ns.data.precomputed.scene_jobs import Shard
@@ -19,7 +19,8 @@ from scenetok_ns.evaluation.measures import Measured, Measures
 from scenetok_ns.evaluation.options import ContextOrder
 from scenetok_ns.evaluation.records import EvaluationFolder, SceneRecord
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.metrics import Pictures
+from scenetok_ns.models.metrics import Pictures, depth_metrics
+from scenetok_ns.models.rendered_depth import sweep_views
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.seeds import named_generator
 
@@ -54,6 +55,10 @@ class EvaluatedScene:
     pred: Pictures
     baselines: dict[str, Pictures]
     seconds: float
+    depth: Float[Tensor, "v 1 h w"] | None = None
+    """Along the optical axis, in units of the capture; None: the data has no depth to compare it with."""
+    true_depth: Float[Tensor, "v 1 h w"] | None = None
+    """0 where it is not known."""
 
 
 OnScene = Callable[[EvaluatedScene], None]
@@ -65,6 +70,7 @@ class _Loaded:
     context: Views
     target: Views
     further: Views
+    true_depth: Float[Tensor, "v 1 h w"] | None = None
 
 
 @dataclass
@@ -158,8 +164,10 @@ class SceneEvaluation:
 
     def _load(self, scene: EvaluationScene) -> _Loaded:
         size = self.renderer.scenetok.image_size
-        views = (scene.scene.load_views(indices, size) for indices in (scene.context, scene.target, scene.further))
-        return _Loaded(scene, *views)
+        parts = scene.context, scene.target, scene.further
+        context, target, further = (scene.scene.load_views(indices, size) for indices in parts)
+        known = scene.scene.read_depth is not None
+        return _Loaded(scene, context, target, further, scene.scene.load_depths(scene.target, size) if known else None)
 
     # --- Rendering ---
 
@@ -183,11 +191,12 @@ class SceneEvaluation:
     def _render_part(self, part: list[tuple[_Loaded, SceneTokens]]) -> list[EvaluatedScene]:
         cameras = [_path(found) for found, _ in part]
         begin = self._now()
-        pictures = self._frames([tokens for _, tokens in part], cameras)
+        wants_depth = any(found.true_depth is not None for found, _ in part)
+        pictures, depths = self._frames([tokens for _, tokens in part], cameras, depth=wants_depth)
         seconds = (self._now() - begin) / len(part)
         wrong = self._wrong_tokens(part) if self.baselines else {}
         others = {
-            name: dict(zip(chosen, self._frames(list(chosen.values()), [cameras[p] for p in chosen]), strict=True))
+            name: dict(zip(chosen, self._frames(list(chosen.values()), [cameras[p] for p in chosen])[0], strict=True))
             for name, chosen in wrong.items()
             if chosen
         }
@@ -202,15 +211,35 @@ class SceneEvaluation:
                 pred=pictures[place][: len(found.target.c2w)],
                 baselines={n: made[place][: len(found.target.c2w)] for n, made in others.items() if place in made},
                 seconds=seconds,
+                depth=None if found.true_depth is None else self._depth(found, tokens, pictures[place], depths[place]),
+                true_depth=found.true_depth,
             )
-            for place, (found, _) in enumerate(part)
+            for place, (found, tokens) in enumerate(part)
         ]
 
-    def _frames(self, tokens: Sequence[SceneTokens], cameras: Sequence[CameraBatch]) -> list[Pictures]:
+    def _depth(
+        self, found: _Loaded, tokens: SceneTokens, pictures: Pictures, depth: Float[Tensor, "f 1 h w"] | None
+    ) -> Float[Tensor, "v 1 h w"]:
+        """Depth of the target views: the head's, or found by comparing the pictures."""
+        count = len(found.target.c2w)
+        if depth is not None:
+            return depth[:count]
+        renderer, settings = self.renderer, self.renderer.settings
+        cameras, places = _path(found).to(renderer.device), list(range(count))
+        return sweep_views(renderer.networks, tokens, pictures, cameras, places, settings.sampler, settings.seed).depth
+
+    def _frames(
+        self, tokens: Sequence[SceneTokens], cameras: Sequence[CameraBatch], depth: bool = False
+    ) -> tuple[list[Pictures], list[Tensor | None]]:
+        """Frames of paths, and their depth where there is a depth head."""
         renderer, settings = self.renderer, self.renderer.settings
         here = [path.to(renderer.device) for path in cameras]
-        windows = renderer.networks.render_many(tokens, here, seeds=settings.seed, sampler=settings.sampler)
-        return list(torch.cat([window.frames for window in windows], dim=1).clamp(0, 1))
+        windows = list(
+            renderer.networks.render_many(tokens, here, seeds=settings.seed, sampler=settings.sampler, depth=depth)
+        )
+        maps = [window.maps.depth for window in windows if window.maps is not None]
+        depths: list[Tensor | None] = list(torch.cat(maps, dim=1)) if maps else [None] * len(tokens)
+        return list(torch.cat([window.frames for window in windows], dim=1).clamp(0, 1)), depths
 
     def _tokens_of(self, number: int, loaded: _Loaded) -> SceneTokens:
         """Tokens of a scene, under the conditions of this evaluation; also kept for its neighbour's baseline."""
@@ -272,11 +301,20 @@ class SceneEvaluation:
         if self.baselines:
             scale = self.scenes.pose_scale(scene.number)
             made |= copied_pictures(scene.context, scene.target, device, scale)
-        views = dict(measured.views)
+        views = measured.views | depth_errors(scene)
         for baseline, pred in made.items():
             values = self.measures.views(pred=pred, target=target.float() / 255)
             views |= {f"{metric}_{baseline}": numbers for metric, numbers in values.items()}
         return replace(measured, views=views)
+
+
+def depth_errors(scene: EvaluatedScene) -> dict[str, Float[Tensor, " v"]]:
+    """AbsRel and delta1 of each view; nothing where the data has no depth, or none of some view."""
+    if scene.depth is None or scene.true_depth is None or not (scene.true_depth > 0).flatten(1).any(1).all():
+        return {}
+    pairs = zip(scene.depth.cpu(), scene.true_depth, strict=True)
+    found = [depth_metrics(depth, truth, truth > 0) for depth, truth in pairs]
+    return {f"depth_{name}": torch.tensor([one[name] for one in found]) for name in found[0]}
 
 
 def _path(found: _Loaded) -> CameraBatch:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 EPSILON = 1e-6
 """Added to the norm of ray directions, as in training (parity README, c01)."""
+COSINE_LIMIT = 1.0 - 1e-6
+"""Clamp of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
 RIGID_TOLERANCE = 1e-2
 """Largest deviation of R^T R from the identity: path files hold interpolated poses with few digits."""
 
@@ -112,7 +114,7 @@ def ray_map(
     """
     c2w = cameras.c2w.float()
     # Sums of products, not matmul: neither TF32 nor autocast may round geometry.
-    directions = _product(torch.linalg.inv_ex(cameras.intrinsics.float()).inverse, _pixel_centres(size, c2w.device))
+    directions = _product(torch.linalg.inv_ex(cameras.intrinsics.float()).inverse, pixel_centres(size, c2w.device))
     directions = _product(c2w[..., :3, :3], _unit(directions))
     if normalize:
         directions = _unit(directions)
@@ -121,7 +123,7 @@ def ray_map(
     return torch.cat([directions, second], dim=-2).unflatten(-1, size)
 
 
-def _pixel_centres(size: tuple[int, int], device: torch.device) -> Float[Tensor, "3 pixels"]:
+def pixel_centres(size: tuple[int, int], device: torch.device) -> Float[Tensor, "3 pixels"]:
     """Homogeneous pixel centres of the unit image, row by row."""
     y, x = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n for n in size)
     y, x = torch.meshgrid(y, x, indexing="ij")
@@ -147,3 +149,29 @@ def are_rigid(c2w: Float[Tensor, "*v 4 4"]) -> Bool[Tensor, "*v"]:
     finite = poses.isfinite().all(dim=-1).all(dim=-1)
     close = (gram_error <= RIGID_TOLERANCE) & (row_error <= RIGID_TOLERANCE)
     return finite & close & (torch.linalg.det(rotation.nan_to_num()) > 0)
+
+
+def scaled_poses(c2w: Float[Tensor, "*v 4 4"], scale: float | Float[Tensor, ""]) -> Float[Tensor, "*v 4 4"]:
+    """The poses with their positions multiplied."""
+    poses = c2w.clone()
+    poses[..., :3, 3] *= scale
+    return poses
+
+
+def pose_distances(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v v"]:
+    """Squared distance of the centres plus squared angle in radians between all poses, in float64 (parity c11_fps)."""
+    poses = c2w.double()
+    centres, rotations = poses[:, :3, 3], poses[:, :3, :3]
+    apart = (centres[:, None] - centres[None]).square().sum(-1)
+    # trace(A^T B) is the sum of the elementwise product.
+    cosine = (torch.einsum("aij,bij->ab", rotations, rotations) - 1) / 2
+    angle = cosine.clamp(-COSINE_LIMIT, COSINE_LIMIT).acos()
+    # At the clamp the published angle is zero, because its axis vanishes together with the skew part of the matrix.
+    angle = torch.where(torch.eye(len(poses), dtype=torch.bool, device=poses.device), 0.0, angle)
+    return apart + angle.square()
+
+
+def camera_spread(c2w: Float[Tensor, "v 4 4"]) -> float:
+    """Root of the mean square distance of the cameras from their middle."""
+    positions = c2w[:, :3, 3].double()
+    return float((positions - positions.mean(0)).square().sum(1).mean().sqrt())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Pictures = Float[Tensor, "n 3 height width"]
@@ -62,3 +62,17 @@ def picture_metrics(*, pred: Pictures, target: Pictures) -> dict[str, Float[Tens
         "ssim": ssim(pred=pred, target=target),
         "ssim_skimage": ssim_skimage(pred=pred, target=target),
     }
+
+
+def depth_metrics(
+    depth: Float[Tensor, "*n h w"], truth: Float[Tensor, "*n h w"], known: Bool[Tensor, "*n h w"]
+) -> dict[str, float]:
+    """Compare depth with the truth where it is known.
+
+    Returns:
+        abs_rel: Mean of |depth - truth| / truth. delta1: Part of the pixels whose depth is off by less than a factor
+        of 1.25. Both are NaN where no pixel is known.
+    """
+    found, true = depth[known].float(), truth[known].float()
+    ratio = torch.maximum(found / true, true / found)
+    return {"abs_rel": float(((found - true).abs() / true).mean()), "delta1": float((ratio < 1.25).float().mean())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -49,6 +49,8 @@ class Pretrained:
     """State of the networks, under the keys of the released checkpoints."""
     context_weights: Path | None
     target_weights: Path | None
+    depth_weights: Path | None = None
+    """Depth head that a run names."""
 
 
 def read_pretrained(source: str | Path, preset: str | None, given: GivenFiles) -> Pretrained:
@@ -108,7 +110,8 @@ def _of_run(run: Path, preset: str | None, given: GivenFiles) -> Pretrained:
     files = GivenFiles(
         given.context_weights or folder.context.path, given.target_weights or folder.target.path, given.tokenizer
     )
-    return _of_networks(load_preset(preset or folder.preset), [folder.checkpoint], files)
+    found = _of_networks(load_preset(preset or folder.preset), [folder.checkpoint], files)
+    return replace(found, depth_weights=folder.depth_weights)
 
 
 def _of_run_checkpoint(file: Path, preset: str | None, given: GivenFiles) -> Pretrained:

@@ -34,6 +34,8 @@ class RunFolder:
     target: AutoencoderWeights
     checkpoint: Path
     """The latest checkpoint."""
+    depth_weights: Path | None = None
+    """Weight file of a depth head."""
     has_adapters: bool = False
     """Whether the run is of scenetok-refine, with adapters beside the networks."""
 
@@ -62,6 +64,7 @@ class RunFolder:
             context=_weights(model, "context"),
             target=_weights(model, "target"),
             checkpoint=checkpoint_path(folder),
+            depth_weights=depth if isinstance(depth := model.get("depth_weights"), Path) else None,
             has_adapters=bool(model.get("adapter_rank")),
         )
 

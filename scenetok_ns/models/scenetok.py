@@ -12,14 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch, relative_cameras
+from scenetok_ns.models.depth_weights import DepthSource, embedded_depth_head
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.single_step import single_step_frames
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, finite_windows, render_windows
-from scenetok_ns.models.presets import SamplerConfig, shares_tokens
+from scenetok_ns.models.networks.depth_head import DepthHead
+from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.pretrained import GivenFiles, read_pretrained
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scene_encoding import SceneEncoder
-from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.models.tokens import SceneTokens, check_tokens
 
 
 class SceneTok(SceneEncoder):
@@ -76,6 +78,10 @@ class SceneTok(SceneEncoder):
         found = read_pretrained(source, preset, GivenFiles(*given))
         model = cls.from_preset(found.preset, found.context_weights, found.target_weights, low_vram=low_vram)
         model.load_state_dict(dict(found.tensors))
+        if found.depth_weights is not None:
+            model.depth = DepthSource(found.depth_weights)
+        else:
+            model.depth = DepthSource(embedded_depth_head(found.preset), required=False)
         chosen = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
         return model.eval().requires_grad_(False).to(chosen)
 
@@ -124,11 +130,11 @@ class SceneTok(SceneEncoder):
         clean: CleanViews | None = None,
         on_step: OnStep | None = None,
         autocast: bool | None = None,
+        depth: bool = False,
     ) -> Iterator[RenderedFrames]:
         """Frames of a path as they become final: `render_many` for one scene, so frames are a batch of one."""
-        return self.render_many(
-            [tokens], [cameras], seeds=[seed], sampler=sampler, clean=clean, on_step=on_step, autocast=autocast
-        )
+        settings = {"sampler": sampler, "clean": clean, "on_step": on_step, "autocast": autocast, "depth": depth}
+        return self.render_many([tokens], [cameras], seeds=[seed], **settings)  # type: ignore[arg-type]
 
     def render_many(
         self,
@@ -140,6 +146,7 @@ class SceneTok(SceneEncoder):
         clean: CleanViews | None = None,
         on_step: OnStep | None = None,
         autocast: bool | None = None,
+        depth: bool = False,
     ) -> Iterator[RenderedFrames]:
         """Frames of one path in each of several scenes, rendered together; each scene's are those it has alone.
 
@@ -152,6 +159,7 @@ class SceneTok(SceneEncoder):
             clean: views that the paths go on from, a batch of as many scenes; cameras in units of the capture.
             on_step: progress, called as on_step(done, total); what it raises ends the rendering.
             autocast: bfloat16 in the denoiser; None: on CUDA only. False: float32, without the engine.
+            depth: also predict depth, in units of the capture, if there is a head (else: `rendered_depth`).
 
         Raises (at once, not at the first frame):
             ValueError: the tokens are of another shape than the preset's; numbers of scenes, paths and cameras do not
@@ -180,8 +188,15 @@ class SceneTok(SceneEncoder):
             seed=seeds,
             clean=clean,
             on_step=on_step,
+            depth_head=self.depth_head() if depth else None,
         )
-        return finite_windows(windows, [scene.scene for scene in tokens])
+        units = torch.tensor([1 / scene.pose_scale for scene in tokens])
+        return finite_windows(windows, [scene.scene for scene in tokens], units)
+
+    def depth_head(self) -> DepthHead | None:
+        """Return the depth head for the present weights, on the device; None: there is none."""
+        head = self.depth.head(self.preset, self.denoiser)
+        return None if head is None else head.to(self.device)
 
     def predict(
         self, tokens: SceneTokens, cameras: CameraBatch, *, seed: int = 0, autocast: bool | None = None
@@ -235,16 +250,4 @@ class SceneTok(SceneEncoder):
 
     def check_tokens(self, tokens: SceneTokens) -> None:
         """Raise ValueError unless these networks can render the tokens, or some of a scene's tokens."""
-        config = self.preset.compressor
-        count, dim = tokens.mean.shape
-        # Tokens are a set: some of this model's are a scene too, with less in it.
-        if dim != config.token_dim or not 0 < count <= config.num_tokens:
-            raise ValueError(
-                f"render: preset {self.preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "
-                f"{list(tokens.mean.shape)}, made by {tokens.preset}; encode the scene with this model"
-            )
-        if not shares_tokens(self.preset, tokens.preset):
-            raise ValueError(
-                f"render: the tokens were made by preset {tokens.preset}, and mean nothing to preset "
-                f"{self.preset.name}; encode the scene with this model, or render with a run of {tokens.preset}"
-            )
+        check_tokens(tokens, self.preset)

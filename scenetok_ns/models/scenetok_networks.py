@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, cuda_dtype
+from scenetok_ns.models.depth_weights import DepthSource, embedded_depth_head
 from scenetok_ns.models.engine.engine import RenderingEngine
 from scenetok_ns.models.engine.options import EngineOptions, suits_engine
 from scenetok_ns.models.fused.blocks import fuse_for_training
 from scenetok_ns.models.networks.block_execution import Checkpointing, checkpoint_for_training, compile_for_training
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.dit import Trunk
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import AutoencoderConfig, Preset
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
@@ -63,6 +65,7 @@ class SceneTokNetworks(nn.Module):
         """auto: the rendering engine on CUDA, and the plain loop elsewhere. exact: the engine with the autoencoders in
         their own precision. None: always the plain loop, which also serves where something trains and without
         autocast."""
+        self.depth = DepthSource()  # the head is no submodule: it is trained and saved apart
         self._engine: RenderingEngine | None = None
         self._trains = False
         self._is_trained = False
@@ -118,6 +121,7 @@ class SceneTokNetworks(nn.Module):
         if self.preset.embedded_weights is not None:
             tokenizer = {"compressor": self.compressor, "denoiser": self.denoiser}
             load_weights(tokenizer, embedded_weights(self.preset.embedded_weights))
+            self.depth = DepthSource(embedded_depth_head(self.preset), required=False)
         if self.preset.embedded_generator is not None:
             load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
 
@@ -136,9 +140,9 @@ class SceneTokNetworks(nn.Module):
         if self._is_trained or self.training or self._trains:
             return
         self._is_trained = True  # one look, one warning
-        networks = [self.denoiser, *([self.scene_generator] if self.preset.scene_generator is not None else [])]
+        trunks = [getattr(network, "model", None) for network in (self.denoiser, self._modules.get("scene_generator"))]
         # Training starts from output layers of zeros.
-        if not all(bool(network.model.final_layer.linear.weight.any()) for network in networks):
+        if not all(bool(trunk.final_layer.linear.weight.any()) for trunk in trunks if isinstance(trunk, Trunk)):
             warnings.warn(
                 f"these networks of preset {self.preset.name} have random weights, so pictures are noise: build the "
                 "model with SceneTok.from_pretrained, or load weights",

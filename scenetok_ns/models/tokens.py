@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scenetok_ns.models.cameras import are_rigid
 from scenetok_ns.models.flow.noise import token_noise
+from scenetok_ns.models.presets import Preset, shares_tokens
 from scenetok_ns.tools.atomic_files import write_atomically
 
 FORMAT = "scenetok-tokens-1"
@@ -224,3 +225,20 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
         )
     except ValueError as error:
         raise wrong(str(error)) from None
+
+
+def check_tokens(tokens: SceneTokens, preset: Preset) -> None:
+    """Raise ValueError unless a preset's networks can render the tokens, or some of a scene's tokens."""
+    config = preset.compressor
+    count, dim = tokens.mean.shape
+    # Tokens are a set: some of this model's are a scene too, with less in it.
+    if dim != config.token_dim or not 0 < count <= config.num_tokens:
+        raise ValueError(
+            f"render: preset {preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "
+            f"{list(tokens.mean.shape)}, made by {tokens.preset}; encode the scene with this model"
+        )
+    if not shares_tokens(preset, tokens.preset):
+        raise ValueError(
+            f"render: the tokens were made by preset {tokens.preset}, and mean nothing to preset "
+            f"{preset.name}; encode the scene with this model, or render with a run of {tokens.preset}"
+        )

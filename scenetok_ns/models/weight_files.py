@@ -15,14 +15,14 @@ from scenetok_ns.models.ops.finite import is_finite
 from scenetok_ns.tools.atomic_files import write_atomically
 
 
-def save_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """Write the state of `modules` as float16 under `name.key`; atomic."""
+def save_weights(modules: Mapping[str, nn.Module], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write the state of `modules` as float16 under `name.key`, with a header of strings; atomic."""
     state = {
         f"{name}.{key}": (value.half() if value.is_floating_point() else value).cpu().contiguous().clone()
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
-    write_atomically(path, save(state))
+    write_atomically(path, save(state, metadata))
 
 
 def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:

@@ -36,6 +36,7 @@ from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParser
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
+from scenetok_ns.rendering.ray_outputs import random_rays
 from scenetok_ns.tools.printing import print_line
 
 
@@ -83,6 +84,13 @@ class SceneTokDataManagerConfig(EvaluationViewsConfig, VanillaDataManagerConfig)
     images_on_gpu: tyro.conf.Suppress[bool] = False
 
 
+@dataclass
+class RaysAskedFor:
+    """In the place of Nerfstudio's pixel sampler, which training does not need: exporters set its number."""
+
+    num_rays_per_batch: int | None = None
+
+
 class SceneTokDataManager(VanillaDataManager[SceneViews]):
     """See the module. `train_dataset` and `eval_dataset` are context and target views of the active scene."""
 
@@ -119,6 +127,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         self.exclude_batch_keys_from_device = self.train_dataset.exclude_batch_keys_from_device
         self._training: TrainingLoader | None = None
         self._held_out: TrainingSamples | None = None
+        self._rays_asked_for = RaysAskedFor()
+        self.train_pixel_sampler = self._rays_asked_for  # type: ignore[assignment]
         self.compressor_sha256: Callable[[], str] | None = None
         """SHA-256 of the model's compressor, which stored tokens must come from; set by the pipeline."""
         # VanillaDataManager.__init__ would build ray samplers over all images.
@@ -174,6 +184,9 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         return RandIndicesEvalDataloader(self.eval_dataset, self.device)
 
     def next_train(self, step: int) -> tuple[TrainingBatch, dict]:  # type: ignore[override]
+        if (count := self._rays_asked_for.num_rays_per_batch) is not None:  # by an exporter
+            rays = random_rays(self.train_dataset.cameras, count)
+            return rays.to(self.device), {}  # type: ignore[return-value]
         self.train_count += 1
         if self._training is None:
             pin_memory = torch.device(self.device).type == "cuda"

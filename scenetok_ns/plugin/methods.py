@@ -14,6 +14,7 @@ from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.dataparsers.scene_dataparser import SceneDataParserConfig
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.plugin.datamanager import SceneTokDataManagerConfig
+from scenetok_ns.plugin.depth_training import DepthDataManagerConfig, DepthModelConfig, DepthPipelineConfig
 from scenetok_ns.plugin.model import SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
 from scenetok_ns.plugin.refinement import RefineDataManagerConfig, RefineModelConfig, RefinePipelineConfig
@@ -30,6 +31,7 @@ put_ffmpeg_on_path()
 
 
 REFINING_STEPS = 300
+DEPTH_STEPS = 4000
 
 
 def specification(
@@ -84,6 +86,17 @@ def refining_method(name: str, preset: str, description: str) -> MethodSpecifica
     return specification(name, description, REFINING_STEPS, pipeline, optimizers, schedule)
 
 
+def depth_method(name: str, preset: str, description: str) -> MethodSpecification:
+    """Minutes of training of a small head."""
+    pipeline = DepthPipelineConfig(
+        datamanager=DepthDataManagerConfig(preset=preset, dataparser=Re10kDataParserConfig()),
+        model=DepthModelConfig(preset=preset),
+    )
+    optimizers = {"depth_head": AdamWConfig(lr=1e-3, weight_decay=0.02, clip_norm=1.0)}
+    schedule = WarmupMilestonesConfig(warmup_steps=100, milestones=(DEPTH_STEPS // 2, DEPTH_STEPS * 4 // 5), gamma=0.3)
+    return specification(name, description, DEPTH_STEPS, pipeline, optimizers, schedule)
+
+
 scenetok = method(
     "scenetok",
     "re10k",
@@ -133,6 +146,12 @@ scenetok_refine = refining_method(
     "SceneTok on one capture: its encoded tokens are optimised on its photographs; other presets by --pipeline.model.",
 )
 
+scenetok_depth = depth_method(
+    "scenetok-depth",
+    "scenetok-tiny",
+    "Depth head of a frozen SceneTok (--pipeline.model.tokenizer); other presets by --pipeline.model.preset.",
+)
+
 METHODS = (
     scenetok,
     scenetok_dl3dv,
@@ -142,6 +161,7 @@ METHODS = (
     scenegen_dl3dv,
     scenegen_tiny,
     scenetok_refine,
+    scenetok_depth,
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from scenetok_ns.bridge.viewer_threads import asked_by_viewer
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.data.training_batches import TrainingBatch
 from scenetok_ns.models.autoencoders.registry import check_encoding, weights_file
+from scenetok_ns.models.depth_weights import DepthSource
 from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.networks.averaging import WeightAverage
 from scenetok_ns.models.networks.block_execution import Checkpointing
@@ -56,6 +58,9 @@ class SceneTokModelConfig(ModelConfig):
     """Start from the weights that come with the package, where the preset has some; False: from random weights."""
     low_vram: bool = False
     """Keep in main memory what has nothing to do: about half the memory on the GPU, a slower start."""
+    depth_weights: Path | None = None
+    """Weight file of a depth head that was trained for these networks (`ns-train scenetok-depth` writes it); None: that
+    of the embedded weights, if they are used as they come, else depth is found by comparing views, which is slower."""
     engine: Literal["auto", "exact", "off"] = "auto"
     """What renders on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
     autoencoders in the published code's precision. off: the plain loop, as everywhere else."""
@@ -177,6 +182,8 @@ class SceneTokModel(Model):
         check_encoding(self.preset, config.encoding, "--pipeline.model.encoding")
         if config.pretrained:
             self.scenetok.load_embedded()
+        if config.depth_weights is not None:
+            self.scenetok.depth = DepthSource(config.depth_weights)
         self.training_loss = TrainingLoss(
             self.scenetok, given["training_seed"], draws_latents=config.encoding != "mean"
         )
@@ -285,12 +292,14 @@ class SceneTokModel(Model):
         parameters = [parameter for parameter in self.scenetok.parameters() if parameter.requires_grad]
         return {"networks": parameters} if parameters else {}
 
-    def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, batch: TrainingBatch | RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
         """Training loss and metrics of a batch, as scalars on the device.
 
         Noise follows from seed, rank and step, like the data. The one entry point of training, so that
         DistributedDataParallel sees every gradient.
         """
+        if isinstance(batch, RayBundle):  # an exporter's
+            return self.get_outputs(batch)  # type: ignore[return-value]
         if self.training:
             self.invalidate_caches()
         # While a pass is recorded they are set already, and could not be set.
@@ -318,10 +327,14 @@ class SceneTokModel(Model):
         """
         return (self.viewer_renderer if asked_by_viewer() else self.renderer).outputs(camera)
 
-    def get_outputs(self, ray_bundle: Any) -> dict[str, Tensor | list]:
-        raise NotImplementedError(
-            "SceneTok renders whole pictures, not single rays: --render-nearest-camera and exports are not possible"
-        )
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor | list]:  # type: ignore[override]
+        """Outputs of rays of the context views, for exporters."""
+        return self.renderer.ray_outputs.of_rays(ray_bundle)  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """Outputs of all rays of one of the context views, for exporters. Raises UsageError for any other rays."""
+        return self.renderer.ray_outputs.of_picture(camera_ray_bundle)
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         return torch.cat([outputs[output_name], outputs["accumulation"]], dim=-1)

@@ -18,13 +18,12 @@ from nerfstudio.utils import comms
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.scenes import Views as ImageViews
 from scenetok_ns.data.training_batches import Clips
 from scenetok_ns.data.view_sampling import sample_target
 from scenetok_ns.models.autoencoders.registry import latent_space
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.cameras import CameraBatch, scaled_poses
 from scenetok_ns.models.flow.draws import draw_scenetok
 from scenetok_ns.models.flow.losses import refinement_loss
 from scenetok_ns.models.flow.sampling import OnStep

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
@@ -18,16 +19,23 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.flow.windows import RenderedFrames
 from scenetok_ns.models.temporal import TemporalLayout
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.rendering.pictures import ViewDepth
 
 KEPT_BEHIND = 128
 """Frames of a path that stay at hand behind the one asked for last. Tools go forward."""
 KEPT_IN_ALL = 512
 """Frames of all paths together; the paths used longest ago go first."""
+REACH = 24
+"""Frames before and after one that its depth may be found from, where there is no depth head."""
 
 SamplePath = Callable[[int, CameraBatch, Callable[[int, int], None]], Iterator[RenderedFrames]]
 """sample(scene, cameras, on_step): frames of the whole path in order, batch of one. See `SceneTok.render`."""
+SweepPath = Callable[[int, Tensor, CameraBatch, int], DepthMaps]
+"""sweep(scene, frames, cameras, number): depth of one of some frames of a path."""
 
 
 @dataclass
@@ -38,11 +46,17 @@ class _Path:
     check: Callable[[int, int], None]
     first: int = 0
     frames: list[Tensor] = field(default_factory=list)
+    maps: list[DepthMaps | None] = field(default_factory=list)
+    """Of the same frames; None: there is no depth head."""
     uncertainty: dict[int, Tensor] = field(default_factory=dict)
     """Of each latent that a frame is asked of yet."""
 
     def add(self, window: RenderedFrames) -> None:
         self.frames.extend(window.frames[0])
+        if window.maps is None:
+            self.maps.extend([None] * window.frames.shape[1])
+        else:
+            self.maps.extend(DepthMaps(*one) for one in zip(*(maps[0].split(1) for maps in window.maps), strict=True))
         for part in window.denoised:
             maps = part.uncertainty[0, part.first - part.window_first :]
             self.uncertainty |= dict(enumerate(maps[: part.latents.shape[1]], part.first))
@@ -53,7 +67,7 @@ class _Path:
 
     def drop_before(self, index: int, layout: TemporalLayout) -> None:
         count = min(max(index - self.first, 0), len(self.frames))
-        del self.frames[:count]
+        del self.frames[:count], self.maps[:count]
         self.first += count
         oldest = layout.latent_of(self.first)
         self.uncertainty = {latent: kept for latent, kept in self.uncertainty.items() if latent >= oldest}
@@ -67,6 +81,7 @@ class Frame:
     """At the model's size, in [0, 1]."""
     uncertainty: Float[Tensor, "h w"]
     """At the size of the latents; see `SampledLatents`."""
+    depth: ViewDepth
 
 
 class PathRenderer:
@@ -76,9 +91,18 @@ class PathRenderer:
     `settings` stands for all else that the frames depend on (weights, tokens, seed, sampler); it enters the key.
     """
 
-    def __init__(self, sample: SamplePath, layout: TemporalLayout) -> None:
-        """`layout`: of the latents that frames are decoded from."""
-        self._sample = sample
+    def __init__(
+        self, sample: SamplePath, layout: TemporalLayout, sweep: SweepPath, tokens_of: Callable[[int], SceneTokens]
+    ) -> None:
+        """Keep what renders.
+
+        Args:
+            sample: Renders a path.
+            layout: Of the latents that frames are decoded from.
+            sweep: Finds the depth of a frame where `sample` gives none.
+            tokens_of: Tokens of a scene.
+        """
+        self._sample, self._sweep, self._tokens_of = sample, sweep, tokens_of
         self._layout = layout
         self._paths: OrderedDict[str, _Path] = OrderedDict()
 
@@ -110,7 +134,17 @@ class PathRenderer:
             state.add(next(state.windows))
         state.drop_before(index - KEPT_BEHIND, self._layout)
         self._evict()
-        return Frame(state.frames[index - state.first], state.uncertainty[self._layout.latent_of(index)])
+        place = index - state.first
+        found, frames = state.maps[place], state.frames[max(place - REACH, 0) : place + REACH + 1]
+        near = cameras.select(slice(state.first + max(place - REACH, 0), state.first + place + REACH + 1))
+
+        def find() -> DepthMaps:
+            if found is not None:
+                return found
+            return self._sweep(scene, torch.stack(frames), near.select(slice(len(frames))), min(place, REACH))
+
+        depth = ViewDepth(find, cameras.select([index]), self._tokens_of(scene))
+        return Frame(state.frames[place], state.uncertainty[self._layout.latent_of(index)], depth)
 
     def _start(self, scene: int, cameras: CameraBatch) -> _Path:
         check_cameras_of_path(cameras)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, ItemsView, ValuesView
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.data.square_pictures import PictureRequest
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps, ray_lengths, seen_from, unproject
+from scenetok_ns.models.tokens import SceneTokens
 
 FAR = 1000.0
-"""Depth of every pixel, in scene units. The model knows none; a far plane keeps the viewer's frustums in sight."""
+"""Depth of pixels that nothing is known of (the border of a square, a message), in scene units."""
 
 
 def relative_uncertainty(norm: Float[Tensor, "h w"], channels: int) -> Float[Tensor, "h w"]:
@@ -16,13 +24,85 @@ def relative_uncertainty(norm: Float[Tensor, "h w"], channels: int) -> Float[Ten
     return norm.float() / (2 * channels**0.5)
 
 
+@dataclass(frozen=True)
+class ViewDepth:
+    """Depth of a square view, found when it is first asked for."""
+
+    find: Callable[[], DepthMaps]
+    """Depth and confidence of the view, [1, 1, side, side]."""
+    camera: CameraBatch
+    """Of the square view: a batch of one with one camera."""
+    tokens: SceneTokens | None
+    """They say where the views were that the scene is known from."""
+
+    @cached_property
+    def maps(self) -> DepthMaps:
+        return self.find()
+
+    @property
+    def distance(self) -> Float[Tensor, "1 1 side side"]:
+        """Distance along each pixel's ray, as Nerfstudio's tools take depth, in scene units."""
+        depth = self.maps.depth
+        return depth * ray_lengths(self.camera.intrinsics[0].to(depth.device), (depth.shape[-2], depth.shape[-1]))
+
+    @property
+    def accumulation(self) -> Float[Tensor, "1 1 side side"]:
+        """1 where one of the views that the scene is known from has the point in its field; else the confidence."""
+        depth, confidence = self.maps
+        tokens = self.tokens
+        if tokens is None or tokens.cameras_c2w is None or tokens.cameras_intrinsics is None:
+            return confidence
+        known = CameraBatch(tokens.cameras_c2w[None], tokens.cameras_intrinsics[None]).to(depth.device)
+        seen = seen_from(unproject(depth, self.camera.to(depth.device))[0], known)
+        return confidence.masked_fill(seen, 1.0)
+
+
+class PictureOutputs(dict[str, Any]):
+    """Outputs of which some are made when they are read: depth can cost more than the picture."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = super().__getitem__(name)
+        if not isinstance(value, Tensor):
+            self[name] = value = value()
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401  would call itself
+
+    def items(self) -> ItemsView[str, Tensor]:  # type: ignore[override]
+        return {name: self[name] for name in self}.items()
+
+    def values(self) -> ValuesView[Tensor]:  # type: ignore[override]
+        return {name: self[name] for name in self}.values()
+
+
 def picture_outputs(
-    rgb: Float[Tensor, "height width 3"], uncertainty: Float[Tensor, "height width 1"], request: PictureRequest | None
+    rgb: Float[Tensor, "height width 3"],
+    uncertainty: Float[Tensor, "height width 1"],
+    request: PictureRequest | None,
+    depth: ViewDepth | None = None,
+    *fitting: Tensor,
 ) -> dict[str, Tensor]:
-    """What Nerfstudio's tools expect of a model; with a `request`, the border of its square is drawn."""
+    """What Nerfstudio's tools expect of a model; with a `request`, the border of its square is drawn.
+
+    Args:
+        rgb: Picture in [0, 1].
+        uncertainty: Beside it.
+        request: Size and aspect ratio of the picture; None: it shows no scene.
+        depth: Depth of the square view; None: not known, which is a far plane.
+        fitting: Arguments of `PictureRequest.fit`, where the view was made for other intrinsics.
+    """
     plane = rgb.new_ones(*rgb.shape[:2], 1)
-    accumulation = plane
+    covered = plane
     if request is not None and request.wide == "border":
-        accumulation = request.inside(rgb.device)[..., None].to(rgb.dtype)
-        rgb, uncertainty = request.with_border(rgb), uncertainty * accumulation
-    return {"rgb": rgb, "depth": FAR * plane, "accumulation": accumulation, "uncertainty": uncertainty}
+        covered = request.inside(rgb.device)[..., None].to(rgb.dtype)
+        rgb, uncertainty = request.with_border(rgb), uncertainty * covered
+    outputs = PictureOutputs(rgb=rgb, depth=FAR * plane, accumulation=covered, uncertainty=uncertainty)
+    if depth is not None and request is not None:
+        outputs["depth"] = lambda: _fitted(depth.distance, request, fitting).lerp(FAR * plane, 1 - covered)
+        outputs["accumulation"] = lambda: _fitted(depth.accumulation, request, fitting) * covered
+    return outputs
+
+
+def _fitted(square: Tensor, request: PictureRequest, fitting: tuple[Tensor, ...]) -> Float[Tensor, "height width 1"]:
+    return request.fit(square, *fitting)[0].permute(1, 2, 0)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
@@ -17,13 +18,16 @@ from scenetok_ns.data.scenes import Views
 from scenetok_ns.data.sources.photograph import GenerationInputs
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import RenderedFrames
 from scenetok_ns.models.released_checkpoints import module_sha256
+from scenetok_ns.models.rendered_depth import depth_windows, sweep_views
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.path_renderer import PathRenderer
 from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
+from scenetok_ns.rendering.ray_outputs import RayOutputs
 from scenetok_ns.rendering.token_renderer import TokenRenderer
 from scenetok_ns.tools.seeds import named_generator, named_seed
 
@@ -147,12 +151,20 @@ class SceneRenderer(TokenRenderer):
         rgb = request.fit(frame.picture[None])[0].permute(1, 2, 0).clamp(0, 1)
         channels = latent_space(self.preset.target_autoencoder).channels
         uncertainty = request.fit(relative_uncertainty(frame.uncertainty, channels)[None, None])[0]
-        return picture_outputs(rgb, uncertainty.permute(1, 2, 0), request)
+        return picture_outputs(rgb, uncertainty.permute(1, 2, 0), request, frame.depth)
+
+    @cached_property
+    def ray_outputs(self) -> RayOutputs:
+        """Outputs for rays of the active scene's context views, for exporters."""
+        scene = self.scenes.active
+        cameras = self.scenes.context_set.cameras.to(self.device)
+        return RayOutputs(cameras, lambda batch: self.render_with_depth(self.tokens_of(scene), batch))
 
     @cached_property
     def path_renderer(self) -> PathRenderer:
         """Frames of the paths that cameras are slices of."""
-        return PathRenderer(self._sample, latent_space(self.preset.target_autoencoder).layout)
+        layout = latent_space(self.preset.target_autoencoder).layout
+        return PathRenderer(self._sample, layout, self._sweep, self.tokens_of)
 
     def _sample(
         self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None]
@@ -163,4 +175,26 @@ class SceneRenderer(TokenRenderer):
             seed=self.settings.seed,
             sampler=self.settings.sampler,
             on_step=on_step,
+            depth=True,
         )
+
+    def _sweep(
+        self, scene: int, frames: Float[Tensor, "n 3 side side"], cameras: CameraBatch, number: int
+    ) -> DepthMaps:
+        settings = self.settings
+        return sweep_views(
+            self.networks, self.tokens_of(scene), frames, cameras, [number], settings.sampler, settings.seed
+        )
+
+    @torch.no_grad()
+    def render_with_depth(
+        self, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
+    ) -> tuple[Float[Tensor, "f 3 side side"], DepthMaps]:
+        """All frames of a path, and their depth along the optical axis in units of the capture."""
+        here, settings = cameras.to(self.device), self.settings
+        windows = list(
+            depth_windows(self.networks, tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step)
+        )
+        maps = [window.maps for window in windows if window.maps is not None]
+        depth, confidence = (torch.cat([part[0] for part in parts]) for parts in zip(*maps, strict=True))
+        return torch.cat([window.frames[0] for window in windows]), DepthMaps(depth, confidence)

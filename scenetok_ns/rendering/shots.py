@@ -14,9 +14,10 @@ from torch import Tensor
 
 from scenetok_ns.data.camera_path_files import CameraPath, square_lens
 from scenetok_ns.data.camera_paths import PathName, preset_path
-from scenetok_ns.data.poses import pose_distances, scaled_poses
 from scenetok_ns.data.scenes import DataError, Scene
+from scenetok_ns.models.cameras import pose_distances, scaled_poses
 from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.rendered_depth import depth_windows
 from scenetok_ns.models.tokens import SceneTokens
 
 if TYPE_CHECKING:
@@ -54,14 +55,17 @@ def path_around(name: PathName, tokens: SceneTokens, count: int, size: tuple[int
 
 
 def render_shots(
-    renderer: TokenRenderer, shots: Sequence[Shot], on_step: OnStep | None = None
-) -> Iterator[tuple[Shot, int, Float[Tensor, "f 3 height width"]]]:
-    """Finished pictures of all shots: (shot, number of the first picture, pictures in [0, 1]).
+    renderer: TokenRenderer, shots: Sequence[Shot], on_step: OnStep | None = None, *, depth: bool = False
+) -> Iterator[tuple[Shot, int, Float[Tensor, "f 3 height width"], Float[Tensor, "f 1 height width"] | None]]:
+    """Finished pictures of all shots with their depth along the optical axis, in units of each capture.
+
+    Depth is 0 where it is not known, beside the square that the model renders; None: it was not asked for.
 
     Shots of equally long paths are rendered together, some at a time. `on_step` counts the steps of all.
     """
     settings = renderer.settings
-    batches = list(_batches(shots))
+    swept = depth and renderer.networks.depth_head() is None
+    batches = [[shot] for shot in shots] if swept else list(_batches(shots))
     for place, batch in enumerate(batches):
 
         def report(done: int, total: int, place: int = place) -> None:
@@ -70,12 +74,20 @@ def render_shots(
 
         cameras = [shot.path.cameras.to(renderer.device) for shot in batch]
         tokens = [shot.tokens for shot in batch]
-        windows = renderer.networks.render_many(
-            tokens, cameras, seeds=settings.seed, sampler=settings.sampler, on_step=report
-        )
+        if swept:
+            windows = depth_windows(
+                renderer.networks, tokens[0], cameras[0], seed=settings.seed, sampler=settings.sampler, on_step=report
+            )
+        else:
+            windows = renderer.networks.render_many(
+                tokens, cameras, seeds=settings.seed, sampler=settings.sampler, on_step=report, depth=depth
+            )
         for window in windows:
-            for shot, frames in zip(batch, window.frames, strict=True):
-                yield shot, window.first_frame, shot.path.request.fit(frames).clamp(0, 1)
+            for place, (shot, frames) in enumerate(zip(batch, window.frames, strict=True)):
+                request, maps = shot.path.request, None
+                if window.maps is not None:
+                    maps = request.fit(window.maps.depth[place]) * request.inside(frames.device)
+                yield shot, window.first_frame, request.fit(frames).clamp(0, 1), maps
 
 
 def _batches(shots: Sequence[Shot]) -> Iterator[list[Shot]]:

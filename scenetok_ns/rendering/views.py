@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,9 @@ from torch import Tensor
 from scenetok_ns.data.camera_path_files import read_path
 from scenetok_ns.data.path_names import PATH_NAMES
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.rendered_depth import scene_unit
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.shots import path_around
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_HELD_OUT = 48
 """Held-out views that are rendered, spread over those that a scene has."""
+DepthWanted = Literal["never", "with head", "always"]
 HELD_OUT_EVERY = 8
 """Where there are no photographs, every eighth view of the path is held out."""
 
@@ -59,10 +62,22 @@ class RenderedScene:
     """Other views, not to be fitted to."""
     photographs: Float[Tensor, "m 3 side side"] | None
     """Of the held-out views, which none of the path's frames was encoded from; None where there are none."""
+    maps: DepthMaps | None = None
+    """Depth of the views along the path; None: it was not asked for, or there is no head to give it."""
+    unit: float = 1.0
+    """How large the scene is, in units of the capture: the spread of its cameras."""
+    depth_by: str = "nothing"
+    """What found the depth, in words."""
 
 
 @torch.no_grad()
-def render_scene(renderer: SceneRenderer, path: str, count: int, on_step: OnStep | None = None) -> RenderedScene:
+def render_scene(
+    renderer: SceneRenderer,
+    path: str,
+    count: int,
+    on_step: OnStep | None = None,
+    depth: DepthWanted = "never",
+) -> RenderedScene:
     """Render views along a path round the shown scene in joint windows, and the views of its target photographs.
 
     Held-out views are the photographs that are not among the context views, or, where there are none, every eighth view
@@ -73,6 +88,7 @@ def render_scene(renderer: SceneRenderer, path: str, count: int, on_step: OnStep
         path: the name of a path ("interpolate", "orbit", ...), or a file with poses (`read_path`).
         count: views of a path by name.
         on_step: progress of the path's rendering.
+        depth: whether the depth of the path's views is found, and how: with a depth head only, or always.
 
     Raises:
         DataError: the path cannot be read, or the tokens do not say where cameras were.
@@ -85,15 +101,30 @@ def render_scene(renderer: SceneRenderer, path: str, count: int, on_step: OnStep
         cameras = path_around(path, tokens, count, (side, side)).cameras  # type: ignore[arg-type]
     else:
         cameras = read_path(Path(path), (side, side), side).cameras
-    views = _rendered(renderer, tokens, cameras, on_step)
+    has_head = renderer.networks.depth_head() is not None
+    maps = None
+    if depth == "always" or (depth == "with head" and has_head):
+        here = cameras.to(renderer.device, torch.float32)
+        frames, maps = renderer.render_with_depth(tokens, here, on_step)
+        views = RenderedViews(frames.clamp(0, 1), here)
+    else:
+        views = _rendered(renderer, tokens, cameras, on_step)
+    found = {
+        "unit": scene_unit(tokens),
+        "depth_by": "nothing" if maps is None else "the depth head" if has_head else "comparing views (no depth head)",
+    }
     targets = held_out_photographs(shown) if scenes.stored_tokens(shown.number) is None else []
     if not targets:
         number = torch.arange(len(views.frames), device=views.frames.device)
         held = number % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
-        return RenderedScene(shown.scene.key, views.select(number[~held]), views.select(number[held]), None)
+        if maps is not None:
+            maps = DepthMaps(*(values[~held] for values in maps))
+        kept, rest = views.select(number[~held]), views.select(number[held])
+        return RenderedScene(shown.scene.key, kept, rest, None, maps, **found)  # type: ignore[arg-type]
     photographs = shown.scene.load_views(targets, (side, side))
     held_out = _rendered(renderer, tokens, CameraBatch(photographs.c2w[None], photographs.intrinsics[None]))
-    return RenderedScene(shown.scene.key, views, held_out, photographs.images.to(renderer.device).float() / 255)
+    pictures = photographs.images.to(renderer.device).float() / 255
+    return RenderedScene(shown.scene.key, views, held_out, pictures, maps, **found)  # type: ignore[arg-type]
 
 
 def held_out_photographs(shown: EvaluationScene) -> list[int]:

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.data.poses import camera_spread, scaled_poses
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.cameras import CameraBatch, camera_spread, scaled_poses
 from scenetok_ns.models.metrics import ssim
 from scenetok_ns.splats.gaussians import Gaussians
 from scenetok_ns.splats.rasterizer import NEAR, Rasterize

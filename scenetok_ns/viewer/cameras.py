@@ -9,8 +9,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 
 from scenetok_ns.bridge.scene_views import SceneViews
-from scenetok_ns.data.camera_paths import camera_spread
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
+from scenetok_ns.models.cameras import camera_spread
 
 if TYPE_CHECKING:
     import viser

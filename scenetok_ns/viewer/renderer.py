@@ -23,11 +23,13 @@ from scenetok_ns.data.square_pictures import Aspect, PictureRequest
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import CleanViews
 from scenetok_ns.models.presets import SamplerConfig
+from scenetok_ns.models.rendered_depth import sweep_views
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
+from scenetok_ns.rendering.pictures import FAR, ViewDepth, picture_outputs, relative_uncertainty
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture
 from scenetok_ns.viewer.shown_scene import NotReadyError, Shown, ShownScene
@@ -131,7 +133,31 @@ class ViewerRenderer:
         fitting = view.camera.intrinsics[0, 0], square.intrinsics[0, 0]
         rgb = request.fit(view.picture[None], *fitting)[0].permute(1, 2, 0).clamp(0, 1)
         uncertainty = request.fit(view.uncertainty[None, None], *fitting)[0].permute(1, 2, 0)
-        return picture_outputs(rgb, uncertainty, request)
+        return picture_outputs(rgb, uncertainty, request, self._depth(view, thread.moving, on_step), *fitting)
+
+    def _depth(self, view: View, moving: bool, on_step: OnStep) -> ViewDepth | None:
+        """Depth of a view, for a viewer that reads it; None: a far plane, for previews without a depth head."""
+        shown, seed = self.scene.current(on_step), self.settings.seed
+        if view.maps is None and moving:
+            return None
+
+        def find() -> DepthMaps:
+            if view.maps is not None:
+                return view.maps
+            if not view.swept:
+                view.swept.append(sweep())
+            return view.swept[0]
+
+        def sweep() -> DepthMaps:
+            try:
+                around = shown.networks, shown.tokens, view.picture[None], view.camera, [0], view.sampler, seed
+                return sweep_views(*around, latents=view.latents)
+            except Exception:  # here it would end the viewer's thread
+                logger.exception("finding depth for the viewer failed")
+                far = torch.full_like(view.picture[None, :1], FAR)
+                return DepthMaps(far, torch.zeros_like(far))
+
+        return ViewDepth(find, view.camera, shown.tokens)
 
     def _view(self, camera: CameraBatch, short_side: int, moving: bool, on_step: OnStep) -> View:
         shown, settings = self.scene.current(on_step), self.settings
@@ -164,6 +190,7 @@ class ViewerRenderer:
             sampler=sampler,
             clean=clean_views(before, space.layout.frames_per_chunk),
             on_step=on_step,
+            depth=True,
         )
         part = next(windows)
         denoised = part.denoised[0]
@@ -174,6 +201,7 @@ class ViewerRenderer:
             picture=part.frames[0, 0],
             latents=denoised.latents[:, : space.layout.latents_per_chunk],
             uncertainty=relative_uncertainty(denoised.uncertainty[0, -denoised.window_first], space.channels),
+            maps=None if part.maps is None else DepthMaps(*(maps[0, :1] for maps in part.maps)),
         )
 
     def _room(self) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.presets import SamplerConfig
 
 KEPT = 48
@@ -33,6 +34,10 @@ class View:
     latents: Float[Tensor, "1 l c h w"]
     """Those that hold the picture."""
     uncertainty: Float[Tensor, "h w"]
+    maps: DepthMaps | None = None
+    """Depth by the head; None: there is no head."""
+    swept: list[DepthMaps] = field(default_factory=list)
+    """Depth by a plane sweep, once it was found."""
 
 
 class ViewCache:

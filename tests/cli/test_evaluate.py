@@ -20,8 +20,8 @@ from scenetok_ns.cli.evaluate import _Session, evaluate
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.cli.open_run import open_run
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.evaluation.options import EvaluationOptions
-from scenetok_ns.evaluation.sweeps import SweepOptions, Variant
+from scenetok_ns.evaluation.options import EvaluationOptions, SweepOptions
+from scenetok_ns.evaluation.sweeps import Variant
 from scenetok_ns.tools.digests import sha256_of
 from scenetok_ns.tools.run_files import save_tensors
 

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from support.small_runs import FRAMES, GENERATOR, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_pipeline, write_small_re10k
 
-from scenetok_ns.data.poses import scaled_poses
 from scenetok_ns.data.precomputed.scene_jobs import Shard
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.evaluation import evaluate as whole
@@ -36,9 +35,11 @@ from scenetok_ns.evaluation.scene_evaluation import (
     ordered,
 )
 from scenetok_ns.evaluation.summary import summarise
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.cameras import CameraBatch, scaled_poses
+from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.metrics import psnr
+from scenetok_ns.models.networks.depth_head import TYPICAL_INVERSE
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
 from scenetok_ns.rendering.picture_files import to_bytes
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
@@ -472,3 +473,29 @@ def clean(pipeline: SceneTokPipeline) -> Iterator[None]:
     yield
     for key in ("test0", "test1"):
         pipeline.datamanager.scenes.source.skipped.reasons.pop(key, None)
+
+
+def test_depth_is_measured_where_the_data_has_it(
+    pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with a head, and by comparing pictures without one; a scene with a view of unknown depth has none."""
+    source = pipeline.model.renderer.scenes.source
+    plain_scene = type(source).scene
+    networks = pipeline.model.scenetok
+    monkeypatch.setattr(networks, "depth", DepthSource(new_depth_head(networks.preset, networks.denoiser).eval()))
+
+    def with_depth(self: Any, key: str) -> Any:
+        known = 0.0 if key == "test1" else 1 / TYPICAL_INVERSE
+        return replace(plain_scene(self, key), read_depth=lambda index: torch.full((36, 64), known))
+
+    without = figures(evaluation(pipeline, measures, tmp_path / "plain"))
+    monkeypatch.setattr(type(source), "scene", with_depth)
+    run = evaluation(pipeline, measures, tmp_path / "head")
+    found = figures(run)
+    assert found.items() >= without.items() and "depth_abs_rel" not in without
+    assert found["depth_abs_rel"] == pytest.approx(0, abs=1e-5) and found["depth_delta1"] == 1  # as heads begin
+    views = {record.key: record.measured.views for record in run.folder.records(run.keys)}
+    assert "depth_abs_rel" not in views["test1"] and len(views["test0"]["depth_abs_rel"]) == TARGETS
+    monkeypatch.setattr(networks, "depth", DepthSource())
+    swept = figures(evaluation(pipeline, measures, tmp_path / "swept"))
+    assert swept["depth_abs_rel"] > 0.01 and swept["psnr"] == found["psnr"]

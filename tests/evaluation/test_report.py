@@ -18,7 +18,8 @@ from PIL import Image
 
 from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.evaluation.report import ReportOptions, chosen_views, page
+from scenetok_ns.evaluation.options import ReportOptions
+from scenetok_ns.evaluation.report import chosen_views, page
 
 SCENES = {
     "good": [30.0, 31.0, 29.0, 32.0],

@@ -8,10 +8,11 @@ from pathlib import Path
 
 MODELS = Path(__file__).parents[2] / "scenetok_ns" / "models"
 ORDER = [
-    {"scenegen"},
+    {"scenegen", "rendered_depth"},
     {"scenetok"},
     {"scene_encoding", "pretrained"},
-    {"scenetok_networks", "weight_sources"},
+    {"scenetok_networks"},
+    {"depth_weights", "weight_sources"},
     {"engine", "released_checkpoints", "released_files", "run_folders"},
     {"fused"},
     {"tokens"},
@@ -19,6 +20,8 @@ ORDER = [
     {"networks"},
     {"autoencoders"},
     {"quirks", "inputs"},
+    {"plane_sweep"},
+    {"depth_geometry"},
     {"cameras", "lightning_files", "run_checkpoints"},
     {"weight_files"},
     {"ops"},

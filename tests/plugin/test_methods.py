@@ -13,6 +13,8 @@ from scenetok_ns.models.presets import load_preset, preset_names
 from scenetok_ns.plugin import methods as scenetok_config
 from scenetok_ns.plugin.methods import method_config
 
+FROZEN = {"scenetok-refine", "scenetok-depth"}
+"""Methods that train something beside networks of any preset."""
 PYPROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
@@ -23,9 +25,8 @@ def test_every_registered_method_is_found_by_its_name() -> None:
         specification = getattr(scenetok_config, attribute)
         assert isinstance(specification, MethodSpecification)
         assert specification.config.method_name == name and method_config(name) is specification.config
-        # Refining has no networks of its own.
-        assert name == "scenetok-refine" or load_preset(specification.config.pipeline.model.preset).method == name
-    assert {load_preset(name).method for name in preset_names()} | {"scenetok-refine"} == set(registered)
+        assert name in FROZEN or load_preset(specification.config.pipeline.model.preset).method == name
+    assert {load_preset(name).method for name in preset_names()} | FROZEN == set(registered)
     with pytest.raises(ValueError, match="no scenetok method 'nerfacto'"):
         method_config("nerfacto")
 

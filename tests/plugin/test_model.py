@@ -15,11 +15,15 @@ from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetT
 from support.small_runs import IMAGE_SIZE, PRESET, randomize, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
+from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
 from scenetok_ns.models.flow.rectified_flow import euler_step
+from scenetok_ns.models.networks.depth_head import TYPICAL_INVERSE
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.rendering import ray_outputs
 from scenetok_ns.rendering.path_renderer import scene_path
+from scenetok_ns.tools.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +231,25 @@ def test_trace_function_is_put_back(pipeline: SceneTokPipeline) -> None:
         sys.settrace(before)
 
 
-def test_single_rays_are_refused_with_a_reason(pipeline: SceneTokPipeline) -> None:
-    with pytest.raises(NotImplementedError, match="whole pictures"):
-        pipeline.model.get_outputs(None)
+def test_exporters_get_rays_of_the_context_views_and_their_outputs(
+    pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, networks = pipeline.datamanager, pipeline.model.scenetok
+    monkeypatch.setattr(networks, "depth", DepthSource(new_depth_head(networks.preset, networks.denoiser).eval()))
+    monkeypatch.setattr(ray_outputs, "LEAST", 0.0)
+    monkeypatch.setattr(manager.train_pixel_sampler, "num_rays_per_batch", 40)
+    rays, _ = manager.next_train(0)
+    found = pipeline.model(rays)
+    assert found["rgb"].shape == (40, 3) and found["depth"].shape == (40, 1)
+    # An untrained head sees one depth along the axis; along the rays it is that or more.
+    assert (found["depth"] >= 0.999 / TYPICAL_INVERSE).all() and found["depth"].std() > 0
+    cameras = manager.train_dataset.cameras
+    whole = pipeline.model.get_outputs_for_camera_ray_bundle(cameras.generate_rays(camera_indices=0))
+    assert whole["depth"].shape == (int(cameras.height[0]), int(cameras.width[0]), 1)
+    moved = cameras.generate_rays(camera_indices=0)
+    moved.origins = moved.origins + 1
+    with pytest.raises(UsageError, match="whole pictures"):
+        pipeline.model.get_outputs_for_camera_ray_bundle(moved)
 
 
 def test_missing_weights_of_a_released_preset_are_named() -> None:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from support.small_splats import blobs, ring_of_cameras, row_of_cameras, wall
 from support.torch_rasterizer import rasterize
 
-from scenetok_ns.data.poses import scaled_poses
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.cameras import CameraBatch, scaled_poses
 from scenetok_ns.models.metrics import psnr
 from scenetok_ns.splats.fitting import FitOptions, epochs, fit_gaussians, picture_loss, regularisation
 from scenetok_ns.splats.gaussians import Gaussians

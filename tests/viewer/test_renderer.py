@@ -15,7 +15,10 @@ from nerfstudio.viewer.utils import get_camera
 from support.small_runs import randomize, small_pipeline, write_small_re10k
 from support.viewer_threads import Browser, FakeViewer, pose
 
+from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
+from scenetok_ns.rendering.pictures import FAR
+from scenetok_ns.viewer import renderer as viewer_renderer
 
 STEPS, PREVIEW = 3, 1
 
@@ -57,6 +60,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pipeline(data: Path) -> SceneTokPipeline:
     pipeline = small_pipeline(data).eval()
     randomize(pipeline)
+    networks = pipeline.model.scenetok
+    networks.depth = DepthSource(new_depth_head(networks.preset, networks.denoiser).eval())
     renderer = pipeline.model.viewer_renderer
     sampler = pipeline.model.renderer.settings.sampler
     renderer.settings = replace(
@@ -181,8 +186,27 @@ def test_all_outputs_are_there_in_any_case(browser: Browser, samplings: Sampling
             assert outputs["rgb"].shape == (32, 48, 3)
             for name in ("depth", "accumulation", "uncertainty"):
                 assert outputs[name].shape == (32, 48, 1)
-            assert (outputs["depth"] > 100).all()
+            assert (outputs["depth"] > 100).all() if fail else (outputs["depth"] < 100).any()
         browser.pictures.clear()
+
+
+def test_without_a_head_depth_is_swept_when_it_is_read(
+    pipeline: SceneTokPipeline, browser: Browser, samplings: Samplings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in for a browser reads it, as the viewer does where it composes; previews have a far plane."""
+    monkeypatch.setattr(pipeline.model.scenetok, "depth", DepthSource())
+    samplings.steps.clear()
+    browser.look(pose(0.3))
+    browser.wait(lambda: len(browser.pictures) == 2)
+    preview, full = (outputs["depth"] for _, outputs in browser.pictures)
+    inside = full[:, 8:40]  # the square of 32 x 48 pixels
+    assert (preview == FAR).all() and inside.max() < FAR and inside.std() > 0
+    assert samplings.steps == [PREVIEW, STEPS, STEPS]  # the last is of the views around
+    monkeypatch.setattr(viewer_renderer, "sweep_views", lambda *args, **options: 1 / 0)
+    browser.pictures.clear()
+    browser.look(pose(0.4))
+    browser.wait(lambda: len(browser.pictures) == 2)
+    assert (browser.pictures[-1][1]["depth"][:, 8:40] >= FAR).all()
 
 
 def test_a_move_ends_the_full_picture_between_steps(browser: Browser, samplings: Samplings) -> None:

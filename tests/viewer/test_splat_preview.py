@@ -12,6 +12,7 @@ from support.small_splats import blobs
 from support.torch_rasterizer import rasterize
 from support.viewer_threads import FakeViewer, pose
 
+from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
 from scenetok_ns.splats.gaussians import save_splat
 from scenetok_ns.splats.rasterizer import render_splat
 from scenetok_ns.viewer import splat_preview as viewer_splat
@@ -33,6 +34,7 @@ def test_a_splat_is_drawn_while_moving_and_the_model_at_rest(tmp_path: Path, spl
     pipeline = small_pipeline(write_small_re10k(tmp_path / "re10k")).eval()
     randomize(pipeline)
     model = pipeline.model
+    model.scenetok.depth = DepthSource(new_depth_head(model.preset, model.scenetok.denoiser).eval())
     renderer, panel = model.viewer_renderer, pipeline.get_submodule(PANEL)
     rest, moving = (replace(model.renderer.settings.sampler, steps=steps) for steps in (2, 1))
     renderer.settings = replace(renderer.settings, rest=rest, moving=moving, previous_views=0)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from scenetok_ns.data.depth_maps import MILLIMETRES, read_depth_map
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
 from scenetok_ns.data.transforms_file import TRANSFORMS, frame_of, read_json
@@ -72,7 +73,10 @@ class DL3DVSource(SceneSource):
         if missing:
             raise BadScene(f"{len(missing)} of {len(names)} images are missing, the first is {missing[0]}", key)
         read = partial(_decode, [files[name] for name in names], float(meta["w"]) / float(meta["h"]))
-        return Scene(key, c2w, intrinsics, names, read, timestamps)
+        named = [frame.get("depth_file_path") for frame in meta["frames"]]
+        known = all(isinstance(name, str) for name in named)
+        depth = partial(_read_depth, [home / name for name in named]) if known else None
+        return Scene(key, c2w, intrinsics, names, read, timestamps, read_depth=depth)
 
     def _find_scenes(self) -> dict[str, Path]:
         if not self.folder.is_dir():
@@ -197,6 +201,10 @@ def _stem(frame: Any, key: str) -> str:
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key in which frame_2 comes before frame_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _read_depth(files: Sequence[Path], index: int) -> Float[Tensor, "h w"]:
+    return read_depth_map(files[index], MILLIMETRES)
 
 
 def _decode(files: Sequence[Path], aspect: float, index: int) -> UInt8[Tensor, "3 h w"]:

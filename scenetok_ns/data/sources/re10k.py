@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from scenetok_ns.data.depth_maps import MILLIMETRES
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
@@ -155,8 +156,22 @@ def _scene_of(key: str, example: dict[str, Any]) -> Scene:
         raise BadScene(str(error), key) from error
     timestamps = _tensor(example.get("timestamps"))
     names = tuple(f"frame_{index:05d}" for index in range(len(images)))
-    read = partial(_decode, images)
-    return Scene(key, c2w, intrinsics, names, read, timestamps if isinstance(timestamps, Tensor) else None)
+    read, depths = partial(_decode, images), _tensor(example.get("depths"))
+    has_depth = isinstance(depths, Tensor) and depths.ndim == 3 and len(depths) == len(images)
+    return Scene(
+        key,
+        c2w,
+        intrinsics,
+        names,
+        read,
+        timestamps if isinstance(timestamps, Tensor) else None,
+        read_depth=partial(_depth, depths) if has_depth else None,
+    )
+
+
+def _depth(depths: Tensor, index: int) -> Float[Tensor, "h w"]:
+    """Millimetres, as `scenetok demo-data --depth` writes them."""
+    return depths[index].float() * MILLIMETRES
 
 
 def _decode(images: Sequence[Tensor], index: int) -> UInt8[Tensor, "3 h w"]:

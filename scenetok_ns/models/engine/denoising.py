@@ -21,7 +21,7 @@ from scenetok_ns.models.engine import trunk
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.engine.window import CAPACITY, DenoiserWeights, WindowKey, WindowSteps, step_table, to_device
 from scenetok_ns.models.flow.rectified_flow import network_time
-from scenetok_ns.models.flow.sampling import OnStep, SampledLatents, checked_schedule, no_report
+from scenetok_ns.models.flow.sampling import LastFeatures, OnStep, SampledLatents, checked_schedule, no_report
 from scenetok_ns.models.flow.schedules import Schedule
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.ops.graphs import StepGraphs, working
@@ -103,10 +103,11 @@ class DenoisingEngine:
         *,
         clean: int = 0,
         on_step: OnStep | None = None,
+        features: bool = False,
     ) -> Iterator[SampledLatents]:
         """Same contract as `flow.sampling.sample_windows`; the tensors are valid on the engine's stream."""
         schedule = checked_schedule(self._denoiser, cameras, noise, layout, config, clean)
-        return self._denoise(tokens, cameras, noise, layout, schedule, config, on_step or no_report)
+        return self._denoise(tokens, cameras, noise, layout, schedule, config, on_step or no_report, features)
 
     def _denoise(
         self,
@@ -117,9 +118,10 @@ class DenoisingEngine:
         schedule: Schedule,
         config: SamplerConfig,
         on_step: OnStep,
+        features: bool,
     ) -> Iterator[SampledLatents]:
         with working(self._stream):
-            path = _Path.start(self, tokens, cameras, noise, layout, schedule, config)
+            path = _Path.start(self, tokens, cameras, noise, layout, schedule, config, features)
             plan = stretches(schedule, noise.shape[1], config.clean_targets, layout.latents_per_chunk)
             # Prepared in the reverse order: the largest graph sets the size of the memory that they share.
             steps = self._window_steps(path.key)
@@ -157,7 +159,7 @@ class DenoisingEngine:
         path.x[:, window] = steps.x
         if path.velocities is not None:
             path.velocities[:, window] = steps.previous
-        path.conditional = steps.conditional
+        path.conditional, path.features = steps.conditional, steps.features
 
     def _keep_close(self) -> None:
         """Wait until no more than STEPS_AHEAD steps are waiting for the device: else the last step would be launched
@@ -215,6 +217,7 @@ class _Path:
     x: Float[Tensor, "b latents c h w"]
     velocities: Float[Tensor, "b latents c h w"] | None
     conditional: Tensor | None = None
+    features: Tensor | None = None
 
     @classmethod
     def start(
@@ -226,6 +229,7 @@ class _Path:
         layout: TemporalLayout,
         schedule: Schedule,
         config: SamplerConfig,
+        features: bool,
     ) -> _Path:
         copies = 2 if config.guidance > 1 else 1
         keys, values = trunk.keys_values(engine.weights.trunk, engine.states(tokens.to(engine.device), copies == 2))
@@ -233,7 +237,7 @@ class _Path:
         latents = min(schedule.window, noise.shape[1])
         x = noise.to(engine.device, torch.float32, copy=True)
         return cls(
-            key=WindowKey(len(tokens), latents, copies, keys.shape[3], multistep),
+            key=WindowKey(len(tokens), latents, copies, keys.shape[3], multistep, features),
             keys=keys,
             values=values,
             guidance=config.guidance,
@@ -247,4 +251,9 @@ class _Path:
     def final_latents(self, first: int, stretch: Stretch) -> SampledLatents:
         assert self.conditional is not None
         latents = self.x[:, first : stretch.final].clone()
-        return SampledLatents(first, latents, stretch.start, self.conditional.norm(dim=2))
+        uncertainty = self.conditional.norm(dim=2)
+        if self.features is None:
+            return SampledLatents(first, latents, stretch.start, uncertainty)
+        poses = self.poses[:, stretch.start : stretch.start + self.key.latents]
+        features = self.features.unflatten(1, poses.shape[1:3]).clone()
+        return SampledLatents(first, latents, stretch.start, uncertainty, LastFeatures(features, poses))

@@ -24,6 +24,7 @@ from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, StartedP
 from scenetok_ns.models.networks.adapters import adapters_in_use
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.depth_head import DepthHead
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.ops.graphs import working
 from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig
@@ -45,9 +46,11 @@ def tensors_of(result: object) -> Iterator[Tensor]:
         yield result.frames
         for part in result.denoised:
             yield from tensors_of(part)
+        yield from result.maps or ()
     elif isinstance(result, SampledLatents):
         yield result.latents
         yield result.uncertainty
+        yield from result.last or ()
     elif isinstance(result, Tensor):
         yield result
 
@@ -103,6 +106,7 @@ class RenderingEngine:
         seed: int | Sequence[int] = 0,
         clean: CleanViews | None = None,
         on_step: OnStep | None = None,
+        depth_head: DepthHead | None = None,
     ) -> Iterator[RenderedFrames]:
         """Same contract as `flow.windows.render_windows`, including eager argument checks."""
         path = start_path(autoencoder.space, tokens, cameras, image_size, sampler, seed, clean)
@@ -113,10 +117,18 @@ class RenderingEngine:
             with self._preparing():
                 denoising = self._denoising_engine(denoiser)
                 decoder = self.inference_copy(autoencoder)
+                head = None if depth_head is None else depth_head.to(self.device)
             sampled = denoising.sample_windows(
-                tokens, path.cameras, path.noise, layout, sampler, clean=path.clean, on_step=report
+                tokens,
+                path.cameras,
+                path.noise,
+                layout,
+                sampler,
+                clean=path.clean,
+                on_step=report,
+                features=head is not None,
             )
-            return self._decoded(decoder, sampled, path)
+            return self._decoded(decoder, sampled, path, head)
 
         inputs = tokens, path.noise, path.cameras.c2w, path.cameras.intrinsics
         return self._results(start, on_step, *inputs)
@@ -252,7 +264,7 @@ class RenderingEngine:
             yield result
 
     def _decoded(
-        self, decoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath
+        self, decoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath, head: DepthHead | None
     ) -> Iterator[Finished[RenderedFrames]]:
         """Yield frames, decoded while later windows are being denoised."""
         stream = self._decode_stream
@@ -265,7 +277,7 @@ class RenderingEngine:
                         tensor.record_stream(stream)
                 yield part
 
-        windows = decode_windows(decoder, handed_over(), path)
+        windows = decode_windows(decoder, handed_over(), path, head)
         while True:
             with working(stream):
                 window = next(windows, None)

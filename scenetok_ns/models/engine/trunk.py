@@ -129,8 +129,12 @@ def trunk_forward(
     keys: Float[Tensor, "depth copies*b heads keys d"],
     values: Float[Tensor, "depth copies*b heads keys d"],
     rotary: RotaryTable | None,
+    features: Float[Tensor, "b n hidden"] | None = None,
 ) -> Float[Tensor, "copies b n out"]:
-    """Run `Trunk.forward` with given modulations, which may be the same for all elements or tokens (b1, n1 = 1)."""
+    """Run `Trunk.forward` with given modulations, which may be the same for all elements or tokens (b1, n1 = 1).
+
+    features: Gets what the last linear layer of the first copy is given (`Trunk.forward_with_features`).
+    """
     hidden = x.shape[-1]
     shifts_and_scales = [
         modulation[..., index * CHUNKS * hidden :][..., : 2 * hidden].chunk(2, dim=-1)
@@ -141,6 +145,8 @@ def trunk_forward(
         own = modulation[..., index * CHUNKS * hidden : (index + 1) * CHUNKS * hidden]
         shift, scale = shifts_and_scales[index + 1]
         x, normed = block_forward(block, x, normed, own, shift, scale, keys[index], values[index], rotary)
+    if features is not None:
+        features.copy_(normed[0])
     return F.linear(normed, weights.final, weights.final_bias)
 
 

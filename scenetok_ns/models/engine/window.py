@@ -59,12 +59,15 @@ class WindowKey:
     """2 with guidance, which takes a prediction without the scene beside each other one."""
     num_tokens: int
     multistep: bool
+    features: bool = False
+    """Whether the last features are kept, for the depth head."""
 
 
 class WindowSteps:
     """Latents of a window on their way from noise to data.
 
-    `load` what belongs to a stretch of steps, then call `step` for each, then read `x`, `previous` and `conditional`.
+    `load` what belongs to a stretch of steps, then call `step` for each, then read `x`, `previous`, `conditional`
+    and `features`.
     Nothing here waits for the device.
     """
 
@@ -89,6 +92,8 @@ class WindowSteps:
         """Velocity of the step before, for the multistep solver."""
         self.conditional = zeros(*self.x.shape)
         """Velocity that was predicted with the scene at the last step."""
+        self.features = zeros(b, w * positions, hidden, dtype=dtype) if key.features else None
+        """Features before the output projection, predicted with the scene at the last step."""
         self._together = TOGETHER if b * w * positions <= FEW_ROWS else 1
         self._poses = zeros(w, positions, 1, b, hidden)
         self._times = zeros(CAPACITY, w, hidden)
@@ -189,6 +194,7 @@ class WindowSteps:
             self._keys,
             self._values,
             self.rotary,
+            self.features,
         )
         h, w = weights.grid
         p = weights.patch_size

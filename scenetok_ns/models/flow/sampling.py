@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +27,15 @@ OnStep = Callable[[int, int], None]
 """Called as on_step(done, total) before each step and once after the last. What it raises ends the loop."""
 
 
+class LastFeatures(NamedTuple):
+    """What a depth head is given of a window."""
+
+    features: Float[Tensor, "b window n hidden"]
+    """The denoiser's, before its output projection, of the last prediction with the scene."""
+    poses: Float[Tensor, "b window n hidden"]
+    """Embeddings of the cameras."""
+
+
 @dataclass(frozen=True)
 class SampledLatents:
     """Latents that have just become final, and how sure the network was of the window they came from."""
@@ -36,6 +46,8 @@ class SampledLatents:
     window_first: int
     uncertainty: Float[Tensor, "b window h w"]
     """Norm over the channels of the last conditional velocity, for the latents from `window_first` on."""
+    last: LastFeatures | None = None
+    """Of the same latents, where they were asked for."""
 
 
 def path_schedule(config: SamplerConfig, num_latents: int, clean: int = 0) -> Schedule:
@@ -79,6 +91,7 @@ def sample_windows(
     clean: int = 0,
     on_step: OnStep | None = None,
     autocast: bool = False,
+    features: bool = False,
 ) -> Iterator[SampledLatents]:
     """Denoise a path window by window, and give out latents as they become final.
 
@@ -90,6 +103,7 @@ def sample_windows(
         clean: the first latents of `noise` that are no noise but final (whole chunks, at most
             `config.clean_targets`): the path goes on from them, and they are not given out.
         autocast: run the network in bfloat16.
+        features: also give out the last features, for a depth head.
 
     Raises (at once, not at the first window):
         ValueError: numbers of frames and latents do not agree; a window would cut a chunk in two; guidance is below 1,
@@ -97,7 +111,9 @@ def sample_windows(
     """
     schedule = checked_schedule(denoiser, cameras, noise, layout, config, clean)
     states = [denoiser.null_state(len(tokens))] if config.guidance > 1 else []
-    return _denoise(denoiser, tokens, states, cameras, noise, layout, schedule, config, on_step or no_report, autocast)
+    return _denoise(
+        denoiser, tokens, states, cameras, noise, layout, schedule, config, on_step or no_report, autocast, features
+    )
 
 
 def checked_schedule(
@@ -144,6 +160,7 @@ def _denoise(
     config: SamplerConfig,
     on_step: OnStep,
     autocast: bool,
+    features: bool,
 ) -> Iterator[SampledLatents]:
     # Autocast never spans a yield: it would leak into the caller.
     precision = partial(torch.autocast, noise.device.type, torch.bfloat16, enabled=autocast)
@@ -163,13 +180,21 @@ def _denoise(
                 window = moved
                 poses = denoiser.embed_poses(cameras.select(layout.frame_slice(window.start, window.stop)))
             t_previous, t, t_next = (times[i, window].expand(len(x), -1) for i in (max(step - 1, 0), step, step + 1))
-            predict = partial(denoiser.velocity, x[:, window], poses, network_time(t))
-            conditional, velocity = guided([predict(context) for context in contexts], config.guidance)
+            inputs = x[:, window], poses, network_time(t)
+            final = schedule.finished(step + 1) // chunk * chunk
+            last = None
+            if features and final > given_out:
+                first, hidden = denoiser.velocity_and_features(*inputs, contexts[0])
+                last = LastFeatures(hidden, poses)
+            else:
+                first = denoiser.velocity(*inputs, contexts[0])
+            others = [denoiser.velocity(*inputs, context) for context in contexts[1:]]
+            conditional, velocity = guided([first, *others], config.guidance)
         previous, velocities[:, window] = velocities[:, window].clone(), velocity
         x[:, window] = _advance(config.solver, x[:, window], velocity, previous, (t_previous, t, t_next))
-        final = schedule.finished(step + 1) // chunk * chunk
         if final > given_out:
-            yield SampledLatents(given_out, x[:, given_out:final].clone(), window.start, conditional.norm(dim=2))
+            latents, uncertainty = x[:, given_out:final].clone(), conditional.norm(dim=2)
+            yield SampledLatents(given_out, latents, window.start, uncertainty, last)
             given_out = final
     on_step(schedule.steps, schedule.steps)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.noise import latent_noise
 from scenetok_ns.models.flow.sampling import OnStep, SampledLatents, sample_windows
 from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.models.networks.depth_head import DepthHead, as_depth
 from scenetok_ns.models.ops.finite import NotFiniteError, is_finite
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
@@ -34,14 +36,31 @@ class RenderedFrames:
     denoised: tuple[SampledLatents, ...] = ()
     """Latents that have become final since the part before. They run ahead of the frames, and count from the first new
     latent on, whatever the path goes on from."""
+    maps: FrameDepths | None = None
+    """Where depth was asked for."""
 
 
-def finite_windows(windows: Iterator[RenderedFrames], scenes: Sequence[str]) -> Iterator[RenderedFrames]:
-    """The windows, as long as all their pictures are numbers.
+class FrameDepths(NamedTuple):
+    """Depth of frames, along the camera's optical axis."""
+
+    depth: Float[Tensor, "b f 1 height width"]
+    confidence: Float[Tensor, "b f 1 height width"]
+    """Probability, as estimated, that the depth is within a tenth of the truth."""
+
+    def scaled(self, factors: Float[Tensor, " b"]) -> FrameDepths:
+        """In units that are 1 / factor of these."""
+        return FrameDepths(self.depth * factors.to(self.depth)[:, None, None, None, None], self.confidence)
+
+
+def finite_windows(
+    windows: Iterator[RenderedFrames], scenes: Sequence[str], units: Float[Tensor, " b"]
+) -> Iterator[RenderedFrames]:
+    """The windows, with depth in units of the captures, as long as all their pictures are numbers.
 
     Args:
         windows: Frames of a batch of paths.
         scenes: Name of the scene of each path.
+        units: Factor from the networks' units to those of each scene's capture, for depth.
 
     Raises NotFiniteError, which names the scene and the frame.
     """
@@ -52,7 +71,7 @@ def finite_windows(windows: Iterator[RenderedFrames], scenes: Sequence[str]) -> 
                 f"rendering of {scenes[place] or 'the scene'} stopped at frame {window.first_frame}: pictures with "
                 "numbers that are not finite; check the path's units, --guidance and the weights of the run"
             )
-        yield window
+        yield window if window.maps is None else replace(window, maps=window.maps.scaled(units))
 
 
 @dataclass(frozen=True)
@@ -77,6 +96,7 @@ def render_windows(
     clean: CleanViews | None = None,
     on_step: OnStep | None = None,
     autocast: bool = False,
+    depth_head: DepthHead | None = None,
 ) -> Iterator[RenderedFrames]:
     """Frames of a path in order, each exactly once, as soon as they are final.
 
@@ -89,6 +109,7 @@ def render_windows(
             with and without.
         on_step: progress, called as on_step(done, total); what it raises ends the rendering.
         autocast: run the denoiser in bfloat16. The autoencoder chooses its own precision.
+        depth_head: also predict depth, in the networks' units, from the last denoising step.
 
     Raises (at once, not at the first frame):
         ValueError: no cameras, or too few seeds; more clean views than the sampler has room for; see also
@@ -105,8 +126,9 @@ def render_windows(
         clean=path.clean,
         on_step=on_step,
         autocast=autocast,
+        features=depth_head is not None,
     )
-    return decode_windows(autoencoder, sampled, path)
+    return decode_windows(autoencoder, sampled, path, depth_head)
 
 
 @dataclass(frozen=True)
@@ -149,14 +171,21 @@ def start_path(
 
 @torch.no_grad()
 def decode_windows(
-    autoencoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath
+    autoencoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath, depth_head: DepthHead | None = None
 ) -> Iterator[RenderedFrames]:
-    """Frames of the latents that `sampled` gives out, each with the latents that have arrived since the one before."""
+    """Frames of the latents that `sampled` gives out, each with the latents that have arrived since the one before.
+
+    With a `depth_head`, also their depth; the latents must have come with the last features.
+    """
     first, arrived = 0, []
+    depths: list[tuple[Tensor, Tensor]] = []
 
     def arriving() -> Iterator[Tensor]:
         wanted = autoencoder.latents_needed(path.num_frames)
         for part in sampled:
+            if depth_head is not None:
+                depths.append(head_outputs(depth_head, part))
+                part = replace(part, last=None)
             arrived.append(replace(part, first=part.first - path.clean, window_first=part.window_first - path.clean))
             if wanted > 0:
                 yield part.latents[:, :wanted]
@@ -164,8 +193,25 @@ def decode_windows(
 
     for decoded in autoencoder.decode_stream(arriving(), num_frames=path.num_frames):
         denoised, arrived = tuple(arrived), []
-        yield RenderedFrames(first, decoded.float(), denoised)
+        maps = None
+        if depth_head is not None:
+            joined = [torch.cat(parts, dim=1) for parts in zip(*depths, strict=True)]
+            count = decoded.shape[1]
+            depths = [(joined[0][:, count:], joined[1][:, count:])]
+            maps = FrameDepths(
+                *as_depth(joined[0][:, :count], joined[1][:, :count], (decoded.shape[-2], decoded.shape[-1]))
+            )
+        yield RenderedFrames(first, decoded.float(), denoised, maps)
         first += decoded.shape[1]
+
+
+def head_outputs(head: DepthHead, part: SampledLatents) -> tuple[Tensor, Tensor]:
+    """A head's outputs for all frames of new latents, which it predicts together with the rest of their window."""
+    assert part.last is not None
+    first, last = part.first - part.window_first, part.first - part.window_first + part.latents.shape[1]
+    frames = head.layout.frame_slice(first, last)
+    log_inverse, log_scale = head(*part.last)
+    return log_inverse[:, frames], log_scale[:, frames]
 
 
 def join_paths(first: CameraBatch, second: CameraBatch) -> CameraBatch:

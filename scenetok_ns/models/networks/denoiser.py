@@ -132,14 +132,34 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: The shapes do not fit, or the window is longer than the rotary table.
         """
+        patches = self.model(
+            *self._inputs(latents, poses, t_net), context, self.rotary(latents.shape[1], latents.device)
+        )
+        return self._maps(patches, latents)
+
+    def velocity_and_features(
+        self,
+        latents: Float[Tensor, "b l c h w"],
+        poses: Float[Tensor, "b l n hidden"],
+        t_net: Float[Tensor, "b l"],
+        context: Context,
+    ) -> tuple[Float[Tensor, "b l c h w"], Float[Tensor, "b l n hidden"]]:
+        """Return the result of `velocity`, and the features before the output projection, for the depth head."""
+        rotary = self.rotary(latents.shape[1], latents.device)
+        patches, features = self.model.forward_with_features(*self._inputs(latents, poses, t_net), context, rotary)
+        return self._maps(patches, latents), features.unflatten(1, poses.shape[1:3])
+
+    def _inputs(self, latents: Tensor, poses: Tensor, t_net: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and their conditions."""
         b, num_latents = latents.shape[:2]
         check_shape("Denoiser: latents", latents, (b, num_latents, *self.latent_shape))
         check_shape("Denoiser: t_net", t_net, (b, num_latents))
         check_shape("Denoiser: poses", poses, (b, num_latents, self.grid[0] * self.grid[1], self.config.hidden_size))
         x = self.model.x_embedder(latents.to(self.cnd_proj.weight.dtype)).flatten(1, 2)
         times = self.model.t_embedder(t_net)[:, :, None]
-        condition = (times + poses.to(times.dtype)).flatten(1, 2)
-        patches = self.model(x, condition, context, self.rotary(num_latents, latents.device))
+        return x, (times + poses.to(times.dtype)).flatten(1, 2)
+
+    def _maps(self, patches: Float[Tensor, "b n out"], latents: Tensor) -> Float[Tensor, "b l c h w"]:
         h, w = self.grid
         p = self.config.patch_size
         maps = rearrange(patches, "b (l h w) (p q c) -> b l c (h p) (w q)", h=h, w=w, p=p, q=p)

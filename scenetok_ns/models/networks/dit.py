@@ -104,8 +104,14 @@ class FinalLayer(Part):
     def forward(
         self, x: Float[Tensor, "b n hidden"], activated: Float[Tensor, "b n hidden"]
     ) -> Float[Tensor, "b n out"]:
+        return self.linear(self.features(x, activated))
+
+    def features(
+        self, x: Float[Tensor, "b n hidden"], activated: Float[Tensor, "b n hidden"]
+    ) -> Float[Tensor, "b n hidden"]:
+        """Return what the linear layer maps to the output."""
         shift, scale = modulations(self.adaLN_modulation, activated, 2)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        return modulate(self.norm_final(x), shift, scale)
 
 
 Context = Tensor | list[KeyValues]
@@ -135,10 +141,25 @@ class Trunk(nn.Module):
     ) -> Float[Tensor, "b n out"]:
         """Return the output features of each token, given its condition and the sequence to attend to."""
         activated = activate(condition)
+        return run_block(self.final_layer, self._through_blocks(x, activated, context, rotary), activated)
+
+    def forward_with_features(
+        self,
+        x: Float[Tensor, "b n hidden"],
+        condition: Float[Tensor, "b n hidden"],
+        context: Context,
+        rotary: RotaryTable | None = None,
+    ) -> tuple[Float[Tensor, "b n out"], Float[Tensor, "b n hidden"]]:
+        """Return the result of `forward`, and the features that its last linear layer got."""
+        activated = activate(condition)
+        features = self.final_layer.features(self._through_blocks(x, activated, context, rotary), activated)
+        return self.final_layer.linear(features), features
+
+    def _through_blocks(self, x: Tensor, activated: Tensor, context: Context, rotary: RotaryTable | None) -> Tensor:
         for index, block in enumerate(self.blocks):
             own = context if isinstance(context, Tensor) else context[index]
             x = run_block(block, x, activated, own, rotary)
-        return run_block(self.final_layer, x, activated)
+        return x
 
     @torch.no_grad()
     def initialize(self) -> None:

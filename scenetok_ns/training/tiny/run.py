@@ -93,6 +93,7 @@ class PoolRun:
     """State of a training run: device, codec, random numbers and log."""
 
     options: PoolOptions
+    pool_class = ScenePool
 
     def __init__(self, options: PoolOptions, preset: Preset) -> None:
         self.options, self.preset = options, preset
@@ -126,7 +127,7 @@ class PoolRun:
 
     def pool(self, capacity: int, first_seed: int, encoded: bool) -> ScenePool:
         started = time.perf_counter()
-        pool = ScenePool(
+        pool = self.pool_class(
             capacity=capacity,
             num_frames=self.options.frames_per_scene,
             image_size=self.preset.data.image_size,

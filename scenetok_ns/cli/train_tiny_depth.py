@@ -1,0 +1,16 @@
+"""`scenetok train-tiny-depth`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from scenetok_ns.cli.training_results import print_results, show_log
+from scenetok_ns.training.tiny.depth import DepthOptions, run_training
+
+
+def train_tiny_depth(options: Annotated[DepthOptions, tyro.conf.arg(name="")]) -> None:
+    """Train the embedded model's depth head on demo rooms made on the fly (use a GPU); write weights and figures."""
+    show_log()
+    print_results(run_training(options), options.output, ("depth.safetensors", "log.jsonl", "figures.json"))

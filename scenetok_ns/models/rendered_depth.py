@@ -1,0 +1,132 @@
+"""Depth of rendered views of a model without a depth head: a plane sweep over views that were rendered jointly.
+
+Views of a path are compared with one another. A view alone, or a path that only turns, has no parallax: then the model
+renders further views around it, which go on from it, and it is compared with them. Slower than a head, by a window of
+denoising for each such group, and less accurate; needs no training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.models.autoencoders.registry import latent_space
+from scenetok_ns.models.cameras import CameraBatch, camera_spread
+from scenetok_ns.models.depth_geometry import DepthMaps
+from scenetok_ns.models.flow.sampling import OnStep, no_report
+from scenetok_ns.models.flow.windows import CleanViews, FrameDepths, RenderedFrames, join_paths
+from scenetok_ns.models.plane_sweep import sweep_depths
+from scenetok_ns.models.presets import SamplerConfig
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.tokens import SceneTokens
+
+SMALLEST_BASELINE = 0.15
+"""Distance of cameras, in units of the scene, from which on their pictures tell depth."""
+RADIUS = 0.3
+"""Of the ring of further views around one, in units of the scene."""
+MOST_COMPANIONS = 16
+
+
+def depth_windows(
+    model: SceneTok,
+    tokens: SceneTokens,
+    cameras: CameraBatch,
+    *,
+    seed: int = 0,
+    sampler: SamplerConfig | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[RenderedFrames]:
+    """Frames of a path with depth, as `SceneTok.render_windows`: from the head, or without one by a plane sweep.
+
+    Without a head, frames come by the window, since each is compared with the others of it and of the one before.
+    """
+    render = model.render_windows(tokens, cameras, seed=seed, sampler=sampler, on_step=on_step, depth=True)
+    if model.depth_head() is not None:
+        yield from render
+        return
+    sampler = sampler or model.preset.sampler
+    held = latent_space(model.preset.target_autoencoder).layout.num_frames(sampler.window)
+    before, waiting = 0, []
+    frames: list[Tensor] = []
+    for window in render:
+        waiting.append(window)
+        frames.extend(window.frames[0])
+        end = window.first_frame + window.frames.shape[1]
+        if end - waiting[0].first_frame < held and end < cameras.num_views:
+            continue
+        first = waiting[0].first_frame
+        shown = cameras.select(slice(before, end))
+        maps = sweep_views(
+            model, tokens, torch.stack(frames), shown, list(range(first - before, end - before)), sampler, seed
+        )
+        for one in waiting:
+            part = slice(one.first_frame - first, one.first_frame - first + one.frames.shape[1])
+            yield replace(one, maps=FrameDepths(maps.depth[None, part], maps.confidence[None, part]))
+        frames, before, waiting = frames[first - before :], first, []
+
+
+@torch.no_grad()
+def sweep_views(
+    model: SceneTok,
+    tokens: SceneTokens,
+    frames: Float[Tensor, "n 3 height width"],
+    cameras: CameraBatch,
+    references: list[int],
+    sampler: SamplerConfig,
+    seed: int,
+    *,
+    latents: Float[Tensor, "b l c h w"] | None = None,
+    on_step: OnStep = no_report,
+) -> DepthMaps:
+    """Depth of some rendered views, in units of the capture.
+
+    Args:
+        model: Renders further views where these have no parallax.
+        tokens: The scene.
+        frames: Rendered views, jointly if their depths shall agree, in [0, 1].
+        cameras: A batch of one with their cameras, in units of the capture.
+        references: Numbers of the views whose depth is wanted.
+        sampler: Of further views.
+        seed: Of their noise.
+        latents: Final latents of the middle one of `references`, which further views go on from. None: they do not.
+        on_step: Progress of further views; what it raises ends the work.
+    """
+    unit = scene_unit(tokens)
+    cameras = cameras.to(model.device)
+    position = cameras.c2w[0, :, :3, 3].float()
+    farthest = torch.cdist(position[references], position).amax(dim=1)
+    if float(farthest.median()) < SMALLEST_BASELINE * unit:
+        middle = references[len(references) // 2]
+        around = companions(model, cameras.select([middle]), unit, sampler)
+        clean = None
+        if latents is not None and latents.shape[1] <= sampler.clean_targets:
+            count = latent_space(model.preset.target_autoencoder).layout.num_frames(latents.shape[1])
+            clean = CleanViews(latents, cameras.select([middle] * count))
+        windows = model.render_windows(tokens, around, seed=seed, sampler=sampler, clean=clean, on_step=on_step)
+        frames = torch.cat([frames[references], *(window.frames[0] for window in windows)])
+        cameras = join_paths(cameras.select(references), around)
+        references = list(range(len(references)))
+    return sweep_depths(frames.to(model.device), cameras, references, unit=unit)
+
+
+def scene_unit(tokens: SceneTokens) -> float:
+    """Length that tells how large a scene is, in units of the capture: the spread of the cameras it was seen from."""
+    spread = 0.0 if tokens.cameras_c2w is None else camera_spread(tokens.cameras_c2w)
+    return spread if spread * tokens.pose_scale > 0.1 else 1 / tokens.pose_scale
+
+
+def companions(model: SceneTok, camera: CameraBatch, unit: float, sampler: SamplerConfig) -> CameraBatch:
+    """Cameras on a ring around one camera that look where it looks, as many as fit into a window beside it."""
+    layout = latent_space(model.preset.target_autoencoder).layout
+    room = (sampler.window - layout.latents_per_chunk) // layout.latents_per_chunk * layout.frames_per_chunk
+    count = min(max(room, layout.frames_per_chunk, 4), MOST_COMPANIONS)
+    angle = torch.arange(count, device=camera.c2w.device) / count * 2 * math.pi
+    offset = torch.stack([angle.cos(), 0.6 * angle.sin(), torch.zeros_like(angle)], dim=1) * RADIUS * unit
+    c2w = camera.c2w.expand(1, count, 4, 4).clone()
+    c2w[0, :, :3, 3] += offset.to(c2w) @ camera.c2w[0, 0, :3, :3].mT
+    return CameraBatch(c2w, camera.intrinsics.expand(1, count, 3, 3))

@@ -1,0 +1,58 @@
+"""The training of the embedded model's depth head, at a size where it only has to run, on rooms with exact depth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from scenetok_ns.data.demo.scenes import render_depths, sample_rooms, sample_walks
+from scenetok_ns.models.depth_weights import load_depth_head
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.training.tiny import depth as training
+from scenetok_ns.training.tiny.depth import DepthOptions, DepthPool, DepthRun, run_training
+from scenetok_ns.training.tiny.run import TRAINING_SEED
+
+PRESET = "scenetok-tiny"
+
+
+def options(output: Path, **fields: object) -> DepthOptions:
+    values = {"steps": 2, "batch_size": 2, "scenes": 2, "renew": 0, "frames_per_scene": 12, "device": "cpu", **fields}
+    return DepthOptions(output=output, **values)  # type: ignore[arg-type]
+
+
+def test_a_run_leaves_a_head_for_the_models_weights_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "VIEW_COUNTS", (1, 12))
+    run_training(options(tmp_path))
+    model = SceneTok.from_preset(load_preset(PRESET))
+    model.load_embedded()
+    load_depth_head(tmp_path / "depth.safetensors", model.preset, model.denoiser)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {"abs_rel_1_views", "delta1_12_views", "confidence_off_12_views"} <= set(figures)
+    assert 0 < figures["abs_rel_12_views"] < 2
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["steps"] for line in log if line["stage"] == "end"] == [2]
+
+
+def test_a_pool_has_the_depth_of_its_frames(tmp_path: Path) -> None:
+    run = DepthRun(options(tmp_path), load_preset(PRESET))
+    pool = run.pool(2, TRAINING_SEED, encoded=False)
+    assert isinstance(pool, DepthPool)
+    rooms = sample_rooms([TRAINING_SEED, TRAINING_SEED + 1])
+    expected = render_depths(rooms, sample_walks(rooms, 12), rooms.intrinsics, 64)
+    found = pool.depths(torch.tensor([1]), torch.tensor([[3, 7]]))
+    torch.testing.assert_close(found[0, :, 0], expected[1, [3, 7]], rtol=1e-3, atol=1e-3)
+
+
+def test_only_the_head_learns(tmp_path: Path) -> None:
+    run = DepthRun(options(tmp_path, steps=1), load_preset(PRESET))
+    before = {name: value.clone() for name, value in run.denoiser.state_dict().items()}
+    head = {name: value.clone() for name, value in run.head.state_dict().items()}
+    run.train()
+    assert all(torch.equal(value, before[name]) for name, value in run.denoiser.state_dict().items())
+    assert any(not torch.equal(value, head[name]) for name, value in run.head.state_dict().items())
