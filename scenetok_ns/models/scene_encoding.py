@@ -110,9 +110,11 @@ class SceneEncoder(SceneTokNetworks):
                 f"encode_many: expected cameras and a name for each scene, got {len(images)} scenes, "
                 f"{len(cameras)} sets of cameras and {len(names)} names"
             )
-        options = {"pose_scale": pose_scale, "autocast": autocast, "axes_checked": axes_checked}
         each = zip(images, cameras, names, strict=True)
-        return [self.encode(views, posed, scene=name, **options) for views, posed, name in each]  # type: ignore[arg-type]
+        return [
+            self.encode(views, posed, scene=name, pose_scale=pose_scale, autocast=autocast, axes_checked=axes_checked)
+            for views, posed, name in each
+        ]
 
     @torch.no_grad()
     def add_views(
