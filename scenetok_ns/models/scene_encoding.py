@@ -17,7 +17,7 @@ from scenetok_ns.models.networks.compressor import TokenDistribution
 from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scenetok_networks import SceneTokNetworks
-from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.models.tokens import SceneTokens, check_tokens
 
 if TYPE_CHECKING:
     from scenetok_ns.models.inputs import Pictures
@@ -147,7 +147,7 @@ class SceneEncoder(SceneTokNetworks):
         >>> tokens = model.encode(images, cameras, keep_latents=True)
         >>> tokens = model.add_views(tokens, more_images, more_cameras)
         """
-        self.check_tokens(tokens)
+        check_tokens(tokens, self.preset)
         if tokens.latents is None or tokens.cameras_c2w is None or tokens.cameras_intrinsics is None:
             raise ValueError("add_views: these tokens keep no latents: encode with keep_latents=True")
         views = self._checked_views(images, cameras, "add_views", axes_checked)
