@@ -14,6 +14,8 @@ CHOICE = re.compile(r"\{None\}\|(\S+)")
 LITERAL = re.compile(r"\{None,(\S+)")
 BLANK = re.compile(rf"^(?:{STYLE})*│(?:{STYLE}| )*│(?:{STYLE})*\n", re.MULTILINE)
 """A line of a box with nothing in it."""
+ALONE = re.compile(rf"^(?:{STYLE}| )*\(default: None\)(?:{STYLE}| )*\n", re.MULTILINE)
+"""A line outside of boxes with nothing else in it."""
 
 
 def tidy(text: str) -> str:
@@ -21,6 +23,7 @@ def tidy(text: str) -> str:
 
     Lines keep their width, so that boxes stay whole.
     """
+    text = ALONE.sub("", text)
     text = NONE.sub(lambda found: " " * len("(default:") + found[1] + " " * len("None)"), text)
     text = LITERAL.sub(lambda found: "{" + found[1] + " " * len("None,"), text)
     text = CHOICE.sub(lambda found: found[1] + " " * len("{None}|"), text)
