@@ -9,25 +9,23 @@ from contextlib import contextmanager
 from io import StringIO
 
 STYLE = r"\x1b\[[0-9;]*m"
-NONE = re.compile(rf"\(default:((?:{STYLE}|[ \n│])*)None\)")
-CHOICE = re.compile(r"\{None\}\|(\S+)")
-LITERAL = re.compile(r"\{None,(\S+)")
-BLANK = re.compile(rf"^(?:{STYLE})*│(?:{STYLE}| )*│(?:{STYLE})*\n", re.MULTILINE)
-"""A line of a box with nothing in it."""
-ALONE = re.compile(rf"^(?:{STYLE}| )*\(default: None\)(?:{STYLE}| )*\n", re.MULTILINE)
-"""A line outside of boxes with nothing else in it."""
+NONE = re.compile(rf"(\(default:)((?:{STYLE}|[ \n│])*)((?:None)?\))")
+CHOICE, LITERAL = re.compile(r"(\{None\}\|)(\S+(?: \S+)*)"), re.compile(r"(None,)((?<=\{None,)\S+)")
+GONE = "\0"
+"""Stands for a character that was removed, until it is known whether its line goes, too."""
+EMPTIED = re.compile(rf"^(?=[^\n]*{GONE})(?:{STYLE}|[ │{GONE}])*\n", re.MULTILINE)
 
 
 def tidy(text: str) -> str:
-    """Remove `(default: None)` and the choice of None from a help text: what happens without the option, its text says.
+    """Remove `(default: None)`, `(default: )` and the choice of None from a help text: what happens without the option, its text
+    says.
 
-    Lines keep their width, so that boxes stay whole.
+    Lines keep their width, so that boxes stay whole; lines with nothing else go.
     """
-    text = ALONE.sub("", text)
-    text = NONE.sub(lambda found: " " * len("(default:") + found[1] + " " * len("None)"), text)
-    text = LITERAL.sub(lambda found: "{" + found[1] + " " * len("None,"), text)
-    text = CHOICE.sub(lambda found: found[1] + " " * len("{None}|"), text)
-    return BLANK.sub("", text)
+    text = NONE.sub(lambda found: GONE * len(found[1]) + found[2] + GONE * len(found[3]), text)
+    for choice in (CHOICE, LITERAL):
+        text = choice.sub(lambda found: found[2] + GONE * len(found[1]), text)
+    return EMPTIED.sub("", text).replace(GONE, " ")
 
 
 class _Captured(StringIO):
