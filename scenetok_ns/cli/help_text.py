@@ -17,10 +17,10 @@ EMPTIED = re.compile(rf"^(?=[^\n]*{GONE})(?:{STYLE}|[ │{GONE}])*\n", re.MULTIL
 
 
 def tidy(text: str) -> str:
-    """Remove `(default: None)`, `(default: )` and the choice of None from a help text: what happens without the option, its text
-    says.
+    """Remove `(default: None)`, `(default: )` and the choice of None from a help text.
 
-    Lines keep their width, so that boxes stay whole; lines with nothing else go.
+    What happens without the option, its own text says. Lines keep their width, so that boxes stay whole; lines with
+    nothing else go.
     """
     text = NONE.sub(lambda found: GONE * len(found[1]) + found[2] + GONE * len(found[3]), text)
     for choice in (CHOICE, LITERAL):
