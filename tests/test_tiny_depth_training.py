@@ -20,7 +20,7 @@ PRESET = "scenetok-tiny"
 
 
 def options(output: Path, **fields: object) -> DepthOptions:
-    values = {"steps": 2, "batch_size": 2, "scenes": 2, "renew": 0, "frames_per_scene": 12, "device": "cpu", **fields}
+    values = {"steps": 2, "batch_size": 2, "scenes": 2, "renew": 0, "frames_per_scene": 24, "device": "cpu", **fields}
     return DepthOptions(output=output, **values)  # type: ignore[arg-type]
 
 
@@ -44,7 +44,7 @@ def test_a_pool_has_the_depth_of_its_frames(tmp_path: Path) -> None:
     pool = run.pool(2, TRAINING_SEED, encoded=False)
     assert isinstance(pool, DepthPool)
     rooms = sample_rooms([TRAINING_SEED, TRAINING_SEED + 1])
-    expected = render_depths(rooms, sample_walks(rooms, 12), rooms.intrinsics, 64)
+    expected = render_depths(rooms, sample_walks(rooms, 24), rooms.intrinsics, 64)
     found = pool.depths(torch.tensor([1]), torch.tensor([[3, 7]]))
     torch.testing.assert_close(found[0, :, 0], expected[1, [3, 7]], rtol=1e-3, atol=1e-3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 
@@ -40,8 +41,18 @@ def run_checkpoints(run: Path, config: TrainerConfig) -> Path:
     return checkpoint_folder(config_file(run), config.relative_model_dir, config.get_checkpoint_dir())
 
 
+LAST_FIELDS = ("viewer", "vis")
+"""Fields at the end of every config.yml, whose fields are in alphabetical order."""
+
+
 class OwnCheckpoints:
     """Mixin of configurations whose run may be copied or moved: Nerfstudio's tools, too, use the checkpoints beside."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the fields that were read from a config.yml. Raises ValueError if the file ends early."""
+        if missing := [name for name in LAST_FIELDS if name not in state]:
+            raise ValueError(f"the file ends early: it has no {missing[0]!r}; copy config.yml again")
+        vars(self).update(state)
 
     def get_checkpoint_dir(self) -> Path:
         """The checkpoints beside the config.yml that a tool is opening, else where the configuration says."""

@@ -45,6 +45,9 @@ CONFIGURATIONS = {
     "scenetok_ns.dataparsers.tokens_dataparser.TokensDataParserConfig": "TokensDataParser",
     "scenetok_ns.evaluation.options.EvaluationOptions": None,
     "scenetok_ns.plugin.datamanager.SceneTokDataManagerConfig": "SceneTokDataManager",
+    "scenetok_ns.plugin.depth_training.DepthDataManagerConfig": "DepthDataManager",
+    "scenetok_ns.plugin.depth_training.DepthModelConfig": "DepthModel",
+    "scenetok_ns.plugin.depth_training.DepthPipelineConfig": "DepthPipeline",
     "scenetok_ns.plugin.model.SceneTokModelConfig": "SceneTokModel",
     "scenetok_ns.plugin.pipeline.SceneTokPipelineConfig": "SceneTokPipeline",
     "scenetok_ns.plugin.refinement.RefineDataManagerConfig": "RefineDataManager",
@@ -122,7 +125,10 @@ class ConfigLoader(yaml.SafeLoader):
         yield found  # before its values, which may refer to it
         values = self.construct_mapping(node)
         _check_values(suffix, kind, values, _target(name), node)
-        vars(found).update(values)
+        if hasattr(found, "__setstate__"):
+            found.__setstate__(values)
+        else:
+            vars(found).update(values)
 
     def _value(self, suffix: str, node: yaml.Node) -> Any:
         """A path or the member of an enumeration: a call with plain arguments, and nothing but them."""

@@ -28,6 +28,7 @@ from scenetok_ns.cli.main import entrypoint as scenetok
 TOOLS = {
     "ns-train": "nerfstudio.scripts.train",
     "ns-eval": "nerfstudio.scripts.eval",
+    "ns-export": "nerfstudio.scripts.exporter",
     "ns-render": "nerfstudio.scripts.render",
     "ns-viewer": "nerfstudio.scripts.viewer.run_viewer",
 }
