@@ -4,4 +4,4 @@ This file imports nothing heavy: Nerfstudio loads our entry points while it is s
 ``scenetok_ns.models`` has to work without Nerfstudio.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -3,7 +3,9 @@
     python scripts/make_pictures.py
 
 walk.webp (scenetok-tiny): a walk through a room that moves: the room as it is, and rendered from the room's 128 tokens,
-which were encoded from 12 of 48 frames of the same walk. rooms.png (scenetok-tiny): each block has eight of the twelve context views; below, eight other views of the walk as
+which were encoded from 12 of 48 frames of the same walk.
+
+rooms.png (scenetok-tiny): each block has eight of the twelve context views; below, eight other views of the walk as
 they are, and as rendered from the scene's 128 tokens. generated.png (scenegen-tiny): each block has a photograph and
 seven views along the walk as they are; below, eight views along the walk through a scene that was generated from the
 photograph alone, the first at its own pose; below that, the same with another seed. Nothing is picked: the rooms are

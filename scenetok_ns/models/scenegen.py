@@ -51,7 +51,8 @@ def generate(
         sampler: None: the preset's. Variants with `dataclasses.replace(preset.scene_sampler, steps=30, ...)`.
         pose_scale: positions relative to the reference are multiplied by this, here and in `SceneTok.render`: units of
             the capture -> units of the training data.
-        scene, sources: kept with the tokens.
+        scene: name of the scene, saved with the tokens.
+        sources: SHA-256 of the photographs, saved with the tokens.
         noise: draws the latents of an autoencoder that samples (VA-VAE); None: their means.
         on_step: progress, called as on_step(done, total); what it raises ends the generation.
         autocast: bfloat16 in the generator; None: on CUDA only.
