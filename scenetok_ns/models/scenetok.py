@@ -151,8 +151,7 @@ class SceneTok(nn.Module):
         Args:
             images: context views in [0, 1]. Their cameras are a batch of one, in the units and axes of the capture.
             pose_scale: factor of positions relative to the reference, here and in `render`.
-            scene: name of the scene, saved with the tokens.
-            sources: SHA-256 of the photographs, saved with the tokens.
+            scene: name, saved with the tokens like `sources`, the SHA-256 of each photograph.
             noise: draws the latents of an autoencoder that samples (VA-VAE).
             autocast: bfloat16 in the compressor; None: on CUDA only.
 
