@@ -37,7 +37,7 @@ lint: $(STAMP)
 # Fails on every warning: a broken link, a page outside the navigation, a name that the API reference cannot find.
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(STAMP)
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 # Runs the notebooks and stores their output, to be looked at.
 notebooks: $(STAMP)
