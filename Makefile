@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Idle threads of torch sleep instead of holding a core that another process needs (docs/performance.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-browser kills lint notebooks venv clean
+.PHONY: demo test test-long test-browser kills lint notebooks venv clean
 
 demo: $(STAMP)
 	$(BIN)/scenetok demo
@@ -17,7 +17,12 @@ demo: $(STAMP)
 # Two test processes with one thread each: more threads than cores would wait for one another.
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser and not long"
+
+# What takes a minute or more: kills in the midst of commands, and the notebooks from beginning to end.
+test-long: export OMP_NUM_THREADS := 1
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 # Five minutes, with a Chromium; skips without one.
 test-browser: export OMP_NUM_THREADS := 1

@@ -12,6 +12,7 @@ from support import kills
 SCRIPT = kills.__file__
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_reruns_after_kills_equal_undisturbed_runs() -> None:
     """`make kills` tries all commands, with twenty kills each."""
