@@ -39,7 +39,7 @@ COLUMNS = (*ERRORS, "seen", *(f"seen_{e}" for e in ERRORS), *(f"unseen_{e}" for 
 
 @dataclass
 class Options:
-    """What to measure."""
+    """Settings of the measurement."""
 
     preset: str = "scenetok-tiny"
     """Architecture."""

@@ -1,4 +1,4 @@
-"""What the commands that render views around a scene share: the options of the views, and their rendering."""
+"""Options and rendering of views around a scene, shared by the commands that need such views."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class FileFrame:
     """Camera-to-world [4, 4], OpenGL axes, float64, in the file's world."""
     lens: FileLens
     depth_file_path: str | None = None
-    """Of its depth map; None: it has none."""
+    """File of its depth map; None: it has none."""
 
     @property
     def name(self) -> str:

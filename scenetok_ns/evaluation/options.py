@@ -80,7 +80,7 @@ class SweepOptions:
     """Solvers of the denoising."""
 
     def axes(self) -> dict[str, tuple[Value, ...]]:
-        """Those given: name -> values."""
+        """The axes that have values: name -> values."""
         values = {field.name.removeprefix("sweep_"): getattr(self, field.name) for field in fields(self)}
         return {name: given for name, given in values.items() if given}
 

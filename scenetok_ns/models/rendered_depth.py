@@ -28,7 +28,7 @@ from scenetok_ns.models.tokens import SceneTokens
 SMALLEST_BASELINE = 0.15
 """Distance of cameras, in units of the scene, from which on their pictures tell depth."""
 RADIUS = 0.3
-"""Of the ring of further views around one, in units of the scene."""
+"""Radius of the ring of further views around one, in units of the scene."""
 MOST_COMPANIONS = 16
 
 

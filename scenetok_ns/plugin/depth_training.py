@@ -27,7 +27,7 @@ from scenetok_ns.training.depth import draw_depth, last_features, photometric_lo
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
 
 HEAD_FILE = "depth_head.safetensors"
-"""What a run leaves in its folder beside the checkpoints."""
+"""File of the trained head, in the run folder beside the checkpoints."""
 SWEPT_FRAMES = 2
 """Frames of each sample whose depth is swept as a target, where the data has none: sweeps take most of the time."""
 
@@ -174,6 +174,6 @@ class DepthPipelineConfig(SceneTokPipelineConfig):
 
 
 class DepthPipeline(SceneTokPipeline):
-    """See the module."""
+    """Pipeline of scenes, frozen networks and the head that learns."""
 
     config: DepthPipelineConfig

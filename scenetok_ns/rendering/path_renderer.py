@@ -47,7 +47,7 @@ class _Path:
     first: int = 0
     frames: list[Tensor] = field(default_factory=list)
     maps: list[DepthMaps | None] = field(default_factory=list)
-    """Of the same frames; None: there is no depth head."""
+    """Depth of the same frames; None: there is no depth head."""
     uncertainty: dict[int, Tensor] = field(default_factory=dict)
     """Of each latent that a frame is asked of yet."""
 

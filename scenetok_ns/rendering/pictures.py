@@ -31,7 +31,7 @@ class ViewDepth:
     find: Callable[[], DepthMaps]
     """Depth and confidence of the view, [1, 1, side, side]."""
     camera: CameraBatch
-    """Of the square view: a batch of one with one camera."""
+    """Camera of the square view: a batch of one with one camera."""
     tokens: SceneTokens | None
     """They say where the views were that the scene is known from."""
 
@@ -83,7 +83,7 @@ def picture_outputs(
     depth: ViewDepth | None = None,
     *fitting: Tensor,
 ) -> dict[str, Tensor]:
-    """What Nerfstudio's tools expect of a model; with a `request`, the border of its square is drawn.
+    """Make the outputs that Nerfstudio's tools expect of a model; with a `request`, the border of its square is drawn.
 
     Args:
         rgb: Picture in [0, 1].

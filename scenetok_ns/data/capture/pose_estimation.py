@@ -74,7 +74,7 @@ def require_pycolmap() -> Any:
             "finding cameras needs pycolmap: pip install 'scenetok-ns[capture]' (or pycolmap-cuda12 for a GPU)"
         ) from error
     if threading.current_thread() is threading.main_thread():
-        # Its logging library prints a stack trace at SIGTERM in the place of what was set before.
+        # Its logging library replaces the handler of SIGTERM by one that prints a stack trace.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     return pycolmap

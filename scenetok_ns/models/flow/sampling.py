@@ -28,7 +28,7 @@ OnStep = Callable[[int, int], None]
 
 
 class LastFeatures(NamedTuple):
-    """What a depth head is given of a window."""
+    """Input of a depth head for a window."""
 
     features: Float[Tensor, "b window n hidden"]
     """The denoiser's, before its output projection, of the last prediction with the scene."""
@@ -47,7 +47,7 @@ class SampledLatents:
     uncertainty: Float[Tensor, "b window h w"]
     """Norm over the channels of the last conditional velocity, for the latents from `window_first` on."""
     last: LastFeatures | None = None
-    """Of the same latents, where they were asked for."""
+    """Features of the same latents; None: nobody asked for them."""
 
 
 def path_schedule(config: SamplerConfig, num_latents: int, clean: int = 0) -> Schedule:
