@@ -29,7 +29,7 @@ class RenderSettings:
     scene_seed: int = 0
     """Random seed for generating scenes."""
     wide: Aspect = "border"
-    """What pictures that are not square show."""
+    """Treatment of pictures that are not square."""
     preview_steps: int | None = None
     """Denoising steps of the viewer's previews; None: 4 on a GPU, 2 on a CPU."""
     encoding: Encoding = "mean"

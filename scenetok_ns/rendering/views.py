@@ -67,7 +67,7 @@ class RenderedScene:
     unit: float = 1.0
     """How large the scene is, in units of the capture: the spread of its cameras."""
     depth_by: str = "nothing"
-    """What found the depth, in words."""
+    """Source of the depth, in words."""
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ UNFINISHED = re.compile(r"\..+\.(?P<pid>\d+)@(?P<machine>[^@.]+)\.part")
 EARLIER = re.compile(r"\.render-(?P<pid>\d+)@(?P<machine>[^@.]+)-[a-z0-9_]{8}|\..+\.ckpt\.\d+\.unfinished")
 """Names that earlier versions gave to unfinished renders and checkpoints."""
 EARLIER_ENDING = r"(\.part)?-[a-z0-9_]{8}"
-"""What earlier versions added to `.NAME` while they filled the folder NAME."""
+"""Suffix that earlier versions added to `.NAME` while they filled the folder NAME."""
 LEFTOVER_AGE_S = 24 * 3600.0
 """Age from which an unfinished thing of another machine, in which nothing changes, counts as left behind."""
 REPLACED, JOURNAL = ".replaced", ".moves.json"

@@ -205,7 +205,7 @@ def test_it_ends_in_a_run_folder(
 
 
 TRANSFER = "import sys, pathlib, scenetok_ns.tools.downloads as d; d.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
-"""What the command does between its checks, in a process that starts quickly."""
+"""Work of the command between its checks, in a process that starts quickly."""
 
 
 def test_a_download_that_is_killed_five_times_ends_in_a_run_that_opens_with_the_same_bytes(

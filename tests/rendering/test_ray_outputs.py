@@ -1,4 +1,4 @@
-"""What exporters get: rays of pixels meet the surfaces; rays of other places are refused or transparent."""
+"""Outputs for exporters: rays of pixels meet the surfaces; rays of other places are refused or transparent."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found for one command."""
+    """Findings for one command."""
 
     command: str
     seconds: float
@@ -99,7 +99,7 @@ def fork(
 
 
 def _work(action: Action, place: Path, log: Path, counts: Path, kill_at: int | None) -> None:
-    """What the forked process does; does not return."""
+    """Run in the forked process; does not return."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -464,7 +464,7 @@ def _run(root: Path, commands: list[str], count: int, kinds: tuple[str, ...]) ->
 
 
 def _import_everything() -> None:
-    """What forked processes need, so that they don't import it each."""
+    """Modules that forked processes need, so that they don't import them each."""
     import nerfstudio.scripts.train
     import pycolmap
     import support.small_runs

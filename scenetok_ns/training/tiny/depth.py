@@ -43,7 +43,7 @@ VIEW_COUNTS = (1, 2, 4, 6, 12)
 
 @dataclass
 class DepthOptions(PoolOptions):
-    """What a run of the depth head is asked for."""
+    """Options of a training of the depth head."""
 
     batch_size: int = 64
     scenes: int = 2000
