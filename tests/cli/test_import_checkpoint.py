@@ -18,7 +18,7 @@ import torch
 import yaml
 from nerfstudio.utils.eval_utils import eval_setup
 from support.command_line import failure, failure_in, scenetok, scenetok_in
-from support.released_files import foreign_classes, random_state, write_lightning
+from support.released_files import SURPLUS_KEYS, foreign_classes, random_state, write_lightning
 
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.import_checkpoint import chosen_preset
@@ -96,32 +96,19 @@ def test_what_a_killed_import_left_is_removed_by_the_next(workplace: Path, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "small.ckpt", "small.yaml"]
 
 
-SURPLUS = {
-    "denoiser.model.y_embedder.embedding_table.weight": "class embedding of LightningDiT",
-    "denoiser.model.pos_embed": "position table of LightningDiT",
-    "compressor.norm.weight": "norm of an earlier compressor",
-    "compressor.scene_norm.weight": "norm of an earlier compressor",
-    "compressor.null_tokens": "null token of an earlier compressor",
-    "denoiser.model.feat_rope.freqs_cos": "rotary table",
-    "ema.module.x": "averaged weights of the trainer",
-    "scheduler.x": "constants of the noise schedule",
-}
-"""Keys that released files may hold -> beginning of the reason for which they are left out."""
-
-
 def test_surplus_keys_and_records_are_listed_and_damage_is_refused(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     shutil.copy(workplace / "small.yaml", tmp_path / "small.yaml")
     state = random_state(load_preset(str(tmp_path / "small.yaml")))
-    surplus = {key: torch.zeros(1) for key in SURPLUS}
+    surplus = {key: torch.zeros(1) for key in SURPLUS_KEYS}
     with foreign_classes("src.model.config.ModelCfg") as (config,):
         records = {"config": config(), "make": functools.partial(datetime.timedelta, 1), "numbers": np.arange(3)}
         write_lightning(tmp_path / "more.ckpt", state | surplus, hyper_parameters=records)
     options = {"preset": "small.yaml", "output": "new"}
     scenetok_in(tmp_path, "import", checkpoint="more.ckpt", **options)
     said = capsys.readouterr().err.splitlines()
-    for key, reason in SURPLUS.items():
+    for key, reason in SURPLUS_KEYS.items():
         assert [line for line in said if line.startswith("left out ") and key in line and f": {reason}" in line], key
     (line,) = [line for line in said if line.startswith("left out records of more.ckpt of the kinds ")]
     # Names of numpy are not listed where something in this process allows them already.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.released_files import foreign_classes, random_state, small_preset, write_lightning
+from support.released_files import SURPLUS_KEYS, foreign_classes, random_state, small_preset, write_lightning
 
 from scenetok_ns.models import released_checkpoints
 from scenetok_ns.models.lightning_files import check_crc, read_lightning, record_names
@@ -204,17 +204,7 @@ def test_missing_and_changed_autoencoder_weights_are_named(tmp_path: Path) -> No
         check_weights(file, digest, "target")
 
 
-SURPLUS = {
-    "denoiser.model.y_embedder.embedding_table.weight": "class embedding of LightningDiT",
-    "denoiser.model.pos_embed": "position table of LightningDiT",
-    "compressor.norm.weight": "norm of an earlier compressor",
-    "compressor.scene_norm.weight": "norm of an earlier compressor",
-    "compressor.null_tokens": "null token of an earlier compressor",
-    "denoiser.model.feat_rope.freqs_cos": "rotary table",
-    "ema.module.denoiser.x": "averaged weights of the trainer",
-    "scheduler.x": "constants of the noise schedule",
-    "something.new": "no part of the preset's networks",
-}
+SURPLUS = SURPLUS_KEYS | {"something.new": "no part of the preset's networks"}
 
 
 def test_surplus_keys_are_left_out_with_a_reason(released: Path) -> None:

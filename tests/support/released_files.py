@@ -18,6 +18,18 @@ from torch import Tensor
 from scenetok_ns.models.presets import CameraConfig, Preset, SceneGeneratorConfig, SceneSamplerConfig, load_preset
 from scenetok_ns.models.released_checkpoints import expected_tensors
 
+SURPLUS_KEYS = {
+    "denoiser.model.y_embedder.embedding_table.weight": "class embedding of LightningDiT",
+    "denoiser.model.pos_embed": "position table of LightningDiT",
+    "compressor.norm.weight": "norm of an earlier compressor",
+    "compressor.scene_norm.weight": "norm of an earlier compressor",
+    "compressor.null_tokens": "null token of an earlier compressor",
+    "denoiser.model.feat_rope.freqs_cos": "rotary table",
+    "ema.module.denoiser.x": "averaged weights of the trainer",
+    "scheduler.x": "constants of the noise schedule",
+}
+"""Key -> beginning of the reason for which it is left out."""
+
 
 def small_preset(*, generator: bool = False) -> Preset:
     """Networks of a few thousand numbers; hidden_size^2 matrices are square, so that transposing them keeps shapes."""
