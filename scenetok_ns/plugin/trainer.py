@@ -14,17 +14,11 @@ from nerfstudio.utils.decorators import check_main_thread
 
 from scenetok_ns.bridge.run_configs import OwnCheckpoints
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.run_checkpoints import CHECKPOINT_NAME, checkpoint_path, read_checkpoint
 from scenetok_ns.plugin.model import SceneTokModel
 from scenetok_ns.tools.atomic_files import remove_leftovers
 from scenetok_ns.tools.printing import print_line
-from scenetok_ns.training.checkpoints import (
-    CHECKPOINT_NAME,
-    checkpoint_path,
-    random_states,
-    read_checkpoint,
-    restore_random_states,
-    save_checkpoint,
-)
+from scenetok_ns.training.checkpoints import random_states, restore_random_states, save_checkpoint
 from scenetok_ns.training.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import ClippedAdamW
 
