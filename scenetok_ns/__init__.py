@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.camera_path import camera_path
     from scenetok_ns.rendering.token_renderer import TokenRenderer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CameraBatch",

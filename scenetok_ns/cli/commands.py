@@ -55,7 +55,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             ("scenetok export-mesh --tokens scene.safetensors --output scene.ply",),
         ),
         "export-splat": Command(
-            "scenetok_ns.cli.splat:splat",
+            "scenetok_ns.cli.export_splat:export_splat",
             "fit 3D Gaussians to rendered views of a scene, as a PLY file",
             ("scenetok export-splat --tokens scene.safetensors --output scene.ply",),
         ),

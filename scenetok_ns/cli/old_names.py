@@ -4,7 +4,6 @@ from __future__ import annotations
 
 EARLIER_COMMANDS = {"open": "new-run", "splat": "export-splat"}
 EXPORTS = ("export-dataset", "export-mesh", "export-splat")
-TRAININGS = ("train-tiny", "train-tiny-generator", "train-tiny-depth")
 OPTIONS: dict[str, dict[str, str]] = {
     "demo": {"--steps": "--train-steps"},
     "demo-data": {"--train": "--train-scenes", "--test": "--test-scenes"},
@@ -13,7 +12,6 @@ OPTIONS: dict[str, dict[str, str]] = {
     "evaluate": {"--scene": "--scenes"},
     "latents": {"--split": "--splits", "--dtype": "--precision"},
     **{name: {"--views": "--frames"} for name in EXPORTS},
-    **{name: {"--scenes": "--num-scenes", "--frames-per-scene": "--frames"} for name in TRAININGS},
 }
 """Command -> earlier option, or another command's word -> option of today."""
 RUN_FIRST = ("evaluate", "new-run", "report")

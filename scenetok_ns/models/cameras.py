@@ -59,7 +59,8 @@ class CameraBatch:
         Args:
             c2w: Camera-to-world, OpenCV axes.
             intrinsics: Focal lengths and principal point in pixels of the images.
-            width, height: Size of the images in pixels.
+            width: Width of the images in pixels.
+            height: Height of the images in pixels.
         """
         size = intrinsics.new_tensor([[width], [height], [1.0]])
         return CameraBatch(c2w, intrinsics / size)

@@ -95,7 +95,9 @@ class SceneEncoder(SceneTokNetworks):
             images: Context views of each scene, as in `encode`; or one tensor or array [b, v, ...].
             cameras: Cameras of each scene: batches of one; or one CameraBatch of shape [b, v].
             scenes: Names of the scenes.
-            pose_scale, autocast, axes_checked: As in `encode`.
+            pose_scale: As in `encode`, for all scenes.
+            autocast: As in `encode`.
+            axes_checked: As in `encode`.
 
         Raises:
             ValueError: There are not as many cameras or names as scenes; otherwise as in `encode`.
@@ -135,8 +137,11 @@ class SceneEncoder(SceneTokNetworks):
 
         Args:
             tokens: Tokens of `encode(..., keep_latents=True)`, or of an earlier `add_views`.
-            images, cameras: The new views, as in `encode`, in the units and axes of the first ones.
-            sources, autocast, axes_checked: As in `encode`.
+            images: The new views, as in `encode`.
+            cameras: Cameras of the new views, as in `encode`, in the units and axes of the first ones.
+            sources: SHA-256 of the new photographs, saved with the tokens.
+            autocast: As in `encode`.
+            axes_checked: As in `encode`.
 
         Returns:
             Tokens of all views so far, with their latents. The reference camera stays, so paths still fit.

@@ -58,7 +58,8 @@ def generate(
         seed: Random seed: another one gives another of the scenes that fit.
         sampler: Steps, guidance and solver. None: the preset's. Change it with
             `dataclasses.replace(preset.scene_sampler, steps=30)`.
-        scene, sources: Saved with the tokens.
+        scene: Name of the scene, saved with the tokens.
+        sources: SHA-256 of each photograph, saved with the tokens.
         pose_scale: Factor from capture units to training units, here and in `SceneTok.render`.
         noise: Generator that draws the latents of an autoencoder that samples (VA-VAE). None: their means.
         on_step: Progress, called as on_step(done, total); what it raises ends the generation.

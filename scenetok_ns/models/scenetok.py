@@ -57,8 +57,9 @@ class SceneTok(SceneEncoder):
                 - a released checkpoint (.ckpt);
                 - networks in a safetensors file, with `preset`.
             preset: Preset, or preset file of your own (.yaml). Default: what the source says, or what it fits.
-            context_weights, target_weights: Weight files of the autoencoders of photographs and frames. Default: those
-                that a run names; else files with the published names beside the checkpoint or in the cache.
+            context_weights: Weight file of the autoencoder of photographs. Default: the one that a run names; else a
+                file with the published name beside the checkpoint or in the cache.
+            target_weights: Weight file of the autoencoder of frames. Default: as for `context_weights`.
             tokenizer: For a scene generator's released checkpoint: the file of its compressor and denoiser. Default: as
                 for the autoencoders.
             device: Device. Default: the GPU, or the CPU without one.

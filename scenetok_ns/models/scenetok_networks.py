@@ -49,8 +49,9 @@ class SceneTokNetworks(nn.Module):
 
         Args:
             preset: Architecture and recipe.
-            context_autoencoder, target_autoencoder: Frozen autoencoders of photographs and of frames, or functions
-                that build them on first use. None: what needs them raises ValueError.
+            context_autoencoder: Frozen autoencoder of photographs, or a function that builds it on first use. None:
+                what needs it raises ValueError.
+            target_autoencoder: Frozen autoencoder of frames, likewise.
             low_vram: Keep idle networks in CPU memory.
         """
         super().__init__()
@@ -90,7 +91,8 @@ class SceneTokNetworks(nn.Module):
 
         Args:
             preset: Architecture and recipe (`load_preset`).
-            context_weights, target_weights: Weight files of the autoencoders; None for those that have no file.
+            context_weights: Weight file of the autoencoder of photographs. None: it has no file.
+            target_weights: Weight file of the autoencoder of frames. None: it has no file.
             low_vram: Keep autoencoders in CPU memory while idle, and the networks too, once the engine, which has
                 copies in half precision, takes over. Halves GPU memory; starts more slowly.
             deferred: Build the autoencoders on first use; training from latents may never need them.

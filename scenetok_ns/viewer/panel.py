@@ -142,7 +142,7 @@ class ViewerPanel(nn.Module):
         self._count = Slider("Tokens used", count, 1, count, 1, cb_hook=self._hook(self._change_view), hint=hint)
         self._file = Text("File", "scene.safetensors", hint="On the machine that runs the viewer")
         save, load = Button("Save tokens", self._hook(self._save)), Button("Load tokens", self._hook(self._load))
-        self._splat_file = Text("Splat", "scene.ply", hint="Of this scene, by scenetok splat; drawn while moving")
+        self._splat_file = Text("Splat", "scene.ply", hint="Of this scene, by export-splat; drawn while moving")
         show, hide = Button("Use splat", self._hook(self._use_splat)), Button("No splat", self._hook(self._no_splat))
         self.Tokens = Folder([self._count, self._file, save, load, self._splat_file, show, hide])
 

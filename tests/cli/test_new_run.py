@@ -1,4 +1,4 @@
-"""`scenetok open`: run folders that Nerfstudio's tools open, with what was asked for changed."""
+"""`scenetok new-run`: run folders that Nerfstudio's tools open, with what was asked for changed."""
 
 from __future__ import annotations
 

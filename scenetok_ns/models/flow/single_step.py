@@ -28,7 +28,8 @@ def single_step_frames(
     """Predict the frames of a path from noise alone, a window at a time.
 
     Args:
-        denoiser, autoencoder: Networks to run; gradients pass through both.
+        denoiser: Network that predicts the latents; gradients pass through it.
+        autoencoder: Network that decodes them; gradients pass through it, too.
         tokens: Tokens of one or more scenes.
         cameras: A camera for each frame, relative to each scene's reference view.
         image_size: Height and width of the frames in pixels.

@@ -11,10 +11,9 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -47,7 +46,7 @@ class DepthOptions(PoolOptions):
     """Options of a training of the depth head."""
 
     batch_size: int = 64
-    scenes: Annotated[int, tyro.conf.arg(name="num-scenes")] = 2000
+    scenes: int = 2000
     """Scenes held at once; `renew` of them are replaced every 50 steps."""
     preset: str = "scenetok-tiny"
     """Architecture and recipe."""

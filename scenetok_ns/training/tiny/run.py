@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 from scenetok_ns.data.demo.pool import SCENES_AT_A_TIME, PoolBatch, ScenePool
@@ -53,11 +52,10 @@ class PoolOptions:
     batch_size: int = 128
     learning_rate: float = 1e-3
     """Peak; warmed up over 500 steps and brought down along a cosine."""
-    scenes: Annotated[int, tyro.conf.arg(name="num-scenes")] = 8000
+    scenes: int = 8000
     """Scenes held at once; `renew` of them are replaced every 50 steps."""
     renew: int = SCENES_AT_A_TIME
-    frames_per_scene: Annotated[int, tyro.conf.arg(name="frames")] = 48
-    """Number of frames of each scene."""
+    frames_per_scene: int = 48
     compile: bool = False
     """torch.compile the blocks and the renderer of the scenes (a minute or two, then about twice as fast)."""
     cuda_graph: bool = False
@@ -72,8 +70,7 @@ def check_options(options: PoolOptions) -> None:
     least |= {"codec_steps": 0, "token_steps": 0, "codec_batch_size": 1}
     for name, smallest in least.items():
         if (value := getattr(options, name, smallest)) < smallest:
-            option = {"scenes": "num-scenes", "frames_per_scene": "frames"}.get(name, name.replace("_", "-"))
-            raise UsageError(f"--{option} must be at least {smallest}, got {value}")
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
     for name in ("learning_rate", "seconds"):
         if not 0 < (value := getattr(options, name)) < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, got {value:g}")

@@ -1,4 +1,4 @@
-"""`scenetok splat`: Gaussians with a report."""
+"""`scenetok export-splat`: Gaussians with a report."""
 
 from __future__ import annotations
 
