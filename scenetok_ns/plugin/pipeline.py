@@ -71,7 +71,6 @@ class SceneTokPipeline(VanillaPipeline):
         self.datamanager = config.datamanager.setup(
             device=str(device), test_mode=test_mode, local_rank=local_rank, preset=config.model.preset
         )
-        self.datamanager.to(device)
         shown = self.datamanager.train_dataset
         self._model = config.model.setup(
             scene_box=shown.scene_box,
