@@ -13,8 +13,8 @@ from scenetok_ns.models.depth_weights import load_depth_head
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.training.tiny import depth as training
-from scenetok_ns.training.tiny.depth import DepthOptions, DepthPool, DepthRun, run_training
-from scenetok_ns.training.tiny.run import TRAINING_SEED
+from scenetok_ns.training.tiny.depth import DepthOptions, DepthPool, DepthTask, run_training
+from scenetok_ns.training.tiny.run import TRAINING_SEED, TinyRun
 
 PRESET = "scenetok-tiny"
 
@@ -36,23 +36,25 @@ def test_a_run_leaves_a_head_for_the_models_weights_and_figures(
     assert {"abs_rel_1_views", "delta1_12_views", "confidence_off_12_views"} <= set(figures)
     assert 0 < figures["abs_rel_12_views"] < 2
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["steps"] for line in log if line["stage"] == "end"] == [2]
+    assert [line["step"] for line in log if line.get("done")] == [1]
 
 
 def test_a_pool_has_the_depth_of_its_frames(tmp_path: Path) -> None:
-    run = DepthRun(options(tmp_path), load_preset(PRESET))
-    pool = run.pool(2, TRAINING_SEED, encoded=False)
+    run = TinyRun(options(tmp_path), load_preset(PRESET))
+    pool = run.pool(2, TRAINING_SEED, encoded=False, pool_class=DepthPool)
     assert isinstance(pool, DepthPool)
     rooms = sample_rooms([TRAINING_SEED, TRAINING_SEED + 1])
-    expected = render_depths(rooms, sample_walks(rooms, 24), rooms.intrinsics, 64)
+    expected = render_depths(rooms, sample_walks(rooms, 24), rooms.intrinsics, run.preset.data.image_size)
     found = pool.depths(torch.tensor([1]), torch.tensor([[3, 7]]))
     torch.testing.assert_close(found[0, :, 0], expected[1, [3, 7]], rtol=1e-3, atol=1e-3)
 
 
 def test_only_the_head_learns(tmp_path: Path) -> None:
-    run = DepthRun(options(tmp_path, steps=1), load_preset(PRESET))
-    before = {name: value.clone() for name, value in run.denoiser.state_dict().items()}
-    head = {name: value.clone() for name, value in run.head.state_dict().items()}
-    run.train()
-    assert all(torch.equal(value, before[name]) for name, value in run.denoiser.state_dict().items())
-    assert any(not torch.equal(value, head[name]) for name, value in run.head.state_dict().items())
+    settings = options(tmp_path, steps=1)
+    run = TinyRun(settings, load_preset(PRESET))
+    task = DepthTask(run, settings)
+    before = {name: value.clone() for name, value in task.denoiser.state_dict().items()}
+    head = {name: value.clone() for name, value in task.head.state_dict().items()}
+    run.train(task, 1, 1e9)
+    assert all(torch.equal(value, before[name]) for name, value in task.denoiser.state_dict().items())
+    assert any(not torch.equal(value, head[name]) for name, value in task.head.state_dict().items())

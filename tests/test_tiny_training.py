@@ -1,102 +1,118 @@
-"""The training of the embedded model, at a size where it only has to run."""
+"""The training of the embedded models, at a size where it only has to run, and its parts where they must be right."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from safetensors.torch import load_file
+from torch import nn
 
+from scenetok_ns.data.demo import pool as demo_pool
 from scenetok_ns.models.autoencoders.conv import ConvCodec
+from scenetok_ns.models.networks.compressor import Compressor
+from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.weight_files import load_weights
-from scenetok_ns.training.tiny import tokenizer as tiny_training
-from scenetok_ns.training.tiny.run import cosine
-from scenetok_ns.training.tiny.tokenizer import TinyOptions, TinyRun, codec_loss, run_training
+from scenetok_ns.training.tiny import codec as codec_task
+from scenetok_ns.training.tiny import generator as generator_task
+from scenetok_ns.training.tiny import tokenizer as token_task
+from scenetok_ns.training.tiny.evaluation import TinyFigures, TinyModel, closed_round, edge_contrast
+from scenetok_ns.training.tiny.finish import FinishWeights
+from scenetok_ns.training.tiny.generator import GeneratorOptions, draw_condition_views, run_generator_training
+from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, orthogonalized
+from scenetok_ns.training.tiny.picture_losses import PatchCritic, codec_loss, contrast_loss, critic_losses
+from scenetok_ns.training.tiny.run import TinyRun, cosine
+from scenetok_ns.training.tiny.stages import TinyOptions, run_training
+from scenetok_ns.training.tiny.tokenizer import middle_views
+
+SMALLER = (
+    (r"image_size: 128", "image_size: 32"),
+    (r"input_size: 32", "input_size: 8"),
+    (r"hidden_size: 192", "hidden_size: 48"),
+    (r"hidden_size: 256", "hidden_size: 64"),
+    (r"depth: [58]", "depth: 1"),
+    (r"num_tokens: 256", "num_tokens: 32"),
+)
+
+
+def small_preset(folder: Path, name: str) -> Path:
+    text = (config_folder() / f"{name}.yaml").read_text()
+    for before, after in SMALLER:
+        text = re.sub(before, after, text)
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
 
 
 @pytest.fixture(scope="module")
-def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """scenetok-tiny with one narrow block in each network, few tokens and two steps."""
-    values = yaml.safe_load((config_folder() / "scenetok-tiny.yaml").read_text())
-    values["compressor"].update(hidden_size=32, depth=1, num_heads=2, num_tokens=16)
-    values["denoiser"].update(hidden_size=32, depth=1, num_heads=2)
-    values["sampler"]["steps"] = 2
-    path = tmp_path_factory.mktemp("preset") / "small.yaml"
-    path.write_text(yaml.dump(values))
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, preset: str) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Codec, tokens and finish, then a generator on them."""
     folder = tmp_path_factory.mktemp("tiny")
     patch = pytest.MonkeyPatch()
-    patch.setattr(tiny_training, "HELD_OUT_SCENES", 2)
+    patch.setattr(token_task, "HELD_OUT_SCENES", 2)
+    patch.setattr(generator_task, "HELD_OUT_SCENES", 2)
+    patch.setattr(codec_task, "MOST_SCENES", 2)
+    patch.setattr(demo_pool, "SCENES_AT_A_TIME", 2)
+    small = {"scenes": 2, "batch_size": 2, "renew": 0, "report_every": 2, "device": "cpu"}
     run_training(
         TinyOptions(
             output=folder,
-            preset=preset,
+            preset=str(small_preset(folder, "scenetok-tiny")),
             codec_steps=2,
             codec_batch_size=4,
-            token_steps=3,
+            token_steps=4,
             regression=0.5,
-            batch_size=2,
-            scenes=2,
-            renew=0,
-            frames_per_scene=24,
-            device="cpu",
+            finish_steps=2,
+            finish=FinishWeights(adversarial=0.02, matching=0.1),
+            muon=True,
+            **small,
+        )
+    )
+    run_generator_training(
+        GeneratorOptions(
+            output=folder / "generator",
+            preset=str(small_preset(folder, "scenegen-tiny")),
+            steps=2,
+            tokenizer=folder / "weights.safetensors",
+            **small,
         )
     )
     patch.undo()
     return folder
 
 
-def test_a_run_leaves_weights_log_figures_and_pictures(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == {
-        "weights.safetensors",
-        "log.jsonl",
-        "figures.json",
-        "samples.png",
-        "curves.json",
-        "curves.png",
-    }
-    figures = json.loads((run / "figures.json").read_text())
-    assert {"nearest", "one_step", "sampled", "other_tokens"} <= figures.keys()
-    assert all(3 < value < 60 for value in figures.values())
-    load_weights({"codec": ConvCodec()}, run / "weights.safetensors")
+def test_each_stage_leaves_weights_and_a_log(run: Path) -> None:
+    preset = load_preset(str(run / "scenetok-tiny.yaml"))
+    for name in ("tokens", "weights"):
+        parts = {"codec": ConvCodec(), "compressor": Compressor.from_preset(preset)}
+        load_weights({**parts, "denoiser": Denoiser.from_preset(preset)}, run / f"{name}.safetensors")
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [name for name in dict.fromkeys(line["stage"] for line in lines) if name != "pool"] == [
+        "codec",
+        "tokens",
+        "finish",
+    ]
+    assert all(3 < lines[-1][key] < 60 for key in ("views_12", "views_1", "half", "other"))
+    assert "held_out_loss" in (run / "generator/log.jsonl").read_text()
+    assert (run / "generator/weights.safetensors").is_file()
 
 
-def test_the_codec_alone_can_be_taken_over(
-    run: Path, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiny_training, "HELD_OUT_SCENES", 1)
-    path = run / "weights.safetensors"
-    run_training(
-        TinyOptions(
-            output=tmp_path,
-            preset=preset,
-            resume_codec=path,
-            codec_steps=0,
-            token_steps=0,
-            scenes=1,
-            frames_per_scene=24,
-            device="cpu",
-        )
-    )
-    before, after = ConvCodec(), ConvCodec()
-    load_weights({"codec": before}, path)
-    load_weights({"codec": after}, tmp_path / "weights.safetensors")
-    assert all(
-        torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)
-    )
+def test_the_finish_leaves_encoder_and_compressor_alone(run: Path) -> None:
+    """Tokens, and so the generator, stay what they are; denoiser and decoder move."""
+    before, after = (load_file(run / f"{name}.safetensors") for name in ("tokens", "weights"))
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert not any(key.startswith(("compressor", "codec.encoder")) for key in moved)
+    assert any(key.startswith("denoiser") for key in moved) and any(key.startswith("codec.decoder") for key in moved)
 
 
 def test_learning_rate_rises_and_falls() -> None:
-    assert cosine(0, 0.0, warmup=10) == pytest.approx(0.1)
-    assert cosine(10, 0.0, warmup=10) == pytest.approx(1.0)
-    assert cosine(99, 1.0, warmup=10) == pytest.approx(0.02)
+    assert cosine(0, 0.0, 10, 0.02) == pytest.approx(0.1)
+    assert cosine(10, 0.0, 10, 0.02) == pytest.approx(1.0)
+    assert cosine(99, 1.0, 10, 0.02) == pytest.approx(0.02)
 
 
 def test_codec_loss_sees_colours_and_edges() -> None:
@@ -107,9 +123,93 @@ def test_codec_loss_sees_colours_and_edges() -> None:
     assert codec_loss(striped, image) > codec_loss(shifted, image) > 0
 
 
+def test_contrast_loss_asks_for_contrast_and_not_for_its_place() -> None:
+    stripes = (torch.arange(32) % 8 < 4).float().expand(1, 3, 32, 32) * 2 - 1
+    moved, soft = stripes.roll(4, -1), stripes * 0.5
+    assert contrast_loss(stripes, stripes) == 0
+    assert contrast_loss(moved, stripes) < 0.5 * contrast_loss(soft, stripes)
+
+
+def test_the_critic_learns_to_tell_pictures_apart_and_its_losses_go_where_they_belong() -> None:
+    torch.manual_seed(0)
+    critic = PatchCritic(8)
+    true, made = torch.rand(8, 3, 32, 32) * 2 - 1, torch.zeros(8, 3, 32, 32, requires_grad=True)
+    maker, matching, judge = critic_losses(critic, made, true, 0.05 * torch.randn(8, 3, 32, 32))
+    (maker + matching).backward(retain_graph=True)
+    assert made.grad is not None and made.grad.abs().sum() > 0
+    assert all(p.grad is None for p in critic.parameters()) and judge.requires_grad
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        critic_losses(critic, made.detach(), true, 0.05 * torch.randn(8, 3, 32, 32))[2].backward()
+        optimizer.step()
+    assert (critic(true)[0].mean() > critic(made)[0].mean() + 0.5).item()
+
+
+def test_muon_makes_singular_values_alike_and_keeps_shapes() -> None:
+    matrices = torch.randn(3, 12, 20, generator=torch.Generator().manual_seed(0))
+    for case in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(orthogonalized(case))
+        assert values.min() > 0.5 and values.max() < 1.4
+
+
+def test_one_flat_gradient_serves_all_parameters() -> None:
+    """Clipped by groups, in channels-last order too; both optimizers move their own parameters."""
+    torch.manual_seed(0)
+    conv, linear = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), nn.Linear(5, 6)
+    optimizer = TinyOptimizer(
+        [Group(list(conv.parameters())), Group(list(linear.parameters()), orthogonal=frozenset({id(linear.weight)}))],
+        0.01,
+    )
+    before = [p.detach().clone() for p in (*conv.parameters(), *linear.parameters())]
+    optimizer.zero()
+    (conv(torch.randn(2, 3, 8, 8)).square().sum() * 100 + linear(torch.randn(2, 5)).square().sum()).backward()
+    assert optimizer.gradient.norm() > 100
+    optimizer.step(1.0)
+    for group in optimizer.groups:
+        assert torch.cat([p.grad.flatten() for p in group.parameters]).norm() <= 1 + 1e-4
+    after = [*conv.parameters(), *linear.parameters()]
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_a_training_that_diverged_stops_and_says_what_to_do(tmp_path: Path) -> None:
     options = TinyOptions(output=tmp_path, device="cpu", learning_rate=0.5)
     run = TinyRun(options, load_preset(options.preset))
     assert run.finite(torch.tensor(0.25), 9) == 0.25
     with pytest.raises(ValueError, match=r"loss is nan after 10 steps.*lower --learning-rate \(now 0.5\)"):
         run.finite(torch.tensor(float("nan")), 9)
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
+    options = TinyOptions(output=tmp_path / "out", device="cpu", photographs=tmp_path)
+    with pytest.raises(ValueError, match="expected PNG or JPEG files"):
+        TinyRun(options, load_preset(options.preset))
+
+
+def test_condition_views_begin_with_a_context_view_and_repeat_none() -> None:
+    context = torch.tensor([[3, 9, 20], [1, 2, 40]])
+    drawn = draw_condition_views(torch.Generator().manual_seed(0), context, 48, 3)
+    assert all(int(drawn[i, 0]) in context[i].tolist() for i in range(2))
+    assert all(len(set(row.tolist())) == 3 for row in drawn)
+
+
+def test_views_are_in_the_middles_of_equal_parts() -> None:
+    assert [middle_views(48, count).tolist() for count in (1, 2, 4)] == [[24], [12, 36], [6, 18, 30, 42]]
+
+
+def test_figures_cover_views_tokens_steps_and_paths(run: Path) -> None:
+    preset = load_preset(str(run / "scenetok-tiny.yaml"))
+    model = TinyModel.load(preset, run / "weights.safetensors", torch.device("cpu"))
+    figures = TinyFigures(model, 2, 32, torch.device("cpu"))
+    found = {**figures.fidelity(), **figures.steadiness()}
+    wanted = {"views_1", "views_12", "tokens_half", "other_tokens", "steps_10", "edges", "codec", "frozen_steps"}
+    assert wanted <= set(found)
+    assert all(0 < value <= 60 for value in found.values())
+
+
+def test_a_round_ends_where_it_began_and_edges_count_differences() -> None:
+    path = closed_round(torch.eye(4).repeat(2, 1, 1), 9)
+    assert torch.equal(path[:, 0], path[:, -1]) and not torch.allclose(path[:, 0], path[:, 4], atol=0.1)
+    stripes = (torch.arange(8) % 2).float().expand(1, 1, 3, 8, 8)
+    assert edge_contrast(stripes) == pytest.approx(1.0)
+    assert edge_contrast(stripes * 0.5) == pytest.approx(0.5)

@@ -6,11 +6,15 @@ from typing import Annotated
 
 import tyro
 
-from scenetok_ns.cli.training_results import print_results, show_log
-from scenetok_ns.training.tiny.tokenizer import TinyOptions, run_training
+from scenetok_ns.cli.training_results import print_files, show_log
+from scenetok_ns.training.tiny.stages import TinyOptions, run_training
 
 
 def train_tiny(options: Annotated[TinyOptions, tyro.conf.arg(name="")]) -> None:
-    """Train the embedded model on demo scenes made on the fly (use a GPU), and write weights and figures."""
+    """Train the embedded model on demo scenes made on the fly (use a GPU); write weights and log.
+
+    With torchrun, processes share the work. `benchmarks/tiny.py` measures the weights.
+    """
     show_log()
-    print_results(run_training(options), options.output)
+    run_training(options)
+    print_files("codec.safetensors, tokens.safetensors and log.jsonl", options.output)

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from scenetok_ns.cli.training_results import print_results, show_log
+from scenetok_ns.cli.training_results import print_files, show_log
 from scenetok_ns.training.tiny.depth import DepthOptions, run_training
 
 
 def train_tiny_depth(options: Annotated[DepthOptions, tyro.conf.arg(name="")]) -> None:
     """Train the embedded model's depth head on demo rooms made on the fly (use a GPU); write weights and figures."""
     show_log()
-    print_results(run_training(options), options.output, ("depth.safetensors", "log.jsonl", "figures.json"))
+    run_training(options)
+    print_files("depth.safetensors, log.jsonl and figures.json", options.output)

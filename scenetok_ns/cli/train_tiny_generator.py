@@ -6,11 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from scenetok_ns.cli.training_results import print_results, show_log
-from scenetok_ns.training.tiny.generator import GeneratorOptions, run_training
+from scenetok_ns.cli.training_results import print_files, show_log
+from scenetok_ns.training.tiny.generator import GeneratorOptions, run_generator_training
 
 
 def train_tiny_generator(options: Annotated[GeneratorOptions, tyro.conf.arg(name="")]) -> None:
-    """Train the embedded scene generator on demo scenes made on the fly (use a GPU), and write weights and figures."""
+    """Train the embedded scene generator on demo scenes made on the fly (use a GPU), and write weights and log."""
     show_log()
-    print_results(run_training(options), options.output)
+    run_generator_training(options)
+    print_files("weights.safetensors and log.jsonl", options.output)

@@ -1,11 +1,12 @@
-"""Embedded weights: several modules in one safetensors file, in half precision."""
+"""Embedded weights: several modules in one safetensors file, in half precision or with matrices in eight bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -14,15 +15,50 @@ from scenetok_ns.models.errors import CheckpointError
 from scenetok_ns.models.ops.finite import is_finite
 from scenetok_ns.tools.atomic_files import write_atomically
 
+EIGHT_BIT_SCALE = ".eight_bit_scale"
+"""What follows a matrix's name in the name of its scales: one for each of its rows (output channels)."""
+SMALLEST_EIGHT_BIT = 1 << 14
+"""Numbers below which a tensor stays in half precision."""
 
-def save_weights(modules: Mapping[str, nn.Module], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write the state of `modules` as float16 under `name.key`, with a header of strings; atomic."""
-    state = {
-        f"{name}.{key}": (value.half() if value.is_floating_point() else value).cpu().contiguous().clone()
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
+
+def save_weights(
+    modules: Mapping[str, nn.Module],
+    path: Path,
+    metadata: dict[str, str] | None = None,
+    eight_bits: Collection[str] = (),
+) -> None:
+    """Write the state of `modules` as float16 under `name.key`, with a header of strings; atomic.
+
+    eight_bits: Names of modules whose large matrices are stored as int8, with a scale for each row.
+    """
+    state: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            value = value.detach().cpu()
+            large = value.is_floating_point() and value.ndim > 1 and value.numel() >= SMALLEST_EIGHT_BIT
+            if name in eight_bits and large:
+                state[f"{name}.{key}"], state[f"{name}.{key}{EIGHT_BIT_SCALE}"] = to_eight_bits(value)
+            else:
+                state[f"{name}.{key}"] = (value.half() if value.is_floating_point() else value).contiguous().clone()
     write_atomically(path, save(state, metadata))
+
+
+def to_eight_bits(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -127 to 127, and the float32 scale of each row: row = numbers * scale."""
+    rows = matrix.float().flatten(1)
+    scale = rows.abs().amax(dim=1).clamp(min=1e-12) / 127
+    return (rows / scale[:, None]).round().to(torch.int8).view(matrix.shape).contiguous(), scale
+
+
+def from_eight_bits(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with float32 matrices where it has numbers and scales."""
+    whole = {key: value for key, value in state.items() if not key.endswith(EIGHT_BIT_SCALE)}
+    for key, scale in state.items():
+        if key.endswith(EIGHT_BIT_SCALE):
+            name = key.removesuffix(EIGHT_BIT_SCALE)
+            numbers = whole[name].float()
+            whole[name] = numbers * scale.view(-1, *[1] * (numbers.ndim - 1))
+    return whole
 
 
 def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
@@ -36,7 +72,7 @@ def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
         raise ValueError(f"{path}: not a readable weights file ({error})") from error
     for name, module in modules.items():
         prefix = name + "."
-        part = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        part = from_eight_bits({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
         part = {key: value.float() if value.is_floating_point() else value for key, value in part.items()}
         check_tensors(module.state_dict(), part, f"{path}: the weights do not fit {name}")
         check_finite(part, f"{path}: damaged weights")

@@ -12,7 +12,7 @@ from torch import Tensor
 from scenetok_ns.models.lightning_files import read_lightning
 from scenetok_ns.models.run_checkpoints import averaged_weights, model_state, read_checkpoint
 from scenetok_ns.models.run_folders import RunFolder
-from scenetok_ns.models.weight_files import CheckpointError
+from scenetok_ns.models.weight_files import CheckpointError, from_eight_bits
 
 NETWORKS = ("compressor.", "denoiser.", "scene_generator.")
 """Prefixes of the networks' keys."""
@@ -32,7 +32,7 @@ def read_networks(file: Path) -> dict[str, Tensor]:
     """
     if file.suffix == ".safetensors":
         try:
-            state = load_file(file)
+            state = from_eight_bits(load_file(file))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file}: not a readable weights file ({error})") from error
     elif re.fullmatch(r"step-\d+\.ckpt", file.name):

@@ -12,6 +12,7 @@ from scenetok_ns.data.demo.draws import Draws
 from scenetok_ns.data.demo.furniture import ROLES, furniture_tables, piece_number, spot_choices
 from scenetok_ns.data.demo.rooms import material
 
+GRAIN_FIELDS = ("grain", "grain_u", "grain_v", "grain_bend", "grain_product")
 ABSENT_Z = -50.0
 ABSENT_HALF = 0.01
 OBJECT_GROUP = (0,) * 4 + (1,) * 4 + (2,) * 4 + (3,) * 4 + (4, 4) + (5, 5, 6, 4, 4, 8) + (6, -1, 7, 8)
@@ -109,6 +110,10 @@ def present(things_center: Tensor, things_half: Tensor, exists: Tensor) -> tuple
 
 def draw_furniture(draws: Draws, shell: Shell, roles: dict[str, Tensor]) -> Furniture:
     tables, colors = furniture_tables(), torch.stack([roles[name] for name in ROLES], dim=1)
+    # The room's own strength and width of the fine patterns; bend and product are kinds, not sizes.
+    strength, width = draws.uniform(0.3, 1.6), draws.uniform(0.6, 1.2)
+    one = torch.ones_like(width)
+    grain_scale = torch.stack([strength, width, width, one, one], dim=-1)[:, None]
     boxes, occluders, sizes, positions, pieces = [], [], [], [], []
     for spot in range(4):
         piece = draws.choice(spot_choices(spot))
@@ -136,6 +141,7 @@ def draw_furniture(draws: Draws, shell: Shell, roles: dict[str, Tensor]) -> Furn
             tone=tables["tone"][piece],
             gradient=tables["gradient"][piece],
             sides_only=1.0,
+            **dict(zip(GRAIN_FIELDS, (tables["grain"][piece] * grain_scale).unbind(-1), strict=True)),
         )
         solid = size * torch.stack([torch.ones_like(along), torch.ones_like(along), tables["solid"][piece]], dim=1)
         whole = shell.place(spot, along, solid[:, 1] / 2, solid[:, 2] / 2)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-DRAWS_PER_ROOM = 320
+DRAWS_PER_ROOM = 420
 
 
 def linear_rgb(*codes: str) -> Float[Tensor, "colors 3"]:
@@ -33,6 +33,7 @@ PALETTES = {
     "rug": linear_rgb("8c3f3a", "3f5573", "d6c7a8", "5b6b55", "c08a4e", "4a4448", "b7b2aa"),
     "curtain": linear_rgb("e6dfd0", "a8463f", "4d6a80", "7d8a62", "c9b08a", "8a7f8f"),
     "ground": linear_rgb("5e7446", "8a8577", "6f6a60", "94a070"),
+    "front": linear_rgb("4f6b3c", "7d6a55", "9a8f80", "56705a", "a2765c", "6b7684"),
     "sky": linear_rgb("8fb8e0", "b9cfe2", "d6dde2", "7fa6d6"),
 }
 """What people paint, lay and upholster with."""

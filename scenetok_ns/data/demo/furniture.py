@@ -12,6 +12,14 @@ PARTS_PER_PIECE = 4
 ROLES = ("wood", "wood_dark", "main", "accent", "white", "dark", "books")
 """Colours a part can have; every room has one colour for each."""
 
+GRAINS = {
+    "wood": (0.16, 8.0, 0.7, 1.5, 0.0),
+    "wood_dark": (0.16, 8.0, 0.7, 1.5, 0.0),
+    "main": (0.12, 5.0, 5.0, 0.4, 1.0),
+    "accent": (0.14, 4.0, 3.0, 0.8, 1.0),
+}
+"""Fine pattern of a colour: share, waves in a metre along u and v, bend and product of `rooms.MATERIAL_FIELDS`."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -129,14 +137,43 @@ PIECES: dict[str, Piece] = {
             Part((0, 0.5, 0.9), (0.49, 0.5, 0.12), "accent"),
         ),
     ),
+    "kitchen": Piece(
+        ((1.6, 2.2), (0.58, 0.65), (2.0, 2.2)),
+        (
+            Part((0, 0.5, 0.21), (0.5, 0.5, 0.21), "white", cells=(3, 1), gap=0.04),
+            Part((0, 0.52, 0.43), (0.52, 0.54, 0.015), "wood_dark"),
+            Part((-0.1, 0.28, 0.84), (0.4, 0.28, 0.16), "accent", cells=(3, 1), gap=0.04),
+            Part((0.3, 0.4, 0.5), (0.1, 0.2, 0.055), "dark"),
+        ),
+        solid=0.45,
+    ),
+    "fireplace": Piece(
+        ((1.2, 1.6), (0.4, 0.5), (1.1, 1.25)),
+        (
+            Part((-0.36, 0.5, 0.46), (0.14, 0.5, 0.46), "white"),
+            Part((0.36, 0.5, 0.46), (0.14, 0.5, 0.46), "white"),
+            Part((0, 0.3, 0.46), (0.26, 0.3, 0.46), "dark", "accent", gradient=0.3),
+            Part((0, 0.5, 0.96), (0.58, 0.56, 0.05), "wood_dark"),
+        ),
+    ),
+    "piano": Piece(
+        ((1.35, 1.5), (0.55, 0.65), (1.1, 1.25)),
+        (
+            Part((0, 0.3, 0.5), (0.5, 0.3, 0.5), "wood_dark", cells=(2, 2), gap=0.03),
+            Part((0, 0.75, 0.56), (0.48, 0.25, 0.05), "white", "dark", cells=(18, 1), tone=1.0),
+            Part((-0.46, 0.75, 0.3), (0.04, 0.2, 0.3), "wood_dark"),
+            Part((0.46, 0.75, 0.3), (0.04, 0.2, 0.3), "wood_dark"),
+        ),
+        solid=0.9,
+    ),
     "nothing": Piece(((1.0, 1.0), (0.3, 0.3), (0.3, 0.3)), (), solid=0.0),
 }
 
 SPOTS: tuple[tuple[str, ...], ...] = (
     ("bed", "bed", "sofa", "sofa", "sofa"),
-    ("desk", "dresser", "television", "low_shelf"),
-    ("wardrobe", "bookshelf", "bookshelf", "dresser"),
-    ("nothing", "bench", "low_shelf", "armchair"),
+    ("desk", "dresser", "television", "low_shelf", "fireplace", "piano"),
+    ("wardrobe", "bookshelf", "bookshelf", "dresser", "kitchen"),
+    ("nothing", "bench", "low_shelf", "armchair", "desk"),
 )
 """What can stand at each of the four walls of a room (their order is drawn); the last one has the largest window."""
 
@@ -161,6 +198,7 @@ def furniture_tables() -> dict[str, Tensor]:
         "gap": table(lambda part: part.gap),
         "tone": table(lambda part: part.tone),
         "gradient": table(lambda part: part.gradient),
+        "grain": table(lambda part: GRAINS.get(part.color, (0.0, 1.0, 1.0, 0.0, 0.0))),
     }
 
 

@@ -39,8 +39,16 @@ def draw_lights(draws: Draws, shell: Shell, faces: Faces, things: SmallThings) -
     sky = draws.color("sky")
     horizon = 0.5 * sky + 0.5
     outside = (
-        torch.stack([draws.color("ground"), horizon, sky], dim=1) * day[..., None] * 2.2 + evening[..., None] * DUSK
+        torch.stack([draws.color("ground"), horizon, sky, draws.color("front")], dim=1) * day[..., None] * 2.2
+        + evening[..., None] * DUSK
     )
+    skyline = [draws.chance(0.5) * 1.0, draws.uniform(0.05, 0.22), draws.uniform(3, 8).floor(), draws.uniform(0, 6)]
+    photo = [
+        draws.uniform(0, 1),
+        draws.uniform(0, 1),
+        draws.chance(0.7) * 1.0,
+        day[:, 0] * draws.uniform(1.6, 2.6) + 0.05,
+    ]
 
     large = faces.windows[1]
     center, half = window_in_world(shell, large)
@@ -48,6 +56,8 @@ def draw_lights(draws: Draws, shell: Shell, faces: Faces, things: SmallThings) -
     sideways = torch.where(half == 0, 0.0, draws.uniform(-0.9, 0.9)[:, None])
     flat = -inward + sideways * torch.tensor([1.0, 1.0, 0.0], dtype=inward.dtype)
     sun = torch.cat([flat[:, :2], draws.uniform(0.45, 1.0, 1)], dim=1)
+    by_day = (day > 0.5) & large.exists[:, None]
+    key = torch.where(by_day, center + 0.3 * inward, things.lamps[0].center[:, 0])
     shines = (draws.chance(0.55) & large.exists)[:, None] * (day > 0.5)
     return {
         "light_position": torch.stack(positions, dim=1),
@@ -55,6 +65,10 @@ def draw_lights(draws: Draws, shell: Shell, faces: Faces, things: SmallThings) -
         "light_normal": torch.stack(normals, dim=1),
         "ambient": ambient,
         "outside": outside,
+        "skyline": torch.stack(skyline, dim=1),
+        "photo": torch.stack(photo, dim=1),
+        "key_light": key,
+        "key_shadow": draws.uniform(0.45, 0.7),
         "sun_direction": sun / sun.norm(dim=1, keepdim=True),
         "sun_color": shines * draws.uniform(1.0, 2.2)[:, None] * SUNLIGHT,
         "sun_window": torch.cat([center, half], dim=1),

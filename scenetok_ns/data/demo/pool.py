@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks
+from scenetok_ns.data.demo.render import pixel_rays, pixel_samples
+from scenetok_ns.data.demo.rooms import MATERIAL_SLICES, RoomBatch
+from scenetok_ns.data.demo.scenes import look_along, render_rooms, sample_orbits, sample_rooms, sample_walks
+from scenetok_ns.data.demo.shading import panorama_color
 
 SCENES_AT_A_TIME = 64
+VARIETY = 8
+"""In pools with variety, one scene of so many turns in a panorama and two go round a thing ..."""
 
 Encode = Callable[[UInt8[Tensor, "b v 3 height width"]], Tensor]
 
@@ -30,7 +35,10 @@ class ScenePool:
 
     Scene number n comes from the seed `first_seed + n`, so pools with distant first seeds never share a scene.
     `renew` replaces the oldest scenes by new ones. compiled: see `render_rooms`; then renew as many scenes at a time as
-    `fill` does, since each other number is compiled anew.
+    `fill` does, since each other number is compiled anew. keep_images: the images are held as well (`images`).
+    varied: scenes for training, of which some go round a thing with other focal lengths, and exposures differ.
+    photographs: panoramas in linear RGB. In varied pools half of the rooms show them, and some scenes are nothing else;
+    other pools show none, but share what was compiled.
     """
 
     def __init__(
@@ -43,11 +51,19 @@ class ScenePool:
         device: torch.device,
         encode: Encode = lambda images: images,
         compiled: bool = False,
+        keep_images: bool = False,
+        varied: bool = False,
+        photographs: Float[Tensor, "p 3 height width"] | None = None,
     ) -> None:
         self.capacity, self.num_frames, self.image_size = capacity, num_frames, image_size
         self.first_seed, self.device, self.encode, self.compiled = first_seed, device, encode, compiled
+        self.varied, self.photographs = varied, photographs
         self.made = 0
         self._frames: Tensor | None = None
+        self._images: Tensor | None = None
+        if keep_images:
+            shape = (capacity, num_frames, 3, image_size, image_size)
+            self._images = torch.empty(shape, dtype=torch.uint8, device=device)
         self._c2w = torch.empty(capacity, num_frames, 4, 4, device=device)
         self._intrinsics = torch.empty(capacity, num_frames, 3, 3, device=device)
 
@@ -60,20 +76,42 @@ class ScenePool:
     @torch.no_grad()
     def renew(self, count: int) -> None:
         """Make `count` new scenes in the place of the oldest."""
-        first = self.first_seed + self.made
-        rooms = sample_rooms(list(range(first, first + count)), self.device)
-        c2w = sample_walks(rooms, self.num_frames)
-        intrinsics = rooms.intrinsics[:, None].expand(-1, self.num_frames, 3, 3)
-        shown = render_rooms(rooms, c2w, intrinsics, self.image_size, compiled=self.compiled)
-        images = (shown * 255).round().byte()
+        numbers = range(self.made, self.made + count)
+        images, c2w, intrinsics = self._make(numbers)
         frames = self.encode(images)
         if self._frames is None:
             self._frames = frames.new_empty(self.capacity, *frames.shape[1:])
         places = torch.arange(self.made, self.made + count, device=self.device) % self.capacity
         self._frames[places] = frames
+        if self._images is not None:
+            self._images[places] = images
         self._c2w[places] = c2w
         self._intrinsics[places] = intrinsics
         self.made += count
+
+    def _make(self, numbers: range) -> tuple[UInt8[Tensor, "b v 3 h w"], Float[Tensor, "b v 4 4"], Tensor]:
+        rooms = sample_rooms([self.first_seed + n for n in numbers], self.device)
+        c2w = sample_walks(rooms, self.num_frames)
+        lens = rooms.intrinsics
+        kind = torch.tensor([n % VARIETY for n in numbers], device=self.device)
+        photographs = self.photographs
+        if not self.varied and photographs is not None:
+            rooms = without_photographs(rooms, kind >= 0)
+        if self.varied:
+            orbit = ((kind == 1) | (kind == 2))[:, None, None, None]
+            c2w = torch.where(orbit, sample_orbits(rooms, self.num_frames), c2w)
+            lens = torch.where(orbit[:, 0], longer_lens(rooms), lens)
+            rooms = without_photographs(rooms, kind % 2 == 1)
+        intrinsics = lens[:, None].expand(-1, self.num_frames, 3, 3)
+        shown = render_rooms(rooms, c2w, intrinsics, self.image_size, compiled=self.compiled, photographs=photographs)
+        if self.varied and photographs is not None:
+            inside = (kind == 0).nonzero()[:, 0]
+            some = rooms.select(inside)
+            c2w[inside], shown[inside] = panorama_views(some, photographs, c2w[inside], lens[inside], self.image_size)
+        if self.varied:
+            exposure = torch.where(kind >= 6, rooms.photo[:, 1] * 0.9 + 0.6, 1.0)
+            shown = shown ** exposure[:, None, None, None, None]
+        return (shown * 255).round().byte(), c2w, intrinsics
 
     def take(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> PoolBatch:
         """Frames `views[i]` of scene `scenes[i]`, by place in the pool."""
@@ -81,22 +119,81 @@ class ScenePool:
         rows = scenes[:, None]
         return PoolBatch(self._frames[rows, views], self._c2w[rows, views], self._intrinsics[rows, views])
 
+    def images(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> UInt8[Tensor, "b v 3 height width"]:
+        """The images of these frames; only of pools that keep them."""
+        assert self._images is not None, "make the pool with keep_images"
+        return self._images[scenes[:, None], views]
+
+
+def without_photographs(rooms: RoomBatch, where: Tensor) -> RoomBatch:
+    """Rooms with their painted pictures and outlooks where `where` is true, even if there are photographs."""
+    materials, photo = rooms.materials.clone(), rooms.photo.clone()
+    materials[..., MATERIAL_SLICES["photo"]] *= ~where[:, None, None]
+    photo[:, 2] *= ~where
+    return replace(rooms, materials=materials, photo=photo)
+
+
+def longer_lens(rooms: RoomBatch) -> Float[Tensor, "b 3 3"]:
+    """Intrinsics with focal lengths up to 1.7 times the room's, drawn with it."""
+    lens = rooms.intrinsics.clone()
+    lens[:, :2, :2] *= (1 + 0.7 * rooms.photo[:, 1])[:, None, None]
+    return lens
+
+
+def panorama_views(
+    rooms: RoomBatch,
+    photographs: Float[Tensor, "p 3 height width"],
+    c2w: Float[Tensor, "b v 4 4"],
+    lens: Float[Tensor, "b 3 3"],
+    size: int,
+) -> tuple[Float[Tensor, "b v 4 4"], Float[Tensor, "b v 3 size size"]]:
+    """Poses that turn at the first one's place as the given ones do, and each room's panorama seen from there."""
+    forward = c2w[..., :3, 2].double()
+    yaw = torch.atan2(forward[..., 1], forward[..., 0])
+    pitch = torch.asin(forward[..., 2].clamp(-1, 1)) + 0.2 + 0.15 * torch.sin(2 * yaw + 6 * rooms.photo[:, :1])
+    turned = look_along(c2w[:, :1, :3, 3].double().expand(*yaw.shape, 3), yaw, pitch, torch.zeros_like(yaw))
+    b, v = yaw.shape
+    lenses = lens[:, None].expand(b, v, 3, 3).flatten(0, 1)
+    _, direction = pixel_rays(turned.flatten(0, 1), lenses, size, pixel_samples(1))
+    by_room = direction.unflatten(0, (b, v)).transpose(1, 2).flatten(2)
+    bright = replace(rooms, photo=torch.cat([rooms.photo[:, :3], 0.7 + 0.6 * rooms.photo[:, 1:2]], dim=1))
+    color = panorama_color(bright, photographs, by_room).clamp(0, 1) ** (1 / 2.2)
+    return turned, color.unflatten(2, (v, size, size)).transpose(1, 2)
+
 
 def draw_training_views(
-    generator: torch.Generator, batch: int, num_frames: int, num_context: int, num_targets: int, two_clips: float
+    generator: torch.Generator,
+    batch: int,
+    num_frames: int,
+    num_context: int,
+    num_targets: int,
+    two_clips: float,
+    partial: float = 0.0,
+    strides: bool = False,
 ) -> tuple[Int[Tensor, "b context"], Int[Tensor, "b target"]]:
     """One context view from each of `num_context` equal parts of the walk; targets are one run of frames, or two with
-    probability `two_clips`. Made on the generator's device."""
+    probability `two_clips`. Made on the generator's device.
+
+    partial: probability that the context is from a stretch of 3/10 to 7/10 of the walk alone, so that most targets
+    show what it has not seen. strides: runs also stand still (1 of 12) or take every second frame (3 of 12).
+    """
     device = generator.device
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=device)
 
     parts = torch.arange(num_context, device=device)
-    context = ((parts + uniform(batch, num_context)) * (num_frames / num_context)).long().clamp(max=num_frames - 1)
+    along = (parts + uniform(batch, num_context)) / num_context
+    share = torch.where(uniform(batch, 1) < partial, 0.3 + 0.4 * uniform(batch, 1), 1.0)
+    first = (1 - share) * uniform(batch, 1)
+    context = ((first + share * along) * num_frames).long().clamp(max=num_frames - 1)
     half = num_targets // 2
-    starts = (uniform(batch, 2) * (num_frames - half + 1)).long()
-    two = (starts[:, :, None] + torch.arange(half, device=device)).flatten(1)
-    start = (uniform(batch, 1) * (num_frames - num_targets + 1)).long()
-    one = start + torch.arange(num_targets, device=device)
+    step = torch.ones(batch, 1, dtype=torch.int64, device=device)
+    if strides:
+        kind = uniform(batch, 1) * 12
+        step = torch.where(kind < 1, 0, torch.where(kind < 9, 1, 2))
+    starts = (uniform(batch, 2) * (num_frames - step * (half - 1))).long()
+    two = (starts[:, :, None] + step[:, :, None] * torch.arange(half, device=device)).flatten(1)
+    start = (uniform(batch, 1) * (num_frames - step * (num_targets - 1))).long()
+    one = start + step * torch.arange(num_targets, device=device)
     return context, torch.where(uniform(batch, 1) < two_clips, two, one)

@@ -1,30 +1,23 @@
 """Ray-casting of procedural rooms: batched, on any device, without a loop over frames, objects or pixels.
 
-Shading is local (no shadow rays): lamps and windows with a soft falloff, light from above and below, darkening towards
-corners and near furniture, and one patch of sun through a window. A pixel is the mean of its samples after the tone
-curve and before gamma, so that edges are smooth.
+What is hit is found here; its colour in `surfaces`, the light that it gets in `shading`. A pixel is the mean of its
+samples after the tone curve and before gamma, so that edges are smooth. Depth is exact at the middle of each pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from scenetok_ns.data.demo.rooms import (
-    DECALS_PER_FACE,
-    MATERIAL_SLICES,
-    NUM_BOXES,
-    NUM_CYLINDERS,
-    NUM_FACES,
-    NUM_OBJECTS,
-    RoomBatch,
-)
+from scenetok_ns.data.demo.rooms import NUM_BOXES, NUM_CYLINDERS, NUM_FACES, NUM_OBJECTS, RoomBatch
+from scenetok_ns.data.demo.shading import incoming_light, outside_color, photograph_on_surface
+from scenetok_ns.data.demo.surfaces import covering_decal, field, length, look_up, surface_color
 
-RAYS_PER_CHUNK = {"cpu": 1 << 13, "gpu": 1 << 21}
+RAYS_PER_CHUNK = {"cpu": 1 << 12, "gpu": 1 << 21}
 """Bounds memory (2.5 GB on a GPU, 1 GB compiled); on a CPU small enough for its caches."""
 EXPOSURE = 2.0
 CONTRAST = 0.5
@@ -37,24 +30,29 @@ def render_rooms(
     c2w: Float[Tensor, "b v 4 4"],
     intrinsics: Float[Tensor, "b v 3 3"] | Float[Tensor, "b 3 3"],
     size: int,
-    supersample: int = 2,
+    samples: int = 2,
     compiled: bool = False,
+    photographs: Float[Tensor, "p 3 height width"] | None = None,
 ) -> Float[Tensor, "b v 3 size size"]:
     """Pictures of `rooms` in [0, 1] (display values), on the rooms' device.
 
     c2w: OpenCV camera-to-world in metres. intrinsics: divided by the image size, one for a room or one for each view.
-    supersample: samples a side of each pixel. compiled: fuse the ray-caster with torch.compile: half a minute
-    at the first call and again at the first other number of views, then eight times the speed on a GPU. A frame's
-    values do not depend on the others, up to float rounding.
+    samples: of each pixel, on a diagonal that crosses it more than once, so that each has a row and a column of its
+    own. compiled: fuse the ray-caster with torch.compile: half a minute at the first call and again at the first
+    other number of views, then eight times the speed on a GPU. photographs: panoramas in linear RGB (longitude along
+    the width), which then stand outside of windows and hang on walls. A frame's values do not depend on the others,
+    up to float rounding.
     """
-    side, limit = size * supersample, _ray_limit(c2w.device)
+    b, v = c2w.shape[:2]
     caster = compiled_trace() if compiled else trace
+    offsets = pixel_samples(samples)
     chunks = []
-    for of_frames, origin, direction in _frame_chunks(rooms, c2w, intrinsics, side):
-        shown = torch.cat([caster(of_frames, origin, rays) for rays in direction.split(limit, dim=2)], dim=2)
-        samples = shown.unflatten(-1, (size, supersample, size, supersample))
-        chunks.append(display(samples.mean(dim=(-3, -1))))
-    return torch.cat(chunks).unflatten(0, c2w.shape[:2])
+    for of_frames, pose, lens in _frame_chunks(rooms, c2w, intrinsics, size * size * samples):
+        origin, direction = pixel_rays(pose, lens, size, offsets)
+        limit = _ray_limit(c2w.device)
+        shown = torch.cat([caster(of_frames, origin, rays, photographs) for rays in direction.split(limit, 2)], dim=2)
+        chunks.append(display(shown.unflatten(-1, (samples, size, size)).mean(dim=-3)))
+    return torch.cat(chunks).unflatten(0, (b, v))
 
 
 def render_depths(
@@ -63,16 +61,18 @@ def render_depths(
     intrinsics: Float[Tensor, "b v 3 3"] | Float[Tensor, "b 3 3"],
     size: int,
 ) -> Float[Tensor, "b v size size"]:
-    """Distance in metres along the camera's axis (not along the ray) of the surface at the middle of each pixel.
+    """Distance in metres along the camera's axis (not along the ray) of what is at the middle of each pixel.
 
-    A window counts as its pane. Arguments and errors as for `render_rooms`.
+    A window counts as its pane. Arguments and errors as `render_rooms`.
     """
-    limit = _ray_limit(c2w.device)
+    b, v = c2w.shape[:2]
     chunks = []
-    for of_frames, origin, direction in _frame_chunks(rooms, c2w, intrinsics, size):
-        depth = torch.cat([first_hit(of_frames, origin, rays)[1] for rays in direction.split(limit, dim=2)], dim=1)
+    for of_frames, pose, lens in _frame_chunks(rooms, c2w, intrinsics, size * size):
+        origin, direction = pixel_rays(pose, lens, size, ((0.5, 0.5),))
+        limit = _ray_limit(c2w.device)
+        depth = torch.cat([first_hit(of_frames, origin, rays)[1] for rays in direction.split(limit, 2)], dim=1)
         chunks.append(depth.unflatten(-1, (size, size)))
-    return torch.cat(chunks).unflatten(0, c2w.shape[:2])
+    return torch.cat(chunks).unflatten(0, (b, v))
 
 
 def _ray_limit(device: torch.device) -> int:
@@ -80,9 +80,9 @@ def _ray_limit(device: torch.device) -> int:
 
 
 def _frame_chunks(
-    rooms: RoomBatch, c2w: Float[Tensor, "b v 4 4"], intrinsics: Tensor, side: int
-) -> Iterator[tuple[RoomBatch, Float[Tensor, "n 3 1"], Float[Tensor, "n 3 rays"]]]:
-    """Frames in groups that fit into memory: their rooms, and origins and directions of `side` squared rays each."""
+    rooms: RoomBatch, c2w: Float[Tensor, "b v 4 4"], intrinsics: Tensor, rays: int
+) -> Iterator[tuple[RoomBatch, Tensor, Tensor]]:
+    """Frames in groups that fit into memory, `rays` each: their rooms, poses and intrinsics."""
     b, v = c2w.shape[:2]
     if len(rooms) != b:
         raise ValueError(f"render_rooms: expected poses of {len(rooms)} rooms, got shape {tuple(c2w.shape)}")
@@ -90,10 +90,18 @@ def _frame_chunks(
         intrinsics = intrinsics[:, None].expand(b, v, 3, 3)
     poses, lenses = c2w.reshape(-1, 4, 4).float(), intrinsics.reshape(-1, 3, 3).float()
     room_of_frame = torch.arange(b, device=c2w.device).repeat_interleave(v)
-    number = min(-(-len(poses) * side**2 // _ray_limit(c2w.device)), len(poses))
+    number = min(-(-len(poses) * rays // _ray_limit(c2w.device)), len(poses))
     parts = (x.tensor_split(number) for x in (room_of_frame, poses, lenses))
     for room, pose, lens in zip(*parts, strict=True):
-        yield rooms.select(room), *pixel_rays(pose, lens, side)
+        yield rooms.select(room), pose, lens
+
+
+def pixel_samples(count: int) -> tuple[tuple[float, float], ...]:
+    """Offsets (x, y) inside a pixel, each in a row and a column of its own."""
+    step = 1 if count < 4 else 2
+    return tuple(
+        ((i + 0.5) / count, ((i * step + i * step // count + (count < 4)) % count + 0.5) / count) for i in range(count)
+    )
 
 
 def display(linear: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -103,19 +111,30 @@ def display(linear: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
 
 
 def pixel_rays(
-    c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, "n 3 3"], side: int
+    c2w: Float[Tensor, "n 4 4"],
+    intrinsics: Float[Tensor, "n 3 3"],
+    size: int,
+    offsets: Sequence[tuple[float, float]],
 ) -> tuple[Float[Tensor, "n 3 1"], Float[Tensor, "n 3 rays"]]:
-    """Origins, and directions (camera depth 1, not unit length) through the middles of pixels, row-major."""
-    ticks = (torch.arange(side, device=c2w.device, dtype=c2w.dtype) + 0.5) / side
-    x = (ticks - intrinsics[:, 0, 2, None]) / intrinsics[:, 0, 0, None]
-    y = (ticks - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]
-    right, down, forward, origin = c2w[:, :3, :, None, None].unbind(dim=2)
-    direction = right * x[:, None, None, :] + down * y[:, None, :, None] + forward
+    """Origins, and directions (camera depth 1, not unit length) through points of the pixels: all pixels row by row
+    for the first offset, then for the next one."""
+    x, y = (
+        (torch.arange(size, device=c2w.device) + torch.tensor([o[k] for o in offsets], device=c2w.device)[:, None])
+        / size
+        for k in (0, 1)
+    )
+    x = (x - intrinsics[:, 0, 2, None, None]) / intrinsics[:, 0, 0, None, None]
+    y = (y - intrinsics[:, 1, 2, None, None]) / intrinsics[:, 1, 1, None, None]
+    right, down, forward, origin = c2w[:, :3, :, None, None, None].unbind(dim=2)
+    direction = right * x[:, None, :, None, :] + down * y[:, None, :, :, None] + forward
     return origin.flatten(2), direction.flatten(2)
 
 
 def trace(
-    rooms: RoomBatch, origin: Float[Tensor, "n 3 1"], direction: Float[Tensor, "n 3 rays"]
+    rooms: RoomBatch,
+    origin: Float[Tensor, "n 3 1"],
+    direction: Float[Tensor, "n 3 rays"],
+    photographs: Float[Tensor, "p 3 height width"] | None = None,
 ) -> Float[Tensor, "n 3 rays"]:
     """Light along rays after the tone curve, in [0, 1); room i belongs to rays i."""
     surface, depth = first_hit(rooms, origin, direction)
@@ -130,27 +149,20 @@ def trace(
     v_low = torch.where(axis == 2, center[:, 1] - half[:, 1], center[:, 2] - half[:, 2])
     surface, u_middle, v_low = covering_decal(rooms, surface, u, v, u_middle, v_low)
     look = look_up(rooms.materials, surface)
-    albedo, in_gap = surface_color(look, u - u_middle, v - v_low, horizontal=axis == 2)
+    albedo, in_gap, x, y = surface_color(look, u - u_middle, v - v_low, depth, horizontal=axis == 2)
+    if photographs is not None:
+        picture = photograph_on_surface(rooms, photographs, x, y)
+        albedo = torch.where((field(look, "photo") > 0) & ~in_gap, picture, albedo)
     light = incoming_light(rooms, point, normal, surface)
     emission, sky = field(look, "emission"), field(look, "sky")
     radiance = torch.where((emission > 0) & ~in_gap, emission, light) * albedo
-    radiance = torch.where((sky > 0) & ~in_gap, outside_color(rooms, direction), radiance)
+    radiance = torch.where((sky > 0) & ~in_gap, outside_color(rooms, direction, photographs), radiance)
     return 1 - torch.exp(-EXPOSURE * radiance)
 
 
 @cache
 def compiled_trace() -> Callable[..., Tensor]:
     return torch.compile(trace)
-
-
-def look_up(table: Float[Tensor, "n rows columns"], row: Int[Tensor, "n rays"]) -> Float[Tensor, "n columns rays"]:
-    """Rows of a table, one for each ray, laid out so that every column is contiguous."""
-    columns = table.shape[-1]
-    return table.transpose(1, 2).gather(2, row[:, None].expand(-1, columns, -1))
-
-
-def field(look: Float[Tensor, "n material rays"], name: str) -> Float[Tensor, "n width rays"]:
-    return look[:, MATERIAL_SLICES[name]]
 
 
 def first_hit(
@@ -233,12 +245,6 @@ def largest_axis(local: Float[Tensor, "n 3 rays"]) -> Int[Tensor, "n rays"]:
     return torch.where(z >= torch.maximum(x, y), 2, torch.where(y > x, 1, 0))
 
 
-def length(vector: Float[Tensor, "n 3 rays"]) -> Float[Tensor, "n rays"]:
-    """Norm over dim -2; much faster than torch's over a dimension that isn't the last."""
-    x, y, z = vector.unbind(dim=-2)
-    return (x * x + y * y + z * z).sqrt()
-
-
 def surface_normal(
     local: Float[Tensor, "n 3 rays"],
     half: Float[Tensor, "n 3 rays"],
@@ -259,115 +265,3 @@ def surface_normal(
     end = torch.where(components == 2, local.sign(), 0.0)
     curved = torch.where((is_cylinder & on_end)[:, None], end, curved)
     return torch.where((is_cylinder | is_ball)[:, None], curved, flat)
-
-
-def covering_decal(
-    rooms: RoomBatch,
-    surface: Int[Tensor, "n rays"],
-    u: Float[Tensor, "n rays"],
-    v: Float[Tensor, "n rays"],
-    u_middle: Float[Tensor, "n rays"],
-    v_low: Float[Tensor, "n rays"],
-) -> tuple[Int[Tensor, "n rays"], Float[Tensor, "n rays"], Float[Tensor, "n rays"]]:
-    """Replace faces of the room by the last rectangle on them that covers (u, v), with that one's origin."""
-    face = (surface - NUM_OBJECTS).clamp_min(0)
-    rects = look_up(rooms.decal_rect.flatten(2), face).unflatten(1, (DECALS_PER_FACE, 4))
-    inside = (u[:, None] - rects[:, :, 0]).abs() < rects[:, :, 2]
-    inside &= (v[:, None] - rects[:, :, 1]).abs() < rects[:, :, 3]
-    inside &= (surface >= NUM_OBJECTS)[:, None]
-    number = torch.arange(1, DECALS_PER_FACE + 1, device=u.device)[None, :, None]
-    top = (inside * number).amax(dim=1)  # 0: none
-    covered = top > 0
-    rect = rects.gather(1, (top - 1).clamp_min(0)[:, None, None].expand(-1, 1, 4, -1))[:, 0]
-    decal = NUM_OBJECTS + NUM_FACES + face * DECALS_PER_FACE + top - 1
-    return (
-        torch.where(covered, decal, surface),
-        torch.where(covered, rect[:, 0], u_middle),
-        torch.where(covered, rect[:, 1] - rect[:, 3], v_low),
-    )
-
-
-def surface_color(
-    look: Float[Tensor, "n material rays"],
-    u: Float[Tensor, "n rays"],
-    v: Float[Tensor, "n rays"],
-    horizontal: Bool[Tensor, "n rays"],
-) -> tuple[Float[Tensor, "n 3 rays"], Bool[Tensor, "n 1 rays"]]:
-    """Albedo at (u, v) metres from the middle and lower edge, and where it is the line between two cells."""
-    cell_u, cell_v = field(look, "cell_u")[:, 0], field(look, "cell_v")[:, 0]
-    row = torch.floor(v / cell_v)
-    across = u / cell_u + field(look, "shift_u")[:, 0]
-    column = torch.floor(across)
-    x, y = across - column, v / cell_v - row
-    tone = 0.5 + 0.5 * torch.sin(2.4 * column + 4.1 * row)
-    disc = (1.5 - 4.5 * ((x - 0.5).square() + (y - 0.5).square()).sqrt()).clamp(0, 1)
-    mix = field(look, "tone")[:, 0] * tone + field(look, "gradient")[:, 0] * y + field(look, "disc")[:, 0] * disc
-    pattern = ~(horizontal & (field(look, "sides_only")[:, 0] > 0))
-    mix = (mix.clamp(0, 1) * pattern)[:, None]
-    color = torch.lerp(field(look, "color_a"), field(look, "color_b"), mix)
-    half_gap = field(look, "gap")[:, 0] / 2
-    edge = torch.minimum(torch.minimum(x, 1 - x) * cell_u, torch.minimum(y, 1 - y) * cell_v)
-    in_gap = ((edge < half_gap) & pattern)[:, None]
-    return torch.where(in_gap, field(look, "color_gap"), color), in_gap
-
-
-def incoming_light(
-    rooms: RoomBatch,
-    point: Float[Tensor, "n 3 rays"],
-    normal: Float[Tensor, "n 3 rays"],
-    surface: Int[Tensor, "n rays"],
-) -> Float[Tensor, "n 3 rays"]:
-    """Light that a surface gets, in RGB."""
-    up = (0.5 + 0.5 * normal[:, 2:]).clamp(0, 1)
-    ambient = torch.lerp(rooms.ambient[:, 0, :, None], rooms.ambient[:, 1, :, None], up)
-    light = ambient * ambient_occlusion(rooms, point, surface)[:, None]
-
-    to_light = rooms.light_position[..., None] - point[:, None]  # [n, lights, 3, rays]
-    distance = length(to_light).clamp_min(1e-3)
-    facing = (to_light * normal[:, None]).sum(dim=2) / distance
-    area = rooms.light_normal[..., None]
-    towards = -(to_light * area).sum(dim=2) / distance + 1 - area.square().sum(dim=2)
-    falloff = (0.3 + 0.7 * facing).clamp_min(0) * towards.clamp_min(0) / (1 + 0.6 * distance.square())
-    lamps = (falloff[:, :, None] * rooms.light_color[..., None]).sum(dim=1)
-    return light + lamps + sun_patch(rooms, point, normal)
-
-
-def ambient_occlusion(
-    rooms: RoomBatch, point: Float[Tensor, "n 3 rays"], surface: Int[Tensor, "n rays"]
-) -> Float[Tensor, "n rays"]:
-    """A stand-in for shadows of ambient light: below 1 near the room's edges and next to furniture."""
-    half = rooms.extent[:, :2, None] / 2
-    sides = half - point[:, :2].abs()
-    low, high = point[:, 2:], rooms.extent[:, 2, None, None] - point[:, 2:]
-    planes = torch.cat([sides, low, high], dim=1).clamp_min(0)
-    edges = (1 - 0.45 * torch.exp(-planes / 0.35)).prod(dim=1)
-
-    away = (point[:, None] - rooms.occluder[:, :, :3, None]).abs() - rooms.occluder[:, :, 3:, None]
-    distance = length(away.clamp_min(0))  # [n, groups, rays]
-    own = look_up(rooms.object_group[..., None], surface.clamp_max(NUM_OBJECTS - 1))[:, 0]
-    own = torch.where(surface < NUM_OBJECTS, own, -1.0)
-    groups = torch.arange(rooms.occluder.shape[1], device=point.device)[None, :, None]
-    shade = 0.5 * torch.exp(-distance / 0.25)
-    return edges * (1 - torch.where(groups == own[:, None], 0.0, shade)).prod(dim=1)
-
-
-def sun_patch(
-    rooms: RoomBatch, point: Float[Tensor, "n 3 rays"], normal: Float[Tensor, "n 3 rays"]
-) -> Float[Tensor, "n 3 rays"]:
-    """Sunlight of the points that see the sun through its window."""
-    towards = rooms.sun_direction[..., None]
-    middle, half = rooms.sun_window[:, :3, None], rooms.sun_window[:, 3:, None]
-    in_wall = half == 0
-    to_wall = torch.where(in_wall, middle - point, 0.0).sum(dim=1) / torch.where(in_wall, towards, 0.0).sum(dim=1)
-    away = (point + to_wall[:, None] * towards - middle).abs()
-    margin = torch.where(in_wall, 1.0, (half - away) / 0.08).clamp(0, 1).prod(dim=1)
-    strength = (normal * towards).sum(dim=1).clamp_min(0) * margin * (to_wall > 0)
-    return strength[:, None] * rooms.sun_color[..., None]
-
-
-def outside_color(rooms: RoomBatch, direction: Float[Tensor, "n 3 rays"]) -> Float[Tensor, "n 3 rays"]:
-    """What windows show: ground, a soft horizon and sky, at infinity."""
-    height = (direction[:, 2:] / length(direction)[:, None] + 0.06) / 0.12
-    ground, horizon, sky = rooms.outside[..., None].unbind(dim=1)
-    below = torch.lerp(horizon, ground, (-height).clamp(0, 1))
-    return torch.lerp(below, sky, (height / 4).clamp(0, 1))

@@ -35,8 +35,14 @@ MATERIAL_FIELDS = {
     "gradient": 1,  # color_b grows by this from lower to upper edge of a cell
     "disc": 1,  # color_b in an ellipse in each cell
     "sides_only": 1,  # 1: no pattern on horizontal faces
+    "grain": 1,  # share by which brightness changes along a fine pattern of waves: wood, fabric, wallpaper
+    "grain_u": 1,  # waves in a metre along u ...
+    "grain_v": 1,  # ... and along v
+    "grain_bend": 1,  # radians by which the wave along v shifts the phase of the wave along u
+    "grain_product": 1,  # 0: the wave along u alone (streaks); 1: the product of both waves (checks)
     "emission": 1,  # radiance is color * emission, whatever the light
     "sky": 1,  # 1: shows what is outside, by the direction of the ray
+    "photo": 1,  # 1: shows the room's photograph, where `render_rooms` is given some; else color_a
 }
 _offsets = [0]
 for _width in MATERIAL_FIELDS.values():
@@ -83,8 +89,17 @@ class RoomBatch:
     """Unit normal of an area light (a window); zero: shines in all directions."""
     ambient: Float[Tensor, "b 2 3"]
     """Light from below and from above."""
-    outside: Float[Tensor, "b 3 3"]
-    """Colours seen through windows: ground, horizon, sky."""
+    outside: Float[Tensor, "b 4 3"]
+    """Colours seen through windows: ground, horizon, sky, and what stands in front of the horizon."""
+    skyline: Float[Tensor, "b 4"]
+    """What stands there: 0 for hills or 1 for buildings, height as a slope, waves or blocks in a round, phase."""
+    key_light: Float[Tensor, "b 3"]
+    """Position of the light whose shadows are drawn: the large window by day, the lamp under the ceiling at night."""
+    key_shadow: Float[Tensor, " b"]
+    """Share of the light from lamps and windows that these shadows take away, at most."""
+    photo: Float[Tensor, "b 4"]
+    """Photograph that `render_rooms` shows, if it is given some: which one (0 ... 1), its turn in rounds, 1 where it is
+    seen through the windows, and its brightness there."""
     sun_direction: Float[Tensor, "b 3"]
     """Unit vector towards the sun, which shines through one window."""
     sun_color: Float[Tensor, "b 3"]

@@ -106,11 +106,42 @@ def sample_walks(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
     y = -w["reach_y"] * torch.sin(yaw + w["lag"])
     z = w["height"] + 0.03 * torch.sin(6 * math.pi * s + w["phase"])
 
+    return look_along(torch.stack([x, y, z], dim=-1), yaw, pitch, roll)
+
+
+def sample_orbits(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
+    """Walks round a thing in the room, as somebody makes who photographs it: OpenCV camera-to-world, metres.
+
+    The camera looks at a point near the middle of the room from up to 1.6 metres, keeps CAMERA_MARGIN from the walls,
+    and turns by half of the room's walk or more.
+    """
+    if num_frames < 2:
+        raise ValueError(f"sample_orbits: expected at least 2 frames, got {num_frames}")
+    w = dict(zip(WALK_FIELDS, rooms.walk.double()[..., None].unbind(dim=1), strict=True))
+    s = torch.linspace(0, 1, num_frames, dtype=torch.float64, device=rooms.walk.device)
+    angle = w["yaw"] + w["turn"] * (0.4 + 0.6 * (w["phase"] / (2 * math.pi))) * s
+    radius = torch.minimum(w["reach_x"], w["reach_y"]) * (0.85 + 0.15 * torch.sin(2 * math.pi * s + w["phase"]))
+    aside = radius * 0.3
+    middle_x, middle_y = aside * torch.cos(3 * w["phase"]), aside * torch.sin(3 * w["phase"])
+    space = (rooms.extent[:, :2].double() / 2 - CAMERA_MARGIN)[..., None]
+    x = torch.minimum(torch.maximum(middle_x + radius * torch.cos(angle), -space[:, 0]), space[:, 0])
+    y = torch.minimum(torch.maximum(middle_y + radius * torch.sin(angle), -space[:, 1]), space[:, 1])
+    z = w["height"] + 0.2 * torch.sin(2 * math.pi * s * 1.5 + w["phase"])
+    ahead_x, ahead_y, ahead_z = middle_x - x, middle_y - y, 0.75 - z
+    yaw = torch.atan2(ahead_y, ahead_x)
+    pitch = torch.atan2(ahead_z, torch.hypot(ahead_x, ahead_y).clamp_min(0.6))
+    return look_along(torch.stack([x, y, z], dim=-1), yaw, pitch, 0.03 * torch.sin(5 * s + w["phase"]))
+
+
+def look_along(
+    position: Float[Tensor, "b v 3"], yaw: Float[Tensor, "b v"], pitch: Float[Tensor, "b v"], roll: Float[Tensor, "b v"]
+) -> Float[Tensor, "b v 4 4"]:
+    """OpenCV camera-to-world of cameras that look along a heading and a pitch (up is positive), in radians."""
     forward = torch.stack([yaw.cos() * pitch.cos(), yaw.sin() * pitch.cos(), pitch.sin()], dim=-1)
     level = torch.stack([yaw.sin(), -yaw.cos(), torch.zeros_like(yaw)], dim=-1)
     below = torch.linalg.cross(forward, level)
     right = level * roll.cos()[..., None] + below * roll.sin()[..., None]
     down = below * roll.cos()[..., None] - level * roll.sin()[..., None]
-    top = torch.stack([right, down, forward, torch.stack([x, y, z], dim=-1)], dim=-1)
+    top = torch.stack([right, down, forward, position], dim=-1)
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device).expand(*top.shape[:2], 1, 4)
     return torch.cat([top, bottom], dim=-2).float()

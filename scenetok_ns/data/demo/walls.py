@@ -12,6 +12,9 @@ from scenetok_ns.data.demo.builder import Shell
 from scenetok_ns.data.demo.draws import Draws
 from scenetok_ns.data.demo.rooms import DECALS_PER_FACE, material
 
+WOOD = {"grain": 0.12, "grain_u": 7.0, "grain_v": 0.6, "grain_bend": 1.4}
+"""Pattern of painted or bare boards."""
+
 NOTHING = -1.0
 """Half size of a rectangle that covers nothing."""
 
@@ -103,7 +106,19 @@ def draw_paint(draws: Draws) -> Float[Tensor, "b 4 material"]:
     colors[:, 0] = torch.where(draws.chance(0.6)[:, None], accent, common)
     tone = torch.where(draws.chance(0.25), draws.uniform(0.4, 0.9), 0.0)
     stripe = draws.uniform(0.35, 0.7)[:, None]
-    return material(colors, color_b=colors * 0.8, cell_u=stripe, cell_v=10.0, tone=tone[:, None])
+    papered, wave = draws.chance(0.45)[:, None], draws.uniform(2.0, 4.0)[:, None]
+    return material(
+        colors,
+        color_b=colors * 0.8,
+        cell_u=stripe,
+        cell_v=10.0,
+        tone=tone[:, None],
+        grain=torch.where(papered, draws.uniform(0.05, 0.15)[:, None], 0.03),
+        grain_u=torch.where(papered, wave, 0.7),
+        grain_v=torch.where(papered, wave * draws.uniform(0.6, 1.0)[:, None], 0.9),
+        grain_bend=draws.uniform(0.0, 1.6)[:, None],
+        grain_product=1.0,
+    )
 
 
 def draw_skirting(draws: Draws, shell: Shell) -> list[Decal]:
@@ -118,6 +133,7 @@ def draw_skirting(draws: Draws, shell: Shell) -> list[Decal]:
         cell_u=draws.uniform(0.6, 0.9),
         cell_v=height,
         gap=torch.where(panelled, 0.06, 0.0),
+        **WOOD,
     )
     return [
         Decal(rectangle(torch.zeros_like(height), height / 2, shell.length[:, k], height / 2), look) for k in range(4)
@@ -148,7 +164,17 @@ def draw_panes(draws: Draws, roles: dict[str, Tensor], window: Window) -> Decal:
 def draw_curtains(draws: Draws, window: Window) -> Decal:
     """Drawn aside: they show left and right of the window, which is laid over them."""
     color = draws.color("curtain")
-    look = material(color, color_b=color * 0.6, cell_u=draws.uniform(0.13, 0.2), cell_v=10.0, tone=1.0)
+    look = material(
+        color,
+        color_b=color * 0.6,
+        cell_u=draws.uniform(0.13, 0.2),
+        cell_v=10.0,
+        tone=draws.uniform(0.3, 1.0),
+        grain=draws.uniform(0.0, 0.25),
+        grain_u=3.0,
+        grain_v=draws.uniform(1.5, 4.0),
+        grain_product=1.0,
+    )
     along, middle, half_width, half_height = window.rect.unbind(-1)
     top = middle + half_height + 0.12
     low = torch.where(draws.chance(0.6), 0.1, middle - half_height - 0.15)
@@ -171,6 +197,7 @@ def draw_picture(draws: Draws, shell: Shell, spot: int, along: Float[Tensor, " b
         gap=0.12,
         disc=is_disc,
         gradient=1 - is_disc,
+        photo=1.0,
     )
     return Decal(torch.where(draws.chance(0.85)[:, None], rect, NOTHING), look)
 
@@ -189,6 +216,7 @@ def draw_door(draws: Draws, shell: Shell, roles: dict[str, Tensor], furniture: F
         shift_u=0.5,
         gap=0.14,
         gradient=0.5,
+        **WOOD,
     )
     return Decal(rectangle(along, height / 2, half_width, height / 2), look)
 
@@ -207,12 +235,18 @@ def draw_floor(draws: Draws) -> tuple[Float[Tensor, "b material"], Float[Tensor,
         cell_v=torch.where(planks, 10.0, width),
         gap=torch.where(tiles, 0.03, 0.0),
         tone=torch.where(planks, 0.8, torch.where(tiles, 0.5, 0.0)),
+        grain=torch.where(planks, draws.uniform(0.08, 0.2), draws.uniform(0.02, 0.1)),
+        grain_u=torch.where(planks, 2 / width, draws.uniform(1.0, 3.0)),
+        grain_v=torch.where(planks, draws.uniform(0.3, 0.7), draws.uniform(1.0, 3.0)),
+        grain_bend=torch.where(planks, 1.6, 1.0),
+        grain_product=torch.where(planks, 0.0, 1.0),
     )
     return look, color
 
 
 def draw_rug(draws: Draws, middle: Float[Tensor, "b 3"], half: Float[Tensor, "b 3"]) -> Decal:
     color, border = draws.color("rug"), draws.color("rug")
+    wave = draws.uniform(2.0, 5.0)
     look = material(
         color,
         color_b=border,
@@ -222,6 +256,11 @@ def draw_rug(draws: Draws, middle: Float[Tensor, "b 3"], half: Float[Tensor, "b 
         shift_u=0.5,
         gap=draws.uniform(0.2, 0.5),
         disc=torch.where(draws.chance(0.4), draws.uniform(0.3, 0.8), 0.0),
+        grain=draws.uniform(0.05, 0.3),
+        grain_u=wave,
+        grain_v=wave * draws.uniform(0.5, 1.0),
+        grain_bend=draws.uniform(0.0, 2.0),
+        grain_product=draws.chance(0.7) * 1.0,
     )
     rect = torch.cat([middle[:, :2], half[:, :2]], dim=1)
     return Decal(torch.where(draws.chance(0.8)[:, None], rect, NOTHING), look)

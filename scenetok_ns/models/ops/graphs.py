@@ -24,7 +24,11 @@ def warm_up(function: Callable[[], object], times: int) -> None:
 
 
 def capture(
-    function: Callable[[], T], *, generators: Iterable[torch.Generator] = (), pool: Any = None
+    function: Callable[[], T],
+    *,
+    generators: Iterable[torch.Generator] = (),
+    pool: Any = None,
+    stream: torch.cuda.Stream | None = None,
 ) -> tuple[torch.cuda.CUDAGraph, T]:
     """Record `function` as a CUDA graph. Other threads may use the device meanwhile.
 
@@ -33,6 +37,8 @@ def capture(
             the device.
         generators: Random generators on the device that `function` draws from; each replay draws new numbers.
         pool: Memory pool to share with other graphs that never run at the same time; None: a pool of its own.
+        stream: Stream to record on; None: one that all such captures share. Memory freed on one stream is not used
+            again on another.
 
     Returns:
         The graph, and the result of `function`, whose tensors each replay overwrites.
@@ -43,7 +49,7 @@ def capture(
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         result = function()
     torch.clear_autocast_cache()
     return graph, result

@@ -6,8 +6,8 @@ that the head meets scenes of which the tokens know little.
 
 from __future__ import annotations
 
-import copy
 import json
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from scenetok_ns.data.demo.pool import ScenePool, draw_training_views
+from scenetok_ns.data.demo.pool import VARIETY, ScenePool, draw_training_views
 from scenetok_ns.data.demo.scenes import render_depths, sample_rooms
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_weights import load_depth_head, new_depth_head, save_depth_head
@@ -26,15 +26,19 @@ from scenetok_ns.models.flow.noise import latent_noise
 from scenetok_ns.models.flow.sampling import sample_windows
 from scenetok_ns.models.flow.windows import head_outputs
 from scenetok_ns.models.metrics import depth_metrics
-from scenetok_ns.models.networks.averaging import update_average
 from scenetok_ns.models.networks.depth_head import DepthHead, as_depth, depth_loss
-from scenetok_ns.models.presets import Preset, load_preset
+from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
+from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.training.depth import draw_depth, last_features
-from scenetok_ns.training.tiny.evaluation import held_out_views
-from scenetok_ns.training.tiny.run import HELD_OUT_SEED, TRAINING_SEED, PoolOptions, PoolRun, as_views
+from scenetok_ns.training.tiny.generator import float_views
+from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer
+from scenetok_ns.training.tiny.options import RunOptions
+from scenetok_ns.training.tiny.run import TinyRun, as_views, averaged_copy
+from scenetok_ns.training.tiny.tokenizer import middle_views
 
 HELD_OUT_SCENES = 64
 WINDOW_STARTS = (4, 20, 36)
@@ -42,12 +46,11 @@ VIEW_COUNTS = (1, 2, 4, 6, 12)
 
 
 @dataclass
-class DepthOptions(PoolOptions):
-    """Options of a training of the depth head."""
+class DepthOptions(RunOptions):
+    """What a run of the depth head is asked for."""
 
     batch_size: int = 64
     scenes: int = 2000
-    """Scenes held at once; `renew` of them are replaced every 50 steps."""
     preset: str = "scenetok-tiny"
     """Architecture and recipe."""
     steps: int = 20000
@@ -59,7 +62,7 @@ class DepthOptions(PoolOptions):
 
 
 class DepthPool(ScenePool):
-    """A pool whose frames have exact depth beside them."""
+    """A pool whose frames have exact depth beside them; 0 in scenes that are photographs alone."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -69,108 +72,112 @@ class DepthPool(ScenePool):
 
     @torch.no_grad()
     def renew(self, count: int) -> None:
-        first = self.made
+        numbers = torch.arange(self.made, self.made + count, device=self.device)
         super().renew(count)
-        places = torch.arange(first, first + count, device=self.device) % self.capacity
-        rooms = sample_rooms([self.first_seed + number for number in range(first, first + count)], self.device)
+        places = numbers % self.capacity
+        rooms = sample_rooms((self.first_seed + numbers).tolist(), self.device)
         depths = render_depths(rooms, self._c2w[places], self._intrinsics[places], self.image_size)
+        if self.varied and self.photographs is not None:
+            depths[numbers % VARIETY == 0] = 0
         self._depths[places] = depths[:, :, None].half()
 
     def depths(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> Float[Tensor, "b v 1 h w"]:
-        """Depth in metres of frames `views[i]` of scene `scenes[i]`, by place in the pool."""
+        """Depth in metres of frames `views[i]` of scene `scenes[i]`, by place in the pool; 0: not known."""
         return self._depths[scenes[:, None], views].float()
 
 
 def run_training(options: DepthOptions) -> dict[str, float]:
     """Train and evaluate; writes depth.safetensors, log and figures to the output folder and returns the figures."""
-    run = DepthRun(options, load_preset(options.preset))
-    run.train()
-    run.save()
-    figures = run.evaluate()
-    (options.output / "figures.json").write_text(json.dumps(figures, indent=2))
+    run = TinyRun(options, load_preset(options.preset))
+    task = DepthTask(run, options)
+    if options.steps:
+        run.train(task, options.steps, options.seconds)
+    task.save(options.output)
+    figures = task.evaluate()
+    write_atomically(options.output / "figures.json", json.dumps(figures, indent=2).encode())
     return figures
 
 
-class DepthRun(PoolRun):
-    """State of one training run."""
+class DepthTask:
+    """The depth head, on frozen networks."""
 
-    options: DepthOptions
-    pool_class = DepthPool
+    name = "depth"
 
-    def __init__(self, options: DepthOptions, preset: Preset) -> None:
-        if options.cuda_graph:
-            raise ValueError("the number of context views changes from step to step: leave out --cuda-graph")
-        super().__init__(options, preset)
-        model = SceneTok(preset).to(self.device)
+    def __init__(self, run: TinyRun, options: DepthOptions) -> None:
+        self.run, self.preset, self.options = run, run.preset, options
+        preset = run.preset
+        model = SceneTok(preset).to(run.device)
         self.compressor, self.denoiser = model.compressor, model.denoiser
-        tokenizer = {"codec": self.codec, "compressor": self.compressor, "denoiser": self.denoiser}
+        tokenizer = {"codec": run.codec, "compressor": self.compressor, "denoiser": self.denoiser}
         if options.tokenizer is None and preset.embedded_weights is None:
-            raise ValueError(f"preset {preset.name} has no embedded weights: give --tokenizer")
+            raise UsageError(f"preset {preset.name} has no embedded weights: give --tokenizer")
         load_weights(tokenizer, options.tokenizer or embedded_weights(preset.embedded_weights or ""))
         for module in tokenizer.values():
             module.requires_grad_(False).eval()
         if options.resume is None:
-            self.head = new_depth_head(preset, self.denoiser).to(self.device)
+            self.head = new_depth_head(preset, self.denoiser).to(run.device)
         else:
-            self.head = load_depth_head(options.resume, preset, self.denoiser).to(self.device).requires_grad_(True)
-        self.averaged: DepthHead = copy.deepcopy(self.head).requires_grad_(False).eval()
+            self.head = load_depth_head(options.resume, preset, self.denoiser).to(run.device).requires_grad_(True)
+        self.trained = nn.ModuleDict({"depth_head": self.head})
+        self.averaged = averaged_copy(self.trained)
 
-    def save(self) -> None:
-        save_depth_head(self.averaged, self.options.output / "depth.safetensors", self.preset, self.denoiser)
-
-    def train(self) -> None:
-        options = self.options
-        if not options.steps:
-            return
-        pool = self.pool(options.scenes, TRAINING_SEED, encoded=True)
+    @cached_property
+    def pool(self) -> DepthPool:
+        pool = self.run.training_pool(self.options.scenes, encoded=True, pool_class=DepthPool)
         assert isinstance(pool, DepthPool)
-        optimizer = self.optimizer(list(self.head.parameters()))
-        loss, step = torch.tensor(0.0), 0
-        for step, _ in self.steps(options.steps, optimizer, pool):
-            scenes = torch.randint(pool.capacity, (options.batch_size,), generator=self.generator, device=self.device)
-            loss = self.descend(self.loss(self.head, pool, scenes, self.generator), optimizer)
-            update_average(self.averaged.parameters(), self.head.parameters(), min(0.999, step / (step + 10)))
-            if step % 500 == 499 or step == options.steps - 1:
-                self.report("depth", step, loss, self.held_out)
-                self.save()
-        self.write(stage="end", steps=step + 1, loss=self.finite(loss, step))
+        return pool
 
-    def loss(
-        self, head: DepthHead, pool: DepthPool, scenes: Int[Tensor, " b"], generator: torch.Generator
-    ) -> Float[Tensor, ""]:
-        views, number = self.preset.data.views, len(scenes)
+    @cached_property
+    def held_out_pool(self) -> DepthPool:
+        scenes = min(HELD_OUT_SCENES, self.options.scenes)
+        pool = self.run.held_out_pool(scenes, encoded=True, pool_class=DepthPool)
+        assert isinstance(pool, DepthPool)
+        return pool
+
+    def kinds(self, along: float) -> Sequence[tuple[Hashable, float]]:
+        return [(count, 1.0 if count < self.preset.data.views.num_context else 2.0) for count in VIEW_COUNTS]
+
+    def loss(self, kind: Hashable) -> Float[Tensor, ""]:
+        """Loss of a batch of windows that are rendered from tokens of `kind` context views in one step."""
+        assert isinstance(kind, int)
+        run, generator, views = self.run, self.run.generator, self.preset.data.views
+        batch, pool = run.options.batch_size, self.pool
+        scenes = torch.randint(pool.capacity, (batch,), generator=generator, device=run.device)
         context, target = draw_training_views(
-            generator, number, pool.num_frames, views.num_context, views.num_target_latents, views.target_split_prob
+            generator, batch, pool.num_frames, kind, views.num_target_latents, views.target_split_prob
         )
-        seen, wanted = (float_views(pool, scenes, indices) for indices in (context, target))
-        reference = seen.cameras.c2w[:, views.num_context // 2]
+        seen, wanted = (float_views(pool.take(scenes, indices)) for indices in (context, target))
+        reference = seen.cameras.c2w[:, kind // 2]
         seen, wanted = seen.relative_to(reference), wanted.relative_to(reference)
-        order = torch.rand(context.shape, generator=generator, device=self.device).argsort(dim=1)
-        count = int(torch.randint(1, views.num_context + 1, ()))
-        some = LatentViews(take(seen.latents, order[:, :count]), seen.cameras.select(order[:, :count]))
         draws = draw_depth(generator, tuple(wanted.latents.shape), self.preset.sampler, 1)  # type: ignore[arg-type]
-        with torch.no_grad(), self.autocast():
-            state = self.denoiser.project(encode_tokens(self.compressor, some, frozen=True).mean)
+        with torch.no_grad(), run.autocast():
+            state = self.denoiser.project(encode_tokens(self.compressor, seen, frozen=True).mean)
             last = last_features(self.denoiser, state, wanted.latents, wanted.cameras, draws)
         truth = pool.depths(scenes, target)
-        log_inverse, log_scale = head(*last)
-        return depth_loss(log_inverse, log_scale, truth, torch.ones_like(truth))
+        log_inverse, log_scale = self.head(*last)
+        return depth_loss(log_inverse, log_scale, truth, (truth > 0).float())
+
+    def optimizer(self) -> TinyOptimizer:
+        return TinyOptimizer([Group(list(self.head.parameters()))], self.run.options.learning_rate)
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
         """Figures of the averaged weights on frames rendered as the tools render them, of all context views."""
         return self.figures(self.preset.data.views.num_context, WINDOW_STARTS[:1])
 
-    @cached_property
-    def held_out_pool(self) -> DepthPool:
-        pool = self.pool(min(HELD_OUT_SCENES, self.options.scenes), HELD_OUT_SEED, encoded=True)
-        assert isinstance(pool, DepthPool)
-        return pool
+    def between_steps(self) -> None:
+        if self.run.options.renew:
+            self.pool.renew(self.run.options.renew)
+
+    def save(self, folder: Path) -> None:
+        head = self.averaged["depth_head"]
+        assert isinstance(head, DepthHead)
+        save_depth_head(head, folder / "depth.safetensors", self.preset, self.denoiser)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Error of depth of held-out scenes by number of context views."""
-        last = self.options.frames_per_scene - self.preset.data.views.num_target_latents
+        last = self.run.options.frames_per_scene - self.preset.data.views.num_target_latents
         starts = tuple(start for start in WINDOW_STARTS if start <= last)
         return {
             f"{name}_{count}_views": value
@@ -181,38 +188,39 @@ class DepthRun(PoolRun):
     def figures(self, count: int, starts: tuple[int, ...]) -> dict[str, float]:
         """Mean errors over all frames of windows of the held-out scenes, of tokens of `count` context views."""
         pool = self.held_out_pool
-        context = torch.linspace(0, pool.num_frames - 1, count + 2)[1:-1].round().long() if count < 12 else None
-        scenes = torch.arange(pool.capacity, device=self.device)
+        scenes = torch.arange(pool.capacity, device=self.run.device)
         found = []
         for start in starts:
-            shown, target = held_out_views(self.preset, pool, start, context)
-            with self.autocast():
+            shown, target = self.window(start, count)
+            with self.run.autocast():
                 tokens = encode_tokens(self.compressor, shown, frozen=True).mean
             depth, confidence = self.render(tokens, target.cameras)
-            frames = start + torch.arange(target.cameras.num_views, device=self.device)
+            frames = start + torch.arange(target.cameras.num_views, device=self.run.device)
             truth = pool.depths(scenes, frames.expand(len(scenes), -1))
             close = ((depth / truth - 1).abs() < 0.1).float()
             off = (close.mean() - confidence.mean()).abs()
             found.append({**depth_metrics(depth, truth, torch.ones_like(truth).bool()), "confidence_off": float(off)})
         return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
 
+    def window(self, start: int, count: int) -> tuple[LatentViews, LatentViews]:
+        """`count` context views in the middles of parts of the walk, and a window of targets, of all held-out rooms."""
+        pool = self.held_out_pool
+        scenes = torch.arange(pool.capacity, device=self.run.device)
+        shown = middle_views(pool.num_frames, count).to(self.run.device)
+        window = start + torch.arange(self.preset.data.views.num_target_latents, device=self.run.device)
+        context, target = (as_views(pool.take(scenes, x.expand(len(scenes), -1))) for x in (shown, window))
+        reference = context.cameras.c2w[:, count // 2]
+        return context.relative_to(reference), target.relative_to(reference)
+
     def render(self, tokens: Float[Tensor, "b n dim"], cameras: CameraBatch) -> tuple[Tensor, Tensor]:
         """Depth and confidence of frames, from all denoising steps of the preset."""
         config, count = self.preset.sampler, cameras.num_views
-        noise = latent_noise(range(len(tokens)), count, self.denoiser.latent_shape).to(self.device)
+        noise = latent_noise(range(len(tokens)), count, self.denoiser.latent_shape).to(self.run.device)
         sampler = replace(config, window=min(config.window, count), clean_targets=0)
-        autocast = self.device.type == "cuda"
+        autocast = self.run.device.type == "cuda"
+        head = self.averaged["depth_head"]
+        assert isinstance(head, DepthHead)
         (part,) = sample_windows(
             self.denoiser, tokens, cameras, noise, IMAGE_LAYOUT, sampler, autocast=autocast, features=True
         )
-        return as_depth(*head_outputs(self.averaged, part), (self.preset.data.image_size,) * 2)
-
-
-def float_views(pool: ScenePool, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> LatentViews:
-    found = as_views(pool.take(scenes, views))
-    return LatentViews(found.latents.float(), found.cameras)
-
-
-def take(values: Tensor, places: Int[Tensor, "b k"]) -> Tensor:
-    """Rows of each element by their places."""
-    return values[torch.arange(len(values), device=values.device)[:, None], places]
+        return as_depth(*head_outputs(head, part), (self.preset.data.image_size,) * 2)

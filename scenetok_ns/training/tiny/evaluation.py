@@ -1,192 +1,203 @@
-"""Figures of the embedded tokenizer on held-out demo scenes: baselines, sampled frames, and what more tokens buy."""
+"""What the embedded tokenizer is measured by, on demo rooms that no training has seen (`benchmarks/tiny.py`).
+
+Fidelity by numbers of context views, of tokens and of steps; sharpness; steadiness of paths; whether tokens are used.
+Pictures of models of other sizes are brought to the size of the truth.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from scenetok_ns.data.demo.pool import ScenePool
-from scenetok_ns.models.flow.losses import LatentViews
+from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.models.autoencoders.conv import ConvCodec
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.flow.noise import latent_noise
 from scenetok_ns.models.flow.sampling import sample_latents
+from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
-from scenetok_ns.models.presets import Preset, SamplerConfig
+from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
-from scenetok_ns.tools.atomic_files import atomic_file, write_atomically
-from scenetok_ns.training.tiny.run import HELD_OUT_SEED, PoolRun, as_views, mean_psnr
+from scenetok_ns.models.weight_files import load_weights
+from scenetok_ns.training.tiny.tokenizer import middle_views
 
-FIRST_WINDOW, WINDOW_STRIDE = 4, 12
-TOKEN_COUNTS = (8, 16, 32, 64, 96, 128, 256)
-"""Points of the curve. Up to the model's own number: its first tokens alone; twice that: two encodings together."""
-VIEW_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+NUM_FRAMES = 48
+WINDOWS = (4, 16, 28, 40)
+"""First frames of the windows that are measured."""
+VIEW_COUNTS = (1, 2, 4, 8, 12, 16)
+PATH_ROOMS = 4
+"""Rooms in which paths are rendered."""
 
-
-def write_figures(run: PoolRun, compressor: nn.Module, denoiser: nn.Module, scenes: int) -> dict[str, float]:
-    """Evaluate; writes figures.json, samples.png, curves.json and curves.png to the run's folder."""
-    assert isinstance(compressor, Compressor) and isinstance(denoiser, Denoiser)
-    evaluation = TinyEvaluation(run, compressor, denoiser, scenes)
-    folder = run.options.output
-    figures = evaluation.figures(folder / "samples.png")
-    write_atomically(folder / "figures.json", json.dumps(figures, indent=2).encode())
-    curves = {"tokens": evaluation.token_curve(), "context_views": evaluation.view_curve()}
-    write_atomically(folder / "curves.json", json.dumps(curves, indent=2).encode())
-    draw_curves(curves, figures["nearest"], folder / "curves.png")
-    return figures
+Frames = Float[Tensor, "b v 3 height width"]
 
 
-def held_out_views(
-    preset: Preset, pool: ScenePool, start: int, context_views: Sequence[int] | Tensor | None = None
-) -> tuple[LatentViews, LatentViews]:
-    """Context views (spread evenly unless given) and the window of targets from `start` on, of all scenes of the pool.
+@dataclass
+class TinyModel:
+    """Codec, compressor and denoiser of a preset, with weights."""
 
-    Poses are relative to the middle one of as many context views as the preset has, whichever are shown.
-    """
-    views, n, device = preset.data.views, pool.capacity, pool.device
-    spread = spread_views(pool.num_frames, views.num_context).to(device)
-    shown = spread if context_views is None else torch.as_tensor(context_views, device=device)
-    scenes = torch.arange(n, device=device)
+    preset: Preset
+    codec: ConvCodec
+    compressor: Compressor
+    denoiser: Denoiser
 
-    def taken(indices: Tensor) -> LatentViews:
-        return as_views(pool.take(scenes, indices.expand(n, -1)))
-
-    reference = taken(spread[views.num_context // 2, None]).cameras.c2w[:, 0]
-    target = taken(start + torch.arange(views.num_target_latents, device=device))
-    return taken(shown).relative_to(reference), target.relative_to(reference)
-
-
-def spread_views(num_frames: int, count: int) -> Tensor:
-    """`count` frames from the first to the last, evenly; the middle one if it is one."""
-    return torch.linspace(0, num_frames - 1, count).round().long() if count > 1 else torch.tensor([num_frames // 2])
-
-
-class TinyEvaluation:
-    """One model on one set of held-out scenes."""
-
-    def __init__(self, run: PoolRun, compressor: Compressor, denoiser: Denoiser, scenes: int) -> None:
-        self.run, self.preset, self.device = run, run.preset, run.device
-        self.compressor, self.denoiser = compressor, denoiser
-        self.truth = run.pool(scenes, HELD_OUT_SEED, encoded=False)
-        self.latents = run.pool(scenes, HELD_OUT_SEED, encoded=True)
-        self.context_views = spread_views(self.truth.num_frames, self.preset.data.views.num_context).to(self.device)
-        last = self.truth.num_frames - self.preset.data.views.num_target_latents
-        self.windows = range(FIRST_WINDOW, last, WINDOW_STRIDE)
+    @classmethod
+    def load(cls, preset: Preset, weights: Path, device: torch.device) -> TinyModel:
+        model = cls(preset, ConvCodec(), Compressor.from_preset(preset), Denoiser.from_preset(preset))
+        parts = {"codec": model.codec, "compressor": model.compressor, "denoiser": model.denoiser}
+        load_weights(parts, weights)
+        for part in parts.values():
+            part.to(device).eval()
+        return model
 
     @torch.no_grad()
-    def figures(self, sheet: Path) -> dict[str, float]:
-        """PSNR against the true pixels, mean over frames that are no context views; and pictures of some scenes, a
-        row each for truth, one step and sampled."""
-        sampler, scenes = self.preset.sampler, torch.arange(self.truth.capacity, device=self.device)
-        context_images = self.truth.take(scenes, self.context_views.expand(len(scenes), -1)).frames / 255
-        scores: dict[str, list[float]] = {}
-        for start in self.windows:
-            context, target = held_out_views(self.preset, self.latents, start)
-            frames, away = self.true_frames(start)
-            tokens, noise = self.encode(context), self.noise(target)
-            closest = (self.window(start)[:, None] - self.context_views[None]).abs().argmin(1)
-            one_step = replace(sampler, steps=1)
-            pictures = {
-                "mean_color": context_images.mean(dim=(1, 3, 4), keepdim=True).expand_as(frames),
-                "nearest": context_images[:, closest],
-                "codec": self.run.decode(target.latents),
-                "one_step": self.render(tokens, target, noise, one_step),
-                "sampled": self.render(tokens, target, noise, sampler),
-                "other_tokens": self.render(tokens.roll(1, 0), target, noise, sampler),
-                "other_tokens_one_step": self.render(tokens.roll(1, 0), target, noise, one_step),
-                "noise_tokens": self.render(
-                    torch.randn_like(tokens) * tokens.std() + tokens.mean(), target, noise, sampler
-                ),
-            }
-            for name, picture in pictures.items():
-                scores.setdefault(name, []).append(mean_psnr(picture[:, away], frames[:, away]))
-            if start == FIRST_WINDOW:
-                rows = torch.stack([frames, pictures["one_step"], pictures["sampled"]], 1)[:8].flatten(0, 1)
-                pixels = (rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).clamp(0, 1) * 255).byte()
-                with atomic_file(sheet) as file:
-                    Image.fromarray(pixels.cpu().numpy()).save(file, "PNG")
-        return {name: sum(values) / len(values) for name, values in scores.items()}
+    def latents(self, images: Frames) -> Tensor:
+        size = self.preset.data.image_size
+        if images.shape[-1] != size:
+            images = F.interpolate(images.flatten(0, 1), size=(size, size), mode="area").unflatten(0, images.shape[:2])
+        return torch.stack([self.codec.encode(room * 2 - 1) for room in images])
 
     @torch.no_grad()
-    def token_curve(self) -> dict[int, dict[str, float]]:
-        """Number of tokens shown -> PSNR of sampled and of one-step frames."""
-        own = self.preset.compressor.num_tokens
-        between = spread_views(self.truth.num_frames, 2 * len(self.context_views))[1::2].to(self.device)
-        curve = {}
-        for count in [n for n in TOKEN_COUNTS if n <= own or n == 2 * own]:
-            tokens = self.encode(held_out_views(self.preset, self.latents, FIRST_WINDOW)[0])
-            if count > own:
-                more = held_out_views(self.preset, self.latents, FIRST_WINDOW, between)[0]
-                tokens = torch.cat([tokens, self.encode(more)], dim=1)
-            curve[count] = self.score(tokens[:, :count])
-        return curve
+    def frames(self, tokens: Tensor, cameras: CameraBatch, size: int, steps: int | None = None) -> Frames:
+        """Frames of a path, from noise of seed 0, in windows as the preset's sampler has them."""
+        number, count = cameras.batch_size, cameras.num_views
+        sampler = replace(self.preset.sampler, steps=steps or self.preset.sampler.steps)
+        noise = latent_noise([0] * number, count, self.denoiser.latent_shape).to(tokens.device)
+        latents, _ = sample_latents(self.denoiser, tokens, cameras, noise, IMAGE_LAYOUT, sampler)
+        made = torch.stack([self.codec.decode(room) for room in latents]).div(2).add(0.5).clamp(0, 1)
+        if made.shape[-1] == size:
+            return made
+        flat = F.interpolate(made.flatten(0, 1), size=(size, size), mode="bicubic")
+        return flat.clamp(0, 1).unflatten(0, made.shape[:2])
+
+
+class TinyFigures:
+    """One model on the first test rooms of seed 0."""
+
+    def __init__(self, model: TinyModel, rooms: int, size: int, device: torch.device) -> None:
+        self.model, self.size = model, size
+        self.rooms = sample_rooms([scene_seed(0, "test", index) for index in range(rooms)], device)
+        c2w = sample_walks(self.rooms, NUM_FRAMES)
+        self.cameras = self.of_rooms(c2w)
+        self.truth = self.render(c2w)
+        self.latents = model.latents(self.truth)
+
+    def of_rooms(self, c2w: Float[Tensor, "b v 4 4"]) -> CameraBatch:
+        return CameraBatch(c2w, self.rooms.intrinsics[: len(c2w), None].expand(-1, c2w.shape[1], 3, 3))
+
+    def render(self, c2w: Float[Tensor, "b v 4 4"]) -> Frames:
+        rooms = self.rooms.select(slice(0, len(c2w)))
+        return render_rooms(rooms, c2w, rooms.intrinsics, self.size)
 
     @torch.no_grad()
-    def view_curve(self) -> dict[int, dict[str, float]]:
-        """Number of context views, spread evenly -> PSNR of sampled and of one-step frames."""
-        curve = {}
-        for count in [n for n in VIEW_COUNTS if n <= self.truth.num_frames]:
-            shown = spread_views(self.truth.num_frames, count)
-            curve[count] = self.score(self.encode(held_out_views(self.preset, self.latents, FIRST_WINDOW, shown)[0]))
-        return curve
+    def tokens(self, count: int) -> tuple[Tensor, Tensor]:
+        """Tokens of `count` views in the middles of as many parts of the walk, and the reference's pose."""
+        shown = middle_views(NUM_FRAMES, count).to(self.latents.device)
+        reference = self.cameras.c2w[:, shown[count // 2]]
+        cameras = self.cameras.select(shown.tolist()).relative_to(reference)
+        rows = [
+            self.model.compressor(self.latents[i : i + 1, shown], one(cameras, i)).mean
+            for i in range(len(self.latents))
+        ]
+        return torch.cat(rows), reference
 
-    def score(self, tokens: Float[Tensor, "b n dim"]) -> dict[str, float]:
-        scores: dict[str, list[float]] = {"sampled": [], "one_step": []}
-        for start in self.windows:
-            _, target = held_out_views(self.preset, self.latents, start)
-            frames, away = self.true_frames(start)
-            noise = self.noise(target)
-            for name, steps in (("sampled", self.preset.sampler.steps), ("one_step", 1)):
-                picture = self.render(tokens, target, noise, replace(self.preset.sampler, steps=steps))
-                scores[name].append(mean_psnr(picture[:, away], frames[:, away]))
-        return {name: sum(values) / len(values) for name, values in scores.items()}
+    def windows(
+        self, count: int, prefix: int | None = None, other: bool = False, steps: int | None = None
+    ) -> tuple[Frames, Frames]:
+        """All measured windows and their truth."""
+        tokens, reference = self.tokens(count)
+        tokens = (tokens.roll(1, 0) if other else tokens)[:, :prefix]
+        made, true = [], []
+        for start in WINDOWS:
+            window = list(range(start, start + self.model.preset.sampler.window))
+            made.append(self.model.frames(tokens, self.cameras.select(window).relative_to(reference), self.size, steps))
+            true.append(self.truth[:, window])
+        return torch.cat(made, dim=1), torch.cat(true, dim=1)
 
-    def encode(self, context: LatentViews) -> Float[Tensor, "b n dim"]:
-        with self.run.autocast():
-            return self.compressor(context.latents, context.cameras).mean
+    def fidelity(self) -> dict[str, float]:
+        """PSNR by views, tokens and steps, in dB."""
+        most = self.model.preset.compressor.num_tokens
+        found = {f"views_{count}": mean_psnr(*self.windows(count)) for count in VIEW_COUNTS}
+        for name, prefix in (("half", most // 2), ("quarter", most // 4), ("eighth", most // 8)):
+            found[f"tokens_{name}"] = mean_psnr(*self.windows(12, prefix))
+        found["other_tokens"] = mean_psnr(*self.windows(12, other=True))
+        for steps in (1, 2, 10):
+            made, true = self.windows(12, steps=steps)
+            found[f"steps_{steps}"] = mean_psnr(made, true)
+            found[f"edges_steps_{steps}"] = edge_contrast(made) / edge_contrast(true)
+        made, true = self.windows(12)
+        found["views_12_at_half_size"] = mean_psnr(halved(made), halved(true))
+        found["edges"] = edge_contrast(made) / edge_contrast(true)
+        with torch.no_grad():
+            own = torch.stack([self.model.codec.decode(room) for room in self.latents]) / 2 + 0.5
+        if own.shape == self.truth.shape:
+            found["codec"] = mean_psnr(own.clamp(0, 1), self.truth)
+        return found
 
-    def noise(self, target: LatentViews) -> Tensor:
-        return torch.randn(target.latents.shape, generator=self.run.generator, device=self.device)
+    def steadiness(self) -> dict[str, float]:
+        """PSNR in dB between successive frames of a frozen camera, of a slow dolly (also the truth's), and between the
+        ends of a closed round. All paths are longer than a window."""
+        tokens, reference = self.tokens(12)
+        number = min(PATH_ROOMS, len(self.truth))
+        tokens, reference = tokens[:number], reference[:number]
+        still = self.cameras.c2w[:number, 24:25].expand(-1, 24, -1, -1)
+        dolly = still.clone()
+        dolly[:, :, :3, 3] += still[:, :, :3, 2] * torch.linspace(-0.25, 0.25, 24, device=still.device)[None, :, None]
+        turn = closed_round(self.cameras.c2w[:number, 24], 24)
+        found = {}
+        for name, path in (("frozen", still), ("dolly", dolly), ("round", turn)):
+            made = self.model.frames(tokens, self.of_rooms(path).relative_to(reference), self.size)
+            if name == "round":
+                found["round_ends"] = mean_psnr(made[:, -1:], made[:, :1])
+                continue
+            found[f"{name}_steps"] = mean_psnr(made[:, 1:], made[:, :-1])
+            if name == "dolly":
+                true = self.render(path)
+                found["dolly_steps_truth"] = mean_psnr(true[:, 1:], true[:, :-1])
+        return found
 
-    def render(self, tokens: Tensor, target: LatentViews, noise: Tensor, sampler: SamplerConfig) -> Tensor:
-        autocast = self.device.type == "cuda"
-        latents, _ = sample_latents(
-            self.denoiser, tokens, target.cameras, noise, IMAGE_LAYOUT, sampler, autocast=autocast
-        )
-        return self.run.decode(latents)
 
-    def window(self, start: int) -> Tensor:
-        return start + torch.arange(self.preset.data.views.num_target_latents, device=self.device)
-
-    def true_frames(self, start: int) -> tuple[Float[Tensor, "b f 3 h w"], Tensor]:
-        """Frames of a window, and which of them are no context views."""
-        window = self.window(start)
-        scenes = torch.arange(self.truth.capacity, device=self.device)
-        frames = self.truth.take(scenes, window.expand(len(scenes), -1)).frames / 255
-        return frames, (window[:, None] - self.context_views[None]).abs().amin(1) > 0
+def one(cameras: CameraBatch, index: int) -> CameraBatch:
+    return CameraBatch(cameras.c2w[index : index + 1], cameras.intrinsics[index : index + 1])
 
 
-def draw_curves(curves: dict[str, dict[int, dict[str, float]]], nearest: float, path: Path) -> None:
-    """PSNR against number of tokens and of context views, beside copying the nearest context view."""
-    from matplotlib.figure import Figure  # slow to import, and only wanted here
+def closed_round(c2w: Float[Tensor, "b 4 4"], count: int) -> Float[Tensor, "b count 4 4"]:
+    """A whole turn about the vertical through the camera; the last pose is the first."""
+    angle = torch.linspace(0, 2 * torch.pi, count, device=c2w.device)
+    turn = torch.eye(4, device=c2w.device).repeat(count, 1, 1)
+    turn[:, 0, 0], turn[:, 0, 1], turn[:, 1, 0], turn[:, 1, 1] = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
+    turned = turn[None] @ c2w[:, None]
+    turned[:, :, :3, 3] = c2w[:, None, :3, 3]
+    turned[:, -1] = turned[:, 0]
+    return turned
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    titles = {"tokens": "number of tokens (12 context views)", "context_views": "number of context views"}
-    for axes, (name, curve) in zip(figure.subplots(1, 2, sharey=True), curves.items(), strict=True):
-        for kind, label in (("one_step", "one step"), ("sampled", "sampled")):
-            axes.plot(list(curve), [point[kind] for point in curve.values()], marker="o", label=label)
-        axes.axhline(nearest, color="gray", linestyle="--", label="nearest of 12 views, copied")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(curve), [str(n) for n in curve])
-        axes.minorticks_off()
-        axes.set_xlabel(titles[name])
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("PSNR in dB, held-out rooms")
-    figure.axes[0].legend()
-    with atomic_file(path) as file:
-        figure.savefig(file, dpi=100, format="png")
+
+def mean_psnr(prediction: Frames, truth: Frames) -> float:
+    """Mean over frames, in dB."""
+    return float(psnr(pred=prediction.flatten(0, 1), target=truth.flatten(0, 1)).mean())
+
+
+def halved(frames: Frames) -> Frames:
+    return F.avg_pool2d(frames.flatten(0, 1), 2).unflatten(0, frames.shape[:2])
+
+
+def edge_contrast(frames: Frames) -> float:
+    """Mean absolute difference of neighbouring pixels of the grey picture."""
+    gray = frames.mean(dim=-3)
+    return float(gray.diff(dim=-1).abs().mean() + gray.diff(dim=-2).abs().mean())
+
+
+def table(names: Sequence[str], columns: Sequence[dict[str, float]]) -> str:
+    """Figures of several models side by side."""
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for key in keys:
+        cells = [f"{column[key]:.2f}" if key in column else "" for column in columns]
+        lines.append(f"| {key} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,101 +1,87 @@
-"""What the trainings on a pool of demo scenes have in common: options, the pool, precision, the loop, the log."""
+"""One training run on demo scenes: device, data-parallel ranks, pool, loop, recorded steps, averages and log.
+
+A task says what is trained, on which loss, and what is measured on held-out scenes; `TinyRun.train` does the rest.
+"""
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import logging
 import math
+import os
+import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenetok_ns.data.demo.pool import SCENES_AT_A_TIME, PoolBatch, ScenePool
+from scenetok_ns.data.demo.pool import PoolBatch, ScenePool
 from scenetok_ns.data.demo.scenes import scene_seed
 from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.losses import LatentViews
 from scenetok_ns.models.metrics import psnr
-from scenetok_ns.models.ops.graphs import capture, warm_up
+from scenetok_ns.models.networks.averaging import update_average
+from scenetok_ns.models.ops.graphs import capture
 from scenetok_ns.models.presets import Preset
 from scenetok_ns.tools.atomic_files import remove_leftovers
 from scenetok_ns.tools.devices import named_device
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.own_files import check_own_folder
-from scenetok_ns.tools.seeds import seeded_generator, word
+from scenetok_ns.tools.seeds import mix, seeded_generator, word
+from scenetok_ns.training.tiny.optimizer import TinyOptimizer
+from scenetok_ns.training.tiny.options import CODEC, LOG, RunOptions, check_options, is_log
 
 logger = logging.getLogger(__name__)
 
 TRAINING_SEED = scene_seed(0, "train", 1_000_000)
 """First scene of training. `scenetok demo-data` reaches neither these nor their neighbours."""
+RANK_SCENES = 10_000_000
+"""Scenes between the first ones of two ranks."""
 HELD_OUT_SEED = scene_seed(0, "test", 0)
-LOG = "log.jsonl"
-"""The first file that a training writes; a folder that has one is a training's."""
-CODEC = "conv"
-"""The autoencoder that is trained here, by its name in presets."""
-FEWEST_FRAMES = 24
-"""Frames of a scene that training and evaluation take views from."""
+SPARE_MEMORY = 30 << 30
+"""Bytes that are left free beside what another recorded step may need."""
+CHECK_EVERY = 25
+"""Steps between two looks at the clock: there all ranks agree on how far the training is."""
 
 
-@dataclass
-class PoolOptions:
-    """What a run is asked for."""
+class Task(Protocol):
+    """What `TinyRun.train` trains."""
 
-    output: Path
-    """Folder for weights.safetensors, log.jsonl and figures.json."""
-    seconds: float = 1e9
-    """End training after this long; learning rate and stages are planned for whichever end comes first."""
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    """Peak; warmed up over 500 steps and brought down along a cosine."""
-    scenes: int = 8000
-    """Scenes held at once; `renew` of them are replaced every 50 steps."""
-    renew: int = SCENES_AT_A_TIME
-    frames_per_scene: int = 48
-    compile: bool = False
-    """torch.compile the blocks and the renderer of the scenes (a minute or two, then about twice as fast)."""
-    cuda_graph: bool = False
-    """Record a step once and replay it (CUDA): the host then launches one graph instead of thousands of kernels."""
-    seed: int = 0
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    name: str
+    trained: nn.ModuleDict
+    averaged: nn.ModuleDict
+    """Copies of the trained modules, with their weights averaged over the steps."""
 
+    def kinds(self, along: float) -> Sequence[tuple[Hashable, float]]:
+        """Kinds of steps at this part of the training (0 ... 1) and how often each is taken, in any unit."""
+        ...
 
-def check_options(options: PoolOptions) -> None:
-    """Raise UsageError for an option that no training can have."""
-    least = {"batch_size": 1, "scenes": 1, "renew": 0, "frames_per_scene": FEWEST_FRAMES, "steps": 0}
-    least |= {"codec_steps": 0, "token_steps": 0, "codec_batch_size": 1}
-    for name, smallest in least.items():
-        if (value := getattr(options, name, smallest)) < smallest:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
-    for name in ("learning_rate", "seconds"):
-        if not 0 < (value := getattr(options, name)) < math.inf:
-            raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, got {value:g}")
-    if not 0 <= (share := getattr(options, "regression", 0.0)) <= 1:
-        raise UsageError(f"--regression must be from 0 to 1, got {share:g}")
-    for name in ("resume", "resume_codec", "tokenizer"):
-        file = getattr(options, name, None)
-        if file is not None and not file.is_file():
-            raise UsageError(f"--{name.replace('_', '-')}: there is no file {file}")
+    def loss(self, kind: Hashable) -> Float[Tensor, ""]:
+        """The loss of a batch that the task draws itself."""
+        ...
+
+    def optimizer(self) -> TinyOptimizer: ...
+
+    def held_out(self) -> dict[str, float]: ...
+
+    def between_steps(self) -> None:
+        """Called every 50 steps: time to renew pools."""
+        ...
+
+    def save(self, folder: Path) -> None: ...
 
 
-def _is_log(path: Path) -> bool:
-    """Whether a file is the log of a training; one that was killed at its start has an empty log."""
-    with path.open("rb") as file:
-        first = file.readline(1 << 16)
-    return not first or first.startswith(b'{"stage": ')
+class TinyRun:
+    """Device, precision, random numbers, codec and log of a run, and its loop."""
 
-
-class PoolRun:
-    """State of a training run: device, codec, random numbers and log."""
-
-    options: PoolOptions
-    pool_class = ScenePool
-
-    def __init__(self, options: PoolOptions, preset: Preset) -> None:
+    def __init__(self, options: RunOptions, preset: Preset) -> None:
         self.options, self.preset = options, preset
         check_options(options)
         self.device = named_device(options.device)
@@ -106,16 +92,28 @@ class PoolRun:
                 f"--preset: the autoencoder of {preset.name} is {preset.context_autoencoder.name}; presets with "
                 f"{CODEC} are trained here, others with ns-train"
             )
-        check_own_folder(options.output, LOG, _is_log, f"a training ({LOG} of train-tiny)")
+        check_own_folder(options.output, LOG, is_log, f"a training ({LOG} of train-tiny)")
+        self.rank, self.ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.ranks > 1:
+            if self.device.type == "cuda":
+                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+                torch.cuda.set_device(self.device)
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         torch.manual_seed(word(options.seed))
         torch.set_float32_matmul_precision("high")
         options.output.mkdir(parents=True, exist_ok=True)
         remove_leftovers(options.output)
         self.codec = ConvCodec().to(self.device).to(memory_format=torch.channels_last)
-        self.generator = seeded_generator(options.seed, self.device)
-        self.log = (options.output / LOG).open("a")
-        self._started = self._last = 0.0
-        self._reported = 0
+        self.generator = seeded_generator(mix(options.seed, self.rank), self.device)
+        self.photographs = load_photographs(options.photographs, self.device)
+        self.log = (options.output / (LOG if self.rank == 0 else f"log.{self.rank}.jsonl")).open("a")
+        self.alone = self.ranks == 1
+        """Whether this rank trains by itself for now."""
+        self._graph_pool: tuple[int, int] | None = None
+        self._graph_size = 0
+        self._stream: torch.cuda.Stream | None = None
+
+    # Log, precision, pools
 
     def write(self, **values: float | str) -> None:
         self.log.write(json.dumps(values) + "\n")
@@ -125,15 +123,54 @@ class PoolRun:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def pool(self, capacity: int, first_seed: int, encoded: bool) -> ScenePool:
+    def training_pool(
+        self, capacity: int, *, encoded: bool, keep_images: bool = False, pool_class: type[ScenePool] = ScenePool
+    ) -> ScenePool:
+        first = TRAINING_SEED + self.options.first_scene + self.rank * RANK_SCENES
+        return self.pool(
+            capacity,
+            first,
+            encoded=encoded,
+            keep_images=keep_images,
+            varied=True,
+            photographs=self.photographs,
+            pool_class=pool_class,
+        )
+
+    def held_out_pool(
+        self, capacity: int, *, encoded: bool, keep_images: bool = False, pool_class: type[ScenePool] = ScenePool
+    ) -> ScenePool:
+        return self.pool(
+            capacity,
+            HELD_OUT_SEED,
+            encoded=encoded,
+            keep_images=keep_images,
+            photographs=self.photographs,
+            pool_class=pool_class,
+        )
+
+    def pool(
+        self,
+        capacity: int,
+        first_seed: int,
+        *,
+        encoded: bool,
+        keep_images: bool = False,
+        varied: bool = False,
+        photographs: Tensor | None = None,
+        pool_class: type[ScenePool] = ScenePool,
+    ) -> ScenePool:
         started = time.perf_counter()
-        pool = self.pool_class(
+        pool = pool_class(
             capacity=capacity,
             num_frames=self.options.frames_per_scene,
             image_size=self.preset.data.image_size,
             first_seed=first_seed,
             device=self.device,
             compiled=self.options.compile,
+            keep_images=keep_images,
+            varied=varied,
+            photographs=photographs,
             **({"encode": self.encode} if encoded else {}),
         )
         pool.fill()
@@ -145,67 +182,108 @@ class PoolRun:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
+        """Bytes -> latents, some frames at a time."""
         with self.autocast():
-            return self.codec.encode(images / 127.5 - 1).to(torch.bfloat16)
+            flat = images.flatten(0, -4)
+            codes = [self.codec.encode(part / 127.5 - 1).to(torch.bfloat16) for part in flat.split(512)]
+        return torch.cat(codes).unflatten(0, images.shape[:-3])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> frames in [0, 1]."""
         with self.autocast():
-            return self.codec.decode(latents.float()).float() / 2 + 0.5
+            flat = latents.float().flatten(0, -4)
+            frames = [self.codec.decode(part).float() / 2 + 0.5 for part in flat.split(512)]
+        return torch.cat(frames).unflatten(0, latents.shape[:-3])
 
-    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            groups,
-            lr=torch.tensor(self.options.learning_rate, device=self.device),
-            betas=(0.9, 0.99),
-            weight_decay=0.02,
-            fused=self.device.type == "cuda",
-            capturable=self.options.cuda_graph,
-        )
+    # The loop
 
-    def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, along: float) -> None:
-        """`along`: part of the training that is done."""
-        for group in optimizer.param_groups:
-            group["lr"].fill_(self.options.learning_rate * cosine(step, along, warmup=500))
+    def train(self, task: Task, steps: int, seconds: float) -> dict[str, float]:
+        """Train until `steps` are done or `seconds` have passed; returns what the task then measures."""
+        optimizer, seconds, self._graph_pool = task.optimizer(), max(seconds, 1e-3), None
+        averages = list(task.averaged.parameters())
+        currents = list(task.trained.parameters())
+        recorded: dict[Hashable, Callable[[], Tensor]] = {}
+        kinds = random.Random(self.options.seed)  # the same on all ranks: they take the same kinds of steps
+        started = last = time.perf_counter()
+        along, rate, reported, loss, step = 0.0, 0.0, 0, torch.tensor(0.0), 0
+        stage: object = None
+        for step in range(steps):
+            if step % CHECK_EVERY == 0:
+                along = self.agree(max(step / steps, (time.perf_counter() - started) / seconds))
+                rate = max(along / max(step, 1), 1 / steps)
+                if along >= 1:
+                    break
+            part = min(along + rate * (step % CHECK_EVERY), 1.0)
+            choices = task.kinds(along)
+            kind = kinds.choices([k for k, _ in choices], [weight for _, weight in choices])[0]
+            if getattr(kind, "stage", None) != stage:  # earlier kinds do not come again
+                stage, recorded, self._graph_pool = getattr(kind, "stage", None), {}, None
+            if kind not in recorded:
+                recorded[kind] = self.recorded(lambda kind=kind: self.gradients(task, kind, optimizer))
+            loss = recorded[kind]()
+            if not self.alone:
+                torch.distributed.all_reduce(optimizer.gradient)
+                optimizer.gradient /= self.ranks
+            optimizer.step(cosine(step, part, self.options.warmup, self.options.final_rate))
+            update_average(averages, currents, min(self.options.average, (step + 1) / (step + 10)))
+            if step % 50 == 49:
+                task.between_steps()
+            if step % self.options.report_every == self.options.report_every - 1:
+                value, clock = self.finite(loss, step), time.perf_counter()
+                ranks = 1 if self.alone else self.ranks
+                speed = (step + 1 - reported) * self.options.batch_size * ranks / (clock - last)
+                if self.reports:
+                    found = task.held_out()
+                    now = {"seconds": clock - started, "samples_per_second": speed, "loss": value}
+                    self.write(stage=task.name, step=step, **now, **found)
+                    task.save(self.options.output)
+                last, reported = time.perf_counter(), step + 1
+        self.finite(loss, step)
+        if not self.reports:
+            return {}
+        found = task.held_out()
+        self.write(stage=task.name, step=step, seconds=time.perf_counter() - started, done=1.0, **found)
+        task.save(self.options.output)
+        return found
 
-    def steps(self, count: int, optimizer: torch.optim.Optimizer, pool: ScenePool) -> Iterator[tuple[int, float]]:
-        """Number of each step, and the part of the training that is done before it. Between steps, learning rates are
-        set and scenes of the pool replaced."""
-        self._started, self._last, self._reported = time.perf_counter(), time.perf_counter(), 0
-        for step in range(count):
-            along = max(step / count, (time.perf_counter() - self._started) / self.options.seconds)
-            if along >= 1:
-                return
-            self.set_learning_rate(optimizer, step, along)
-            yield step, along
-            if step % 50 == 49 and self.options.renew:
-                pool.renew(self.options.renew)
+    @property
+    def reports(self) -> bool:
+        """Whether this rank measures and saves: the first one, or each that trains by itself."""
+        return self.alone or self.rank == 0
 
-    def report(self, stage: str, step: int, loss: Tensor, measure: Callable[[], dict[str, float]]) -> None:
-        """Write a line to the log, with what `measure` finds; the time that it takes does not count."""
-        now = time.perf_counter()
-        self.write(
-            stage=stage,
-            step=step,
-            seconds=now - self._started,
-            samples_per_second=(step + 1 - self._reported) * self.options.batch_size / (now - self._last),
-            loss=self.finite(loss, step),
-            **measure(),
-        )
-        self._last, self._reported = time.perf_counter(), step + 1
-
-    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-        """A step of the optimizer; returns the loss."""
-        optimizer.zero_grad(set_to_none=True)
+    def gradients(self, task: Task, kind: Hashable, optimizer: TinyOptimizer) -> Tensor:
+        optimizer.zero()
+        loss = task.loss(kind)
         loss.backward()
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-        optimizer.step()
         return loss.detach()
+
+    def barrier(self) -> None:
+        if self.ranks > 1:
+            torch.distributed.barrier()
+
+    def share(self, module: nn.Module, source: int = 0) -> None:
+        """Give all ranks what rank `source` has."""
+        if self.ranks > 1:
+            for value in module.state_dict().values():
+                sent = value.contiguous()
+                torch.distributed.broadcast(sent, source)
+                value.copy_(sent)
+
+    def best(self, score: float) -> int:
+        """The rank with the highest score."""
+        scores = torch.zeros(self.ranks, dtype=torch.float64, device=self.device)
+        scores[self.rank] = score
+        torch.distributed.all_reduce(scores)
+        return int(scores.argmax())
+
+    def agree(self, along: float) -> float:
+        """What rank 0 says."""
+        if self.alone:
+            return along
+        value = torch.tensor([along], dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(value, 0)
+        return value.item()
 
     def finite(self, loss: Tensor, step: int) -> float:
         """The loss as a number. Raises ValueError if it is none any more: what follows could only be lost."""
@@ -218,28 +296,69 @@ class PoolRun:
         return value
 
     def recorded(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """`step` as a CUDA graph, if asked for; its tensors stay where they are, so a replay is a whole new step."""
+        """`step` as a CUDA graph, if asked for and if there is room; its tensors stay where they are, so a replay is a
+        whole new step. All graphs share their memory, since they run one after another."""
         if not self.options.cuda_graph:
             return step
-        warm_up(step, 4)
-        graph, loss = capture(step, generators=[self.generator])
+        # One stream for all: memory that was used on another one is not used again.
+        stream = self._stream = self._stream or torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        # What reference cycles still hold would be held in the graph's memory for good.
+        gc.collect()
+        torch.cuda.empty_cache()
+        before = torch.cuda.mem_get_info()[0]
+        if before < SPARE_MEMORY + self._graph_size:
+            return step
+        kept = torch.zeros((), device=self.device)
+        graph, _ = capture(
+            lambda: kept.copy_(step()), generators=[self.generator], pool=self._graph_pool, stream=stream
+        )
+        gc.collect()
+        torch.cuda.synchronize()
+        self._graph_size = max(self._graph_size, before - torch.cuda.mem_get_info()[0])
+        self._graph_pool = graph.pool()
 
         def replay() -> Tensor:
             graph.replay()
-            return loss
+            return kept
 
         return replay
+
+
+def averaged_copy(modules: nn.ModuleDict) -> nn.ModuleDict:
+    return copy.deepcopy(modules).requires_grad_(False).eval()
 
 
 def as_views(batch: PoolBatch) -> LatentViews:
     return LatentViews(batch.frames, CameraBatch(batch.c2w, batch.intrinsics))
 
 
-def cosine(step: int, along: float, warmup: int) -> float:
-    """Learning rate factor: linear warm-up, then down along half a cosine to 2 %."""
-    return min((step + 1) / warmup, 1.0) * (0.02 + 0.49 * (1 + math.cos(along * math.pi)))
+def cosine(step: int, along: float, warmup: int, final: float) -> float:
+    """Learning rate factor: linear warm-up, then down along half a cosine to `final`."""
+    return min((step + 1) / warmup, 1.0) * (final + (1 - final) * 0.5 * (1 + math.cos(along * math.pi)))
 
 
 def mean_psnr(prediction: Tensor, target: Tensor) -> float:
     """Mean over images of the peak signal-to-noise ratio in dB. Predictions are clamped to [0, 1]."""
     return psnr(pred=prediction.clamp(0, 1), target=target).mean().item()
+
+
+def load_photographs(folder: Path | None, device: torch.device) -> Float[Tensor, "p 3 height width"] | None:
+    """The panoramas of a folder in linear RGB, all of one size. Raises ValueError if there are none."""
+    if folder is None:
+        return None
+    import numpy as np
+    from PIL import Image
+
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not paths:
+        raise ValueError(f"--photographs {folder}: expected PNG or JPEG files there, found none")
+    images = [torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in paths]
+    if len({image.shape for image in images}) > 1:
+        raise ValueError(f"--photographs {folder}: expected panoramas of one size, got several")
+    return (torch.stack(images).permute(0, 3, 1, 2).float() / 255).pow(2.2).to(device)

@@ -1,194 +1,228 @@
-"""Training of the embedded model from nothing, on demo scenes made while it trains (`scenetok train-tiny`).
+"""Training of the embedded compressor and denoiser together, on demo scenes made while they train.
 
-Three stages. The codec learns to code frames. Then compressor and denoiser learn together: first only from pure noise,
-where the decoder has nothing but the tokens to go by (a plain regression, which makes the tokens informative), then
-at all noise levels. A model that starts at mixed levels learns to ignore its tokens.
+First only from pure noise, where the denoiser has nothing but the tokens to go by (a plain regression, which makes the
+tokens informative), then at all noise levels too. A model that starts at mixed levels learns to ignore its tokens. A
+step has one number of context views and one number of tokens for all its samples: a prefix of the tokens is a scene.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import logging
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.data.demo.pool import ScenePool, draw_training_views
-from scenetok_ns.models.flow.draws import draw_scenetok
-from scenetok_ns.models.flow.losses import scenetok_loss
-from scenetok_ns.models.flow.rectified_flow import network_time
-from scenetok_ns.models.networks.averaging import update_average
+from scenetok_ns.models.flow.losses import LatentViews
+from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, shift_time, velocity_target
+from scenetok_ns.models.fused.blocks import fuse_for_training
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
-from scenetok_ns.models.presets import Preset, load_preset
-from scenetok_ns.models.recipes import TrainingConfig
-from scenetok_ns.models.weight_files import load_weights, save_weights
-from scenetok_ns.training.tiny.evaluation import held_out_views, write_figures
-from scenetok_ns.training.tiny.run import (
-    HELD_OUT_SEED,
-    TRAINING_SEED,
-    PoolOptions,
-    PoolRun,
-    as_views,
-    mean_psnr,
-)
-
-logger = logging.getLogger(__name__)
+from scenetok_ns.models.weight_files import save_weights
+from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, block_matrices
+from scenetok_ns.training.tiny.run import TinyRun, as_views, averaged_copy, mean_psnr
 
 HELD_OUT_SCENES = 64
+VIEWS_AND_TOKENS = (
+    ((12, 256), 34),
+    ((12, 128), 12),
+    ((12, 32), 8),
+    ((6, 256), 18),
+    ((3, 256), 16),
+    ((1, 256), 12),
+)
+"""Numbers of context views and of tokens, and how often a step has them."""
+PARTIAL = 0.35
+"""Part of the samples whose context comes from a stretch of the walk alone."""
+PURE, CLEAN = 0.55, 0.15
+"""Of the samples at mixed levels: part at pure noise, and part whose first clip is given without noise."""
+UNCONDITIONAL = 0.03
+KL_WEIGHT = 1e-8
 
 
-@dataclass
-class TinyOptions(PoolOptions):
-    """What a run of the tokenizer is asked for."""
+class Pools(NamedTuple):
+    """Scenes of a final codec."""
 
-    preset: str = "scenetok-tiny"
-    """Architecture and recipe."""
-    codec_steps: int = 4000
-    """Steps of the codec stage; 0 takes the codec of --resume."""
-    token_steps: int = 30000
-    """Steps of the compressor and the denoiser."""
-    regression: float = 0.3
-    """First part of these that is at pure noise only."""
-    codec_batch_size: int = 512
-    resume: Path | None = None
-    """Weights to start from."""
-    resume_codec: Path | None = None
-    """Weights to take only the codec from."""
+    training: ScenePool
+    held_out: ScenePool
+
+    @classmethod
+    def of(cls, run: TinyRun, *, keep_images: bool) -> Pools:
+        """keep_images: those of training, which the finish needs."""
+        run.codec.eval().requires_grad_(False)
+        return cls(
+            run.training_pool(run.options.scenes, encoded=True, keep_images=keep_images),
+            run.held_out_pool(HELD_OUT_SCENES, encoded=True, keep_images=True),
+        )
 
 
-def run_training(options: TinyOptions) -> dict[str, float]:
-    """All stages; writes weights, log, figures and pictures to the output folder and returns the figures."""
-    run = TinyRun(options, load_preset(options.preset))
-    if options.resume is not None:
-        load_weights(run.modules(), options.resume)
-        load_weights(run.averaged_modules(), options.resume)
-    if options.resume_codec is not None:
-        load_weights({"codec": run.codec}, options.resume_codec)
-    if options.codec_steps:
-        run.train_codec()
-        run.save()
-    run.train_tokens()
-    run.save()
-    return write_figures(run, run.averaged[0], run.averaged[1], HELD_OUT_SCENES)
+class Kind(NamedTuple):
+    stage: str
+    views: int
+    tokens: int
 
 
-class TinyRun(PoolRun):
-    """State of one training run, and its stages."""
+class TokenizerTask:
+    """Compressor and denoiser."""
 
-    options: TinyOptions
+    name, file_name = "tokens", "tokens.safetensors"
 
-    def __init__(self, options: TinyOptions, preset: Preset) -> None:
-        super().__init__(options, preset)
-        self.compressor = Compressor.from_preset(preset).to(self.device)
-        self.denoiser = Denoiser.from_preset(preset).to(self.device)
+    def __init__(self, run: TinyRun, regression: float) -> None:
+        self.run, self.preset, self.regression = run, run.preset, regression
+        self.compressor = Compressor.from_preset(run.preset).to(run.device)
+        self.denoiser = Denoiser.from_preset(run.preset).to(run.device)
         start_informative(self.compressor)
-        self.averaged = copy.deepcopy(nn.ModuleList([self.compressor, self.denoiser])).requires_grad_(False)
+        self.trained = nn.ModuleDict({"compressor": self.compressor, "denoiser": self.denoiser})
+        self.averaged = averaged_copy(self.trained)
+        if run.options.fused:
+            fuse_for_training(self.compressor)
+            fuse_for_training(self.denoiser)
 
-    def modules(self) -> dict[str, nn.Module]:
-        return {"codec": self.codec, "compressor": self.compressor, "denoiser": self.denoiser}
+    def start(self, pools: Pools) -> None:
+        self.pool, self.held_out_pool = pools.training, pools.held_out
 
-    def averaged_modules(self) -> dict[str, nn.Module]:
-        return {"codec": self.codec, "compressor": self.averaged[0], "denoiser": self.averaged[1]}
+    def kinds(self, along: float) -> Sequence[tuple[Hashable, float]]:
+        stage = "regression" if along < self.regression else "mixed"
+        most = self.preset.compressor.num_tokens
+        return [(Kind(stage, n, min(k, most)), weight) for (n, k), weight in VIEWS_AND_TOKENS]
 
-    def save(self) -> None:
-        save_weights(self.averaged_modules(), self.options.output / "weights.safetensors")
-
-    def train_codec(self) -> None:
-        options = self.options
-        pool = self.pool(min(options.scenes, 2048), TRAINING_SEED, encoded=False)
-        optimizer = torch.optim.AdamW(self.codec.parameters(), lr=torch.tensor(2e-3), fused=self.device.type == "cuda")
-        self.codec.train()
-        for step in range(options.codec_steps):
-            scenes = torch.randint(
-                pool.capacity, (options.codec_batch_size,), generator=self.generator, device=self.device
+    def loss(self, kind: Hashable) -> Float[Tensor, ""]:
+        assert isinstance(kind, Kind)
+        context, target = self.draw_views(kind.views)
+        latents, generator = target.latents.float(), self.run.generator
+        with self.run.autocast():
+            distribution = self.compressor(context.latents, context.cameras)
+            noise = torch.randn(distribution.mean.shape, generator=generator, device=self.run.device)
+            state = self.denoiser.project(distribution.sample(noise)[:, : kind.tokens])
+            time = self.draw_times(len(latents), kind.stage)
+            null = torch.rand((len(latents), 1, 1), generator=generator, device=self.run.device) < (
+                UNCONDITIONAL if kind.stage == "mixed" else 0.0
             )
-            views = torch.randint(pool.num_frames, (len(scenes), 1), generator=self.generator, device=self.device)
-            images = pool.take(scenes, views).frames[:, 0] / 127.5 - 1
-            with self.autocast():
-                codes = self.codec.encode(images)
-                # The denoiser's codes are never exact: noise in training makes the decoder forgive small errors.
-                noisy = codes + codes.new_zeros(codes.shape).normal_() * 0.1 * torch.rand_like(codes[:, :1, :1, :1])
-                decoded = self.codec.decode(noisy).float()
-            loss = codec_loss(decoded, images)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.codec.parameters(), 1.0)
-            optimizer.step()
-            if step % 500 == 0 or step == options.codec_steps - 1:
-                psnr = -10 * torch.log10((decoded - images).square().mean() / 4)
-                self.write(stage="codec", step=step, loss=self.finite(loss, step), psnr=psnr.item())
-        self.codec.eval()
+            state = torch.where(null, self.denoiser.null_tokens.to(state.dtype), state)
+            target_noise = torch.randn(latents.shape, generator=generator, device=self.run.device)
+            noisy = interpolate(latents, target_noise, time)
+            velocity = self.denoiser(noisy, target.cameras, network_time(time), state)
+        error = (velocity.float() - velocity_target(latents, target_noise)).square().mean(dim=(2, 3, 4))
+        weight = (time > 0).float()
+        flow = (error * weight).sum() / weight.sum()
+        return flow + KL_WEIGHT * distribution.kl().mean()
 
-    def train_tokens(self) -> None:
-        options, config = self.options, self.preset.training
-        self.codec.eval()
-        if not options.token_steps:
-            return
-        pool = self.pool(options.scenes, TRAINING_SEED, encoded=True)
-        held_out = self.pool(HELD_OUT_SCENES, HELD_OUT_SEED, encoded=True)
-        optimizer = self.optimizer([*self.compressor.parameters(), *self.denoiser.parameters()])
-        if options.compile:
-            for block in [*self.compressor.aggregate, *self.denoiser.model.blocks]:
-                block.compile()
-        trained = nn.ModuleList([self.compressor, self.denoiser])
-        stage, loss, step, take_step = "", torch.tensor(0.0), 0, lambda: torch.tensor(0.0)
-        for step, along in self.steps(options.token_steps, optimizer, pool):
-            if stage != (now_stage := "regression" if along < options.regression else "flow"):
-                stage = now_stage
-                recipe = dataclasses.replace(config, pure_noise_prob=1.0) if stage == "regression" else config
-                take_step = self.recorded(partial(self.token_step, pool, recipe, optimizer))
-            loss = take_step()
-            update_average(self.averaged.parameters(), trained.parameters(), min(0.999, step / (step + 10)))
-            if step % 500 == 499:
-                self.report(stage, step, loss, lambda: self.one_step_psnr(held_out))
-                if step % 2000 == 1999:
-                    self.save()
-        self.finite(loss, step)
-
-    def token_step(self, pool: ScenePool, recipe: TrainingConfig, optimizer: torch.optim.Optimizer) -> Tensor:
-        preset, batch = self.preset, self.options.batch_size
-        views = preset.data.views
-        scenes = torch.randint(pool.capacity, (batch,), generator=self.generator, device=self.device)
+    def draw_views(self, num_context: int) -> tuple[LatentViews, LatentViews]:
+        """Context and targets of a batch, relative to one of the context views."""
+        run, views = self.run, self.preset.data.views
+        batch, generator = run.options.batch_size, run.generator
+        scenes = torch.randint(self.pool.capacity, (batch,), generator=generator, device=run.device)
         context_views, target_views = draw_training_views(
-            self.generator, batch, pool.num_frames, views.num_context, views.num_target_latents, views.target_split_prob
+            generator,
+            batch,
+            self.pool.num_frames,
+            num_context,
+            views.num_target_latents,
+            views.target_split_prob,
+            partial=PARTIAL,
+            strides=True,
         )
-        context = as_views(pool.take(scenes, context_views))
-        target = as_views(pool.take(scenes, target_views))
-        draws = draw_scenetok(
-            self.generator,
-            recipe,
-            num_context=views.num_context,
-            tokens=(batch, preset.compressor.num_tokens, preset.compressor.token_dim),
-            latents=tuple(target.latents.shape),  # type: ignore[arg-type]
-            splits=views.target_splits,
-            device=self.device,
-        )
-        with self.autocast():
-            loss = scenetok_loss(self.compressor, self.denoiser, context, target, draws, recipe, step=0).loss
-        return self.descend(loss, optimizer)
+        self.drawn = (scenes, target_views)
+        context = as_views(self.pool.take(scenes, context_views))
+        target = as_views(self.pool.take(scenes, target_views))
+        place = torch.randint(num_context, (batch, 1), generator=generator, device=run.device)
+        reference = context.cameras.select(place).c2w[:, 0]
+        return context.relative_to(reference), target.relative_to(reference)
+
+    def draw_times(self, batch: int, stage: str) -> Float[Tensor, "b latents"]:
+        """Noise levels: one for each of the clips of an element."""
+        views, generator, device = self.preset.data.views, self.run.generator, self.run.device
+        pure = torch.ones(batch, views.num_target_latents, device=device)
+        if stage == "regression":
+            return pure
+        half = views.num_target_latents // 2
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=device)
+
+        shift = self.preset.training.timestep_shift
+        assert shift is not None
+        levels = shift_time(uniform(batch, 2).clamp(min=1e-3), shift).repeat_interleave(half, dim=1)
+        clean = torch.cat([torch.zeros_like(pure[:, :half]), pure[:, half:]], dim=1)
+        choice = uniform(batch, 1)
+        return torch.where(choice < PURE, pure, torch.where(choice < PURE + CLEAN, clean, levels))
+
+    def optimizer(self) -> TinyOptimizer:
+        return tokenizer_optimizer(self.run, list(self.trained.parameters()), self.compressor, self.denoiser)
 
     @torch.no_grad()
-    def one_step_psnr(self, pool: ScenePool, window_start: int = 20) -> dict[str, float]:
-        """PSNR of one window rendered by a single step from pure noise, with own and with another scene's tokens."""
-        compressor, denoiser = self.averaged[0], self.averaged[1]
+    def held_out(self) -> dict[str, float]:
+        """PSNR of one window rendered by a single step from pure noise with 12, 4 and 1 views, with half of the tokens,
+        and with another scene's."""
+        compressor, denoiser = self.averaged["compressor"], self.averaged["denoiser"]
         assert isinstance(compressor, Compressor) and isinstance(denoiser, Denoiser)
-        context, target = held_out_views(self.preset, pool, window_start)
-        frames = self.decode(target.latents)
-        noise = torch.randn(target.latents.shape, generator=self.generator, device=self.device)
-        t_net = network_time(torch.ones(noise.shape[:2], device=self.device))
-        with self.autocast():
+        most = self.preset.compressor.num_tokens
+        found = {}
+        for name, count, prefix, other in (
+            ("views_12", 12, most, False),
+            ("other", 12, most, True),
+            ("half", 12, most // 2, False),
+            ("views_4", 4, most, False),
+            ("views_1", 1, most, False),
+        ):
+            tokens, target, truth = self.held_out_tokens(compressor, count)
+            tokens = tokens.roll(1, 0) if other else tokens
+            found[name] = mean_psnr(self.run.decode(self.one_step(denoiser, tokens[:, :prefix], target)), truth)
+        return found
+
+    def held_out_tokens(
+        self, compressor: Compressor, count: int, start: int = 20
+    ) -> tuple[Tensor, LatentViews, Tensor]:
+        """Tokens from `count` views at (i + 1/2) / count of the walk, and a window of targets with its true frames."""
+        pool, run = self.held_out_pool, self.run
+        scenes = torch.arange(pool.capacity, device=run.device)
+        shown = middle_views(pool.num_frames, count).to(run.device).expand(len(scenes), -1)
+        window = (start + torch.arange(self.preset.data.views.num_target_latents, device=run.device)).expand(
+            len(scenes), -1
+        )
+        context, target = as_views(pool.take(scenes, shown)), as_views(pool.take(scenes, window))
+        reference = context.cameras.c2w[:, count // 2]
+        context, target = context.relative_to(reference), target.relative_to(reference)
+        with run.autocast():
             tokens = compressor(context.latents, context.cameras).mean
-            scores = []
-            for shown in (tokens, tokens.roll(1, 0)):
-                velocity = denoiser(noise, target.cameras, t_net, denoiser.project(shown))
-                scores.append(mean_psnr(self.decode(noise - velocity), frames))
-        return {"one_step_psnr": scores[0], "other_tokens_psnr": scores[1]}
+        return tokens, target, pool.images(scenes, window).float() / 255
+
+    def one_step(self, denoiser: Denoiser, tokens: Tensor, target: LatentViews) -> Tensor:
+        generator = torch.Generator(self.run.device).manual_seed(1)
+        noise = torch.randn(target.latents.shape, generator=generator, device=self.run.device)
+        with self.run.autocast():
+            t_net = network_time(torch.ones(noise.shape[:2], device=self.run.device))
+            return noise - denoiser(noise, target.cameras, t_net, denoiser.project(tokens)).float()
+
+    def between_steps(self) -> None:
+        if self.run.options.renew:
+            self.pool.renew(self.run.options.renew)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"codec": self.run.codec, **dict(self.averaged.items())}
+
+    def save(self, folder: Path) -> None:
+        save_weights(self.modules(), folder / self.file_name)
+
+
+def tokenizer_optimizer(
+    run: TinyRun, parameters: list[nn.Parameter], compressor: Compressor, denoiser: Denoiser
+) -> TinyOptimizer:
+    """Muon, where it is asked for, leaves the compressor's queries and keys alone: they have no norm to bound them."""
+    orthogonal: frozenset[int] = frozenset()
+    if run.options.muon:
+        orthogonal = block_matrices([*compressor.aggregate], without=("qkv", "to_q", "to_k")) | block_matrices(
+            [*denoiser.model.blocks]
+        )
+    return TinyOptimizer([Group(parameters, orthogonal=orthogonal)], run.options.learning_rate)
+
+
+def middle_views(num_frames: int, count: int) -> Tensor:
+    """Frames in the middles of `count` equal parts of a walk."""
+    return ((torch.arange(count) + 0.5) / count * num_frames).long()
 
 
 @torch.no_grad()
@@ -198,9 +232,3 @@ def start_informative(compressor: Compressor) -> None:
     last = compressor.out_proj[-1]
     assert isinstance(last, nn.Linear)
     last.bias[last.out_features // 2 :] = -4.0
-
-
-def codec_loss(decoded: Tensor, images: Tensor) -> Tensor:
-    """Absolute and square error, and absolute error of neighbour differences (edges)."""
-    edges = sum(F.l1_loss(decoded.diff(dim=d), images.diff(dim=d)) for d in (-1, -2))
-    return F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + edges

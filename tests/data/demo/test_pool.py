@@ -51,3 +51,33 @@ def test_training_views_are_clips_inside_the_walk() -> None:
     steps = two.diff(dim=1)
     assert (steps[:, [0, 1, 3, 4]] == 1).all() and (steps[:, 2] != 1).any()
     assert two.min() == 0 and two.max() == 19
+
+
+def test_varied_pools_show_panoramas_orbits_and_keep_images() -> None:
+    """Every eighth scene turns in a panorama at one place; the images kept are the frames that were encoded."""
+    photographs = torch.rand(2, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    options = dict(capacity=8, num_frames=4, image_size=16, first_seed=70, device=torch.device("cpu"))
+    pool = ScenePool(**options, keep_images=True, varied=True, photographs=photographs)
+    plain = ScenePool(**options)
+    pool.fill()
+    plain.fill()
+    scenes, views = torch.arange(8), torch.arange(4).expand(8, -1)
+    taken, rooms = pool.take(scenes, views), plain.take(scenes, views)
+    assert torch.equal(taken.frames, pool.images(scenes, views))
+    position = taken.c2w[..., :3, 3]
+    assert (position[0] - position[0, :1]).abs().max() == 0 and position[3].std(dim=0).max() > 0.1
+    assert torch.equal(taken.c2w[3], rooms.c2w[3]) and not torch.equal(taken.c2w[1], rooms.c2w[1])
+    assert torch.allclose(
+        taken.c2w[..., :3, :3] @ taken.c2w[..., :3, :3].mT, torch.eye(3).expand(8, 4, 3, 3), atol=1e-5
+    )
+
+
+def test_partial_contexts_and_strides() -> None:
+    generator = torch.Generator().manual_seed(0)
+    context, target = draw_training_views(generator, 400, 48, 6, 8, 0.5, partial=1.0, strides=True)
+    assert (context.amax(dim=1) - context.amin(dim=1)).max() < 0.75 * 48
+    assert target.min() >= 0 and target.max() < 48
+    step = target[:, 1] - target[:, 0]
+    assert {int(s) for s in step} == {0, 1, 2}
+    whole, _ = draw_training_views(generator, 400, 48, 6, 8, 0.5)
+    assert (whole.amax(dim=1) - whole.amin(dim=1)).min() > 0.6 * 48

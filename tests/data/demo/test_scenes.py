@@ -10,15 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scenetok_ns.data.demo.difficulty import demo_difficulty, even_split, nearest_views, turn_degrees
+from scenetok_ns.data.demo.pool import without_photographs
 from scenetok_ns.data.demo.rooms import NUM_BOXES, NUM_CYLINDERS, NUM_OBJECTS, RoomBatch, material
 from scenetok_ns.data.demo.scenes import (
     CAMERA_MARGIN,
     render_depths,
     render_rooms,
+    sample_orbits,
     sample_rooms,
     sample_walks,
     scene_seed,
 )
+from scenetok_ns.data.demo.shading import occlusion
+from scenetok_ns.data.demo.surfaces import waves
 
 BALL = NUM_BOXES + NUM_CYLINDERS
 RED = torch.tensor([1.0, 0.0, 0.0])
@@ -170,6 +174,53 @@ def test_depth_is_where_the_ball_is_and_where_a_wall_is() -> None:
     half = rooms.extent[:, :, None] / 2
     away = (points - half * torch.tensor([0.0, 0.0, 1.0])[:, None]).abs() / half
     assert torch.allclose(away.amax(dim=1), torch.ones(()), atol=1e-4), "points are not on walls, floor or ceiling"
+
+
+def test_fine_patterns_show_near_and_fade_far_away() -> None:
+    look = material(RED, grain=0.5, grain_u=8.0, grain_v=0.5)[None, :, None].expand(1, -1, 400)
+    u, v = torch.linspace(0, 2, 400)[None], torch.zeros(1, 400)
+    near, far = (waves(look, u, v, torch.full((1, 400), depth), torch.zeros(1, 400)) for depth in (1.0, 12.0))
+    assert near.min() < 0.6 and near.max() > 1.4
+    assert torch.equal(far, torch.ones_like(far))
+
+
+def test_furniture_throws_shadows() -> None:
+    """Under a box between floor and light it is dark, beside it is not."""
+    rooms = sample_rooms([3])
+    occluder = torch.full_like(rooms.occluder, 0.01)
+    occluder[..., :3] = -50.0
+    occluder[0, 0] = torch.tensor([0.0, 0.0, 1.0, 0.3, 0.3, 0.2])
+    rooms = dataclasses.replace(rooms, occluder=occluder)
+    point = torch.tensor([[[0.0, 1.5], [0.0, 0.0], [0.0, 0.0]]])
+    towards = torch.tensor([0.0, 0.0, 2.4])[None, :, None] - point
+    dark, bright = occlusion(rooms, point, towards, torch.full((1, 2), -1.0), 1.0)[0]
+    assert dark > 0.9 and bright < 0.01
+    assert occlusion(rooms, point, towards, torch.zeros(1, 2), 1.0).max() < 0.01, "a thing shades itself"
+
+
+def test_photographs_stand_outside_and_hang_on_walls() -> None:
+    """With one red and one blue panorama the windows of rooms that show them are theirs, and other rooms stay."""
+    rooms = sample_rooms(range(6))
+    c2w = sample_walks(rooms, 8)
+    photographs = torch.zeros(2, 3, 8, 16)
+    photographs[0, 0], photographs[1, 2] = 1.0, 1.0
+    plain = render_rooms(rooms, c2w, rooms.intrinsics, 24)
+    shown = render_rooms(rooms, c2w, rooms.intrinsics, 24, photographs=photographs)
+    hidden = render_rooms(
+        without_photographs(rooms, torch.ones(6, dtype=torch.bool)), c2w, rooms.intrinsics, 24, photographs=photographs
+    )
+    assert (shown - plain).abs().amax() > 0.2
+    assert torch.allclose(hidden, plain, atol=1e-5)
+
+
+def test_orbits_look_at_the_middle_from_inside() -> None:
+    rooms = sample_rooms(range(32))
+    c2w = sample_orbits(rooms, 24)
+    rotation, position = c2w[..., :3, :3], c2w[..., :3, 3]
+    assert torch.allclose(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), atol=1e-5)
+    assert (position[..., :2].abs() <= rooms.extent[:, None, :2] / 2 - CAMERA_MARGIN + 1e-4).all()
+    aim = position + rotation[..., 2] * (0.75 - position[..., 2:]) / rotation[..., 2:, 2]
+    assert (aim[..., :2].std(dim=1) < 0.5).all()
 
 
 def test_wrong_input_is_named() -> None:

@@ -1,0 +1,156 @@
+"""The last stage of the embedded tokenizer: few-step predictions that look like pictures.
+
+The compressor is frozen, so tokens stay what they are. Denoiser and decoder go on together: beside the loss of the
+stage before, one frame of each element is predicted from pure noise in one step, decoded, and compared with the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scenetok_ns.evaluation.perceptual import Perceptual, stlpips
+from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, velocity_target
+from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, block_matrices
+from scenetok_ns.training.tiny.picture_losses import PatchCritic, codec_loss, contrast_loss, critic_losses
+from scenetok_ns.training.tiny.run import TinyRun, averaged_copy
+from scenetok_ns.training.tiny.tokenizer import Kind, TokenizerTask
+
+VIEWS_AND_TOKENS_OF_FINISH = (((12, 256), 50), ((12, 64), 10), ((4, 256), 25), ((1, 256), 15))
+CRITIC_RATE = 1.0
+CLEAN_DECODED = 0.25
+"""Part of the elements whose true latents are decoded instead: the decoder must not forget them."""
+
+
+@dataclass
+class FinishWeights:
+    """Weights of the terms."""
+
+    picture: float = 0.5
+    """Pixels and edges of decoded predictions."""
+    contrast: float = 0.3
+    perceptual: float = 0.0
+    """ST-LPIPS; needs --perceptual-weights."""
+    adversarial: float = 0.0
+    matching: float = 0.0
+    """Features of the critic."""
+
+
+class FinishTask(TokenizerTask):
+    """Denoiser and decoder, the compressor frozen."""
+
+    name, file_name = "finish", "weights.safetensors"
+
+    def __init__(self, run: TinyRun, weights: FinishWeights, perceptual: Path | None) -> None:
+        super().__init__(run, regression=0.0)
+        self.weights = weights
+        self.compressor.requires_grad_(False)
+        self.critic = PatchCritic().to(run.device).to(memory_format=torch.channels_last)
+        self.perceptual: Perceptual | None = None
+        if weights.perceptual:
+            if perceptual is None:
+                raise ValueError("--finish.perceptual needs --perceptual-weights: the file of the ST-LPIPS package")
+            self.perceptual = stlpips(perceptual).to(run.device)
+        self.trained = nn.ModuleDict({"denoiser": self.denoiser, "decoder": run.codec.decoder})
+        self.averaged = averaged_copy(self.trained)
+
+    def loss(self, kind: Hashable) -> Float[Tensor, ""]:
+        assert isinstance(kind, Kind)
+        run, generator = self.run, self.run.generator
+        context, target = self.draw_views(kind.views)
+        latents = target.latents.float()
+        batch, count = latents.shape[:2]
+        with run.autocast():
+            with torch.no_grad():
+                distribution = self.compressor(context.latents, context.cameras)
+            state = self.denoiser.project(distribution.mean[:, : kind.tokens])
+            time = self.draw_times(batch, "mixed")
+            noise = torch.randn(latents.shape, generator=generator, device=run.device)
+            noisy = interpolate(latents, noise, time)
+            velocity = self.denoiser(noisy, target.cameras, network_time(time), state).float()
+        error = (velocity - velocity_target(latents, noise)).square().mean(dim=(2, 3, 4))
+        weight = (time > 0).float()
+        flow = (error * weight).sum() / weight.sum()
+
+        # The last frame is at pure noise, or at a level; the clean estimate counts as a picture where it is pure.
+        place = count // 2 + torch.randint(count // 2, (batch,), generator=generator, device=run.device)
+        rows = torch.arange(batch, device=run.device)
+        level = time[rows, place]
+        estimate = (noisy - time[:, :, None, None, None] * velocity)[rows, place]
+        true_latents = latents[rows, place]
+        swap = torch.rand((batch,), generator=generator, device=run.device) < CLEAN_DECODED
+        shown = torch.where((swap | (level < 1))[:, None, None, None], true_latents, estimate)
+        scenes, views = self.drawn
+        images = self.pool.images(scenes, views.gather(1, place[:, None]))[:, 0].float() / 127.5 - 1
+        with run.autocast():
+            decoded = run.codec.decode(shown).float()
+        return flow + self.picture_terms(decoded, images)
+
+    def picture_terms(self, decoded: Tensor, images: Tensor) -> Float[Tensor, ""]:
+        weights, run = self.weights, self.run
+        total = weights.picture * codec_loss(decoded, images) + weights.contrast * contrast_loss(decoded, images)
+        if self.perceptual is not None:
+            with run.autocast():
+                distance = self.perceptual(decoded / 2 + 0.5, images / 2 + 0.5)
+            total = total + weights.perceptual * distance.mean()
+        if weights.adversarial or weights.matching:
+            noise = 0.05 * torch.randn(images.shape, generator=run.generator, device=run.device)
+            with run.autocast():
+                maker, matching, judge = critic_losses(self.critic, decoded, images, noise)
+            total = total + weights.adversarial * maker + weights.matching * matching + judge
+        return total
+
+    def optimizer(self) -> TinyOptimizer:
+        run = self.run
+        orthogonal = block_matrices([*self.denoiser.model.blocks]) if run.options.muon else frozenset()
+        critic = list(self.critic.parameters()) if self.weights.adversarial or self.weights.matching else []
+        run.codec.decoder.requires_grad_(True)
+        return TinyOptimizer(
+            [
+                Group(list(self.denoiser.parameters()), orthogonal=orthogonal),
+                Group(list(run.codec.decoder.parameters())),
+                Group(critic, rate=CRITIC_RATE),
+            ],
+            run.options.learning_rate,
+        )
+
+    def kinds(self, along: float) -> Sequence[tuple[Hashable, float]]:
+        most = self.preset.compressor.num_tokens
+        return [(Kind("mixed", n, min(k, most)), weight) for (n, k), weight in VIEWS_AND_TOKENS_OF_FINISH]
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        with self.averaged_decoder():
+            self.averaged["compressor"] = self.compressor
+            found = super().held_out()
+            del self.averaged["compressor"]
+        return found
+
+    def averaged_decoder(self) -> _Swapped:
+        return _Swapped(self.run.codec, self.averaged["decoder"])
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"codec": self.run.codec, "compressor": self.compressor, "denoiser": self.averaged["denoiser"]}
+
+    def save(self, folder: Path) -> None:
+        with self.averaged_decoder():
+            super().save(folder)
+
+
+class _Swapped:
+    """The codec with another decoder, for a while."""
+
+    def __init__(self, codec: nn.Module, decoder: nn.Module) -> None:
+        self.codec, self.decoder = codec, decoder
+
+    def __enter__(self) -> None:
+        self.own = self.codec.decoder
+        self.codec.decoder = self.decoder
+
+    def __exit__(self, *error: object) -> None:
+        self.codec.decoder = self.own

@@ -1,0 +1,82 @@
+"""Options that all trainings of embedded models share, and their checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from scenetok_ns.data.demo.pool import SCENES_AT_A_TIME
+from scenetok_ns.tools.errors import UsageError
+
+LOG = "log.jsonl"
+"""The first file that a training writes; a folder that has one is a training's."""
+CODEC = "conv"
+"""The autoencoder that is trained here, by its name in presets."""
+FEWEST_FRAMES = 24
+"""Frames of a scene that training and evaluation take views from."""
+
+
+@dataclass
+class RunOptions:
+    """What all trainings are asked for."""
+
+    output: Path
+    """Folder for weights, log.jsonl, figures.json and pictures."""
+    seconds: float = 1e9
+    """End training after this long; learning rates and stages are planned for whichever end comes first."""
+    batch_size: int = 128
+    """Samples of one process in one step."""
+    learning_rate: float = 1e-3
+    """Peak; warmed up over `warmup` steps and brought down along a cosine to `final_rate` of it."""
+    final_rate: float = 0.01
+    warmup: int = 300
+    average: float = 0.999
+    """Decay of the averaged weights, which are the ones that are kept."""
+    scenes: int = 6000
+    """Scenes held at once; `renew` of them are replaced every 50 steps."""
+    renew: int = SCENES_AT_A_TIME
+    frames_per_scene: int = 48
+    first_scene: int = 0
+    """Scenes of training that are skipped: a later part of a training names those that earlier parts used."""
+    photographs: Path | None = None
+    """Folder of panoramas (PNG or JPEG, longitude along the width) that half of the training rooms show. Their licences
+    are yours to look at: a model card has to name them."""
+    report_every: int = 500
+    muon: bool = False
+    """Muon in place of AdamW for the matrices of the blocks."""
+    compile: bool = False
+    """torch.compile the renderer of the scenes (half a minute, then several times as fast)."""
+    fused: bool = True
+    """Blocks on the kernels of models/fused, where they can be (CUDA)."""
+    cuda_graph: bool = False
+    """Record a step once and replay it (CUDA): the host then launches one graph instead of thousands of kernels."""
+    seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_options(options: RunOptions) -> None:
+    """Raise UsageError for an option that no training can have."""
+    least = {"batch_size": 1, "scenes": 1, "renew": 0, "frames_per_scene": FEWEST_FRAMES, "steps": 0}
+    least |= {"codec_steps": 0, "token_steps": 0, "codec_batch_size": 1}
+    for name, smallest in least.items():
+        if (value := getattr(options, name, smallest)) < smallest:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
+    for name in ("learning_rate", "seconds"):
+        if not 0 < (value := getattr(options, name)) < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, got {value:g}")
+    if not 0 <= (share := getattr(options, "regression", 0.0)) <= 1:
+        raise UsageError(f"--regression must be from 0 to 1, got {share:g}")
+    for name in ("resume", "resume_codec", "tokenizer"):
+        file = getattr(options, name, None)
+        if file is not None and not file.is_file():
+            raise UsageError(f"--{name.replace('_', '-')}: there is no file {file}")
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file is the log of a training; one that was killed at its start has an empty log."""
+    with path.open("rb") as file:
+        first = file.readline(1 << 16)
+    return not first or first.startswith(b'{"stage": ')
