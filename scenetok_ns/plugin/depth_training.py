@@ -23,7 +23,7 @@ from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
 from scenetok_ns.tools.printing import print_line
 from scenetok_ns.tools.seeds import mix
-from scenetok_ns.training.depth import draw_depth, last_features, photometric_loss, swept_targets
+from scenetok_ns.training.depth import at_resolution_of, draw_depth, last_features, photometric_loss, swept_targets
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
 
 HEAD_FILE = "depth_head.safetensors"
@@ -127,7 +127,7 @@ class DepthModel(SceneTokModel):
         log_inverse, log_scale = self.depth_head(*last)
         if self._has_depth(batch):
             assert batch.target.depths is not None
-            truth = _like(batch.target.depths, log_inverse)
+            truth = at_resolution_of(log_inverse, batch.target.depths)
             loss = depth_loss(log_inverse, log_scale, truth, truth > 0)
         else:
             loss = self._from_photographs(batch, log_inverse, log_scale, generator)
@@ -154,14 +154,8 @@ class DepthModel(SceneTokModel):
         places = [around.shape[1] + place for place in chosen]
         swept, weight = swept_targets(torch.cat([around, images], dim=1), CameraBatch(*both), places)
         maps = log_inverse[:, chosen], log_scale[:, chosen]
-        likelihood = depth_loss(*maps, _like(swept, maps[0]), _like(weight, maps[0]))
+        likelihood = depth_loss(*maps, at_resolution_of(maps[0], swept), at_resolution_of(maps[0], weight))
         return likelihood + photometric_loss(log_inverse, images, cameras)
-
-
-def _like(maps: Float[Tensor, "b f 1 height width"], wanted: Float[Tensor, "b f 1 h w"]) -> Float[Tensor, "b f 1 h w"]:
-    """Maps at the resolution of others, without mixing values."""
-    flat = torch.nn.functional.interpolate(maps.flatten(0, 1).float(), size=wanted.shape[-2:], mode="nearest-exact")
-    return flat.unflatten(0, maps.shape[:2])
 
 
 @dataclass

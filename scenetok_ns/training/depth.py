@@ -7,6 +7,7 @@ does not know.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -57,17 +58,35 @@ def draw_depth(
         chunk: Latents of a chunk; a window's clean part is whole chunks.
     """
     device, (b, l) = generator.device, shape[:2]
-    steps = torch.tensor([sampler.steps] * 6 + [2 * sampler.steps, 50, max(sampler.steps // 2, 1), 4, 2, 1])
-    levels = 1 / steps.float()
-    if sampler.timestep_shift is not None:
-        levels = shift_time(levels, sampler.timestep_shift)
+    levels = last_levels(sampler, device)
     drawn = torch.randint(len(levels), (b, 1), generator=generator, device=device)
-    times = levels.to(device)[drawn].expand(b, l)
+    times = levels[drawn].expand(b, l)
     clean = min(sampler.clean_targets, l - chunk) // chunk * chunk
     continued = torch.rand(b, 1, generator=generator, device=device) < CONTINUED
     times = times.masked_fill(continued & (torch.arange(l, device=device) < clean), 0.0)
     noise, start = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
     return DepthDraws(times, noise, start, torch.rand(b, generator=generator, device=device) < OWN)
+
+
+@functools.cache
+def last_levels(sampler: SamplerConfig, device: torch.device) -> Float[Tensor, " levels"]:
+    """Times of the last step of samplers of different numbers of steps.
+
+    They are made once for each device: a recorded step (CUDA graph) cannot copy from main memory.
+    """
+    steps = torch.tensor([sampler.steps] * 6 + [2 * sampler.steps, 50, max(sampler.steps // 2, 1), 4, 2, 1])
+    levels = 1 / steps.float()
+    if sampler.timestep_shift is not None:
+        levels = shift_time(levels, sampler.timestep_shift)
+    return levels.to(device)
+
+
+def at_resolution_of(
+    wanted: Float[Tensor, "b f 1 h w"], maps: Float[Tensor, "b f 1 height width"]
+) -> Float[Tensor, "b f 1 h w"]:
+    """`maps` at the resolution of `wanted`, without mixing values."""
+    flat = F.interpolate(maps.flatten(0, 1).float(), size=wanted.shape[-2:], mode="nearest-exact")
+    return flat.unflatten(0, maps.shape[:2])
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from scenetok_ns.models.temporal import IMAGE_LAYOUT
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
 from scenetok_ns.tools.atomic_files import write_atomically
 from scenetok_ns.tools.errors import UsageError
-from scenetok_ns.training.depth import draw_depth, last_features
+from scenetok_ns.training.depth import at_resolution_of, draw_depth, last_features
 from scenetok_ns.training.tiny.generator import float_views
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer
 from scenetok_ns.training.tiny.options import RunOptions
@@ -153,8 +153,8 @@ class DepthTask:
         with torch.no_grad(), run.autocast():
             state = self.denoiser.project(encode_tokens(self.compressor, seen, frozen=True).mean)
             last = last_features(self.denoiser, state, wanted.latents, wanted.cameras, draws)
-        truth = pool.depths(scenes, target)
         log_inverse, log_scale = self.head(*last)
+        truth = at_resolution_of(log_inverse, pool.depths(scenes, target))
         return depth_loss(log_inverse, log_scale, truth, (truth > 0).float())
 
     def optimizer(self) -> TinyOptimizer:
