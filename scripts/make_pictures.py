@@ -1,22 +1,29 @@
-"""Draw docs/pictures/walk.webp, rooms.png and generated.png: held-out rooms seen through the bundled models.
+"""Draw docs/pictures/walk.webp, rooms.jpg, generated.jpg and curves.png: held-out rooms and the bundled models.
 
     python scripts/make_pictures.py
+    python scripts/make_pictures.py --only curves --figures tokenizer.json
 
-walk.webp (scenetok-tiny): a walk through a room that moves: the room as it is, and rendered from the room's 128 tokens,
+walk.webp (scenetok-tiny): a walk through a room that moves: the room as it is, and rendered from the room's tokens,
 which were encoded from 12 of 48 frames of the same walk.
 
-rooms.png (scenetok-tiny): each block has eight of the twelve context views; below, eight other views of the walk as
-they are, and as rendered from the scene's 128 tokens. generated.png (scenegen-tiny): each block has a photograph and
-seven views along the walk as they are; below, eight views along the walk through a scene that was generated from the
-photograph alone, the first at its own pose; below that, the same with another seed. Nothing is picked: the rooms are
-the first test rooms of seed 0.
+rooms.jpg (scenetok-tiny): each block has eight of the twelve context views; below, eight other views of the walk as
+they are, and as rendered from the scene's tokens. generated.jpg (scenegen-tiny, 20 steps of the multistep solver): each
+block has a photograph and seven views along the walk as they are; below, eight views along the walk through a scene
+that was generated from the photograph alone, the first at its own pose; below that, the same with another seed. Nothing
+is picked: the rooms are the first test rooms of seed 0.
+
+curves.png: PSNR by context views and by tokens, from the figures that benchmarks/tiny.py wrote (`--figures`).
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import torch
 from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
@@ -32,7 +39,8 @@ from scenetok_ns.rendering.picture_files import sheet, to_bytes
 
 ROOMS, FRAMES, CONTEXT, SHOWN = 3, 48, 12, 8
 SEEDS = 2
-ENLARGE = 2
+SCENE_STEPS = 20
+QUALITY = 85
 WALK_SIZE, WALK_MILLISECONDS = 256, 120
 """Side of a square in pixels, and time of a frame."""
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
@@ -61,9 +69,10 @@ def generated_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width
     frames, cameras = walk(model, seed)
     shown = spread_over(FRAMES)
     anchors = cameras.select(torch.linspace(0, FRAMES - 1, CONTEXT).round().long())
+    sampler = replace(model.preset.scene_sampler, steps=SCENE_STEPS, solver="multistep")
     rows = [frames[shown]]
     for drawn in range(SEEDS):
-        tokens = generate(model, frames[:1], cameras.select([0]), anchors, seed=drawn)
+        tokens = generate(model, frames[:1], cameras.select([0]), anchors, seed=drawn, sampler=sampler)
         rows.append(model.render(tokens, cameras)[shown])
     return sheet(rows)
 
@@ -79,9 +88,7 @@ def draw(preset: str, block: Callable[[SceneTok, int], Tensor], path: Path) -> N
     gap = torch.ones(3, 4, blocks[0].shape[2])
     whole = sheet([[part] for made in blocks for part in (made, gap)][:-1])
     picture = Image.fromarray(to_bytes(whole).permute(1, 2, 0).numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = (picture.width * ENLARGE, picture.height * ENLARGE)
-    picture.resize(size, Image.Resampling.NEAREST).save(path, optimize=True)
+    picture.save(path, quality=QUALITY, optimize=True)
 
 
 def draw_walk(path: Path) -> None:
@@ -96,7 +103,7 @@ def draw_walk(path: Path) -> None:
     pictures = []
     for number, pair in enumerate(zip(frames, rendered, strict=True)):
         whole = Image.new("RGB", (2 * WALK_SIZE, WALK_SIZE + 28), "white")
-        captions = (f"the room (frame {number + 1})", "rendered from 128 tokens")
+        captions = (f"the room (frame {number + 1})", f"rendered from {model.preset.compressor.num_tokens} tokens")
         for column, (frame, caption) in enumerate(zip(pair, captions, strict=True)):
             square = Image.fromarray(to_bytes(frame).permute(1, 2, 0).numpy())
             whole.paste(square.resize((WALK_SIZE, WALK_SIZE), Image.Resampling.BICUBIC), (column * WALK_SIZE, 0))
@@ -105,7 +112,43 @@ def draw_walk(path: Path) -> None:
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=WALK_MILLISECONDS, loop=0, quality=70)
 
 
+def draw_curves(figures: Path, path: Path) -> None:
+    """PSNR by context views and by tokens."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = json.loads(figures.read_text())
+    most = load_preset("scenetok-tiny").compressor.num_tokens
+    views = {int(key.removeprefix("views_")): value for key, value in found.items() if key[6:].isdigit()}
+    parts = {8: "tokens_eighth", 4: "tokens_quarter", 2: "tokens_half", 1: "views_12"}
+    tokens = {most // part: found[key] for part, key in parts.items()}
+    sheet, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
+    for axis, curve, label in ((axes[0], views, "context views, all tokens"), (axes[1], tokens, "tokens, 12 views")):
+        axis.plot(list(curve), list(curve.values()), "o-")
+        axis.set(xlabel=label, xticks=list(curve))
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="PSNR (dB)")
+    sheet.tight_layout()
+    sheet.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=("walk", "rooms", "generated", "curves"), help="default: all")
+    parser.add_argument("--figures", type=Path, help="output of benchmarks/tiny.py; without it, curves are not drawn")
+    options = parser.parse_args()
+    chosen = options.only or ("walk", "rooms", "generated", *(["curves"] if options.figures else []))
+    if "walk" in chosen:
+        draw_walk(PICTURES / "walk.webp")
+    if "rooms" in chosen:
+        draw("scenetok-tiny", encoded_block, PICTURES / "rooms.jpg")
+    if "generated" in chosen:
+        draw("scenegen-tiny", generated_block, PICTURES / "generated.jpg")
+    if "curves" in chosen:
+        if options.figures is None:
+            parser.error("curves need --figures: the file that benchmarks/tiny.py wrote")
+        draw_curves(options.figures, PICTURES / "curves.png")
+
+
 if __name__ == "__main__":
-    draw_walk(PICTURES / "walk.webp")
-    draw("scenetok-tiny", encoded_block, PICTURES / "rooms.png")
-    draw("scenegen-tiny", generated_block, PICTURES / "generated.png")
+    main()
