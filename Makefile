@@ -10,7 +10,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Idle threads of torch sleep instead of holding a core that another process needs (docs/performance.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test checks test-long test-browser kills lint docs notebooks venv clean
+.PHONY: demo test checks test-long test-browser kills lint docs notebooks model-assets venv clean
 
 demo: $(STAMP)
 	$(BIN)/scenetok demo
@@ -50,6 +50,20 @@ docs: $(STAMP)
 # Runs the notebooks and stores their output, to be looked at.
 notebooks: $(STAMP)
 	$(BIN)/python scripts/run_notebooks.py
+
+# After new bundled weights: figures for the model cards and docs/depth.md, and all pictures of the models. About
+# an hour on two idle cores: 15 minutes of figures, 5 of pictures, 10 of notebooks, 5 of the viewer; then look at them.
+# Figures and screenshots are left in build/model-assets; the tables of the cards and the viewer's two pictures are
+# brought up to date by hand. splatfacto's sheet needs an NVIDIA GPU: benchmarks/splatfacto.py.
+ASSETS := build/model-assets
+model-assets: $(STAMP)
+	mkdir -p $(ASSETS)
+	$(BIN)/python benchmarks/tiny.py --stlpips --output $(ASSETS)/tokenizer.json
+	$(BIN)/python benchmarks/tiny.py --generated 16 --output $(ASSETS)/generator.json
+	$(BIN)/python benchmarks/depth.py --rooms 2 --output $(ASSETS)/depth.json
+	$(BIN)/python scripts/make_pictures.py --figures $(ASSETS)/tokenizer.json
+	$(BIN)/python scripts/run_notebooks.py
+	SCREENSHOTS=$(abspath $(ASSETS)) $(BIN)/python -m pytest -m browser tests/viewer/test_viewer_browser.py
 
 venv: $(STAMP)
 
