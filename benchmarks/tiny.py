@@ -21,17 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scenetok_ns.data.demo.difficulty import nearest_views
 from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.evaluation.distributions import frechet_distance
 from scenetok_ns.evaluation.perceptual import stlpips
 from scenetok_ns.models.autoencoders.conv import ConvAutoencoder, ConvCodec
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
-from scenetok_ns.training.tiny.evaluation import NUM_FRAMES, TinyFigures, TinyModel, edge_contrast
+from scenetok_ns.training.tiny.evaluation import NUM_FRAMES, WINDOWS, TinyFigures, TinyModel, edge_contrast, mean_psnr
 from scenetok_ns.training.tiny.tokenizer import middle_views
 
 STLPIPS_FILE = "weights/vST0.0/alex_shift_tolerant.pth"
@@ -61,7 +61,7 @@ def tokenizer_figures(options: argparse.Namespace) -> dict[str, float]:
     device = torch.device(options.device)
     model = TinyModel.load(load_preset(options.preset or "scenetok-tiny"), options.weights, device)
     figures = TinyFigures(model, options.rooms, options.size, device)
-    found = {**figures.steadiness(), **figures.fidelity()}
+    found = {**copies(figures), **figures.steadiness(), **figures.fidelity()}
     if options.stlpips:
         spec = find_spec("stlpips_pytorch")
         if spec is None or spec.origin is None:
@@ -72,6 +72,19 @@ def tokenizer_figures(options: argparse.Namespace) -> dict[str, float]:
             pairs = zip(made, true, strict=True)
             found["stlpips"] = float(torch.cat([network(a[::4], b[::4]) for a, b in pairs]).mean())
     return found
+
+
+def copies(figures: TinyFigures) -> dict[str, float]:
+    """PSNR in dB of simple answers: the mean colour of the context views, and the context view that is nearest to each
+    frame. On the frames that the model is measured on, without those that are context views themselves."""
+    context = middle_views(NUM_FRAMES, CONTEXT)
+    target = torch.cat([torch.arange(first, first + figures.model.preset.sampler.window) for first in WINDOWS])
+    target = target[~torch.isin(target, context)]
+    nearest, colour, true = [], [], figures.truth[:, target]
+    for frames, c2w in zip(figures.truth, figures.cameras.c2w, strict=True):
+        nearest.append(frames[context[nearest_views(c2w[target].cpu(), c2w[context].cpu())]])
+        colour.append(frames[context].mean(dim=(0, 2, 3))[None, :, None, None].expand_as(nearest[-1]))
+    return {"mean_colour": mean_psnr(torch.stack(colour), true), "nearest_view": mean_psnr(torch.stack(nearest), true)}
 
 
 @torch.no_grad()
@@ -124,15 +137,12 @@ def generator_figures(options: argparse.Namespace) -> dict[str, float]:
         codes = torch.cat([judge.encode(room * 2 - 1) for room in frames])
         return F.adaptive_avg_pool2d(codes, 2).flatten(1)
 
-    def mean(pred: Tensor, target: Tensor) -> float:
-        return float(psnr(pred=pred.flatten(0, 1), target=target.flatten(0, 1)).mean())
-
     half = len(true) // 2
     return {
-        "photograph": mean(made[:, :1], true[:, :1]),
-        "photograph_from_another": mean(back, true[:, :1]),
-        "other_views": mean(made[:, 1:], true[:, 1:]),
-        "other_views_encoded": mean(best[:, 1:], true[:, 1:]),
+        "photograph": mean_psnr(made[:, :1], true[:, :1]),
+        "photograph_from_another": mean_psnr(back, true[:, :1]),
+        "other_views": mean_psnr(made[:, 1:], true[:, 1:]),
+        "other_views_encoded": mean_psnr(best[:, 1:], true[:, 1:]),
         "frechet_generated": frechet_distance(features(made), features(true)),
         "frechet_encoded": frechet_distance(features(best), features(true)),
         "frechet_halves_of_truth": frechet_distance(features(true[:half]), features(true[half:])),

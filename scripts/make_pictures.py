@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,15 +120,17 @@ def draw_curves(figures: Path, path: Path) -> None:
 
     found = json.loads(figures.read_text())
     most = load_preset("scenetok-tiny").compressor.num_tokens
-    views = {int(key.removeprefix("views_")): value for key, value in found.items() if key[6:].isdigit()}
+    views = {int(key.removeprefix("views_")): value for key, value in found.items() if re.fullmatch(r"views_\d+", key)}
     parts = {8: "tokens_eighth", 4: "tokens_quarter", 2: "tokens_half", 1: "views_12"}
     tokens = {most // part: found[key] for part, key in parts.items()}
     sheet, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
     for axis, curve, label in ((axes[0], views, "context views, all tokens"), (axes[1], tokens, "tokens, 12 views")):
         axis.plot(list(curve), list(curve.values()), "o-")
+        axis.axhline(found["nearest_view"], color="grey", linestyle="--", label="nearest of 12 views, copied")
         axis.set(xlabel=label, xticks=list(curve))
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="PSNR (dB)")
+    axes[0].legend(loc="lower right")
     sheet.tight_layout()
     sheet.savefig(path, dpi=100)
 
