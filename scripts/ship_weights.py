@@ -3,7 +3,8 @@
     python scripts/ship_weights.py --tokenizer tiny/weights.safetensors --generator generator/weights.safetensors \
         --depth depth/depth.safetensors
 
-A depth head names the denoiser it belongs to; the shipped one names the denoiser as eight bits leave it.
+Generator and depth head name the networks they belong to: those of the package, as eight bits leave them. The
+generator's tokenizer and the depth head's denoiser must be those of --tokenizer, or of the package before.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from safetensors.torch import load_file
 
 from scenetok_ns.models.depth_weights import DEPTH_SUFFIX, PART, new_depth_head, save_depth_head
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.scenetok_networks import GENERATOR_OF
 from scenetok_ns.models.weight_files import embedded_weights, from_eight_bits, load_weights, save_weights
 
 
@@ -30,7 +33,8 @@ def main() -> None:
     if options.tokenizer is not None:
         ship(options.tokenizer, "scenetok-tiny", ("codec", *tokenizer))
     if options.generator is not None:
-        ship(options.generator, "scenegen-tiny", ("scene_generator",))
+        load_weights(tokenizer, embedded_weights("scenetok-tiny"))
+        ship(options.generator, "scenegen-tiny", ("scene_generator",), {GENERATOR_OF: module_sha256(model.compressor)})
     if options.depth is not None:
         load_weights(tokenizer, embedded_weights("scenetok-tiny"))
         preset = load_preset("scenetok-tiny")
@@ -52,10 +56,10 @@ class Stored(torch.nn.Module):
         return {key.replace("/", "."): value for key, value in self.named_buffers()}
 
 
-def ship(source: Path, name: str, parts: tuple[str, ...]) -> None:
+def ship(source: Path, name: str, parts: tuple[str, ...], header: dict[str, str] | None = None) -> None:
     """Store `parts` of a file as the package's weights `name`."""
     state = load_file(source)
-    save_weights({part: Stored(state, part) for part in parts}, embedded_weights(name), eight_bits=parts)
+    save_weights({part: Stored(state, part) for part in parts}, embedded_weights(name), header, eight_bits=parts)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Format = Literal["mp4", "png"]
 NUM_FRAMES, MOST_FRAMES = 96, 100_000
 """Frames of a path by name: the default and the largest number."""
+SMALLEST_SIDE = 512
+"""Side of a default picture in pixels, at least."""
 FASTEST = 1000
 """Frames in a second that a video can have."""
 
@@ -71,7 +73,7 @@ def render(
             the first.
         frames: Number of frames of a path that is not a file's; default 96.
         size: Width and height of the pictures in pixels, or one number for squares. Default: a camera path's own, else
-            the model's square.
+            the model's square, enlarged to 512 x 512 if it is smaller.
         frame_rate: Frames of the videos in a second.
         formats: mp4, png or both.
         depth: Also write depth maps, to <scene>-depth: 16-bit PNG files in a unit that depth.json there states (a
@@ -126,7 +128,7 @@ def render(
     else:
         renderer = _run_renderer(run or run_for(tokens), changes, path, output, console, device)
         found = _token_files(tokens) if tokens else _scenes_of_data(renderer, scenes, compare)
-    shots = _shots(found, path, count, width_height, renderer.preset.data.image_size)
+    shots = _shots(found, path, count, width_height, max(renderer.preset.data.image_size, SMALLEST_SIDE))
     check_names(output, [shot.name for shot in shots], formats)
     if depth:
         for shot in shots:

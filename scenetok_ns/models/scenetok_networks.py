@@ -24,10 +24,14 @@ from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.dit import Trunk
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import AutoencoderConfig, Preset
-from scenetok_ns.models.weight_files import embedded_weights, load_weights
+from scenetok_ns.models.released_checkpoints import module_sha256
+from scenetok_ns.models.weight_files import CheckpointError, embedded_weights, header_of, load_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+GENERATOR_OF = "compressor"
+"""Entry in the header of an embedded generator: digest of the compressor whose tokens it makes."""
 
 
 class SceneTokNetworks(nn.Module):
@@ -125,7 +129,13 @@ class SceneTokNetworks(nn.Module):
             load_weights(tokenizer, embedded_weights(self.preset.embedded_weights))
             self.depth = DepthSource(embedded_depth_head(self.preset), required=False)
         if self.preset.embedded_generator is not None:
-            load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
+            file = embedded_weights(self.preset.embedded_generator)
+            load_weights({"scene_generator": self.scene_generator}, file)
+            if header_of(file).get(GENERATOR_OF) != module_sha256(self.compressor):
+                raise CheckpointError(
+                    f"{file}: this generator was trained on the tokens of another compressor than that of "
+                    f"{self.preset.embedded_weights}; put both into the package together (scripts/ship_weights.py)"
+                )
 
     def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
         """Choose how the networks run where gradients are wanted: compiled, with less kept for the backward pass, on

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -59,6 +59,12 @@ def from_eight_bits(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             numbers = whole[name].float()
             whole[name] = numbers * scale.view(-1, *[1] * (numbers.ndim - 1))
     return whole
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """The strings that `save_weights` was given for the header of a readable file."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return file.metadata() or {}
 
 
 def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:

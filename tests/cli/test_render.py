@@ -103,7 +103,7 @@ def test_the_path_beside_a_video_gives_its_frames_again(workplace: Path, tmp_pat
 def test_photographs_stand_beside_the_views_they_were_taken_from(workplace: Path, tmp_path: Path) -> None:
     """Along transforms.json every picture has its own photograph beside it, and looks more like it than like others."""
     path = workplace / "cellar" / "transforms.json"
-    words = ("--path", path, "--compare", "--formats", "png", "--num-context", 12, "--steps", 4)
+    words = ("--path", path, "--compare", "--formats", "png", "--num-context", 12, "--size", 64)
     scenetok("render", "--data", workplace / "cellar", "--output", tmp_path, *words)
     found = pictures(tmp_path / "cellar").astype(float)
     assert found.shape == (20, 64, 128, 3)

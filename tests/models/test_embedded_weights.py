@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
+from scenetok_ns.models import scenetok_networks
 from scenetok_ns.models.autoencoders.conv import CHANNELS, ConvAutoencoder, ConvCodec, conv_latent_space
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
 from scenetok_ns.models.cameras import CameraBatch
@@ -15,7 +16,8 @@ from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.presets import AutoencoderConfig, load_preset
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.models.weight_files import embedded_weights, load_weights, save_weights
+from scenetok_ns.models.scenetok_networks import GENERATOR_OF
+from scenetok_ns.models.weight_files import CheckpointError, embedded_weights, load_weights, save_weights
 
 
 def test_weights_come_back_in_half_precision(tmp_path: Path) -> None:
@@ -64,8 +66,10 @@ def test_shipped_codec_gives_pictures_back_and_codes_of_unit_size() -> None:
 
 
 def test_shipped_weights_are_small_enough_to_ship() -> None:
-    """The package and its repository carry both files."""
-    total = sum(embedded_weights(name).stat().st_size for name in ("scenetok-tiny", "scenegen-tiny"))
+    """The package and its repository carry all files."""
+    total = sum(
+        embedded_weights(name).stat().st_size for name in ("scenetok-tiny", "scenegen-tiny", "scenetok-tiny-depth")
+    )
     assert total <= 34 * 2**20
 
 
@@ -101,3 +105,15 @@ def test_the_shipped_generator_gives_its_photograph_back() -> None:
         scores.append(float(psnr(pred=model.render(tokens, photograph), target=frames[0, :1]).mean()))
     own, wrong = scores
     assert own > 15 and own > wrong + 3
+
+
+def test_a_generator_of_another_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    generator = SceneTok.from_preset(load_preset("scenegen-tiny")).scene_generator
+    save_weights({"scene_generator": generator}, tmp_path / "scenegen-tiny.safetensors", {GENERATOR_OF: "0"})
+    monkeypatch.setattr(
+        scenetok_networks,
+        "embedded_weights",
+        lambda name: tmp_path / f"{name}.safetensors" if name == "scenegen-tiny" else embedded_weights(name),
+    )
+    with pytest.raises(CheckpointError, match="trained on the tokens of another compressor"):
+        SceneTok.from_preset(load_preset("scenegen-tiny")).load_embedded()
