@@ -1,7 +1,7 @@
 """Figures of the bundled models on held-out demo rooms (docs/scenetok-tiny.md, docs/scenegen-tiny.md).
 
     python benchmarks/tiny.py --stlpips --output tokenizer.json
-    python benchmarks/tiny.py --generated 12 --output generator.json
+    python benchmarks/tiny.py --generated 16 --output generator.json
     python benchmarks/tiny.py --preset old.yaml --weights old.safetensors --output old.json
 
 The tokenizer: fidelity by views, tokens and steps, sharpness, steadiness; ten minutes for six rooms on a free CPU core.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,7 +47,6 @@ def main() -> None:
     parser.add_argument("--stlpips", action="store_true")
     parser.add_argument("--generated", type=int, metavar="ROOMS", help="measure the generator, on so many rooms")
     parser.add_argument("--generator-weights", type=Path, default=embedded_weights("scenegen-tiny"))
-    parser.add_argument("--scene-steps", type=int, default=20, help="of the multistep solver")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
@@ -106,7 +104,6 @@ def generator_figures(options: argparse.Namespace) -> dict[str, float]:
     judge = ConvCodec()
     load_weights({"codec": judge}, embedded_weights("scenetok-tiny"))
     judge.to(device).eval()
-    sampler = replace(preset.scene_sampler, steps=options.scene_steps, solver="multistep")
     rooms = sample_rooms([scene_seed(0, "test", index) for index in range(options.generated)], device)
     c2w = sample_walks(rooms, NUM_FRAMES)
     truth = render_rooms(rooms, c2w, rooms.intrinsics, options.size)
@@ -125,7 +122,7 @@ def generator_figures(options: argparse.Namespace) -> dict[str, float]:
     for index, posed in enumerate(cameras):
         given, aimed = posed.select([0]), posed.select(anchors)
         for kept, photograph in ((generated, small[index]), (swapped, small[index - 1])):
-            tokens = generate(model, photograph[:1], given, aimed, sampler=sampler)
+            tokens = generate(model, photograph[:1], given, aimed)
             views = posed.select(shown if kept is generated else [0])
             kept.append(resized(model.render(tokens, views), options.size, "bicubic"))
         tokens = model.encode(small[index][context], posed.select(context))

@@ -7,7 +7,7 @@ walk.webp (scenetok-tiny): a walk through a room that moves: the room as it is, 
 which were encoded from 12 of 48 frames of the same walk.
 
 rooms.jpg (scenetok-tiny): each block has eight of the twelve context views; below, eight other views of the walk as
-they are, and as rendered from the scene's tokens. generated.jpg (scenegen-tiny, 20 steps of the multistep solver): each
+they are, and as rendered from the scene's tokens. generated.jpg (scenegen-tiny): each
 block has a photograph and seven views along the walk as they are; below, eight views along the walk through a scene
 that was generated from the photograph alone, the first at its own pose; below that, the same with another seed. Nothing
 is picked: the rooms are the first test rooms of seed 0.
@@ -21,7 +21,6 @@ import argparse
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -40,7 +39,6 @@ from scenetok_ns.rendering.picture_files import sheet, to_bytes
 
 ROOMS, FRAMES, CONTEXT, SHOWN = 3, 48, 12, 8
 SEEDS = 2
-SCENE_STEPS = 20
 QUALITY = 85
 WALK_SIZE, WALK_MILLISECONDS = 256, 120
 """Side of a square in pixels, and time of a frame."""
@@ -70,10 +68,9 @@ def generated_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width
     frames, cameras = walk(model, seed)
     shown = spread_over(FRAMES)
     anchors = cameras.select(torch.linspace(0, FRAMES - 1, CONTEXT).round().long())
-    sampler = replace(model.preset.scene_sampler, steps=SCENE_STEPS, solver="multistep")
     rows = [frames[shown]]
     for drawn in range(SEEDS):
-        tokens = generate(model, frames[:1], cameras.select([0]), anchors, seed=drawn, sampler=sampler)
+        tokens = generate(model, frames[:1], cameras.select([0]), anchors, seed=drawn)
         rows.append(model.render(tokens, cameras)[shown])
     return sheet(rows)
 
