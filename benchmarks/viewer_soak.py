@@ -85,8 +85,12 @@ class Client(Visitor):
     KINDS = tuple(f"GuiAdd{kind}Message" for kind in ("Slider", "Number", "Dropdown", "Button"))
     LABELS = (
         *("Scene", "Context views", "Steps at rest", "Steps while moving", "Seed", "New sample", "Previous views"),
-        *("Beside the square", "Tokens used"),
+        *("Beside the square", "Tokens used", "Quality at rest", "Other seed (A/B)", "Undo", "Encode these views"),
+        *("View", "Go to view", "Next view", "Previous view", "Display"),
+        *("Path", "Frames", "Render video", "Stop video", "Download video", "Snapshot"),
+        *("Saved tokens", "Save tokens", "Open saved tokens", "Download tokens", "Forget them"),
     )
+    """Everything in the panel but uploads; "Frames" stays small, so that videos are short."""
 
     def __init__(self, port: int, seed: int, ends: float) -> None:
         super().__init__(seed, ends)
@@ -100,7 +104,7 @@ class Client(Visitor):
         self._client.look(position, 16 / 9, turned, self.random.uniform(0.8, 1.4))
 
     def change(self) -> bool:
-        """Sliders, numbers, lists and harmless buttons of our folders."""
+        """Sliders, numbers, lists and buttons of our folders."""
         if not self._elements:
             return False
         identity, element = self.random.choice(sorted(self._elements.items()))
@@ -139,7 +143,8 @@ class Browser(Visitor):
     """A headless Chromium."""
 
     NUMBERS = (("Seed", 0, 5), ("Steps at rest", 1, 12), ("Steps while moving", 1, 4), ("Tokens used", 1, 128))
-    NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3))
+    NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3), ("Frames", 1, 5))
+    BUTTONS = ("New sample", "Encode these views", "Other seed (A/B)", "Undo", "Render video", "Stop video")
     CHOICES = (("Beside the square", ("border", "fill")), ("Output type", ("rgb", "uncertainty", "accumulation")))
 
     def __init__(self, port: int, seed: int, ends: float) -> None:
@@ -164,8 +169,11 @@ class Browser(Visitor):
         elif kind < 0.8:
             label, options = self.random.choice((*self.CHOICES, ("Scene", self._scenes)))
             self._page.choose(label, self.random.choice(options))
+        elif kind < 0.9:
+            self._page.press(self.random.choice(self.BUTTONS), renders=False)
         else:
-            self._page.press(self.random.choice(("New sample", "Encode these views")))
+            name = self.random.choice("npgbuf")
+            self._page.key(name, ord(name.upper()))
         return True
 
     def pause(self, seconds: float) -> None:

@@ -134,6 +134,14 @@ class RenderThread:
         self._act("rerender")
         self._thread.interrupt_render_flag = False  # set by that, but there is nothing left to interrupt
 
+    def starts_over(self) -> bool:
+        """Have the viewer ask for this view from the beginning, its preview first; whether it does so."""
+        if not self._paced:
+            return False
+        self._act("move")
+        self._thread.interrupt_render_flag = False  # set by that, but there is nothing left to interrupt
+        return True
+
     def go_on(self) -> None:
         """Have the viewer ask for the next better picture of the pose at once, where it would wait for 0.2 s."""
         if self.moving and self._thread.next_action is None:
