@@ -158,6 +158,34 @@ class Upload(ViewerElement[bytes]):
         self.take(file.name, file.content)
 
 
+class ButtonList(ViewerElement[str]):
+    """A closed folder of buttons that come and go."""
+
+    renders = False
+    gui_handle: Any
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.buttons: list[Button] = []
+
+    def install(self, viser_server: ViserServer) -> None:
+        self._server = viser_server
+        self._create_gui_handle(viser_server)
+
+    def _create_gui_handle(self, viser_server: ViserServer) -> None:
+        self.gui_handle = viser_server.gui.add_folder(self.name, expand_by_default=False)
+
+    def fill(self, buttons: Sequence[Button], connect: Callable[[ViewerElement], None]) -> None:
+        """Show these buttons instead of those before. `connect` is given each, installed."""
+        for button in self.buttons:
+            button.gui_handle.remove()
+        self.buttons = list(buttons)
+        with self.gui_handle:
+            for button in self.buttons:
+                button.install(self._server)
+                connect(button)
+
+
 class Prose(ViewerElement[str]):
     """Text in the panel, as Markdown with HTML (`page_text` makes it)."""
 

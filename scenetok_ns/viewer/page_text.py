@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -56,6 +57,43 @@ def media(content: bytes, kind: Literal["video/mp4", "image/png", "image/jpeg"],
     if kind != "video/mp4":
         tag = f'<img src="{source}" alt={quoted(label)} {style} />'
     return f'<div style={{{{padding: "0 0.75em 0.5em"}}}}>{tag}</div>'
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture that presses a button."""
+
+    caption: str
+    button: str
+    """Text of the button."""
+    picture: str
+    """Data URL of a JPEG; empty: none."""
+
+    @staticmethod
+    def url(content: bytes) -> str:
+        """A JPEG as a data URL."""
+        return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+
+def tiles(shown: Sequence[Tile]) -> str:
+    """Pictures with captions in rows of three."""
+    grid = 'display: "grid", gridTemplateColumns: "repeat(3, 1fr)", gap: "0.4em", padding: "0 0.75em 0.5em"'
+    plain = 'border: "none", padding: 0, background: "none", cursor: "pointer", font: "inherit", color: "inherit"'
+    image = 'width: "100%", aspectRatio: "1", borderRadius: "4px", display: "block"'
+    text = 'fontSize: "0.7em", overflowWrap: "anywhere", textAlign: "left"'
+    parts = []
+    for tile in shown:
+        press = (
+            "() => { const found = [...document.querySelectorAll('button')].find(b => b.textContent.trim() == "
+            + quoted(tile.button)[1:-1]
+            + "); if (found) found.click(); }"
+        )
+        picture = f'<img src="{tile.picture}" alt="" style={{{{{image}}}}} />' if tile.picture else ""
+        caption = f"<div style={{{{{text}}}}}>{quoted(tile.caption)}</div>"
+        parts.append(
+            f"<button title={quoted(tile.button)} style={{{{{plain}}}}} onClick={{{press}}}>{picture}{caption}</button>"
+        )
+    return f"<div style={{{{{grid}}}}}>{''.join(parts)}</div>"
 
 
 def page_script(keys: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ from scenetok_ns.viewer.renderer import ViewerRenderer
 from scenetok_ns.viewer.scene_part import ScenePart
 from scenetok_ns.viewer.session import Session
 from scenetok_ns.viewer.shown_run import write_shown_run
+from scenetok_ns.viewer.start_part import GALLERY, StartPart
 from scenetok_ns.viewer.stock_page import RenderTab, allow_two_keyframes, first_tab, hide_meaningless
 from scenetok_ns.viewer.video_part import VideoPart
 from scenetok_ns.viewer.view_part import ViewPart
@@ -90,9 +91,10 @@ class ViewerPanel(nn.Module):
         scene = ScenePart(session, generation.generate if generation else None)
         video, look = VideoPart(session), ViewPart(session)
         files, compare, photographs = FilesPart(session), ComparePart(session), PhotographsPart(session, generation)
-        parts: list[Part | None] = [scene, photographs, generation, look, video, compare, files]
+        start = StartPart(session, scene, generation)
+        parts: list[Part | None] = [start, scene, photographs, generation, look, video, compare, files]
         self._parts = [part for part in parts if part is not None]
-        self._scene, self._look, self._video, self._generation = scene, look, video, generation
+        self._start, self._scene, self._look, self._video, self._generation = start, scene, look, video, generation
         self.control = _Connection(self._opened)
 
     def part(self, label: str) -> Part:
@@ -114,8 +116,13 @@ class ViewerPanel(nn.Module):
         self._adapt_render_tab(viewer)
         session.redrawn.append(self._look.show_settings)
         session.redrawn.append(self._scene.say_given)
+        session.listed.append(self._start.refresh)
         viewer.viser_server.on_client_connect(session.place)
-        if session.shown.generates and viewer.trainer is None and self._generation is not None:
+        if viewer.trainer is not None or not session.shown.generates or self._generation is None:
+            return
+        if (viewer.log_filename.parent / GALLERY).is_file():
+            session.attempt(self._start.folder.status, self._start.open_first, loud=False)
+        else:
             session.attempt(self._generation.folder.status, self._generation.generate, loud=False)
 
     def _notes(self, viewer: Viewer) -> str:

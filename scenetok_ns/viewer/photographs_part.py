@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
-from scenetok_ns.bridge.capture_kinds import find_dataparser
-from scenetok_ns.bridge.scene_views import SceneViews, read_capture
 from scenetok_ns.data.capture.capture_folder import CaptureOptions, make_capture
-from scenetok_ns.data.scenes import Scene
 from scenetok_ns.data.sources.photograph import read_photograph
-from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer.background import Work
+from scenetok_ns.viewer.captured_scene import EncodedScene, encode_capture
 from scenetok_ns.viewer.elements import Folder, QuietButton, Upload
 from scenetok_ns.viewer.generation_part import GenerationPart
 from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.session import Session
-from scenetok_ns.viewer.viewer_files import PICTURES
+from scenetok_ns.viewer.viewer_files import CAPTURES, PICTURES
 
 STAGES = {
     "pictures": "reading pictures",
@@ -27,7 +23,7 @@ STAGES = {
     "cameras": "finding cameras",
 }
 """What the stages of a capture are called."""
-Made = tuple[SceneTokens, SceneViews, Scene, list[str]]
+Made = tuple[EncodedScene, tuple[str, ...]]
 
 
 class PhotographsPart(Part):
@@ -60,6 +56,7 @@ class PhotographsPart(Part):
                 for path in paths:
                     path.unlink(missing_ok=True)
                 raise
+            self.session.list_files()
             there = len(files.photograph_names())
             if self._generation is None:
                 return f"{there} photograph{'s' * (there > 1)}: upload more from all around, then make a scene of them"
@@ -72,12 +69,13 @@ class PhotographsPart(Part):
         count = self.session.open_files.forget_photographs()
         if self._generation is not None:
             self._generation.list_photographs(None)
+        self.session.list_files()
         return f"{count} photographs deleted"
 
     def _start_capture(self) -> str:
         session = self.session
         files = session.open_files
-        photographs, target = files.photographs, files.new_folder("captures")
+        photographs, target = files.photographs, files.new_folder(CAPTURES)
         work: Work[Made]
 
         def run(on_step: Callable[[int, int], None]) -> Made:
@@ -91,16 +89,15 @@ class PhotographsPart(Part):
             finally:
                 session.lock.acquire()
             with session.evaluating():
-                return _encoded(session, made.folder, [*made.warnings])
+                return encode_capture(session, made.folder, "photographs"), made.warnings
 
         def done(made: Made) -> str:
-            tokens, views, scene, warnings = made
-            session.remember()
-            session.shown.take(tokens, views, scene)
-            session.redraw()
+            encoded, warnings = made
+            encoded.display(session)
+            session.list_files()
             session.ask_again()
             more = f" ({'; '.join(warnings)})" if warnings else ""
-            return f"encoded {len(views.indices)} of {scene.num_frames} photographs{more}"
+            return f"encoded {len(encoded.views.indices)} of {encoded.scene.num_frames} photographs{more}"
 
         work = Work(run, session.lock, share=not session.trains, report=self.says, done=done, doing="making a scene")
         session.start(work)
@@ -108,17 +105,3 @@ class PhotographsPart(Part):
 
     def _stop(self) -> str:
         return "stopping" if self.session.stop() else "nothing is being made"
-
-
-@torch.no_grad()
-def _encoded(session: Session, folder: object, warnings: list[str]) -> Made:
-    """Tokens of a capture, encoded from views spread over it."""
-    renderer = session.renderer
-    preset = renderer.preset
-    dataparser = find_dataparser(folder).setup()  # type: ignore[arg-type]
-    source = read_capture(dataparser, "test", typical_spread=preset.data.camera_spread)
-    indices = source.fixed_views(preset.data.views.num_context, fewer=True).context
-    scene = source.read()
-    views = scene.load_views(indices, (preset.data.image_size,) * 2)
-    tokens = renderer.encode_views(views, "photographs", source.pose_scale)
-    return tokens, session.shown.views_of(scene, indices), scene, warnings

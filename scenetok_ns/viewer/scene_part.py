@@ -53,8 +53,11 @@ class ScenePart(Part):
         self.say_given()
 
     def _show(self) -> str:
-        shown = self.session.shown
-        return self._show_scene(lambda: shown.show(shown.names.index(self.scene.value)))
+        return self.show_number(self.session.shown.names.index(self.scene.value))
+
+    def show_number(self, number: int) -> str:
+        """Display a scene of the data set; a generator begins to generate it. Called with the viewer's lock."""
+        return self._show_scene(lambda: self.session.shown.show(number))
 
     def _show_by_name(self) -> str:
         return self._show_scene(lambda: self.session.shown.show_named(self.name.value.strip()))

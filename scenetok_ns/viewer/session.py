@@ -48,6 +48,8 @@ class Session:
     """What goes on in the background: a generation, a capture or a video; one at a time."""
     redrawn: list[Callable[[], None]] = field(default_factory=list)
     """Called when another scene is shown, and after an undo."""
+    listed: list[Callable[[], None]] = field(default_factory=list)
+    """Called when files have come or gone."""
     _past: list[tuple[SceneState, ViewSettings]] = field(default_factory=list)
 
     @property
@@ -175,6 +177,11 @@ class Session:
                         "Note", text, auto_close=1000 * SECONDS["warning"], color=COLOURS["warning"]
                     )
         for call in self.redrawn:
+            call()
+
+    def list_files(self) -> None:
+        """Have the page list the run's files as they are now."""
+        for call in self.listed:
             call()
 
     def redraw_frustums(self) -> None:

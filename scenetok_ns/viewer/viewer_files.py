@@ -10,12 +10,15 @@ import stat
 import zipfile
 from pathlib import Path
 
+from scenetok_ns.data.capture.writer import TRANSFORMS
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.tokens import SceneTokens, is_token_file
 from scenetok_ns.tools.atomic_files import write_atomically
 
 FOLDER = "viewer"
 """In the run folder."""
+CAPTURES = "captures"
+"""Folder of the scenes that were made of uploaded photographs."""
 LONGEST_NAME = 100
 MEBIBYTE = 2**20
 LARGEST = {".safetensors": 64 * MEBIBYTE, ".ply": 512 * MEBIBYTE}
@@ -127,6 +130,14 @@ class ViewerFiles:
         return len(names)
 
     # --- What the viewer makes ---
+
+    def captures(self) -> dict[str, Path]:
+        """Scenes that were made of uploaded photographs, by name, in the order in which they came."""
+        home = self.folder / CAPTURES
+        if not home.is_dir() or self.folder.is_symlink() or home.is_symlink():
+            return {}
+        folders = sorted(path for path in home.iterdir() if path.name.isdecimal() and not path.is_symlink())
+        return {f"photographs {int(path.name)}": path for path in folders if (path / TRANSFORMS).is_file()}
 
     def new_folder(self, kind: str) -> Path:
         """A name for a folder of a kind ("videos", "captures"), with the next number. The oldest of many go."""
