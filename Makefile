@@ -1,6 +1,7 @@
 # Two commands do everything on a machine that has Python 3.10 to 3.12, git and make:
 #   make demo   make rooms; evaluate, render and generate some with the shipped models; train a little
 #   make test   the checks that CI runs
+# make docs builds the documentation site into site/.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Idle threads of torch sleep instead of holding a core that another process needs (docs/performance.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-long test-browser kills lint notebooks venv clean
+.PHONY: demo test test-long test-browser kills lint docs notebooks venv clean
 
 demo: $(STAMP)
 	$(BIN)/scenetok demo
@@ -38,6 +39,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Fails on every warning: a broken link, a page outside the navigation, a name that the API reference cannot find.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
 # Runs the notebooks and stores their output, to be looked at.
 notebooks: $(STAMP)
 	$(BIN)/python scripts/run_notebooks.py
@@ -47,8 +53,8 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -e '.[dev]'
+	$(BIN)/python -m pip install -e '.[dev,docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

@@ -1,7 +1,109 @@
-"""SceneTok and SceneGen as a Nerfstudio method.
+"""SceneTok and SceneGen: compressed scene tokens, rendered by a rectified-flow transformer.
 
-This file imports nothing heavy: Nerfstudio loads our entry points while it is still importing itself, and
-``scenetok_ns.models`` has to work without Nerfstudio.
+>>> from scenetok_ns import SceneTok, camera_path, open_scenes
+>>> model = SceneTok.from_pretrained("scenetok-tiny")
+>>> views = open_scenes("my-capture", model.preset).context()
+>>> tokens = model.encode(views.images, views.cameras, pose_scale=views.pose_scale)
+>>> frames = model.render(tokens, camera_path("orbit", tokens, 48))  # [48, 3, 64, 64] in [0, 1]
+
+This file imports nothing: Nerfstudio loads our entry points while it is still importing itself, and `scenetok --help`
+waits for no torch. A name is imported when it is first used. Before torch is imported, its idle threads are set to
+sleep (`tools/threads.py`).
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scenetok_ns.bridge.posed_scenes import (
+        PosedScenes,
+        cameras_from_colmap,
+        cameras_from_nerfstudio,
+        open_scenes,
+    )
+    from scenetok_ns.data.errors import DataError
+    from scenetok_ns.data.posed_views import (
+        PosedViews,
+        as_pictures,
+        cameras_from_transforms,
+        photograph_views,
+        square_views,
+    )
+    from scenetok_ns.models.cameras import CameraBatch
+    from scenetok_ns.models.errors import CheckpointError
+    from scenetok_ns.models.presets import Preset, load_preset, preset_names
+    from scenetok_ns.models.scenegen import generate
+    from scenetok_ns.models.scenetok import SceneTok
+    from scenetok_ns.models.tokens import SceneTokens
+    from scenetok_ns.rendering.camera_path import camera_path
+    from scenetok_ns.rendering.token_renderer import TokenRenderer
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "CameraBatch",
+    "CheckpointError",
+    "DataError",
+    "PosedScenes",
+    "PosedViews",
+    "Preset",
+    "SceneTok",
+    "SceneTokens",
+    "TokenRenderer",
+    "__version__",
+    "as_pictures",
+    "camera_path",
+    "cameras_from_colmap",
+    "cameras_from_nerfstudio",
+    "cameras_from_transforms",
+    "generate",
+    "load_preset",
+    "open_scenes",
+    "photograph_views",
+    "preset_names",
+    "square_views",
+]
+
+_HOMES = {
+    "CameraBatch": "models.cameras",
+    "CheckpointError": "models.errors",
+    "DataError": "data.errors",
+    "PosedScenes": "bridge.posed_scenes",
+    "PosedViews": "data.posed_views",
+    "Preset": "models.presets",
+    "SceneTok": "models.scenetok",
+    "SceneTokens": "models.tokens",
+    "TokenRenderer": "rendering.token_renderer",
+    "as_pictures": "data.posed_views",
+    "camera_path": "rendering.camera_path",
+    "cameras_from_colmap": "bridge.posed_scenes",
+    "cameras_from_nerfstudio": "bridge.posed_scenes",
+    "cameras_from_transforms": "data.posed_views",
+    "generate": "models.scenegen",
+    "load_preset": "models.presets",
+    "open_scenes": "bridge.posed_scenes",
+    "photograph_views": "data.posed_views",
+    "preset_names": "models.presets",
+    "square_views": "data.posed_views",
+}
+"""Public name -> module that defines it."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if "torch" not in sys.modules:
+        from scenetok_ns.tools.threads import let_idle_threads_sleep
+
+        let_idle_threads_sleep()
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

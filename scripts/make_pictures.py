@@ -1,6 +1,9 @@
-"""Draw docs/pictures/rooms.png and generated.png: held-out rooms seen through the shipped models.
+"""Draw docs/pictures/walk.webp, rooms.png and generated.png: held-out rooms seen through the bundled models.
 
     python scripts/make_pictures.py
+
+walk.webp (scenetok-tiny): a walk through a room that moves: the room as it is, and rendered from the room's 128 tokens,
+which were encoded from 12 of 48 frames of the same walk.
 
 rooms.png (scenetok-tiny): each block has eight of the twelve context views; below, eight other views of the walk as
 they are, and as rendered from the scene's 128 tokens. generated.png (scenegen-tiny): each block has a photograph and
@@ -16,7 +19,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from scenetok_ns.data.demo.difficulty import even_split
@@ -30,6 +33,8 @@ from scenetok_ns.rendering.picture_files import sheet, to_bytes
 ROOMS, FRAMES, CONTEXT, SHOWN = 3, 48, 12, 8
 SEEDS = 2
 ENLARGE = 2
+WALK_SIZE, WALK_MILLISECONDS = 256, 120
+"""Side of a square in pixels, and time of a frame."""
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 
 
@@ -79,6 +84,28 @@ def draw(preset: str, block: Callable[[SceneTok, int], Tensor], path: Path) -> N
     picture.resize(size, Image.Resampling.NEAREST).save(path, optimize=True)
 
 
+def draw_walk(path: Path) -> None:
+    """An animation of two squares side by side: the room, and its rendering."""
+    model = SceneTok.from_preset(load_preset("scenetok-tiny")).eval()
+    model.load_embedded()
+    frames, cameras = walk(model, scene_seed(0, "test", 0))
+    context, _ = even_split(FRAMES, CONTEXT)
+    tokens = model.encode(frames[context], cameras.select(context))
+    rendered = model.render(tokens, cameras)
+    font = ImageFont.load_default(size=16)
+    pictures = []
+    for number, pair in enumerate(zip(frames, rendered, strict=True)):
+        whole = Image.new("RGB", (2 * WALK_SIZE, WALK_SIZE + 28), "white")
+        captions = (f"the room (frame {number + 1})", "rendered from 128 tokens")
+        for column, (frame, caption) in enumerate(zip(pair, captions, strict=True)):
+            square = Image.fromarray(to_bytes(frame).permute(1, 2, 0).numpy())
+            whole.paste(square.resize((WALK_SIZE, WALK_SIZE), Image.Resampling.BICUBIC), (column * WALK_SIZE, 0))
+            ImageDraw.Draw(whole).text((column * WALK_SIZE + 6, WALK_SIZE + 4), caption, "black", font)
+        pictures.append(whole)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=WALK_MILLISECONDS, loop=0, quality=70)
+
+
 if __name__ == "__main__":
+    draw_walk(PICTURES / "walk.webp")
     draw("scenetok-tiny", encoded_block, PICTURES / "rooms.png")
     draw("scenegen-tiny", generated_block, PICTURES / "generated.png")

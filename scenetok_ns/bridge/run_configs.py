@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 
 from scenetok_ns.bridge.tool_compat import opened_config
-from scenetok_ns.tools.run_files import CONFIG
+from scenetok_ns.tools.run_files import CONFIG, checkpoint_folder
 from scenetok_ns.tools.safe_config import read_config
-
-logger = logging.getLogger(__name__)
 
 
 def read_run(run: Path) -> TrainerConfig:
@@ -41,14 +38,7 @@ def run_checkpoints(run: Path, config: TrainerConfig) -> Path:
 
     Where there is none, the folder that the configuration names; a warning says so if that is another run's.
     """
-    folder = config_file(run).absolute().parent
-    beside = folder / config.relative_model_dir
-    if beside.is_dir():
-        return beside
-    named = config.get_checkpoint_dir().absolute()
-    if named != beside and named.is_dir():
-        logger.warning("%s has no checkpoints of its own; those of %s are used", folder, named.parent)
-    return named
+    return checkpoint_folder(config_file(run), config.relative_model_dir, config.get_checkpoint_dir())
 
 
 LAST_FIELDS = ("viewer", "vis")

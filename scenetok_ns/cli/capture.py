@@ -34,6 +34,7 @@ def capture(
     separate_lenses: bool = False,
     open: bool = False,
     run: Path | None = None,
+    device: str | None = None,
 ) -> None:
     """Find the cameras of photographs or of a video with pycolmap, and write a capture that every Nerfstudio method
     reads: pictures, transforms.json, a COLMAP model in sparse/0, a sheet of thumbnails.
@@ -51,6 +52,7 @@ def capture(
         open: Encode the capture and open it in the viewer.
         run: With --open: run folder with the model (or its config.yml), or a preset whose weights come with the
             package. Default: scenetok-tiny.
+        device: With --open: device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     from scenetok_ns.data.capture.capture_folder import CaptureOptions, make_capture
     from scenetok_ns.data.capture.photographs import CaptureError
@@ -58,6 +60,8 @@ def capture(
 
     if run is not None and not open:
         raise CaptureError("--run only works with --open")
+    if device is not None and not open:
+        raise CaptureError("--device only works with --open")
     for option, value in (("--frames", frames), ("--threads", threads)):
         if value is not None and value < 1:
             raise CaptureError(f"{option} must be at least 1, got {value}")
@@ -75,7 +79,7 @@ def capture(
     if open:
         from scenetok_ns.cli.viewing import view_capture
 
-        view_capture(folder, run, console)
+        view_capture(folder, run, console, device)
     else:
         opening = command("scenetok", "capture", source, "--output", folder, "--open")
         encoding = command("scenetok", "encode", "--data", folder, "--output", "scene.safetensors")

@@ -23,6 +23,7 @@ from scenetok_ns.cli.demo_rooms import write_rooms
 from scenetok_ns.cli.photograph_options import PhotographOptions, print_photograph
 from scenetok_ns.cli.run_options import EMBEDDED, EMBEDDED_GENERATOR, RunChanges
 from scenetok_ns.cli.runs import write_run
+from scenetok_ns.tools.devices import chosen_device
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, description_column, plain_console
 
@@ -49,7 +50,7 @@ def demo(
     output: Path = Path("demo"),
     train_scenes: int = 12,
     test_scenes: int = 2,
-    steps: int = 20,
+    train_steps: int = 20,
     seed: int = 0,
     preset: str = EMBEDDED,
     generator: str = EMBEDDED_GENERATOR,
@@ -62,7 +63,7 @@ def demo(
         output: Folder for data, runs, figures and videos.
         train_scenes: Rooms to train on.
         test_scenes: Rooms to evaluate on; none is among those to train on.
-        steps: Training steps.
+        train_steps: Training steps.
         seed: Random seed for rooms and training.
         preset: Preset of the tokenizer, with trained weights in the package.
         generator: Preset of the scene generator, with trained weights in the package.
@@ -70,8 +71,8 @@ def demo(
     console = plain_console()
     begin = time.monotonic()
     name = datetime.now().strftime("%Y-%m-%d_%H%M%S")
-    if min(train_scenes, test_scenes, steps) < 1:
-        raise UsageError("--train-scenes, --test-scenes and --steps must be at least 1")
+    if min(train_scenes, test_scenes, train_steps) < 1:
+        raise UsageError("--train-scenes, --test-scenes and --train-steps must be at least 1")
     # One folder for each set of rooms: a second call with other numbers must not take the old ones.
     data = output / f"rooms-{train_scenes}-{test_scenes}-seed{seed}"
     results = output / f"results-{name}"
@@ -103,8 +104,8 @@ def demo(
     ])  # fmt: skip
     tools.run("training", [
         *("ns-train", METHOD, "--data", data, "--output-dir", output / "runs", "--experiment-name", "demo"),
-        *("--timestamp", name, "--max-num-iterations", steps, "--machine.seed", seed),
-        *("--machine.device-type", _device(), "--pipeline.model.preset", preset, "re10k-data"),
+        *("--timestamp", name, "--max-num-iterations", train_steps, "--machine.seed", seed),
+        *("--machine.device-type", chosen_device(None).type, "--pipeline.model.preset", preset, "re10k-data"),
     ])  # fmt: skip
 
     trained = output / "runs" / "demo" / METHOD / name
@@ -114,7 +115,7 @@ def demo(
         f"Truth beside prediction, view by view: {results / 'views'}",
         f"A walk between the views of a room: {video}",
         f"A scene generated from {photograph}: {generated}",
-        f"The model, trained {steps} steps more: {trained}",
+        f"The model, trained {train_steps} steps more: {trained}",
         f"Look around: {command('ns-viewer', '--load-config', config)}",
     ):
         console.print(line, soft_wrap=True)
@@ -154,12 +155,6 @@ def open_photograph(generator: str, photograph: PhotographOptions, folder: Path,
     if source is not None and photograph.image is not None:
         print_photograph(photograph.image, source, console)
     write_run(derived, folder, console)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def table(values: dict[str, float]) -> Table:

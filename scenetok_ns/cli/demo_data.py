@@ -11,8 +11,8 @@ from scenetok_ns.tools.printing import plain_console
 def demo_data(
     output: Path,
     layout: Layout = "re10k",
-    train: int = TRAIN,
-    test: int = TEST,
+    train_scenes: int = TRAIN,
+    test_scenes: int = TEST,
     frames: int = FRAMES,
     size: int = SIZE,
     seed: int = 0,
@@ -23,11 +23,11 @@ def demo_data(
     Args:
         output: Folder for the data set; it must not exist or be empty.
         layout: RealEstate10K's (chunks of JPEGs) or DL3DV's (a folder of PNGs and transforms.json for each scene).
-        train: Number of training scenes.
-        test: Number of test scenes; none is among the training scenes of any seed.
-        frames: Pictures of each scene, along a walk that turns by at least 120 degrees.
+        train_scenes: Number of training scenes.
+        test_scenes: Number of test scenes; none is among the training scenes of any seed.
+        frames: Number of frames of each scene, along a walk that turns by at least 120 degrees.
         size: Width and height of the pictures in pixels.
         seed: Random seed: another one gives other scenes; scene i of a seed is always the same.
         depth: Also write an exact depth map of each picture, in millimetres.
     """
-    write_rooms(output, plain_console(), layout, train, test, frames, size, seed, depth)
+    write_rooms(output, plain_console(), layout, train_scenes, test_scenes, frames, size, seed, depth)

@@ -29,7 +29,7 @@ def write_rooms(
     depth: bool = True,
 ) -> None:
     """Write `train` and `test` scenes to a new folder; see `scenetok demo-data`."""
-    for option, count in (("--train", train), ("--test", test)):
+    for option, count in (("--train-scenes", train), ("--test-scenes", test)):
         if not 0 <= count <= MOST_SCENES:
             raise UsageError(f"{option} must be from 0 to {MOST_SCENES:,}, got {count}")
     if frames < 2 or size < 8 or frames * size**2 > MOST_PIXELS:

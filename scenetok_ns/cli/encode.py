@@ -38,6 +38,7 @@ def encode(
     seed: int | None = None,
     shard: str | None = None,
     dtype: DType | None = None,
+    device: str | None = None,
 ) -> None:
     """Encode a scene to a token file, which renders without the photographs, and create a run folder that displays it.
     With --split, encode all scenes, so that scene generators train faster than from photographs.
@@ -60,6 +61,7 @@ def encode(
         shard: With --split: part of the work, e.g. 0/8. Detected automatically under SLURM and torchrun.
         dtype: Precision of the numbers in the file; bfloat16 halves the file at no visible loss. Default: float32,
             with --split float16.
+        device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     from scenetok_ns.cli.token_files import check_token_file, write_tokens
 
@@ -78,7 +80,7 @@ def encode(
     derived = derive_run(run, output)
     changes.apply(derived.config)
     console = plain_console(stderr=True)
-    pipeline = load_run(derived, console)
+    pipeline = load_run(derived, console, device)
     if split is None:
         tokens = _encoded_scene(pipeline, console)
         write_tokens(tokens, output, dtype or "float32", run, console, run_folder=run_folder)

@@ -52,6 +52,7 @@ def evaluate(
     pairs: Path | None = None,
     protocol: Literal["default", "published", "notebook"] | None = None,
     shard: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Evaluate a run as ns-eval does, with options: other scenes and settings, several seeds, sweeps.
 
@@ -83,6 +84,7 @@ def evaluate(
         protocol: How scenes are evaluated: published as the published command does, notebook as its notebooks do
             (docs/reproduce.md). Default: as the run says.
         shard: Part of the scenes, e.g. 0/8. Detected automatically under SLURM and torchrun.
+        device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     positive("--seeds", seeds)
     changes = RunChanges(
@@ -109,7 +111,7 @@ def evaluate(
     changes.apply(config)
     check_sweep(config, sweep)
     console = plain_console(stderr=True)
-    renderer = load_run(derived, console).model.renderer
+    renderer = load_run(derived, console, device).model.renderer
     check_photographs(renderer.scenes)
     renderer = replace(renderer, scenes=renderer.scenes.with_keys(chosen_scenes(renderer.scenes, scenes, num_scenes)))
     check_context(renderer.scenes, max([*sweep.sweep_context, num_context or 0]))

@@ -34,6 +34,7 @@ def generate(
     solver: Solver | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     run_folder: bool = True,
+    device: str | None = None,
 ) -> None:
     """Generate a scene from a photograph and a path (--image), or from one to a few views of a data set's scene, and
     write its tokens to a file, which everything else can render.
@@ -53,6 +54,7 @@ def generate(
         solver: euler, or multistep, which needs fewer steps for the same error; default: the run's.
         dtype: Precision of the numbers in the file; bfloat16 halves the file at no visible loss.
         run_folder: Also create a run folder, named like the output without its ending, for ns-viewer and ns-render.
+        device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     from scenetok_ns.cli.token_files import check_token_file, write_tokens
 
@@ -77,14 +79,14 @@ def generate(
     source = changes.apply(derived.config)
     if source is not None and photograph.image is not None:
         print_photograph(photograph.image, source, console)
-    tokens = _generated(derived, console)
+    tokens = _generated(derived, console, device)
     write_tokens(tokens, output, dtype, run, console, run_folder=run_folder)
 
 
-def _generated(run: DerivedRun, console: Console) -> SceneTokens:
+def _generated(run: DerivedRun, console: Console, device: str | None) -> SceneTokens:
     from scenetok_ns.cli.token_files import with_sources
 
-    renderer = load_run(run, console).model.renderer
+    renderer = load_run(run, console, device).model.renderer
     scenes = renderer.scenes
     shown = scenes.scene(scenes.active)
     if scenes.stored_tokens(shown.number) is not None:

@@ -34,7 +34,7 @@ def import_checkpoint(
             checkpoint's name, or from what it holds.
         checkpoint: Released .ckpt file.
         folder: Folder with the released files.
-        data: Data set to show and evaluate, in the form that the preset's method expects. `scenetok open` can change
+        data: Data set to show and evaluate, in the form that the preset's method expects. `scenetok new-run` can change
             it later.
         tokenizer: For scenegen presets: the released file that holds compressor and denoiser, where `checkpoint` holds
             the generator alone.

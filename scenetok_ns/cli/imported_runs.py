@@ -64,7 +64,7 @@ def make_run(
     console.print(f"{output}: {described.description}\n  {viewer}", soft_wrap=True)
     shown = made[0].pipeline.datamanager.dataparser.data
     if data is None and not shown.exists():
-        opening = command("scenetok", "open", output, "--data", "DATA", "--output", "RUN2")
+        opening = command("scenetok", "new-run", output, "--data", "DATA", "--output", "RUN2")
         console.print(f"It displays {shown}, which is not there: put a data set there, or\n  {opening}", soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import re
@@ -14,6 +15,10 @@ from contextlib import contextmanager
 from traceback import print_exception
 from typing import Any, NoReturn
 
+from scenetok_ns import __version__
+from scenetok_ns.cli.commands import COMMANDS, examples, usage
+from scenetok_ns.cli.help_text import tidied
+from scenetok_ns.cli.old_names import current_command, current_options
 from scenetok_ns.tools.errors import (
     FAILURE,
     INTERRUPTED,
@@ -25,60 +30,15 @@ from scenetok_ns.tools.errors import (
     print_error,
     wants_traceback,
 )
+from scenetok_ns.tools.quiet import quiet_printing
 from scenetok_ns.tools.threads import let_idle_threads_sleep
 
-COMMANDS = {
-    "download": ("scenetok_ns.cli.download:download", "download a released model and create a run folder from it"),
-    "import": ("scenetok_ns.cli.import_checkpoint:import_checkpoint", "create a run folder from a released checkpoint"),
-    "open": (
-        "scenetok_ns.cli.open_run:open_run",
-        "create a run folder that shows another scene or has other settings",
-    ),
-    "encode": ("scenetok_ns.cli.encode:encode", "write the tokens of a scene, or of a whole split, to files"),
-    "capture": (
-        "scenetok_ns.cli.capture:capture",
-        "find the cameras of photographs or a video; --open shows the scene",
-    ),
-    "export-dataset": (
-        "scenetok_ns.cli.export_dataset:export_dataset",
-        "render views of a scene as a data set for other methods of Nerfstudio",
-    ),
-    "generate": ("scenetok_ns.cli.generate:generate", "generate a scene from one to three photographs"),
-    "render": ("scenetok_ns.cli.render:render", "render paths through scenes: videos, pictures, beside photographs"),
-    "demo": ("scenetok_ns.cli.demo:demo", "create rooms; evaluate, render, generate and train once"),
-    "demo-data": ("scenetok_ns.cli.demo_data:demo_data", "write procedurally made indoor scenes as a data set"),
-    "train-tiny": ("scenetok_ns.cli.train_tiny:train_tiny", "train the embedded model from scratch, on a GPU"),
-    "train-tiny-generator": (
-        "scenetok_ns.cli.train_tiny_generator:train_tiny_generator",
-        "train the embedded scene generator from scratch, on a GPU",
-    ),
-    "train-tiny-depth": (
-        "scenetok_ns.cli.train_tiny_depth:train_tiny_depth",
-        "train the embedded model's depth head, on a GPU",
-    ),
-    "export-mesh": ("scenetok_ns.cli.export_mesh:export_mesh", "fuse rendered views of a scene into a mesh"),
-    "splat": ("scenetok_ns.cli.splat:splat", "fit 3D Gaussians to rendered views of a scene, as a PLY file"),
-    "eval-index": ("scenetok_ns.cli.eval_index:eval_index", "make or check an evaluation index"),
-    "report": ("scenetok_ns.cli.report:report", "write a page about an evaluation"),
-    "evaluate": ("scenetok_ns.cli.evaluate:evaluate", "measure a run: metrics, seeds, sweeps"),
-    "score": ("scenetok_ns.cli.score:score", "measure pictures of other methods by the same protocol"),
-    "latents": ("scenetok_ns.cli.latents:latents", "encode a data set once with an autoencoder, for training"),
-}
-"""Name -> (module:function, what --help says). The function's parameters are the command's options (tyro)."""
-
-
+QUIET = "--quiet"
+"""Option of every command: prints nothing but errors."""
 LONGEST = 1500
 """Characters of an error that are printed."""
 DASHED, OPTION = re.compile(r"-[^-\d.].*"), re.compile(r"--[^=]+")
 """Values that a parser would take for options, and options without a value."""
-
-
-def usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in sorted(COMMANDS.items())]
-    return "\n".join(
-        ["usage: scenetok COMMAND [options]", "", *lines, "", "scenetok COMMAND --help lists its options."]
-    )
 
 
 def entrypoint(args: list[str] | None = None) -> None:
@@ -88,17 +48,26 @@ def entrypoint(args: list[str] | None = None) -> None:
     143 for SIGTERM; each prints one line. Bugs keep their traceback.
     """
     let_idle_threads_sleep()  # before torch is imported
-    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
-    if name in ("-h", "--help"):
+    words = list(sys.argv[1:] if args is None else args)
+    quiet = QUIET in words
+    name, *rest = [word for word in words if word != QUIET] or ["--help"]
+    if name in ("-h", "--help", "--version"):
         try:
-            print(usage(), flush=True)
+            print(f"scenetok {__version__}" if name == "--version" else usage(), flush=True)
         except BrokenPipeError:
             _stop_reading(None)
         return
+    name, note = current_command(name)
     if name not in COMMANDS:
-        _stop(None, f"unknown command {name!r}; known: {', '.join(sorted(COMMANDS))}", USAGE)
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        _stop(None, f"unknown command {name!r}{meant}; known: {', '.join(sorted(COMMANDS))}", USAGE)
+    rest, notes = current_options(name, rest)
     try:
-        with _terminable():
+        with _terminable(), quiet_printing(quiet):
+            for line in [note, *notes] if not quiet else ():
+                if line is not None:
+                    print_error(f"scenetok {name}: {line}")
             _run(name, rest)
     except KeyboardInterrupt:
         _stop(name, "interrupted", INTERRUPTED)
@@ -118,12 +87,19 @@ def entrypoint(args: list[str] | None = None) -> None:
 def _run(name: str, args: list[str]) -> None:
     import tyro
 
-    module, function = COMMANDS[name][0].split(":")
+    module, function = COMMANDS[name].function.split(":")
     command = getattr(importlib.import_module(module), function)
     with warnings.catch_warnings():
         # Libraries warn about each other when they are imported; the user cannot change that.
         warnings.simplefilter("ignore", FutureWarning)
-        tyro.cli(command, prog=f"scenetok {name}", args=attached(args))
+        if not {"-h", "--help"} & set(args):
+            tyro.cli(command, prog=f"scenetok {name}", args=attached(args))
+            return
+        try:
+            with tidied():
+                tyro.cli(command, prog=f"scenetok {name}", args=attached(args))
+        finally:
+            print(examples(name), flush=True)
 
 
 def attached(args: list[str]) -> list[str]:

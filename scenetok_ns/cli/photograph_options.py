@@ -1,4 +1,4 @@
-"""Options of a photograph that becomes a scene, shared by `scenetok open` and `scenetok generate`."""
+"""Options of a photograph that becomes a scene, shared by `scenetok new-run` and `scenetok generate`."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def render(
     data: Path | None = None,
     scenes: tuple[str, ...] = (),
     frames: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, ...] | None = None,
     frame_rate: float = 24.0,
     formats: tuple[Format, ...] = ("mp4",),
     compare: bool = False,
@@ -53,6 +53,7 @@ def render(
     steps: int | None = None,
     guidance: float | None = None,
     solver: Solver | None = None,
+    device: str | None = None,
 ) -> None:
     """Render a path through one or several scenes to videos and pictures. Also writes the path as a camera path for the
     viewer and ns-render.
@@ -69,7 +70,8 @@ def render(
         scenes: With a data set: names of the scenes, or all (those that an evaluation takes); default: the run's, or
             the first.
         frames: Number of frames of a path that is not a file's; default 96.
-        size: Width and height of the pictures in pixels; default: a camera path's own, else the model's square.
+        size: Width and height of the pictures in pixels, or one number for squares. Default: a camera path's own, else
+            the model's square.
         frame_rate: Frames of the videos in a second.
         formats: mp4, png or both.
         depth: Also write depth maps, to <scene>-depth: 16-bit PNG files in a unit that depth.json there states (a
@@ -82,13 +84,17 @@ def render(
         steps: Denoising steps.
         guidance: Classifier-free guidance scale, 1 is off.
         solver: euler, or multistep, which needs fewer steps for the same error.
+        device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     from scenetok_ns.data.camera_path_files import LARGEST_SIDE
 
     if tokens and (scenes or compare):
         raise UsageError(f"--tokens already give the scenes: leave out {'--scenes' if scenes else '--compare'}")
+    if size is not None and len(size) not in (1, 2):
+        raise UsageError(f"--size takes width and height, or one number for squares; got {len(size)} numbers")
+    width_height = None if size is None else (size[0], size[-1])
     if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
-        raise UsageError(f"--size must be from 1 x 1 to {LARGEST_SIDE} x {LARGEST_SIDE}, got {size[0]} x {size[1]}")
+        raise UsageError(f"--size must be from 1 x 1 to {LARGEST_SIDE} x {LARGEST_SIDE}, got {size[0]} x {size[-1]}")
     if not formats or not 0 < frame_rate <= FASTEST:
         raise UsageError(f"expected at least one of --formats mp4 png, and a --frame-rate above 0, up to {FASTEST}")
     if path not in PATH_NAMES and frames is not None:
@@ -115,12 +121,12 @@ def render(
     if (preset := package_preset(run, tokens)) is not None:
         if path not in PATH_NAMES:
             check_path(path, preset.name)
-        renderer: TokenRenderer = load_package_renderer(preset, changes, console)
+        renderer: TokenRenderer = load_package_renderer(preset, changes, console, device)
         found = _token_files(tokens)
     else:
-        renderer = _run_renderer(run or run_for(tokens), changes, path, output, console)
+        renderer = _run_renderer(run or run_for(tokens), changes, path, output, console, device)
         found = _token_files(tokens) if tokens else _scenes_of_data(renderer, scenes, compare)
-    shots = _shots(found, path, count, size, renderer.preset.data.image_size)
+    shots = _shots(found, path, count, width_height, renderer.preset.data.image_size)
     check_names(output, [shot.name for shot in shots], formats)
     if depth:
         for shot in shots:
@@ -128,14 +134,16 @@ def render(
     _render(renderer, shots, output, formats, frame_rate, depth, console)
 
 
-def _run_renderer(run: Path, changes: RunChanges, path: str, output: Path, console: Console) -> SceneRenderer:
+def _run_renderer(
+    run: Path, changes: RunChanges, path: str, output: Path, console: Console, device: str | None
+) -> SceneRenderer:
     from scenetok_ns.plugin.run_folder import derive_run
 
     derived = derive_run(run, output)
     changes.apply(derived.config)
     if path not in PATH_NAMES:
         check_path(path, derived.config.pipeline.model.preset)  # before the model is loaded
-    return load_run(derived, console).model.renderer
+    return load_run(derived, console, device).model.renderer
 
 
 def _token_files(files: tuple[Path, ...]) -> list[tuple[str, SceneTokens, Scene | None]]:

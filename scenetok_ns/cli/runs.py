@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from scenetok_ns.tools.devices import chosen_device
 from scenetok_ns.tools.printing import command
 from scenetok_ns.tools.run_files import CONFIG
 
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from scenetok_ns.plugin.run_folder import DerivedRun
 
 
-def load_run(run: DerivedRun, console: Console) -> SceneTokPipeline:
-    """Load a run on the GPU, or on the CPU without one."""
+def load_run(run: DerivedRun, console: Console, device: str | None = None) -> SceneTokPipeline:
+    """Load a run. Without the name of a device: on the GPU, or on the CPU without one."""
+    chosen_device(device)  # a wrong name is reported at once
     with console.status("loading the model"):
-        return run.load()
+        return run.load(device)
 
 
 def write_run(

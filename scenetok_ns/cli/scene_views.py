@@ -37,8 +37,8 @@ class ViewOptions:
     """Instead of a token file: a capture or a data set with the scene; default: the run's."""
     scene: str | None = None
     """With a data set: name of the scene; default: the run's, or the first."""
-    views: int | None = None
-    """Number of views on a path by name; default: 120."""
+    frames: int | None = None
+    """Number of views on a path by name. Default: 120."""
     num_context: int | None = None
     """Number of context views to encode."""
     pose_scale: float | None = None
@@ -47,6 +47,8 @@ class ViewOptions:
     """Random seed for rendering."""
     steps: int | None = None
     """Denoising steps of a render. Few steps give pictures that agree with each other, but are softer."""
+    device: str | None = None
+    """Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one."""
 
 
 def check_path(path: str, preset: str) -> None:
@@ -70,11 +72,11 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console, depth: 
         seed=options.seed,
         steps=options.steps,
     )
-    if options.path not in PATH_NAMES and options.views is not None:
-        raise UsageError("--views is for paths by name: a file has its own number of poses")
-    views = USUAL_VIEWS if options.views is None else options.views
+    if options.path not in PATH_NAMES and options.frames is not None:
+        raise UsageError("--frames is for paths by name: a file has its own number of poses")
+    views = USUAL_VIEWS if options.frames is None else options.frames
     if not FEWEST_VIEWS <= views <= MOST_VIEWS:
-        raise UsageError(f"--views must be from {FEWEST_VIEWS} to {MOST_VIEWS}, got {views}")
+        raise UsageError(f"--frames must be from {FEWEST_VIEWS} to {MOST_VIEWS}, got {views}")
     from scenetok_ns.plugin.run_folder import derive_run
     from scenetok_ns.rendering.views import render_scene
 
@@ -82,7 +84,7 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console, depth: 
     changes.apply(derived.config)
     if options.path not in PATH_NAMES:
         check_path(options.path, derived.config.pipeline.model.preset)  # before the model is loaded
-    renderer = load_run(derived, console).model.renderer
+    renderer = load_run(derived, console, options.device).model.renderer
     with Progress(*Progress.get_default_columns(), console=console) as progress:
         task = progress.add_task("rendering views", total=None)
         return render_scene(

@@ -11,6 +11,7 @@ import tyro
 
 from scenetok_ns.data.errors import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions
+from scenetok_ns.tools.devices import chosen_device
 from scenetok_ns.tools.printing import plain_console
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def score(
     measure: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = EvaluationOptions(),  # noqa: B008  frozen
     baselines: bool = False,
     pictures: bool = True,
+    device: str | None = None,
 ) -> None:
     """Measure pictures that other methods made of the same views, as `scenetok evaluate` and ns-eval measure ours.
 
@@ -55,10 +57,9 @@ def score(
         task: Decides whether distances between sets are called rFID or gFID, and so on.
         measure: See the options.
         baselines: Also measure the mean colour and the nearest context view.
-        pictures: Keep every view as JPEG for the report.
+        pictures: Save every view as JPEG for the report.
+        device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
-    import torch
-
     from scenetok_ns.cli.evaluation_figures import print_missing, write_figures
     from scenetok_ns.evaluation.measures import Measures
     from scenetok_ns.evaluation.method_pictures import PictureFolder
@@ -76,14 +77,14 @@ def score(
     folders = {name: PictureFolder.find(path, wanted, in_order=in_order) for name, path in methods.items()}
     keys = complete_scenes(folders, wanted, skip_missing, console)
     check_same_views(others, {key: wanted[key] for key in keys})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = chosen_device(device)
     with console.status("loading the metrics"):
-        measures = Measures.load(measure, device)
+        measures = Measures.load(measure, where)
     print_missing(measures.not_computed, console)
     found: list[tuple[Variant, dict[str, Any]]] = []
     for name, folder in folders.items():
         records = EvaluationFolder(output / name)
-        scores = PictureScores(name, source, views, keys, folder, measures, records, device, baselines)
+        scores = PictureScores(name, source, views, keys, folder, measures, records, where, baselines)
         if pictures:
             scores.write_pictures = for_report(records)
         found.append((Variant({"method": name}, 0, label=name), figures_of(scores, data, task)))

@@ -60,7 +60,7 @@ def write_tokens(
     folder = output.with_suffix("")
     if not run_folder or not is_free(folder, output):
         occupied = f"{folder}, where a run folder would be created, is not free. " if run_folder else ""
-        opening = command("scenetok", "open", run, "--tokens", output, "--output", "RUN2")
+        opening = command("scenetok", "new-run", run, "--tokens", output, "--output", "RUN2")
         console.print(f"{occupied}Show it with\n  {opening}", soft_wrap=True)
         return
     from scenetok_ns.plugin.run_folder import derive_run

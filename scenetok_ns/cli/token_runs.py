@@ -22,7 +22,7 @@ def package_preset(run: Path | None, tokens: tuple[Path, ...]) -> Preset | None:
     return None if chosen.exists() or str(chosen) not in preset_names() else load_preset(str(chosen))
 
 
-def load_package_renderer(preset: Preset, changes: RunChanges, console: Console) -> TokenRenderer:
+def load_package_renderer(preset: Preset, changes: RunChanges, console: Console, device: str | None) -> TokenRenderer:
     """Check the token files and settings of `changes`, then load the preset's networks.
 
     Raises DataError or ValueError, in one line, for tokens or settings that do not fit the preset.
@@ -35,4 +35,4 @@ def load_package_renderer(preset: Preset, changes: RunChanges, console: Console)
     for file in changes.tokens[::-1]:  # as a run does: the first one is displayed
         TokenSource(file).check_preset(preset)
     with console.status("loading the model"):
-        return TokenRenderer.of_package(preset, RenderSettings(sampler, seed=changes.seed or 0))
+        return TokenRenderer.of_package(preset, RenderSettings(sampler, seed=changes.seed or 0), device)

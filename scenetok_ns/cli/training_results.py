@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from scenetok_ns.tools.printing import plain_console
+from scenetok_ns.tools.quiet import is_quiet
 
 
 def show_log() -> None:
     """Let the training's log messages appear on the terminal."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if is_quiet() else logging.INFO, format="%(message)s")
 
 
 FILES = ("weights.safetensors", "log.jsonl", "figures.json", "samples.png")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scenetok_ns.plugin.run_folder import DerivedRun, RunFolderConfig
 
 
-def view_capture(capture: Path, run: Path | None, console: Console) -> None:
+def view_capture(capture: Path, run: Path | None, console: Console, device: str | None = None) -> None:
     """Encode a capture and display it in the viewer, until the process is interrupted.
 
     A run folder that displays the capture is created in it, unless an earlier call has done so.
@@ -27,10 +27,11 @@ def view_capture(capture: Path, run: Path | None, console: Console) -> None:
         capture: A folder with transforms.json.
         run: Run folder with the model, or a preset whose weights come with the package; None: scenetok-tiny.
         console: Console to print on.
+        device: Name of the device. None: the GPU, or the CPU without one.
     """
     with console.status("loading Nerfstudio"):
         prepared = prepare_view(capture, run)
-    pipeline = encoded(prepared, console)
+    pipeline = encoded(prepared, console, device)
     if not (prepared.config.get_base_dir() / CONFIG).is_file():
         write_run(prepared, prepared.config.get_base_dir(), console)
     console.print("starting the viewer; end it with Ctrl-C")
@@ -51,9 +52,9 @@ def prepare_view(capture: Path, run: Path | None) -> DerivedRun:
     return derived
 
 
-def encoded(run: DerivedRun, console: Console) -> SceneTokPipeline:
+def encoded(run: DerivedRun, console: Console, device: str | None = None) -> SceneTokPipeline:
     """Load a run and make the tokens of its scene, which the first picture needs."""
-    pipeline = load_run(run, console)
+    pipeline = load_run(run, console, device)
     renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
     shown = scenes.scene(scenes.active)
     making = "generating" if shown.anchors is not None else "encoding"

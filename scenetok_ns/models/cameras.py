@@ -22,7 +22,10 @@ RIGID_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class CameraBatch:
-    """Cameras of `b` batch elements with `views` views each."""
+    """Cameras of `b` batch elements with `views` views each.
+
+    >>> cameras = CameraBatch(c2w[None], intrinsics[None])  # one scene: c2w [v, 4, 4], intrinsics [v, 3, 3]
+    """
 
     c2w: Float[Tensor, "b views 4 4"]
     """Camera-to-world, OpenCV axes."""
@@ -37,12 +40,39 @@ class CameraBatch:
                 f"got {list(c2w)} and {list(intrinsics)}"
             )
 
+    @staticmethod
+    def from_opengl(c2w: Float[Tensor, "b views 4 4"], intrinsics: Float[Tensor, "b views 3 3"]) -> CameraBatch:
+        """Make cameras from poses with OpenGL axes (x right, y up, looking along -z), as in Nerfstudio and Blender.
+
+        Args:
+            c2w: Camera-to-world, OpenGL axes.
+            intrinsics: Divided by image width (first row) and height (second row).
+        """
+        return CameraBatch(c2w * c2w.new_tensor([1.0, -1.0, -1.0, 1.0]), intrinsics)
+
+    @staticmethod
+    def from_pixels(
+        c2w: Float[Tensor, "b views 4 4"], intrinsics: Float[Tensor, "b views 3 3"], width: int, height: int
+    ) -> CameraBatch:
+        """Make cameras from intrinsics in pixels.
+
+        Args:
+            c2w: Camera-to-world, OpenCV axes.
+            intrinsics: Focal lengths and principal point in pixels of the images.
+            width: Width of the images in pixels.
+            height: Height of the images in pixels.
+        """
+        size = intrinsics.new_tensor([[width], [height], [1.0]])
+        return CameraBatch(c2w, intrinsics / size)
+
     @property
     def num_views(self) -> int:
+        """Number of views of each batch element."""
         return self.c2w.shape[1]
 
     @property
     def batch_size(self) -> int:
+        """Number of batch elements, such as scenes."""
         return self.c2w.shape[0]
 
     def relative_to(self, reference_c2w: Float[Tensor, "b 4 4"]) -> CameraBatch:
@@ -63,6 +93,7 @@ class CameraBatch:
         return CameraBatch(self.c2w.repeat(copies, 1, 1, 1), self.intrinsics.repeat(copies, 1, 1, 1))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CameraBatch:
+        """The same cameras on another device, or in another dtype."""
         return CameraBatch(self.c2w.to(device, dtype), self.intrinsics.to(device, dtype))
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch, are_rigid, relative_cameras
 from scenetok_ns.models.flow.noise import token_noise
 from scenetok_ns.models.flow.sampling import OnStep, sample_scene_tokens
+from scenetok_ns.models.inputs import as_images, check_cameras, check_views
 from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.presets import Preset, SceneSamplerConfig
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
+
+if TYPE_CHECKING:
+    from scenetok_ns.models.inputs import Pictures
 
 SMALLEST_REACH = 1e-5
 """Distance of the farthest anchor from the first condition view, over the size of the positions, below which all
@@ -25,7 +29,7 @@ anchors count as one place: float32 poses hold about seven digits."""
 
 def generate(
     model: SceneTok,
-    images: Float[Tensor, "v 3 height width"],
+    images: Pictures,
     cameras: CameraBatch,
     anchors: CameraBatch,
     *,
@@ -38,42 +42,57 @@ def generate(
     on_step: OnStep | None = None,
     autocast: bool | None = None,
 ) -> SceneTokens:
-    """Tokens of a scene that looks like the photographs from their cameras and goes on along the anchors.
+    """Generate a scene that looks like the photographs from their cameras and goes on along the anchors.
 
-    The reference is the first photograph's camera. Same weights and seed, same scene, to rounding, on every device.
+    The same weights and seed give the same scene on every device, up to rounding. Poses are taken relative to the first
+    photograph's camera.
 
     Args:
-        model: with a scene generator (a scenegen preset).
-        images: the condition views, in [0, 1]; from one to `preset.data.views.max_condition_views`.
-        cameras: theirs: a batch of one, in the units and axes of the capture.
-        anchors: poses at which the scene is meant to be seen, spread over the paths to come: a batch of one, same
-            units. Training has `preset.data.views.num_context` of them, the first condition view's among them.
-        sampler: None: the preset's. Variants with `dataclasses.replace(preset.scene_sampler, steps=30, ...)`.
-        pose_scale: positions relative to the reference are multiplied by this, here and in `SceneTok.render`: units of
-            the capture -> units of the training data.
-        scene, sources: kept with the tokens.
-        noise: draws the latents of an autoencoder that samples (VA-VAE); None: their means.
-        on_step: progress, called as on_step(done, total); what it raises ends the generation.
-        autocast: bfloat16 in the generator; None: on CUDA only.
+        model: Model with a scene generator (a scenegen preset).
+        images: Photographs [v, 3, height, width] of the model's size, from one to
+            `preset.data.views.max_condition_views`; kinds as in `SceneTok.encode`.
+        cameras: Their cameras: CameraBatch of shape [1, v], OpenCV camera-to-world poses in capture units, intrinsics
+            divided by image width and height.
+        anchors: Poses at which the scene is meant to be seen, spread over the paths to come: CameraBatch of shape
+            [1, a]. Training has `preset.data.views.num_context` of them, the first photograph's among them.
+        seed: Random seed: another one gives another of the scenes that fit.
+        sampler: Steps, guidance and solver. None: the preset's. Change it with
+            `dataclasses.replace(preset.scene_sampler, steps=30)`.
+        scene: Name of the scene, saved with the tokens.
+        sources: SHA-256 of each photograph, saved with the tokens.
+        pose_scale: Factor from capture units to training units, here and in `SceneTok.render`.
+        noise: Generator that draws the latents of an autoencoder that samples (VA-VAE). None: their means.
+        on_step: Progress, called as on_step(done, total); what it raises ends the generation.
+        autocast: Run the generator in bfloat16. None: on CUDA only.
+
+    Returns:
+        Tokens of the scene, on the model's device.
 
     Raises:
-        ValueError: the preset has no generator; numbers of views, image sizes or cameras do not fit; the anchors are no
-            poses, or all in one place, which gives the scene no scale.
+        ValueError: The preset has no generator; numbers of views, image sizes or cameras do not fit; the anchors are
+            not poses, or are all in one place, which gives the scene no scale.
+
+    >>> views = photograph_views("room.jpg", model.preset)
+    >>> tokens = generate(model, views.images, views.cameras, views.anchors, seed=1)
     """
+    model.warn_if_untrained()
     preset = model.preset
     if preset.scene_sampler is None:
         raise ValueError(f"preset {preset.name} has no scene generator; choose a scenegen preset")
-    _check_views(preset, images, cameras)
+    views = as_images(images, "generate")
+    check_condition_count(preset, len(views))
+    check_views(views, cameras, model.image_size, "generate")
+    check_cameras(cameras, "generate")
     reference = cameras.c2w[:, 0]
     posed, aimed = (relative_cameras(each, reference.to(each.c2w), pose_scale) for each in (cameras, anchors))
     check_anchors(aimed)
-    shown = torch.arange(preset.data.views.max_condition_views, device=model.device) < len(images)
+    shown = torch.arange(preset.data.views.max_condition_views, device=model.device) < len(views)
     # Training always had this many views, with null tokens in the place of those that are not shown.
-    filled = [min(view, len(images) - 1) for view in range(len(shown))]
+    filled = [min(view, len(views) - 1) for view in range(len(shown))]
     config = preset.compressor
     with torch.no_grad():
         engine = model.engine_for(autocast)
-        latents = model.encode_images(images[None].to(model.device), engine, noise)
+        latents = model.encode_images(views[None].to(model.device), engine, noise)
         sample: Callable[..., Tensor]
         if engine is None:
             sample = partial(sample_scene_tokens, autocast=model.autocasts(autocast))
@@ -120,16 +139,6 @@ def check_anchors(anchors: CameraBatch) -> None:
             "large the scene is; give a path that moves (turning on the spot is not enough), in the units of the "
             "training data, or a pose_scale that makes it so"
         )
-
-
-def _check_views(preset: Preset, images: Tensor, cameras: CameraBatch) -> None:
-    size = preset.data.image_size
-    if images.ndim != 4 or images.shape[1:] != (3, size, size) or cameras.c2w.shape[:2] != (1, len(images)):
-        raise ValueError(
-            f"generate: expected images [v, 3, {size}, {size}] and a batch of one with v cameras, got images "
-            f"{list(images.shape)} and cameras {list(cameras.c2w.shape[:2])}"
-        )
-    check_condition_count(preset, len(images))
 
 
 def check_condition_count(preset: Preset, count: int) -> None:

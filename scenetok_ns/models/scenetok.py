@@ -1,216 +1,90 @@
-"""A preset's networks and autoencoders together: photographs -> scene tokens -> frames."""
+"""A trained model in Python: photographs -> scene tokens -> frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from scenetok_ns.models.autoencoders.base import Autoencoder
-from scenetok_ns.models.autoencoders.offload import HOME, OffloadedAutoencoder
-from scenetok_ns.models.autoencoders.registry import build_autoencoder, cuda_dtype
 from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.depth_weights import DepthSource, embedded_depth_head
-from scenetok_ns.models.engine.engine import RenderingEngine
-from scenetok_ns.models.engine.options import EngineOptions, suits_engine
 from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.flow.single_step import single_step_frames
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, finite_windows, render_windows
-from scenetok_ns.models.fused.blocks import fuse_for_training
-from scenetok_ns.models.networks.block_execution import Checkpointing, checkpoint_for_training, compile_for_training
-from scenetok_ns.models.networks.compressor import Compressor, TokenDistribution
-from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.depth_head import DepthHead
-from scenetok_ns.models.networks.scene_generator import SceneGenerator
-from scenetok_ns.models.ops.finite import require_finite
-from scenetok_ns.models.presets import AutoencoderConfig, Preset, SamplerConfig
+from scenetok_ns.models.presets import SamplerConfig
+from scenetok_ns.models.pretrained import GivenFiles, read_pretrained
 from scenetok_ns.models.quirks import network_cameras
+from scenetok_ns.models.scene_encoding import SceneEncoder
 from scenetok_ns.models.tokens import SceneTokens, check_tokens
-from scenetok_ns.models.weight_files import embedded_weights, load_weights
-
-Photographs = Float[Tensor, "b v 3 height width"]
 
 
-class SceneTok(nn.Module):
-    """The trained parts, under the attribute names of the released checkpoints, and the frozen autoencoders.
+class SceneTok(SceneEncoder):
+    """Encodes photographs of a scene to tokens, and renders frames of any camera from the tokens.
 
-    Autoencoders are not submodules: they are neither trained nor saved. They move to the device on first use and keep
-    their own dtype; the engine works with copies. Training from latents can leave them out, or build them later.
+    >>> model = SceneTok.from_pretrained("scenetok-tiny")
+    >>> tokens = model.encode(images, cameras)  # images [v, 3, 64, 64], cameras CameraBatch [1, v]
+    >>> frames = model.render(tokens, path)  # [f, 3, 64, 64] in [0, 1]
     """
 
-    def __init__(
-        self,
-        preset: Preset,
-        context_autoencoder: Autoencoder | Callable[[], Autoencoder] | None = None,
-        target_autoencoder: Autoencoder | Callable[[], Autoencoder] | None = None,
-        *,
-        low_vram: bool = False,
-    ) -> None:
-        """An autoencoder may be given as a function, which is called when the autoencoder is first needed."""
-        super().__init__()
-        self.preset, self.low_vram = preset, low_vram
-        self.compressor = Compressor.from_preset(preset)
-        self.denoiser = Denoiser.from_preset(preset)
-        if preset.scene_generator is not None:
-            self.scene_generator = SceneGenerator.from_preset(preset)
-        # A list, because nn.Module registers modules that are set as attributes.
-        self._autoencoders = [context_autoencoder, target_autoencoder]
-        self.engine_options: EngineOptions | Literal["auto", "exact"] | None = "auto"
-        """auto: the rendering engine on CUDA, and the plain loop elsewhere. exact: the engine with the autoencoders in
-        their own precision. None: always the plain loop, which also serves where something trains and without
-        autocast."""
-        self.depth = DepthSource()  # the head is no submodule: it is trained and saved apart
-        self._engine: RenderingEngine | None = None
-        self._trains = False
-        self._away_from: torch.device | None = None
-        """With low_vram: where the networks belong, while they are in main memory and the engine does their work."""
-
     @classmethod
-    def from_preset(
+    def from_pretrained(
         cls,
-        preset: Preset,
-        context_weights: Path | None = None,
-        target_weights: Path | None = None,
+        source: str | Path,
         *,
+        preset: str | None = None,
+        context_weights: str | Path | None = None,
+        target_weights: str | Path | None = None,
+        tokenizer: str | Path | None = None,
+        device: torch.device | str | None = None,
         low_vram: bool = False,
-        deferred: bool = False,
     ) -> SceneTok:
-        """With fresh networks, and autoencoders from their published weight files (None: those without any).
-
-        low_vram: the autoencoders are on the GPU only while they work, and the networks, where nothing is trained, only
-        until the engine, which has weights of its own in half precision, takes over.
-        deferred: they are made when they are first needed; training from latents may never need them.
-        """
-
-        def make(config: AutoencoderConfig, weights: Path | None) -> Autoencoder:
-            autoencoder = build_autoencoder(config, weights)
-            return OffloadedAutoencoder(autoencoder, cuda_dtype(config)) if low_vram else autoencoder
-
-        context = partial(make, preset.context_autoencoder, context_weights)
-        target = partial(make, preset.target_autoencoder, target_weights)
-        return cls(preset, *((context, target) if deferred else (context(), target())), low_vram=low_vram)
-
-    def load_embedded(self) -> None:
-        """Take the trained weights that come with the package, as far as the preset has some."""
-        if self.preset.embedded_weights is not None:
-            tokenizer = {"compressor": self.compressor, "denoiser": self.denoiser}
-            load_weights(tokenizer, embedded_weights(self.preset.embedded_weights))
-            self.depth = DepthSource(embedded_depth_head(self.preset), required=False)
-        if self.preset.embedded_generator is not None:
-            load_weights({"scene_generator": self.scene_generator}, embedded_weights(self.preset.embedded_generator))
-
-    def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
-        """Choose how the networks run where gradients are wanted: compiled, with less kept for the backward pass, on
-        the fused kernels where these fit (CUDA with Triton)."""
-        for network in self.children():
-            checkpoint_for_training(network, checkpointing)
-            if fused:
-                fuse_for_training(network)
-            if compiled:
-                compile_for_training(network)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the work is done."""
-        return self._away_from or self.compressor.scene_tokens.device
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of all images and frames, in pixels."""
-        return (self.preset.data.image_size,) * 2
-
-    def __dir__(self) -> list[str]:
-        """Without the autoencoders: the viewer looks at every attribute of a model, which would make them, or raise."""
-        return [name for name in super().__dir__() if name not in ("context_autoencoder", "target_autoencoder")]
-
-    @property
-    def context_autoencoder(self) -> Autoencoder:
-        return self._autoencoder(0, None)
-
-    @property
-    def target_autoencoder(self) -> Autoencoder:
-        return self._autoencoder(1, None)
-
-    @torch.no_grad()
-    def encode(
-        self,
-        images: Float[Tensor, "v 3 height width"],
-        cameras: CameraBatch,
-        *,
-        scene: str = "",
-        pose_scale: float = 1.0,
-        sources: tuple[str, ...] = (),
-        noise: torch.Generator | None = None,
-        autocast: bool | None = None,
-    ) -> SceneTokens:
-        """Tokens of one scene: means of the compressor's Gaussian, and of the autoencoder's unless `noise` is given.
-
-        The reference is the middle view (number v // 2), as in the published evaluation.
+        """Load a trained model.
 
         Args:
-            images: context views in [0, 1]. Their cameras are a batch of one, in the units and axes of the capture.
-            pose_scale: factor of positions relative to the reference, here and in `render`.
-            scene, sources: saved with the tokens.
-            noise: draws the latents of an autoencoder that samples (VA-VAE).
-            autocast: bfloat16 in the compressor; None: on CUDA only.
+            source: One of
 
-        Raises ValueError if numbers of images and cameras, or image sizes, do not fit.
+                - a preset whose weights come with the package (scenetok-tiny, scenegen-tiny), or whose files
+                  `scenetok download` has put into the cache (re10k, ...);
+                - a run folder of ns-train, `scenetok import` or `scenetok download`, or its config.yml: the EMA weights
+                  of the latest checkpoint, where the run keeps some;
+                - a checkpoint of a run (step-NNNNNNNNN.ckpt);
+                - a released checkpoint (.ckpt);
+                - networks in a safetensors file, with `preset`.
+            preset: Preset, or preset file of your own (.yaml). Default: what the source says, or what it fits.
+            context_weights: Weight file of the autoencoder of photographs. Default: the one that a run names; else a
+                file with the published name beside the checkpoint or in the cache.
+            target_weights: Weight file of the autoencoder of frames. Default: as for `context_weights`.
+            tokenizer: For a scene generator's released checkpoint: the file of its compressor and denoiser. Default: as
+                for the autoencoders.
+            device: Device. Default: the GPU, or the CPU without one.
+            low_vram: Keep idle networks in CPU memory. Halves GPU memory; starts more slowly.
+
+        Returns:
+            The model in eval mode, without gradients for its weights (`requires_grad_(True)` turns them on).
+
+        Raises:
+            FileNotFoundError: There is no such source.
+            ValueError: The source cannot be read, does not fit the preset, or an autoencoder's file is missing. A
+                CheckpointError is one, too.
+
+        >>> model = SceneTok.from_pretrained("runs/room/scenetok/2026-01-01_120000")
         """
-        if images.ndim != 4 or images.shape[1:] != (3, *self.image_size) or cameras.c2w.shape[:2] != (1, len(images)):
-            size = self.preset.data.image_size
-            raise ValueError(
-                f"encode: expected images [v, 3, {size}, {size}] and a batch of one with v cameras, got images "
-                f"{list(images.shape)} and cameras {list(cameras.c2w.shape[:2])}"
-            )
-        reference = cameras.c2w[:, len(images) // 2]
-        posed = relative_cameras(cameras, reference, pose_scale).to(self.device)
-        tokens = self.encode_views(images[None].to(self.device), posed, noise=noise, autocast=autocast)
-        require_finite(tokens.mean, f"the tokens of {scene or 'the scene'}")
-        return SceneTokens(
-            mean=tokens.mean[0],
-            logvar=tokens.logvar[0],
-            reference_c2w=reference[0].float().to(self.device),
-            preset=self.preset.name,
-            scene=scene,
-            pose_scale=pose_scale,
-            sources=sources,
-            cameras_c2w=cameras.c2w[0].float().to(self.device),
-            cameras_intrinsics=cameras.intrinsics[0].float().to(self.device),
-        )
-
-    def encode_views(
-        self,
-        images: Photographs,
-        cameras: CameraBatch,
-        *,
-        noise: torch.Generator | None = None,
-        autocast: bool | None = None,
-    ) -> TokenDistribution:
-        """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
-        posed = network_cameras(cameras, "context", self.preset)
-        # The engine is also asked where gradients are wanted: it may have sent the networks away.
-        engine = self.engine_for(False if torch.is_grad_enabled() else autocast)
-        if engine is not None:
-            autoencoder = self._autoencoder(0, engine)
-            parameters = engine.gaussian_parameters(self.compressor, autoencoder, images, posed, noise)
-            return TokenDistribution.from_parameters(parameters)
-        latents = self.encode_images(images, None, noise)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocasts(autocast)):
-            return self.compressor(latents, posed)
-
-    @torch.no_grad()
-    def encode_images(
-        self, images: Photographs, engine: RenderingEngine | None, noise: torch.Generator | None = None
-    ) -> Float[Tensor, "b v c h w"]:
-        """Latents of context or condition views, through the engine where there is one."""
-        if engine is None:
-            return self.context_autoencoder.encode(images, noise=noise)
-        return engine.encode(self._autoencoder(0, engine), images, noise)
+        given = [None if file is None else Path(file) for file in (context_weights, target_weights, tokenizer)]
+        found = read_pretrained(source, preset, GivenFiles(*given))
+        model = cls.from_preset(found.preset, found.context_weights, found.target_weights, low_vram=low_vram)
+        model.load_state_dict(dict(found.tensors))
+        if found.depth_weights is not None:
+            model.depth = DepthSource(found.depth_weights)
+        else:
+            model.depth = DepthSource(embedded_depth_head(found.preset), required=False)
+        chosen = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+        return model.eval().requires_grad_(False).to(chosen)
 
     def render(
         self,
@@ -222,7 +96,28 @@ class SceneTok(nn.Module):
         on_step: OnStep | None = None,
         autocast: bool | None = None,
     ) -> Float[Tensor, "f 3 height width"]:
-        """All frames of a path, in [0, 1]. Arguments and errors as `render_windows`."""
+        """Render all frames of a path.
+
+        Records no gradients; `predict` does.
+
+        Args:
+            tokens: Tokens of one scene, made by these networks.
+            cameras: CameraBatch of shape [1, f], a camera for each frame: OpenCV camera-to-world poses in
+                capture units, intrinsics divided by image width and height.
+            seed: Random seed: the same seed gives the same frames. Frames of one path belong together.
+            sampler: Denoising. None: the preset's. Change it with `dataclasses.replace(model.preset.sampler, steps=4)`.
+            on_step: Progress, called as on_step(done, total); what it raises ends the rendering.
+            autocast: Run the denoiser in bfloat16. None: on CUDA only. False: float32, without the engine.
+
+        Returns:
+            Frames [f, 3, height, width] in [0, 1], float32, on the model's device.
+
+        Raises:
+            ValueError: The tokens are of another preset or shape; there are no cameras.
+            NotFiniteError: Frames hold numbers that are not finite.
+
+        >>> frames = model.render(tokens, camera_path("orbit", tokens, 48))
+        """
         windows = self.render_windows(tokens, cameras, seed=seed, sampler=sampler, on_step=on_step, autocast=autocast)
         return torch.cat([window.frames[0] for window in windows])
 
@@ -276,6 +171,7 @@ class SceneTok(nn.Module):
                 f"render: expected at least one scene and as many equally long paths, got {len(tokens)} scenes and "
                 f"paths of {[path.num_views for path in cameras]} cameras; render paths of other lengths apart"
             )
+        self.warn_if_untrained()
         for scene in tokens:
             self.check_tokens(scene)
         if clean is not None:
@@ -303,58 +199,44 @@ class SceneTok(nn.Module):
         head = self.depth.head(self.preset, self.denoiser)
         return None if head is None else head.to(self.device)
 
-    def engine_for(self, autocast: bool | None) -> RenderingEngine | None:
-        """The engine, if it is to do the work; see `engine_options`."""
-        options = self._options_for(autocast)
-        if options is None:
-            self._come_back()
-            return None
-        if self._engine is None or (self._engine.device, self._engine.options) != (self.device, options):
-            self._engine = RenderingEngine(self.device, options)
-        if self.low_vram:
-            self._leave()
-        return self._engine
+    def predict(
+        self, tokens: SceneTokens, cameras: CameraBatch, *, seed: int = 0, autocast: bool | None = None
+    ) -> Float[Tensor, "f 3 height width"]:
+        """Predict the frames of a path in one denoising step, with gradients: the way to a loss on tokens.
 
-    def rendered_by(self, autocast: bool | None = None) -> str:
-        """Return the name of the renderer for records: engine, exact engine or plain loop."""
-        options = self._options_for(autocast)
-        if options is None:
-            return "plain loop"
-        return "engine" if options.autoencoders else "exact engine"
+        Frames are softer than those of `render`: without further steps the model gives the mean of the frames that it
+        holds possible. Gradients reach `tokens.mean`, and the weights, if `requires_grad_(True)` turned theirs on.
 
-    def _options_for(self, autocast: bool | None) -> EngineOptions | None:
-        options = self.engine_options
-        if options is None or self.training or self._trains or autocast is False:
-            return None
-        if not isinstance(options, str):
-            return options
-        if not suits_engine(self.device):
-            return None
-        return EngineOptions.for_device(self.device, autoencoders=options == "auto", low_vram=self.low_vram)
+        Args:
+            tokens: Tokens of one scene. Give them a mean that requires gradients: `replace(tokens, mean=parameter)`.
+            cameras: CameraBatch of shape [1, f], as in `render`.
+            seed: Random seed of the noise that the step starts from.
+            autocast: Run the denoiser in bfloat16. None: on CUDA only.
 
-    def _leave(self) -> None:
-        """Send the networks to main memory: the engine copies them from there."""
-        if self._away_from is None:
-            self._away_from = self.device
-            for network in self.children():
-                network.to(HOME)
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+        Returns:
+            Frames [f, 3, height, width] in [0, 1], float32.
 
-    def _come_back(self) -> None:
-        """The networks are needed themselves."""
-        if self._away_from is not None:
-            device, self._away_from = self._away_from, None
-            for network in self.children():
-                network.to(device)
+        Raises:
+            ValueError: As in `render`.
 
-    def begin_training(self) -> None:
-        """From now on weights change all the time, and the memory is the training's: the plain loop renders.
-
-        Call this before the first step of an optimizer. Training mode alone does not tell: the viewer of Nerfstudio
-        puts every model into it behind each picture."""
-        self._trains, self._engine = True, None
-        self._come_back()
+        >>> mean = tokens.mean.clone().requires_grad_(True)
+        >>> loss = (model.predict(replace(tokens, mean=mean), cameras) - photographs).square().mean()
+        >>> loss.backward()  # mean.grad: [n, dim]
+        """
+        self.check_tokens(tokens)
+        self.warn_if_untrained()
+        self.engine_for(False)  # the engine records no gradients
+        frames = single_step_frames(
+            self.denoiser,
+            self.target_autoencoder,
+            tokens.mean[None].to(self.device),
+            self._target_cameras([tokens], [cameras]),
+            self.image_size,
+            self.preset.sampler,
+            seed=seed,
+            autocast=self.autocasts(autocast),
+        )
+        return frames[0]
 
     def _target_cameras(self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch]) -> CameraBatch:
         """One path for each scene, in units of the capture -> a batch of them as the denoiser needs them."""
@@ -370,31 +252,3 @@ class SceneTok(nn.Module):
     def check_tokens(self, tokens: SceneTokens) -> None:
         """Raise ValueError unless these networks can render the tokens, or some of a scene's tokens."""
         check_tokens(tokens, self.preset)
-
-    def autocasts(self, wanted: bool | None) -> bool:
-        """Whether to run in bfloat16, for the meaning of `autocast` arguments: None is on CUDA only."""
-        return self.device.type == "cuda" if wanted is None else wanted
-
-    def _autoencoder(self, index: int, engine: RenderingEngine | None) -> Autoencoder:
-        """On the device, in the precision of the published code; where it is, for an engine that works with copies."""
-        found = self._autoencoders[index]
-        if found is None:
-            role = ("context", "target")[index]
-            raise ValueError(f"SceneTok: this model was built without its {role} autoencoder; give it the weights")
-        if not isinstance(found, Autoencoder):
-            self._autoencoders[index] = found = found()
-        if engine is not None and engine.options.autoencoders:
-            return found
-        config = (self.preset.context_autoencoder, self.preset.target_autoencoder)[index]
-        return found.to(self.device, cuda_dtype(config) if self.device.type == "cuda" else None)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SceneTok:
-        self._come_back()
-        before = self.device
-        super()._apply(fn, recurse)
-        if self.device != before:
-            self._engine = None
-        for autoencoder in self._autoencoders:
-            if isinstance(autoencoder, Autoencoder) and self.device == HOME:
-                autoencoder.to(HOME)
-        return self

@@ -23,13 +23,17 @@ FORMAT = "scenetok-tokens-1"
 """Poses: camera-to-world, OpenCV axes. Intrinsics: divided by the image size."""
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics")
+OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics", "latents")
 """Tensors that a file need not have."""
 
 
 @dataclass(frozen=True)
 class SceneTokens:
-    """One scene as the compressor, or the scene generator, gives it. Nothing here depends on the target cameras."""
+    """One scene as the compressor, or the scene generator, gives it. Nothing here depends on the target cameras.
+
+    >>> tokens.save("room.safetensors")
+    >>> tokens = SceneTokens.load("room.safetensors").to("cuda")
+    """
 
     mean: Float[Tensor, "n dim"]
     reference_c2w: Float[Tensor, "4 4"]
@@ -48,6 +52,8 @@ class SceneTokens:
     Camera-to-world, OpenCV axes, units of the capture; paths are made from them. None: not known."""
     cameras_intrinsics: Float[Tensor, "v 3 3"] | None = None
     """Theirs, of the square pictures."""
+    latents: Float[Tensor, "v c h w"] | None = None
+    """Latents of the photographs, in the order of the cameras, for `SceneTok.add_views`. None: not kept."""
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or (self.logvar is not None and self.logvar.shape != self.mean.shape):
@@ -62,22 +68,37 @@ class SceneTokens:
         views = known[0][0] if known[0] else 0
         if known not in ([None, None], [[views, 4, 4], [views, 3, 3]]):
             raise ValueError(f"SceneTokens: expected cameras [v, 4, 4] and [v, 3, 3] or none, got {known}")
+        if self.latents is not None and (self.latents.ndim != 4 or len(self.latents) != views):
+            raise ValueError(
+                f"SceneTokens: expected latents [v, c, h, w] of {views} cameras or None, got {list(self.latents.shape)}"
+            )
 
     @property
     def _cameras(self) -> tuple[Tensor | None, Tensor | None]:
         return self.cameras_c2w, self.cameras_intrinsics
 
     def sample(self, seed: int) -> SceneTokens:
-        """A draw of the Gaussian, as the published evaluation renders from; the same on every device."""
+        """Draw from the Gaussian, as the published evaluation does before it renders.
+
+        Args:
+            seed: Random seed; the draw is the same on every device.
+
+        Raises:
+            ValueError: The tokens have no log-variance: they are generated, or a draw already.
+        """
         if self.logvar is None:
             raise ValueError("SceneTokens.sample: these tokens have no log-variance; render them as they are")
         noise = token_noise(seed, *self.mean.shape)[0].to(self.mean)
         return replace(self, mean=self.mean + (0.5 * self.logvar).exp() * noise, logvar=None)
 
     def subset(self, count: int) -> SceneTokens:
-        """`count` of the tokens, in their order; always the same ones, and those of a smaller subset among them.
+        """Take some of the tokens, in their order: always the same ones, and those of a smaller subset among them.
 
-        Raises ValueError for a count that is not between 1 and all.
+        Args:
+            count: Number of tokens, from 1 to all.
+
+        Raises:
+            ValueError: There are not as many.
         """
         there = len(self.mean)
         if not 1 <= count <= there:
@@ -87,11 +108,22 @@ class SceneTokens:
         return replace(self, mean=self.mean[kept], logvar=None if self.logvar is None else self.logvar[kept])
 
     def to(self, device: torch.device | str) -> SceneTokens:
+        """The same tokens on another device."""
         tensors = {name: getattr(self, name) for name in ("mean", "reference_c2w", *OPTIONAL)}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write the file, whole or not at all. In bfloat16, 512 x 64 tokens without log-variance take 64 KiB."""
+        """Write a token file, whole or not at all.
+
+        Args:
+            path: File to write (.safetensors).
+            dtype: Precision of the numbers: float32, bfloat16 or float16. In bfloat16, 512 x 64 tokens without
+                log-variance take 64 KiB.
+
+        Raises:
+            ValueError: Another dtype.
+            OSError: The file cannot be written.
+        """
         if dtype not in _DTYPES:
             raise ValueError(f"SceneTokens.save: expected one of {', '.join(_DTYPES.values())}, got {dtype}")
         tensors = {"mean": self.mean.to(dtype), "reference_c2w": self.reference_c2w.float()}
@@ -99,6 +131,8 @@ class SceneTokens:
             tensors["logvar"] = self.logvar.to(dtype)
         if self.cameras_c2w is not None and self.cameras_intrinsics is not None:
             tensors |= {"cameras_c2w": self.cameras_c2w.float(), "cameras_intrinsics": self.cameras_intrinsics.float()}
+        if self.latents is not None:
+            tensors["latents"] = self.latents.to(dtype)
         values = {
             "preset": self.preset,
             "scene": self.scene,
@@ -114,11 +148,17 @@ class SceneTokens:
 
     @staticmethod
     def load(path: str | Path) -> SceneTokens:
-        """Read a file; tokens come as float32 on the CPU.
+        """Read a token file.
+
+        Args:
+            path: File that `save`, `scenetok encode` or `scenetok generate` wrote.
+
+        Returns:
+            Tokens, float32, on the CPU.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, not a token file, or of another format; the line names file and reason.
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, not a token file, or of another format; the line names file and reason.
         """
         path = Path(path)
         if not path.is_file():

@@ -158,7 +158,9 @@ class SceneTokModel(Model):
 
         Args:
             config: Preset, weights and options.
-            scene_box, num_train_data, kwargs: Nerfstudio's; they mean nothing here.
+            scene_box: Nerfstudio's; it means nothing here.
+            num_train_data: Nerfstudio's; it means nothing here.
+            kwargs: Nerfstudio's; they mean nothing here.
             scenes: Evaluation scenes to encode or generate, and to render.
             training_seed: Random seed of the noise in training.
             trains: Whether training may follow. Else no EMA weights are kept beside the networks' own.

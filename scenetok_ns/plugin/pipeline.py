@@ -20,10 +20,10 @@ from scenetok_ns.evaluation.evaluate import evaluate_quickly, evaluate_resumable
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.models.flow.losses import compressor_frozen
 from scenetok_ns.models.released_checkpoints import CheckpointError, module_sha256
+from scenetok_ns.models.run_checkpoints import AVERAGE, averaged_weights, model_state
 from scenetok_ns.models.weight_files import check_finite, check_tensors
 from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
-from scenetok_ns.training.checkpoints import AVERAGE, averaged_weights, model_state
 from scenetok_ns.training.recorded_step import RecordedStep
 from scenetok_ns.viewer.panel import ViewerPanel
 
@@ -71,7 +71,6 @@ class SceneTokPipeline(VanillaPipeline):
         self.datamanager = config.datamanager.setup(
             device=str(device), test_mode=test_mode, local_rank=local_rank, preset=config.model.preset
         )
-        self.datamanager.to(device)
         shown = self.datamanager.train_dataset
         self._model = config.model.setup(
             scene_box=shown.scene_box,

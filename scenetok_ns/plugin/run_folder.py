@@ -7,14 +7,15 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
 from scenetok_ns.bridge.run_configs import OwnCheckpoints, read_run, run_checkpoints
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
+from scenetok_ns.models.run_checkpoints import check_checkpoint, checkpoint_path, read_checkpoint
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.plugin.methods import method_config
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
+from scenetok_ns.tools.devices import chosen_device
 from scenetok_ns.tools.run_files import (
     CHECKPOINTS,
     FIRST_CHECKPOINT,
@@ -23,7 +24,6 @@ from scenetok_ns.tools.run_files import (
     save_tensors,
     write_run_folder,
 )
-from scenetok_ns.training.checkpoints import check_checkpoint, checkpoint_path, read_checkpoint
 
 
 @dataclass
@@ -58,10 +58,17 @@ class DerivedRun:
     checkpoints: Path | None
     """Folder of the original run's checkpoints; None: the weights that come with the package."""
 
-    def load(self) -> SceneTokPipeline:
-        """Load the run with its latest checkpoint, for inference: on the GPU, or on the CPU without one."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        pipeline = self.config.pipeline.setup(device=device, test_mode="inference").eval()
+    def load(self, device: str | None = None) -> SceneTokPipeline:
+        """Load the run with its latest checkpoint, for inference.
+
+        Args:
+            device: Name of the device. None: the GPU, or the CPU without one.
+
+        Raises:
+            UsageError: This machine does not have the device.
+        """
+        chosen = chosen_device(device)
+        pipeline = self.config.pipeline.setup(device=chosen, test_mode="inference").eval()
         if self.checkpoints is not None:
             state = read_checkpoint(checkpoint_path(self.checkpoints))
             pipeline.load_pipeline(state["pipeline"], state["step"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -15,18 +16,12 @@ from nerfstudio.utils.decorators import check_main_thread
 
 from scenetok_ns.bridge.run_configs import OwnCheckpoints
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.run_checkpoints import CHECKPOINT_NAME, checkpoint_path, read_checkpoint
 from scenetok_ns.plugin.model import SceneTokModel
 from scenetok_ns.tools.atomic_files import remove_leftovers
 from scenetok_ns.tools.printing import command, print_line
 from scenetok_ns.tools.run_files import CONFIG
-from scenetok_ns.training.checkpoints import (
-    CHECKPOINT_NAME,
-    checkpoint_path,
-    random_states,
-    read_checkpoint,
-    restore_random_states,
-    save_checkpoint,
-)
+from scenetok_ns.training.checkpoints import random_states, restore_random_states, save_checkpoint
 from scenetok_ns.training.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import ClippedAdamW
 
@@ -36,6 +31,8 @@ FILES_OF_A_NEW_RUN, TENSORBOARD = ("config.yml", "dataparser_transforms.json"), 
 
 LEAST_SAVES = 4
 """Checkpoints that even a short run writes."""
+COUNTS_ALL_STEPS = "max_num_iterations - self._start_step" in inspect.getsource(Trainer.train)
+"""Whether max_num_iterations includes the steps before a resume: as on Nerfstudio's main branch, not as in 1.1.5."""
 
 
 @dataclass
@@ -80,11 +77,11 @@ class SceneTokTrainer(Trainer):
             self._remove_unused_folder()
             raise
         remove_leftovers(self.base_dir, nested=False)
-        if getattr(config, "resume", False):
+        if getattr(config, "resume", False) and not COUNTS_ALL_STEPS:
             config.max_num_iterations = max(config.max_num_iterations - self._start_step, 0)
 
     def train(self) -> None:
-        if self.config.max_num_iterations == 0:
+        if self.config.max_num_iterations <= (self._start_step if COUNTS_ALL_STEPS else 0):
             print_line(f"This run is complete: {self._start_step} steps in {self.checkpoint_dir}")
             return
         cast(SceneTokModel, self.pipeline.model).begin_training()

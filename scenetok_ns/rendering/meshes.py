@@ -81,7 +81,7 @@ def _cleaned(mesh: Any) -> Mesh:
     if not len(found.triangles):
         raise ValueError(
             "no surface was found in the rendered views: their depth is too uncertain; give a lower --confidence, a "
-            "larger --voxel, or more --views"
+            "larger --voxel, or more --frames"
         )
     return found
 

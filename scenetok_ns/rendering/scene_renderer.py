@@ -113,7 +113,9 @@ class SceneRenderer(TokenRenderer):
         cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
         images = views.images.to(self.device).float() / 255
         noise = self._latent_noise(self.settings.seed, scene)
-        tokens = self.scenetok.encode(images, cameras, scene=scene, pose_scale=pose_scale, noise=noise)
+        tokens = self.scenetok.encode(
+            images, cameras, scene=scene, pose_scale=pose_scale, noise=noise, axes_checked=True
+        )
         if self.settings.encoding != "published":
             return tokens
         return tokens.sample(named_seed("scene tokens", self.settings.seed, scene))

@@ -14,6 +14,7 @@ from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.presets import Encoding, Preset, SamplerConfig, SceneSamplerConfig
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.devices import chosen_device
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,23 @@ class TokenRenderer:
     settings: RenderSettings
 
     @classmethod
-    def of_package(cls, preset: Preset, settings: RenderSettings) -> TokenRenderer:
-        """The networks whose weights come with the package, on the GPU, or on the CPU without one.
+    def of_package(cls, preset: Preset, settings: RenderSettings, device: str | None = None) -> TokenRenderer:
+        """Load the networks whose weights come with the package.
 
-        Raises ValueError for a preset without such weights.
+        Args:
+            preset: Preset with such weights.
+            settings: Sampler, seed and more.
+            device: Name of the device. None: the GPU, or the CPU without one.
+
+        Raises:
+            ValueError: The preset has no weights in the package, or this machine does not have the device.
         """
+        chosen = chosen_device(device)
         preset.check_embedded()
         scenetok = SceneTok.from_preset(preset)
         scenetok.engine_options = "auto"
         scenetok.load_embedded()
-        return cls(scenetok=scenetok.to("cuda" if torch.cuda.is_available() else "cpu").eval(), settings=settings)
+        return cls(scenetok=scenetok.to(chosen).eval(), settings=settings)
 
     @property
     def networks(self) -> SceneTok:

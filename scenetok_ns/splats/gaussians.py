@@ -152,7 +152,7 @@ def ply_header(count: int, properties: dict[str, str]) -> bytes:
 def read_vertices(path: Path) -> dict[str, np.ndarray]:
     """Columns of the vertices of a binary little-endian PLY. Raises FileNotFoundError or ValueError, in one line."""
     if not path.is_file():
-        raise FileNotFoundError(f"no splat at {path}; `scenetok splat` makes them")
+        raise FileNotFoundError(f"no splat at {path}; `scenetok export-splat` makes them")
     data = path.read_bytes()
     header, end, body = data[:HEADER_LIMIT].partition(b"end_header\n")
     lines = header.decode("ascii", "replace").split("\n")

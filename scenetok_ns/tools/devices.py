@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     import torch
 
 
+def chosen_device(name: str | None) -> torch.device:
+    """The device that --device names; None: the GPU, or the CPU without one. Raises UsageError."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name is None else named_device(name)
+
+
 def named_device(name: str) -> torch.device:
     """The device that --device names. Raises UsageError if this machine does not have it."""
     import torch

@@ -11,6 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import TextColumn
 
+from scenetok_ns.tools.quiet import is_quiet
+
 
 def command(*words: object) -> str:
     """What a shell takes: paths with spaces, quotes or brackets in them stay whole, those with a dash are paths."""
@@ -21,7 +23,7 @@ def command(*words: object) -> str:
 
 def plain_console(*, stderr: bool = False) -> Console:
     """A console that prints strings as they are. (Of `status` that isn't true: give it a rich.text.Text.)"""
-    return Console(stderr=stderr, markup=False, emoji=False)
+    return Console(stderr=stderr, markup=False, emoji=False, quiet=is_quiet())
 
 
 def description_column() -> TextColumn:
@@ -33,4 +35,6 @@ def print_line(line: str, style: str | None = None) -> None:
     """Print a line as it is on the console that Nerfstudio's tools print on."""
     from nerfstudio.utils.rich_utils import CONSOLE  # importing it takes seconds
 
+    if is_quiet():
+        return
     CONSOLE.print(line, style=style, soft_wrap=True, markup=False, emoji=False)

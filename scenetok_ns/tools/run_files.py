@@ -3,6 +3,7 @@ import of gigabytes has the memory to itself."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from scenetok_ns.tools.atomic_files import atomic_folder, save_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "nerfstudio_models"
 CONFIG = "config.yml"
@@ -78,3 +81,21 @@ def link_checkpoints(source: Path, target: Path) -> None:
             os.link(file, target / file.name)
         except OSError:
             shutil.copy2(file, target / file.name)
+
+
+def checkpoint_folder(config: Path, relative: Path, named: Path) -> Path:
+    """Find the folder of a run's checkpoints: beside its config.yml, so that a copied or moved run has its own.
+
+    Args:
+        config: The run's config.yml.
+        relative: Folder of the checkpoints in a run folder.
+        named: Folder that the configuration names. It is taken where there is none beside the file; a warning says so
+            if it belongs to another run.
+    """
+    folder, named = config.absolute().parent, named.absolute()
+    beside = folder / relative
+    if beside.is_dir():
+        return beside
+    if named != beside and named.is_dir():
+        logger.warning("%s has no checkpoints of its own; those of %s are used", folder, named.parent)
+    return named

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.weight_files import CheckpointError, listed
-from scenetok_ns.training.weight_sources import read_networks, weights_file_of
+from scenetok_ns.models.weight_sources import read_networks, weights_file_of
 
 SCENE_TOKENS = "compressor.scene_tokens"
 """The learned start of the scene tokens, [1, tokens, width]: a model with more tokens takes those of one with fewer."""

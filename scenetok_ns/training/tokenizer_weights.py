@@ -8,7 +8,7 @@ from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES, used_tensors
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.weight_files import CheckpointError, check_finite, embedded_weights
-from scenetok_ns.training.weight_sources import read_networks, weights_file_of
+from scenetok_ns.models.weight_sources import read_networks, weights_file_of
 
 
 def load_tokenizer(model: SceneTok, source: Path | None) -> Path:

@@ -23,7 +23,7 @@ class FilesPart(Part):
         super().__init__(session)
         self.name = Text("File name", "scene.safetensors", hint="A bare name in the folder viewer of the run")
         self.saved = Choice("Saved tokens", NONE, [NONE])
-        self.splat = Choice("Splat", NONE, [NONE], hint="Of this scene, by scenetok splat; drawn while moving")
+        self.splat = Choice("Splat", NONE, [NONE], hint="Of this scene, by scenetok export-splat; drawn while moving")
         elements: list[ViewerElement] = [
             self.name,
             QuietButton("Save tokens", self.does(self._save), hint="Those that are used", is_main=True),
@@ -39,7 +39,7 @@ class FilesPart(Part):
 
     def _splat_elements(self) -> list[ViewerElement]:
         return [
-            Upload("Upload a splat", SPLAT, self._uploaded_splat, hint="Made of this scene by scenetok splat"),
+            Upload("Upload a splat", SPLAT, self._uploaded_splat, hint="Made of this scene by scenetok export-splat"),
             self.splat,
             Button("Use splat", self.does(self.use_splat)),
             Button("No splat", self.does(self.no_splat)),

@@ -58,7 +58,7 @@ def test_a_failing_tool_shows_the_end_of_its_log(tmp_path: Path, monkeypatch: py
     tools.run("trying", ["python", "-c", "print('12/12')"])
 
 
-@pytest.mark.parametrize("wrong", ["steps", "train_scenes", "test_scenes"])
+@pytest.mark.parametrize("wrong", ["train_steps", "train_scenes", "test_scenes"])
 def test_impossible_numbers_are_told_before_anything_is_made(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         demo(tmp_path / "demo", **{wrong: 0})
@@ -67,7 +67,7 @@ def test_impossible_numbers_are_told_before_anything_is_made(tmp_path: Path, wro
 
 @pytest.mark.slow
 def test_the_whole_demo_with_the_shipped_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo(tmp_path / "demo", train_scenes=2, test_scenes=1, steps=1)
+    demo(tmp_path / "demo", train_scenes=2, test_scenes=1, train_steps=1)
     (results,) = (tmp_path / "demo").glob("results-*")
     values = json.loads((results / "figures.json").read_text())["results"]
     assert values["num_views"] == FRAMES - NUM_CONTEXT

@@ -36,7 +36,7 @@ def test_a_mesh_is_written_and_other_files_stay(
     """With an untrained head, which sees the same distance everywhere: sweeps would take longer."""
     monkeypatch.setattr(SceneTok, "depth_head", lambda self: new_depth_head(self.preset, self.denoiser).eval())
     file = tmp_path / "room.glb"
-    words = ("--run", workplace / "run", "--views", 16, "--steps", 1, "--output", file)
+    words = ("--run", workplace / "run", "--frames", 16, "--steps", 1, "--output", file)
     scenetok("export-mesh", *words, "--confidence", 0, "--voxel", 0.2)
     assert len(trimesh.load(file, force="mesh").faces) > 10
     assert "meshes end in .ply or .glb" in failure("export-mesh", "--output", tmp_path / "room.obj")

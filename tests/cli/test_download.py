@@ -201,7 +201,7 @@ def test_it_ends_in_a_run_folder(
     assert (tmp_path / "run/config.yml").is_file()
     said = capsys.readouterr().err
     assert "It displays data/re10k, which is not there: put a data set there, or" in said
-    assert f"scenetok open {tmp_path}/run --data DATA --output RUN2" in said
+    assert f"scenetok new-run {tmp_path}/run --data DATA --output RUN2" in said
 
 
 TRANSFER = "import sys, pathlib, scenetok_ns.tools.downloads as d; d.download(sys.argv[1], pathlib.Path(sys.argv[2]))"

@@ -53,8 +53,8 @@ def test_a_scene_is_rendered_from_its_token_file_without_its_photographs(workpla
     assert tokens.mean.shape == (16, 8) and tokens.logvar is not None
     assert len(set(tokens.sources)) == 4 and all(len(source) == 64 for source in tokens.sources)
 
-    scenetok_in(workplace, "open", str(workplace / "run"), output="seen", scene=SCENES[1], steps=2)
-    scenetok_in(workplace, "open", str(workplace / "run"), output="stored", tokens="scene.safetensors", steps=2)
+    scenetok_in(workplace, "new-run", str(workplace / "run"), output="seen", scene=SCENES[1], steps=2)
+    scenetok_in(workplace, "new-run", str(workplace / "run"), output="stored", tokens="scene.safetensors", steps=2)
     expected = render(workplace / "seen", tmp_path / "seen")
     hidden = (workplace / "data").rename(workplace / "hidden")
     try:
@@ -67,9 +67,9 @@ def test_a_scene_is_rendered_from_its_token_file_without_its_photographs(workpla
 def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workplace: Path, tmp_path: Path) -> None:
     scenetok_in(workplace, "encode", run="run", output=tmp_path / "scene.safetensors")
     scenetok_in(
-        workplace, "open", str(workplace / "run"), tokens=tmp_path / "scene.safetensors", output=tmp_path / "shown"
+        workplace, "new-run", str(workplace / "run"), tokens=tmp_path / "scene.safetensors", output=tmp_path / "shown"
     )
-    said = failure_in(workplace, "open", str(tmp_path / "shown"), data="data", output=tmp_path / "other")
+    said = failure_in(workplace, "new-run", str(tmp_path / "shown"), data="data", output=tmp_path / "other")
     assert "give --data with the run that it was opened from" in said
     _, pipeline, *_ = eval_setup(tmp_path / "shown" / "config.yml", test_mode="test")
     with pytest.raises(ValueError, match=r"scene\.safetensors holds tokens alone"):
@@ -79,10 +79,10 @@ def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workp
 def test_encode_refuses_other_endings_and_other_shapes_do_not_open(workplace: Path) -> None:
     assert "token files end in .safetensors" in failure_in(workplace, "encode", run="run", output="scene.pt")
     SceneTokens(torch.zeros(4, 8), torch.eye(4), preset="another").save(workplace / "other.safetensors")
-    said = failure_in(workplace, "open", str(workplace / "run"), output="new", tokens="other.safetensors")
+    said = failure_in(workplace, "new-run", str(workplace / "run"), output="new", tokens="other.safetensors")
     assert "other.safetensors was made by preset another, whose tokens mean nothing" in said
     SceneTokens(torch.zeros(17, 8), torch.eye(4), preset="another").save(workplace / "more.safetensors")
-    said = failure_in(workplace, "open", str(workplace / "run"), output="new", tokens="more.safetensors")
+    said = failure_in(workplace, "new-run", str(workplace / "run"), output="new", tokens="more.safetensors")
     assert "17 tokens of 8 numbers, made by preset another, but this run's model takes up to 16 of 8" in said
 
 
@@ -91,7 +91,7 @@ def test_a_file_with_fewer_tokens_opens(workplace: Path, tmp_path: Path) -> None
     tokens = SceneTokens.load(tmp_path / "all.safetensors").subset(5)
     tokens.save(tmp_path / "some.safetensors")
     scenetok_in(
-        workplace, "open", str(workplace / "run"), tokens=tmp_path / "some.safetensors", output=tmp_path / "few"
+        workplace, "new-run", str(workplace / "run"), tokens=tmp_path / "some.safetensors", output=tmp_path / "few"
     )
     _, pipeline, *_ = eval_setup(tmp_path / "few" / "config.yml", test_mode="test")
     renderer = pipeline.model.renderer
@@ -137,7 +137,7 @@ def test_encode_encodes_with_a_generator_too(work: Path, tmp_path: Path) -> None
 
 def test_the_model_in_the_package_is_opened_by_its_name(work: Path, tmp_path: Path) -> None:
     write_demo_data(tmp_path / "rooms", "re10k", {"train": 1, "test": 1}, 16, 64, 0)
-    scenetok("open", "scenetok-tiny", output=tmp_path / "run", data=tmp_path / "rooms")
+    scenetok("new-run", "scenetok-tiny", output=tmp_path / "run", data=tmp_path / "rooms")
     _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="inference")
     model = pipeline.model.scenetok
     expected = load_file(embedded_weights("scenetok-tiny"))

@@ -18,7 +18,7 @@ from support.small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, sma
 from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.cli.evaluate import _Session, evaluate
 from scenetok_ns.cli.main import entrypoint
-from scenetok_ns.cli.open_run import open_run
+from scenetok_ns.cli.new_run import new_run
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import EvaluationOptions, SweepOptions
 from scenetok_ns.evaluation.sweeps import Variant
@@ -122,7 +122,7 @@ def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: P
     with pytest.raises(DataError, match=r"4 context views were asked for, .*index\.json has 3"):
         evaluate(run, tmp_path / "more", index=index, sweep=SweepOptions(sweep_context=(2, 4)), measure=QUICK)
     # The stock ns-eval takes it from a run folder.
-    open_run(run, tmp_path / "opened", index=index, engine="off")
+    new_run(run, tmp_path / "opened", index=index, engine="off")
     assert read_run(tmp_path / "opened").pipeline.datamanager.dataparser.eval_index == index.absolute()
     assert read_run(tmp_path / "opened").pipeline.model.engine == "off"
     entries = {"test1": {"context": [0, 4, 8], "target": [2]}, "test2": {"context": [0, 4, 8], "target": [200]}}
@@ -134,7 +134,7 @@ def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: P
     assert found["skipped"]["other135"] == "not in the data set, though index.json names it"
     index.write_text(json.dumps({"other": {"context": [0], "target": [2]}}))
     with pytest.raises(DataError, match="names 1 scenes, none of which the data set has"):
-        open_run(run, tmp_path / "wrong", index=index)
+        new_run(run, tmp_path / "wrong", index=index)
     assert not (tmp_path / "wrong").exists()
 
 

@@ -20,7 +20,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_capture_becomes_a_data_set_in_its_own_world(capture: Path, tmp_path: Path) -> None:
-    few = ("--views", 16, "--steps", 1, "--size", 100)
+    few = ("--frames", 16, "--steps", 1, "--size", 100)
     scenetok("export-dataset", "--data", capture, "--output", tmp_path / "out", *few)
     made = json.loads((tmp_path / "out" / "transforms.json").read_text())
     for frame in (made["frames"][0], made["frames"][-1]):

@@ -15,10 +15,10 @@ from PIL import Image
 from support.command_line import failure, scenetok
 from support.small_networks import randomized
 
-from scenetok_ns.cli import change_run, open_run
+from scenetok_ns.cli import change_run, new_run
 from scenetok_ns.data.anchors import home_pose, trajectory
 from scenetok_ns.data.camera_path_files import write_camera_path
-from scenetok_ns.models import scenetok as scenetok_module
+from scenetok_ns.models import scenetok_networks as scenetok_module
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import Preset, build, config_folder
 from scenetok_ns.models.tokens import SceneTokens
@@ -65,8 +65,8 @@ def test_a_photograph_becomes_a_scene_that_other_runs_render(
 
     # The run folder of the photograph renders the same as the token file.
     opened, stored = tmp_path / "opened", tmp_path / "stored"
-    scenetok("open", work / "tiny_scenegen", output=opened, scene_seed=7, **options)
-    scenetok("open", work / "tiny_scenegen", output=stored, tokens=tmp_path / "scene.safetensors")
+    scenetok("new-run", work / "tiny_scenegen", output=opened, scene_seed=7, **options)
+    scenetok("new-run", work / "tiny_scenegen", output=stored, tokens=tmp_path / "scene.safetensors")
     pictures = [render(run, work / "path.json", tmp_path / f"{run.name}-pictures") for run in (opened, stored)]
     assert len(pictures[0]) == 6 and pictures[0] == pictures[1]
 
@@ -132,7 +132,7 @@ def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, mon
     network = randomized(SceneGenerator.from_preset(preset))
     save_weights({"scene_generator": network}, tmp_path / "stand-in.safetensors")
     files = {"stand-in": tmp_path / "stand-in.safetensors", "scenetok-tiny": embedded_weights("scenetok-tiny")}
-    for module in (scenetok_model, run_folder, change_run, open_run):
+    for module in (scenetok_model, run_folder, change_run, new_run):
         monkeypatch.setattr(module, "load_preset", lambda name: preset)
     for module in (scenetok_datamanager, scenetok_trainer):
         monkeypatch.setattr(module, "load_preset", lambda name: preset)
@@ -141,6 +141,6 @@ def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, mon
     scenetok("generate", image=tmp_path / "photo.png", seed=7, output=tmp_path / "scene.safetensors")
     tokens = SceneTokens.load(tmp_path / "scene.safetensors")
     assert tokens.preset == "scenegen-tiny" and tokens.mean.shape == (128, 32)
-    scenetok("open", "scenegen-tiny", image=tmp_path / "photo.png", scene_seed=7, output=tmp_path / "run")
+    scenetok("new-run", "scenegen-tiny", image=tmp_path / "photo.png", scene_seed=7, output=tmp_path / "run")
     _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="inference")
     torch.testing.assert_close(pipeline.model.renderer.tokens_of(0).mean.cpu(), tokens.mean)

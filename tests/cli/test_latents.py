@@ -20,7 +20,21 @@ PRESET = Path(__file__).parents[1] / "support" / "tiny_preset.yaml"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "data"
-    entrypoint(["demo-data", "--output", str(folder), "--train", "2", "--test", "1", "--frames", "5", "--size", "32"])
+    entrypoint(
+        [
+            "demo-data",
+            "--output",
+            str(folder),
+            "--train-scenes",
+            "2",
+            "--test-scenes",
+            "1",
+            "--frames",
+            "5",
+            "--size",
+            "32",
+        ]
+    )
     return folder
 
 

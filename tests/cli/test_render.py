@@ -167,6 +167,8 @@ def test_a_scene_rendered_again_replaces_its_pictures(workplace: Path, tmp_path:
         (["--compare"], "--tokens already give the scenes: leave out --compare"),
         (["--num-context", "4"], "--tokens already gives the scene: leave out --num-context"),
         (["--size", "0", "4"], "--size must be from 1 x 1"),
+        (["--size", "0"], "--size must be from 1 x 1 to 16384 x 16384, got 0 x 0"),
+        (["--size", "4", "4", "4"], "--size takes width and height, or one number for squares; got 3 numbers"),
         (["--frames", "0"], "--frames must be at least 1"),
         (["--frame-rate", "0"], "--frame-rate above 0"),
         (["--pose-scale", "2"], "--tokens already gives the scene: leave out --pose-scale"),

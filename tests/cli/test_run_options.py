@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.command_line import failure
 
 from scenetok_ns.cli.photograph_options import PhotographOptions
 from scenetok_ns.cli.run_options import EMBEDDED, GenerationOptions, RunChanges, run_for
@@ -21,7 +22,7 @@ NAN = float("nan")
 
 
 def test_options_are_read_without_nerfstudio() -> None:
-    names = "open_run", "encode", "evaluate", "generate", "render", "splat", "import_checkpoint", "latents", "demo"
+    names = "new_run", "encode", "evaluate", "generate", "render", "splat", "import_checkpoint", "latents", "demo"
     modules = ", ".join(f"scenetok_ns.cli.{name}" for name in names)
     code = f"import sys, {modules}; assert 'nerfstudio' not in sys.modules, 'nerfstudio was imported'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -77,3 +78,22 @@ def test_tokens_choose_the_model_in_the_package(tmp_path: Path) -> None:
     assert run_for((tmp_path / "scenegen-tiny.safetensors",)) == Path("scenegen-tiny")
     with pytest.raises(ValueError, match="made by preset own, which is not in this package: give --run"):
         run_for((tmp_path / "own.safetensors",))
+
+
+def test_a_device_that_is_not_there_is_one_line(workplace: Path, tmp_path: Path) -> None:
+    """Every command that computes takes --device."""
+    run, data = workplace / "run", workplace / "data"
+    out = tmp_path / "x.safetensors"
+    calls = {
+        "encode": ("--run", run, "--output", out),
+        "generate": ("--data", data, "--output", out),
+        "render": ("--run", run, "--output", tmp_path / "videos"),
+        "evaluate": (run, "--output", tmp_path / "figures"),
+        "export-dataset": ("--run", run, "--output", tmp_path / "dataset"),
+        "export-mesh": ("--run", run, "--output", tmp_path / "mesh.ply"),
+    }
+    for name, words in calls.items():
+        assert "--device cuda:99: this machine has cpu" in failure(name, *words, "--device", "cuda:99"), name
+    assert not list(tmp_path.iterdir())
+    said = failure("capture", workplace, "--device", "cpu")
+    assert "--device only works with --open" in said

@@ -36,7 +36,7 @@ def test_a_run_folder_is_replaced_only_by_one_for_the_same_file(tmp_path: Path) 
     (tmp_path / "scene" / "precious").touch()
     write_tokens(tokens, output, "float32", run, console, run_folder=True)
     said = console.file.getvalue()
-    assert "is not free" in said and f"scenetok open scenetok-tiny --tokens {output} --output RUN2" in said
+    assert "is not free" in said and f"scenetok new-run scenetok-tiny --tokens {output} --output RUN2" in said
     assert (tmp_path / "scene" / "precious").exists()
     (tmp_path / "file").touch()
     assert not is_free(tmp_path / "file", output)

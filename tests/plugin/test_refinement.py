@@ -182,7 +182,7 @@ def test_tokens_alone_can_be_refined_and_any_run_renders_them(
     entrypoint(["render", "--run", str(tmp_path / "refined"), "--output", str(tmp_path / "out"), *words])
     assert len(list((tmp_path / "out" / "attic").glob("*.png"))) == 4
     with pytest.raises(SystemExit, match="the tokens of one capture: leave out --data"):
-        entrypoint(["open", str(run), "--data", str(workplace / "attic"), "--output", str(tmp_path / "new")])
+        entrypoint(["new-run", str(run), "--data", str(workplace / "attic"), "--output", str(tmp_path / "new")])
 
 
 def test_what_is_refused(workplace: Path, tmp_path: Path) -> None:

@@ -53,6 +53,23 @@ def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path, capsy
     assert [path.name for path in rest.get_checkpoint_dir().iterdir()] == ["step-000000007.ckpt"]
 
 
+def test_resume_counts_as_nerfstudio_does(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nerfstudio 1.1.5 takes max_num_iterations further steps, its main branch takes them in total."""
+    assert not scenetok_trainer.COUNTS_ALL_STEPS  # 1.1.5 is installed
+    train(data, tmp_path, 1, resume=True)
+    for counts_all_steps, expected in ((False, 2), (True, 3)):
+        monkeypatch.setattr(scenetok_trainer, "COUNTS_ALL_STEPS", counts_all_steps)
+        resumed = small_config(data, tmp_path, max_num_iterations=3, resume=True).setup()
+        resumed.setup()
+        assert resumed.config.max_num_iterations == expected
+        complete = small_config(data, tmp_path, max_num_iterations=1, resume=True).setup()
+        complete.setup()
+        complete.train()
+        assert "This run is complete: 1 steps" in capsys.readouterr().out
+
+
 def test_global_random_states_go_on_after_a_resume(data: Path, tmp_path: Path) -> None:
     part = train(data, tmp_path / "part", 1)
     drawn = torch.rand(3)

@@ -14,7 +14,7 @@ from scenetok_ns.data.precomputed.latents import LatentScenes, LatentStore
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.re10k import RE10KSource
 from scenetok_ns.data.training_batches import LatentSamples, Sharding, TrainingLoader, TrainingSamples
-from scenetok_ns.models import scenetok
+from scenetok_ns.models import scenetok_networks
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
 from scenetok_ns.models.presets import AutoencoderConfig, load_preset
 
@@ -122,8 +122,10 @@ def test_autoencoders_are_made_when_photographs_are_met(
     data: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    build = scenetok.build_autoencoder
-    monkeypatch.setattr(scenetok, "build_autoencoder", lambda config, weights: made.append(config) or build(config))
+    build = scenetok_networks.build_autoencoder
+    monkeypatch.setattr(
+        scenetok_networks, "build_autoencoder", lambda config, weights: made.append(config) or build(config)
+    )
     pipeline = small_pipeline(data, "val", **folders)
     pipeline.train()
     pipeline.get_train_loss_dict(0)[1]["loss"].backward()

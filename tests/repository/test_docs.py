@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from support.docs_materials import Materials
-from support.docs_pages import ROOT, Command, Page, pages, read_page, read_text
+from support.docs_pages import ROOT, ROOT_PAGES, Command, Page, pages, read_page, read_text
 from support.docs_runner import CommandError, check_options, run
+
+import scenetok_ns
 
 PAGES = pages()
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
@@ -69,7 +75,7 @@ def test_changes_that_change_nothing_are_told(tmp_path: Path, mark: str) -> None
 @pytest.mark.parametrize(
     "line",
     [
-        "scenetok open RUN --output RUN2 --stepz 3",
+        "scenetok new-run RUN --output RUN2 --stepz 3",
         "scenetok opne RUN",
         "ns-train scenetok-tiny --no-such-option 1",
         "ns-eval --load-config RUN/config.yml --steps 3",
@@ -112,6 +118,35 @@ def headings(text: str) -> set[str]:
 
 def test_every_page_is_in_the_index() -> None:
     links = {"".join(found) for found in LINK.findall((ROOT / "docs" / "README.md").read_text())}
-    paths = [page.path for page in PAGES if page.path != ROOT / "README.md"]
+    paths = [page.path for page in PAGES if page.path not in ROOT_PAGES]
     missing = [path.name for path in paths if os.path.relpath(path, ROOT / "docs") not in links]
     assert missing == ["README.md"]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """The site's build checks it, too, but needs the extra docs."""
+    listed = set(re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    hooks = runpy.run_path(str(ROOT / "scripts" / "docs_hooks.py"))
+    page = hooks["with_public_names"]((ROOT / "docs" / "reference.md").read_text())
+    homes = re.findall(r"^::: (\S+)", page, re.MULTILINE)
+    assert len(homes) == len(set(homes)) > 10
+    for home in homes:
+        module, name = home.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), name), home
+    exported = {name for name in getattr(scenetok_ns, "__all__", ()) if not name.startswith("_")}
+    assert exported <= {home.rsplit(".", 1)[1] for home in homes}
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "SceneTok.encode" in (tmp_path / "reference.html").read_text()

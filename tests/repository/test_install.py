@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PACKED = (".py", ".safetensors", ".html", "py.typed")
 
 LOAD_EVERY_PRESET = """
 import sys
@@ -43,9 +44,9 @@ def pip(*arguments: str, environment: Path | None = None) -> None:
 
 
 def files_of_the_package() -> set[str]:
-    """Modules, weights and pages in the tree; a pattern in .gitignore would keep a folder of them out of the wheel."""
+    """Modules, weights, pages and py.typed in the tree; a pattern in .gitignore would keep a folder of them out."""
     paths = (ROOT / "scenetok_ns").rglob("*")
-    return {path.relative_to(ROOT).as_posix() for path in paths if path.suffix in {".py", ".safetensors", ".html"}}
+    return {path.relative_to(ROOT).as_posix() for path in paths if path.name.endswith(PACKED)}
 
 
 @pytest.mark.slow
@@ -56,8 +57,8 @@ def test_every_preset_loads_from_another_folder(kind: str, tmp_path: Path, only_
     if kind == "wheel":
         pip("wheel", str(ROOT), "--wheel-dir", str(tmp_path))
         (wheel,) = tmp_path.glob("scenetok_ns-*.whl")
-        packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".safetensors", ".html"))}
-        assert packed == files_of_the_package()
+        packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(PACKED)}
+        assert packed == files_of_the_package() and "scenetok_ns/py.typed" in packed
         pip("install", str(wheel), environment=environment)
     else:
         pip("install", "--editable", str(ROOT), environment=environment)

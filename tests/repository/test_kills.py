@@ -16,7 +16,7 @@ SCRIPT = kills.__file__
 @pytest.mark.slow
 def test_reruns_after_kills_equal_undisturbed_runs() -> None:
     """`make kills` tries all commands, with twenty kills each."""
-    commands = ["import", "open", "download"]
+    commands = ["import", "new-run", "download"]
     words = [sys.executable, SCRIPT, *commands, "--count", "1", "--kinds", "writes"]
     done = subprocess.run(
         words, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}

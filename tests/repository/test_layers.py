@@ -14,7 +14,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "scenetok_ns"
 ROOMS = "cli > plugin > training > evaluation viewer > rendering > bridge > dataparsers splats > data > models > tools"
-MODELS = "scenegen > scenetok > engine > fused flow > networks > autoencoders cameras > ops > presets temporal"
+MODELS = (
+    "scenegen > scenetok > scene_encoding > scenetok_networks > engine > fused flow > networks > "
+    "autoencoders cameras > ops > presets temporal"
+)
 """From the top down. What stands between the same signs may not import one another in a circle."""
 LONGEST = 400
 """Lines of a file."""

@@ -86,7 +86,7 @@ def test_points_are_what_open3d_and_others_read(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_splats_are_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="scenetok splat"):
+    with pytest.raises(FileNotFoundError, match="scenetok export-splat"):
         load_splat(tmp_path / "none.ply")
     wrong = tmp_path / "wrong.ply"
     wrong.write_bytes(b"plywood")

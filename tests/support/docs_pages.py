@@ -34,6 +34,7 @@ PROGRAMS = (
     "srun",
     "sbatch",
 )
+ROOT_PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md")
 END = "<!---->"
 """What is left of a comment: a line that ends the block before it."""
 COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
@@ -95,7 +96,7 @@ class Page:
 
 def pages() -> list[Page]:
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    return [read_page(path) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *notebooks)]
+    return [read_page(path) for path in (*ROOT_PAGES, *sorted((ROOT / "docs").rglob("*.md")), *notebooks)]
 
 
 def read_text(path: Path) -> str:

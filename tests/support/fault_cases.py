@@ -65,8 +65,8 @@ class Table:
         return {
             "render": lambda path: command("render", *more, "--path", path, "--output", self.new(), "--formats", "png"),
             "export-dataset": lambda path: command("export-dataset", *more, "--path", path, "--output", self.new()),
-            "open": lambda path: command(
-                "open", self.place / "generator", "--image", self.place / "photo.jpg", "--path", path,
+            "new-run": lambda path: command(
+                "new-run", self.place / "generator", "--image", self.place / "photo.jpg", "--path", path,
                 "--output", self.new(),
             ),
             "ns-render": self._ns_render,
@@ -110,7 +110,9 @@ class Table:
         yield from self.broken({"render": entries["render"]}, "path.json", damages)
         few = {name: damage for i, (name, damage) in enumerate(damages.items()) if i % 4 == 0 or name in FEW}
         poses = {name: damage for name, damage in few.items() if "render_" not in name and "fov" not in name}
-        yield from self.broken({"open": entries["open"]}, "path.json", {k: poses[k] for k in poses if k != "fisheye"})
+        yield from self.broken(
+            {"new-run": entries["new-run"]}, "path.json", {k: poses[k] for k in poses if k != "fisheye"}
+        )
         yield from self.broken({"export-dataset": entries["export-dataset"]}, "path.json", few)
         few.pop("camera_path.0.fov null", None)  # Nerfstudio takes a lens of its own then
         yield from self.broken({"ns-render": entries["ns-render"]}, "path.json", few)
@@ -142,7 +144,7 @@ class Table:
             "render": lambda file: command(
                 "render", "--run", run, "--tokens", file, "--output", self.new(), "--formats", "png", "--frames", 2
             ),
-            "open": lambda file: command("open", run, "--tokens", file, "--output", self.new()),
+            "new-run": lambda file: command("new-run", run, "--tokens", file, "--output", self.new()),
             "export-dataset": lambda file: command(
                 "export-dataset", "--run", run, "--tokens", file, "--output", self.new()
             ),
@@ -185,7 +187,7 @@ class Table:
 
     def configurations(self) -> Iterator[Fault]:
         entries: dict[str, Callable[[Path], Callable[[], Any]]] = {
-            "open": lambda file: command("open", file.parent, "--output", self.new()),
+            "new-run": lambda file: command("new-run", file.parent, "--output", self.new()),
             "render": lambda file: command("render", "--run", file.parent, "--output", self.new(), "--frames", 2),
             "encode": lambda file: command("encode", "--run", file.parent, "--output", self.new() / "x.safetensors"),
             "evaluate": lambda file: command("evaluate", file, "--output", self.new()),
@@ -193,9 +195,9 @@ class Table:
         }
         text = (self.place / "run" / "config.yml").read_text()
         damages = {**TEXT, **dict(config_damages(text))}
-        yield from self.broken({name: entries[name] for name in ("open",)}, "run/config.yml", damages)
+        yield from self.broken({name: entries[name] for name in ("new-run",)}, "run/config.yml", damages)
         few = {name: damages[name] for i, name in enumerate(damages) if i % 3 == 0}
-        others = {name: entry for name, entry in entries.items() if name != "open"}
+        others = {name: entry for name, entry in entries.items() if name != "new-run"}
         yield from self.broken(others, "run/config.yml", few)
         stock = {name: damage for name, damage in config_damages(text) if "scenetok" not in name}
         yield from self.broken({"ns-eval": self._ns_eval}, "run/config.yml", stock)
@@ -231,11 +233,11 @@ class Table:
                 "encode": lambda run: command("encode", "--run", run, "--output", self.new() / "x.safetensors"),
                 "evaluate": lambda run: command("evaluate", run, "--output", self.new()),
                 "ns-eval": lambda run: self._ns_eval(run / "config.yml"),
-                "open": lambda run: command("open", run, "--output", self.new()),
+                "new-run": lambda run: command("new-run", run, "--output", self.new()),
             }.items():
-                if entry == "open" and kind in contents and kind not in ("a list", "a tensor", "no pipeline"):
+                if entry == "new-run" and kind in contents and kind not in ("a list", "a tensor", "no pipeline"):
                     continue  # the numbers are read by those that use them
-                if entry == "open" and kind == "zeros at the end":
+                if entry == "new-run" and kind == "zeros at the end":
                     continue
                 run = self.new()
                 shutil.copytree(self.place / "run", run)  # the copy must use its own checkpoint
@@ -280,7 +282,7 @@ class Table:
         data, run = self.place / "data", self.place / "run"
         entries: dict[str, Callable[[Path], Callable[[], Any]]] = {
             "eval-index": lambda file: command("eval-index", "--data", data, "--check", file),
-            "open": lambda file: command("open", run, "--index", file, "--output", self.new()),
+            "new-run": lambda file: command("new-run", run, "--index", file, "--output", self.new()),
             "evaluate": lambda file: command("evaluate", run, "--index", file, "--output", self.new()),
         }
         content = json.loads((self.place / "index.json").read_text())
@@ -341,7 +343,7 @@ class Table:
     def photographs(self) -> Iterator[Fault]:
         generator = self.place / "generator"
         entries: dict[str, Callable[[Path], Callable[[], Any]]] = {
-            "open": lambda file: command("open", generator, "--image", file, "--output", self.new()),
+            "new-run": lambda file: command("new-run", generator, "--image", file, "--output", self.new()),
             "generate": lambda file: command(
                 "generate", "--run", generator, "--image", file, "--output", self.new() / "x.safetensors"
             ),
@@ -375,7 +377,7 @@ class Table:
         run, tokens, out = self.place / "run", self.place / "tokens.safetensors", self.place / "never"
         base = {
             "render": ("--run", run, "--tokens", tokens, "--output", out, "--formats", "png"),
-            "open": (run, "--output", out),
+            "new-run": (run, "--output", out),
             "encode": ("--run", run, "--output", out / "x.safetensors"),
             "evaluate": (run, "--output", out),
             "eval-index": ("--data", self.place / "data", "--output", out / "i.json"),
@@ -392,7 +394,7 @@ class Table:
             "render": {"--frames": (*numbers, "1" + "0" * 12), "--steps": numbers, "--guidance": reals,
                        "--frame-rate": reals, "--solver": ("x", ""), "--formats": ("avi",),
                        "--path": ("x", "", "-x.json")},
-            "open": {"--steps": numbers, "--num-context": numbers, "--pose-scale": reals, "--guidance": reals,
+            "new-run": {"--steps": numbers, "--num-context": numbers, "--pose-scale": reals, "--guidance": reals,
                      "--scene": ("nowhere",), "--data": ("nowhere",), "--wide": ("x",), "--engine": ("x",),
                      "--scene-steps": ("0", "5"), "--num-condition": ("0", "1"), "--fov": ("60",)},
             "encode": {"--num-context": numbers, "--scene": ("nowhere",), "--dtype": ("int8",), "--split": ("val",),
@@ -404,8 +406,8 @@ class Table:
             "latents": {"--factors": ("0", "-1", "x"), "--min-frames": ("0", "x"), "--workers": ("0", "-1", "x"),
                         "--device": ("gpu", "cuda:99", "cuda:-1", "", "meta"), "--precision": ("int8",),
                         "--shard": ("2/2", "x/y", "-1/2", "0/0"), "--splits": ("val",), "--weights": ("nowhere",)},
-            "export-dataset": {"--size": numbers, "--views": (*numbers, "15", "1" + "0" * 12)},
-            "demo-data": {"--frames": numbers, "--size": numbers, "--train": ("-1", "x"), "--layout": ("x",)},
+            "export-dataset": {"--size": numbers, "--frames": (*numbers, "15", "1" + "0" * 12)},
+            "demo-data": {"--frames": numbers, "--size": numbers, "--train-scenes": ("-1", "x"), "--layout": ("x",)},
             "generate": {"--steps": numbers, "--guidance": reals, "--fov": reals, "--pose-scale": reals,
                          "--trajectory": ("x",), "--num-condition": ("1",), "--image": ("nowhere.jpg",)},
             "report": {"--max-scenes": ("0", "-1", "x"), "--max-views": ("0", "x")},
@@ -454,11 +456,11 @@ class Table:
         folders = {
             "render": ("--run", run, "--tokens", tokens, "--formats", "png", "--frames", 2),
             "export-dataset": ("--run", run, "--tokens", tokens),
-            "demo-data": ("--train", 1, "--test", 1, "--frames", 2, "--size", 16),
+            "demo-data": ("--train-scenes", 1, "--test-scenes", 1, "--frames", 2, "--size", 16),
             "latents": ("--data", self.place / "data", "--preset", PRESET, "--splits", "test", "--min-frames", 2),
             "import": ("--preset", self.place / "small.yaml", "--checkpoint", self.place / "small.ckpt"),
             "evaluate": (run,),
-            "open": (run,),
+            "new-run": (run,),
         }
         for name, words in folders.items():
             for kind in ("a file", "below a file", "someone's folder"):

@@ -54,12 +54,12 @@ class MoreFaults:
             "train-tiny": tiny,
             "train-tiny-generator": tiny,
             "capture": (self._photographs(), "--output", out),
-            "splat": ("--output", out / "x.ply", "--run", self.place / "run"),
+            "export-splat": ("--output", out / "x.ply", "--run", self.place / "run"),
             "demo": ("--output", out),
             "demo-data": ("--output", out),
             "render": ("--run", self.place / "run", "--output", out),
             "evaluate": (self.place / "run", "--output", out),
-            "open": (self.place / "run", "--output", out),
+            "new-run": (self.place / "run", "--output", out),
         }
         reals, counts = ("0", "-1", "nan", "inf", "x", ""), ("-1", "nan", "x", "")
         shared = {"--batch-size": ("0", *counts), "--learning-rate": reals, "--seconds": ("0", "-1", "nan", "x"),
@@ -73,16 +73,18 @@ class MoreFaults:
             "train-tiny-generator": {**shared, "--steps": counts, "--tokenizer": ("nowhere",)},
             "capture": {"--frames": ("0", "-1", "x", "5"), "--threads": ("0", "-1", "x"), "--seed": ("x", "1.5"),
                         "--run": ("scenetok-tiny",)},
-            "splat": {"--iterations": ("0", "-1", "x"), "--gaussians": ("0", "1", "x"), "--output": ("x.txt", "x")},
-            "demo": {"--steps": ("0", "-1", "x"), "--seed": ("x",)},
-            "demo-data": {"--frames": ("1" + "0" * 12,), "--size": ("1" + "0" * 9,), "--train": ("1" + "0" * 15,)},
+            "export-splat": {"--iterations": ("0", "-1", "x"), "--gaussians": ("0", "1", "x"),
+                             "--output": ("x.txt", "x")},
+            "demo": {"--train-steps": ("0", "-1", "x"), "--seed": ("x",)},
+            "demo-data": {"--frames": ("1" + "0" * 12,), "--size": ("1" + "0" * 9,),
+                          "--train-scenes": ("1" + "0" * 15,)},
             "render": {"--size": ("0",), "--num-context": ("0", "-1", "1" + "0" * 12), "--pose-scale": reals,
                        "--scenes": ("nowhere", ""), "--seed": ("nan", "x"), "--data": ("", "nowhere"),
                        "--tokens": ("", "nowhere.safetensors", "/dev/null"), "--run": ("", "nowhere")},
             "evaluate": {"--guidance": reals, "--num-context": ("0", "-1", "1" + "0" * 12), "--index": ("", "nowhere"),
                          "--sweep-context": ("0", "-1"), "--fvd-frames": ("0", "-1"), "--batch-scenes": ("0",),
                          "--lpips-weights": ("nowhere", ""), "--data": ("nowhere",)},
-            "open": {"--num-condition": ("-1", "x"), "--protocol": ("x",), "--solver": ("x",), "--seed": ("nan",),
+            "new-run": {"--num-condition": ("-1", "x"), "--protocol": ("x",), "--solver": ("x",), "--seed": ("nan",),
                      "--index": ("nowhere", ""), "--tokens": ("nowhere", "/dev/null"), "--image": ("nowhere", "")},
         }  # fmt: skip
         for name, options in wrong.items():
@@ -178,10 +180,15 @@ class MoreFaults:
         run, tokens = self.place / "run", self.place / "tokens.safetensors"
         for target in (self.made("x.ply"), self.made("x.ply", "ply\nformat ascii"), self.new() / "x.obj"):
             words = ("--run", run, "--tokens", tokens, "--output", target)
-            yield Fault("splat", f"output: {target.name}", command("splat", *words), (target.name,))
+            yield Fault("export-splat", f"output: {target.name}", command("export-splat", *words), (target.name,))
         folder = self.new() / "x.ply"
         folder.mkdir(parents=True)
-        yield Fault("splat", "output: a folder", command("splat", "--run", run, "--output", folder), (folder.name,))
+        yield Fault(
+            "export-splat",
+            "output: a folder",
+            command("export-splat", "--run", run, "--output", folder),
+            (folder.name,),
+        )
 
     def trainings(self) -> Iterator[Fault]:
         for name in ("train-tiny", "train-tiny-generator"):
@@ -237,7 +244,7 @@ class MoreFaults:
             "render": lambda file: ("--run", run, "--tokens", file, "--output", self.new()),
             "export-dataset": lambda file: ("--run", run, "--path", file, "--output", self.new()),
             "import": lambda file: ("--preset", PRESET, "--checkpoint", file, "--output", self.new()),
-            "open": lambda file: (self.place / "generator", "--image", file, "--output", self.new()),
+            "new-run": lambda file: (self.place / "generator", "--image", file, "--output", self.new()),
             "encode": lambda file: ("--run", file, "--output", self.new() / "x.safetensors"),
             "eval-index": lambda file: ("--data", data, "--check", file),
             "report": lambda file: (file,),
@@ -247,9 +254,20 @@ class MoreFaults:
             for name, words in readers.items():
                 yield Fault(name, f"reads {file}", command(name, *words(file)), (file, "holds no figures"))
         writers: dict[str, Callable[[Any], tuple[Any, ...]]] = {
-            "demo-data": lambda folder: ("--train", 1, "--test", 0, "--frames", 2, "--size", 16, "--output", folder),
+            "demo-data": lambda folder: (
+                "--train-scenes",
+                1,
+                "--test-scenes",
+                0,
+                "--frames",
+                2,
+                "--size",
+                16,
+                "--output",
+                folder,
+            ),
             "encode": lambda folder: ("--run", run, "--output", f"{folder}.safetensors"),
-            "open": lambda folder: (run, "--output", folder),
+            "new-run": lambda folder: (run, "--output", folder),
             "render": lambda folder: ("--run", run, "--frames", 2, "--output", folder),
         }
         for folder in ("/proc/x", "/dev/null/x", "/sys/x", str(self.place / ("n" * 300))):
@@ -263,7 +281,7 @@ class MoreFaults:
         for name in ("a\nb", "-rf", "--data", "ünïcode 房间", "a\tb", "\x1b[31mred"):
             path, file = self.place / name, self.new() / "x.safetensors"
             for entry, words in {
-                "open": (path, "--output", self.new()),
+                "new-run": (path, "--output", self.new()),
                 "render": ("--run", run, "--tokens", f"{path}.safetensors", "--output", self.new()),
                 "encode": ("--run", run, "--data", path, "--output", file),
                 "evaluate": (run, "--scenes", name, "--output", self.new()),

@@ -259,7 +259,7 @@ class Materials:
                 "import", "--preset", f"{big}.yaml", "--checkpoint", f"{big}.ckpt", "--data", self.root / "small",
                 "--output", "out",
             ),
-            "open": command("open", run, "--output", "out", "--seed", 3),
+            "new-run": command("new-run", run, "--output", "out", "--seed", 3),
             "encode": command("encode", "--data", data, "--output", "scene.safetensors"),
             "latents": command("latents", "--preset", small, "--data", data, "--flip", "--output", "out"),
             "evaluate": command(
@@ -268,8 +268,10 @@ class Materials:
             "render": command(
                 "render", "--tokens", tokens, "--frames", 16, "--formats", "mp4", "png", *few, "--output", "out"
             ),
-            "demo-data": command("demo-data", "--train", 12, "--test", 2, "--frames", 6, "--output", "out"),
-            "export-dataset": command("export-dataset", "--tokens", tokens, "--views", 16, *few, "--output", "out"),
+            "demo-data": command(
+                "demo-data", "--train-scenes", 12, "--test-scenes", 2, "--frames", 6, "--output", "out"
+            ),
+            "export-dataset": command("export-dataset", "--tokens", tokens, "--frames", 16, *few, "--output", "out"),
             "capture": command("capture", self.root / "photographs", "--threads", 1, "--output", "out"),
             "download": lambda: command(
                 "download", "re10k", "--to", "out", "--mirror", self.address.read_text()
@@ -306,7 +308,7 @@ class Materials:
         from scenetok_ns.models.presets import load_preset
 
         if set(commands) & {"encode", "latents", "render", "export-dataset"}:
-            command("demo-data", "--train", 2, "--test", 2, "--output", self.root / "data")()
+            command("demo-data", "--train-scenes", 2, "--test-scenes", 2, "--output", self.root / "data")()
         if {"render", "export-dataset"} & set(commands):
             words = ("--data", self.root / "data", "--output", self.root / "tokens.safetensors")
             command("encode", "--no-run-folder", *words)()
@@ -471,10 +473,10 @@ def _import_everything() -> None:
     import torch
 
     import scenetok_ns.cli.main
-    from scenetok_ns.cli.main import COMMANDS
+    from scenetok_ns.cli.commands import COMMANDS
 
     torch.set_num_threads(1)
-    for target, _ in COMMANDS.values():
+    for target in (command.function for command in COMMANDS.values()):
         __import__(target.partition(":")[0])
     del nerfstudio, pycolmap, support, scenetok_ns
 

@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from scenetok_ns.training.checkpoints import (
-    averaged_weights,
-    checkpoint_path,
-    model_state,
-    random_states,
-    read_checkpoint,
-    restore_random_states,
-    save_checkpoint,
-)
+from scenetok_ns.models.run_checkpoints import averaged_weights, checkpoint_path, model_state, read_checkpoint
+from scenetok_ns.training.checkpoints import random_states, restore_random_states, save_checkpoint
 
 
 def test_checkpoint_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

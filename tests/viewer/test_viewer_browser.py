@@ -67,13 +67,13 @@ def viewer(root: Path) -> Iterator[Callable[[Path], int]]:
 
 @pytest.fixture(scope="module")
 def rooms(root: Path) -> Path:
-    tool("scenetok", "demo-data", "--output", root / "rooms", "--train", 1, "--test", 2, "--frames", 24)
+    tool("scenetok", "demo-data", "--output", root / "rooms", "--train-scenes", 1, "--test-scenes", 2, "--frames", 24)
     return root / "rooms"
 
 
 def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
     """Rooms and the weights in the package: the picture changes when it should and only then, from page to video."""
-    tool("scenetok", "open", "scenetok-tiny", "--data", rooms, "--output", root / "run", "--steps", 3)
+    tool("scenetok", "new-run", "scenetok-tiny", "--data", rooms, "--output", root / "run", "--steps", 3)
     with ViewerPage() as web:
         web.enter(viewer(root / "run")).settle()
         web.keep("opened")
@@ -160,7 +160,7 @@ def saved(web: ViewerPage, run: Path) -> SceneTokens:
 def test_generating_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
     """From a photograph of a room, with the weights in the package: as soon as the page is there, and again."""
     generator = ("scenegen-tiny", "--data", rooms, "--output", root / "generator")
-    tool("scenetok", "open", *generator, "--scene-steps", 12, "--steps", 3)
+    tool("scenetok", "new-run", *generator, "--scene-steps", 12, "--steps", 3)
     with ViewerPage() as web:
         web.enter(viewer(root / "generator"))
         web.says("generated demo-", 300)
@@ -190,7 +190,7 @@ def test_from_one_photograph_to_a_video(root: Path, rooms: Path, viewer: Callabl
     """Without a shell: a photograph uploaded, a room generated, an orbit of that room rendered and downloaded."""
     run, downloads = root / "shop", root / "downloads"
     downloads.mkdir()
-    tool("scenetok", "open", "scenegen-tiny", "--data", rooms, "--output", run)
+    tool("scenetok", "new-run", "scenegen-tiny", "--data", rooms, "--output", run)
     port = viewer(run)
     photograph = root / "my room.png"
     example = torch.load(next((rooms / "test").glob("*.torch")), weights_only=True)[1]

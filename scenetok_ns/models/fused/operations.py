@@ -159,7 +159,8 @@ def norm_backward(
     Args:
         gradient_out: Gradient of the normed and modulated total.
         gradient: Gradient of the total from elsewhere; None: zero.
-        total, inverse: Results of `add_and_norm`.
+        total: First result of `add_and_norm`.
+        inverse: Third result of `add_and_norm`.
         weight: Weight of the norm.
         sums: Place for the weight's gradient.
         modulation: As in `add_and_norm`, with places for its gradients, which may be those of its values.
@@ -217,7 +218,8 @@ def residual_backward(
         sums: Place for the gradient of the bias of what was added.
         dtype: Dtype of the second result.
         second: Another part of the sum's gradient; None: zero.
-        added, modulation: Rows that were added, times this gate; None: no gate.
+        added: Rows that were added, times the gate.
+        modulation: The gate. None: no gate.
     """
     if uses_kernels(gradient):
         places, columns = (

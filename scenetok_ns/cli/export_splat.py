@@ -1,4 +1,4 @@
-"""`scenetok splat`."""
+"""`scenetok export-splat`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scenetok_ns.splats.rasterizer import Rasterize
 
 
-def splat(
+def export_splat(
     output: Path,
     view: Annotated[ViewOptions, tyro.conf.arg(name="")] = ViewOptions(),  # noqa: B008  frozen
     iterations: int = 1000,
@@ -51,7 +51,7 @@ def splat(
         raise UsageError(f"--output: splat files end in .ply, got {output.name}")
     if iterations < 1 or gaussians < 2:
         raise UsageError(f"--iterations must be at least 1, --gaussians 2; got {iterations} and {gaussians}")
-    check_replaceable(output, is_splat, "a splat of `scenetok splat`")
+    check_replaceable(output, is_splat, "a splat of `scenetok export-splat`")
     figures_file = output.with_suffix(".json")
     check_replaceable(figures_file, is_splat_report, "the figures of a splat")
     console = plain_console(stderr=True)

@@ -1,4 +1,4 @@
-"""`scenetok splat`: Gaussians with a report."""
+"""`scenetok export-splat`: Gaussians with a report."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_a_token_file_becomes_a_splat_with_a_report(
     monkeypatch.setattr(fitting, "Relocation", lambda limit, iterations: None)
     tokens = tmp_path / "attic.safetensors"
     scenetok("encode", "--data", capture, "--output", tokens)
-    few = ("--views", 16, "--steps", 1, "--iterations", 2, "--gaussians", 40)
-    scenetok("splat", "--tokens", tokens, "--output", tmp_path / "tokens.ply", *few)
+    few = ("--frames", 16, "--steps", 1, "--iterations", 2, "--gaussians", 40)
+    scenetok("export-splat", "--tokens", tokens, "--output", tmp_path / "tokens.ply", *few)
     assert len(load_splat(tmp_path / "tokens.ply")) == 20  # half of what may become of them
     report = json.loads((tmp_path / "tokens.json").read_text())
     assert report["views"] == 14 and report["held_out_views"] == 2 and report["scene"] == "attic"
     assert set(report) == {"scene", "gaussians", "views", "held_out_views", "seconds", "splat_against_renders"}
-    scenetok("splat", "--data", capture, "--output", tmp_path / "photographs.ply", "--path", "orbit", *few)
+    scenetok("export-splat", "--data", capture, "--output", tmp_path / "photographs.ply", "--path", "orbit", *few)
     report = json.loads((tmp_path / "photographs.json").read_text())
     assert report["views"] == 16
     for name in ("splat_against_renders", "renders_against_photographs", "splat_against_photographs"):
@@ -48,20 +48,22 @@ def test_what_is_refused_before_anything_is_rendered(
     capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "x.ply"
-    assert "end in .ply" in failure("splat", "--data", capture, "--output", tmp_path / "x.splat")
+    assert "end in .ply" in failure("export-splat", "--data", capture, "--output", tmp_path / "x.splat")
     if not torch.cuda.is_available():
-        assert "needs an NVIDIA GPU" in failure("splat", "--data", capture, "--output", out)
+        assert "needs an NVIDIA GPU" in failure("export-splat", "--data", capture, "--output", out)
     monkeypatch.setattr(rasterizer, "require_gsplat", lambda: None)
-    assert "--views must be from 16 to 10000, got 3" in failure(
-        "splat", "--data", capture, "--output", out, "--views", 3
+    assert "--frames must be from 16 to 10000, got 3" in failure(
+        "export-splat", "--data", capture, "--output", out, "--frames", 3
     )
-    assert "at least 1" in failure("splat", "--data", capture, "--output", out, "--iterations", 0)
-    assert "unknown path" in failure("splat", "--data", capture, "--output", out, "--path", "circle")
+    assert "at least 1" in failure("export-splat", "--data", capture, "--output", out, "--iterations", 0)
+    assert "unknown path" in failure("export-splat", "--data", capture, "--output", out, "--path", "circle")
     for words in (("--data", capture), ("--scene", "x"), ("--num-context", 3), ("--pose-scale", 2)):
-        said = failure("splat", "--tokens", out, "--output", out, *words)
+        said = failure("export-splat", "--tokens", out, "--output", out, *words)
         assert f"--tokens already gives the scene: leave out {words[0]}" in said
-    said = failure("splat", "--data", capture, "--output", out, "--path", capture / "transforms.json", "--views", 20)
-    assert "--views is for paths by name" in said
+    said = failure(
+        "export-splat", "--data", capture, "--output", out, "--path", capture / "transforms.json", "--frames", 20
+    )
+    assert "--frames is for paths by name" in said
     said = failure("export-dataset", "--data", capture, "--output", tmp_path / "small", "--size", 0)
     assert "--size must be at least 16" in said
     (tmp_path / "full").mkdir()

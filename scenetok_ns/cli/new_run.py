@@ -1,4 +1,4 @@
-"""`scenetok open`."""
+"""`scenetok new-run`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAMERA_PATH = "camera_path.json"
 """File in the folder of a photograph that came without a path: its trajectory, for ns-render."""
 
 
-def open_run(
+def new_run(
     run: Annotated[Path, tyro.conf.Positional],
     output: Path,
     scene: str | None = None,
@@ -46,8 +46,8 @@ def open_run(
     The new folder shares the run's checkpoint by a hard link, so it takes almost no space.
 
     Args:
-        run: Run folder of ns-train, `scenetok import` or `scenetok open` (or its config.yml), or the name of a preset
-            whose trained weights come with the package (scenetok-tiny).
+        run: Run folder of ns-train, `scenetok import` or `scenetok new-run` (or its config.yml), or the name of a
+            preset whose trained weights come with the package (scenetok-tiny).
         output: Run folder to create; it must not exist.
         scene: Name of the evaluation scene to display.
         data: Another data set, or a capture: of scenetok capture or ns-process-data, or a COLMAP model.

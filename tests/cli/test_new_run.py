@@ -1,4 +1,4 @@
-"""`scenetok open`: run folders that Nerfstudio's tools open, with what was asked for changed."""
+"""`scenetok new-run`: run folders that Nerfstudio's tools open, with what was asked for changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCENES = ("demo-0-test-000000", "demo-0-test-000001")
 
 def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -> None:
     options = {"scene": SCENES[1], "num_context": 3, "seed": 7, "steps": 2, "guidance": 1.5, "encoding": "published"}
-    scenetok_in(workplace, "open", str(workplace / "run"), "--low-vram", output="other", **options)
+    scenetok_in(workplace, "new-run", str(workplace / "run"), "--low-vram", output="other", **options)
     assert os.path.samefile(workplace / "run" / CHECKPOINT, workplace / "other" / CHECKPOINT)
     _, pipeline, checkpoint, _ = eval_setup(workplace / "other" / "config.yml", test_mode="inference")
     assert checkpoint == workplace / "other" / CHECKPOINT
@@ -56,7 +56,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
 )
 def test_wrong_openings_are_told_in_one_line(workplace: Path, options: dict[str, Any], message: str) -> None:
     before = sorted(workplace.iterdir())
-    said = failure_in(workplace, "open", str(workplace / "run"), output="new", **options)
+    said = failure_in(workplace, "new-run", str(workplace / "run"), output="new", **options)
     assert re.search(message, said) and "\n" not in said
     assert sorted(workplace.iterdir()) == before
 
@@ -77,7 +77,7 @@ def test_other_data_takes_scene_and_index_along_where_they_fit(
     write_demo_data(tmp_path / "other", "re10k", {"test": 1}, 16, 64, seed=5)
     found = {}
     for name in ("same", "other"):
-        scenetok_in(tmp_path, "open", str(tmp_path / "old"), data=name, output=f"run-{name}")
+        scenetok_in(tmp_path, "new-run", str(tmp_path / "old"), data=name, output=f"run-{name}")
         dataparser = read_run(tmp_path / f"run-{name}").pipeline.datamanager.dataparser
         found[name] = (dataparser.scene, dataparser.eval_index)
     assert found == {"same": (SCENES[1], index), "other": (None, None)}
@@ -85,7 +85,7 @@ def test_other_data_takes_scene_and_index_along_where_they_fit(
 
 
 def test_open_refuses_what_is_no_run_of_ours(workplace: Path) -> None:
-    assert "is not a run folder" in failure_in(workplace, "open", str(workplace / "data"), output="new")
+    assert "is not a run folder" in failure_in(workplace, "new-run", str(workplace / "data"), output="new")
 
 
 def test_a_run_without_anything_to_show_is_not_made(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_run_without_anything_to_show_is_not_made(tmp_path: Path) -> None:
 
 
 def test_a_photograph_without_a_path_gets_a_trajectory_to_render(work: Path, tmp_path: Path) -> None:
-    scenetok("open", work / "tiny_scenegen", output=tmp_path / "run", image=work / "photo.jpg", trajectory="turn")
+    scenetok("new-run", work / "tiny_scenegen", output=tmp_path / "run", image=work / "photo.jpg", trajectory="turn")
     path = json.loads((tmp_path / "run" / "camera_path.json").read_text())
     assert (len(path["camera_path"]), path["render_height"]) == (48, 32)
     assert path["camera_path"][0]["fov"] == pytest.approx(58.0)
@@ -137,7 +137,7 @@ def test_a_tokenizer_generates_nothing(work: Path, tmp_path: Path, options: dict
 
 def test_options_of_the_generation_are_kept_in_the_run(work: Path, tmp_path: Path) -> None:
     options = {"scene_seed": 3, "scene_steps": 9, "scene_guidance": 2.5, "scene_solver": "multistep"}
-    scenetok("open", work / "tiny_scenegen", output=tmp_path / "run", num_condition=2, solver="multistep", **options)
+    scenetok("new-run", work / "tiny_scenegen", output=tmp_path / "run", num_condition=2, solver="multistep", **options)
     config = read_run(tmp_path / "run").pipeline
     assert all(getattr(config.model, name) == value for name, value in options.items())
     assert (config.datamanager.num_condition, config.model.solver) == (2, "multistep")

@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scenetok_ns.bridge.run_configs import read_run, run_checkpoints
 from scenetok_ns.models.lightning_files import read_lightning
+from scenetok_ns.models.run_checkpoints import averaged_weights, model_state, read_checkpoint
+from scenetok_ns.models.run_folders import RunFolder
 from scenetok_ns.models.weight_files import CheckpointError
-from scenetok_ns.training.checkpoints import averaged_weights, checkpoint_path, model_state, read_checkpoint
 
 NETWORKS = ("compressor.", "denoiser.", "scene_generator.")
 """Prefixes of the networks' keys."""
@@ -21,7 +21,7 @@ NETWORKS = ("compressor.", "denoiser.", "scene_generator.")
 def weights_file_of(source: Path) -> Path:
     """The file that holds the weights: of a run folder (or its config.yml) the latest checkpoint."""
     if source.is_dir() or source.suffix == ".yml":
-        return checkpoint_path(run_checkpoints(source, read_run(source)))
+        return RunFolder.read(source).checkpoint
     return source
 
 

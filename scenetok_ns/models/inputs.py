@@ -1,0 +1,168 @@
+"""Photographs and cameras as users have them, checked and brought to the form that the networks take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scenetok_ns.models.cameras import CameraBatch, are_rigid
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Picture: TypeAlias = "Tensor | np.ndarray | Image"
+    Pictures: TypeAlias = "Tensor | np.ndarray | Sequence[Picture]"
+
+OVERSHOOT = 0.01
+"""Distance from [0, 1] that float images may have: resizing filters overshoot by a little."""
+PIXELS = 4.0
+"""Normalised principal points and focal lengths: a principal point beyond this many picture sides, or a focal length
+beyond a hundred times this, is in pixels."""
+CONVERGING = 0.1
+"""Smallest eigenvalue of the mean projection across the optical axes, 0 (parallel) to 2/3 (every direction), from which
+the point that is nearest to all axes is well defined."""
+
+
+def as_images(images: Pictures, caller: str) -> Float[Tensor, "v 3 h w"]:
+    """Bring the photographs of one scene to float32 in [0, 1], [v, 3, h, w].
+
+    Args:
+        images: Tensor or NumPy array [v, 3, h, w] or [v, h, w, 3], uint8 in 0 to 255 or floating-point in [0, 1]; or a
+            sequence of PIL pictures, or of arrays [3, h, w] or [h, w, 3], of one size.
+        caller: Name of the function that was called; begins messages.
+
+    Raises:
+        ValueError: The images have another type, shape or range, or hold NaN; one line.
+    """
+    stacked = images if isinstance(images, (Tensor, np.ndarray)) else _stacked(images, caller)
+    tensor = torch.from_numpy(stacked) if isinstance(stacked, np.ndarray) else stacked
+    if tensor.ndim != 4 or 3 not in (tensor.shape[1], tensor.shape[-1]):
+        several = "; encode several scenes with encode_many" if tensor.ndim == 5 else ""
+        raise ValueError(
+            f"{caller}: expected images [v, 3, height, width] or [v, height, width, 3], got "
+            f"{list(tensor.shape)}{several}"
+        )
+    if tensor.shape[1] != 3:
+        tensor = tensor.movedim(-1, 1)
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"{caller}: expected uint8 images in 0 to 255 or floating-point ones in [0, 1], got {tensor.dtype}"
+        )
+    tensor = tensor.float()
+    if not len(tensor):
+        return tensor
+    if not bool(tensor.isfinite().all()):
+        view = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0])
+        raise ValueError(f"{caller}: image {view} holds numbers that are not finite (NaN or infinite)")
+    low, high = (float(value) for value in tensor.aminmax())
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        advice = "clamp them to [0, 1]"
+        if high > 2:
+            advice = "they look like 0 to 255: divide by 255, or give uint8"
+        elif low < -0.5:
+            advice = "they look like -1 to 1: use images / 2 + 0.5"
+        raise ValueError(f"{caller}: expected float images in [0, 1], got {low:.3g} to {high:.3g}; {advice}")
+    return tensor
+
+
+def _stacked(images: Sequence[Picture], caller: str) -> Tensor | np.ndarray:
+    if not isinstance(images, Sequence) or isinstance(images, (str, bytes)):
+        raise ValueError(f"{caller}: expected images as a tensor, an array or a list, got {type(images).__name__}")
+    pictures = [_array(picture, caller) for picture in images]
+    sizes = {tuple(picture.shape) for picture in pictures}
+    if len(sizes) > 1:
+        shapes = ", ".join(str(list(size)) for size in sorted(sizes)[:3])
+        raise ValueError(f"{caller}: expected images of one size, got {shapes}; crop them with square_views")
+    if not pictures:
+        raise ValueError(f"{caller}: expected at least one image, got an empty list")
+    if all(isinstance(picture, Tensor) for picture in pictures):
+        return torch.stack(pictures)  # type: ignore[arg-type]
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def _array(picture: Picture, caller: str) -> Tensor | np.ndarray:
+    if isinstance(picture, (Tensor, np.ndarray)):
+        return picture
+    if hasattr(picture, "convert"):  # PIL is not imported for this
+        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    raise ValueError(f"{caller}: expected tensors, arrays or PIL pictures, got {type(picture).__name__}")
+
+
+def check_views(images: Float[Tensor, "v 3 h w"], cameras: CameraBatch, size: tuple[int, int], caller: str) -> None:
+    """Raise ValueError, in one line, unless there is a camera for each image, and images have the model's size.
+
+    Args:
+        images: Photographs of one scene.
+        cameras: Their cameras.
+        size: Height and width that the model takes, in pixels.
+        caller: Name of the function that was called; begins the message.
+    """
+    height, width = size
+    fits = images.shape[1:] == (3, height, width)
+    if not fits or not len(images) or cameras.c2w.shape[:2] != (1, len(images)):
+        advice = "" if fits else "; crop photographs and cameras with square_views"
+        if cameras.batch_size > 1:
+            advice += "; encode several scenes with encode_many"
+        raise ValueError(
+            f"{caller}: expected images [v, 3, {height}, {width}] and a batch of one with v cameras, got images "
+            f"{list(images.shape)} and cameras {list(cameras.c2w.shape[:2])}{advice}"
+        )
+
+
+def check_cameras(cameras: CameraBatch, caller: str) -> None:
+    """Raise ValueError, in one line, for cameras that no photograph can have.
+
+    Checks that all numbers are finite, that poses are rotations and positions, and that intrinsics are divided by the
+    image size.
+
+    Args:
+        cameras: Cameras of one scene.
+        caller: Name of the function that was called; begins the message.
+    """
+    c2w, lenses = cameras.c2w[0], cameras.intrinsics[0]
+    focal, centre = lenses[:, [0, 1], [0, 1]], lenses[:, :2, 2]
+    problems = (
+        (~(c2w.isfinite().flatten(1).all(1) & lenses.isfinite().flatten(1).all(1)), "is not finite (NaN or infinite)"),
+        (~are_rigid(c2w), "has a pose that is not a rotation and a position (scaled, mirrored or transposed?)"),
+        ((focal <= 0).any(1), "has a focal length that is not above 0"),
+        (
+            (centre.abs() > PIXELS).any(1) | (focal > 100 * PIXELS).any(1),
+            "has intrinsics in pixels: divide the first row by the image width, the second by the height",
+        ),
+    )
+    for wrong, what in problems:
+        if bool(wrong.any()):
+            raise ValueError(f"{caller}: camera {int(wrong.nonzero()[0])} of {len(wrong)} {what}")
+
+
+def check_axes(cameras: CameraBatch, caller: str) -> None:
+    """Raise ValueError, in one line, for poses that look like OpenGL's: y up, looking along -z.
+
+    Convention cannot be told from a single camera. It is told where two signs agree: all cameras are upside down in a
+    world whose z axis points up, and the place that they look at together lies behind all of them.
+
+    Args:
+        cameras: Cameras of one scene.
+        caller: Name of the function that was called; begins the message.
+    """
+    c2w = cameras.c2w[0].double().cpu()
+    if len(c2w) < 3 or bool((c2w[:, 2, 1] < 0.5).any()):
+        return
+    position, axis = c2w[:, :3, 3], c2w[:, :3, 2]
+    across = torch.eye(3, dtype=c2w.dtype) - axis[:, :, None] * axis[:, None, :]
+    if float(torch.linalg.eigvalsh(across.mean(0))[0]) < CONVERGING:
+        return
+    nearest = torch.linalg.solve(across.sum(0), (across @ position[:, :, None]).sum(0))[:, 0]
+    if bool((((nearest - position) * axis).sum(1) < 0).all()):
+        raise ValueError(
+            f"{caller}: all cameras look away from the place where they meet, and are upside down: these poses look "
+            "like OpenGL's (y up, looking along -z); use CameraBatch.from_opengl, or give axes_checked=True if they "
+            "are right"
+        )

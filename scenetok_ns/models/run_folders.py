@@ -1,0 +1,86 @@
+"""A run folder as far as its networks go: preset, checkpoint and autoencoder files. Needs no Nerfstudio.
+
+`bridge/run_configs.py` reads the whole configuration, for Nerfstudio's classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scenetok_ns.models.run_checkpoints import checkpoint_path
+from scenetok_ns.tools.plain_config import read_values
+from scenetok_ns.tools.run_files import CHECKPOINTS, CONFIG, checkpoint_folder
+
+
+@dataclass(frozen=True)
+class AutoencoderWeights:
+    """Weight file of an autoencoder."""
+
+    path: Path | None = None
+    """None: the autoencoder has no file of its own."""
+    sha256: str | None = None
+    """SHA-256 that the file must have; None: not checked."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run says about its model."""
+
+    preset: str
+    """Name of the preset, or the path of a preset file."""
+    context: AutoencoderWeights
+    target: AutoencoderWeights
+    checkpoint: Path
+    """The latest checkpoint."""
+    depth_weights: Path | None = None
+    """Weight file of a depth head."""
+    has_adapters: bool = False
+    """Whether the run is of scenetok-refine, with adapters beside the networks."""
+
+    @staticmethod
+    def read(run: Path) -> RunFolder:
+        """Read a run folder, or the run of a config.yml.
+
+        Raises:
+            FileNotFoundError: There is no config.yml, or no checkpoint.
+            ValueError: The file is damaged, or not the configuration of a scenetok run; one line.
+        """
+        config = run / CONFIG if run.is_dir() else run
+        if not config.is_file():
+            raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}")
+        values = read_values(config)
+        pipeline = values.get("pipeline")
+        model = pipeline.get("model") if isinstance(pipeline, dict) else None
+        if not isinstance(model, dict) or not isinstance(model.get("preset"), str):
+            method = values.get("method_name")
+            raise ValueError(f"{config} does not hold the configuration of a scenetok run (its method is {method})")
+        relative = values.get("relative_model_dir")
+        relative = relative if isinstance(relative, Path) else Path(CHECKPOINTS)
+        folder = checkpoint_folder(config, relative, _named_folder(values, config) / relative)
+        return RunFolder(
+            preset=model["preset"],
+            context=_weights(model, "context"),
+            target=_weights(model, "target"),
+            checkpoint=checkpoint_path(folder),
+            depth_weights=depth if isinstance(depth := model.get("depth_weights"), Path) else None,
+            has_adapters=bool(model.get("adapter_rank")),
+        )
+
+
+def _named_folder(values: dict[str, Any], config: Path) -> Path:
+    """The run folder that a configuration names."""
+    if isinstance(folder := values.get("run_folder"), Path):
+        return folder
+    output, names = values.get("output_dir"), ("experiment_name", "method_name", "timestamp")
+    if not isinstance(output, Path):
+        return config.parent
+    return output.joinpath(*(str(values.get(name)) for name in names))
+
+
+def _weights(model: dict[str, Any], role: str) -> AutoencoderWeights:
+    path, sha256 = model.get(f"{role}_weights"), model.get(f"{role}_weights_sha256")
+    return AutoencoderWeights(
+        path if isinstance(path, Path) else None, sha256 if isinstance(sha256, str) and path is not None else None
+    )

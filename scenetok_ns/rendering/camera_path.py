@@ -1,0 +1,40 @@
+"""Cameras to render a scene with: a path by name, or from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scenetok_ns.data.camera_path_files import read_path
+from scenetok_ns.data.path_names import PATH_NAMES
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.rendering.shots import path_around
+
+
+def camera_path(path: str | Path, tokens: SceneTokens, frames: int = 96) -> CameraBatch:
+    """Make the cameras of a path through a scene.
+
+    Args:
+        path: orbit, dolly, spiral or interpolate (through the photographs' cameras); or a file with poses in the
+            capture's coordinates: a camera path of Nerfstudio's viewer, or a transforms.json.
+        tokens: Tokens of the scene, with the cameras of its photographs.
+        frames: Number of frames of a path by name.
+
+    Returns:
+        CameraBatch of shape [1, frames], for `SceneTok.render`.
+
+    Raises:
+        DataError: The path is unknown, the file cannot be read, or the tokens hold no cameras; one line.
+
+    >>> frames = model.render(tokens, camera_path("orbit", tokens, 48))
+    """
+    side = load_preset(tokens.preset).data.image_size
+    if str(path) in PATH_NAMES:
+        if frames < 1:
+            raise DataError(f"camera_path: expected at least 1 frame, got {frames}")
+        return path_around(str(path), tokens, frames, (side, side)).cameras  # type: ignore[arg-type]
+    if not Path(path).suffix:
+        raise DataError(f"unknown path {str(path)!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
+    return read_path(Path(path), None, side).cameras

@@ -1,0 +1,60 @@
+"""Hooks of the docs site: links to files of the repository, and pages whose text lies at its root.
+
+Pages link to files outside docs/ by relative paths, which work in the repository. The site has no such files: the link
+becomes one into `repo_url` if mkdocs.yml names it, else the file's name. A page that holds `<!-- text of FILE -->`
+displays a file of the repository's root, and `<!-- public names -->` stands for the reference of all names that
+`scenetok_ns` exports and the page does not list itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT_OF = re.compile(r"<!-- text of (\S+) -->")
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+
+
+PUBLIC = "<!-- public names -->"
+
+
+def public_names() -> dict[str, str]:
+    """Exported names, as name -> home; read from the imports for type checkers, without importing the package."""
+    tree = ast.parse((ROOT / "scenetok_ns" / "__init__.py").read_text())
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+
+
+def with_public_names(markdown: str) -> str:
+    """Put a reference of each exported name that the page lacks in the place of the comment."""
+    listed = set(re.findall(r"^::: (\S+)", markdown, re.MULTILINE))
+    homes = [home for home in public_names().values() if home not in listed]
+    return markdown.replace(PUBLIC, "\n\n".join(f"::: {home}" for home in homes))
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
+    """Insert files of the root and exported names, and replace links that leave docs/."""
+    markdown = with_public_names(markdown)
+    for name in TEXT_OF.findall(markdown):
+        text = (ROOT / name).read_text().replace("](docs/", "](")
+        text = text.replace("](CHANGELOG.md)", "](changelog.md)").replace("](CONTRIBUTING.md)", "](contributing.md)")
+        markdown = markdown.replace(f"<!-- text of {name} -->", text)
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def replaced(match: re.Match[str]) -> str:
+        text, target, anchor = match.groups()
+        path = posixpath.normpath(posixpath.join("docs", folder, target))
+        if path.startswith("docs/"):
+            return match.group(0)
+        if path.startswith("..") or not (ROOT / path).exists():
+            raise FileNotFoundError(f"{page.file.src_uri} links to {target}, which does not exist")
+        if config.repo_url:
+            return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path}{anchor or ''})"
+        return text if path in text else f"{text} (`{path}`)"
+
+    return LINK.sub(replaced, markdown)

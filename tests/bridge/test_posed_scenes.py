@@ -1,0 +1,104 @@
+"""Captures and data sets in Python: the views that the commands would take, and cameras from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.room_pictures import HEIGHT, WIDTH, walk, write_photographs
+from support.small_runs import IMAGE_SIZE, PRESET, small_pipeline, write_small_re10k
+
+from scenetok_ns import cameras_from_colmap, cameras_from_nerfstudio, cameras_from_transforms, load_preset, open_scenes
+from scenetok_ns.data.errors import DataError
+from scenetok_ns.data.poses import camera_spread
+from scenetok_ns.models.cameras import CameraBatch
+
+FOCAL = 133.0
+AXES = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photographs with a transforms.json and a COLMAP model of the same cameras."""
+    folder = tmp_path_factory.mktemp("capture")
+    poses = walk(6)
+    files = write_photographs(folder / "images", poses)
+    frames = [
+        {"file_path": f"images/{file.name}", "transform_matrix": (pose @ AXES).tolist()}
+        for file, pose in zip(files, poses, strict=True)
+    ]
+    lens = {"fl_x": FOCAL, "fl_y": FOCAL, "cx": WIDTH / 2, "cy": HEIGHT / 2, "w": WIDTH, "h": HEIGHT}
+    (folder / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+    model = folder / "sparse" / "0"
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text(f"1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} {WIDTH / 2} {HEIGHT / 2}\n")
+    lines = []
+    for number, (file, pose) in enumerate(zip(files, poses, strict=True), 1):
+        w2c = np.linalg.inv(pose)
+        w = np.sqrt(max(0.0, 1 + np.trace(w2c[:3, :3]))) / 2
+        x, y, z = (w2c[[2, 0, 1], [1, 2, 0]] - w2c[[1, 2, 0], [2, 0, 1]]) / (4 * w)
+        lines += [" ".join(map(str, (number, w, x, y, z, *w2c[:3, 3], 1, file.name))), ""]
+    (model / "images.txt").write_text("\n".join(lines) + "\n")
+    (model / "points3D.txt").write_text("")
+    return folder
+
+
+def test_a_capture_gives_its_views_and_its_scale(capture: Path) -> None:
+    preset = load_preset("scenetok-tiny")
+    scenes = open_scenes(capture, preset, num_context=3)
+    assert len(scenes) == 1 and scenes.names == [capture.name]
+    views, target = scenes.context(), scenes.targets()
+    assert views.images.shape == (3, 3, 64, 64) and views.images.dtype == torch.uint8
+    assert views.cameras.c2w.shape == (1, 3, 4, 4) and views.scene == capture.name
+    poses = torch.from_numpy(np.stack(walk(6)))
+    assert views.pose_scale == pytest.approx(preset.data.camera_spread / camera_spread(poses), rel=1e-4)
+    assert all(float((poses - pose).abs().flatten(1).amax(1).min()) < 1e-5 for pose in views.cameras.c2w[0])
+    assert len(target.images) > 0 and open_scenes(capture, preset, pose_scale=3.0).context().pose_scale == 3.0
+    with pytest.raises(DataError, match="needs no evaluation index"):
+        open_scenes(capture, preset, index=capture / "x.json")
+
+
+def test_a_data_set_gives_the_views_of_the_pipeline(tmp_path: Path) -> None:
+    data, preset = write_small_re10k(tmp_path / "data", bad_scene=True), load_preset(str(PRESET))
+    scenes = open_scenes(data, preset)
+    expected = small_pipeline(data).datamanager.scenes
+    assert [views.scene for views in scenes] == expected.keys[:3]  # the broken one is left out
+    views = scenes.context(expected.keys[1])
+    assert torch.equal(views.images, expected.context_views(1).images) and views.pose_scale == 1.0
+    assert torch.equal(views.cameras.c2w[0], expected.context_views(1).c2w)
+    assert torch.equal(scenes.targets(expected.keys[1]).images, expected.target_views(1).images)
+    with pytest.raises(DataError, match="there is no scene 'nowhere'"):
+        scenes.context("nowhere")
+    with pytest.raises(DataError, match="whose units are its own"):
+        open_scenes(data, preset, pose_scale=2.0)
+    with pytest.raises(DataError, match="no data at"):
+        open_scenes(tmp_path / "nowhere", preset)
+
+
+def square_cameras() -> CameraBatch:
+    """The cameras of the middle squares, from what the photographs were drawn with."""
+    focal = FOCAL / min(WIDTH, HEIGHT)
+    lens = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
+    return CameraBatch(torch.from_numpy(np.stack(walk(6))).float()[None], lens.expand(1, 6, 3, 3))
+
+
+@pytest.mark.parametrize("kind", ["transforms", "colmap"])
+def test_cameras_from_files_are_those_of_the_squares(capture: Path, kind: str) -> None:
+    if kind == "colmap":
+        found = cameras_from_colmap(capture / "sparse" / "0", IMAGE_SIZE)
+    else:
+        found = cameras_from_transforms(capture / "transforms.json", IMAGE_SIZE)
+    torch.testing.assert_close(found.c2w, square_cameras().c2w, atol=1e-4, rtol=0)
+    # The published sizes are whole pixels of the rescaled picture.
+    torch.testing.assert_close(found.intrinsics, square_cameras().intrinsics, atol=2e-2, rtol=0)
+
+
+def test_cameras_of_nerfstudio(tmp_path: Path) -> None:
+    pipeline = small_pipeline(write_small_re10k(tmp_path / "data"))
+    views = pipeline.datamanager.scenes.context_views(0)
+    found = cameras_from_nerfstudio(pipeline.datamanager.train_dataset.cameras)
+    torch.testing.assert_close(found.c2w[0], views.c2w, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.intrinsics[0], views.intrinsics, atol=1e-5, rtol=1e-5)
