@@ -153,7 +153,7 @@ class RenderThread:
         if not self._paced or self.moving or self._thread.next_action is not None:
             return
         now = self._thread.viewer.get_camera_state(self._thread.client).c2w.to(c2w)
-        if not torch.equal(now, c2w):
+        if now.isfinite().all() and not torch.equal(now, c2w):
             self._act("move")
 
     def _act(self, action: Any) -> None:

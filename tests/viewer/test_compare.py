@@ -16,6 +16,7 @@ from PIL import Image
 from support.scene_files import jpeg, write_dl3dv
 from support.small_runs import GENERATOR, IMAGE_SIZE, small_pipeline, write_unlike_re10k
 from support.viewer_panel import Panel
+from viser.transforms import SO3
 
 from scenetok_ns.data.capture.capture_folder import Capture
 from scenetok_ns.data.square_pictures import PictureRequest
@@ -59,7 +60,13 @@ def test_a_view_is_gone_to_and_compared_with_its_photograph(panel: Panel) -> Non
     panel.element(f"{COMPARE}/View").value = 5
     panel.press(f"{COMPARE}/Go to view")
     client = next(iter(panel.viewer.viser_server.get_clients().values()))
-    panel.wait(lambda: np.allclose(client.camera.position, 10 * views.c2w[0, :3, 3].numpy(), atol=1e-5))
+    pose = views.c2w[0].numpy()
+
+    def is_there() -> bool:
+        turned = SO3(client.camera.wxyz).as_matrix()  # set last
+        return np.allclose(client.camera.position, 10 * pose[:3, 3], atol=1e-5) and np.allclose(turned, pose[:3, :3])
+
+    panel.wait(is_there)
     # The browser answers with the camera that it was given.
     where = tuple(map(float, client.camera.position)), tuple(map(float, client.camera.wxyz))
     panel.client.look(where[0], 1.0, where[1], fov=float(client.camera.fov))
