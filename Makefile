@@ -10,15 +10,18 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Idle threads of torch sleep instead of holding a core that another process needs (docs/performance.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-long test-browser kills lint docs notebooks venv clean
+.PHONY: demo test checks test-long test-browser kills lint docs notebooks venv clean
 
 demo: $(STAMP)
 	$(BIN)/scenetok demo
 
-# Two test processes with one thread each: more threads than cores would wait for one another.
-test: export OMP_NUM_THREADS := 1
-test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser and not long"
+test: lint checks
+
+# Two test processes with one thread each: more threads than cores would wait for one another. Files with long tests
+# come first (tests/conftest.py), so that no process is left alone with one at the end.
+checks: export OMP_NUM_THREADS := 1
+checks: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser and not long"
 
 # What takes a minute or more: kills in the midst of commands, and the notebooks from beginning to end.
 test-long: export OMP_NUM_THREADS := 1
@@ -53,7 +56,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -e '.[dev,docs]'
+	$(BIN)/python -m pip install --no-compile -e '.[dev,docs]'  # Python compiles the part that is imported
 	touch $@
 
 clean:

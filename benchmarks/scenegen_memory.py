@@ -1,12 +1,13 @@
 """Peak memory and time of a scene generator at full size: training steps of several batches, and one generation.
 
     python benchmarks/scenegen_memory.py [--preset scenegen-dl3dv] [--batch-size 1 2 4] [--steps 3]
-        [--checkpointing selective] [--output FILE.json]
+        [--checkpointing selective] [--generation-steps 150] [--output FILE.json]
 
 The networks have random weights. A step is what ns-train does from stored tokens (`--pipeline.datamanager.tokens`):
 forward and backward pass of the generator in bfloat16 on the fused kernels, clip, AdamW; compressor and denoiser are in
 memory and frozen. The latents of condition views are made up: VA-VAE, which encodes up to three pictures of a sample
-before the step, is left out. A generation is all steps of the preset's sampler, as `scenetok generate` runs them.
+before the step, is left out. A generation is all steps of the preset's sampler, as `scenetok generate` runs them,
+unless --generation-steps gives another number.
 
 Needs PyTorch and the packages of scenetok_ns.models alone, not Nerfstudio. On a CPU there are no figures of memory.
 """
@@ -18,6 +19,7 @@ import gc
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +100,19 @@ def training_step(model: SceneTok, batch: int) -> Callable[[], float]:
     return step
 
 
-def generation(model: SceneTok) -> Callable[[], float]:
-    """A function that generates a scene and returns the deviation of its tokens."""
+def generation(model: SceneTok, steps: int | None = None) -> Callable[[], float]:
+    """A function that generates a scene and returns the deviation of its tokens.
+
+    steps: Sampling steps; None: those of the preset.
+    """
     preset, device = model.preset, model.device
     assert preset.scene_sampler is not None
     model.eval()
     condition, anchors = condition_of(model, 1), line_of_cameras(1, preset.data.views.num_context, device)
     noise = token_noise(0, preset.compressor.num_tokens, preset.compressor.token_dim).to(device)
     mask = torch.ones(1, condition.latents.shape[1], dtype=torch.bool, device=device)
-    inputs = noise, condition.latents, condition.cameras, anchors, mask, preset.scene_sampler
+    sampler = replace(preset.scene_sampler, steps=steps or preset.scene_sampler.steps)
+    inputs = noise, condition.latents, condition.cameras, anchors, mask, sampler
 
     @torch.no_grad()
     def generate() -> float:
@@ -155,7 +161,7 @@ def results(options: argparse.Namespace, device: torch.device) -> dict[str, dict
             rows[name] = {"failed": "out of memory"}
         model.zero_grad(set_to_none=True)
         forget(device)
-    rows["generation"] = measure(generation(model), device, 1)
+    rows["generation"] = measure(generation(model, options.generation_steps), device, 1)
     return rows
 
 
@@ -165,6 +171,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--steps", type=int, default=3, help="timed training steps, after a first one")
     parser.add_argument("--checkpointing", choices=("none", "selective", "full"), default="none")
+    parser.add_argument("--generation-steps", type=int, help="sampling steps of the generation; default: the preset's")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,7 @@
 """Fewer steps in the generation of scenes: error of both solvers against 150 Euler steps, and seconds.
 
-    python benchmarks/scenegen_solver.py [--run RUN] [--scenes 8] [--steps 5 10 20 30 50] [--output FILE.json]
+    python benchmarks/scenegen_solver.py [--run RUN] [--scenes 8] [--steps 5 10 20 30 50] [--reference-steps 150]
+                                         [--output FILE.json]
 
 Generates the evaluation scenes of a run (default: the model in the package, on rooms made for this) with the same seed
 by each solver in each number of steps. Prints the root mean square difference of the tokens from those of 150 Euler
@@ -36,17 +37,16 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.plugin.run_folder import derive_run
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
-REFERENCE_STEPS = 150
 SOLVERS = ("euler", "multistep")
 
 
 def solver_errors(
-    renderer: SceneRenderer, scenes: Sequence[GenerationInputs], steps: Sequence[int]
+    renderer: SceneRenderer, scenes: Sequence[GenerationInputs], steps: Sequence[int], reference_steps: int
 ) -> list[dict[str, Any]]:
     """One row for each solver and number of steps; see the module."""
     preset = renderer.settings.scene_sampler
     assert preset is not None, "the model generates no scenes"
-    references = [made(renderer, scene, replace(preset, solver="euler", steps=REFERENCE_STEPS)) for scene in scenes]
+    references = [made(renderer, scene, replace(preset, solver="euler", steps=reference_steps)) for scene in scenes]
     pictures = [rendered(renderer, tokens, scene) for tokens, scene in zip(references, scenes, strict=True)]
 
     def row(label: str, number: int, sampler: SceneSamplerConfig, seed: int = 0) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def solver_errors(
 
     cases = [(solver, number) for solver in SOLVERS for number in steps]
     rows = [row(s, n, replace(preset, solver=s, steps=n)) for s, n in track(cases, "generating", transient=True)]
-    return [*rows, row("another seed", REFERENCE_STEPS, replace(preset, solver="euler", steps=REFERENCE_STEPS), seed=1)]
+    return [*rows, row("another seed", reference_steps, replace(preset, solver="euler", steps=reference_steps), seed=1)]
 
 
 def made(renderer: SceneRenderer, scene: GenerationInputs, sampler: SceneSamplerConfig, seed: int = 0) -> SceneTokens:
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help=f"run folder of a scenegen method; default: {EMBEDDED_GENERATOR}")
     parser.add_argument("--scenes", type=int, default=8)
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 30, 50])
+    parser.add_argument("--reference-steps", type=int, default=150, help="Euler steps that all are compared with")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     console = Console()
@@ -96,7 +97,8 @@ def main() -> None:
         renderer = load_run(run, console).model.renderer
         usable = islice(renderer.scenes.usable(), options.scenes)
         scenes = [renderer.scenes.conditions(scene.number) for scene in usable]
-        rows = solver_errors(renderer, [scene for scene in scenes if scene is not None], options.steps)
+        given = [scene for scene in scenes if scene is not None]
+        rows = solver_errors(renderer, given, options.steps, options.reference_steps)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     table = Table(title=f"{len(scenes)} scenes, preset {renderer.preset.name}, {device}, torch {torch.__version__}")
     for column in ("solver", "steps", "token error", "PSNR (dB)", "seconds a scene"):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from scenetok_ns.models.autoencoders.conv import ConvCodec
-from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.weight_files import load_weights
 from scenetok_ns.training.tiny import tokenizer as tiny_training
 from scenetok_ns.training.tiny.run import cosine
@@ -17,13 +18,26 @@ from scenetok_ns.training.tiny.tokenizer import TinyOptions, TinyRun, codec_loss
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """scenetok-tiny with one narrow block in each network, few tokens and two steps."""
+    values = yaml.safe_load((config_folder() / "scenetok-tiny.yaml").read_text())
+    values["compressor"].update(hidden_size=32, depth=1, num_heads=2, num_tokens=16)
+    values["denoiser"].update(hidden_size=32, depth=1, num_heads=2)
+    values["sampler"]["steps"] = 2
+    path = tmp_path_factory.mktemp("preset") / "small.yaml"
+    path.write_text(yaml.dump(values))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, preset: str) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     patch = pytest.MonkeyPatch()
     patch.setattr(tiny_training, "HELD_OUT_SCENES", 2)
     run_training(
         TinyOptions(
             output=folder,
+            preset=preset,
             codec_steps=2,
             codec_batch_size=4,
             token_steps=3,
@@ -54,12 +68,15 @@ def test_a_run_leaves_weights_log_figures_and_pictures(run: Path) -> None:
     load_weights({"codec": ConvCodec()}, run / "weights.safetensors")
 
 
-def test_the_codec_alone_can_be_taken_over(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_codec_alone_can_be_taken_over(
+    run: Path, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiny_training, "HELD_OUT_SCENES", 1)
     path = run / "weights.safetensors"
     run_training(
         TinyOptions(
             output=tmp_path,
+            preset=preset,
             resume_codec=path,
             codec_steps=0,
             token_steps=0,

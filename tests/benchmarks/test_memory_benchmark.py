@@ -35,7 +35,9 @@ def test_a_step_trains_the_generator_alone(benchmark_script: ModuleType) -> None
 
 
 def test_every_batch_and_the_generation_are_measured(benchmark_script: ModuleType) -> None:
-    options = argparse.Namespace(preset=str(GENERATOR), batch_size=[1, 2], steps=1, checkpointing="full")
+    options = argparse.Namespace(
+        preset=str(GENERATOR), batch_size=[1, 2], steps=1, checkpointing="full", generation_steps=None
+    )
     rows = benchmark_script.results(options, CPU)
     assert list(rows) == ["weights", "training step, batch 1", "training step, batch 2", "generation"]
     assert all(row["seconds"] > 0 and row["value"] > 0 for name, row in rows.items() if name != "weights")

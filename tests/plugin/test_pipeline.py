@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -172,23 +173,24 @@ def gradients(pipeline: SceneTokPipeline, steps: range) -> dict[str, torch.Tenso
 def distributed_worker(rank: int, world_size: int, port: int, data: Path, folder: Path) -> None:
     """Gradients with the other process and, from the same batches and noise, without it: of a step, of two that are
     accumulated, and of one after the compressor was frozen; and of a step that is recorded as far as a CPU can."""
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    compilation.BACKEND = "eager"
+    address, limit = f"tcp://127.0.0.1:{port}", timedelta(minutes=3)
+    dist.init_process_group("gloo", address, timeout=limit, rank=rank, world_size=world_size)
     preset = folder / f"{rank}.yaml"
     preset.write_text(PRESET.read_text() + f"  freeze_compressor_after: {FROZEN_AFTER}\n")
     found: dict[str, list[dict[str, torch.Tensor]]] = {}
-    for name, processes in (("together", world_size), ("alone", 1)):
-        torch.manual_seed(0)
-        config = small_config(data, folder, preset).pipeline
-        config.model.compile = name == "together"
-        pipeline = config.setup(device="cpu", test_mode="val", world_size=processes, local_rank=rank)
-        pipeline.accumulation_steps = 1
-        found[name] = [gradients(pipeline, range(1))]
-        pipeline.accumulation_steps = 2
-        found[name].append(gradients(pipeline, range(2)))
-        pipeline.accumulation_steps = 1
-        found[name].append(gradients(pipeline, range(FROZEN_AFTER, FROZEN_AFTER + 1)))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "BACKEND", "eager")
+        for name, processes in (("together", world_size), ("alone", 1)):
+            torch.manual_seed(0)
+            config = small_config(data, folder, preset).pipeline
+            config.model.compile = name == "together"
+            pipeline = config.setup(device="cpu", test_mode="val", world_size=processes, local_rank=rank)
+            pipeline.accumulation_steps = 1
+            found[name] = [gradients(pipeline, range(1))]
+            pipeline.accumulation_steps = 2
+            found[name].append(gradients(pipeline, range(2)))
+            pipeline.accumulation_steps = 1
+            found[name].append(gradients(pipeline, range(FROZEN_AFTER, FROZEN_AFTER + 1)))
         stand_in_for_graphs(patch)
         patch.setattr(SceneTokPipeline, "_records", True)
         torch.manual_seed(rank)  # the first process's weights are to be everybody's
@@ -200,11 +202,19 @@ def distributed_worker(rank: int, world_size: int, port: int, data: Path, folder
     dist.destroy_process_group()
 
 
+def second_worker(_: int, *arguments: Any) -> None:
+    distributed_worker(1, *arguments)
+
+
 def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(distributed_worker, args=(2, port, data, tmp_path), nprocs=2, start_method="spawn")
+    arguments = (2, port, data, tmp_path)
+    other = mp.start_processes(second_worker, args=arguments, nprocs=1, start_method="spawn", join=False)
+    distributed_worker(0, *arguments)  # this process is the first: starting another costs ten seconds
+    while not other.join():
+        pass
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for part in range(3):
         together = first["together"][part]
