@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scenetok_ns.bridge.capture_kinds import find_dataparser
+from scenetok_ns.bridge.scene_views import read_capture
 from scenetok_ns.data.anchors import anchors_along, home_pose, trajectory
 from scenetok_ns.data.camera_path_files import read_camera_path
 from scenetok_ns.data.path_names import Trajectory
@@ -33,6 +35,8 @@ class GenerationRequest:
     """Photographs of the data set's scene."""
     photograph: Path | None
     """An image file in the place of the data set's scene."""
+    capture: Path | None
+    """A folder of photographs with cameras in the place of the data set's scene."""
     anchors: str
     """One of `ANCHORS`."""
     keyframes: Float[Tensor, "n 4 4"] | None
@@ -48,6 +52,7 @@ def conditions_of(
 
     `camera_paths`: the folder that the viewer's render tab exports to. Raises DataError.
     """
+    spread = renderer.preset.data.camera_spread
     count, size = renderer.preset.data.views.num_context, renderer.scenetok.image_size
     if request.photograph is not None:
         name = "forward" if request.anchors == OWN_VIEWS else request.anchors
@@ -56,6 +61,12 @@ def conditions_of(
         source.check_size(size[0])
         scene, given, scale = source.scene(source.key), [0], source.pose_scale
         anchors = path
+    elif request.capture is not None:
+        found = read_capture(find_dataparser(request.capture).setup(), "test", typical_spread=spread)
+        scene, scale = found.read(), found.pose_scale
+        given = list(range(scene.num_frames))
+        name = "forward" if request.anchors in (OWN_VIEWS, CAMERA_PATH) else request.anchors
+        anchors = from_pose(trajectory(name), scene.c2w[0], scale)  # type: ignore[arg-type]
     else:
         scenes = renderer.scenes
         chosen = scenes.scene(request.scene)

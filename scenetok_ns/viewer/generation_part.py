@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer.background import Work
+from scenetok_ns.viewer.captured_scene import EncodedScene, capture_uploads
 from scenetok_ns.viewer.elements import Choice, Folder, Kind, QuietButton, Range, Setting
 from scenetok_ns.viewer.generation import ANCHORS, OWN_VIEWS, GenerationRequest, conditions_of
 from scenetok_ns.viewer.part import Part
@@ -18,7 +18,7 @@ from scenetok_ns.viewer.stock_page import RenderTab
 from scenetok_ns.viewer.view_part import MOST_GUIDANCE
 
 MOST_SCENE_STEPS = 200
-OF_SCENE = "those of the scene"
+OF_SCENE, ALL_UPLOADED = "those of the scene", "all uploaded, with cameras found"
 
 
 class GenerationPart(Part):
@@ -30,9 +30,11 @@ class GenerationPart(Part):
         settings, preset = session.renderer.settings, session.renderer.preset
         sampler = settings.scene_sampler
         assert sampler is not None
-        most, given = preset.data.views.max_condition_views, len(session.shown.given)
+        self._most = most = preset.data.views.max_condition_views
+        given = len(session.shown.given)
         self.count = Range("Photographs of the scene", min(given, most), 1, max(most, 2), 1)
-        self.photograph = Choice("Photograph", OF_SCENE, [OF_SCENE], hint="Or one that you have uploaded")
+        hint = f"Or one that you have uploaded, or 2 to {most} together"
+        self.photograph = Choice("Photograph", OF_SCENE, [OF_SCENE], hint=hint)
         self.anchors = Choice("Where to", OWN_VIEWS, ANCHORS, hint="camera path: the keyframes of the Render tab")
         self.steps = Range("Scene steps", sampler.steps, 1, max(MOST_SCENE_STEPS, sampler.steps), 1)
         guidance = max(MOST_GUIDANCE, sampler.guidance)
@@ -49,7 +51,9 @@ class GenerationPart(Part):
 
     def list_photographs(self, choose: str | None) -> None:
         """Offer the uploaded photographs; `choose` one of them."""
-        options = [OF_SCENE, *self.session.open_files.photograph_names()]
+        uploaded = self.session.open_files.photograph_names()
+        several = [ALL_UPLOADED] if 2 <= len(uploaded) <= self._most else []
+        options = [OF_SCENE, *several, *uploaded]
         if self.photograph.options != options:
             self.photograph.set_options(options)
         if choose is not None:
@@ -73,32 +77,40 @@ class GenerationPart(Part):
         request = GenerationRequest(
             scene=session.shown.number,
             num_condition=self.count.value,
-            photograph=None if name == OF_SCENE else session.open_files.photograph(name),
+            photograph=None if name in (OF_SCENE, ALL_UPLOADED) else session.open_files.photograph(name),
+            capture=None,
             anchors=self.anchors.value,
             keyframes=None if keyframes is None else keyframes.c2w,
             seed=int(self.seed.value),
             sampler=replace(settings.scene_sampler, steps=self.steps.value, guidance=self.guidance.value),
         )
-        conditions, scene, given = conditions_of(request, session.renderer, viewer.datapath / "camera_paths")
-        views = session.shown.views_of(scene, torch.tensor(given))
+        paths = viewer.datapath / "camera_paths"
+        posed = None if name == ALL_UPLOADED else conditions_of(request, session.renderer, paths)
+        title = "photographs" if posed is None else posed[1].key
         chosen = replace(settings, scene_seed=request.seed, scene_sampler=request.sampler)
         renderer = replace(session.renderer, settings=chosen)
+        work: Work[EncodedScene]
 
-        def run(on_step: Callable[[int, int], None]) -> SceneTokens:
+        def run(on_step: Callable[[int, int], None]) -> EncodedScene:
+            found = posed
+            if found is None:
+                made = capture_uploads(session, work.on_step, fewest=2)
+                found = conditions_of(replace(request, capture=made.folder), session.renderer, paths)
+            conditions, scene, given = found
             with session.evaluating():
-                return renderer.generate(conditions, scene.key, on_step)
+                tokens = renderer.generate(conditions, title, on_step)
+            return EncodedScene(tokens, session.shown.views_of(scene, torch.tensor(given)), scene)
 
-        def done(tokens: SceneTokens) -> str:
-            session.remember()
-            session.shown.take(tokens, views, scene)
-            session.redraw()
-            return f"generated {scene.key}"
+        def done(made: EncodedScene) -> str:
+            made.display(session)
+            session.list_files()
+            return f"generated {title}"
 
         work = Work(
-            run, session.lock, share=not session.trains, report=self.report, done=done, doing=f"generating {scene.key}"
+            run, session.lock, share=not session.trains, report=self.report, done=done, doing=f"generating {title}"
         )
         session.start(work)
-        return f"generating {scene.key}"
+        return f"generating {title}"
 
     def report(self, text: str, kind: Kind, done: float | None) -> None:
         """What goes on; also in the picture while there is no scene."""

@@ -6,23 +6,15 @@ from collections.abc import Callable
 
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
-from scenetok_ns.data.capture.capture_folder import CaptureOptions, make_capture
 from scenetok_ns.data.sources.photograph import read_photograph
 from scenetok_ns.viewer.background import Work
-from scenetok_ns.viewer.captured_scene import EncodedScene, encode_capture
+from scenetok_ns.viewer.captured_scene import EncodedScene, capture_uploads, encode_capture
 from scenetok_ns.viewer.elements import Folder, QuietButton, Upload
 from scenetok_ns.viewer.generation_part import GenerationPart
 from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.session import Session
-from scenetok_ns.viewer.viewer_files import CAPTURES, PICTURES
+from scenetok_ns.viewer.viewer_files import PICTURES
 
-STAGES = {
-    "pictures": "reading pictures",
-    "features": "finding features",
-    "matches": "matching pairs",
-    "cameras": "finding cameras",
-}
-"""What the stages of a capture are called."""
 Made = tuple[EncodedScene, tuple[str, ...]]
 
 
@@ -74,20 +66,10 @@ class PhotographsPart(Part):
 
     def _start_capture(self) -> str:
         session = self.session
-        files = session.open_files
-        photographs, target = files.photographs, files.new_folder(CAPTURES)
         work: Work[Made]
 
         def run(on_step: Callable[[int, int], None]) -> Made:
-            def stage(name: str, done: int, total: int) -> None:
-                with session.lock:  # on_step gives it away and takes it again
-                    work.on_step(done, total, STAGES.get(name, name))
-
-            session.lock.release()  # the model isn't needed before the cameras are known
-            try:
-                made = make_capture(photographs, target, CaptureOptions(), stage)
-            finally:
-                session.lock.acquire()
+            made = capture_uploads(session, work.on_step)
             with session.evaluating():
                 return encode_capture(session, made.folder, "photographs"), made.warnings
 

@@ -20,7 +20,7 @@ from viser.transforms import SO3
 
 from scenetok_ns.data.capture.capture_folder import Capture
 from scenetok_ns.data.square_pictures import PictureRequest
-from scenetok_ns.viewer import photographs_part
+from scenetok_ns.viewer import captured_scene
 
 COMPARE, OWN = "Compare with photographs", "Own photographs"
 
@@ -120,7 +120,26 @@ def sent(panel: Panel, name: str, content: bytes) -> str:
     return part.folder.status.value
 
 
-def test_an_uploaded_photograph_becomes_a_scene(data: Path, tmp_path: Path) -> None:
+def together(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second photograph: both, once their cameras are found, are what the scene is generated from."""
+
+    def captured(source: Path, output: Path, options: Any, progress: Any) -> Capture:
+        assert options.fewest == 2 and len(list(source.iterdir())) == 2
+        progress("features", 1, 2)
+        return Capture(write_dl3dv(output, frames=2, image_folder="images", divide=1), 2, 2, (), ())
+
+    monkeypatch.setattr(captured_scene, "make_capture", captured)
+    sent(panel, "other.jpg", picture(1))
+    panel.element("Generation/Photograph").value = "all uploaded, with cameras found"
+    panel.press("Generation/Generate")
+    panel.wait(lambda: panel.says("Generation").startswith("generated photographs"))
+    shown = panel.pipeline.SceneTok.session.shown
+    assert shown.title == "photographs" and shown.photographs is not None and shown.photographs[1] == [0, 1]
+    anchors = shown.current().tokens.cameras_c2w
+    torch.testing.assert_close(anchors[0].cpu(), shown.photographs[0].c2w[0])  # forward from the first photograph
+
+
+def test_an_uploaded_photograph_becomes_a_scene(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     panel = Panel(small_pipeline(data, preset=GENERATOR).eval(), tmp_path)
     try:
         panel.wait(lambda: panel.says("Generation").startswith("generated"))
@@ -133,8 +152,9 @@ def test_an_uploaded_photograph_becomes_a_scene(data: Path, tmp_path: Path) -> N
         panel.wait(lambda: panel.says("Generation").startswith("generated room"))
         shown = panel.pipeline.SceneTok.session.shown
         assert shown.title == "room" and shown.photographs is not None and shown.photographs[1] == [0]
+        together(panel, monkeypatch)
         panel.press(f"{OWN}/Forget them")
-        panel.wait(lambda: "1 photographs deleted" in panel.says(OWN))
+        panel.wait(lambda: "2 photographs deleted" in panel.says(OWN))
         assert panel.element("Generation/Photograph").value == "those of the scene"
         assert {path.name for path in (tmp_path / "viewer" / "photographs").iterdir()} == set()
     finally:
@@ -151,7 +171,7 @@ def test_unposed_photographs_go_through_scenetok_capture(panel: Panel, monkeypat
         folder = write_dl3dv(output, frames=12, image_folder="images", divide=1)
         return Capture(folder, 12, 12, (), ("two pictures are blurred",))
 
-    monkeypatch.setattr(photographs_part, "make_capture", captured)
+    monkeypatch.setattr(captured_scene, "make_capture", captured)
     before = panel.picture
     for number in range(2):
         assert "upload more from all around" in sent(panel, f"{number}.jpg", picture(number))
