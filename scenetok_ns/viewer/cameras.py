@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -38,14 +38,25 @@ def size_frustums(viewer: Viewer, cameras: Cameras) -> None:
         viewer.config.camera_frustum_scale = max(STOCK_SCALE, wanted)
 
 
+def begin_without_frustums(viewer: Viewer) -> None:
+    """Hide frustums until somebody asks for them: on a walk, those ahead would cover the first picture."""
+    draw = viewer.init_scene
+
+    def draw_as_chosen(*args: Any, **options: Any) -> None:
+        draw(*args, **options)
+        if viewer.show_images.visible:
+            viewer.set_camera_visibility(False)
+
+    viewer.init_scene = draw_as_chosen  # type: ignore[method-assign]
+    viewer.toggle_cameravis_button()
+
+
 def draw_frustums(viewer: Viewer, pictures: SceneViews) -> None:
-    """The views of `pictures` in the place of those drawn before; hidden if those were."""
+    """Draw the views of `pictures` instead of those before."""
     for handle in getattr(viewer, "camera_handles", {}).values():
         handle.remove()
     trainer = viewer.trainer
     viewer.init_scene(pictures, "completed" if trainer is None else trainer.training_state)
-    if viewer.show_images.visible:
-        viewer.set_camera_visibility(False)
 
 
 def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: float) -> None:

@@ -12,7 +12,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import nn
 
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
-from scenetok_ns.viewer.cameras import size_frustums
+from scenetok_ns.viewer.cameras import begin_without_frustums, size_frustums
 from scenetok_ns.viewer.compare_part import ComparePart
 from scenetok_ns.viewer.elements import Prose
 from scenetok_ns.viewer.files_part import FilesPart
@@ -42,7 +42,7 @@ KEYS = {
     "b": "Other seed (A/B)",
     "u": "Undo",
     "x": "Snapshot",
-    "f": "Hide Train Cams|Show Train Cams",
+    "f": "Show Train Cams|Hide Train Cams",
 }
 """Key -> the button that it presses. The page itself moves the camera with w, a, s, d, q, e and the arrows."""
 OPEN_TO_ALL = ("0.0.0.0", "::", "")
@@ -106,6 +106,7 @@ class ViewerPanel(nn.Module):
         session.viewer, session.files = viewer, ViewerFiles(viewer.log_filename.parent)
         guard_uploads(viewer.viser_server, lambda said: session.notify(said, "error"))
         hide_meaningless(viewer)
+        begin_without_frustums(viewer)
         size_frustums(viewer, session.shown.pictures().cameras)
         with first_tab(viewer, TAB, viser.Icon.HOME):
             for part in self._parts:

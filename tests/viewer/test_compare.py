@@ -57,6 +57,8 @@ def test_a_view_is_gone_to_and_compared_with_its_photograph(panel: Panel) -> Non
         panel.element(f"{COMPARE}/View").value = wrong
         panel.press(f"{COMPARE}/Go to view")
         panel.wait(lambda wrong=wrong: f"got {wrong}" in panel.says(COMPARE))
+    panel.viewer.set_camera_visibility(True)
+    panel.viewer.toggle_cameravis_button()
     panel.element(f"{COMPARE}/View").value = 5
     panel.press(f"{COMPARE}/Go to view")
     client = next(iter(panel.viewer.viser_server.get_clients().values()))

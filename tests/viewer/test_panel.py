@@ -98,9 +98,14 @@ def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
     first, frustums = panel.picture, panel.frustums()
     client = next(iter(panel.viewer.viser_server.get_clients().values()))
     names = panel.pipeline.datamanager.scenes.keys
+    handles = panel.viewer.camera_handles
+    assert not any(handle.visible for handle in handles.values())  # those ahead would cover the picture
+    panel.viewer.set_camera_visibility(True)
+    panel.viewer.toggle_cameravis_button()
     assert len(frustums) == NUM_CONTEXT and panel.pipeline.datamanager.scenes.active == 0
     second = panel.set("Scene/Scene", names[1])
     assert changed(second, first) and len(panel.frustums()) == NUM_CONTEXT and panel.frustums() != frustums
+    assert all(handle.visible for handle in panel.viewer.camera_handles.values())
     assert client.camera.position == pytest.approx(panel.frustums()[0], abs=1.0)
     panel.element("Scene/Scene by name").value = names[2]
     assert changed(panel.set("Scene/Show scene by name"), second) and names[2] in panel.says()

@@ -77,7 +77,6 @@ def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int
     with ViewerPage() as web:
         web.enter(viewer(root / "run")).settle()
         web.keep("opened")
-        web.press("Hide Train Cams", renders=False)
         first = web.settle()
         assert first[:, 250:600].std() > 10 and first[:, :40].std() < 5  # a room, and the border beside it
         web.turn(60)
@@ -165,7 +164,6 @@ def test_generating_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], in
         web.enter(viewer(root / "generator"))
         web.says("generated demo-", 300)
         web.unfold("Tokens and files")
-        web.press("Hide Train Cams", renders=False)
         first, tokens = web.settle(), saved(web, root / "generator")
         web.keep("generated")
         assert first[:, 250:600].std() > 10  # a room
