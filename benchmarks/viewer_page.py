@@ -93,6 +93,8 @@ class ViewerPage(Chromium):
         """The settled picture that is right; fails if none is."""
         deadline = time.monotonic() + seconds
         while not right(picture := self.settle()):
+            if time.monotonic() >= deadline:
+                self.keep("failed")
             assert time.monotonic() < deadline, f"the right picture does not come in {seconds} s"
         return picture
 
