@@ -179,6 +179,12 @@ class ViewerPage(Chromium):
         self._seen = self.pictures() if renders else -1
         self.click(*place)
 
+    def choose_output(self, name: str) -> None:
+        """The output type, in Nerfstudio's own tab."""
+        self.press("Control", renders=False)
+        self.choose("Output type", name)
+        self.press("SceneTok", renders=False)
+
     def unfold(self, label: str) -> None:
         """Open or close a folder of the panel."""
         found = f"[...document.querySelectorAll('div')].filter(e => e.textContent.trim() == {json.dumps(label)}"

@@ -145,7 +145,8 @@ class Browser(Visitor):
     NUMBERS = (("Seed", 0, 5), ("Steps at rest", 1, 12), ("Steps while moving", 1, 4), ("Tokens used", 1, 128))
     NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3), ("Frames", 1, 5))
     BUTTONS = ("New sample", "Encode these views", "Other seed (A/B)", "Undo", "Render video", "Stop video")
-    CHOICES = (("Beside the square", ("border", "fill")), ("Output type", ("rgb", "uncertainty", "accumulation")))
+    CHOICES = (("Beside the square", ("border", "fill")), ("Path", ("orbit", "zoom")))
+    OUTPUTS = ("rgb", "uncertainty", "accumulation", "photograph", "difference")
 
     def __init__(self, port: int, seed: int, ends: float) -> None:
         super().__init__(seed, ends)
@@ -169,7 +170,9 @@ class Browser(Visitor):
         elif kind < 0.8:
             label, options = self.random.choice((*self.CHOICES, ("Scene", self._scenes)))
             self._page.choose(label, self.random.choice(options))
-        elif kind < 0.9:
+        elif kind < 0.85:
+            self._page.choose_output(self.random.choice(self.OUTPUTS))
+        elif kind < 0.92:
             self._page.press(self.random.choice(self.BUTTONS), renders=False)
         else:
             name = self.random.choice("npgbuf")
@@ -182,9 +185,10 @@ class Browser(Visitor):
 
     def sees_something_new(self) -> bool:
         """In the canvas, not only on the line; from a place where there is something to see."""
-        for label, options in (("Output type", ("uncertainty", "rgb")), ("Scene", self._scenes)):
-            for option in options:
-                self._page.choose(label, option)
+        for name in ("uncertainty", "rgb"):
+            self._page.choose_output(name)
+        for name in self._scenes:
+            self._page.choose("Scene", name)
         before = self._page.settle(LAST_PICTURE_SECONDS)
         self._page.turn(150)
         self._page.shows(lambda now: abs(now - before).mean() > 1, LAST_PICTURE_SECONDS)

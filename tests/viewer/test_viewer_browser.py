@@ -95,10 +95,10 @@ def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int
         web.unfold("Tokens and files")
         saved(web, root / "run")
         assert like(turned)(web.settle())
-        web.choose("Output type", "uncertainty")
+        web.choose_output("uncertainty")
         web.shows(unlike(turned))
         web.keep("uncertainty")
-        web.choose("Output type", "rgb")
+        web.choose_output("rgb")
         web.shows(like(turned))
         names = [path["key"] for path in torch.load(next((rooms / "test").glob("*.torch")), weights_only=True)]
         web.choose("Scene", names[1])
