@@ -165,7 +165,11 @@ class StartPart(Part):
         session.stop()
         self._generation.photograph.show(OF_SCENE if entry.kind == "generate" else entry.name)
         with session.lock:
-            return self._scene.show_number(place) if isinstance(place, int) else self._generation.generate()
+            if isinstance(place, int):
+                self._scene.show_number(place)
+            else:
+                self._generation.generate()
+        return f"generating from {entry.name}; the folder Generation shows the progress"
 
     def _encode(self, entry: Entry, encode: Callable[[], EncodedScene]) -> str:
         session = self.session
