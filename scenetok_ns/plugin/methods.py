@@ -54,7 +54,7 @@ def specification(
             mixed_precision=False,  # the model uses bfloat16 where it should; Nerfstudio's own would be float16
             pipeline=pipeline,
             optimizers={group: {"optimizer": one, "scheduler": schedule} for group, one in optimizers.items()},
-            viewer=ViewerConfig(quit_on_train_completion=True),  # else ns-train never ends
+            viewer=ViewerConfig(websocket_host="127.0.0.1"),  # whoever reaches the page may press its buttons
             vis="tensorboard",
         ),
         description=description,
