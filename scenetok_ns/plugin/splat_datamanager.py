@@ -19,6 +19,7 @@ from scenetok_ns.data.covering_paths import covering_paths, far_apart
 from scenetok_ns.data.poses import pose_scale
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio, nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.presets import changed, load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
@@ -225,17 +226,17 @@ class _Scene:
         )
         self.unit = (preset.data.camera_spread or 1.0) / scale
         self.sampler = changed(preset.sampler, steps=config.render_steps)
-        self.photographs = self._render([self.cameras.c2w[0]])
+        self.photographs = self._views(self.cameras)
         self.views = self._chosen_views() if config.num_renders else None
 
     def _render(self, paths: list[Float[Tensor, "n 4 4"]]) -> JointViews:
+        """Views along some paths, with the lens of the first photograph."""
         lens = self.cameras.intrinsics[:, :1]
-        parts = []
-        for path in paths:
-            cameras = CameraBatch(path[None], lens.expand(1, len(path), 3, 3))
-            seed = self.config.render_seed
-            parts.append(render_jointly(self.model, self.tokens, cameras, seed=seed, sampler=self.sampler))
-        return join_views(parts)
+        return join_views([self._views(CameraBatch(p[None], lens.expand(1, len(p), 3, 3))) for p in paths])
+
+    def _views(self, cameras: CameraBatch, depth: DepthMaps | None = None) -> JointViews:
+        options = {"seed": self.config.render_seed, "sampler": self.sampler, "depth": depth}
+        return render_jointly(self.model, self.tokens, cameras, **options)  # type: ignore[arg-type]
 
     def _chosen_views(self) -> JointViews:
         """Of twice as many, those that show most of what photographs do not, in what the model is certain of."""
@@ -263,14 +264,16 @@ class _Scene:
         return Points(*(values[order.to(values.device)] for values in (means, colours, sizes)))
 
     def refine(self) -> None:
-        """Refine tokens and denoiser on the photographs, and render the same views again."""
+        """Refine tokens and denoiser on the photographs, and render the same views again.
+
+        Their depth stays: a depth head belongs to the weights that it was trained for.
+        """
         options = RefineOptions(steps=self.config.refine_steps, seed=self.config.render_seed)
         images = (self.frames * 255).round().byte()
         with torch.enable_grad():
             self.model, self.tokens = refine_scene(self.model, self.tokens, images, self.cameras, options)
-        self.photographs = self._render([self.cameras.c2w[0]])
         if self.views is not None:
-            self.views = self._render([self.views.cameras.c2w[0]])
+            self.views = self._views(self.views.cameras, self.views.depth)
 
     def batches(self, side: int) -> RenderedBatches:
         """The rendered views at side x side pixels."""

@@ -46,12 +46,14 @@ def render_jointly(
     *,
     seed: int = 0,
     sampler: SamplerConfig | None = None,
+    depth: DepthMaps | None = None,
     on_step: OnStep | None = None,
 ) -> JointViews:
     """Render a path with depth, from the head or by a plane sweep, and with certainty.
 
     Args:
         cameras: A batch of one, in units of the capture.
+        depth: Depth of these views, where it is known already; None: it is predicted.
         seed: Random seed of the noise.
         sampler: None: the preset's.
         on_step: Progress; what it raises ends the rendering.
@@ -59,22 +61,26 @@ def render_jointly(
     cameras = cameras.to(model.device, torch.float32)
     space = latent_space(model.preset.target_autoencoder)
     frames: list[Tensor] = []
-    depth: list[Tensor] = []
-    confidence: list[Tensor] = []
+    maps: list[DepthMaps] = []
     uncertainty: dict[int, Tensor] = {}
-    for window in depth_windows(model, tokens, cameras, seed=seed, sampler=sampler, on_step=on_step):
-        assert window.maps is not None
+    if depth is None:
+        windows = depth_windows(model, tokens, cameras, seed=seed, sampler=sampler, on_step=on_step)
+    else:
+        windows = model.render_windows(tokens, cameras, seed=seed, sampler=sampler, on_step=on_step)
+    for window in windows:
         frames.append(window.frames[0].clamp(0, 1))
-        depth.append(window.maps.depth[0])
-        confidence.append(window.maps.confidence[0])
+        if window.maps is not None:
+            maps.append(DepthMaps(window.maps.depth[0], window.maps.confidence[0]))
         for part in window.denoised:
-            maps = part.uncertainty[0, part.first - part.window_first :]
-            uncertainty |= dict(enumerate(maps[: part.latents.shape[1]], part.first))
+            norms = part.uncertainty[0, part.first - part.window_first :]
+            uncertainty |= dict(enumerate(norms[: part.latents.shape[1]], part.first))
     pictures = torch.cat(frames)
-    norms = torch.stack([uncertainty[space.layout.latent_of(i)] for i in range(len(pictures))])
-    certainty = (1 - torch.stack([relative_uncertainty(norm, space.channels) for norm in norms])).clamp(0, 1)
+    of_frames = [uncertainty[space.layout.latent_of(i)] for i in range(len(pictures))]
+    certainty = (1 - torch.stack([relative_uncertainty(norm, space.channels) for norm in of_frames])).clamp(0, 1)
     certainty = F.interpolate(certainty[:, None].float(), size=pictures.shape[-2:], mode="bilinear")
-    return JointViews(pictures, cameras, DepthMaps(torch.cat(depth), torch.cat(confidence)), certainty)
+    if depth is None:
+        depth = DepthMaps(*(torch.cat(parts) for parts in zip(*maps, strict=True)))
+    return JointViews(pictures, cameras, depth, certainty)
 
 
 def join_views(parts: Sequence[JointViews]) -> JointViews:

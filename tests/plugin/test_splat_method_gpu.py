@@ -47,9 +47,6 @@ def trained(capture: Path, output: Path, num_renders: int) -> Trainer:
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     config.save_config()
-    trainer.pipeline.datamanager.train_dataparser_outputs.save_dataparser_transform(
-        trainer.base_dir / "dataparser_transforms.json"
-    )
     trainer.train()
     return trainer
 
