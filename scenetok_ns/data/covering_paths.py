@@ -52,7 +52,7 @@ def _walk(poses: Float[Tensor, "v 4 4"], unit: float, count: int) -> Float[Tenso
     """Round the place that lies a unit ahead of the cameras, at their median height above it, looking across it."""
     positions, forward = poses[:, :3, 3], poses[:, :3, 2]
     up = _up(poses)
-    middle = (positions + unit * _level(forward, up)).median(dim=0).values
+    middle = (positions + unit * _level(forward, up)).mean(dim=0)
     first = poses[0]
     ahead = _level(first[None, :3, 2], up)[0]
     tilt = torch.asin((forward @ up).clamp(-1, 1)).median()

@@ -64,7 +64,9 @@ def refine_scene(
     clips = Clips(images.to(device), scaled.to(device), cameras.intrinsics[0].to(device))
     reference = scaled_poses(tokens.reference_c2w[None].to(device), tokens.pose_scale)
     denoiser = deepcopy(model.denoiser).requires_grad_(False)
-    adapters = LowRankAdapters(denoiser, options.rank).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        adapters = LowRankAdapters(denoiser, options.rank).to(device)
     adapters.enabled = True
     learned = nn.Parameter(tokens.mean.detach().float().clone().to(device))
     optimizer = torch.optim.AdamW(
