@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +16,17 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from scenetok_ns.bridge.cameras import square_cameras
+from scenetok_ns.bridge.run_configs import read_run
 from scenetok_ns.data.covering_paths import covering_paths, far_apart
 from scenetok_ns.data.poses import pose_scale
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio, nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_geometry import DepthMaps
-from scenetok_ns.models.presets import changed, load_preset
+from scenetok_ns.models.depth_weights import DepthSource
+from scenetok_ns.models.presets import Preset, changed, load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.plugin.model import ENGINES
+from scenetok_ns.plugin.model import ENGINES, SceneTokModelConfig
 from scenetok_ns.rendering.joint_views import JointViews, join_views, pixels_unseen, render_jointly
 from scenetok_ns.splats.points import Points, depth_points
 from scenetok_ns.tools.printing import print_line
@@ -41,13 +44,14 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
 
     _target: type = field(default_factory=lambda: SplatDataManager)
     preset: str = "scenetok-tiny"
-    """Tokenizer that renders views: a name from the project's configs folder, or a YAML file of that form."""
+    """Tokenizer that renders views: a name from the project's configs folder, or a YAML file of that form. A run folder
+    given as `tokenizer` has its own."""
     tokenizer: Path | None = None
     """Run folder or checkpoint of the tokenizer; None: the weights that come with the package."""
     context_weights: Path | None = None
-    """Weight file of the autoencoder that encodes photographs; none for presets with pixel patches."""
+    """Weight file of the autoencoder that encodes photographs. None: the run folder's, if one is given."""
     target_weights: Path | None = None
-    """Weight file of the autoencoder that decodes frames; none for presets with pixel patches."""
+    """Weight file of the autoencoder that decodes frames. None: the run folder's, if one is given."""
     pose_scale: float | None = None
     """Factor from capture units to training units. None: match the camera spread of the training data."""
     num_renders: int = 48
@@ -97,7 +101,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
 
     def _prepare(self) -> None:
         config = self.config
-        scene = self._scene = _Scene(config, self._photographs(), self.device, self._units())
+        scene = self._scene = _Scene(config, self._tokenizer, self._photographs(), self.device, self._units())
         self._depths = [self._over_picture(depth, i) for i, depth in enumerate(scene.depth_of_photographs())]
         points = scene.start_points(config.num_points)
         metadata = self.train_dataparser_outputs.metadata
@@ -114,11 +118,16 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
         if config.refine_at is None or not config.num_renders:
             self._scene = None
 
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Read where training needs it: who looks at a run may have no tokenizer any more."""
+        return Tokenizer.of(self.config)
+
     # --- Photographs ---
 
     def _photographs(self) -> tuple[Float[Tensor, "v 3 h w"], CameraBatch]:
         """Square middles of the training photographs, as large as they come, at the model's size, and their cameras."""
-        side = load_preset(self.config.preset).data.image_size
+        side = self._tokenizer.preset.data.image_size
         pictures = []
         for data in self.cached_train:
             image = data["image"][..., :3].permute(2, 0, 1)
@@ -146,7 +155,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
 
     def _render_side(self) -> int:
         sides = [min(data["image"].shape[:2]) for data in self.cached_train]
-        own = load_preset(self.config.preset).data.image_size
+        own = self._tokenizer.preset.data.image_size
         return max(own, min(*sides, FINEST_RENDER * own) if len(sides) > 1 else min(sides[0], FINEST_RENDER * own))
 
     # --- Training ---
@@ -163,6 +172,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
             number = int(torch.randint(len(self._views.images), (), generator=self._draws))
             return self._views.batch(number, _between(config.seen_weight, done))
         camera, data = super().next_train(step)
+        assert camera.metadata is not None
         index = int(camera.metadata["cam_idx"])
         return camera, {**data, "depth": self._depths[index]} if self._depths else data
 
@@ -195,25 +205,60 @@ class RenderedBatches:
         return self.cameras[number : number + 1], data
 
 
+@dataclass(frozen=True)
+class Tokenizer:
+    """Where the networks that render views come from."""
+
+    preset: Preset
+    source: Path | None
+    """None: the package."""
+    context_weights: Path | None
+    target_weights: Path | None
+    depth_weights: Path | None = None
+
+    @staticmethod
+    def of(config: SplatDataManagerConfig) -> Tokenizer:
+        """What the configuration says; a run folder adds what it was made with.
+
+        Raises ValueError for the run folder of another method.
+        """
+        source = config.tokenizer
+        own = config.context_weights, config.target_weights
+        if source is None or not (source.is_dir() or source.suffix == ".yml"):
+            return Tokenizer(load_preset(config.preset), source, *own)
+        model = read_run(source).pipeline.model
+        if not isinstance(model, SceneTokModelConfig):
+            raise ValueError(f"{source} is not a run of a tokenizer; give one as --pipeline.datamanager.tokenizer")
+        files = own[0] or model.context_weights, own[1] or model.target_weights
+        return Tokenizer(load_preset(model.preset), source, *files, model.depth_weights)
+
+    def load(self) -> SceneTok:
+        model = SceneTok.from_preset(self.preset, self.context_weights, self.target_weights)
+        if self.source is None:
+            self.preset.check_embedded()
+            model.load_embedded()
+        else:
+            load_tokenizer(model, self.source)
+        if self.depth_weights is not None:
+            model.depth = DepthSource(self.depth_weights)
+        return model
+
+
 class _Scene:
     """The tokenizer with the tokens of the photographs."""
 
     def __init__(
         self,
         config: SplatDataManagerConfig,
+        tokenizer: Tokenizer,
         photographs: tuple[Float[Tensor, "v 3 s s"], CameraBatch],
         device: torch.device | str,
         scale: float | None,
     ) -> None:
         self.config = config
-        preset = load_preset(config.preset)
-        self.model = SceneTok.from_preset(preset, config.context_weights, config.target_weights)
+        preset = tokenizer.preset
+        self.model = tokenizer.load()
         self.model.engine_options = ENGINES[config.engine]
-        if config.tokenizer is None:
-            preset.check_embedded()
-            self.model.load_embedded()
-        else:
-            load_tokenizer(self.model, config.tokenizer)
         self.model = self.model.to(device).eval().requires_grad_(False)
         self.frames = photographs[0].to(device)
         self.cameras = photographs[1].to(device)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from support.released_files import random_state, write_lightning
-from support.small_runs import IMAGE_SIZE, PRESET
+from support.small_runs import IMAGE_SIZE, PRESET, write_run, write_small_re10k
 from support.small_splats import ring_of_cameras
 from support.splatfacto_models import run_splatfacto_without_a_gpu
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.plugin.methods import scenetok_splat
-from scenetok_ns.plugin.splat_datamanager import SplatDataManager
+from scenetok_ns.plugin.splat_datamanager import SplatDataManager, Tokenizer
 from scenetok_ns.plugin.splat_model import SplatModel
 from scenetok_ns.rendering.dataset_export import write_dataset
 from scenetok_ns.rendering.views import RenderedViews
@@ -147,6 +147,17 @@ def test_a_pixel_without_weight_asks_for_nothing(root: Path, monkeypatch: pytest
     assert depth.grad[:8].min() > 0 and not depth.grad[8:].any()
     plain = model.get_loss_dict(outputs, {name: batch[name] for name in ("image", "depth")})
     assert float(plain["depth_loss"].detach()) == pytest.approx(model.config.depth_weight * math.log(2.0), rel=1e-4)
+
+
+def test_a_run_folder_says_which_networks_it_has(root: Path) -> None:
+    run = write_run(write_small_re10k(root / "data"), root / "runs")
+    config = config_of(root, tokenizer=run, preset="re10k").pipeline.datamanager
+    assert Tokenizer.of(config) == Tokenizer(load_preset(str(PRESET)), run, None, None)
+    splat = config_of(root)
+    splat.save_config()
+    config.tokenizer = splat.get_base_dir()
+    with pytest.raises(ValueError, match="is not a run of a tokenizer"):
+        Tokenizer.of(config)
 
 
 def test_the_size_of_photographs_and_units_are_those_of_the_capture(root: Path) -> None:
