@@ -12,6 +12,7 @@ import yaml
 from scenetok_ns.models.autoencoders.conv import ConvCodec
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.weight_files import load_weights
+from scenetok_ns.training.tiny import evaluation
 from scenetok_ns.training.tiny import tokenizer as tiny_training
 from scenetok_ns.training.tiny.run import cosine
 from scenetok_ns.training.tiny.tokenizer import TinyOptions, TinyRun, codec_loss, run_training
@@ -34,6 +35,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, preset: str) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     patch = pytest.MonkeyPatch()
     patch.setattr(tiny_training, "HELD_OUT_SCENES", 2)
+    patch.setattr(evaluation, "TOKEN_COUNTS", (8, 16, 32))
+    patch.setattr(evaluation, "VIEW_COUNTS", (1, 12))
+    patch.setattr(evaluation, "WINDOW_STRIDE", 24)
     run_training(
         TinyOptions(
             output=folder,
@@ -72,6 +76,8 @@ def test_the_codec_alone_can_be_taken_over(
     run: Path, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_training, "HELD_OUT_SCENES", 1)
+    for name in ("TOKEN_COUNTS", "VIEW_COUNTS"):
+        monkeypatch.setattr(evaluation, name, (12,))
     path = run / "weights.safetensors"
     run_training(
         TinyOptions(
