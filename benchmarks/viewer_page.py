@@ -64,7 +64,7 @@ class ViewerPage(Chromium):
         self.send("Page.addScriptToEvaluateOnNewDocument", source=COUNT_PICTURES)
         self.open(f"http://127.0.0.1:{port}")
         self._seen = 0
-        self.wait("document.body !== null && document.body.innerText.includes('Custom Elements')")
+        self.wait("document.body !== null && document.body.innerText.includes('SceneTok')")
         return self
 
     def view(self) -> Float[ndarray, "h w 3"]:
@@ -93,6 +93,8 @@ class ViewerPage(Chromium):
         """The settled picture that is right; fails if none is."""
         deadline = time.monotonic() + seconds
         while not right(picture := self.settle()):
+            if time.monotonic() >= deadline:
+                self.keep("failed")
             assert time.monotonic() < deadline, f"the right picture does not come in {seconds} s"
         return picture
 
@@ -176,6 +178,34 @@ class ViewerPage(Chromium):
         place = self.place(button)
         self._seen = self.pictures() if renders else -1
         self.click(*place)
+
+    def choose_output(self, name: str) -> None:
+        """The output type, in Nerfstudio's own tab."""
+        self.press("Control", renders=False)
+        self.choose("Output type", name)
+        self.press("SceneTok", renders=False)
+
+    def unfold(self, label: str) -> None:
+        """Open or close a folder of the panel."""
+        found = f"[...document.querySelectorAll('div')].filter(e => e.textContent.trim() == {json.dumps(label)}"
+        self.evaluate(f"{found} && e.querySelector('svg')).at(-1).click()")
+        time.sleep(0.5)
+
+    def upload(self, label: str, file: Path) -> None:
+        """Give a file to an upload button, as its dialog would."""
+        button = f"[...document.querySelectorAll('button')].find(e => e.textContent.trim() == {json.dumps(label)})"
+        self.wait(f"!!({button})")
+        chosen = f"document.getElementById('file_upload_' + ({button}).id)"
+        found = self.send("Runtime.evaluate", expression=chosen)["result"]
+        self.send("DOM.setFileInputFiles", files=[str(file)], objectId=found["objectId"])
+
+    def downloads_to(self, folder: Path) -> None:
+        """Where downloads are put."""
+        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def says(self, text: str, seconds: float = 60) -> None:
+        """Wait until the page has a text."""
+        self.wait(f"document.body.innerText.includes({json.dumps(text)})", seconds)
 
     def value(self, label: str) -> str:
         return self.evaluate(f"({self.input_of(label)}).value")

@@ -85,8 +85,12 @@ class Client(Visitor):
     KINDS = tuple(f"GuiAdd{kind}Message" for kind in ("Slider", "Number", "Dropdown", "Button"))
     LABELS = (
         *("Scene", "Context views", "Steps at rest", "Steps while moving", "Seed", "New sample", "Previous views"),
-        *("Beside the square", "Tokens used"),
+        *("Beside the square", "Tokens used", "Quality at rest", "Other seed (A/B)", "Undo", "Encode these views"),
+        *("View", "Go to view", "Next view", "Previous view", "Display"),
+        *("Path", "Frames", "Render video", "Stop video", "Download video", "Snapshot"),
+        *("Saved tokens", "Save tokens", "Open saved tokens", "Download tokens", "Forget them"),
     )
+    """Everything in the panel but uploads; "Frames" stays small, so that videos are short."""
 
     def __init__(self, port: int, seed: int, ends: float) -> None:
         super().__init__(seed, ends)
@@ -100,7 +104,7 @@ class Client(Visitor):
         self._client.look(position, 16 / 9, turned, self.random.uniform(0.8, 1.4))
 
     def change(self) -> bool:
-        """Sliders, numbers, lists and harmless buttons of our folders."""
+        """Sliders, numbers, lists and buttons of our folders."""
         if not self._elements:
             return False
         identity, element = self.random.choice(sorted(self._elements.items()))
@@ -139,8 +143,10 @@ class Browser(Visitor):
     """A headless Chromium."""
 
     NUMBERS = (("Seed", 0, 5), ("Steps at rest", 1, 12), ("Steps while moving", 1, 4), ("Tokens used", 1, 128))
-    NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3))
-    CHOICES = (("Beside the square", ("border", "fill")), ("Output type", ("rgb", "uncertainty", "accumulation")))
+    NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3), ("Frames", 1, 5))
+    BUTTONS = ("New sample", "Encode these views", "Other seed (A/B)", "Undo", "Render video", "Stop video")
+    CHOICES = (("Beside the square", ("border", "fill")), ("Path", ("orbit", "zoom")))
+    OUTPUTS = ("rgb", "uncertainty", "accumulation", "photograph", "difference")
 
     def __init__(self, port: int, seed: int, ends: float) -> None:
         super().__init__(seed, ends)
@@ -164,8 +170,13 @@ class Browser(Visitor):
         elif kind < 0.8:
             label, options = self.random.choice((*self.CHOICES, ("Scene", self._scenes)))
             self._page.choose(label, self.random.choice(options))
+        elif kind < 0.85:
+            self._page.choose_output(self.random.choice(self.OUTPUTS))
+        elif kind < 0.92:
+            self._page.press(self.random.choice(self.BUTTONS), renders=False)
         else:
-            self._page.press(self.random.choice(("New sample", "Encode these views")))
+            name = self.random.choice("npgbuf")
+            self._page.key(name, ord(name.upper()))
         return True
 
     def pause(self, seconds: float) -> None:
@@ -174,9 +185,10 @@ class Browser(Visitor):
 
     def sees_something_new(self) -> bool:
         """In the canvas, not only on the line; from a place where there is something to see."""
-        for label, options in (("Output type", ("uncertainty", "rgb")), ("Scene", self._scenes)):
-            for option in options:
-                self._page.choose(label, option)
+        for name in ("uncertainty", "rgb"):
+            self._page.choose_output(name)
+        for name in self._scenes:
+            self._page.choose("Scene", name)
         before = self._page.settle(LAST_PICTURE_SECONDS)
         self._page.turn(150)
         self._page.shows(lambda now: abs(now - before).mean() > 1, LAST_PICTURE_SECONDS)

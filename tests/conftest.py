@@ -32,6 +32,7 @@ LONGEST = (
     "plugin/test_tools.py",
     "cli/test_demo.py",
     "plugin/test_pipeline.py",
+    "test_tiny_training.py",
     "test_tiny_depth_training.py",
     "test_tiny_generator_training.py",
     "cli/test_evaluate.py",

@@ -134,6 +134,14 @@ class RenderThread:
         self._act("rerender")
         self._thread.interrupt_render_flag = False  # set by that, but there is nothing left to interrupt
 
+    def starts_over(self) -> bool:
+        """Have the viewer ask for this view from the beginning, its preview first; whether it does so."""
+        if not self._paced:
+            return False
+        self._act("move")
+        self._thread.interrupt_render_flag = False  # set by that, but there is nothing left to interrupt
+        return True
+
     def go_on(self) -> None:
         """Have the viewer ask for the next better picture of the pose at once, where it would wait for 0.2 s."""
         if self.moving and self._thread.next_action is None:
@@ -145,7 +153,7 @@ class RenderThread:
         if not self._paced or self.moving or self._thread.next_action is not None:
             return
         now = self._thread.viewer.get_camera_state(self._thread.client).c2w.to(c2w)
-        if not torch.equal(now, c2w):
+        if now.isfinite().all() and not torch.equal(now, c2w):
             self._act("move")
 
     def _act(self, action: Any) -> None:

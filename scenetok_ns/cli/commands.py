@@ -133,6 +133,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "create rooms; evaluate, render, generate and train once",
             ("scenetok demo", "scenetok demo --output demo2 --seed 1 --train-steps 50"),
         ),
+        "gallery": Command(
+            "scenetok_ns.cli.gallery:gallery",
+            "open the viewer on example rooms, a scene generator and your captures",
+            ("scenetok gallery", "scenetok gallery my-capture --rooms 2 --output my-gallery"),
+        ),
         "demo-data": Command(
             "scenetok_ns.cli.demo_data:demo_data",
             "write procedurally made indoor scenes as a data set",

@@ -21,8 +21,9 @@ from rich.table import Table
 
 from scenetok_ns.cli.demo_rooms import write_rooms
 from scenetok_ns.cli.photograph_options import PhotographOptions, print_photograph
-from scenetok_ns.cli.run_options import EMBEDDED, EMBEDDED_GENERATOR, RunChanges
+from scenetok_ns.cli.run_options import EMBEDDED, EMBEDDED_GENERATOR, SMALLEST_SIDE, RunChanges
 from scenetok_ns.cli.runs import write_run
+from scenetok_ns.models.presets import load_preset
 from scenetok_ns.tools.devices import chosen_device
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, description_column, plain_console
@@ -93,6 +94,7 @@ def demo(
     tools.run("rendering", [
         *("ns-render", "interpolate", "--load-config", config, "--output-path", video),
         *("--interpolation-steps", 3, "--frame-rate", 24),
+        *("--rendered-resolution-scaling-factor", max(SMALLEST_SIDE / load_preset(preset).data.image_size, 1)),
     ])  # fmt: skip
     photograph, camera_path, generated = (results / f for f in ("photograph.png", "camera_path.json", "generated.mp4"))
     made = output / "runs" / f"generated-{name}"
@@ -142,7 +144,7 @@ def save_first_view(data: Path, photograph: Path, camera_path: Path) -> float:
     pixels = scene.load_images([0])[0]
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(photograph)
     fov = math.degrees(2 * math.atan(0.5 / float(scene.intrinsics[0, 1, 1])))
-    write_camera_path(camera_path, scene.c2w, fov, pixels.shape[-1])
+    write_camera_path(camera_path, scene.c2w, fov, max(pixels.shape[-1], SMALLEST_SIDE))
     return fov
 
 

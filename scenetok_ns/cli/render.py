@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from scenetok_ns.cli.run_options import RunChanges, positive, run_for
+from scenetok_ns.cli.run_options import SMALLEST_SIDE, RunChanges, positive, run_for
 from scenetok_ns.cli.runs import load_run
 from scenetok_ns.cli.scene_views import check_path
 from scenetok_ns.cli.token_runs import load_package_renderer, package_preset
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 Format = Literal["mp4", "png"]
 NUM_FRAMES, MOST_FRAMES = 96, 100_000
 """Frames of a path by name: the default and the largest number."""
-SMALLEST_SIDE = 512
-"""Side of a default picture in pixels, at least."""
 FASTEST = 1000
 """Frames in a second that a video can have."""
 
@@ -63,8 +61,8 @@ def render(
     Args:
         output: Output folder, for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json. Existing renders of the
             same scenes are replaced; those in the other format too, if they show another path.
-        path: orbit, dolly, spiral or interpolate (through the photographs' cameras), or a file with poses in the
-            capture's coordinates: a camera path of the viewer, or a transforms.json.
+        path: orbit, dolly, spiral, interpolate (through the photographs' cameras), lemniscate or zoom, or a file with
+            poses in the capture's coordinates: a camera path of the viewer, or a transforms.json.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package; default:
             the preset that the tokens are of, else scenetok-tiny.
         tokens: Token files, one for each scene.

@@ -24,6 +24,8 @@ EMBEDDED = "scenetok-tiny"
 """Preset whose weights come with the package, used where no run is given."""
 EMBEDDED_GENERATOR = "scenegen-tiny"
 """The same for commands that generate scenes."""
+SMALLEST_SIDE = 512
+"""Side in pixels of videos and pictures whose size nobody chose, at least: smaller models' frames are enlarged."""
 
 
 @dataclass(frozen=True)

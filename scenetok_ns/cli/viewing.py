@@ -68,4 +68,5 @@ def start_viewer(config: RunFolderConfig, pipeline: SceneTokPipeline) -> None:
     from nerfstudio.scripts.viewer.run_viewer import _start_viewer
 
     config.vis = "viewer"
+    config.viewer.websocket_host = "127.0.0.1"  # runs of earlier versions say otherwise
     _start_viewer(config, pipeline, 0)

@@ -1,4 +1,4 @@
-"""Camera paths for a scene whose photographs' cameras are known: orbit, dolly, spiral, and through the cameras.
+"""Camera paths for a scene whose photographs' cameras are known: orbit, dolly, spiral, through the cameras, and others.
 
 Poses are camera-to-world with OpenCV axes, in the world and units of the cameras given. Every path follows from the
 cameras alone: where they look, how far apart they are, which way is up.
@@ -23,6 +23,7 @@ FULL_CIRCLE_GAP = math.radians(120)
 PARALLEL = 1e-3
 """Smallest eigenvalue of the optical axes' normal matrix (some 2 degrees apart) from which they meet in a point."""
 SPIRAL_TURNS = 2
+LARGEST_ZOOM = 2.0
 REACH_TO_FOCUS = 0.25
 """Dolly and spiral go no farther from their camera than this part of the way to what it looks at."""
 
@@ -33,7 +34,8 @@ def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Floa
     orbit: round what the cameras look at, or round their middle where they look outwards, at their height, distance and
     tilt; a full circle if they look in all directions, else a swing over the directions that they look in, and back.
     dolly: straight ahead along the middle camera's view. spiral: two turns before the middle camera, eyes on what it
-    looks at. interpolate: smoothly through all cameras at even speed.
+    looks at. interpolate: smoothly through all cameras at even speed. lemniscate: a lying figure of eight before the
+    middle camera, eyes on what it looks at. zoom: the middle camera stays where it is; `zoom_factors` change its lens.
 
     Raises DataError: no cameras; too few or too close together for this path.
     """
@@ -42,8 +44,17 @@ def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Floa
     if not len(c2w) or count < 1:
         raise DataError(f"a path needs at least one camera and one frame, got {len(c2w)} and {count}")
     poses = c2w.detach().double()
-    path = {"orbit": _orbit, "dolly": _dolly, "spiral": _spiral, "interpolate": _interpolate}[name](poses, count)
+    made = {"orbit": _orbit, "dolly": _dolly, "spiral": _spiral, "interpolate": _interpolate}
+    path = {**made, "lemniscate": _lemniscate, "zoom": _still}[name](poses, count)
     return path.to(c2w.dtype)
+
+
+def zoom_factors(name: PathName, count: int) -> Float[Tensor, " count"]:
+    """Factors of the focal length along a path: 1, but for zoom, which goes up to `LARGEST_ZOOM` and back."""
+    if name != "zoom":
+        return torch.ones(count)
+    turn = torch.arange(count) / count * 2 * math.pi
+    return LARGEST_ZOOM ** ((1 - turn.cos()) / 2)
 
 
 @dataclass(frozen=True)
@@ -110,14 +121,31 @@ def _dolly(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"
 
 
 def _spiral(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:
-    middle = c2w[len(c2w) // 2]
-    reach = _reach(c2w, "spiral")
     turn = torch.arange(count).to(c2w) / count * 2 * math.pi
     winding = turn * SPIRAL_TURNS
-    inside = torch.stack([winding.cos(), winding.sin() / 2, turn.sin() / 2], dim=1) * reach
-    positions = middle[:3, 3] + inside @ middle[:3, :3].mT
+    inside = torch.stack([winding.cos(), winding.sin() / 2, turn.sin() / 2], dim=1)
+    return _before_middle(c2w, inside, "spiral")
+
+
+def _lemniscate(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:
+    turn = torch.arange(count).to(c2w) / count * 2 * math.pi
+    shrunk = 1 + turn.sin().square()  # Bernoulli's
+    inside = torch.stack([turn.cos() / shrunk, turn.sin() * turn.cos() / shrunk, torch.zeros_like(turn)], dim=1)
+    return _before_middle(c2w, inside, "lemniscate")
+
+
+def _before_middle(
+    c2w: Float[Tensor, "v 4 4"], inside: Float[Tensor, "count 3"], name: str
+) -> Float[Tensor, "count 4 4"]:
+    """Cameras at `inside`, in the middle camera's axes and in reaches of the path, that look at what it looks at."""
+    middle = c2w[len(c2w) // 2]
+    positions = middle[:3, 3] + inside * _reach(c2w, name) @ middle[:3, :3].mT
     target = middle[:3, 3] + _distance(c2w) * middle[:3, 2]
     return _looking(positions, target - positions, -middle[:3, 1])
+
+
+def _still(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:
+    return c2w[len(c2w) // 2].repeat(count, 1, 1)
 
 
 def _distance(c2w: Float[Tensor, "v 4 4"]) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from scenetok_ns.bridge.tool_compat import allow_numpy_scalars, shorten_errors
@@ -18,6 +23,8 @@ from scenetok_ns.plugin.depth_training import DepthDataManagerConfig, DepthModel
 from scenetok_ns.plugin.model import SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
 from scenetok_ns.plugin.refinement import RefineDataManagerConfig, RefineModelConfig, RefinePipelineConfig
+from scenetok_ns.plugin.splat_datamanager import SplatDataManagerConfig
+from scenetok_ns.plugin.splat_model import SplatModelConfig
 from scenetok_ns.plugin.trainer import SceneTokTrainerConfig
 from scenetok_ns.tools.earlier_modules import register_earlier_modules
 from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
@@ -32,6 +39,7 @@ put_ffmpeg_on_path()
 
 REFINING_STEPS = 300
 DEPTH_STEPS = 4000
+SPLAT_STEPS = 2000
 
 
 def specification(
@@ -54,7 +62,7 @@ def specification(
             mixed_precision=False,  # the model uses bfloat16 where it should; Nerfstudio's own would be float16
             pipeline=pipeline,
             optimizers={group: {"optimizer": one, "scheduler": schedule} for group, one in optimizers.items()},
-            viewer=ViewerConfig(quit_on_train_completion=True),  # else ns-train never ends
+            viewer=ViewerConfig(websocket_host="127.0.0.1"),  # whoever reaches the page may press its buttons
             vis="tensorboard",
         ),
         description=description,
@@ -95,6 +103,40 @@ def depth_method(name: str, preset: str, description: str) -> MethodSpecificatio
     optimizers = {"depth_head": AdamWConfig(lr=1e-3, weight_decay=0.02, clip_norm=1.0)}
     schedule = WarmupMilestonesConfig(warmup_steps=100, milestones=(DEPTH_STEPS // 2, DEPTH_STEPS * 4 // 5), gamma=0.3)
     return specification(name, description, DEPTH_STEPS, pipeline, optimizers, schedule)
+
+
+def splat_method(name: str, preset: str, description: str) -> MethodSpecification:
+    """splatfacto's learning rates, for few steps."""
+    rates = {"features_dc": 2.5e-3, "features_rest": 1.25e-4, "opacities": 0.05, "scales": 5e-3, "quats": 1e-3}
+    optimizers: dict[str, dict[str, Any]] = {
+        group: {"optimizer": AdamOptimizerConfig(lr=rate, eps=1e-15), "scheduler": None}
+        for group, rate in {"means": 1.6e-4, **rates, "camera_opt": 1e-4}.items()
+    }
+    optimizers["means"]["scheduler"] = ExponentialDecaySchedulerConfig(lr_final=1.6e-6, max_steps=SPLAT_STEPS)
+    return MethodSpecification(
+        config=TrainerConfig(
+            method_name=name,
+            max_num_iterations=SPLAT_STEPS,
+            steps_per_save=SPLAT_STEPS,
+            steps_per_eval_batch=0,
+            steps_per_eval_image=500,
+            steps_per_eval_all_images=SPLAT_STEPS,
+            machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+            mixed_precision=False,
+            pipeline=VanillaPipelineConfig(
+                datamanager=SplatDataManagerConfig(
+                    preset=preset,
+                    dataparser=NerfstudioDataParserConfig(load_3D_points=True),
+                    cache_images_type="uint8",
+                ),
+                model=SplatModelConfig(),
+            ),
+            optimizers=optimizers,
+            viewer=ViewerConfig(quit_on_train_completion=True),
+            vis="tensorboard",
+        ),
+        description=description,
+    )
 
 
 scenetok = method(
@@ -152,6 +194,12 @@ scenetok_depth = depth_method(
     "Depth head of a frozen SceneTok (--pipeline.model.tokenizer); other presets by --pipeline.model.preset.",
 )
 
+scenetok_splat = splat_method(
+    "scenetok-splat",
+    "scenetok-tiny",
+    "Gaussian splats of a capture with few photographs: SceneTok renders what they do not show (needs an NVIDIA GPU).",
+)
+
 METHODS = (
     scenetok,
     scenetok_dl3dv,
@@ -162,6 +210,7 @@ METHODS = (
     scenegen_tiny,
     scenetok_refine,
     scenetok_depth,
+    scenetok_splat,
 )
 
 

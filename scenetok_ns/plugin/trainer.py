@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms, writer
@@ -18,7 +19,8 @@ from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.run_checkpoints import CHECKPOINT_NAME, checkpoint_path, read_checkpoint
 from scenetok_ns.plugin.model import SceneTokModel
 from scenetok_ns.tools.atomic_files import remove_leftovers
-from scenetok_ns.tools.printing import print_line
+from scenetok_ns.tools.printing import command, print_line
+from scenetok_ns.tools.run_files import CONFIG
 from scenetok_ns.training.checkpoints import random_states, restore_random_states, save_checkpoint
 from scenetok_ns.training.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import ClippedAdamW
@@ -83,12 +85,18 @@ class SceneTokTrainer(Trainer):
             print_line(f"This run is complete: {self._start_step} steps in {self.checkpoint_dir}")
             return
         cast(SceneTokModel, self.pipeline.model).begin_training()
+        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._name_viewer))
         try:
             super().train()
         except Exception:
             if not self._has_trained:
                 self._remove_unused_folder()
             raise
+
+    def _name_viewer(self, step: int) -> None:
+        """Print the command that displays the run; the stock trainer then keeps an open viewer until Ctrl-C."""
+        if comms.is_main_process():
+            print_line(f"Look at it: {command('ns-viewer', '--load-config', self.base_dir / CONFIG)}")
 
     @check_main_thread
     def _remove_unused_folder(self) -> None:

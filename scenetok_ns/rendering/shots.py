@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from scenetok_ns.data.camera_path_files import CameraPath, square_lens
-from scenetok_ns.data.camera_paths import PathName, preset_path
+from scenetok_ns.data.camera_paths import PathName, preset_path, zoom_factors
 from scenetok_ns.data.scenes import DataError, Scene
 from scenetok_ns.models.cameras import pose_distances, scaled_poses
 from scenetok_ns.models.flow.sampling import OnStep
@@ -51,7 +51,8 @@ def path_around(name: PathName, tokens: SceneTokens, count: int, size: tuple[int
         )
     focal = float(tokens.cameras_intrinsics[:, [0, 1], [0, 1]].median())
     c2w = preset_path(name, tokens.cameras_c2w.cpu(), count)
-    return CameraPath(c2w, square_lens(focal).expand(count, 3, 3), size)
+    lenses = [square_lens(focal * factor) for factor in zoom_factors(name, count).tolist()]
+    return CameraPath(c2w, torch.stack(lenses), size)
 
 
 def render_shots(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
@@ -64,13 +64,25 @@ def surface_points(
         frames = torch.nn.functional.interpolate(frames.float(), size=size, mode="area")
         maps = sweep_depths(frames, cameras, chosen, options)
         frames, cameras = frames[chosen], cameras.select(chosen)
-    means = unproject(maps.depth, cameras).permute(0, 2, 3, 1).flatten(0, 2)
+    confidence = maps.confidence[:, 0]
+    sample = confidence.flatten()[:: -(-confidence.numel() // QUANTILE_OF)]
+    return depth_points(frames, cameras, maps.depth, (confidence > 0) & (confidence >= sample.quantile(1 - KEPT)))
+
+
+def depth_points(
+    frames: Float[Tensor, "n 3 height width"],
+    cameras: CameraBatch,
+    depth: Float[Tensor, "n 1 height width"],
+    where: Bool[Tensor, "n height width"] | None = None,
+) -> Points:
+    """The surface points of all pixels, or of those that `where` marks, at a known depth along the optical axis."""
+    means = unproject(depth, cameras).permute(0, 2, 3, 1).flatten(0, 2)
     colours = frames.float().permute(0, 2, 3, 1).flatten(0, 2)
     focal = cameras.intrinsics[0, :, 0, 0].float() * frames.shape[-1]
-    sizes = (maps.depth[:, 0] / focal[:, None, None]).flatten()
-    confidence = maps.confidence.flatten()
-    sample = confidence[:: -(-len(confidence) // QUANTILE_OF)]
-    kept = (confidence > 0) & (confidence >= sample.quantile(1 - KEPT))
+    sizes = (depth[:, 0] / focal[:, None, None]).flatten()
+    if where is None:
+        return Points(means, colours, sizes)
+    kept = where.flatten()
     return Points(means[kept], colours[kept], sizes[kept])
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
 
 from scenetok_ns.bridge.scene_views import SceneViews
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
@@ -20,18 +22,41 @@ LEAST_DISTANCE = 0.05
 """From the camera to the point that it turns about, in units of the scene."""
 
 
-BEFORE_FRUSTUM = 3.0
+BEFORE_FRUSTUM = 1.5
 """Distance from a frustum's tip, in sizes of the frustum."""
+STOCK_SCALE, FRUSTUM_SHARE = 0.1, 0.04
+"""Nerfstudio's size of frustums, which in rooms look like dirt, and ours over the spread of the cameras."""
+
+
+def size_frustums(viewer: Viewer, cameras: Cameras) -> None:
+    """Draw frustums in proportion to the scene, unless another size than Nerfstudio's was asked for."""
+    from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+
+    spread = camera_spread(nerfstudio_to_camera_batch(cameras).c2w[0])
+    if viewer.config.camera_frustum_scale == STOCK_SCALE and math.isfinite(spread):
+        wanted = FRUSTUM_SHARE * spread * VISER_NERFSTUDIO_SCALE_RATIO
+        viewer.config.camera_frustum_scale = max(STOCK_SCALE, wanted)
+
+
+def begin_without_frustums(viewer: Viewer) -> None:
+    """Hide frustums until somebody asks for them: on a walk, those ahead would cover the first picture."""
+    draw = viewer.init_scene
+
+    def draw_as_chosen(*args: Any, **options: Any) -> None:
+        draw(*args, **options)
+        if viewer.show_images.visible:
+            viewer.set_camera_visibility(False)
+
+    viewer.init_scene = draw_as_chosen  # type: ignore[method-assign]
+    viewer.toggle_cameravis_button()
 
 
 def draw_frustums(viewer: Viewer, pictures: SceneViews) -> None:
-    """The views of `pictures` in the place of those drawn before; hidden if those were."""
+    """Draw the views of `pictures` instead of those before."""
     for handle in getattr(viewer, "camera_handles", {}).values():
         handle.remove()
     trainer = viewer.trainer
     viewer.init_scene(pictures, "completed" if trainer is None else trainer.training_state)
-    if viewer.show_images.visible:
-        viewer.set_camera_visibility(False)
 
 
 def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: float) -> None:
@@ -55,3 +80,23 @@ def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: fl
         client.camera.up_direction = (up / torch.linalg.vector_norm(up)).numpy()
         client.camera.position = (position * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
         client.camera.look_at = (ahead * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
+
+
+def look_through(client: viser.ClientHandle, c2w: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"]) -> None:
+    """Put a browser's camera exactly where a square picture was taken, so that the canvas shows its whole view.
+
+    Args:
+        client: The browser.
+        c2w: Camera-to-world, OpenCV axes, in the capture's units.
+        intrinsics: Of the square picture, divided by its side.
+    """
+    from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+    from viser.transforms import SO3
+
+    pose = c2w.double().cpu()
+    aspect = client.camera.aspect
+    half = 0.5 / float(intrinsics[1, 1])  # of the square, whose side is the canvas's shorter one
+    with client.atomic():
+        client.camera.fov = 2 * math.atan(half / min(aspect, 1.0))
+        client.camera.position = (pose[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
+        client.camera.wxyz = SO3.from_matrix(pose[:3, :3].numpy()).wxyz

@@ -1,37 +1,29 @@
-"""Generating a scene while the viewer stays live: conditions from the panel, and a thread that takes turns."""
+"""What a scene is generated from: the choices of the panel as inputs of the generator."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scenetok_ns.bridge.capture_kinds import find_dataparser
+from scenetok_ns.bridge.scene_views import read_capture
 from scenetok_ns.data.anchors import anchors_along, home_pose, trajectory
 from scenetok_ns.data.camera_path_files import read_camera_path
 from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.data.scenes import DataError, Scene
 from scenetok_ns.data.sources.photograph import GenerationInputs, PhotographSource
 from scenetok_ns.models.presets import SceneSamplerConfig
-from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
-
-logger = logging.getLogger(__name__)
 
 OWN_VIEWS, CAMERA_PATH = "views of the scene", "camera path"
 ANCHORS: list[str] = [OWN_VIEWS, *get_args(Trajectory), CAMERA_PATH]
-"""Where the anchors come from: the data set, a preset trajectory from the first photograph on, or the path that was
-exported last from the viewer's render tab."""
-TURN_SECONDS = 0.002
-"""Pause between two steps, in which renders that wait get their turn."""
-REPORT_SECONDS = 0.5
+"""Where the anchors come from: the data set, a preset trajectory from the first photograph on, or the keyframes of the
+viewer's Render tab; without keyframes, the path that was exported last from there."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +35,12 @@ class GenerationRequest:
     """Photographs of the data set's scene."""
     photograph: Path | None
     """An image file in the place of the data set's scene."""
+    capture: Path | None
+    """A folder of photographs with cameras in the place of the data set's scene."""
     anchors: str
     """One of `ANCHORS`."""
+    keyframes: Float[Tensor, "n 4 4"] | None
+    """Poses of the Render tab's keyframe path, if it has one."""
     seed: int
     sampler: SceneSamplerConfig
 
@@ -56,6 +52,7 @@ def conditions_of(
 
     `camera_paths`: the folder that the viewer's render tab exports to. Raises DataError.
     """
+    spread = renderer.preset.data.camera_spread
     count, size = renderer.preset.data.views.num_context, renderer.scenetok.image_size
     if request.photograph is not None:
         name = "forward" if request.anchors == OWN_VIEWS else request.anchors
@@ -64,6 +61,12 @@ def conditions_of(
         source.check_size(size[0])
         scene, given, scale = source.scene(source.key), [0], source.pose_scale
         anchors = path
+    elif request.capture is not None:
+        found = read_capture(find_dataparser(request.capture).setup(), "test", typical_spread=spread)
+        scene, scale = found.read(), found.pose_scale
+        given = list(range(scene.num_frames))
+        name = "forward" if request.anchors in (OWN_VIEWS, CAMERA_PATH) else request.anchors
+        anchors = from_pose(trajectory(name), scene.c2w[0], scale)  # type: ignore[arg-type]
     else:
         scenes = renderer.scenes
         chosen = scenes.scene(request.scene)
@@ -74,7 +77,8 @@ def conditions_of(
         if request.anchors not in (OWN_VIEWS, CAMERA_PATH):
             anchors = from_pose(trajectory(request.anchors), scene.c2w[given[0]], scale)  # type: ignore[arg-type]
     if request.anchors == CAMERA_PATH:
-        anchors = read_camera_path(newest_camera_path(camera_paths))
+        keyframes = request.keyframes
+        anchors = read_camera_path(newest_camera_path(camera_paths)) if keyframes is None else keyframes
     return GenerationInputs(scene.load_views(given, size), anchors_along(anchors, count), scale), scene, given
 
 
@@ -93,65 +97,3 @@ def newest_camera_path(folder: Path) -> Path:
             f"no camera path in {folder}: add keyframes in the Render tab, and press its Generate Command button"
         )
     return files[-1]
-
-
-class StoppedError(Exception):
-    """The generation was aborted."""
-
-
-class Generation(threading.Thread):
-    """One generation. It holds the viewer's lock while it computes, and lets renders in between two steps."""
-
-    def __init__(
-        self,
-        run: Callable[[Callable[[int, int], None]], SceneTokens],
-        lock: Any,
-        *,
-        share: bool,
-        report: Callable[[str, bool], None],
-        done: Callable[[SceneTokens], None],
-    ) -> None:
-        """
-        Args:
-            run: makes the tokens and reports its steps.
-            lock: the viewer's, under which alone the model is used.
-            share: give the lock away between steps; no, where training would go on with it.
-            report: is told how far it is, and whether that is the end; called without the lock.
-            done: takes the tokens; called with the lock.
-        """
-        super().__init__(daemon=True, name="scene-generation")
-        self._run, self._lock, self._share, self._report, self._done = run, lock, share, report, done
-        self._stop_asked = threading.Event()
-        self._reported = 0.0
-
-    def abort(self) -> None:
-        """End it at its next step."""
-        self._stop_asked.set()
-
-    def run(self) -> None:
-        started = time.monotonic()
-        try:
-            with self._lock:
-                tokens = self._run(self._on_step)
-                self._done(tokens)
-            self._report(f"generated in {time.monotonic() - started:.1f} s", True)
-        except StoppedError:
-            self._report("stopped", True)
-        except Exception as error:
-            logger.exception("generating a scene failed")
-            self._report(str(error) or type(error).__name__, True)
-
-    def _on_step(self, done: int, total: int) -> None:
-        if self._stop_asked.is_set():
-            raise StoppedError
-        due = time.monotonic() > self._reported + REPORT_SECONDS
-        if not self._share:
-            return
-        self._lock.release()
-        try:
-            if due:
-                self._reported = time.monotonic()
-                self._report(f"generating: step {done} of {total}", False)
-            time.sleep(TURN_SECONDS)
-        finally:
-            self._lock.acquire()

@@ -2,20 +2,26 @@
 
 Its web server takes `..` in a request's path, so that it would send any file of this machine. It sets whatever
 attribute of an element a message names, and values that a list does not offer: Nerfstudio's Load Path would read any
-JSON file.
+JSON file. And it keeps whatever a page uploads in memory, without a limit.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import viser
-from viser import _gui_api
+from viser import ViserServer, _gui_api
 from viser.infra import _infra
 
+from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
+
 logger = logging.getLogger(__name__)
+
+MOST_UPLOADS = 4
+"""Uploads at a time, of all browsers together."""
 
 
 class PageFolder(type(Path())):  # type: ignore[misc]
@@ -65,3 +71,51 @@ def guard_updates() -> None:
 
     guarded.is_guarded = True  # type: ignore[attr-defined]
     _gui_api.GuiApi._handle_gui_updates = guarded  # type: ignore[method-assign, assignment]
+
+
+def guard_uploads(server: ViserServer, refused: Callable[[str], None]) -> None:
+    """Limit what pages may upload: size, number at a time, and not more than was announced.
+
+    `refused` is told why an upload is dropped.
+    """
+    from viser import _messages
+
+    handlers = server._websock_server._incoming_handlers
+    gui = server.gui
+    states = gui._current_file_upload_states
+    start, part = _messages.FileTransferStart, _messages.FileTransferPart
+
+    def start_guarded(client: Any, message: Any) -> None:
+        name, size, count = message.filename, message.size_bytes, message.part_count
+        if not _is_sound(name, size, count):
+            refused(f"an upload of {str(size)[:20]} bytes is refused: at most {LARGEST_UPLOAD:,} are taken")
+        elif len(states) >= MOST_UPLOADS:
+            states.clear()  # of pages that were closed meanwhile, or that ask too much
+            refused("uploads that were not finished are dropped; send the file again")
+        else:
+            gui._handle_file_transfer_start(client, message)
+
+    def part_guarded(client: Any, message: Any) -> None:
+        state = states.get(message.transfer_uuid)
+        if state is None:
+            return
+        length = len(message.content) if isinstance(message.content, bytes) else LARGEST_UPLOAD
+        expected = isinstance(message.part, int) and 0 <= message.part < state["part_count"]
+        again = message.part in state["parts"] if expected else True
+        known = message.source_component_id in gui._gui_input_handle_from_id
+        if not expected or again or not known or state["transferred_bytes"] + length > state["total_bytes"]:
+            states.pop(message.transfer_uuid, None)
+            refused("an upload is dropped: more or other data came than was announced")
+            return
+        gui._handle_file_transfer_part(client, message)
+
+    for kind, stock, guard in (
+        (start, gui._handle_file_transfer_start, start_guarded),
+        (part, gui._handle_file_transfer_part, part_guarded),
+    ):
+        handlers[kind] = [guard if handler == stock else handler for handler in handlers.get(kind, [])]
+
+
+def _is_sound(name: Any, size: Any, count: Any) -> bool:
+    numbers = isinstance(size, int) and isinstance(count, int)
+    return numbers and isinstance(name, str) and 0 < size <= LARGEST_UPLOAD and 0 < count <= size

@@ -13,6 +13,8 @@ from torch import Tensor
 LETTER_WIDTH, LINE_HEIGHT, MARGIN = 6, 12, 8
 """Of Pillow's built-in font, in pixels."""
 SMALLEST_WIDTH = 240
+CAPTION_SHARE = 0.09
+"""Height of a caption over the picture's."""
 
 
 ERROR, NOTE = (70, 10, 10), (24, 32, 48)
@@ -33,3 +35,11 @@ def message_picture(
     for number, line in enumerate(lines[:fitting]):
         draw.text((MARGIN, MARGIN + number * LINE_HEIGHT), line, fill=(255, 255, 255))
     return torch.from_numpy(np.array(picture.resize((width, height))).astype(np.float32) / 255)
+
+
+def with_caption(picture: Float[Tensor, "height width 3"], message: str) -> Float[Tensor, "height width 3"]:
+    """A picture with a line of white text on a dark strip at its lower end."""
+    height, width = picture.shape[:2]
+    strip = max(min(max(round(height * CAPTION_SHARE), 3 * LINE_HEIGHT), height // 3), 1)
+    text = message_picture(message, strip, width, NOTE)
+    return torch.cat([picture[: height - strip].cpu().float(), text])

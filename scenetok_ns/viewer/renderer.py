@@ -13,6 +13,7 @@ from threading import Thread, current_thread
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
@@ -31,7 +32,8 @@ from scenetok_ns.models.rendered_depth import sweep_views
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.pictures import FAR, ViewDepth, picture_outputs, relative_uncertainty
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
-from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture
+from scenetok_ns.viewer.comparison import DIFFERENCE, PHOTOGRAPH, Comparison
+from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture, with_caption
 from scenetok_ns.viewer.shown_scene import NotReadyError, Shown, ShownScene
 from scenetok_ns.viewer.splat_preview import SplatPreview
 from scenetok_ns.viewer.view_cache import View, ViewCache
@@ -74,6 +76,7 @@ class ViewerRenderer:
         self.renderer, self.scene = renderer, ShownScene(renderer)
         self._space = latent_space(renderer.preset.target_autoencoder)
         self.settings = ViewSettings.of(renderer)
+        self.comparison = Comparison(self.scene, renderer.preset.data.image_size)
         self.views = ViewCache()
         self.splat = SplatPreview()
         self._sent: WeakKeyDictionary[Thread, tuple[View, PictureRequest]] = WeakKeyDictionary()
@@ -107,7 +110,7 @@ class ViewerRenderer:
             except IOChangeException:
                 raise
             except NotReadyError as note:
-                outputs = self._message(str(note), request, NOTE)
+                outputs = self._waiting(str(note), request)
             except Exception as error:
                 logger.exception("rendering for the viewer failed")
                 if isinstance(error, torch.OutOfMemoryError):
@@ -118,22 +121,44 @@ class ViewerRenderer:
             thread.catch_up(camera.camera_to_worlds[0])
         return outputs
 
+    def picture(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
+        """The picture of a one-camera slice in full quality, in [0, 1]. Raises what is wrong."""
+        request = request_of(camera, self.settings.wide)
+        square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
+        view = self._view(square, min(request.height, request.width), False, lambda done, total: None)
+        return self._fitted(view, square, request)["rgb"]
+
     def _pictures(
         self, camera: Cameras, request: PictureRequest, thread: RenderThread, on_step: OnStep
     ) -> dict[str, Tensor]:
         """A preview that this browser has just been sent is not sent again: the viewer is told to go on."""
+        if not self.scene.is_encoded and self.scene.ready:
+            if thread.moving:
+                return self._waiting(self._encoding(), request)
+            self.scene.current(on_step)
+            if thread.starts_over():  # the preview comes first
+                raise IOChangeException
         if thread.moving and (drawn := self.splat.picture(camera, self.scene.current(on_step).version)) is not None:
-            return picture_outputs(drawn, drawn.new_zeros(*drawn.shape[:2], 1), None)
+            outputs = picture_outputs(drawn, drawn.new_zeros(*drawn.shape[:2], 1), None)
+            return self.comparison.add(outputs, camera, request)
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
         view = self._view(square, min(request.height, request.width), thread.moving, on_step)
         last, self._sent[current_thread()] = self._sent.get(current_thread()), (view, request)
         if thread.waiting and last == (view, request):
             thread.go_on()
             raise IOChangeException
+        if not thread.moving:
+            self.comparison.measure(view)
+        depth = self._depth(view, thread.moving, on_step)
+        return self.comparison.add(self._fitted(view, square, request, depth), camera, request)
+
+    def _fitted(
+        self, view: View, square: CameraBatch, request: PictureRequest, depth: ViewDepth | None = None
+    ) -> dict[str, Tensor]:
         fitting = view.camera.intrinsics[0, 0], square.intrinsics[0, 0]
         rgb = request.fit(view.picture[None], *fitting)[0].permute(1, 2, 0).clamp(0, 1)
         uncertainty = request.fit(view.uncertainty[None, None], *fitting)[0].permute(1, 2, 0)
-        return picture_outputs(rgb, uncertainty, request, self._depth(view, thread.moving, on_step), *fitting)
+        return picture_outputs(rgb, uncertainty, request, depth, *fitting)
 
     def _depth(self, view: View, moving: bool, on_step: OnStep) -> ViewDepth | None:
         """Depth of a view, for a viewer that reads it; None: a far plane, for previews without a depth head."""
@@ -215,7 +240,26 @@ class ViewerRenderer:
 
     def _message(self, message: str, request: PictureRequest, background: tuple[int, int, int]) -> dict[str, Tensor]:
         rgb = message_picture(message, request.height, request.width, background).to(self.renderer.device)
-        return picture_outputs(rgb, rgb.new_zeros(request.height, request.width, 1), None)
+        return self._all_alike(rgb)
+
+    def _encoding(self) -> str:
+        return f"encoding {len(self.scene.given)} views of {self.scene.title} ..."
+
+    def _waiting(self, message: str, request: PictureRequest) -> dict[str, Tensor]:
+        """The photograph that the camera starts at, with a message below it."""
+        found = self.comparison.photograph()
+        if found is None:
+            return self._message(message, request, NOTE)
+        square = request.fit(found[0][None])[0].permute(1, 2, 0).clamp(0, 1)
+        framed = request.with_border(square) if request.wide == "border" else square
+        return self._all_alike(with_caption(framed, message).to(self.renderer.device))
+
+    @staticmethod
+    def _all_alike(rgb: Tensor) -> dict[str, Tensor]:
+        """A picture that is no view, as all outputs: whatever is displayed, it is seen."""
+        outputs = picture_outputs(rgb, rgb.mean(dim=-1, keepdim=True), None)
+        outputs |= {PHOTOGRAPH: rgb, DIFFERENCE: outputs["uncertainty"]}
+        return outputs
 
 
 def most_previous_views(sampler: SamplerConfig, latents_per_chunk: int) -> int:

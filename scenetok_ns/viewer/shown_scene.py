@@ -46,16 +46,38 @@ class _Choice:
     """Whether these are other views than the tools take."""
 
 
+@dataclass(frozen=True, eq=False)
+class Own:
+    """Tokens that are not of the data set: from a file, generated, or of uploaded photographs."""
+
+    tokens: SceneTokens
+    views: SceneViews
+    """Views to be drawn with them."""
+    photographs: Scene | None
+    """Photographs of the scene, in the world of its cameras; None: there are none to compare with."""
+    number: int
+    """Another one for each that is taken."""
+
+
+@dataclass(frozen=True)
+class SceneState:
+    """What is shown, to go back to."""
+
+    scene: Scene
+    choice: _Choice
+    own: Own | None
+
+
 class ShownScene:
     """See the module. Methods that choose raise what is wrong, and then leave the scene that was shown."""
 
     def __init__(self, renderer: SceneRenderer) -> None:
         self._renderer, self._scenes = renderer, renderer.scenes
-        self._scene, self._choice = self._of_data_set(self._scenes.active)
-        self._tokens: SceneTokens | None = None
+        scene, choice = self._of_data_set(self._scenes.active)
+        self.state = SceneState(scene, choice, None)
+        """May be set to an earlier one."""
         self._encoded: tuple[tuple[_Choice, int], SceneTokens] | None = None
-        self._views: SceneViews | None = None
-        self._changes = 0
+        self._taken = 0
         self.note = "press Generate: this model makes a scene from photographs"
         """What is shown while there is no scene."""
 
@@ -66,8 +88,22 @@ class ShownScene:
         return self._scenes.keys
 
     @property
+    def _scene(self) -> Scene:
+        return self.state.scene
+
+    @property
+    def _choice(self) -> _Choice:
+        return self.state.choice
+
+    @property
     def number(self) -> int:
         return self._choice.number
+
+    @property
+    def title(self) -> str:
+        """Name of what is shown."""
+        own = self.state.own
+        return self._scene.key if own is None else own.tokens.scene or own.views.scene.key
 
     @property
     def given(self) -> list[int]:
@@ -88,12 +124,27 @@ class ShownScene:
     @property
     def ready(self) -> bool:
         """Whether there are tokens, or photographs to encode."""
-        return self._tokens is not None or not self.generates
+        return self.state.own is not None or not self.generates
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the tokens have been there before: in a training they are encoded again with every step's weights."""
+        return self.state.own is not None or (self._encoded is not None and self._encoded[0][0] == self._choice)
+
+    @property
+    def photographs(self) -> tuple[Scene, list[int]] | None:
+        """The photographs of what is shown, and which of them the model was given; None: there are none."""
+        own = self.state.own
+        if own is not None:
+            return None if own.photographs is None else (own.photographs, own.views.indices.tolist())
+        if self._scenes.stored_tokens(self.number) is not None:
+            return None
+        return self._scene, self.given
 
     def current(self, on_step: OnStep | None = None) -> Shown:
         """The tokens to render. Raises NotReadyError where a scene is to be generated first."""
-        if self._tokens is not None:
-            return Shown(self._tokens, f"own {self._changes}", self._renderer.networks)
+        if (own := self.state.own) is not None:
+            return Shown(own.tokens, f"own {own.number}", self._renderer.networks)
         if self.generates:
             raise NotReadyError(self.note)
         version = self._choice, self._renderer.weights.number
@@ -103,8 +154,8 @@ class ShownScene:
 
     def pictures(self) -> SceneViews:
         """The views to be drawn as frustums."""
-        if self._views is not None:
-            return self._views
+        if self.state.own is not None:
+            return self.state.own.views
         return self.views_of(self._scene, torch.tensor(self._choice.given))
 
     def views_of(self, scene: Scene, indices: Int64[Tensor, " v"]) -> SceneViews:
@@ -143,27 +194,23 @@ class ShownScene:
         source = TokenSource(path)
         self._renderer.scenetok.check_tokens(source.tokens)
         views = self.views_of(source.scene(source.key), source.fixed_views(0).context)
-        self.take(source.tokens.to(self._renderer.device), views)
+        self.take(source.tokens.to(self._renderer.device), views, None)
 
-    def save(self, path: Path, num_tokens: int | None) -> SceneTokens:
-        """Write the tokens that are shown, as many as are used; gives them back."""
-        if path.suffix != ".safetensors":
-            raise DataError(f"token files end in .safetensors, got {path.name!r}")
+    def tokens(self, num_tokens: int | None) -> SceneTokens:
+        """The tokens that are shown, as many as are used; None: all."""
         tokens = self.current().tokens
         if num_tokens is not None and num_tokens < len(tokens.mean):
             tokens = tokens.subset(num_tokens)
-        tokens.save(path)
         return tokens
 
-    def take(self, tokens: SceneTokens, views: SceneViews) -> None:
-        """Tokens made elsewhere, and the views to be drawn with them."""
-        self._tokens, self._views = tokens, views
-        self._changes += 1
+    def take(self, tokens: SceneTokens, views: SceneViews, photographs: Scene | None) -> None:
+        """Tokens made elsewhere, the views to be drawn with them, and the photographs to compare with."""
+        self._taken += 1
+        self.state = SceneState(self._scene, self._choice, Own(tokens, views, photographs, self._taken))
 
     def _take(self, scene: Scene, choice: _Choice) -> None:
         scene.load_images(choice.given[:1])  # a damaged scene is refused here
-        self._scene, self._choice, self._tokens, self._views = scene, choice, None, None
-        self._changes += 1
+        self.state = SceneState(scene, choice, None)
 
     def _of_data_set(self, number: int) -> tuple[Scene, _Choice]:
         found = self._scenes.scene(number)

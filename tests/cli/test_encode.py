@@ -80,7 +80,22 @@ def test_encode_refuses_other_endings_and_other_shapes_do_not_open(workplace: Pa
     assert "token files end in .safetensors" in failure_in(workplace, "encode", run="run", output="scene.pt")
     SceneTokens(torch.zeros(4, 8), torch.eye(4), preset="another").save(workplace / "other.safetensors")
     said = failure_in(workplace, "new-run", str(workplace / "run"), output="new", tokens="other.safetensors")
-    assert "4 tokens of 8 numbers, made by preset another, but this run's model takes 16 of 8" in said
+    assert "other.safetensors was made by preset another, whose tokens mean nothing" in said
+    SceneTokens(torch.zeros(17, 8), torch.eye(4), preset="another").save(workplace / "more.safetensors")
+    said = failure_in(workplace, "new-run", str(workplace / "run"), output="new", tokens="more.safetensors")
+    assert "17 tokens of 8 numbers, made by preset another, but this run's model takes up to 16 of 8" in said
+
+
+def test_a_file_with_fewer_tokens_opens(workplace: Path, tmp_path: Path) -> None:
+    scenetok_in(workplace, "encode", run="run", output=tmp_path / "all.safetensors")
+    tokens = SceneTokens.load(tmp_path / "all.safetensors").subset(5)
+    tokens.save(tmp_path / "some.safetensors")
+    scenetok_in(
+        workplace, "new-run", str(workplace / "run"), tokens=tmp_path / "some.safetensors", output=tmp_path / "few"
+    )
+    _, pipeline, *_ = eval_setup(tmp_path / "few" / "config.yml", test_mode="test")
+    renderer = pipeline.model.renderer
+    assert torch.equal(renderer.tokens_of(renderer.scenes.active).mean.cpu(), tokens.mean)
 
 
 def test_paths_are_printed_as_they_are(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

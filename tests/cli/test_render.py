@@ -158,7 +158,10 @@ def test_a_scene_rendered_again_replaces_its_pictures(workplace: Path, tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--path", "loop"], "unknown path 'loop'; give orbit, dolly, spiral, interpolate or a JSON file"),
+        (
+            ["--path", "loop"],
+            "unknown path 'loop'; give orbit, dolly, spiral, interpolate, lemniscate, zoom or a JSON file",
+        ),
         (["--path", "nothing.json"], "no file nothing.json"),
         (["--path", "{}/attic/transforms.json", "--frames", "4"], "--frames is for paths by name"),
         (["--compare"], "--tokens already give the scenes: leave out --compare"),

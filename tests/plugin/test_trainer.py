@@ -42,9 +42,10 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
     return [] if first == second else [where]
 
 
-def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
+def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In weights, moments, schedule and random states, to the bit. Warm-up and milestone fall into both parts."""
     whole = train(data, tmp_path / "whole", 8)
+    assert f"ns-viewer --load-config {whole.get_base_dir()}/config.yml" in capsys.readouterr().out.replace("\n", "")
     part = train(data, tmp_path / "part", 3)
     rest = train(data, tmp_path / "rest", 5, load_dir=part.get_checkpoint_dir())
     assert differences(final_state(whole, 7), final_state(rest, 7)) == []

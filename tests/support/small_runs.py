@@ -98,7 +98,9 @@ def write_run(data: Path, output: Path, preset: Path = PRESET) -> Path:
     randomize(pipeline)
     config.save_config()
     config.get_checkpoint_dir().mkdir(parents=True)
-    torch.save({"step": 0, "pipeline": pipeline.state_dict()}, config.get_checkpoint_dir() / "step-000000000.ckpt")
+    state: dict[str, Any] = {"step": 0, "pipeline": pipeline.state_dict(), "optimizers": {}}
+    state |= {"schedulers": {}, "scalers": {}}
+    torch.save(state, config.get_checkpoint_dir() / "step-000000000.ckpt")
     return config.get_base_dir()
 
 

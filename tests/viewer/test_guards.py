@@ -1,28 +1,72 @@
-"""The viewer's port attacked: files through its web server."""
+"""The viewer's port attacked: files through its web server, uploads without end, the panel's hooks."""
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import viser
+from viewer_client import ViewerClient
 
-from scenetok_ns.viewer.guards import guard_pages, guard_updates
+from scenetok_ns.viewer.guards import MOST_UPLOADS, guard_pages, guard_updates, guard_uploads
+from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
+
+
+class Served:
+    """A viser server with an upload button, and one client."""
+
+    def __init__(self) -> None:
+        for _ in range(2):  # once is enough, twice does no harm
+            guard_pages()
+            guard_updates()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.server = viser.ViserServer("127.0.0.1", port, verbose=False)
+        self.refused: list[str] = []
+        guard_uploads(self.server, self.refused.append)
+        self.taken: list[Any] = []
+        self.button = self.server.gui.add_upload_button("Upload")
+        self.button.on_upload(lambda event: self.taken.append(self.button.value))
+        self.port = self.server.get_port()
+        self.client = ViewerClient(self.port)
+        self.client.look((0.0, 0.0, 0.0), 1.0)  # a browser counts once its camera is known
+        self.wait(self.server.get_clients)
+
+    def send(self, kind: str, **values: Any) -> None:
+        self.client._socket.send(msgspec.msgpack.encode({"type": kind, **values}))
+
+    def begin(self, uuid: str, size: Any, count: Any = 1, name: Any = "a.png") -> None:
+        button = self.button._impl.id
+        values = {"filename": name, "mime_type": "image/png", "part_count": count, "size_bytes": size}
+        self.send("FileTransferStart", source_component_id=button, transfer_uuid=uuid, **values)
+
+    def part(self, uuid: str, part: Any, content: Any) -> None:
+        button = self.button._impl.id
+        self.send("FileTransferPart", source_component_id=button, transfer_uuid=uuid, part=part, content=content)
+
+    @property
+    def waiting(self) -> dict[str, Any]:
+        return self.server.gui._current_file_upload_states
+
+    def wait(self, condition: Any) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, (self.refused, self.waiting)
+            time.sleep(0.01)
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    for _ in range(2):  # once is enough, twice does no harm
-        guard_pages()
-        guard_updates()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
-    server = viser.ViserServer("127.0.0.1", free, verbose=False)
-    yield server.get_port()
-    server.stop()
+def served() -> Iterator[Served]:
+    made = Served()
+    yield made
+    made.client.__exit__(None, None, None)
+    made.server.stop()
 
 
 def request(port: int, path: str) -> bytes:
@@ -35,10 +79,70 @@ def request(port: int, path: str) -> bytes:
     return answer
 
 
-def test_the_page_is_sent_and_nothing_beside_it(port: int, tmp_path: Path) -> None:
+def test_the_page_is_served_and_no_other_file(served: Served, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
-    secret.write_text("not for you")
-    assert b" 200 " in request(port, "/").splitlines()[0]
-    for path in (f"/{'../' * 20}{str(secret)[1:]}", f"/{secret}", f"/%2e%2e/{secret}"):
-        answer = request(port, path)
-        assert b"not for you" not in answer and b" 200 " not in answer.splitlines()[0]
+    secret.write_text("do not tell")
+    assert b"200 OK" in request(served.port, "/") and b"<html" in request(served.port, "/index.html").lower()
+    home = served.server._websock_server._http_server_root
+    inside = next(path for path in Path(home, "assets").iterdir() if path.suffix == ".css")
+    assert b"200 OK" in request(served.port, f"/assets/{inside.name}")
+    up = "../" * 40
+    for path in (
+        f"/{up}{secret}",
+        f"/assets/{up}{secret}",
+        f"/{secret}",
+        f"//{secret}",
+        f"/%2e%2e/{secret}",
+        "/../build",
+        "/assets",
+        "/\0",
+    ):
+        answer = request(served.port, path)
+        assert b"do not tell" not in answer and b"200 OK" not in answer, path
+    assert b"200 OK" in request(served.port, "/")  # it goes on
+
+
+def test_uploads_end_where_they_should(served: Served) -> None:
+    served.begin("good", 6, 2)
+    served.wait(lambda: "good" in served.waiting)
+    served.part("good", 0, b"abc")
+    served.part("good", 1, b"def")
+    served.wait(lambda: served.taken)
+    assert (served.taken[0].name, served.taken[0].content) == ("a.png", b"abcdef") and not served.refused
+    for size, count in ((LARGEST_UPLOAD + 1, 1), (10**12, 2000), (0, 1), (5, 6), (-1, 1)):
+        before = len(served.refused)
+        served.begin("bad", size, count)
+        served.wait(lambda before=before: len(served.refused) > before)
+        assert not served.waiting
+    for part, content in ((0, b"more than announced"), (7, b"x"), (-1, b"x")):
+        before = len(served.refused)
+        served.begin("liar", 4)
+        served.wait(lambda: "liar" in served.waiting)
+        served.part("liar", part, content)
+        served.wait(lambda before=before: len(served.refused) > before)
+        assert not served.waiting
+    served.part("unknown", 0, b"x" * 1000)
+    for number in range(3 * MOST_UPLOADS):
+        served.begin(f"many{number}", 100)
+    served.begin("last", 3)
+    served.part("last", 0, b"xyz")
+    served.wait(lambda: len(served.waiting) <= MOST_UPLOADS and "dropped" in str(served.refused))
+    assert len(served.taken) <= 2
+
+
+def test_elements_take_nothing_but_values_that_they_offer(served: Served) -> None:
+    names = served.server.gui.add_dropdown("Names", ("a", "b"), initial_value="a")
+    number = served.server.gui.add_number("Number", 1)
+
+    def update(handle: Any, **updates: Any) -> None:
+        served.send("GuiUpdateMessage", id=handle._impl.id, updates=updates)
+
+    update(names, value="../../secret.json")
+    update(names, value="b", label="Other")
+    update(number, update_cb=[])
+    update(number, gui_api=None, value=5)
+    served.send("GuiUpdateMessage", id="nothing", updates={"value": 1})
+    update(names, value="b")
+    update(number, value=7)
+    served.wait(lambda: names.value == "b" and number.value == 7)
+    assert names._impl.label == "Names" and number._impl.gui_api is served.server.gui

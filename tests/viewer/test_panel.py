@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,93 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.viewer.utils import parse_object
-from nerfstudio.viewer.viewer import Viewer
-from nerfstudio.viewer.viewer_elements import ViewerElement
+from nerfstudio.viewer.viewer_elements import ViewerControl
 from PIL import Image
-from support.small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, randomize, small_pipeline, write_unlike_re10k
-from viewer_client import MOVING, ViewerClient
+from support.small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, small_pipeline, write_unlike_re10k
+from support.viewer_panel import Panel, Picture
+from viewer_client import MOVING
 
 from scenetok_ns.data.anchors import home_pose, trajectory
 from scenetok_ns.data.camera_path_files import write_camera_path
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.plugin.pipeline import SceneTokPipeline
 from scenetok_ns.viewer.generation import from_pose
-
-Picture = np.ndarray
-QUIET = 0.5
-
-
-class Panel:
-    """A viewer with one websocket client."""
-
-    def __init__(self, pipeline: SceneTokPipeline, folder: Path, trainer: Any = None) -> None:
-        self.pipeline, self.folder = pipeline, folder
-        randomize(pipeline)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.viewer = Viewer(
-            ViewerConfig(websocket_host="127.0.0.1", websocket_port=port, default_composite_depth=True),
-            log_filename=folder / "viewer.log",
-            datapath=folder,
-            pipeline=pipeline,
-            trainer=trainer,
-            train_lock=threading.Lock(),  # type: ignore[arg-type]
-        )
-        self.viewer.control_panel._max_res.value = 64
-        self.viewer.init_scene(pipeline.datamanager.train_dataset, "completed")
-        self.client = ViewerClient(self.viewer.viser_server.get_port())
-        self.client.look((0.0, 0.0, 0.0), aspect=1.0)
-        self.picture = self.at_rest()
-
-    def close(self) -> None:
-        self.client.__exit__(None, None, None)
-        self.viewer.viser_server.stop()
-
-    def element(self, name: str) -> Any:
-        """By "Folder/Name"."""
-        folder, label = name.split("/")
-        elements = vars(getattr(self.pipeline.SceneTok, folder)).values()
-        (found,) = [element for element in elements if getattr(element, "name", None) == label]
-        return found
-
-    def at_rest(self) -> Picture:
-        """The picture in full quality after which none comes."""
-        return self.client.at_rest(QUIET)
-
-    def set(self, name: str, value: Any = True) -> Picture:
-        """Set an element as a browser does, or press it; the picture that it leads to."""
-        self.client.set(self.element(name).gui_handle._impl.id, value)
-        self.picture = self.at_rest()
-        return self.picture
-
-    def says(self, name: str = "Scene/Status") -> str:
-        return self.element(name).value
-
-    def press(self, name: str) -> None:
-        """A button, whether or not a picture comes of it."""
-        self.client.set(self.element(name).gui_handle._impl.id, True)
-
-    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.says()
-            time.sleep(0.02)
-
-    def background(self, last: Callable[[dict[str, Any]], bool], seconds: float = 60) -> list[dict[str, Any]]:
-        """The messages with pictures, up to the one that `last` says yes to."""
-        found = []
-        for message in self.client.messages(seconds):
-            if message.get("type") == "BackgroundImageMessage":
-                found.append(message)
-                if last(message):
-                    return found
-        raise AssertionError(f"not in {seconds} s; {len(found)} other pictures came")
-
-    def frustums(self) -> list[tuple[float, ...]]:
-        return [tuple(handle.position) for handle in self.viewer.camera_handles.values()]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +41,7 @@ def panel(data: Path, tmp_path: Path) -> Iterator[Panel]:
 @pytest.fixture
 def generator(data: Path, tmp_path: Path) -> Iterator[Panel]:
     panel = Panel(small_pipeline(data, preset=GENERATOR).eval(), tmp_path)
-    panel.wait(lambda: panel.says("Generation/Progress").startswith("generated"))
+    panel.wait(lambda: panel.says("Generation").startswith("generated"))
     panel.client.look((0.0, 0.0, 0.0), aspect=1.0)
     panel.picture = panel.at_rest()
     yield panel
@@ -151,9 +74,9 @@ def test_depth_is_sent_along_where_it_is_composed(panel: Panel) -> None:
 def test_a_browser_that_comes_or_goes_ends_no_generation(panel: Panel) -> None:
     """For a moment the viewer has a client without its thread."""
     thread = panel.viewer.render_statemachines.pop(0)
-    panel.pipeline.SceneTok._ask_again()  # as reports of a generation do
+    panel.pipeline.SceneTok.session.ask_again()  # as reports of a generation do
     panel.viewer.render_statemachines[0] = thread
-    panel.pipeline.SceneTok._ask_again()
+    panel.pipeline.SceneTok.session.ask_again()
     panel.wait(lambda: thread.state == "high" and thread.next_action is None)
 
 
@@ -163,7 +86,7 @@ def test_each_element_of_the_view_changes_the_picture_and_back(panel: Panel) -> 
         ("View/Seed", 3, 0),
         ("View/Guidance", 3.0, 1.0),
         ("View/Steps at rest", 6, 2),
-        ("Tokens/Tokens used", 2, 8),
+        ("View/Tokens used", 2, 8),
     ):
         assert changed(panel.set(name, value), first), name
         assert not changed(panel.set(name, usual), first), name
@@ -175,10 +98,15 @@ def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
     first, frustums = panel.picture, panel.frustums()
     client = next(iter(panel.viewer.viser_server.get_clients().values()))
     names = panel.pipeline.datamanager.scenes.keys
+    handles = panel.viewer.camera_handles
+    assert not any(handle.visible for handle in handles.values())  # those ahead would cover the picture
+    panel.viewer.set_camera_visibility(True)
+    panel.viewer.toggle_cameravis_button()
     assert len(frustums) == NUM_CONTEXT and panel.pipeline.datamanager.scenes.active == 0
     second = panel.set("Scene/Scene", names[1])
     assert changed(second, first) and len(panel.frustums()) == NUM_CONTEXT and panel.frustums() != frustums
-    assert client.camera.position == pytest.approx(panel.frustums()[0], abs=0.5)
+    assert all(handle.visible for handle in panel.viewer.camera_handles.values())
+    assert client.camera.position == pytest.approx(panel.frustums()[0], abs=1.0)
     panel.element("Scene/Scene by name").value = names[2]
     assert changed(panel.set("Scene/Show scene by name"), second) and names[2] in panel.says()
     panel.element("Scene/Scene by name").value = "nowhere"
@@ -192,7 +120,7 @@ def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
 def test_context_views_can_be_counted_and_named(panel: Panel) -> None:
     first = panel.picture
     assert changed(panel.set("Scene/Context views", 2), first) and len(panel.frustums()) == 2
-    assert len(panel.says("Scene/Which ones").split(",")) == 2
+    assert len(panel.element("Scene/Which ones").value.split(",")) == 2
     assert not changed(panel.set("Scene/Context views", NUM_CONTEXT), first)
     panel.element("Scene/Which ones").value = "1, 3, 5, 7"
     assert changed(panel.set("Scene/Encode these views"), first) and len(panel.frustums()) == 4
@@ -202,41 +130,41 @@ def test_context_views_can_be_counted_and_named(panel: Panel) -> None:
         assert said in panel.says() and len(panel.frustums()) == 4
 
 
-def test_tokens_are_saved_and_loaded(panel: Panel, tmp_path: Path) -> None:
-    first, file = panel.picture, tmp_path / "scene.safetensors"
-    panel.element("Tokens/File").value = str(file)
-    panel.set("Tokens/Save tokens")
+def test_tokens_are_saved_and_opened(panel: Panel, tmp_path: Path) -> None:
+    first, file = panel.picture, tmp_path / "viewer" / "scene.safetensors"
+    files = "Tokens and files"
+    panel.press(f"{files}/Save tokens")
+    panel.wait(file.exists)
     tokens = SceneTokens.load(file)
     assert torch.equal(tokens.mean, panel.pipeline.model.renderer.tokens_of(0).mean)
     assert changed(panel.set("Scene/Scene", panel.pipeline.datamanager.scenes.keys[1]), first)
-    assert not changed(panel.set("Tokens/Load tokens"), first)
-    panel.set("Tokens/Tokens used", 3)
-    panel.set("Tokens/Save tokens")
-    assert len(SceneTokens.load(file).mean) == 3
-    for name, said in (("nothing.safetensors", "does not exist"), ("scene.pt", "end in .safetensors")):
-        panel.element("Tokens/File").value = str(tmp_path / name)
-        panel.set("Tokens/Load tokens" if "nothing" in name else "Tokens/Save tokens")
-        assert said in panel.says()
-    SceneTokens(torch.zeros(3, 9), torch.eye(4), preset="other").save(tmp_path / "other.safetensors")
-    panel.element("Tokens/File").value = str(tmp_path / "other.safetensors")
+    panel.wait(lambda: panel.element(f"{files}/Saved tokens").value == "scene.safetensors")
+    assert not changed(panel.set(f"{files}/Open saved tokens"), first)
+    assert "opened scene.safetensors" in panel.says(files)
+    panel.set("View/Tokens used", 3)
+    panel.press(f"{files}/Save tokens")
+    panel.wait(lambda: len(SceneTokens.load(file).mean) == 3)
+    assert "3 of 8 tokens" in panel.says("View")
+    SceneTokens(torch.zeros(3, 9), torch.eye(4), preset="other").save(file)
     before = panel.picture
-    assert not changed(panel.set("Tokens/Load tokens"), before) and "3, 9" in panel.says()
+    assert not changed(panel.set(f"{files}/Open saved tokens"), before) and "3, 9" in panel.says(files)
+    panel.set("View/Tokens used", 8)
+    assert not changed(panel.set("Scene/Undo"), before)
 
 
 def test_a_scene_is_generated_and_explored(generator: Panel, tmp_path: Path) -> None:
     """At once when the viewer opens; then with other seeds, photographs, anchors."""
     panel, first = generator, generator.picture
-    assert not any(folder in dir(panel.pipeline.SceneTok) for folder in ("Encode",))
 
     def generate() -> torch.Tensor:
-        panel.element("Generation/Progress").value = ""
+        panel.pipeline.SceneTok.part("Generation").folder.status.say("")
         panel.press("Generation/Generate")
-        panel.wait(lambda: panel.says("Generation/Progress").startswith("generated"))
-        return panel.pipeline.SceneTok._shown.current().tokens.mean
+        panel.wait(lambda: panel.says("Generation").startswith("generated"))
+        return panel.pipeline.SceneTok.session.shown.current().tokens.mean
 
     made = generate()
     assert torch.equal(generate(), made)
-    panel.element("Generation/Seed").value = 5
+    panel.element("Generation/Scene seed").value = 5
     other_seed = generate()
     assert not torch.allclose(other_seed, made)
     panel.client.look((0.0, 0.0, 0.0), aspect=1.0)
@@ -246,24 +174,25 @@ def test_a_scene_is_generated_and_explored(generator: Panel, tmp_path: Path) -> 
     assert not torch.equal(turned, other_seed)
     panel.element("Generation/Where to").value = "camera path"
     panel.press("Generation/Generate")
-    panel.wait(lambda: "no camera path in" in panel.says())
+    panel.wait(lambda: "no camera path in" in panel.says("Generation"))
     (tmp_path / "camera_paths").mkdir()
     write_camera_path(tmp_path / "camera_paths" / "mine.json", trajectory("sideways"), fov=60.0, side=32)
     assert not torch.equal(generate(), turned)
-    panel.element("Generation/Photograph").value = str(tmp_path / "none.jpg")
+    panel.element("Generation/Photograph").value = "/etc/none.jpg"
     panel.press("Generation/Generate")
-    panel.wait(lambda: "none.jpg" in panel.says())
-    panel.element("Tokens/File").value = str(tmp_path / "made.safetensors")
-    panel.set("Tokens/Save tokens")
-    assert SceneTokens.load(tmp_path / "made.safetensors").preset == panel.pipeline.model.preset.name
+    panel.wait(lambda: "/etc/none.jpg" in panel.says("Generation"))
+    panel.press("Tokens and files/Save tokens")
+    panel.wait(lambda: "saved" in panel.says("Tokens and files"))
+    made = SceneTokens.load(tmp_path / "viewer" / "scene.safetensors")
+    assert made.preset == panel.pipeline.model.preset.name
 
 
 def test_a_generation_leaves_the_viewer_live_and_stops_when_told(
     generator: Panel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel, first = generator, generator.picture
-    before = panel.pipeline.SceneTok._shown.current().tokens
-    panel.element("Generation/Steps").value = 200
+    before = panel.pipeline.SceneTok.session.shown.current().tokens
+    panel.element("Generation/Scene steps").value = 200
     step = threading.Event()
 
     def slow(*args: Any) -> Any:
@@ -277,19 +206,19 @@ def test_a_generation_leaves_the_viewer_live_and_stops_when_told(
     assert step.wait(60)
     panel.client.look((4.0, 0.0, 0.0), aspect=1.0)
     assert changed(panel.at_rest(), first)  # pictures of the old scene go on coming
-    assert panel.says("Generation/Progress").startswith("generating: step")
+    assert panel.says("Generation").startswith("generating test0: step")
     panel.press("Generation/Stop")
-    panel.wait(lambda: panel.says("Generation/Progress") == "stopped")
-    assert panel.pipeline.SceneTok._shown.current().tokens is before
+    panel.wait(lambda: panel.says("Generation") == "stopped")
+    assert panel.pipeline.SceneTok.session.shown.current().tokens is before
 
 
 def test_training_goes_on_with_its_own_scene_and_the_lock_is_held_while_generating(data: Path, tmp_path: Path) -> None:
     trainer = SimpleNamespace(training_state="training")
     panel = Panel(small_pipeline(data, preset=GENERATOR).eval(), tmp_path, trainer=trainer)
     try:
-        assert panel.says("Generation/Progress") == ""  # nobody asked yet
+        assert panel.says("Generation") == ""  # nobody asked yet
         panel.press("Generation/Generate")
-        panel.wait(lambda: panel.says("Generation/Progress").startswith("generated"))
+        panel.wait(lambda: panel.says("Generation").startswith("generated"))
         assert not panel.pipeline.model.training
     finally:
         panel.close()
@@ -308,11 +237,12 @@ def test_the_viewer_opens_without_autoencoders(data: Path) -> None:
     """Training from latents has none, and makes none because somebody looks at the model."""
     pipeline, made = small_pipeline(data), []
     pipeline.model.scenetok._autoencoders[:] = [None, lambda: made.append(1)]
-    assert parse_object(pipeline, ViewerElement, "Custom Elements") and not made
+    assert parse_object(pipeline, ViewerControl, "Custom Elements") and not made
 
 
 def test_elements_work_without_a_viewer(data: Path) -> None:
     pipeline = small_pipeline(data)
-    assert pipeline.SceneTok.View.element_00.value == pipeline.model.renderer.settings.sampler.steps
+    steps = pipeline.SceneTok.part("View").folder.element("Steps at rest")
+    assert steps.value == pipeline.model.renderer.settings.sampler.steps
     assert not [name for name in pipeline.state_dict() if "SceneTok" in name]
     assert pipeline.model.preset.data.image_size == IMAGE_SIZE

@@ -102,6 +102,26 @@ def test_a_preview_comes_first_and_is_refined_without_waiting(browser: Browser, 
     browser.wait(lambda: browser.flushed == 2)  # neither waits for the viewer's server to send
 
 
+def test_the_photograph_stands_there_until_the_scene_is_encoded(
+    viewer: FakeViewer, pipeline: SceneTokPipeline, samplings: Samplings
+) -> None:
+    """Then comes the preview, then the full picture; and in a training, whose weights change, no photograph again."""
+    scenes = pipeline.datamanager.scenes
+    browser = viewer.connect()
+    browser.look(pose())
+    browser.wait(lambda: len(browser.pictures) == 3)
+    assert [state for state, _ in browser.pictures] == ["low_move", "low_move", "high"]
+    waiting, preview = (outputs["rgb"] for _, outputs in browser.pictures[:2])
+    photograph = scenes.context_views(0).images[0].permute(1, 2, 0).float() / 255
+    assert (waiting[:20, 8:40] - photograph[:20]).abs().mean() < 0.01 and samplings.steps == [PREVIEW, STEPS]
+    assert (waiting - preview).abs().mean() > 0.05
+    browser.pictures.clear()
+    pipeline.model.invalidate_caches()
+    browser.look(pose(0.1))
+    browser.wait(lambda: len(browser.pictures) == 2)
+    assert [state for state, _ in browser.pictures] == ["low_move", "high"]
+
+
 def test_pictures_change_when_they_should_and_only_then(
     viewer: FakeViewer, browser: Browser, samplings: Samplings, pipeline: SceneTokPipeline
 ) -> None:
@@ -184,7 +204,8 @@ def test_all_outputs_are_there_in_any_case(browser: Browser, samplings: Sampling
         browser.wait(lambda: [1 for state, _ in browser.pictures if state == "high"])
         for _, outputs in browser.pictures:
             assert outputs["rgb"].shape == (32, 48, 3)
-            for name in ("depth", "accumulation", "uncertainty"):
+            assert outputs["photograph"].shape == (32, 48, 3)
+            for name in ("depth", "accumulation", "uncertainty", "difference"):
                 assert outputs[name].shape == (32, 48, 1)
             assert (outputs["depth"] > 100).all() if fail else (outputs["depth"] < 100).any()
         browser.pictures.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from support.torch_rasterizer import rasterize
 from support.viewer_threads import FakeViewer, pose
 
 from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
+from scenetok_ns.plugin.pipeline import SceneTokPipeline
 from scenetok_ns.splats.gaussians import save_splat
 from scenetok_ns.splats.rasterizer import render_splat
 from scenetok_ns.viewer import splat_preview as viewer_splat
+from scenetok_ns.viewer.viewer_files import ViewerFiles
 
 PANEL = "SceneTok"
 
@@ -26,8 +29,16 @@ def splat_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         viewer_splat, "render_splat", lambda gaussians, cameras, size: render_splat(gaussians, cameras, size, rasterize)
     )
-    save_splat(blobs(20), tmp_path / "scene.ply")
-    return tmp_path / "scene.ply"
+    (tmp_path / "viewer").mkdir()
+    save_splat(blobs(20), tmp_path / "viewer" / "scene.ply")
+    return tmp_path / "viewer" / "scene.ply"
+
+
+def files_of(pipeline: SceneTokPipeline, run: Path) -> Any:
+    """The folder of files in the panel of a viewer that is open on `run`."""
+    panel = pipeline.get_submodule(PANEL)
+    panel.session.files = ViewerFiles(run)
+    return panel.part("Tokens and files")
 
 
 def test_a_splat_is_drawn_while_moving_and_the_model_at_rest(tmp_path: Path, splat_file: Path) -> None:
@@ -35,7 +46,7 @@ def test_a_splat_is_drawn_while_moving_and_the_model_at_rest(tmp_path: Path, spl
     randomize(pipeline)
     model = pipeline.model
     model.scenetok.depth = DepthSource(new_depth_head(model.preset, model.scenetok.denoiser).eval())
-    renderer, panel = model.viewer_renderer, pipeline.get_submodule(PANEL)
+    renderer, panel = model.viewer_renderer, files_of(pipeline, tmp_path)
     rest, moving = (replace(model.renderer.settings.sampler, steps=steps) for steps in (2, 1))
     renderer.settings = replace(renderer.settings, rest=rest, moving=moving, previous_views=0)
     sampled = []
@@ -48,8 +59,8 @@ def test_a_splat_is_drawn_while_moving_and_the_model_at_rest(tmp_path: Path, spl
         browser = viewer.connect()
         browser.look(pose())
         browser.at_rest()
-        panel._splat_file.value = str(splat_file)
-        assert "20 Gaussians" in panel._use_splat()
+        panel.splat.value = splat_file.name
+        assert "20 Gaussians" in panel.use_splat()
         sampled.clear()
         browser.look(pose(0.3))
         drawn = browser.wait(lambda: [shown for state, shown in list(browser.pictures) if state == "low_move"])[0]
@@ -58,12 +69,12 @@ def test_a_splat_is_drawn_while_moving_and_the_model_at_rest(tmp_path: Path, spl
         height, width = drawn["rgb"].shape[:2]
         assert (height, width) == (32, 48) and drawn["depth"].shape == (32, 48, 1)
         assert drawn["rgb"].std() > 0.05 and not torch.equal(drawn["rgb"], resting)
-        panel._no_splat()
+        panel.no_splat()
         sampled.clear()
         browser.look(pose(0.6))
         browser.at_rest()
         assert sampled == [1, 2]
-        panel._use_splat()
+        panel.use_splat()
         pipeline.model.invalidate_caches()  # other weights, another scene
         sampled.clear()
         browser.look(pose(0.9))
@@ -74,7 +85,11 @@ def test_a_splat_is_drawn_while_moving_and_the_model_at_rest(tmp_path: Path, spl
 
 
 def test_files_that_are_no_splats_are_told_in_the_panel(tmp_path: Path, splat_file: Path) -> None:
-    panel = small_pipeline(write_small_re10k(tmp_path / "re10k")).get_submodule(PANEL)
-    panel._splat_file.value = str(tmp_path / "none.ply")
-    panel._hook(panel._use_splat)(None)
-    assert "no splat at" in panel._status.value
+    pipeline = small_pipeline(write_small_re10k(tmp_path / "re10k"))
+    panel = files_of(pipeline, tmp_path)
+    (tmp_path / "outside.ply").write_bytes(splat_file.read_bytes())
+    (tmp_path / "viewer" / "text.ply").write_text("no splat")
+    for name, said in (("none.ply", "there is no none.ply"), ("../outside.ply", "bare name"), ("text.ply", "splat")):
+        panel.splat.value = name
+        panel.does(panel.use_splat)(None)
+        assert said in panel.folder.status.value

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mediapy
 import numpy as np
 import pytest
 import torch
@@ -20,6 +23,7 @@ from support.tool_processes import free_port, page, running, tool, wait_for
 from viewer_page import SAME, ViewerPage, errors_in
 
 from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,17 +67,16 @@ def viewer(root: Path) -> Iterator[Callable[[Path], int]]:
 
 @pytest.fixture(scope="module")
 def rooms(root: Path) -> Path:
-    tool("scenetok", "demo-data", "--output", root / "rooms", "--train", 1, "--test", 2, "--frames", 24)
+    tool("scenetok", "demo-data", "--output", root / "rooms", "--train-scenes", 1, "--test-scenes", 2, "--frames", 24)
     return root / "rooms"
 
 
 def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
     """Rooms and the weights in the package: the picture changes when it should and only then, from page to video."""
-    tool("scenetok", "open", "scenetok-tiny", "--data", rooms, "--output", root / "run", "--steps", 3)
+    tool("scenetok", "new-run", "scenetok-tiny", "--data", rooms, "--output", root / "run", "--steps", 3)
     with ViewerPage() as web:
         web.enter(viewer(root / "run")).settle()
         web.keep("opened")
-        web.press("Hide Train Cams", renders=False)
         first = web.settle()
         assert first[:, 250:600].std() > 10 and first[:, :40].std() < 5  # a room, and the border beside it
         web.turn(60)
@@ -89,12 +92,13 @@ def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int
         assert web.value("Seed") == "1"
         web.fill("Seed", 0)
         web.shows(like(turned))
-        saved(web, root / "saved.safetensors")
+        web.unfold("Tokens and files")
+        saved(web, root / "run")
         assert like(turned)(web.settle())
-        web.choose("Output type", "uncertainty")
+        web.choose_output("uncertainty")
         web.shows(unlike(turned))
         web.keep("uncertainty")
-        web.choose("Output type", "rgb")
+        web.choose_output("rgb")
         web.shows(like(turned))
         names = [path["key"] for path in torch.load(next((rooms / "test").glob("*.torch")), weights_only=True)]
         web.choose("Scene", names[1])
@@ -104,7 +108,7 @@ def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int
         web.settle()
         web.keep("second_scene")
         web.press("Hide Train Cams", renders=False)
-        web.press("Load tokens")
+        web.press("Open saved tokens")
         web.shows(unlike(second))
         video(web, root, rooms / "camera_paths")
         assert web.complaints() == []
@@ -143,10 +147,11 @@ def exported(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def saved(web: ViewerPage, file: Path) -> SceneTokens:
+def saved(web: ViewerPage, run: Path) -> SceneTokens:
     """The tokens that are shown."""
-    web.fill("File", file)
-    web.press("Save tokens")
+    file = run / "viewer" / "scene.safetensors"
+    file.unlink(missing_ok=True)
+    web.press("Save tokens", renders=False)
     web.wait(file.exists, 60)
     return SceneTokens.load(file)
 
@@ -154,23 +159,72 @@ def saved(web: ViewerPage, file: Path) -> SceneTokens:
 def test_generating_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
     """From a photograph of a room, with the weights in the package: as soon as the page is there, and again."""
     generator = ("scenegen-tiny", "--data", rooms, "--output", root / "generator")
-    tool("scenetok", "open", *generator, "--scene-steps", 12, "--steps", 3)
+    tool("scenetok", "new-run", *generator, "--scene-steps", 12, "--steps", 3)
     with ViewerPage() as web:
         web.enter(viewer(root / "generator"))
-        web.wait(lambda: web.value("Progress").startswith("generated"), 300)
-        web.press("Hide Train Cams", renders=False)
-        first, tokens = web.settle(), saved(web, root / "first.safetensors")
+        web.says("generated demo-", 300)
+        web.unfold("Tokens and files")
+        first, tokens = web.settle(), saved(web, root / "generator")
         web.keep("generated")
         assert first[:, 250:600].std() > 10  # a room
         web.choose("Where to", "turn")
         web.press("Generate")
         web.shows(unlike(first))
         web.keep("generated_along_a_turn")
-        assert not torch.equal(saved(web, root / "turned.safetensors").mean, tokens.mean)
+        assert not torch.equal(saved(web, root / "generator").mean, tokens.mean)
         web.choose("Where to", "views of the scene")
         web.press("Generate")
         web.shows(like(first))
-        assert torch.equal(saved(web, root / "again.safetensors").mean, tokens.mean)
+        assert torch.equal(saved(web, root / "generator").mean, tokens.mean)
         web.turn(60)
         web.shows(unlike(first))
+        assert web.complaints() == []
+
+
+SIDE, FRAMES = 512, 24
+
+
+def test_from_one_photograph_to_a_video(root: Path, rooms: Path, viewer: Callable[[Path], int]) -> None:
+    """Without a shell: a photograph uploaded, a room generated, an orbit of that room rendered and downloaded."""
+    run, downloads = root / "shop", root / "downloads"
+    downloads.mkdir()
+    tool("scenetok", "new-run", "scenegen-tiny", "--data", rooms, "--output", run)
+    port = viewer(run)
+    photograph = root / "my room.png"
+    example = torch.load(next((rooms / "test").glob("*.torch")), weights_only=True)[1]
+    photograph.write_bytes(bytes(example["images"][0].numpy().tobytes()))
+    with ViewerPage((1440, 900)) as web:
+        web.downloads_to(downloads)
+        web.enter(port)
+        started = time.monotonic()
+        web.upload("Upload photographs", photograph)
+        web.wait(lambda: web.value("Photograph") == "my room.png")
+        web.press("Generate", renders=False)
+        web.says("generated my room", 300)
+        web.settle()
+        web.keep("photograph_generated")
+        for label, value in (("Frames", FRAMES), ("Width", SIDE), ("Height", SIDE)):
+            assert float(web.value(label)) in (48, SIDE)
+            web.fill(label, value)
+        web.press("Render video", renders=False)
+        web.says(f"{FRAMES} frames, ", 300)
+        web.keep("video_rendered")
+        web.press("Download video", renders=False)
+        put_ffmpeg_on_path()
+        video = web.wait(lambda: next(downloads.glob("*.mp4"), None))
+        took = time.monotonic() - started
+        frames = list(mediapy.read_video(video))
+        assert len(frames) == FRAMES and frames[0].shape == (SIDE, SIDE, 3)
+        assert took < 120, took
+        saved_tokens = next((run / "viewer" / "videos").glob("*/scene.safetensors"))
+        assert SceneTokens.load(saved_tokens).scene == "my room"
+        command = web.evaluate(
+            "[...document.querySelectorAll('pre')].find(e => e.textContent.startsWith('sc')).textContent"
+        )
+        words = shlex.split(command)
+        assert str(saved_tokens) in words
+        tool(*words[: words.index("--output")], "--output", root / "again")
+        again = list(mediapy.read_video(next((root / "again").glob("*.mp4"))))
+        assert all((a == b).all() for a, b in zip(frames, again, strict=True))
+        assert np.abs(frames[0].astype(float) - frames[FRAMES // 2]).mean() > SAME
         assert web.complaints() == []

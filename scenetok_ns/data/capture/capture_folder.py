@@ -53,6 +53,8 @@ class CaptureOptions:
     frames: int | None = None
     """Of a video: number of frames; None: by its length."""
     estimation: EstimationOptions = field(default_factory=EstimationOptions)
+    fewest: int = FEWEST
+    """Pictures below which nothing is attempted; two are enough where a generator makes the scene."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def make_capture(source: Path, output: Path, options: CaptureOptions, progress: 
             "of one photograph, scenetok generate --image makes a scene"
         )
     if source.is_dir():
-        check_number(len(files), str(source))
+        check_number(len(files), str(source), options.fewest)
     if options.frames is not None and source.is_dir():
         raise CaptureError("--frames is for a video; photographs are all used")
     estimation = options.estimation
@@ -128,13 +130,13 @@ def _work(
 ) -> Capture:
     begin = time.monotonic()
     pictures, left_out = _pictures(source, part, options, wanted, progress)
-    if len(pictures) < FEWEST and left_out:
+    if len(pictures) < options.fewest and left_out:
         reasons = "; ".join(f"{one.source}: {one.reason}" for one in left_out[:SOME])
         raise CaptureError(
-            f"{source}: {len(pictures)} of {len(pictures) + len(left_out)} pictures are usable, at least {FEWEST} are "
-            f"needed ({reasons})"
+            f"{source}: {len(pictures)} of {len(pictures) + len(left_out)} pictures are usable, at least "
+            f"{options.fewest} are needed ({reasons})"
         )
-    check_number(len(pictures), str(source))
+    check_number(len(pictures), str(source), options.fewest)
     database = find_matches(pictures, part / IMAGES, part / WORK, options.estimation, progress)
     if (line := still_line(database, pictures, pycolmap)) is not None:
         raise CaptureError(f"{source}: {line}")

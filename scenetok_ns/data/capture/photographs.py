@@ -155,12 +155,12 @@ def picture_names(files: Sequence[Path]) -> list[str]:
     return names
 
 
-def check_number(count: int, what: str) -> None:
+def check_number(count: int, what: str, fewest: int = FEWEST) -> None:
     """Raise CaptureError if pictures are too few for poses."""
-    if count < FEWEST:
+    if count < fewest:
         there = "no picture" if count == 0 else "1 picture" if count == 1 else f"{count} pictures"
         raise CaptureError(
-            f"{what}: {there}, too few for poses (at least {FEWEST}, better 20 or more); "
+            f"{what}: {there}, too few for poses (at least {fewest}, better 20 or more); "
             "of one photograph, scenetok generate --image makes a scene"
         )
 

@@ -238,7 +238,7 @@ def _map(
 ) -> list[pycolmap.Reconstruction]:
     output.mkdir(exist_ok=True)
     mapping = pycolmap.IncrementalPipelineOptions(
-        num_threads=options.num_threads, random_seed=options.seed, min_model_size=SMALLEST_MODEL
+        num_threads=options.num_threads, random_seed=options.seed, min_model_size=min(SMALLEST_MODEL, total)
     )
     progress("cameras", 0, total)
     registered = 0

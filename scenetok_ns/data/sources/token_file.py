@@ -38,10 +38,11 @@ class TokenSource(OneScene):
     def check_preset(self, preset: Preset) -> None:
         """Raise DataError unless the tokens mean something to the models of a preset."""
         expected, (count, dim) = preset.compressor, self.tokens.mean.shape
-        if (count, dim) != (expected.num_tokens, expected.token_dim):
+        # Some of a scene's tokens are a scene too, with less in it.
+        if dim != expected.token_dim or count > expected.num_tokens:
             raise DataError(
                 f"{self.path}: {count} tokens of {dim} numbers, made by preset {self.tokens.preset}, but this run's "
-                f"model takes {expected.num_tokens} of {expected.token_dim}"
+                f"model takes up to {expected.num_tokens} of {expected.token_dim}"
             )
         if not shares_tokens(preset, self.tokens.preset):
             raise DataError(

@@ -312,3 +312,12 @@ def test_without_pycolmap_the_extra_is_named(room: Made, tmp_path: Path, monkeyp
     with pytest.raises(CaptureError, match=r"pip install 'scenetok-ns\[capture\]'"):
         make_capture(room.source, tmp_path / "out", OPTIONS, Stages())
     assert not any(tmp_path.iterdir())
+
+
+def test_three_photographs_are_enough_where_that_is_asked_for(tmp_path: Path) -> None:
+    """As the viewer does for a generator; otherwise they are refused."""
+    write_photographs(tmp_path / "three", walk(9)[:3])
+    made = make_capture(tmp_path / "three", tmp_path / "made", CaptureOptions(fewest=2), lambda *step: None)
+    assert (made.pictures, made.registered) == (3, 3)
+    with pytest.raises(CaptureError, match="3 pictures, too few for poses"):
+        make_capture(tmp_path / "three", tmp_path / "refused", CaptureOptions(), lambda *step: None)

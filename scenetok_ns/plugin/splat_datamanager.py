@@ -1,0 +1,339 @@
+"""Photographs of a capture, and views that a tokenizer renders of what the photographs do not show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+
+from scenetok_ns.bridge.cameras import square_cameras
+from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.data.covering_paths import covering_paths, far_apart
+from scenetok_ns.data.poses import pose_scale
+from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio, nerfstudio_to_camera_batch
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_geometry import DepthMaps
+from scenetok_ns.models.depth_weights import DepthSource
+from scenetok_ns.models.presets import Preset, changed, load_preset
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.plugin.model import ENGINES, SceneTokModelConfig
+from scenetok_ns.rendering.joint_views import JointViews, join_views, pixels_unseen, render_jointly
+from scenetok_ns.splats.points import Points, depth_points
+from scenetok_ns.tools.printing import print_line
+from scenetok_ns.tools.seeds import seeded_generator
+from scenetok_ns.training.scene_refinement import RefineOptions, refine_scene
+from scenetok_ns.training.tokenizer_weights import load_tokenizer
+
+FINEST_RENDER = 4
+"""Renders are enlarged up to this many times, towards the size of the photographs."""
+
+
+@dataclass
+class SplatDataManagerConfig(FullImageDatamanagerConfig):
+    """Photographs and rendered views."""
+
+    _target: type = field(default_factory=lambda: SplatDataManager)
+    preset: str = "scenetok-tiny"
+    """Tokenizer that renders views: a name from the project's configs folder, or a YAML file of that form. A run folder
+    given as `tokenizer` has its own."""
+    tokenizer: Path | None = None
+    """Run folder or checkpoint of the tokenizer; None: the weights that come with the package."""
+    context_weights: Path | None = None
+    """Weight file of the autoencoder that encodes photographs. None: the run folder's, if one is given."""
+    target_weights: Path | None = None
+    """Weight file of the autoencoder that decodes frames. None: the run folder's, if one is given."""
+    pose_scale: float | None = None
+    """Factor from capture units to training units. None: match the camera spread of the training data."""
+    num_renders: int = 48
+    """Number of views that are rendered along cameras that cover what the photographs do not show; 0: none."""
+    render_steps: int | None = None
+    """Denoising steps of these views; None: the preset's."""
+    render_share: tuple[float, float] = (0.6, 0.3)
+    """Part of the training steps on rendered views, at the beginning and from `anneal_steps` on."""
+    seen_weight: tuple[float, float] = (0.3, 0.02)
+    """Weight of rendered pixels that photographs show too, at the beginning and from `anneal_steps` on."""
+    anneal_steps: int = 1500
+    """Number of steps in which shares and weights change."""
+    refine_at: int | None = 300
+    """Step at which the tokens are refined on the photographs and the views are rendered again; None: never."""
+    refine_steps: int = 100
+    """Steps of that refinement."""
+    engine: Literal["auto", "exact", "off"] = "auto"
+    """What renders on a GPU (docs/performance.md). auto: the engine. off: the plain loop, which starts sooner."""
+    num_points: int = 60_000
+    """Maximum number of points, from predicted depth, that Gaussians start at."""
+    render_seed: int = 0
+    """Random seed of the rendered views."""
+
+
+class SplatDataManager(FullImageDatamanager[InputDataset]):
+    """Stock photographs with depth, and rendered views with depth and weights, drawn in turn."""
+
+    config: SplatDataManagerConfig
+
+    def __init__(
+        self,
+        config: SplatDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """See Nerfstudio's; where training follows ("val"), views are rendered and start points found here."""
+        super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+        self._draws = seeded_generator(config.render_seed + local_rank)
+        self._views: RenderedBatches | None = None
+        self._scene: _Scene | None = None
+        self._depths: list[Tensor] = []
+        if test_mode == "val":
+            self._prepare()
+
+    def _prepare(self) -> None:
+        config = self.config
+        scene = self._scene = _Scene(config, self._tokenizer, self._photographs(), self.device, self._units())
+        self._depths = [self._over_picture(depth, i) for i, depth in enumerate(scene.depth_of_photographs())]
+        points = scene.start_points(config.num_points)
+        metadata = self.train_dataparser_outputs.metadata
+        xyz, rgb = points.means.cpu(), (points.colours * 255).round().byte().cpu()
+        if "points3D_xyz" in metadata:
+            xyz, rgb = torch.cat([metadata["points3D_xyz"], xyz]), torch.cat([metadata["points3D_rgb"], rgb])
+        metadata["points3D_xyz"], metadata["points3D_rgb"] = xyz, rgb
+        if config.num_renders:
+            self._views = scene.batches(self._render_side())
+            unseen = float(self._views.unseen.float().mean())
+            print_line(
+                f"{len(self._views.images)} views rendered; photographs did not show {unseen:.0%} of their pixels"
+            )
+        if config.refine_at is None or not config.num_renders:
+            self._scene = None
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Read where training needs it: who looks at a run may have no tokenizer any more."""
+        return Tokenizer.of(self.config)
+
+    # --- Photographs ---
+
+    def _photographs(self) -> tuple[Float[Tensor, "v 3 h w"], CameraBatch]:
+        """Square middles of the training photographs, as large as they come, at the model's size, and their cameras."""
+        side = self._tokenizer.preset.data.image_size
+        pictures = []
+        for data in self.cached_train:
+            image = data["image"][..., :3].permute(2, 0, 1)
+            image = image.float() / 255 if image.dtype == torch.uint8 else image
+            length = min(image.shape[1:])
+            top, left = ((size - length) // 2 for size in image.shape[1:])
+            square = image[None, :, top : top + length, left : left + length]
+            pictures.append(F.interpolate(square, size=(side, side), mode="bicubic", antialias=True)[0].clamp(0, 1))
+        cameras = nerfstudio_to_camera_batch(square_cameras(self.train_dataset.cameras))
+        return torch.stack(pictures), cameras
+
+    def _units(self) -> float | None:
+        """The factor of `--pose-scale`, for poses as the dataparser gives them."""
+        scale = self.config.pose_scale
+        return None if scale is None else scale / self.train_dataparser_outputs.dataparser_scale
+
+    def _over_picture(self, depth: Float[Tensor, "1 s s"], index: int) -> Float[Tensor, "h w 1"]:
+        """Depth of the square middle of a photograph, in its place in the whole one; 0 beside it."""
+        height, width = self.cached_train[index]["image"].shape[:2]
+        length = min(height, width)
+        top, left = (height - length) // 2, (width - length) // 2
+        whole = depth.new_zeros(height, width, 1)
+        whole[top : top + length, left : left + length, 0] = F.interpolate(depth[None], size=(length, length))[0, 0]
+        return whole
+
+    def _render_side(self) -> int:
+        sides = [min(data["image"].shape[:2]) for data in self.cached_train]
+        own = self._tokenizer.preset.data.image_size
+        return max(own, min(*sides, FINEST_RENDER * own) if len(sides) > 1 else min(sides[0], FINEST_RENDER * own))
+
+    # --- Training ---
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """A photograph, or a rendered view: its batch has "weight" [h, w, 1] too. Both have "depth", 0: not known."""
+        config = self.config
+        done = min(step / max(config.anneal_steps, 1), 1.0)
+        if self._scene is not None and config.refine_at is not None and step >= config.refine_at:
+            self._refine(self._scene)
+        if self._views is not None and float(torch.rand((), generator=self._draws)) < _between(
+            config.render_share, done
+        ):
+            number = int(torch.randint(len(self._views.images), (), generator=self._draws))
+            return self._views.batch(number, _between(config.seen_weight, done))
+        camera, data = super().next_train(step)
+        assert camera.metadata is not None
+        index = int(camera.metadata["cam_idx"])
+        return camera, {**data, "depth": self._depths[index]} if self._depths else data
+
+    def _refine(self, scene: _Scene) -> None:
+        self._scene = None
+        scene.refine()
+        self._views = scene.batches(self._render_side())
+        print_line(f"{len(self._views.images)} views rendered again, with tokens refined on the photographs")
+
+
+def _between(ends: tuple[float, float], done: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * done
+
+
+@dataclass(frozen=True)
+class RenderedBatches:
+    """Rendered views as batches of Nerfstudio's."""
+
+    cameras: Cameras
+    images: Float[Tensor, "n h w 3"]
+    depths: Float[Tensor, "n h w 1"]
+    certainty: Float[Tensor, "n h w 1"]
+    unseen: Tensor
+    """[n, h, w, 1], which pixels no photograph shows."""
+
+    def batch(self, number: int, seen_weight: float) -> tuple[Cameras, dict[str, Any]]:
+        """One view; pixels that photographs show weigh `seen_weight` of what others do."""
+        weight = self.certainty[number] * torch.where(self.unseen[number], 1.0, seen_weight)
+        data = {"image": self.images[number], "depth": self.depths[number], "weight": weight, "image_idx": number}
+        return self.cameras[number : number + 1], data
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Where the networks that render views come from."""
+
+    preset: Preset
+    source: Path | None
+    """None: the package."""
+    context_weights: Path | None
+    target_weights: Path | None
+    depth_weights: Path | None = None
+
+    @staticmethod
+    def of(config: SplatDataManagerConfig) -> Tokenizer:
+        """What the configuration says; a run folder adds what it was made with.
+
+        Raises ValueError for the run folder of another method.
+        """
+        source = config.tokenizer
+        own = config.context_weights, config.target_weights
+        if source is None or not (source.is_dir() or source.suffix == ".yml"):
+            return Tokenizer(load_preset(config.preset), source, *own)
+        model = read_run(source).pipeline.model
+        if not isinstance(model, SceneTokModelConfig):
+            raise ValueError(f"{source} is not a run of a tokenizer; give one as --pipeline.datamanager.tokenizer")
+        files = own[0] or model.context_weights, own[1] or model.target_weights
+        return Tokenizer(load_preset(model.preset), source, *files, model.depth_weights)
+
+    def load(self) -> SceneTok:
+        model = SceneTok.from_preset(self.preset, self.context_weights, self.target_weights)
+        if self.source is None:
+            self.preset.check_embedded()
+            model.load_embedded()
+        else:
+            load_tokenizer(model, self.source)
+        if self.depth_weights is not None:
+            model.depth = DepthSource(self.depth_weights)
+        return model
+
+
+class _Scene:
+    """The tokenizer with the tokens of the photographs."""
+
+    def __init__(
+        self,
+        config: SplatDataManagerConfig,
+        tokenizer: Tokenizer,
+        photographs: tuple[Float[Tensor, "v 3 s s"], CameraBatch],
+        device: torch.device | str,
+        scale: float | None,
+    ) -> None:
+        self.config = config
+        preset = tokenizer.preset
+        self.model = tokenizer.load()
+        self.model.engine_options = ENGINES[config.engine]
+        self.model = self.model.to(device).eval().requires_grad_(False)
+        self.frames = photographs[0].to(device)
+        self.cameras = photographs[1].to(device)
+        poses = self.cameras.c2w[0]
+        scale = pose_scale(poses, preset.data.camera_spread) if scale is None else scale
+        count = min(preset.data.views.num_context, len(self.frames))
+        chosen = torch.tensor(sorted(far_apart(poses, count)))
+        self.tokens: SceneTokens = self.model.encode(
+            self.frames[chosen], self.cameras.select(chosen), scene="capture", pose_scale=scale
+        )
+        self.unit = (preset.data.camera_spread or 1.0) / scale
+        self.sampler = changed(preset.sampler, steps=config.render_steps)
+        self.photographs = self._views(self.cameras)
+        self.views = self._chosen_views() if config.num_renders else None
+
+    def _render(self, paths: list[Float[Tensor, "n 4 4"]]) -> JointViews:
+        """Views along some paths, with the lens of the first photograph."""
+        lens = self.cameras.intrinsics[:, :1]
+        return join_views([self._views(CameraBatch(p[None], lens.expand(1, len(p), 3, 3))) for p in paths])
+
+    def _views(self, cameras: CameraBatch, depth: DepthMaps | None = None) -> JointViews:
+        options = {"seed": self.config.render_seed, "sampler": self.sampler, "depth": depth}
+        return render_jointly(self.model, self.tokens, cameras, **options)  # type: ignore[arg-type]
+
+    def _chosen_views(self) -> JointViews:
+        """Of twice as many, those that show most of what photographs do not, in what the model is certain of."""
+        count = self.config.num_renders
+        paths = covering_paths(self.cameras.c2w[0], self.unit, max(2 * count, 6))
+        views = self._render(paths)
+        unseen = self._unseen(views)
+        worth = (unseen[:, None] * views.certainty).mean(dim=(1, 2, 3))
+        return views.select(worth.topk(min(count, len(worth))).indices.sort().values)
+
+    def _unseen(self, views: JointViews) -> Tensor:
+        return pixels_unseen(views.depth.depth, views.cameras, self.cameras, self.photographs.depth.depth)
+
+    def depth_of_photographs(self) -> Float[Tensor, "v 1 s s"]:
+        return self.photographs.depth.depth
+
+    def start_points(self, limit: int) -> Points:
+        """Points of all photographs, and of what only rendered views show."""
+        points = [depth_points(self.frames, self.cameras, self.photographs.depth.depth)]
+        if self.views is not None:
+            views = self.views
+            points.append(depth_points(views.frames, views.cameras, views.depth.depth, self._unseen(views)))
+        means, colours, sizes = (torch.cat(part) for part in zip(*points, strict=True))
+        order = torch.randperm(len(means), generator=seeded_generator(self.config.render_seed))[:limit]
+        return Points(*(values[order.to(values.device)] for values in (means, colours, sizes)))
+
+    def refine(self) -> None:
+        """Refine tokens and denoiser on the photographs, and render the same views again.
+
+        Their depth stays: a depth head belongs to the weights that it was trained for.
+        """
+        options = RefineOptions(steps=self.config.refine_steps, seed=self.config.render_seed)
+        images = (self.frames * 255).round().byte()
+        with torch.enable_grad():
+            self.model, self.tokens = refine_scene(self.model, self.tokens, images, self.cameras, options)
+        if self.views is not None:
+            self.views = self._views(self.views.cameras, self.views.depth)
+
+    def batches(self, side: int) -> RenderedBatches:
+        """The rendered views at side x side pixels."""
+        assert self.views is not None
+        views, unseen = self.views, self._unseen(self.views)[:, None].float()
+
+        def sized(maps: Tensor, mode: str) -> Tensor:
+            smooth = {"antialias": True} if mode == "bicubic" else {}
+            maps = F.interpolate(maps.float(), size=(side, side), mode=mode, **smooth)
+            return maps.permute(0, 2, 3, 1).contiguous()
+
+        return RenderedBatches(
+            camera_batch_to_nerfstudio(views.cameras, side, side),
+            sized(views.frames, "bicubic").clamp(0, 1),
+            sized(views.depth.depth, "nearest"),
+            sized(views.certainty, "bilinear"),
+            sized(unseen, "nearest") > 0.5,
+        )

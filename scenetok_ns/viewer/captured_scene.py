@@ -1,0 +1,89 @@
+"""Captures and rooms as scenes to display: encoded from views that are spread over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from scenetok_ns.bridge.capture_kinds import find_dataparser
+from scenetok_ns.bridge.scene_views import SceneViews, read_capture
+from scenetok_ns.data.capture.capture_folder import Capture, CaptureOptions, make_capture
+from scenetok_ns.data.capture.photographs import FEWEST
+from scenetok_ns.data.scenes import Scene
+from scenetok_ns.models.tokens import SceneTokens
+from scenetok_ns.viewer.session import Session
+from scenetok_ns.viewer.viewer_files import CAPTURES
+
+STAGES = {
+    "pictures": "reading pictures",
+    "features": "finding features",
+    "matches": "matching pairs",
+    "cameras": "finding cameras",
+}
+"""What the stages of a capture are called."""
+
+
+class EncodedScene(NamedTuple):
+    """Tokens with what `ShownScene.take` needs beside them."""
+
+    tokens: SceneTokens
+    views: SceneViews
+    """Views that the scene was encoded from."""
+    scene: Scene
+    """Its photographs."""
+
+    def display(self, session: Session) -> None:
+        """Show the scene in the viewer; undo goes back."""
+        session.remember()
+        session.shown.take(*self)
+        session.redraw()
+
+
+def capture_uploads(session: Session, on_step: Callable[[int, int, str], None], fewest: int = FEWEST) -> Capture:
+    """Find the cameras of the uploaded photographs. Called with the viewer's lock, which others get meanwhile.
+
+    Args:
+        session: Panel and viewer.
+        on_step: Reports a step of work that holds the lock, and what is being done; may end it by raising.
+        fewest: Photographs below which nothing is attempted.
+
+    Raises CaptureError, and what `on_step` raises.
+    """
+    files = session.open_files
+
+    def stage(name: str, done: int, total: int) -> None:
+        with session.lock:  # on_step gives it away and takes it again
+            on_step(done, total, STAGES.get(name, name))
+
+    session.lock.release()  # the model isn't needed before the cameras are known
+    try:
+        return make_capture(files.photographs, files.new_folder(CAPTURES), CaptureOptions(fewest=fewest), stage)
+    finally:
+        session.lock.acquire()
+
+
+@torch.no_grad()
+def encode_capture(session: Session, folder: Path, name: str) -> EncodedScene:
+    """Encode a capture that a dataparser of Nerfstudio reads; the tokens get that name. Raises DataError."""
+    renderer = session.renderer
+    preset = renderer.preset
+    source = read_capture(find_dataparser(folder).setup(), "test", typical_spread=preset.data.camera_spread)
+    indices = source.fixed_views(preset.data.views.num_context, fewer=True).context
+    scene = source.read()
+    views = scene.load_views(indices, (preset.data.image_size,) * 2)
+    tokens = renderer.encode_views(views, name, source.pose_scale)
+    return EncodedScene(tokens, session.shown.views_of(scene, indices), scene)
+
+
+@torch.no_grad()
+def encode_room(session: Session, number: int) -> EncodedScene:
+    """Encode a scene of the data set with a model that would generate it. Raises BadScene."""
+    renderer, scenes = session.renderer, session.renderer.scenes
+    indices = scenes.spread_views(number, renderer.preset.data.views.num_context)
+    scene = scenes.scene(number).scene
+    views = scene.load_views(indices, (renderer.preset.data.image_size,) * 2)
+    tokens = renderer.tokens_from(views, number)
+    return EncodedScene(tokens, session.shown.views_of(scene, indices), scene)

@@ -1,0 +1,89 @@
+"""The folder Own photographs: uploaded through the browser, for a generator or as a small capture without poses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nerfstudio.viewer.viewer_elements import ViewerElement
+
+from scenetok_ns.data.sources.photograph import read_photograph
+from scenetok_ns.viewer.background import Work
+from scenetok_ns.viewer.captured_scene import EncodedScene, capture_uploads, encode_capture
+from scenetok_ns.viewer.elements import Folder, QuietButton, Upload
+from scenetok_ns.viewer.generation_part import GenerationPart
+from scenetok_ns.viewer.part import Part
+from scenetok_ns.viewer.session import Session
+from scenetok_ns.viewer.viewer_files import PICTURES
+
+Made = tuple[EncodedScene, tuple[str, ...]]
+
+
+class PhotographsPart(Part):
+    """See the module."""
+
+    def __init__(self, session: Session, generation: GenerationPart | None) -> None:
+        super().__init__(session)
+        self._generation = generation
+        kinds = ",".join((*PICTURES, ".zip"))
+        hint = "One at a time, or many in a ZIP archive. They stay in the run's folder"
+        elements: list[ViewerElement] = [Upload("Upload photographs", kinds, self._uploaded, hint)]
+        if session.renderer.encodes:
+            find = self.does(self._start_capture)
+            hint = "Finds the cameras of all uploaded photographs, as scenetok capture does, and encodes the scene"
+            elements += [
+                QuietButton("Make a scene of them", find, hint=hint, is_main=True),
+                QuietButton("Stop it", self.does(self._stop)),
+            ]
+        elements.append(QuietButton("Forget them", self.does(self._forget), hint="Deletes the uploaded photographs"))
+        self.folder = Folder("Own photographs", elements, is_open=generation is not None)
+
+    def _uploaded(self, name: str, content: bytes) -> None:
+        def take() -> str:
+            files = self.session.open_files
+            paths = files.take_photographs(name, content)
+            try:
+                for path in paths:
+                    read_photograph(path)
+            except ValueError:
+                for path in paths:
+                    path.unlink(missing_ok=True)
+                raise
+            self.session.list_files()
+            there = len(files.photograph_names())
+            if self._generation is None:
+                return f"{there} photograph{'s' * (there > 1)}: upload more from all around, then make a scene of them"
+            self._generation.list_photographs(paths[-1].name)
+            return f"{paths[-1].name}: press Generate"
+
+        self.session.attempt(self.folder.status, take)
+
+    def _forget(self) -> str:
+        count = self.session.open_files.forget_photographs()
+        if self._generation is not None:
+            self._generation.list_photographs(None)
+        self.session.list_files()
+        return f"{count} photographs deleted"
+
+    def _start_capture(self) -> str:
+        session = self.session
+        work: Work[Made]
+
+        def run(on_step: Callable[[int, int], None]) -> Made:
+            made = capture_uploads(session, work.on_step)
+            with session.evaluating():
+                return encode_capture(session, made.folder, "photographs"), made.warnings
+
+        def done(made: Made) -> str:
+            encoded, warnings = made
+            encoded.display(session)
+            session.list_files()
+            session.ask_again()
+            more = f" ({'; '.join(warnings)})" if warnings else ""
+            return f"encoded {len(encoded.views.indices)} of {encoded.scene.num_frames} photographs{more}"
+
+        work = Work(run, session.lock, share=not session.trains, report=self.says, done=done, doing="making a scene")
+        session.start(work)
+        return "finding the cameras of the photographs"
+
+    def _stop(self) -> str:
+        return "stopping" if self.session.stop() else "nothing is being made"

@@ -1,0 +1,256 @@
+"""What the folders of the panel share: the open viewer, the scene, the run's files, and how results are reported."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import viser
+from nerfstudio.viewer.viewer_elements import ViewerElement
+from torch import nn
+
+from scenetok_ns.data.scenes import DataError
+from scenetok_ns.rendering.picture_files import encode_picture
+from scenetok_ns.rendering.scene_renderer import SceneRenderer
+from scenetok_ns.viewer.background import Work
+from scenetok_ns.viewer.cameras import draw_frustums, place_camera
+from scenetok_ns.viewer.elements import COLOURS, Folder, Kind, Status, asking_client
+from scenetok_ns.viewer.renderer import ViewerRenderer, ViewSettings
+from scenetok_ns.viewer.shown_scene import SceneState, ShownScene
+from scenetok_ns.viewer.viewer_files import ViewerFiles
+
+if TYPE_CHECKING:
+    from nerfstudio.viewer.viewer import Viewer
+
+logger = logging.getLogger(__name__)
+
+SECONDS = {"good": 5, "warning": 12, "error": 20}
+"""For which a notification stays."""
+MOST_UNDONE = 30
+"""States that can be gone back to."""
+
+
+@dataclass
+class Session:
+    """One panel and, once it is opened, its viewer."""
+
+    view: ViewerRenderer
+    module: nn.Module
+    """Nerfstudio's model, which is in eval mode while a scene is generated or a video rendered."""
+    viewer: Viewer | None = None
+    files: ViewerFiles | None = None
+    work: Work[Any] | None = None
+    """What goes on in the background: a generation, a capture or a video; one at a time."""
+    redrawn: list[Callable[[], None]] = field(default_factory=list)
+    """Called when another scene is shown, and after an undo."""
+    listed: list[Callable[[], None]] = field(default_factory=list)
+    """Called when files have come or gone."""
+    _past: list[tuple[SceneState, ViewSettings]] = field(default_factory=list)
+
+    @property
+    def shown(self) -> ShownScene:
+        return self.view.scene
+
+    @property
+    def renderer(self) -> SceneRenderer:
+        return self.view.renderer
+
+    @property
+    def open_viewer(self) -> Viewer:
+        """Raises DataError where there is none."""
+        if self.viewer is None:
+            raise DataError("this needs an open viewer")
+        return self.viewer
+
+    @property
+    def open_files(self) -> ViewerFiles:
+        """Raises DataError where there is no run folder."""
+        if self.files is None:
+            raise DataError("this needs an open viewer of a run")
+        return self.files
+
+    @property
+    def run(self) -> Path:
+        return self.open_files.run
+
+    @property
+    def trains(self) -> bool:
+        """Whether a training goes on, which background work must not let in between its steps."""
+        trainer = self.viewer and self.viewer.trainer
+        return bool(trainer and trainer.training_state == "training")
+
+    @property
+    def lock(self) -> Any:
+        """The viewer's lock, under which alone the model is used."""
+        lock = self.viewer and self.viewer.train_lock
+        return contextlib.nullcontext() if lock is None else lock
+
+    # --- Elements ---
+
+    def hook(self, folder: Callable[[], Folder], act: Callable[[], str | None], *, loud: bool = True) -> Callable:
+        """A hook that never raises. What `act` returns, or what went wrong, is reported in the folder.
+
+        loud: also as a notification in the browser that asked; errors always are.
+        """
+
+        def hook(element: Any) -> None:
+            self.attempt(folder().status, act, loud=loud)
+
+        return hook
+
+    def attempt(self, status: Status, act: Callable[[], str | None], *, loud: bool = True) -> None:
+        try:
+            said = act()
+        except Exception as error:
+            logger.warning("the viewer's panel: %s", error, exc_info=not isinstance(error, (ValueError, OSError)))
+            self.report(status, str(error) or type(error).__name__, "error")
+            return
+        if said is not None:
+            self.report(status, said, loud=loud)
+
+    def report(self, status: Status, text: str, kind: Kind = "good", *, loud: bool = True) -> None:
+        """Say something in a folder and, if it is `loud`, in the browser that asked, else in all."""
+        status.say(text, kind)
+        if loud:
+            self.notify(text, kind)
+
+    def notify(self, text: str, kind: Kind = "good") -> None:
+        """A notification that goes by itself."""
+        if self.viewer is None:
+            return
+        title = {"good": "SceneTok", "warning": "Note", "error": "That did not work"}[kind]
+        asking = asking_client()
+        clients = self.viewer.viser_server.get_clients()
+        for client in [asking] if asking is not None and asking.client_id in clients else list(clients.values()):
+            client.add_notification(title, text, auto_close=1000 * SECONDS[kind], color=COLOURS[kind])
+
+    def connect(self, element: ViewerElement) -> None:
+        """Have the viewer render again after changes of an installed element, as it does with those it finds itself."""
+        if not getattr(element, "renders", True):
+            return
+        element.interrupt = self.view.interrupt  # type: ignore[attr-defined]
+        act = element.cb_hook
+
+        def locked(touched: Any) -> None:
+            with self.lock:
+                act(touched)
+            self.ask_again()
+
+        element.cb_hook = locked
+
+    def download(self, name: str, content: bytes) -> None:
+        """Send a file to the browser that asked for it. Raises DataError if nobody did."""
+        client = asking_client()
+        if client is None:
+            raise DataError("only a browser can download something")
+        client.send_file_download(name, content)
+
+    # --- The viewer ---
+
+    def ask_again(self) -> None:
+        """As the viewer's `_trigger_rerender`, which fails when a browser comes or goes meanwhile."""
+        from nerfstudio.viewer.render_state_machine import RenderAction
+
+        self.view.interrupt()
+        if self.viewer is None or not self.viewer.ready:
+            return
+        for identity, client in self.viewer.viser_server.get_clients().items():
+            if (thread := self.viewer.render_statemachines.get(identity)) is not None:
+                thread.action(RenderAction("move", self.viewer.get_camera_state(client)))
+
+    def redraw(self) -> None:
+        """Frustums of the scene that is shown now, and the camera of the browser that asked for it."""
+        self.redraw_frustums()
+        asking = asking_client()
+        if self.viewer is not None:
+            for client in self.viewer.viser_server.get_clients().values():
+                if asking is None or client.client_id == asking.client_id:
+                    self.place(client)
+                else:
+                    text = "Another browser has opened another scene: all browsers at this viewer share one."
+                    client.add_notification(
+                        "Note", text, auto_close=1000 * SECONDS["warning"], color=COLOURS["warning"]
+                    )
+        for call in self.redrawn:
+            call()
+
+    def list_files(self) -> None:
+        """Have the page list the run's files as they are now."""
+        for call in self.listed:
+            call()
+
+    def redraw_frustums(self) -> None:
+        if self.viewer is not None:
+            draw_frustums(self.viewer, self.shown.pictures())
+
+    def place(self, client: viser.ClientHandle) -> None:
+        place_camera(client, self.shown.pictures().cameras, self.open_viewer.config.camera_frustum_scale)
+
+    def snapshot(self, size: tuple[int, int]) -> tuple[str, bytes]:
+        """The view of the browser that asks, in full quality at (height, width) pixels: name and bytes of a PNG."""
+        from nerfstudio.viewer.utils import get_camera
+
+        viewer, client = self.open_viewer, asking_client()
+        if client is None:
+            raise DataError("only a browser can take a snapshot")
+        state = viewer.get_camera_state(client)
+        camera = get_camera(state, *size)
+        with self.lock, torch.no_grad(), self.evaluating():
+            rgb = self.view.picture(camera.to(self.renderer.device))
+        title = "".join(mark if mark.isalnum() or mark in "-_" else "_" for mark in self.shown.title) or "scene"
+        return f"{title}.png", encode_picture(rgb.permute(2, 0, 1), "PNG")
+
+    # --- Undo ---
+
+    def remember(self) -> None:
+        """Note scene, tokens and settings before something changes them."""
+        state = self.shown.state, self.view.settings
+        if not self._past or self._past[-1] != state:
+            self._past = [*self._past, state][-MOST_UNDONE:]
+
+    def undo(self) -> str:
+        """Go back to what was noted last."""
+        now = self.shown.state, self.view.settings
+        while self._past and self._past[-1] == now:
+            self._past.pop()
+        if not self._past:
+            raise DataError("there is nothing to undo")
+        state, settings = self._past.pop()
+        same_scene = state == now[0]
+        self.shown.state, self.view.settings = state, settings
+        if not same_scene:
+            self.redraw_frustums()
+        for call in self.redrawn:
+            call()
+        return "undone: " + ("settings" if same_scene else "scene and tokens")
+
+    # --- Background work ---
+
+    def start(self, work: Work[Any]) -> None:
+        """Begin work in the background; what goes on is ended at its next step."""
+        self.stop()
+        self.work = work
+        work.start()
+
+    def stop(self) -> bool:
+        """End what goes on in the background at its next step; whether there was something."""
+        going, self.work = self.work, None
+        if going is None or not going.is_alive():
+            return False
+        going.abort()
+        return True
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Any:
+        """The model in eval mode, whatever it was in."""
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(was_training)

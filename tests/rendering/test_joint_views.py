@@ -1,0 +1,44 @@
+"""Joint renders with depth and certainty, and what of them photographs have shown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.small_models import small_model, views
+
+from scenetok_ns.data.demo.render import render_depths
+from scenetok_ns.data.demo.scenes import sample_rooms, sample_walks
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.rendering.joint_views import join_views, pixels_unseen, render_jointly
+
+
+@pytest.mark.parametrize("layout", ["4:1", "1:1"])
+def test_frames_are_those_of_a_render_and_known_depth_is_kept(layout: str) -> None:
+    model = small_model(layout)
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter *= 0.4  # velocities of the size that trained networks give
+    pictures, cameras = views(6)
+    tokens = model.encode(pictures, cameras)
+    found = render_jointly(model, tokens, cameras, seed=3)
+    assert torch.equal(found.frames, model.render(tokens, cameras, seed=3).clamp(0, 1))
+    assert found.certainty.shape == found.depth.depth.shape == (6, 1, 16, 16)
+    assert found.certainty.min() >= 0 and found.certainty.max() <= 1 and found.certainty.std() > 0
+    assert (found.depth.depth > 0).all()
+    again = render_jointly(model, tokens, cameras, seed=3, depth=found.depth)
+    assert again.depth is found.depth and torch.equal(again.certainty, found.certainty)
+    both = join_views([found, again.select(torch.tensor([4]))])
+    assert len(both.frames) == both.cameras.num_views == 7
+    assert torch.equal(both.certainty[6], found.certainty[4])
+
+
+def test_seen_is_what_a_photograph_shows_and_nothing_hides() -> None:
+    """In a furnished room, by its exact depth."""
+    rooms = sample_rooms([5])
+    c2w = sample_walks(rooms, 48)
+    depth = render_depths(rooms, c2w, rooms.intrinsics, 24)[0, :, None]
+    cameras = CameraBatch(c2w, rooms.intrinsics[:, None].expand(1, 48, 3, 3))
+    chosen = [0, 2, 24]
+    unseen = pixels_unseen(depth[chosen], cameras.select(chosen), cameras.select([0]), depth[:1])
+    itself, neighbour, opposite = unseen.float().mean(dim=(1, 2))
+    assert itself < 0.02 and itself < neighbour < 0.7 < opposite
