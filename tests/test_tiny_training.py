@@ -51,7 +51,7 @@ def small_preset(folder: Path, name: str) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Codec, tokens and finish, then a generator on them."""
-    folder = tmp_path_factory.mktemp("tiny")
+    folder, presets = tmp_path_factory.mktemp("tiny"), tmp_path_factory.mktemp("presets")
     patch = pytest.MonkeyPatch()
     patch.setattr(token_task, "HELD_OUT_SCENES", 2)
     patch.setattr(generator_task, "HELD_OUT_SCENES", 2)
@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_training(
         TinyOptions(
             output=folder,
-            preset=str(small_preset(folder, "scenetok-tiny")),
+            preset=str(small_preset(presets, "scenetok-tiny")),
             codec_steps=2,
             codec_batch_size=4,
             token_steps=4,
@@ -75,7 +75,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_generator_training(
         GeneratorOptions(
             output=folder / "generator",
-            preset=str(small_preset(folder, "scenegen-tiny")),
+            preset=str(small_preset(presets, "scenegen-tiny")),
             steps=2,
             tokenizer=folder / "weights.safetensors",
             **small,

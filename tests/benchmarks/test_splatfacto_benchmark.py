@@ -46,7 +46,7 @@ def test_scored_frames_are_those_of_the_model_card_and_no_context(benchmark_scri
 
 
 def test_the_model_is_scored_on_the_truth(benchmark_script: ModuleType) -> None:
-    case = benchmark_script.held_out_case(0, num_context=12, window=8, size=64)
+    case = benchmark_script.held_out_case(0, num_context=12, window=8, size=128)
     model = SceneTok.from_preset(load_preset("scenetok-tiny"))
     model.load_embedded()
     row, pictures = benchmark_script.measure_scenetok(model.eval(), case, steps=1)
@@ -90,6 +90,6 @@ def test_a_sheet_has_the_truth_and_every_reported_step(
         (1, "splatfacto, points", 9),
     ]
     sheet = torch.from_numpy(np.asarray(Image.open(tmp_path / "sheets" / "room1-points.png")).astype(np.float32))
-    truth, half, most = sheet.split(64)
+    truth, half, most = sheet.split(128)
     torch.testing.assert_close(half, truth * 0.5, atol=1, rtol=0)
     torch.testing.assert_close(most, truth * 0.9, atol=1, rtol=0)

@@ -51,7 +51,7 @@ def test_a_capture_gives_its_views_and_its_scale(capture: Path) -> None:
     scenes = open_scenes(capture, preset, num_context=3)
     assert len(scenes) == 1 and scenes.names == [capture.name]
     views, target = scenes.context(), scenes.targets()
-    assert views.images.shape == (3, 3, 64, 64) and views.images.dtype == torch.uint8
+    assert views.images.shape == (3, 3, 128, 128) and views.images.dtype == torch.uint8
     assert views.cameras.c2w.shape == (1, 3, 4, 4) and views.scene == capture.name
     poses = torch.from_numpy(np.stack(walk(6)))
     assert views.pose_scale == pytest.approx(preset.data.camera_spread / camera_spread(poses), rel=1e-4)

@@ -63,7 +63,7 @@ def test_an_earlier_run_opens_in_the_stock_tools_and_in_ours(path: Path, tmp_pat
 
 
 def test_the_stock_tools_load_the_model_of_an_earlier_run(tmp_path: Path) -> None:
-    write_demo_data(tmp_path / "rooms", "re10k", {"train": 1, "test": 1}, 16, 64, seed=0)
+    write_demo_data(tmp_path / "rooms", "re10k", {"train": 1, "test": 1}, 16, 128, seed=0)
     folder = tmp_path / "runs" / "tiny"
     derive_run(Path("scenetok-tiny"), folder).write()
     (path,) = [path for path in EARLIER if path.stem == "open-scenetok-tiny"]

@@ -22,7 +22,7 @@ from scenetok_ns.models.presets import config_folder, load_preset
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, a small preset of its own, a checkpoint for it, and the run imported from that."""
     folder = tmp_path_factory.mktemp("workplace")
-    write_demo_data(folder / "data", "re10k", {"train": 1, "test": 2}, 16, 64, 0)
+    write_demo_data(folder / "data", "re10k", {"train": 1, "test": 2}, 16, 128, 0)
     values = yaml.safe_load((config_folder() / "scenetok-tiny.yaml").read_text())
     del values["embedded_weights"]
     values["compressor"].update(hidden_size=32, depth=1, num_heads=2, num_tokens=16, token_dim=8)

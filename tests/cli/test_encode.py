@@ -136,7 +136,7 @@ def test_encode_encodes_with_a_generator_too(work: Path, tmp_path: Path) -> None
 
 
 def test_the_model_in_the_package_is_opened_by_its_name(work: Path, tmp_path: Path) -> None:
-    write_demo_data(tmp_path / "rooms", "re10k", {"train": 1, "test": 1}, 16, 64, 0)
+    write_demo_data(tmp_path / "rooms", "re10k", {"train": 1, "test": 1}, 16, 128, 0)
     scenetok("new-run", "scenetok-tiny", output=tmp_path / "run", data=tmp_path / "rooms")
     _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="inference")
     model = pipeline.model.scenetok

@@ -137,7 +137,7 @@ def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, mon
     for module in (scenetok_datamanager, scenetok_trainer):
         monkeypatch.setattr(module, "load_preset", lambda name: preset)
     monkeypatch.setattr(scenetok_module, "embedded_weights", lambda name: files[name])
-    Image.new("RGB", (80, 70), (90, 120, 30)).save(tmp_path / "photo.png")
+    Image.new("RGB", (180, 150), (90, 120, 30)).save(tmp_path / "photo.png")
     scenetok("generate", image=tmp_path / "photo.png", seed=7, output=tmp_path / "scene.safetensors")
     tokens = SceneTokens.load(tmp_path / "scene.safetensors")
     assert tokens.preset == "scenegen-tiny" and tokens.mean.shape == (128, 32)

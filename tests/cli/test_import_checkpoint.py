@@ -171,7 +171,7 @@ def test_the_preset_follows_from_the_files_in_a_folder(tmp_path: Path) -> None:
 def test_the_file_of_another_autoencoder_is_refused_at_import(workplace: Path, tmp_path: Path) -> None:
     values = yaml.safe_load((workplace / "small.yaml").read_text())
     values["context_autoencoder"] = {"name": "vavae"}
-    values["compressor"]["camera"]["patch_size"] = 16
+    values["compressor"]["camera"]["patch_size"] = 8
     (tmp_path / "photographs.yaml").write_text(yaml.dump(values))
     state = random_state(load_preset(str(tmp_path / "photographs.yaml")))
     write_lightning(tmp_path / "small.ckpt", state)

@@ -74,7 +74,7 @@ def test_other_data_takes_scene_and_index_along_where_they_fit(
     config.run_folder = tmp_path / "old"
     (tmp_path / "old" / "config.yml").write_text(yaml.dump(config))
     shutil.copytree(workplace / "data", tmp_path / "same")
-    write_demo_data(tmp_path / "other", "re10k", {"test": 1}, 16, 64, seed=5)
+    write_demo_data(tmp_path / "other", "re10k", {"test": 1}, 16, 128, seed=5)
     found = {}
     for name in ("same", "other"):
         scenetok_in(tmp_path, "new-run", str(tmp_path / "old"), data=name, output=f"run-{name}")

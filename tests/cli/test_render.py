@@ -103,13 +103,13 @@ def test_the_path_beside_a_video_gives_its_frames_again(workplace: Path, tmp_pat
 def test_photographs_stand_beside_the_views_they_were_taken_from(workplace: Path, tmp_path: Path) -> None:
     """Along transforms.json every picture has its own photograph beside it, and looks more like it than like others."""
     path = workplace / "cellar" / "transforms.json"
-    words = ("--path", path, "--compare", "--formats", "png", "--num-context", 12, "--size", 64)
+    words = ("--path", path, "--compare", "--formats", "png", "--num-context", 12, "--size", 128)
     scenetok("render", "--data", workplace / "cellar", "--output", tmp_path, *words)
     found = pictures(tmp_path / "cellar").astype(float)
-    assert found.shape == (20, 64, 128, 3)
-    ours, beside = found[:, :, :64], found[:, :, 64:]
+    assert found.shape == (20, 128, 256, 3)
+    ours, beside = found[:, :, :128], found[:, :, 128:]
     for index, file in enumerate(sorted((workplace / "cellar" / "images").iterdir())):
-        photograph = np.asarray(Image.open(file).resize((64, 64), Image.Resampling.LANCZOS)).astype(float)
+        photograph = np.asarray(Image.open(file).resize((128, 128), Image.Resampling.LANCZOS)).astype(float)
         assert np.abs(photograph - beside[index]).max() <= 1
     errors = np.square(ours[:, None] - beside[None]).mean(axis=(2, 3, 4))
     assert (errors.argmin(axis=1) == np.arange(20)).mean() > 0.7

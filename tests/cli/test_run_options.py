@@ -22,7 +22,17 @@ NAN = float("nan")
 
 
 def test_options_are_read_without_nerfstudio() -> None:
-    names = "new_run", "encode", "evaluate", "generate", "render", "splat", "import_checkpoint", "latents", "demo"
+    names = (
+        "new_run",
+        "encode",
+        "evaluate",
+        "generate",
+        "render",
+        "export_splat",
+        "import_checkpoint",
+        "latents",
+        "demo",
+    )
     modules = ", ".join(f"scenetok_ns.cli.{name}" for name in names)
     code = f"import sys, {modules}; assert 'nerfstudio' not in sys.modules, 'nerfstudio was imported'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

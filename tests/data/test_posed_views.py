@@ -34,10 +34,10 @@ def test_squares_of_too_small_pictures_or_too_few_cameras_are_refused() -> None:
 
 
 def test_a_photograph_stands_at_the_start_of_its_path(tmp_path: Path) -> None:
-    Image.fromarray(PICTURES[0].movedim(0, -1).numpy()).resize((150, 100)).save(tmp_path / "room.png")
+    Image.fromarray(PICTURES[0].movedim(0, -1).numpy()).resize((225, 150)).save(tmp_path / "room.png")
     preset = load_preset("scenegen-tiny")
     views = photograph_views(tmp_path / "room.png", preset, "sideways", fov=53.13, pose_scale=2.0)
-    assert views.images.shape == (1, 3, 64, 64) and (views.scene, views.pose_scale) == ("room", 2.0)
+    assert views.images.shape == (1, 3, 128, 128) and (views.scene, views.pose_scale) == ("room", 2.0)
     assert float(views.cameras.intrinsics[0, 0, 1, 1]) == pytest.approx(1.0, abs=1e-3)
     assert views.anchors is not None and views.anchors.num_views == preset.data.views.num_context
     assert torch.equal(views.anchors.c2w[:, 0], views.cameras.c2w[:, 0])

@@ -66,7 +66,7 @@ def test_scenetok_encodes_and_renders_with_the_preset_s_cameras(quirk: str) -> N
     intrinsics = torch.tensor([[0.9, 0.0, 0.5], [0.0, 0.9, 0.5], [0.0, 0.0, 1.0]]).expand(1, 4, 3, 3)
     cameras = CameraBatch(pose, intrinsics)
     wrong = CameraBatch(pose, scale_focal_by_256(intrinsics))
-    images = torch.rand(4, 3, 64, 64)
+    images = torch.rand(4, 3, 128, 128)
 
     tokens = quirky.encode(images, cameras)
     expected = model.encode(images, cameras if quirk == "none" else wrong)

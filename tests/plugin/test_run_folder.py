@@ -75,7 +75,7 @@ def test_a_derived_run_shares_the_checkpoint_and_leaves_the_original_as_it_is(
 
 
 def test_a_preset_in_the_package_is_a_run_without_a_folder(tmp_path: Path) -> None:
-    write_demo_data(tmp_path / "data", "re10k", {"test": 1}, 16, 64)
+    write_demo_data(tmp_path / "data", "re10k", {"test": 1}, 16, 128)
     derived = derive_run(Path("scenetok-tiny"), tmp_path / "run")
     derived.config.pipeline.datamanager.data = tmp_path / "data"
     expected = derived.load().model.scenetok.state_dict()

@@ -21,7 +21,7 @@ LONGEST = 55
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rooms")
-    write_demo_data(folder / "rooms", "re10k", {"train": 1, "test": 3}, 16, 64, 0, depth=False)
+    write_demo_data(folder / "rooms", "re10k", {"train": 1, "test": 3}, 16, 128, 0, depth=False)
     return folder / "rooms"
 
 
@@ -44,7 +44,7 @@ def test_generate_a_scene(rooms: Path, tmp_path: Path) -> None:
     Image.fromarray(views.images[0].movedim(0, -1).numpy()).save(tmp_path / "room.png")
     example("generate_a_scene")(tmp_path / "room.png", tmp_path / "made", seeds=1, steps=1)
     assert SceneTokens.load(tmp_path / "made" / "seed0.safetensors").preset == "scenegen-tiny"
-    assert Image.open(tmp_path / "made" / "seed0.png").size == (12 * 64, 64)
+    assert Image.open(tmp_path / "made" / "seed0.png").size == (12 * 128, 128)
 
 
 def test_loss_on_tokens(rooms: Path, tmp_path: Path) -> None:

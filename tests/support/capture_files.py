@@ -14,7 +14,7 @@ UNITS = 40.0
 """Of the capture in a metre."""
 
 
-def write_demo_capture(folder: Path, frames: int = 20, index: int = 0, size: int = 72) -> DemoScene:
+def write_demo_capture(folder: Path, frames: int = 20, index: int = 0, size: int = 136) -> DemoScene:
     """A procedural room, in units of 25 mm, lying on its side; every 10th picture is for evaluation."""
     scene = make_scene(0, "test", index, frames, size)
     world = torch.tensor([[0.0, 0.0, 1.0, 100.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, -30.0], [0.0, 0.0, 0.0, 1.0]])

@@ -47,7 +47,7 @@ class Materials:
     def data(self, layout: str = "re10k") -> Path:
         folder = self.store / layout
         if not folder.exists():
-            write_demo_data(folder, layout, {"train": 2, "test": 2}, FRAMES, 64, 0)  # type: ignore[arg-type]
+            write_demo_data(folder, layout, {"train": 2, "test": 2}, FRAMES, 128, 0)  # type: ignore[arg-type]
         return folder
 
     def _copy(self, layout: str, path: Path) -> None:
@@ -79,10 +79,10 @@ class Materials:
         with Image.open(next(self._scene().glob("images*/*"))) as picture:
             exif = Image.Exif()
             exif.get_ifd(0x8769)[0xA405] = 35  # 35 mm equivalent focal length
-            picture.convert("RGB").resize((120, 90)).save(path, exif=exif)
+            picture.convert("RGB").resize((192, 144)).save(path, exif=exif)
 
     def _camera_path(self, path: Path) -> None:
-        write_camera_path(path, trajectory("forward")[:8], 60.0, 64)
+        write_camera_path(path, trajectory("forward")[:8], 60.0, 128)
 
     def _evaluation_index(self, path: Path) -> None:
         scenes = json.loads((self.data() / "test" / "index.json").read_text())

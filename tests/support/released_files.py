@@ -41,11 +41,11 @@ def small_preset(*, generator: bool = False) -> Preset:
     )
     if not generator:
         return preset
-    camera = CameraConfig("plucker", normalize=True, embedding="patch_embed", patch_size=8, input_size=64, dropout=0.1)
+    camera = CameraConfig("plucker", normalize=True, embedding="patch_embed", patch_size=4, input_size=32, dropout=0.1)
     return replace(
         preset,
         data=replace(preset.data, views=replace(preset.data.views, max_condition_views=3)),
-        scene_generator=SceneGeneratorConfig(hidden_size=32, depth=2, num_heads=2, patch_size=1, camera=camera),
+        scene_generator=SceneGeneratorConfig(hidden_size=32, depth=2, num_heads=2, patch_size=2, camera=camera),
         scene_sampler=SceneSamplerConfig(steps=2, timestep_shift=4.0),
         tokenizer_checkpoint="tokenizer.ckpt",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-WIDTH, HEIGHT, FOCAL = 160, 120, 133.0
+WIDTH, HEIGHT, FOCAL = 176, 132, 146.3
 SIZE = 4.0
 """Side of the box, which is centred at the origin."""
 TEXELS = 256
