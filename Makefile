@@ -53,7 +53,7 @@ notebooks: $(STAMP)
 
 # After new bundled weights: figures for the model cards and docs/depth.md, and all pictures of the models. About
 # an hour on two idle cores: 15 minutes of figures, 5 of pictures, 10 of notebooks, 5 of the viewer; then look at them.
-# Figures and screenshots are left in build/model-assets; the tables of the cards and the viewer's two pictures are
+# Figures and screenshots are left in build/model-assets; the tables of the cards and the viewer's picture are
 # brought up to date by hand. splatfacto's sheet needs an NVIDIA GPU: benchmarks/splatfacto.py.
 ASSETS := build/model-assets
 model-assets: $(STAMP)
