@@ -82,6 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     patch.undo()
+    small_preset(folder, "scenetok-tiny")  # for the tests
     return folder
 
 

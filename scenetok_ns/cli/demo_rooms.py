@@ -11,7 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from scenetok_ns.tools.errors import UsageError
 
 Layout = Literal["re10k", "dl3dv"]
-TRAIN, TEST, FRAMES, SIZE = 56, 8, 48, 64
+TRAIN, TEST, FRAMES, SIZE = 56, 8, 48, 128
 """Defaults: numbers of scenes, pictures of each scene, their width and height in pixels."""
 MOST_SCENES, MOST_PIXELS = 1_000_000, 1 << 26
 """Largest number of scenes of a split, and of pixels of all pictures of a scene, which are made together."""

@@ -19,10 +19,13 @@ from scenetok_ns.cli import change_run, new_run
 from scenetok_ns.data.anchors import home_pose, trajectory
 from scenetok_ns.data.camera_path_files import write_camera_path
 from scenetok_ns.models import scenetok_networks as scenetok_module
+from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import Preset, build, config_folder
+from scenetok_ns.models.released_checkpoints import module_sha256
+from scenetok_ns.models.scenetok_networks import GENERATOR_OF
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.models.weight_files import embedded_weights, save_weights
+from scenetok_ns.models.weight_files import embedded_weights, load_weights, save_weights
 from scenetok_ns.plugin import datamanager as scenetok_datamanager
 from scenetok_ns.plugin import model as scenetok_model
 from scenetok_ns.plugin import run_folder
@@ -130,7 +133,10 @@ def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, mon
     values["embedded_generator"] = "stand-in"
     preset = build(Preset, {"name": "scenegen-tiny", **values}, "stand-in")
     network = randomized(SceneGenerator.from_preset(preset))
-    save_weights({"scene_generator": network}, tmp_path / "stand-in.safetensors")
+    tokenizer = Compressor.from_preset(preset)
+    load_weights({"compressor": tokenizer}, embedded_weights("scenetok-tiny"))
+    header = {GENERATOR_OF: module_sha256(tokenizer)}
+    save_weights({"scene_generator": network}, tmp_path / "stand-in.safetensors", header)
     files = {"stand-in": tmp_path / "stand-in.safetensors", "scenetok-tiny": embedded_weights("scenetok-tiny")}
     for module in (scenetok_model, run_folder, change_run, new_run):
         monkeypatch.setattr(module, "load_preset", lambda name: preset)
