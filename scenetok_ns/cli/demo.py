@@ -51,14 +51,14 @@ def demo(
     output: Path = Path("demo"),
     train_scenes: int = 12,
     test_scenes: int = 2,
-    train_steps: int = 20,
+    train_steps: int = 8,
     seed: int = 0,
     preset: str = EMBEDDED,
     generator: str = EMBEDDED_GENERATOR,
 ) -> None:
     """Make rooms; evaluate, render and generate some with the shipped models; train a little on top.
 
-    About two and a half minutes on two idle CPU cores. A second call makes a second run from the same rooms.
+    About three minutes on two idle CPU cores. A second call makes a second run from the same rooms.
 
     Args:
         output: Folder for data, runs, figures and videos.
