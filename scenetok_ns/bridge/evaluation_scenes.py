@@ -1,4 +1,5 @@
-"""The scenes that tools show and evaluate: which there are, and what of each the model is given and compared with."""
+"""The scenes that tools show and evaluate: their names, and the views of each that the model is given and compared
+with."""
 
 from __future__ import annotations
 
@@ -149,7 +150,7 @@ class EvaluationScenes:
         raise self.none_usable()
 
     def number_of(self, key: str) -> int:
-        """Number of a scene by its name; it joins the scenes to evaluate. Raises DataError."""
+        """Number of a scene by its name; adds it to the scenes to evaluate. Raises DataError."""
         if key not in self.keys:
             if key not in self.source.keys:
                 some = ", ".join(list(self.source.keys)[:5])
@@ -256,7 +257,7 @@ class EvaluationScenes:
         return scene.scene.load_views(scene.target, (self.preset.data.image_size,) * 2)
 
     def conditions(self, number: int) -> GenerationInputs | None:
-        """What a scene is generated from; None where scenes are encoded from their context views."""
+        """Inputs that a scene is generated from; None if scenes are encoded from their context views."""
         anchors = self.scene(number).anchors
         return (
             None if anchors is None else GenerationInputs(self.context_views(number), anchors, self.pose_scale(number))
@@ -291,7 +292,7 @@ def views_by_index(
     index: EvaluationIndex | None, indexed: Collection[str], limit: int | None, default: int, scene: Scene
 ) -> ViewIndices:
     """Evaluation views of a scene: those of the index if `indexed` has it, with at most `limit` of its context views,
-    spread evenly, else `default` context views spread over the scene. A function, so that workers can be given it."""
+    spread evenly, else `default` context views spread over the scene. A function, so that it can be sent to workers."""
     if index is None or scene.key not in indexed:
         return default_views(scene.c2w, default)
     views = index.views(scene)

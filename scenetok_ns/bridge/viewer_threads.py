@@ -1,4 +1,4 @@
-"""Rendering inside Nerfstudio's viewer: cheap interrupts, and who is asking.
+"""Rendering inside Nerfstudio's viewer: cheap interrupts, and the browser that asked.
 
 The viewer renders under `sys.settrace` and interrupts by raising from the trace function at any Python line. Traced
 Python is two to three times slower, and an exception at any line can leave a cache half updated.
@@ -17,8 +17,8 @@ import torch
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 LARGE_PICTURES = 1e-6
-"""Frames a second for which the viewer chooses the size of its moving pictures; so few that it always takes the size
-that it takes at rest. The time of our renders does not depend on the size."""
+"""Frame rate for which the viewer chooses the size of its moving pictures; low enough that it always uses its size at
+rest. The time of our renders does not depend on the size."""
 
 
 class Untraced:
@@ -56,7 +56,7 @@ def _traced_line() -> None:
 
 
 def asked_by_viewer() -> bool:
-    """Whether this thread is one of a viewer's render threads, which an exception would end for good.
+    """Whether this thread is one of a viewer's render threads, which an exception would end.
 
     By name, so that the viewer need not be imported where there is none; the legacy viewer has its own class of that
     name.
@@ -90,7 +90,7 @@ class RenderThread:
 
     @property
     def moving(self) -> bool:
-        """Whether a preview will do."""
+        """Whether a preview is enough."""
         return self._paced and self._thread.state != "high"
 
     @property

@@ -22,7 +22,7 @@ LABELS = {
     "matches": "matching pairs",
     "cameras": "finding cameras",
 }
-"""What the progress bar of each stage is called."""
+"""Label of the progress bar of each stage."""
 
 
 def capture(
@@ -87,7 +87,7 @@ def capture(
 
 
 def print_capture(made: Capture, console: Console) -> None:
-    """Print what was found, and what the user should know, a line each."""
+    """Print results and warnings, one line each."""
     console.print(f"{made.folder} {'is ready' if made.is_new else 'was there already'}", soft_wrap=True)
     for note in made.notes:
         console.print(f"  {note}", soft_wrap=True, highlight=False)

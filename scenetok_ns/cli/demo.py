@@ -38,7 +38,7 @@ ROWS = (
     ("the model, another scene's tokens", "_other_tokens"),
     ("the model, shuffled-noise tokens", "_noise_tokens"),
 )
-"""What the evaluation compares, and how ns-eval's results call it."""
+"""Rows of the comparison, and their keys in ns-eval's results."""
 
 CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 """Colours and cursor movements of a terminal."""
@@ -124,7 +124,7 @@ def demo(
 
 
 def open_shipped(preset: str, data: Path, folder: Path) -> Path:
-    """Write a run folder of the package's model on the rooms, whose evaluation compares with the baselines."""
+    """Write a run folder of the package's model on the rooms; its evaluation includes the baselines."""
     from scenetok_ns.plugin.run_folder import derive_run
 
     derived = derive_run(Path(preset), folder)
@@ -183,7 +183,7 @@ def verdict(values: dict[str, float]) -> str:
 
 @dataclass
 class Tools:
-    """Runs Nerfstudio's tools with a progress bar each; what they say goes to a log file."""
+    """Runs Nerfstudio's tools with a progress bar each; their output goes to a log file."""
 
     console: Console
     folder: Path
@@ -218,7 +218,7 @@ class ToolError(OSError):
 
 
 def fraction_done(text: str) -> float | None:
-    """How far a tool is by its own words: `30 (15.00%)` of ns-train, `12/144` of the others; None: it doesn't say."""
+    """Progress of a tool from its output: `30 (15.00%)` of ns-train, `12/144` of the others; None: there is none."""
     percents = re.findall(r"\((\d+\.\d+)%\)", text)
     if percents:
         return float(percents[-1]) / 100

@@ -29,7 +29,7 @@ def download(
     list_files: Annotated[bool, tyro.conf.arg(name="list")] = False,
     dry_run: bool = False,
 ) -> None:
-    """Download the released files of a preset, and make a run folder of them for ns-viewer, ns-render and ns-eval.
+    """Download the released files of a preset, and create a run folder for ns-viewer, ns-render and ns-eval.
 
     Run the same command again to continue after an interruption; complete files are not downloaded twice. Files of the
     Hugging Face Hub go through its library, so HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as usual.
@@ -124,7 +124,7 @@ class Wanted:
 
     @property
     def target(self) -> Path:
-        """Where the file is downloaded to, or may be put by hand. (The Hub's cache has paths of its own.)"""
+        """Path that the file is downloaded to, or can be copied to by hand. (The Hub's cache has paths of its own.)"""
         return (self.to or weights_folder()).absolute() / self.file.name
 
     @property
@@ -138,7 +138,7 @@ class Wanted:
 
     @property
     def address(self) -> str:
-        """Where the bytes come from."""
+        """Address that the file is downloaded from."""
         if self.mirror is not None:
             return f"{self.mirror.rstrip('/')}/{self.file.name}"
         source = self.file.source
@@ -155,7 +155,7 @@ class Wanted:
         return source.link
 
     def found(self) -> Path | None:
-        """The file, if it is here already."""
+        """The file, if it is on this machine already."""
         if self.target.is_file():
             return self.target
         source = self.file.source

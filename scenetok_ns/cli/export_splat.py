@@ -128,7 +128,7 @@ class Fit:
 
 
 SH_DEGREE = 0
-"""Colours do not change with the direction: harmonics would fit what differs from window to window."""
+"""Colours do not change with the direction: harmonics would only fit differences between windows."""
 
 ROWS = (
     ("the splat, against the model's renders", "splat_against_renders"),

@@ -105,7 +105,7 @@ def _run(name: str, args: list[str]) -> None:
 def attached(args: list[str]) -> list[str]:
     """Options with a value that begins with one dash, `--output -x`, written as `--output=-x`.
 
-    The parser would take such a value for an option; negative numbers it knows.
+    The parser would take such a value for an option; it recognises negative numbers.
     """
     found: list[str] = []
     for word in args:

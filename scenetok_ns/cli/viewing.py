@@ -1,4 +1,4 @@
-"""From a capture to the viewer: run folder, encoding, page; what `scenetok capture --open` ends in."""
+"""Open a capture in the viewer (`scenetok capture --open`): run folder, encoding, page."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def prepare_view(capture: Path, run: Path | None) -> DerivedRun:
 
 
 def encoded(run: DerivedRun, console: Console, device: str | None = None) -> SceneTokPipeline:
-    """Load a run and make the tokens of its scene, which the first picture needs."""
+    """Load a run and encode its scene for the first picture."""
     pipeline = load_run(run, console, device)
     renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
     shown = scenes.scene(scenes.active)

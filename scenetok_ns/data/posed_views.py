@@ -45,7 +45,7 @@ class PosedViews:
 
     @staticmethod
     def of(views: Views, scene: str, pose_scale: float) -> PosedViews:
-        """From the views of a scene of the data layer."""
+        """Create from the views of a scene of the data layer."""
         return PosedViews(views.images, CameraBatch(views.c2w[None], views.intrinsics[None]), scene, pose_scale)
 
 

@@ -1,4 +1,4 @@
-"""What every source of posed images looks like to the rest of the system."""
+"""The common interface of all sources of posed images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ViewIndices:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Posed frames of one scene. Cameras are at hand, images are decoded when asked for.
+    """Posed frames of one scene. Cameras are in memory; images are decoded on request.
 
     Raises BadScene if the cameras are not finite rigid poses with positive focal lengths.
     """
@@ -56,7 +56,7 @@ class Scene:
     c2w: Float[Tensor, "v 4 4"]
     """Camera-to-world, OpenCV axes (x right, y down, z forward), float32, in the units of the data set."""
     intrinsics: Float[Tensor, "v 3 3"]
-    """Of the uncropped images, divided by their width (first row) and height (second row)."""
+    """Intrinsics of the uncropped images, divided by their width (first row) and height (second row)."""
     frame_names: tuple[str, ...]
     """File names without folder and suffix; they name rendered frames."""
     read_frame: Callable[[int], UInt8[Tensor, "3 h w"]]

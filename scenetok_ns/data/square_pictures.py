@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Aspect = Literal["border", "fill"]
-"""What a request that is no square shows: the square view and its border, or a part of a larger square."""
+"""Treatment of requests that are not square: the square view and its border, or a part of a larger square."""
 
 
 BEYOND, FRAME = (0.11, 0.11, 0.13), (0.45, 0.45, 0.5)

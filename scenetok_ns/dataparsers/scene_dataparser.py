@@ -1,4 +1,4 @@
-"""What the dataparsers of data sets with many scenes have in common.
+"""Common base of the dataparsers of data sets with many scenes.
 
 The scenetok methods ask for whole splits (`scene_source`). Methods that fit one scene (splatfacto, nerfacto) ask for
 `get_dataparser_outputs`, and get the context views of one evaluation scene to train on and its target views to be

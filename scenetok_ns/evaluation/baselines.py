@@ -1,4 +1,4 @@
-"""What a model's figures must be compared with, on the same views: pictures made without it, and wrong tokens."""
+"""Baselines on the same views: pictures made without the model, and the model with wrong tokens."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def nearest_view(
 
 
 def swap_tokens(tokens: SceneTokens, scene: SceneTokens) -> SceneTokens:
-    """`tokens` in the place of `scene`'s: rendered from the same cameras relative to the same reference."""
+    """`tokens` instead of the tokens of `scene`: rendered from the same cameras relative to the same reference."""
     return replace(scene, mean=tokens.mean, logvar=tokens.logvar)
 
 

@@ -90,7 +90,7 @@ def standin_features(network: Perceptual, pictures: Bytes) -> Float[Tensor, "n 2
 
 
 def standin_clip_features(frames: Float[Tensor, "n d"], clips: Sequence[range]) -> Float[Tensor, "m d2"]:
-    """Of each clip: the mean of its frames' features, and of the change from one frame to the next."""
+    """Features of each clip: the mean of its frames' features, and the mean of their change from frame to frame."""
     parts = [frames[list(clip)] for clip in clips]
     means = [torch.cat([part.mean(dim=0), part.diff(dim=0).abs().mean(dim=0)]) for part in parts]
     return torch.stack(means) if means else frames.new_zeros(0, 2 * frames.shape[1])

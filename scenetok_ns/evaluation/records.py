@@ -28,16 +28,16 @@ SCENES, PICTURES = "scenes", "pictures"
 
 @dataclass(frozen=True, eq=False)
 class SceneRecord:
-    """What was measured of one scene."""
+    """Measurements of one scene."""
 
     key: str
     context: list[int]
-    """Frame numbers of the photographs given."""
+    """Frame numbers of the photographs that the model was given."""
     frames: list[int]
     """Frame numbers of the views compared."""
     measured: Measured
     seconds: float
-    """For rendering the views, decoding included."""
+    """Seconds to render the views, decoding included."""
 
     def save(self, path: Path) -> None:
         parts = {"view": self.measured.views, "pred": self.measured.pred, "target": self.measured.target}
@@ -115,7 +115,7 @@ class EvaluationFolder:
         return SceneRecord.load(path) if path.is_file() else None
 
     def records(self, keys: Sequence[str]) -> Iterator[SceneRecord]:
-        """Of the scenes that have one, one in memory at a time."""
+        """Yield the records of the scenes that have one; one is in memory at a time."""
         for key in keys:
             if (record := self.record(key)) is not None:
                 yield record

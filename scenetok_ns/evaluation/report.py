@@ -24,7 +24,7 @@ FRAMES_PER_SECOND = 10
 
 
 def read_figures(folder: Path) -> dict[str, Any]:
-    """What `scenetok evaluate` wrote. Raises DataError if it did not, or the file is damaged."""
+    """Read the figures that `scenetok evaluate` wrote. Raises DataError if there are none, or the file is damaged."""
     path = folder / FIGURES
     if not path.is_file():
         raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
@@ -157,7 +157,7 @@ def _scenes(
     options: ReportOptions,
     on_scene: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Those scenes with the lowest PSNR that have pictures."""
+    """The scenes with the lowest PSNR that have pictures."""
     with_pictures = [key for key in figures["per_scene"] if folder.pictures(key).is_dir()]
     means = {key: float(np.mean(figures["per_scene"][key]["views"]["psnr"])) for key in with_pictures}
     found = []

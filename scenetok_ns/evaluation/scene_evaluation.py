@@ -34,12 +34,12 @@ READERS = 2
 
 @dataclass(frozen=True)
 class EvaluationConditions:
-    """What an evaluation changes of how a run encodes its scenes."""
+    """Changes of an evaluation to how a run encodes its scenes."""
 
     context_order: ContextOrder = "index"
-    """Of the context views: as the evaluation index has them, or otherwise. The middle one is the reference."""
+    """Order of the context views: as in the evaluation index, or another. The middle one is the reference."""
     num_tokens: int | None = None
-    """Keep only so many of the scene tokens, the first ones; None: all."""
+    """Number of scene tokens to keep, from the first on; None: all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class SceneEvaluation:
 
     @property
     def own_keys(self) -> list[str]:
-        """Those of this shard."""
+        """Scenes of this shard."""
         return [self.keys[number] for group in self._groups() for number in group]
 
     @torch.no_grad()
@@ -121,7 +121,7 @@ class SceneEvaluation:
             try:
                 for group, loaded in self._read_ahead(readers):
                     rendered = self._render(group, loaded)
-                    # One group waits at most: memory stays bounded, and a failure is told soon.
+                    # One group waits at most: memory stays bounded, and a failure is reported soon.
                     if pending is not None:
                         pending.result()
                     pending = measuring.submit(self._finish, group, rendered)

@@ -19,7 +19,8 @@ RUNS_CODE = {
     "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "importlib", "runpy", "ctypes", "code", "codeop",
     "pty", "webbrowser", "pickle", "_pickle", "marshal", "shelve", "multiprocessing", "pip", "pdb",
 }  # fmt: skip
-"""Packages that no training record has a reason to name. Nothing of them would be called, but the file is no model."""
+"""Packages that no training record has a reason to name. Nothing in them would be called, but a file that names them is
+not a model."""
 PLAIN_TYPES = {
     "dict", "list", "tuple", "str", "int", "float", "bool", "complex", "set", "frozenset", "bytes", "bytearray",
     "object", "slice", "range",

@@ -12,7 +12,7 @@ from scenetok_ns.models.recipes import TINIEST, DataConfig, TrainingConfig
 from scenetok_ns.tools.dataclass_files import LARGEST, build, check_divides, check_range, read_yaml
 
 BLOCKS = {"depth": (1, 1000), "patch_size": (1, LARGEST), "mlp_ratio": (0.01, 100)}
-"""Bounds of what all transformers have."""
+"""Bounds of the fields that all transformers have."""
 Solver = Literal["euler", "multistep"]
 """euler: as published. multistep: second order at the same cost, for fewer steps (`flow.multistep_velocity`)."""
 Encoding = Literal["mean", "latents", "published"]
@@ -174,7 +174,7 @@ class SceneSamplerConfig:
     steps: int
     timestep_shift: float
     guidance: float = 1.0
-    """As released: off. The published code has 3.0 behind a switch that is false by default."""
+    """Guidance scale; off in released models. The published code has 3.0 behind a switch that is false by default."""
     solver: Solver = "euler"
     """As released: euler. multistep needs fewer steps for the same error."""
 
@@ -194,7 +194,7 @@ def changed(sampler: Sampler, **values: Any) -> Sampler:
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything that distinguishes one model from another."""
+    """Architecture, autoencoders, sampler and recipe of one model."""
 
     name: str
     description: str
@@ -259,7 +259,7 @@ class Preset:
 
     @property
     def quirks(self) -> tuple[str, ...]:
-        """Fields of released weights' quirks that are on; none should be when a model is trained afresh."""
+        """Fields of released weights' quirks that are on; none should be on when a model is trained from scratch."""
         focal = self.data.scale_focal_by_256
         return (
             *([f"data.scale_focal_by_256: {focal}"] if focal != "none" else []),
@@ -291,7 +291,7 @@ REFUSED = {
         "single-frame Wan encoder returns the images instead of latents"
     )
 }
-"""Published experiments that have no preset, and why."""
+"""Published experiments without a preset -> reason."""
 
 
 @cache
@@ -308,7 +308,7 @@ def load_preset(name: str) -> Preset:
         ValueError: The preset is unknown (the message lists those that are known), or its file is wrong; one line.
 
     >>> load_preset("scenetok-tiny").data.image_size
-    64
+    128
     """
     if name.endswith(".yaml"):
         return _read(Path(name))
@@ -338,7 +338,7 @@ def _read(path: Path) -> Preset:
 
 
 def shares_tokens(preset: Preset, maker: str) -> bool:
-    """Whether tokens made by the preset `maker` mean to `preset` what they mean to their maker."""
+    """Whether `preset` renders tokens of the preset `maker` as their maker does."""
     if maker == preset.name:
         return True
     # A preset file of a user's that is not here has no tokenizer but itself.

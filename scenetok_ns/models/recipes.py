@@ -1,4 +1,4 @@
-"""What a preset says about data and training: how views are drawn, and how networks are trained."""
+"""The parts of a preset about data and training: how views are drawn, and how networks are trained."""
 
 from __future__ import annotations
 

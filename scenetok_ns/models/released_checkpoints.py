@@ -151,8 +151,8 @@ def check_content(files: Iterable[Path], tensors: Mapping[str, Tensor], progress
     for key, tensor in tensors.items():
         if not is_finite(tensor):
             raise CheckpointError(
-                f"{key} holds numbers that are not finite (NaN or infinite): the file is damaged, or of a training "
-                "that failed; download it again"
+                f"{key} holds numbers that are not finite (NaN or infinite): the file is damaged, or comes from a "
+                "failed training; download it again"
             )
         progress(tensor.numel() * tensor.element_size())
 

@@ -91,7 +91,7 @@ RELEASED_FILES: tuple[ReleasedFile, ...] = (
 
 
 def weights_folder() -> Path:
-    """Folder of the user's cache that `scenetok download` puts files into, but for those of the Hub's own cache."""
+    """Folder of the user's cache that `scenetok download` puts files into, except those in the Hub's own cache."""
     return cache_folder() / "weights"
 
 

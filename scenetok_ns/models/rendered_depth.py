@@ -1,8 +1,8 @@
 """Depth of rendered views of a model without a depth head: a plane sweep over views that were rendered jointly.
 
 Views of a path are compared with one another. A view alone, or a path that only turns, has no parallax: then the model
-renders further views around it, which go on from it, and it is compared with them. Slower than a head, by a window of
-denoising for each such group, and less accurate; needs no training.
+renders further views around it, which continue from it, and it is compared with them. Slower than a head, by a window
+of denoising for each such group, and less accurate; needs no training.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def sweep_views(
         references: Numbers of the views whose depth is wanted.
         sampler: Of further views.
         seed: Of their noise.
-        latents: Final latents of the middle one of `references`, which further views go on from. None: they do not.
+        latents: Final latents of the middle one of `references`, which further views continue from. None: they do not.
         on_step: Progress of further views; what it raises ends the work.
     """
     unit = scene_unit(tokens)
@@ -115,7 +115,7 @@ def sweep_views(
 
 
 def scene_unit(tokens: SceneTokens) -> float:
-    """Length that tells how large a scene is, in units of the capture: the spread of the cameras it was seen from."""
+    """Size of a scene in units of the capture: the spread of the cameras that it was seen from."""
     spread = 0.0 if tokens.cameras_c2w is None else camera_spread(tokens.cameras_c2w)
     return spread if spread * tokens.pose_scale > 0.1 else 1 / tokens.pose_scale
 

@@ -93,7 +93,7 @@ def _load(path: Path, *, mmap: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; is the file whole?") from error
+        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; is the file complete?") from error
 
 
 def _check_parts(path: Path, state: Any) -> None:
@@ -102,4 +102,4 @@ def _check_parts(path: Path, state: Any) -> None:
     if missing := {"step", "pipeline"} - set(state):
         raise CheckpointError(f"{path} is not a training checkpoint: it lacks {', '.join(sorted(missing))}")
     if not isinstance(state["step"], int) or not isinstance(state["pipeline"], dict):
-        raise CheckpointError(f"{path} is not a training checkpoint: its step or its pipeline is not what it should be")
+        raise CheckpointError(f"{path} is not a training checkpoint: its step or its pipeline is invalid")

@@ -16,7 +16,7 @@ from scenetok_ns.models.ops.finite import is_finite
 from scenetok_ns.tools.atomic_files import write_atomically
 
 EIGHT_BIT_SCALE = ".eight_bit_scale"
-"""What follows a matrix's name in the name of its scales: one for each of its rows (output channels)."""
+"""Suffix of the name of a matrix's scales, one for each of its rows (output channels)."""
 SMALLEST_EIGHT_BIT = 1 << 14
 """Numbers below which a tensor stays in half precision."""
 

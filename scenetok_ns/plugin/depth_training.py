@@ -138,7 +138,7 @@ class DepthModel(SceneTokModel):
         if wanted == "depth" and not there:
             raise DataError(
                 "--pipeline.model.supervision depth needs depth in the data (depth_file_path in transforms.json); "
-                "photographs trains without"
+                "use photographs to train without depth"
             )
         return there and wanted != "photographs"
 

@@ -42,7 +42,7 @@ class SceneTokPipelineConfig(VanillaPipelineConfig):
     """ns-eval also measures, on the same views: the mean colour, the nearest context view copied, and the model given
     another scene's tokens and shuffled-noise tokens. Shows whether the tokens are used."""
     evaluation: EvaluationOptions = EvaluationOptions()  # noqa: RUF009  frozen
-    """What ns-eval measures, and the weights of its networks."""
+    """Metrics that ns-eval computes, and the weights of their networks."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read a config.yml. ns-render makes a second data manager from it, which must know the model's preset."""
@@ -193,7 +193,7 @@ class SceneTokPipeline(VanillaPipeline):
         """Load a checkpoint whose preset, keys and shapes are exactly this model's.
 
         Raises CheckpointError that names the preset or the first differences. The stock pipeline loads what it can and
-        leaves the rest random, without a word.
+        leaves the rest random without a warning.
         """
         state = model_state(loaded_state)
         extra = state.get("_extra_state")
@@ -211,7 +211,7 @@ class SceneTokPipeline(VanillaPipeline):
         elif has_average and average is None:
             if self.test_mode == "val":
                 raise CheckpointError(
-                    "the checkpoint keeps averaged weights: give --pipeline.model.ema-decay, as its run did, to go on"
+                    "the checkpoint has averaged weights: to continue, give --pipeline.model.ema-decay, as its run did"
                 )
             state = averaged_weights(state)
         state = {"_extra_state": own["_extra_state"], **state}

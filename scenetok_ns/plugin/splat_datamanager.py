@@ -69,7 +69,7 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
     refine_steps: int = 100
     """Steps of that refinement."""
     engine: Literal["auto", "exact", "off"] = "auto"
-    """What renders on a GPU (docs/performance.md). auto: the engine. off: the plain loop, which starts sooner."""
+    """Renderer on a GPU (docs/performance.md). auto: the engine. off: the plain loop, which starts sooner."""
     num_points: int = 60_000
     """Maximum number of points, from predicted depth, that Gaussians start at."""
     render_seed: int = 0
@@ -207,7 +207,7 @@ class RenderedBatches:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Where the networks that render views come from."""
+    """Source of the networks that render views."""
 
     preset: Preset
     source: Path | None

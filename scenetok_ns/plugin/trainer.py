@@ -26,7 +26,7 @@ from scenetok_ns.training.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import ClippedAdamW
 
 FILES_OF_A_NEW_RUN, TENSORBOARD = ("config.yml", "dataparser_transforms.json"), "events.out.tfevents."
-"""What Nerfstudio has written before the first step."""
+"""Files that Nerfstudio has written before the first step."""
 
 
 LEAST_SAVES = 4
@@ -41,7 +41,7 @@ class SceneTokTrainerConfig(OwnCheckpoints, TrainerConfig):
 
     _target: type = field(default_factory=lambda: SceneTokTrainer)
     resume: bool = False
-    """Go on from the last checkpoint of this very run (its folder follows from --output-dir, --experiment-name and
+    """Continue from the last checkpoint of this run (its folder follows from --output-dir, --experiment-name and
     --timestamp), if it has one, up to --max-num-iterations in total. The same command starts a run and continues it."""
 
     def set_timestamp(self) -> None:
@@ -231,6 +231,6 @@ class SceneTokTrainer(Trainer):
         for quirk in preset.quirks if preset.scene_generator is None else ():  # its tokenizer may need it
             print_line(
                 f"Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
-                "need; train afresh with a preset that has none (docs/quirks.md).",
+                "need; to train from scratch, use a preset that has none (docs/quirks.md).",
                 style="bold yellow",
             )

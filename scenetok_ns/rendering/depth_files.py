@@ -98,4 +98,4 @@ def check_depth_folder(output: Path, name: str) -> None:
     others = [path.name for path in folder.iterdir() if not MAP.fullmatch(path.name)] if folder.is_dir() else ["a file"]
     own = set(others) <= {COLOURS, DESCRIPTION} and isinstance(read_json(folder / DESCRIPTION), dict)
     if not own:
-        raise FileExistsError(f"--output: {folder} is there, and not of `scenetok render`; choose another folder")
+        raise FileExistsError(f"--output: {folder} was not written by `scenetok render`; choose another folder")

@@ -26,7 +26,7 @@ class JointViews:
     """Rendered views of a scene; everything is on the model's device."""
 
     frames: Float[Tensor, "n 3 side side"]
-    """In [0, 1]."""
+    """Pixels in [0, 1]."""
     cameras: CameraBatch
     """A batch of one, in units of the capture."""
     depth: DepthMaps

@@ -26,7 +26,7 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.pictures import ViewDepth
 
 KEPT_BEHIND = 128
-"""Frames of a path that stay at hand behind the one asked for last. Tools go forward."""
+"""Number of frames before the last requested one that stay in memory. Tools go forward."""
 KEPT_IN_ALL = 512
 """Frames of all paths together; the paths used longest ago go first."""
 REACH = 24
@@ -86,7 +86,7 @@ class Frame:
 
 class PathRenderer:
     """Recovers the path behind a one-camera slice, samples it window by window as frames are asked for, and keeps
-    recent frames. The same cameras give the same frames, whoever asks and however often.
+    recent frames. The same cameras always give the same frames.
 
     `settings` stands for all else that the frames depend on (weights, tokens, seed, sampler); it enters the key.
     """
@@ -187,7 +187,7 @@ def scene_path(camera: Cameras, active_scene: int) -> tuple[int, Cameras, int]:
 
 
 def path_key(cameras: CameraBatch, scene: int, settings: str) -> str:
-    """Equal for equal paths, whatever memory they lie in."""
+    """Return a key that is equal for equal paths, wherever they are in memory."""
     digest = hashlib.sha256(f"{scene}|{settings}|".encode())
     for values in (cameras.c2w, cameras.intrinsics):
         digest.update(values.cpu().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""What Nerfstudio's tools expect of a picture, and pictures as files."""
+"""Outputs that Nerfstudio's tools expect for a picture, and pictures as files."""
 
 from __future__ import annotations
 

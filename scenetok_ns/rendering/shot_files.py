@@ -28,7 +28,7 @@ SHOWN = 3
 class ShotFiles:
     """The files of one shot: `<name>.mp4`, pictures in the folder `<name>`, and the path, `<name>.camera_path.json`.
 
-    `formats`: mp4, png or both. A context manager: the files have their names when all is in them, in the place of an
+    `formats`: mp4, png or both. A context manager: files appear under their names when they are complete, instead of an
     earlier render's, which is still there if anything fails. An earlier render's file in a format that isn't asked for
     stays if it shows the same path, and goes if it shows another. Ask `check_names` first.
     """
@@ -94,7 +94,7 @@ def check_names(folder: Path, names: Sequence[str], formats: Sequence[str]) -> N
             replaceable[pictures] = path.exists() and _only_pictures(pictures)
         for file, ours in replaceable.items():
             if file.exists() and not ours:
-                raise FileExistsError(f"--output: {file} is there, and not of `scenetok render`; choose another folder")
+                raise FileExistsError(f"--output: {file} was not written by `scenetok render`; choose another folder")
 
 
 def _without_keyframes(path: Path) -> bool:
@@ -109,7 +109,7 @@ def _only_pictures(folder: Path) -> bool:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, without what systems leave there (.DS_Store)."""
+    """Files of a folder, without files of the operating system (.DS_Store)."""
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 

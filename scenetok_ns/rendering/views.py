@@ -36,7 +36,7 @@ class RenderedViews:
     """Frames of the model's native square size, and their cameras in the world of the capture."""
 
     frames: Float[Tensor, "n 3 side side"]
-    """In [0, 1]."""
+    """Pixels in [0, 1]."""
     cameras: CameraBatch
     """A batch of one."""
 
@@ -53,7 +53,7 @@ class RenderedViews:
 
 @dataclass(frozen=True)
 class RenderedScene:
-    """What `render_scene` gives. Everything is on the model's device."""
+    """Result of `render_scene`, on the model's device."""
 
     scene: str
     path: RenderedViews

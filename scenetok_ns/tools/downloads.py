@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 PART = ".part"
 """Suffix of an unfinished download. Unlike other unfinished files it is kept: the next call continues it."""
 PIECE = 1 << 16
-"""Bytes read and written at a time: at most so many are lost by a kill."""
+"""Bytes read and written at a time: a kill loses at most this many."""
 BEGINNING = 8
-"""Bytes of which at least one is no text in every file of weights."""
+"""Number of leading bytes in which every file of weights has one that is not text."""
 PROGRESS = 1 << 20
 """Bytes that an attempt must bring to count as progress."""
 RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
@@ -207,7 +207,7 @@ def _receive(answer: Response, part: Path, have: int, total: int | None, report:
 
 
 def _place(answer: Response, have: int, facts: _Facts | None, target: Path) -> tuple[int, int | None]:
-    """Where in the file the body begins, and the size of the whole file."""
+    """Offset of the body in the file, and the size of the whole file."""
     length = answer.headers.get("Content-Length")
     if length is not None and not length.isdigit():
         raise DownloadError(f"the server's answer is broken (Content-Length: {length})")
@@ -366,6 +366,6 @@ def _alone(target: Path) -> Iterator[None]:
     try:
         yield
         with suppress(OSError):
-            path.unlink()  # the file is there now: whoever held the old lock has nothing to do
+            path.unlink()  # the file is there now: the holder of the old lock has nothing to do
     finally:
         lock.release()

@@ -1,4 +1,4 @@
-"""Which errors are about what a user gave, and the line that is printed for them.
+"""Recognise errors about a user's input, and print one line for them.
 
 All others are bugs: they keep their traceback.
 """

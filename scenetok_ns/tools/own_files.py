@@ -22,7 +22,7 @@ def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> 
         except (ValueError, OSError):
             own = False
         if not own:
-            raise FileExistsError(f"--output: {path} is there, and is not {kind}; choose another name, or remove it")
+            raise FileExistsError(f"--output: {path} exists and is not {kind}; choose another name, or remove it")
 
 
 def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], kind: str) -> None:
@@ -47,7 +47,7 @@ def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], ki
     except (ValueError, OSError):
         own = False
     if not own:
-        raise FileExistsError(f"--output: {folder} holds something else than {kind}; choose another folder")
+        raise FileExistsError(f"--output: {folder} holds something other than {kind}; choose another folder")
 
 
 def begins_with(path: Path, marks: tuple[bytes, ...], count: int = 4096) -> bool:

@@ -1,5 +1,5 @@
-"""The files of a run folder: written whole or not at all. Needs no Nerfstudio, so that bad input is told at once and an
-import of gigabytes has the memory to itself."""
+"""The files of a run folder: written whole or not at all. Needs no Nerfstudio, so that bad input is reported at once
+and an import of gigabytes has the memory to itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKPOINTS = "nerfstudio_models"
 CONFIG = "config.yml"
 FIRST_CHECKPOINT = "step-000000000.ckpt"
 STATE_PREFIX = "_model.scenetok."
-"""Where the networks are in the state of our Nerfstudio pipeline."""
+"""Prefix of the networks in the state of our Nerfstudio pipeline."""
 
 
 def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], make_config: Callable[[], Any]) -> None:

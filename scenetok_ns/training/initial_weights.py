@@ -30,7 +30,7 @@ class InitialWeights:
     """Keys of the file that the model does not have."""
 
     def lines(self) -> list[str]:
-        """What was done, for the terminal."""
+        """Describe what was loaded, for the terminal."""
         found = [f"Initial weights: {len(self.taken)} tensors of {self.file}"]
         found += [f"  {key}: {part}" for key, part in self.sliced.items()]
         for why in dict.fromkeys(self.left.values()):

@@ -19,7 +19,7 @@ WARM_UP = 3
 """Passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
 
 ALIGNMENT = 64
-"""Of gradients that lie side by side, in numbers: kernels take several at a time from aligned addresses."""
+"""Alignment of gradients that lie side by side, in numbers: kernels load several at a time from aligned addresses."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Recording:
     """Parameters that received a gradient."""
     gradients: list[Tensor]
     joined: Tensor | None
-    """Of several processes: one tensor of which all gradients are parts."""
+    """With several processes: one tensor that contains all gradients."""
 
 
 class RecordedStep:
@@ -164,7 +164,7 @@ def _room(parameter: nn.Parameter) -> int:
 
 
 def _move_to(part: Tensor) -> Callable[[Tensor], None]:
-    """For a parameter whose gradient has just arrived: it is put into its part, and its own memory is free again."""
+    """Copy the gradient of a parameter, which has just arrived, into its part, and free its own memory."""
 
     def move(parameter: Tensor) -> None:
         part.copy_(cast(Tensor, parameter.grad))

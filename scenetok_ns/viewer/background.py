@@ -47,7 +47,7 @@ class Work(threading.Thread, Generic[Result]):
         """
         super().__init__(daemon=True, name=f"scenetok-{doing}")
         self._run, self._lock, self._share, self._report, self._done = run, lock, share, report, done
-        self._client = asking_client()  # whose camera goes to the scene that is made, and who is told
+        self._client = asking_client()  # its camera moves to the new scene, and it gets the notification
         self._doing, self._stop_asked, self._reported = doing, threading.Event(), 0.0
 
     def abort(self) -> None:

@@ -23,7 +23,7 @@ STAGES = {
     "matches": "matching pairs",
     "cameras": "finding cameras",
 }
-"""What the stages of a capture are called."""
+"""Labels of the stages of a capture."""
 
 
 class EncodedScene(NamedTuple):

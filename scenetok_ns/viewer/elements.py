@@ -67,7 +67,7 @@ class _Prompt:
 
 
 def show_value(handle: Any, value: Any) -> None:
-    """Give an element of viser a value in all browsers without calling what is to be called after changes."""
+    """Give an element of viser a value in all browsers without calling its hooks."""
     handle._impl.value = value
     handle._impl.gui_api._websock_interface.queue_message(GuiUpdateMessage(handle._impl.id, {"value": value}))
 
@@ -217,7 +217,7 @@ class Prose(ViewerElement[str]):
 
 
 class Status(ViewerElement[str]):
-    """What the last button of a folder led to, and a bar for work that goes on."""
+    """Result of the last button of a folder, and a progress bar for running work."""
 
     renders = False
     gui_handle: Any

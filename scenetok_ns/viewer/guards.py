@@ -76,7 +76,7 @@ def guard_updates() -> None:
 def guard_uploads(server: ViserServer, refused: Callable[[str], None]) -> None:
     """Limit what pages may upload: size, number at a time, and not more than was announced.
 
-    `refused` is told why an upload is dropped.
+    `refused` receives the reason why an upload is dropped.
     """
     from viser import _messages
 

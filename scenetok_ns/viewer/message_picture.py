@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 LETTER_WIDTH, LINE_HEIGHT, MARGIN = 6, 12, 8
-"""Of Pillow's built-in font, in pixels."""
+"""Size of Pillow's built-in font in pixels."""
 SMALLEST_WIDTH = 240
 CAPTION_SHARE = 0.09
 """Height of a caption over the picture's."""

@@ -1,4 +1,4 @@
-"""What the viewer sees: previews while the camera moves, full quality at rest, and never an exception.
+"""Pictures for the viewer: previews while the camera moves, full quality at rest, and never an exception.
 
 The viewer asks for each pose several times, in a thread for each browser, one render at a time (it holds a lock). A
 pose is sampled once with the few steps of a preview and once with all of them, from the same noise and going on from
@@ -49,14 +49,14 @@ class ViewSettings:
     moving: SamplerConfig
     seed: int = 0
     previous_views: int = 1
-    """Earlier views that a new one goes on from, at most; 0: each is made as ns-render would make it alone."""
+    """Maximum number of earlier views that a new one continues from; 0: render each view alone, as ns-render does."""
     num_tokens: int | None = None
     """Tokens of the scene that are used; None: all."""
     wide: Aspect = "border"
 
     @classmethod
     def of(cls, renderer: SceneRenderer) -> ViewSettings:
-        """Begin with the settings of the tools, and previews of a few steps that go on from one earlier view."""
+        """Begin with the settings of the tools, and previews of a few steps that continue from one earlier view."""
         settings, layout = renderer.settings, latent_space(renderer.preset.target_autoencoder).layout
         rest = settings.sampler
         preview = settings.preview_steps or (4 if renderer.device.type == "cuda" else 2)
@@ -131,7 +131,7 @@ class ViewerRenderer:
     def _pictures(
         self, camera: Cameras, request: PictureRequest, thread: RenderThread, on_step: OnStep
     ) -> dict[str, Tensor]:
-        """A preview that this browser has just been sent is not sent again: the viewer is told to go on."""
+        """Skip a preview that this browser has just received, and let the viewer continue."""
         if not self.scene.is_encoded and self.scene.ready:
             if thread.moving:
                 return self._waiting(self._encoding(), request)

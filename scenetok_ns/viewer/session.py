@@ -1,4 +1,5 @@
-"""What the folders of the panel share: the open viewer, the scene, the run's files, and how results are reported."""
+"""State that the folders of the panel share: the open viewer, the scene, the run's files, and how results are
+reported."""
 
 from __future__ import annotations
 
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS = {"good": 5, "warning": 12, "error": 20}
-"""For which a notification stays."""
+"""Seconds for which a notification stays."""
 MOST_UNDONE = 30
-"""States that can be gone back to."""
+"""Number of states for undo."""
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Session:
     viewer: Viewer | None = None
     files: ViewerFiles | None = None
     work: Work[Any] | None = None
-    """What goes on in the background: a generation, a capture or a video; one at a time."""
+    """The task in the background: a generation, a capture or a video; one at a time."""
     redrawn: list[Callable[[], None]] = field(default_factory=list)
     """Called when another scene is shown, and after an undo."""
     listed: list[Callable[[], None]] = field(default_factory=list)
@@ -153,7 +154,8 @@ class Session:
     # --- The viewer ---
 
     def ask_again(self) -> None:
-        """As the viewer's `_trigger_rerender`, which fails when a browser comes or goes meanwhile."""
+        """Trigger a render like the viewer's `_trigger_rerender`, which fails when a browser comes or goes
+        meanwhile."""
         from nerfstudio.viewer.render_state_machine import RenderAction
 
         self.view.interrupt()
@@ -232,13 +234,13 @@ class Session:
     # --- Background work ---
 
     def start(self, work: Work[Any]) -> None:
-        """Begin work in the background; what goes on is ended at its next step."""
+        """Start work in the background; a running task ends at its next step."""
         self.stop()
         self.work = work
         work.start()
 
     def stop(self) -> bool:
-        """End what goes on in the background at its next step; whether there was something."""
+        """End the background task at its next step; return whether there was one."""
         going, self.work = self.work, None
         if going is None or not going.is_alive():
             return False

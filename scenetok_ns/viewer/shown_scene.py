@@ -1,6 +1,6 @@
 """The scene that the viewer shows: one of the data set, a token file, or one that was generated on the spot.
 
-What the viewer's panel chooses here is the viewer's alone: training and evaluation go on with their own scenes.
+Choices in the viewer's panel affect the viewer only: training and evaluation continue with their own scenes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Own:
 
 @dataclass(frozen=True)
 class SceneState:
-    """What is shown, to go back to."""
+    """The displayed scene and its settings, to return to."""
 
     scene: Scene
     choice: _Choice
@@ -79,7 +79,7 @@ class ShownScene:
         self._encoded: tuple[tuple[_Choice, int], SceneTokens] | None = None
         self._taken = 0
         self.note = "press Generate: this model makes a scene from photographs"
-        """What is shown while there is no scene."""
+        """Message while there is no scene."""
 
     # --- What is shown ---
 
@@ -182,7 +182,7 @@ class ShownScene:
         self._take(self._scene, _Choice(self.number, tuple(indices.tolist()), own_views=True))
 
     def give_spread(self, count: int) -> None:
-        """So many views spread over the scene; as many as the tools take are the very same ones."""
+        """Spread this many views over the scene; with the number that the tools use, they are the same views."""
         scene, usual = self._of_data_set(self.number)
         if count == len(usual.given):
             self._take(scene, usual)

@@ -1,4 +1,4 @@
-"""What Nerfstudio's own page shows and does, adapted: its Render tab, and what has no meaning for this model.
+"""Changes to Nerfstudio's own page: its Render tab, and elements without meaning for this model.
 
 Nerfstudio keeps the elements of its Render tab in the closures of their callbacks. They are found there once, when the
 viewer is opened; where another version keeps them elsewhere, the page stays as it is.
@@ -136,7 +136,7 @@ class _Dialog:
         return getattr(self._client.gui, name)
 
     def add_markdown(self, content: str) -> Any:
-        """What the stock dialog says, with our command."""
+        """Text of the stock dialog, with our command."""
         del content
         text = "This command renders the path through the scene as it is displayed now: same tokens, seed and steps."
         return self._client.gui.add_markdown(paragraph(text) + "\n\n" + command_text(self._line))

@@ -95,7 +95,7 @@ class VideoPart(Part):
         return height, width
 
     def request(self, folder: Path) -> VideoRequest:
-        """What the elements ask for, its tokens and its path written into `folder`. Raises DataError and OSError."""
+        """Request from the elements; writes its tokens and its path into `folder`. Raises DataError and OSError."""
         size, frames, rate = self._size(), int(self.frames.value), float(self.rate.value)
         if not 1 <= frames <= MOST_FRAMES or not 1 <= rate <= FASTEST:
             raise DataError(

@@ -1,4 +1,5 @@
-"""The files of a run that the viewer's page may read and write: one folder, by bare names, nothing foreign replaced."""
+"""The files of a run that the viewer's page may read and write: one folder, by plain file names; it replaces nothing
+that others wrote."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from scenetok_ns.models.tokens import SceneTokens, is_token_file
 from scenetok_ns.tools.atomic_files import write_atomically
 
 FOLDER = "viewer"
-"""In the run folder."""
+"""Name of the viewer's folder in the run folder."""
 CAPTURES = "captures"
 """Folder of the scenes that were made of uploaded photographs."""
 LONGEST_NAME = 100
@@ -71,7 +72,7 @@ class ViewerFiles:
         """Write a token file. One of that name is replaced, anything else is not. Raises DataError and OSError."""
         path = self._target(bare_name(name, (".safetensors",)))
         if os.path.lexists(path) and not (_is_plain(path) and is_token_file(path)):
-            raise DataError(f"{path.name} is there, and is not a token file; choose another name")
+            raise DataError(f"{path.name} exists and is not a token file; choose another name")
         tokens.save(path)
         return path
 

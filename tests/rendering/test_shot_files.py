@@ -156,7 +156,7 @@ def test_only_renders_are_replaced(tmp_path: Path) -> None:
     render(tmp_path, 1, 0.5)
     check_names(tmp_path, ["attic"], ["mp4", "png"])
     (tmp_path / "cellar.mp4").touch()  # no path is beside it
-    with pytest.raises(FileExistsError, match=r"cellar\.mp4 is there, and not of `scenetok render`"):
+    with pytest.raises(FileExistsError, match=r"cellar\.mp4 was not written by `scenetok render`"):
         check_names(tmp_path, ["attic", "cellar"], ["mp4"])
     with pytest.raises(FileExistsError, match=r"cellar\.mp4 is there"):  # the next render would take it for its own
         check_names(tmp_path, ["attic", "cellar"], ["png"])

@@ -58,7 +58,7 @@ class Picture:
     focal: float | None
     """Focal length in pixels from EXIF; None if EXIF does not say."""
     lens: str
-    """Equal for pictures that were taken through one lens at one focal length."""
+    """Key that is equal for pictures with the same lens and focal length."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def check_number(count: int, what: str, fewest: int = FEWEST) -> None:
         there = "no picture" if count == 0 else "1 picture" if count == 1 else f"{count} pictures"
         raise CaptureError(
             f"{what}: {there}, too few for poses (at least {fewest}, better 20 or more); "
-            "of one photograph, scenetok generate --image makes a scene"
+            "to make a scene from one photograph, use scenetok generate --image"
         )
 
 

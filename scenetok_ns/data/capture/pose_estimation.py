@@ -44,7 +44,7 @@ DEFAULT_FOCAL = 1.2
 SMALLEST_MODEL = 3
 """Registered pictures below which a model is dropped."""
 FARTHEST_PRINCIPAL_POINT = 0.1
-"""Parts of the picture's size from its middle, beyond which a principal point is not believed."""
+"""Distance from the middle, as a part of the picture's size, beyond which a principal point is rejected."""
 FEATURE_CHUNK, PAIR_CHUNK = 8, 128
 """Pictures and pairs between two signs of progress."""
 POLL_S = 0.2

@@ -1,4 +1,4 @@
-"""From uniform numbers to furnished rooms: walls and what is on them, furniture and small things, lamps and sun."""
+"""Build furnished rooms from uniform numbers: walls and what is on them, furniture and small things, lamps and sun."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Light in procedural rooms: lamps and windows, soft shadows of furniture, sun, and what is outside.
 
-Shading is local but for one light, whose shadows are drawn: lamps and windows with a soft falloff, light from above and
+Shading is local, except for one light that casts shadows: lamps and windows with a soft falloff, light from above and
 below, darkening towards corners and near furniture, and one patch of sun through a window.
 """
 
@@ -114,7 +114,7 @@ def outside_color(
     direction: Float[Tensor, "n 3 rays"],
     photographs: Float[Tensor, "p 3 height width"] | None = None,
 ) -> Float[Tensor, "n 3 rays"]:
-    """What windows show, at infinity: ground, hills or buildings before a soft horizon, sky; or a photograph."""
+    """Scenery in windows, at infinity: ground, hills or buildings before a soft horizon, sky; or a photograph."""
     slope = direction[:, 2:] / length(direction)[:, None]
     height = (slope + 0.06) / 0.12
     ground, horizon, sky, front = rooms.outside[..., None].unbind(dim=1)

@@ -36,7 +36,7 @@ class Decal:
 
 @dataclass(frozen=True)
 class Faces:
-    """What the six faces of the rooms look like; order -x, +x, -y, +y, floor, ceiling."""
+    """Appearance of the six faces of the rooms; order -x, +x, -y, +y, floor, ceiling."""
 
     look: Float[Tensor, "b 6 material"]
     decal_rect: Float[Tensor, "b 6 decals 4"]

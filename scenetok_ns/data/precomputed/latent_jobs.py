@@ -27,7 +27,7 @@ from scenetok_ns.tools.seeds import named_generator
 
 @dataclass(frozen=True)
 class LatentJob:
-    """What to compute."""
+    """Options of a job."""
 
     root: Path
     settings: LatentSettings
@@ -104,7 +104,7 @@ def _encode(job: LatentJob, autoencoder: Autoencoder, key: str, views: Views, fa
     available = -(-len(views.images) // factor)
     count = available // layout.frames_per_chunk * layout.frames_per_chunk
     if available < job.min_frames or count == 0:
-        raise BadScene(f"{available} frames after taking every {factor}., fewer than {job.min_frames}", key)
+        raise BadScene(f"{available} frames after taking one in {factor}, fewer than {job.min_frames}", key)
     frames = torch.arange(count) * factor
     images, c2w = views.images[frames], views.c2w[frames]
     if flip:

@@ -1,4 +1,4 @@
-"""What jobs over all scenes of a data set share: shards of the work, loading ahead, skipped scenes, a report."""
+"""Shared by jobs over all scenes of a data set: shards of the work, loading ahead, skipped scenes, a report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shard:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Shard:
-        """From a SLURM job array, and inside each of its jobs (or without one) from torchrun or srun.
+        """Read the shard from a SLURM job array, and inside each of its jobs (or without one) from torchrun or srun.
 
         Eight jobs of four processes each are 32 shards. Without such variables: everything.
         """
@@ -80,7 +80,7 @@ _SHARD_VARIABLES = (
 
 @dataclass(frozen=True)
 class SceneTask(Generic[T]):
-    """What is to be done with one scene, whose name is that of its files."""
+    """Work on one scene; its files have the name of the scene."""
 
     key: str
     complete: bool

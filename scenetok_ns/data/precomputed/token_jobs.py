@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenJob:
-    """What to encode."""
+    """Options of a job."""
 
     root: Path
     split: str

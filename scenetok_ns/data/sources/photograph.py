@@ -20,7 +20,7 @@ from scenetok_ns.data.scenes import DataError, OneScene, Scene, ViewIndices, Vie
 DEFAULT_FOV = 58.0
 """Degrees along the shorter side where EXIF has no focal length: about that of RealEstate10K's videos."""
 PLAUSIBLE_FOV = (5.0, 150.0)
-"""Degrees along the shorter side; EXIF data outside of it is not believed."""
+"""Degrees along the shorter side; EXIF data outside this range is ignored."""
 FARTHEST_REACH = 30.0
 """Units of the training data; its rooms are a few wide. Paths that lead farther are most likely in other units."""
 
@@ -33,7 +33,7 @@ class Photograph:
     fov: float | None
     """Field of view along the shorter side in degrees, from EXIF; None: missing or not plausible."""
     notes: tuple[str, ...]
-    """What was done to make it a picture of three channels of bytes."""
+    """Conversions that made it a picture of three channels of bytes."""
 
     def field_of_view(self, fov: float | None = None) -> tuple[float, str]:
         """Field of view along the shorter side in degrees: as given, from EXIF, or `DEFAULT_FOV`; and which it is.
@@ -106,7 +106,7 @@ def _fov(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class GenerationInputs:
-    """What a scene is generated from."""
+    """Inputs that a scene is generated from."""
 
     views: Views
     """One to a few photographs; the first one's camera is the reference."""

@@ -233,7 +233,7 @@ class _ConvBlock(NamedTuple):
     def leading(self, x: Maps) -> Maps:
         """The first frames of the result, BLOCK_REACH fewer than those of `x`, of a longer clip's beginning."""
         inner = self.conv1(x, with_bias=False)[:, :-1]
-        # The second convolution is told of the zeros before the clip, and of nothing behind its input.
+        # The second convolution must know of the zeros before the clip, and of nothing behind its input.
         padded = x.new_empty(1, 1 + inner.shape[1], *inner.shape[2:])
         padded[:, 0] = 0
         bias_silu(inner, cast(Tensor, self.conv1.bias), out=padded[:, 1:])

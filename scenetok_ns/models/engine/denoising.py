@@ -57,7 +57,7 @@ def stretches(schedule: Schedule, num_latents: int, clean_targets: int, chunk: i
         clean = clean_targets if first_noisy[step] - start >= clean_targets else 0
         own = Stretch(range(step, step + 1), start, clean, finals[step + 1])
         last = found[-1] if found else None
-        # A step that makes latents final ends its stretch: they are given out before the next one.
+        # A step that makes latents final ends its stretch: they are yielded before the next one.
         goes_on = last is not None and finals[step] == finals[step - 1] and len(last.steps) < CAPACITY
         if last is not None and goes_on and (last.start, last.clean) == (start, clean):
             found[-1] = replace(own, steps=range(last.steps.start, step + 1))

@@ -93,17 +93,17 @@ def sample_windows(
     autocast: bool = False,
     features: bool = False,
 ) -> Iterator[SampledLatents]:
-    """Denoise a path window by window, and give out latents as they become final.
+    """Denoise a path window by window, and yield latents as they become final.
 
     Args:
         tokens: scene tokens, not projected.
         cameras: of all frames of the path, relative to the scene's reference view. Whole chunks.
         noise: where the path starts; its device is where everything runs.
         layout: temporal layout of the latents' autoencoder.
-        clean: the first latents of `noise` that are no noise but final (whole chunks, at most
-            `config.clean_targets`): the path goes on from them, and they are not given out.
+        clean: the number of leading latents of `noise` that are already final (whole chunks, at most
+            `config.clean_targets`): the path continues from them, and they are not yielded.
         autocast: run the network in bfloat16.
-        features: also give out the last features, for a depth head.
+        features: also yield the last features, for a depth head.
 
     Raises (at once, not at the first window):
         ValueError: numbers of frames and latents do not agree; a window would cut a chunk in two; guidance is below 1,

@@ -47,7 +47,7 @@ VIEW_COUNTS = (1, 2, 4, 6, 12)
 
 @dataclass
 class DepthOptions(RunOptions):
-    """What a run of the depth head is asked for."""
+    """Options of a training of the depth head."""
 
     batch_size: int = 64
     scenes: int = 2000

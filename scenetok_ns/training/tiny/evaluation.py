@@ -1,4 +1,4 @@
-"""What the embedded tokenizer is measured by, on demo rooms that no training has seen (`benchmarks/tiny.py`).
+"""Figures of the embedded tokenizer on demo rooms outside its training data (`benchmarks/tiny.py`).
 
 Fidelity by numbers of context views, of tokens and of steps; sharpness; steadiness of paths; whether tokens are used.
 Pictures of models of other sizes are brought to the size of the truth.

@@ -21,7 +21,7 @@ FEWEST_FRAMES = 24
 
 @dataclass
 class RunOptions:
-    """What all trainings are asked for."""
+    """Options of all trainings."""
 
     output: Path
     """Folder for weights, log.jsonl, figures.json and pictures."""
@@ -34,7 +34,7 @@ class RunOptions:
     final_rate: float = 0.01
     warmup: int = 300
     average: float = 0.999
-    """Decay of the averaged weights, which are the ones that are kept."""
+    """Decay of the EMA weights, which are the ones that are saved."""
     scenes: int = 6000
     """Scenes held at once; `renew` of them are replaced every 50 steps."""
     renew: int = SCENES_AT_A_TIME
@@ -42,8 +42,8 @@ class RunOptions:
     first_scene: int = 0
     """Scenes of training that are skipped: a later part of a training names those that earlier parts used."""
     photographs: Path | None = None
-    """Folder of panoramas (PNG or JPEG, longitude along the width) that half of the training rooms show. Their licences
-    are yours to look at: a model card has to name them."""
+    """Folder of panoramas (PNG or JPEG, longitude along the width) that half of the training rooms show. Check their
+    licences: a model card has to name them."""
     report_every: int = 500
     muon: bool = False
     """Muon in place of AdamW for the matrices of the blocks."""

@@ -308,7 +308,7 @@ class TinyRun:
                 step()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        # What reference cycles still hold would be held in the graph's memory for good.
+        # What reference cycles still hold would stay in the graph's memory.
         gc.collect()
         torch.cuda.empty_cache()
         before = torch.cuda.mem_get_info()[0]

@@ -18,7 +18,7 @@ from scenetok_ns.training.tiny.tokenizer import Pools, TokenizerTask
 
 @dataclass
 class TinyOptions(RunOptions):
-    """What a run of the tokenizer is asked for. A stage of 0 steps is left out."""
+    """Options of a training of the tokenizer. A stage of 0 steps is left out."""
 
     preset: str = "scenetok-tiny"
     """Architecture and recipe."""
@@ -39,8 +39,8 @@ class TinyOptions(RunOptions):
     perceptual_weights: Path | None = None
     """The file of ST-LPIPS (AlexNet)."""
     compete_seconds: float = 0.0
-    """With two processes (torchrun): so long the first one trains with AdamW and the second one with Muon, each alone;
-    the better one's weights and optimizer are what both go on with."""
+    """With two processes (torchrun): time in which the first one trains with AdamW and the second one with Muon, each
+    alone. Both then continue with the weights and the optimizer of the better one."""
     resume: Path | None = None
     """Weights to start from."""
     resume_codec: Path | None = None
