@@ -43,9 +43,9 @@ class EvaluationViewsConfig:
     """SceneGen: number of photographs to generate a scene from. Default: those that the evaluation index names if the
     model takes as many, else one."""
     eval_scenes: int = 16
-    """Evaluation scenes taken where no evaluation index names them."""
+    """Number of evaluation scenes, if no evaluation index names them."""
     eval_targets: int | None = None
-    """Target views taken of each evaluation scene, from its beginning. Default: all."""
+    """Number of target views of each evaluation scene, from its beginning. Default: all."""
     eval_protocol: EvaluationProtocol = "default"
     """published: as the published command evaluates (docs/reproduce.md): positions divided by the distance of the two
     context views where an index names two, one condition view of a generator, and four more frames after a target clip
@@ -62,7 +62,7 @@ class EvaluationScene:
     """Views whose photographs the model is given: SceneGen's condition views, else those to be encoded."""
     target: Int64[Tensor, " target"]
     anchors: Float[Tensor, "a 4 4"] | None = None
-    """SceneGen: poses at which the scene is meant to be seen."""
+    """SceneGen: poses from which the scene will be seen."""
     further: Int64[Tensor, " further"] = torch.zeros(0, dtype=torch.int64)  # noqa: RUF009  never changed
     """Views that are rendered after the targets and not compared."""
 
@@ -223,7 +223,7 @@ class EvaluationScenes:
 
     @property
     def views_by_index(self) -> Callable[[Scene], ViewIndices]:
-        """Evaluation views of any scene of a data set; workers can be given it."""
+        """Evaluation views of any scene of a data set, as a function that can be sent to workers."""
         return partial(views_by_index, self.index, self._indexed, self.views.num_context, self._num_context)
 
     @property

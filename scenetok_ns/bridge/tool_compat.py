@@ -27,7 +27,7 @@ def allow_numpy_scalars() -> None:
     """Let `torch.load(weights_only=True)` read numpy's scalars.
 
     Stock learning-rate schedules put them into checkpoints, which stock ns-eval and ns-viewer then refuse since
-    torch 2.6. A numpy scalar is a number: reading one runs no code of the file's.
+    torch 2.6. A numpy scalar is a number: reading one does not run code from the file.
     """
     make_scalar: Any = np.float64(0).__reduce__()[0]  # lives in another module in each major version of numpy
     number_types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]

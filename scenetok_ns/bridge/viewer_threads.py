@@ -58,7 +58,7 @@ def _traced_line() -> None:
 def asked_by_viewer() -> bool:
     """Whether this thread is one of a viewer's render threads, which an exception would end.
 
-    By name, so that the viewer need not be imported where there is none; the legacy viewer has its own class of that
+    Compares names, so that the viewer is not imported without need; the legacy viewer has its own class of that
     name.
     """
     return any(cls.__name__ == "RenderStateMachine" for cls in type(threading.current_thread()).__mro__)
@@ -78,9 +78,9 @@ def _send_at_once(thread: Any, outputs: dict[str, Any], static_render: bool = Tr
 class RenderThread:
     """The viewer's thread that renders for one browser: this one.
 
-    Left alone it asks for a picture of each pose three times: while the camera moves (`low_move`), again after 0.2 s
-    without message (`low_static`), and after as much again at full size (`high`). The legacy viewer's threads always
-    count as resting, and are left to their own pace.
+    Without changes, it asks for a picture of each pose three times: while the camera moves (`low_move`), again after
+    0.2 s without message (`low_static`), and after as much again at full size (`high`). The legacy viewer's threads
+    always count as resting, and are left to their own pace.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class RenderThread:
             raise IOChangeException
 
     def others_move(self) -> bool:
-        """Whether another browser waits for a preview while this one has the full picture made."""
+        """Whether another browser waits for a preview while this thread renders a full picture."""
         if not self._paced or self.moving:
             return False
         # One that has its preview is no longer in this state: it goes on at once.

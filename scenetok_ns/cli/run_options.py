@@ -23,7 +23,7 @@ MOST = 1_000_000
 EMBEDDED = "scenetok-tiny"
 """Preset whose weights come with the package, used where no run is given."""
 EMBEDDED_GENERATOR = "scenegen-tiny"
-"""The same for commands that generate scenes."""
+"""Default preset of commands that generate scenes."""
 SMALLEST_SIDE = 512
 """Minimum side in pixels of videos and pictures without a chosen size: frames of smaller models are enlarged."""
 

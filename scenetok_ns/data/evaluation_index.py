@@ -26,7 +26,7 @@ class EvaluationIndex:
 
     @classmethod
     def load(cls, path: Path) -> EvaluationIndex:
-        """Read an index. An entry may stand in a list of one, and null entries are left out, as in published files.
+        """Read an index. An entry may be in a list of one, and null entries are ignored, as in published files.
 
         The JSON file of ns-eval or `scenetok evaluate` is an index of the views that it measured.
 

@@ -1,4 +1,5 @@
-"""Makes evaluation indices for a data set, the same from the same rule, and compares given ones with their data."""
+"""Creates evaluation indices for a data set, always the same for the same rule, and checks given indices against their
+data."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def photograph_views(
     fov: float | None = None,
     pose_scale: float = 1.0,
 ) -> PosedViews:
-    """Read one photograph to generate a scene from, and where the scene is meant to be seen.
+    """Read one photograph to generate a scene from, and the path from which the scene will be seen.
 
     Args:
         file: Picture of any kind that Pillow reads. Its middle square is used.

@@ -88,7 +88,7 @@ SPLIT_LISTS = ("train_filenames", "val_filenames", "test_filenames")
 def read_transforms(path: Path) -> TransformsFile:
     """Read a transforms.json.
 
-    What a frame gives itself wins over what the file gives for all. A missing principal point is the middle; matrices
+    Values of a frame override the values of the file for all frames. A missing principal point is the middle; matrices
     may have three rows; a byte order mark and backslashes do no harm.
 
     Raises:

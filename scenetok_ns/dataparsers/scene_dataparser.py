@@ -37,8 +37,8 @@ class SceneDataParserConfig(DataParserConfig):
     """Options of re10k-data and dl3dv-data."""
 
     train_split: str = "train"
-    """Folder in the data folder with the scenes to train on. Without a folder `train`, or with that of the evaluation,
-    training takes the evaluation's scenes without their target views."""
+    """Folder in the data folder with the scenes to train on. Without such a folder, or if it is the evaluation folder,
+    training uses the evaluation scenes without their target views."""
     eval_split: str = "test"
     """Folder in the data folder with the scenes to evaluate, render and view."""
     downscale_factor: float | None = None

@@ -31,7 +31,7 @@ from scenetok_ns.rendering.picture_files import to_bytes
 from scenetok_ns.tools.digests import sha256_of
 
 CHUNK = 16
-"""Views that go through the metric networks together: bounds their memory."""
+"""Number of views in a batch of the metric networks, which bounds their memory."""
 STANDIN = "stlpips_alex"
 PUBLISHED_INCEPTION = "inception_published"
 """Features by the published protocol of FID."""

@@ -1,4 +1,4 @@
-"""A page that shows an evaluation: figures, plots, and pictures of what went worst; one file that needs no other."""
+"""A page that shows an evaluation: figures, plots, and pictures of the worst views, in a single file."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.tools.digests import sha256_of
 
 PROBE_TIMEOUT_S = 10.0
-"""A machine without a network must say so soon; torch's own download has no time limit."""
+"""A machine without a network must fail soon; torch's own download has no time limit."""
 
 
 class MissingWeightsError(ValueError):

@@ -64,8 +64,8 @@ def _stand_in(kind: type, name: str) -> type:
 def read_lightning(path: Path) -> dict[str, Tensor]:
     """The `state_dict` of a Lightning checkpoint, memory-mapped: nothing of it is read before it is used.
 
-    Beside tensors, such a file holds records of the trainer, which name classes of other packages. Inert classes stand
-    for all of them; nothing of these packages is imported or called.
+    Beside tensors, such a file holds records of the trainer, which name classes of other packages. Inert classes
+    replace all of them; nothing in these packages is imported or called.
 
     Raises CheckpointError for a file that is truncated, no checkpoint, or names what runs code.
     """

@@ -132,8 +132,9 @@ class AutoencoderConfig:
     latents_per_chunk: int = 1
     """pixel and conv only: latents that a chunk becomes, e.g. 1, 1 or 5."""
     frames_per_latent: int | None = None
-    """pixel and conv only: frames that share a latent, e.g. 1, 4 or 4. None: all frames of a chunk of one latent; in
-    chunks of several latents the first holds one frame, the others equal shares of the rest (`TemporalLayout`)."""
+    """pixel and conv only: frames that share a latent, e.g. 1, 4 or 4. None: a chunk of one latent holds all its
+    frames; in chunks of several latents, the first holds one frame and the others equal shares of the rest
+    (`TemporalLayout`)."""
 
     def __post_init__(self) -> None:
         counts = ("spatial_factor", "frames_per_chunk", "latents_per_chunk", "frames_per_latent")

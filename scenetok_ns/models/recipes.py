@@ -92,7 +92,7 @@ class TrainingConfig:
     uniform_noise_prob: float = 0.2
     """Probability of one noise level for the whole element; else one for each target split."""
     pure_noise_prob: float = 0.0
-    """Probability of pure noise (t = 1) at all latents of an element: there the decoder has only the tokens to go by,
+    """Probability of pure noise (t = 1) at all latents of an element: there the decoder sees only the tokens,
     which keeps them informative where pixels are redundant. No published recipe has it; the embedded one does."""
     unconditional_prob: float = 0.0
     """Classifier-free drop of the scene tokens."""

@@ -1,6 +1,6 @@
 """The files that the authors and the autoencoders' authors publish: where they are, and what is known of them.
 
-Sizes, hashes and revisions are given where somebody publishes them. The authors' own checkpoints have none; the hash of
+Sizes, hashes and revisions are given if they are published. The authors' own checkpoints have none; the hash of
 the first download is recorded on this machine and compared later.
 """
 
@@ -25,7 +25,7 @@ class HubFile:
 
     repository: str
     revision: str | None = None
-    """Commit; None: nobody names one, the newest counts."""
+    """Commit; None: the newest one."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def depth_windows(
 ) -> Iterator[RenderedFrames]:
     """Frames of a path with depth, as `SceneTok.render_windows`: from the head, or without one by a plane sweep.
 
-    Without a head, frames come by the window, since each is compared with the others of it and of the one before.
+    Without a head, frames arrive window by window, because each is compared with the other frames of its window and of
+    the window before.
     """
     render = model.render_windows(tokens, cameras, seed=seed, sampler=sampler, on_step=on_step, depth=True)
     if model.depth_head() is not None:
@@ -94,7 +95,7 @@ def sweep_views(
         sampler: Of further views.
         seed: Of their noise.
         latents: Final latents of the middle one of `references`, which further views continue from. None: they do not.
-        on_step: Progress of further views; what it raises ends the work.
+        on_step: Progress of further views; an exception ends the work.
     """
     unit = scene_unit(tokens)
     cameras = cameras.to(model.device)

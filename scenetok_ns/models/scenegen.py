@@ -53,7 +53,7 @@ def generate(
             `preset.data.views.max_condition_views`; kinds as in `SceneTok.encode`.
         cameras: Their cameras: CameraBatch of shape [1, v], OpenCV camera-to-world poses in capture units, intrinsics
             divided by image width and height.
-        anchors: Poses at which the scene is meant to be seen, spread over the paths to come: CameraBatch of shape
+        anchors: Poses from which the scene will be seen, spread over the paths to render: CameraBatch of shape
             [1, a]. Training has `preset.data.views.num_context` of them, the first photograph's among them.
         seed: Random seed: another one gives another of the scenes that fit.
         sampler: Steps, guidance and solver. None: the preset's. Change it with
@@ -62,7 +62,7 @@ def generate(
         sources: SHA-256 of each photograph, saved with the tokens.
         pose_scale: Factor from capture units to training units, here and in `SceneTok.render`.
         noise: Generator that draws the latents of an autoencoder that samples (VA-VAE). None: their means.
-        on_step: Progress, called as on_step(done, total); what it raises ends the generation.
+        on_step: Progress, called as on_step(done, total); an exception ends the generation.
         autocast: Run the generator in bfloat16. None: on CUDA only.
 
     Returns:

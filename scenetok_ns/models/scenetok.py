@@ -158,7 +158,7 @@ class SceneTok(SceneEncoder):
             seeds: of each scene, or one for all: same seed, same frames; the frames of one path belong together.
             sampler: None: the preset's. Variants with `dataclasses.replace(preset.sampler, steps=4)`.
             clean: views that the paths continue from, in a batch of the same scenes; cameras in units of the capture.
-            on_step: progress, called as on_step(done, total); what it raises ends the rendering.
+            on_step: progress, called as on_step(done, total); an exception ends the rendering.
             autocast: bfloat16 in the denoiser; None: on CUDA only. False: float32, without the engine.
             depth: also predict depth, in units of the capture, if there is a head (else: `rendered_depth`).
 

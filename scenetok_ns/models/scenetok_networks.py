@@ -90,7 +90,7 @@ class SceneTokNetworks(nn.Module):
     ) -> Self:
         """Build a model for training: networks with random weights, and autoencoders from their published files.
 
-        The networks are untrained: they encode and render noise, and log a warning. Load weights with
+        The networks are untrained: they encode and render noise, and the model logs a warning. Load weights with
         `load_embedded` or `load_state_dict`, or call `from_pretrained` instead.
 
         Args:

@@ -68,7 +68,7 @@ def header_of(path: Path) -> dict[str, str]:
 
 
 def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """Load each of `modules` strictly from its part of the file; parts that nobody asks for are left alone.
+    """Load each of `modules` strictly from its part of the file; other parts are ignored.
 
     Raises ValueError naming the file and what is missing or left over.
     """

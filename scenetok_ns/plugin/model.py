@@ -109,7 +109,7 @@ class SceneTokModelConfig(ModelConfig):
     and the denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
     initial_weights: Path | None = None
     """At the start of a training: run folder, checkpoint or released checkpoint to start from. Tensors that fit in name
-    and shape are taken, scene tokens of a model with fewer of them go to the first ones; the rest stays random and is
+    and shape are loaded; scene tokens of a smaller model become the first tokens. The other tensors stay random and are
     listed."""
 
     defer_autoencoders: tyro.conf.Suppress[bool] = False
@@ -326,7 +326,7 @@ class SceneTokModel(Model):
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Picture of a one-camera slice at exactly the camera's size; `obb_box` has no meaning for this model.
 
-        Tools get errors as they are. An error would end a viewer's render thread, so it gets a picture of the message.
+        Tools get errors unchanged. An error would end a viewer's render thread, so it gets a picture of the message.
         """
         return (self.viewer_renderer if asked_by_viewer() else self.renderer).outputs(camera)
 

@@ -232,7 +232,7 @@ def share_weights(model: SceneTokModel) -> None:
 
 
 def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> DistributedDataParallel:
-    """The model wrapped for several processes. What never gets a gradient must not require one.
+    """The model wrapped for several processes. Parameters that never get a gradient must not require one.
 
     Autoencoders that wait in main memory (low_vram) are left out: what is wrapped must be on one kind of device.
     """

@@ -102,8 +102,8 @@ class RefineModelConfig(SceneTokModelConfig):
 
     _target: type = field(default_factory=lambda: RefineModel)
     adapter_rank: int = 16
-    """Rank of adapters of the denoiser that are trained along with the tokens; 0: none, the tokens alone, which any
-    run of the same networks can render."""
+    """Rank of adapters of the denoiser that are trained along with the tokens; 0: no adapters. Any run of the same
+    networks can then render the tokens."""
 
 
 class RefineModel(SceneTokModel):

@@ -218,7 +218,7 @@ class Tokenizer:
 
     @staticmethod
     def of(config: SplatDataManagerConfig) -> Tokenizer:
-        """What the configuration says; a run folder adds what it was made with.
+        """Read the configuration; a run folder adds its own preset and files.
 
         Raises ValueError for the run folder of another method.
         """

@@ -45,7 +45,7 @@ class SceneTokTrainerConfig(OwnCheckpoints, TrainerConfig):
     --timestamp), if it has one, up to --max-num-iterations in total. The same command starts a run and continues it."""
 
     def set_timestamp(self) -> None:
-        """As of any run; one to be resumed needs a name of its own, or each start would be a new run."""
+        """Set the timestamp of the run. With `resume`, it must be fixed, or each start would be a new run."""
         if self.resume and self.timestamp == TrainerConfig.timestamp:
             raise ValueError("--resume True needs a fixed run folder: give --timestamp a name, e.g. --timestamp run1")
         super().set_timestamp()
@@ -56,7 +56,7 @@ class SceneTokTrainer(Trainer):
 
     Checkpoints appear whole or not at all (`save_checkpoint`), and hold the states of the random generators and the
     count of skipped steps beside the stock entries. Data and noise of a step follow from the seed and the step, so a
-    resumed run continues as if it had not been interrupted. Of several processes, one evaluates.
+    resumed run continues as if it had not been interrupted. With several processes, one evaluates.
     """
 
     _has_trained = False
@@ -159,7 +159,7 @@ class SceneTokTrainer(Trainer):
 
     @check_main_thread
     def eval_iteration(self, step: int) -> None:
-        """Of several processes the first evaluates; the others wait for it in the next step.
+        """With several processes, the first evaluates; the others wait for it in the next step.
 
         Without an autoencoder (training from latents, no weights given) there is nothing to compare pictures with.
         """

@@ -91,7 +91,7 @@ def depth_files(output: Path, name: str, unit: float) -> Iterator[DepthFiles]:
 
 
 def check_depth_folder(output: Path, name: str) -> None:
-    """Raise FileExistsError if the folder for a shot's depth is there, and is not one that `depth_files` made."""
+    """Raise FileExistsError if the folder for a shot's depth exists, but was not created by `depth_files`."""
     folder = output / (name + DEPTH_SUFFIX)
     if not folder.exists():
         return

@@ -49,7 +49,7 @@ class _Path:
     maps: list[DepthMaps | None] = field(default_factory=list)
     """Depth of the same frames; None: there is no depth head."""
     uncertainty: dict[int, Tensor] = field(default_factory=dict)
-    """Of each latent that a frame is asked of yet."""
+    """Uncertainty of each latent from which frames can still be requested."""
 
     def add(self, window: RenderedFrames) -> None:
         self.frames.extend(window.frames[0])

@@ -68,7 +68,7 @@ class RayOutputs:
         }
 
     def of_rays(self, rays: RayBundle) -> dict[str, Tensor]:
-        """Outputs [n, c] of rays of `random_rays`. Of other rays nothing is known: they are transparent."""
+        """Outputs [n, c] of rays of `random_rays`. Other rays are unknown and count as transparent."""
         if PIXEL not in (rays.metadata or {}):
             one = rays.origins.new_ones(*rays.origins.shape[:-1], 1)
             return {

@@ -53,7 +53,7 @@ class Gaussians:
 
     @cached_property
     def extent(self) -> float:
-        """Median distance from their middle, in world units: how large the scene is, whatever lies far outside."""
+        """Median distance from their middle, in world units: the size of the scene without outliers."""
         middle = self.means.median(dim=0).values
         return float((self.means - middle).norm(dim=1).median()) if len(self) else 0.0
 

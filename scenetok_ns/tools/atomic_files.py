@@ -76,7 +76,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def save_torch(content: Any, file: BinaryIO, progress: Callable[[int], None] = lambda count: None) -> None:
     """`torch.save`, with errors of the file as they are; `progress` gets the number of bytes of each piece written.
 
-    Left alone, torch turns a full disk, or an interrupt, into a RuntimeError about the position in the file.
+    Otherwise torch turns a full disk, or an interrupt, into a RuntimeError about the position in the file.
     """
     import torch  # two seconds, which those who write other files need not wait for
 

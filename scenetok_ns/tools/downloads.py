@@ -84,7 +84,7 @@ def download(
         patience: Time limits and number of attempts.
 
     Raises:
-        DownloadError: one line, the reason. What has arrived is kept in the part, unless it is of no use.
+        DownloadError: one line, the reason. The part keeps the data that has arrived, unless it is useless.
     """
     with _alone(target):
         attempt, most = 0, 0

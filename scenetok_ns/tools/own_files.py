@@ -11,7 +11,7 @@ def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> 
 
     Args:
         path: File that is to be written.
-        is_own: Whether a file is of the kind that the command writes. What it raises means that it is not.
+        is_own: Whether a file is of the kind that the command writes. An exception means that it is not.
         kind: The kind in words, with its article.
     """
     if path.is_dir():

@@ -52,8 +52,8 @@ def draw_depth(
     """Draw times of last steps, as samplers of different numbers of steps have them, and noise.
 
     Args:
-        generator: Its device is where the numbers are.
-        shape: Of the latents.
+        generator: Generator of the numbers, on their device.
+        shape: Shape of the latents.
         sampler: The preset's; half of the times are of its own number of steps.
         chunk: Latents of a chunk; a window's clean part is whole chunks.
     """
@@ -114,7 +114,7 @@ def photometric_loss(
 ) -> Float[Tensor, ""]:
     """Difference of each frame and its neighbours moved into it by its depth, and unevenness of depth where it is even.
 
-    Of the frames before and after, the better one counts at each pixel: the other may not see it. Pixels that move to
+    At each pixel, only the better of the frames before and after counts: the other may not see it. Pixels that move to
     no better match than none at all (what stands still with the camera, or has no parallax) do not count.
     """
     size = (images.shape[-2], images.shape[-1])

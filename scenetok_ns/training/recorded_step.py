@@ -43,7 +43,7 @@ class RecordedStep:
     All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
 
-    Of several processes each records its own pass. DistributedDataParallel, which exchanges gradients during the
+    With several processes, each records its own pass. DistributedDataParallel, which exchanges gradients during the
     backward pass, is not used then; one exchange follows the pass (`average`), with the GPU for itself.
     """
 

@@ -1,4 +1,4 @@
-"""Refinement of one scene's tokens on its photographs, be they few: any number of them, in any order."""
+"""Refinement of one scene's tokens on its photographs: any number of them, in any order."""
 
 from __future__ import annotations
 

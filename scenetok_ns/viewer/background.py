@@ -69,7 +69,7 @@ class Work(threading.Thread, Generic[Result]):
             self._report(str(error) or type(error).__name__, "error", None)
 
     def on_step(self, done: int, total: int, doing: str | None = None) -> None:
-        """Called between two steps. Raises StoppedError."""
+        """Hook that runs between two steps. Raises StoppedError."""
         if self._stop_asked.is_set():
             raise StoppedError
         due = time.monotonic() > self._reported + REPORT_SECONDS

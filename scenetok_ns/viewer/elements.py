@@ -176,7 +176,7 @@ class ButtonList(ViewerElement[str]):
         self.gui_handle = viser_server.gui.add_folder(self.name, expand_by_default=False)
 
     def fill(self, buttons: Sequence[Button], connect: Callable[[ViewerElement], None]) -> None:
-        """Show these buttons instead of those before. `connect` is given each, installed."""
+        """Show these buttons instead of those before. Calls `connect` with each installed button."""
         for button in self.buttons:
             button.gui_handle.remove()
         self.buttons = list(buttons)

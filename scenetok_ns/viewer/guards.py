@@ -25,7 +25,7 @@ MOST_UPLOADS = 4
 
 
 class PageFolder(type(Path())):  # type: ignore[misc]
-    """The folder of the page's files. What is taken from it by a path that leads out of it does not exist."""
+    """The folder of the page's files. A path that leads out of it counts as missing."""
 
     def __truediv__(self, relative: Any) -> Any:
         home = Path(self)

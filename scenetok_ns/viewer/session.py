@@ -94,7 +94,7 @@ class Session:
     # --- Elements ---
 
     def hook(self, folder: Callable[[], Folder], act: Callable[[], str | None], *, loud: bool = True) -> Callable:
-        """A hook that never raises. What `act` returns, or what went wrong, is reported in the folder.
+        """A hook that never raises. The folder shows the result of `act`, or the error.
 
         loud: also as a notification in the browser that asked; errors always are.
         """
@@ -121,7 +121,7 @@ class Session:
             self.notify(text, kind)
 
     def notify(self, text: str, kind: Kind = "good") -> None:
-        """A notification that goes by itself."""
+        """A notification that disappears after a while."""
         if self.viewer is None:
             return
         title = {"good": "SceneTok", "warning": "Note", "error": "That did not work"}[kind]

@@ -1,4 +1,4 @@
-"""The scene that the viewer shows: one of the data set, a token file, or one that was generated on the spot.
+"""The scene that the viewer shows: one of the data set, a token file, or one that was generated in the viewer.
 
 Choices in the viewer's panel affect the viewer only: training and evaluation continue with their own scenes.
 """
@@ -69,7 +69,7 @@ class SceneState:
 
 
 class ShownScene:
-    """See the module. Methods that choose raise what is wrong, and then leave the scene that was shown."""
+    """See the module. Methods that choose a scene raise an error if they fail, and then keep the displayed scene."""
 
     def __init__(self, renderer: SceneRenderer) -> None:
         self._renderer, self._scenes = renderer, renderer.scenes
@@ -112,7 +112,7 @@ class ShownScene:
 
     @property
     def num_frames(self) -> int:
-        """Of the data set's scene."""
+        """Number of frames of the data set's scene."""
         return self._scene.num_frames
 
     @property

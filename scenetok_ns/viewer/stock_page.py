@@ -97,7 +97,7 @@ class RenderTab:
         """Have Generate Command name a run folder of what is shown.
 
         Args:
-            write_run: Writes the run folder and returns its config.yml. What it raises is shown in the dialog.
+            write_run: Writes the run folder and returns its config.yml. The dialog shows an exception from it.
             check_name: Returns the name of the path's file if it is a bare one, else raises.
         """
 

@@ -46,7 +46,7 @@ class VideoRequest:
     settings: ViewSettings
     frame_rate: float
     command: str
-    """Renders the same in a shell."""
+    """Command that renders the same in a shell."""
 
     @property
     def video(self) -> Path:

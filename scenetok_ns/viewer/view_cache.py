@@ -14,7 +14,7 @@ from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.presets import SamplerConfig
 
 KEPT = 48
-"""Views; the one used longest ago goes first."""
+"""Maximum number of views; the least recently used view is dropped first."""
 ROUNDING = 1e-6
 """Between a pose that the viewer sets and the same as the browser sends it back."""
 WIDEST_TURN = 1.0
@@ -29,10 +29,10 @@ class View:
     """All that it depends on beside camera and sampler: tokens, weights, seed."""
     sampler: SamplerConfig
     camera: CameraBatch
-    """One, on the CPU, in units of the capture."""
+    """A single camera, on the CPU, in units of the capture."""
     picture: Float[Tensor, "3 side side"]
     latents: Float[Tensor, "1 l c h w"]
-    """Those that hold the picture."""
+    """Latents of the chunk that holds the picture."""
     uncertainty: Float[Tensor, "h w"]
     maps: DepthMaps | None = None
     """Depth by the head; None: there is no head."""

@@ -18,7 +18,7 @@ STILL, STEADY, OTHER = "still: sharp", "steady: for moves", "as the slider says"
 STEADY_SHARE = 0.3
 """Steps of "steady" over those of "still": fewer steps are softer, and agree better from picture to picture."""
 BYTES_PER_NUMBER = 2
-"""Of tokens in bfloat16, as `scenetok encode --dtype bfloat16` writes them."""
+"""Bytes of a number of tokens in bfloat16, as `scenetok encode --dtype bfloat16` writes them."""
 
 
 class ViewPart(Part):

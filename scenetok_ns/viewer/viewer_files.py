@@ -30,7 +30,7 @@ LARGEST_UPLOAD = max(*LARGEST.values(), LARGEST_PICTURE, LARGEST_ARCHIVE)
 MOST_PHOTOGRAPHS = 120
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".tif", ".tiff", ".bmp")
 KEPT = 20
-"""Videos and captures that stay; the oldest goes first."""
+"""Number of videos and captures to keep; the oldest are deleted first."""
 
 
 def bare_name(name: str, suffixes: tuple[str, ...]) -> str:
@@ -45,7 +45,7 @@ def bare_name(name: str, suffixes: tuple[str, ...]) -> str:
 
 
 class ViewerFiles:
-    """Files in `RUN/viewer`. Names come from browsers: every method refuses those that lead out of the folder."""
+    """Files in `RUN/viewer`. Names come from browsers: every method refuses a name that leads out of the folder."""
 
     def __init__(self, run: Path) -> None:
         """`run`: the run folder. Nothing is created before something is written."""

@@ -64,7 +64,7 @@ class Quality:
 
     @property
     def is_broken(self) -> bool:
-        """Whether groups of cameras, each rigid in itself, stand in wrong places to each other.
+        """Whether groups of cameras, each consistent in itself, are in wrong places relative to each other.
 
         The number of registered pictures and the reprojection error don't show it.
         """

@@ -26,7 +26,7 @@ class Shell:
     extent: Float[Tensor, "b 3"]
     wall_of_spot: Int[Tensor, "b 4"]
     length: Float[Tensor, "b 4"]
-    """Of each spot's wall."""
+    """Length of each spot's wall."""
 
     def place(self, spot: int, along: Tensor, away: Tensor, up: Tensor) -> Float[Tensor, "b *parts 3"]:
         """World points from distances along a spot's wall (from its middle), away from it and above the floor."""

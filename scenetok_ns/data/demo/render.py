@@ -1,7 +1,8 @@
 """Ray-casting of procedural rooms: batched, on any device, without a loop over frames, objects or pixels.
 
-What is hit is found here; its colour in `surfaces`, the light that it gets in `shading`. A pixel is the mean of its
-samples after the tone curve and before gamma, so that edges are smooth. Depth is exact at the middle of each pixel.
+This module finds the surfaces that rays hit; `surfaces` computes their colour, `shading` their light. A pixel is the
+mean of its samples after the tone curve and before gamma, so that edges are smooth. Depth is exact at the middle of
+each pixel.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ FARTHEST_REACH = 30.0
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """Pixels as they are meant to be looked at, and what the camera wrote beside them."""
+    """Upright pixels, and the EXIF data of the camera."""
 
     image: UInt8[Tensor, "3 h w"]
     fov: float | None
@@ -111,7 +111,7 @@ class GenerationInputs:
     views: Views
     """One to a few photographs; the first one's camera is the reference."""
     anchors: Float[Tensor, "a 4 4"]
-    """Poses at which the scene is meant to be seen; camera-to-world, OpenCV axes."""
+    """Poses from which the scene will be seen; camera-to-world, OpenCV axes."""
     pose_scale: float = 1.0
     """Units of the poses -> units of the training data."""
 
@@ -152,7 +152,7 @@ class PhotographSource(OneScene):
         return ViewIndices(context=torch.zeros(1, dtype=torch.int64), target=torch.zeros(1, dtype=torch.int64))
 
     def path_note(self) -> str:
-        """How large the path is in the units that the model knows: a path has no scale of its own."""
+        """Describe the size of the path in the units of the training data: a path alone has no scale."""
         advice = "another --pose-scale makes the scene larger or smaller"
         if self.reach > FARTHEST_REACH:
             advice = "scenes in training reach a few units: make --pose-scale smaller"

@@ -67,7 +67,7 @@ def stretches(schedule: Schedule, num_latents: int, clean_targets: int, chunk: i
 
 
 class DenoisingEngine:
-    """Denoises windows with a copy of a denoiser's weights. To be used from one thread at a time.
+    """Denoises windows with a copy of a denoiser's weights. Use it from one thread at a time.
 
     Several paths may be under way, as long as only one of them is asked for its next window at a time.
     """

@@ -109,7 +109,7 @@ class WindowSteps:
         )
 
     def load_scene(self, keys: Tensor, values: Tensor, guidance: float) -> None:
-        """Keys and values of the scene tokens, of all conditional elements first (`trunk.keys_values`)."""
+        """Keys and values of the scene tokens; those of all conditional elements come first (`trunk.keys_values`)."""
         self._keys.copy_(keys)
         self._values.copy_(values)
         self._guidance.fill_(guidance)

@@ -107,7 +107,7 @@ def render_windows(
         seed: of the starting noise; one for all scenes, or one for each.
         clean: views that the path continues from, with cameras relative to the reference too. They do not change the
             noise of the path.
-        on_step: progress, called as on_step(done, total); what it raises ends the rendering.
+        on_step: progress, called as on_step(done, total); an exception ends the rendering.
         autocast: run the denoiser in bfloat16. The autoencoder chooses its own precision.
         depth_head: also predict depth, in the networks' units, from the last denoising step.
 
@@ -206,7 +206,7 @@ def decode_windows(
 
 
 def head_outputs(head: DepthHead, part: SampledLatents) -> tuple[Tensor, Tensor]:
-    """A head's outputs for all frames of new latents, which it predicts together with the rest of their window."""
+    """Depth of all frames of new latents; the head predicts them together with the rest of their window."""
     assert part.last is not None
     first, last = part.first - part.window_first, part.first - part.window_first + part.latents.shape[1]
     frames = head.layout.frame_slice(first, last)

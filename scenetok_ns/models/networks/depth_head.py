@@ -1,6 +1,6 @@
 """Depth of target frames from the denoiser's last features: a small network beside its output projection.
 
-The features are those of the last denoising step, with the scene, so depth costs no denoising of its own. The head
+The features are those of the last denoising step, with the scene, so depth needs no extra denoising. The head
 predicts the logarithm of inverse depth and of the scale b of its Laplace distribution: b is a relative error.
 """
 

@@ -1,7 +1,7 @@
 """Triton kernels around matrix products of few rows, where cuDNN and cuBLAS leave a GPU half empty.
 
-dispatch.py calls them. They pay because of what they do along with the product (norm and rotation of queries; gate and
-residual sum), which otherwise is a kernel of its own that waits for the one before it.
+dispatch.py calls them. They are faster because of the work that they do along with the product (norm and rotation of
+queries; gate and residual sum), which otherwise is a kernel of its own that waits for the one before it.
 """
 
 from __future__ import annotations

@@ -278,7 +278,7 @@ class TinyRun:
         return int(scores.argmax())
 
     def agree(self, along: float) -> float:
-        """What rank 0 says."""
+        """Return the value of rank 0 on all ranks."""
         if self.alone:
             return along
         value = torch.tensor([along], dtype=torch.float64, device=self.device)
@@ -286,7 +286,7 @@ class TinyRun:
         return value.item()
 
     def finite(self, loss: Tensor, step: int) -> float:
-        """The loss as a number. Raises ValueError if it is none any more: what follows could only be lost."""
+        """The loss as a number. Raises ValueError if it is not finite: training cannot recover."""
         value = loss.item()
         if not math.isfinite(value):
             raise ValueError(
