@@ -77,8 +77,8 @@ def read_views(key: str, dataparser: DataParser, split: str) -> CaptureViews:
     """The views of a dataparser, with those of `split` ("val", "test") for evaluation.
 
     Poses are those of the capture's files, in their world and units, except for the origin of georeferenced ones (see
-    `transforms_file.origin_of`): what the dataparser does to orient, centre and scale them is undone.
-    Raises DataError, also for cameras that are not perspective.
+    `transforms_file.origin_of`). This undoes the dataparser's orientation, centring and scale. Raises DataError, also
+    for cameras that are not perspective.
     """
     if isinstance(dataparser, Nerfstudio):
         data = Path(dataparser.config.data)
@@ -110,7 +110,7 @@ def read_views(key: str, dataparser: DataParser, split: str) -> CaptureViews:
 def scene_of_outputs(key: str, outputs: Sequence[DataparserOutputs]) -> Scene:
     """All views of some outputs of one dataparser, in order, as one scene.
 
-    Poses are those of the original data: what the dataparser did to orient, centre and scale them is undone. Lens
+    Poses are those of the original data: this undoes the dataparser's orientation, centring and scale. Lens
     distortion is removed: frames and cameras are those of the largest upright rectangle without empty pixels, at the
     stored size. Transparent images are laid on `alpha_color`; masks are not used. Raises BadScene, also for cameras
     that are not perspective.

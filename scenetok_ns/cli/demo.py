@@ -160,7 +160,7 @@ def open_photograph(generator: str, photograph: PhotographOptions, folder: Path,
 
 
 def table(values: dict[str, float]) -> Table:
-    """The model and what it must be compared with, on the same views."""
+    """Figures of the model and of the baselines, on the same views."""
     title = f"{values['num_views']:.0f} views of {values['num_scenes']:.0f} held-out rooms"
     found = Table("", "PSNR (dB)", "SSIM", title=title)
     for label, suffix in ROWS:

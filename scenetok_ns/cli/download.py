@@ -76,7 +76,7 @@ def download(
 
 
 def check_mirror(address: str) -> None:
-    """Raise UsageError for an address that no request can go to."""
+    """Raise UsageError for an invalid address."""
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -177,7 +177,8 @@ class Wanted:
         return f"{summary(self.file)}\n  from {self.address}\n  to   {place} ({state})"
 
     def obtained(self, accept_changed: bool) -> Path:
-        """The file, downloaded if need be, and compared with what is known of it. Raises DownloadError."""
+        """Download the file if necessary, and check it against its published or recorded facts. Raises
+        DownloadError."""
         try:
             path = self.found() or self._download()
             clear_finished(path)
@@ -252,7 +253,7 @@ def summary(file: ReleasedFile) -> str:
 
 
 def print_files(console: Console, files: tuple[ReleasedFile, ...]) -> None:
-    """Print what is known of released files."""
+    """Print the known facts about released files."""
     for file in files:
         wanted = Wanted(file, None, None)
         known = f"\n  SHA-256 {file.sha256}" if file.sha256 else ""

@@ -168,7 +168,7 @@ def check_posed(data: Path) -> None:
 
 
 def positive(option: str, value: int, most: int = MOST) -> int:
-    """The value of an option that counts something. Raises UsageError if it is below 1 or above `most`."""
+    """Check the value of a count. Raises UsageError if it is below 1 or above `most`."""
     if value < 1:
         raise UsageError(f"{option} must be at least 1, got {value}")
     if value > most:
@@ -177,7 +177,8 @@ def positive(option: str, value: int, most: int = MOST) -> int:
 
 
 def guidance_scale(option: str, value: float) -> float:
-    """The value of an option for classifier-free guidance. Raises ValueError if it is below 1, infinite or NaN."""
+    """Check the value of an option for classifier-free guidance. Raises ValueError if it is below 1, infinite or
+    NaN."""
     if not 1 <= value < math.inf:
         raise UsageError(f"{option} must be at least 1 (1 is off), got {value:g}")
     return value

@@ -190,7 +190,8 @@ class SkippedScenes:
 class SceneSource(ABC):
     """Scenes that are read one at a time: a data set with many, or a capture, photograph or token file with one.
 
-    A source pickles into DataLoader workers without what it has read. Subclasses override what differs from a data set.
+    A source is sent to DataLoader workers without the data that it has read. Subclasses override the methods that
+    differ from a data set's.
     """
 
     pose_scale: float = 1.0

@@ -1,6 +1,6 @@
-"""Training batches from a source of scenes: what a step sees follows from the seed and the step alone.
+"""Training batches from a source of scenes: the samples of a step depend only on the seed and the step.
 
-So a resumed run continues with the data it would have had, and ranks and workers never share state.
+A resumed run therefore continues with the same data, and ranks and workers never share state.
 """
 
 from __future__ import annotations

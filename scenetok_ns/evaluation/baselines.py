@@ -43,8 +43,8 @@ def nearest_view(
     Distances are weighed against angles, so positions are multiplied by `pose_scale`, which brings a capture's units
     (any) to those of the training data: the same capture in other units has the same nearest views.
 
-    Published evaluation indices count context views among the targets: such a target takes the nearest other view,
-    since copying it onto itself would say nothing.
+    Published evaluation indices count context views among the targets: such a target uses the nearest other view,
+    because copying a view onto itself is meaningless.
     """
     poses = scaled_poses(torch.cat([target, context]), pose_scale)
     distances = pose_distances(poses)[: len(target), len(target) :]

@@ -81,7 +81,8 @@ def check_photographs(scenes: EvaluationScenes) -> None:
 
 
 def run_with_progress(evaluation: SceneEvaluation, settings: dict[str, Any], label: str) -> Summary | None:
-    """Run an evaluation, or its shard, with a bar; figures if by now all scenes are done, else None."""
+    """Run an evaluation, or its shard, with a progress bar. Returns the figures if all scenes are done now, else
+    None."""
     evaluation.folder.claim(settings)
     columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=plain_console(stderr=True), transient=True) as bar:

@@ -116,7 +116,7 @@ class Measures:
 
     @torch.no_grad()
     def measure(self, *, pred: Pictures, target: UInt8[Tensor, "v 3 height width"], frames: Sequence[int]) -> Measured:
-        """Everything about a scene. `frames` are the numbers of the views in the capture, which say what is a clip.
+        """Everything about a scene. `frames` are the numbers of the views in the capture, which determine the clips.
 
         `pred` is rounded to 8 bits first, as image files hold it: measuring the files gives the same figures.
         """

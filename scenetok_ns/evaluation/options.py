@@ -1,4 +1,4 @@
-"""Options of an evaluation: what it measures, what it tries, what its page shows.
+"""Options of an evaluation: its metrics, its sweeps, and its page.
 
 Imports nothing heavy: Nerfstudio loads configurations at every start, and help texts show them.
 """

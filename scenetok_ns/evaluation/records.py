@@ -67,7 +67,7 @@ class EvaluationFolder:
     root: Path
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Begin, or continue what was begun with the same settings. Raises DataError if they were others."""
+        """Start an evaluation, or continue one with the same settings. Raises DataError if they were others."""
         path = self.root / SETTINGS
         content = json.loads(json.dumps(settings))
         # Listed before the settings are looked for: another process that begins writes them first of all.
@@ -141,7 +141,7 @@ def _read_skip(path: Path) -> dict[str, str]:
 
 
 def file_name(key: str) -> str:
-    """A scene's name as a file's: itself, or, if it has other characters, a like name that no other scene has."""
+    """File name of a scene: its name, or, if that has other characters, a similar name that no other scene has."""
     plain = re.sub(r"[^\w.-]", "_", key)
     return (
         plain if plain == key and not key.startswith(".") else f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

@@ -1,7 +1,7 @@
 """Published weight files of metric networks: found by path, in torch's hub folder, or downloaded when asked.
 
-A figure may carry a published metric's name only if its network has the published weights, so a file of another content
-is refused, whatever it is called.
+A figure can have a published metric's name only if its network has the published weights, so a file with other content
+is refused, whatever its name.
 """
 
 from __future__ import annotations

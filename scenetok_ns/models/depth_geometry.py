@@ -85,7 +85,7 @@ def seen_from(
     Args:
         points: World points.
         cameras: The views.
-        depths: Depth maps of the views: what lies behind another surface is not seen. None: walls hide nothing, so
+        depths: Depth maps of the views: points behind another surface are not seen. None: walls hide nothing, so
             this is whether a point is in any view's field.
     """
     where, depth = project(points, cameras)

@@ -1,4 +1,4 @@
-"""Trained models by what a user has: a preset of the package, a run folder, a released checkpoint, a weights file."""
+"""Load trained models from any source: a preset of the package, a run folder, a released checkpoint, a weights file."""
 
 from __future__ import annotations
 

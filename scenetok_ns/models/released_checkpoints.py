@@ -1,4 +1,4 @@
-"""Released checkpoints: what they hold, which of it is taken, and a comparison of keys that nothing slips through.
+"""Released checkpoints: their content, the tensors that are used, and a strict comparison of keys.
 
 A released file is a Lightning checkpoint: a dict with `state_dict` (keys `compressor.`, `denoiser.`,
 `scene_generator.`; parity c12) beside the trainer's own records. The module names inside our networks are those of

@@ -1,4 +1,4 @@
-"""Checkpoints of training runs, read: finding them, and what a saved state holds.
+"""Find and read checkpoints of training runs.
 
 A checkpoint is `step-NNNNNNNNN.ckpt`, as Nerfstudio names it: the pipeline's state, the optimizers', and the random
 generators'. `training/checkpoints.py` writes them.

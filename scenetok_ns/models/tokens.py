@@ -1,4 +1,4 @@
-"""Scene tokens and their file: one safetensors file that holds a scene and what is needed to render it."""
+"""Scene tokens and their file: one safetensors file that holds a scene and everything needed to render it."""
 
 from __future__ import annotations
 

@@ -270,7 +270,8 @@ class SceneTokModel(Model):
     # --- Training ---
 
     def initialize_training_state(self) -> list[str]:
-        """Load what a new training starts from beside the embedded weights. Returns lines that describe it."""
+        """Load the weights that a new training starts from, in addition to the embedded ones. Returns lines that
+        describe it."""
         lines = []
         if self.config.initial_weights is not None:
             with self._trained_weights():

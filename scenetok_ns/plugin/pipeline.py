@@ -173,7 +173,7 @@ class SceneTokPipeline(VanillaPipeline):
     ) -> dict[str, Any]:
         """Mean over all target views of all evaluation scenes, and the baselines if the configuration asks for them.
 
-        With the protocol, every view's values, and the reasons for what was skipped or could not be computed; in
+        With the protocol, every view's values, and the reasons for skipped scenes and missing metrics; in
         training (`step` is given) PSNR and SSIM alone, as numbers. An evaluation that was killed is continued.
         """
         self.eval()
@@ -234,7 +234,7 @@ def share_weights(model: SceneTokModel) -> None:
 def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> DistributedDataParallel:
     """The model wrapped for several processes. Parameters that never get a gradient must not require one.
 
-    Autoencoders that wait in main memory (low_vram) are left out: what is wrapped must be on one kind of device.
+    Autoencoders that wait in main memory (low_vram) are left out: a wrapped model must be on one kind of device.
     """
     parts = (*model.named_parameters(), *model.named_buffers())
     elsewhere = [name for name, tensor in parts if tensor.device.type != device.type]

@@ -1,6 +1,6 @@
 """Method scenetok-refine: the tokens of one capture, encoded once, then optimised on its photographs.
 
-Training is Nerfstudio's usual one on a scene: what is learnt belongs to the scene. The networks are frozen; the
+Training is Nerfstudio's usual training on one scene: the result belongs to that scene. The networks are frozen; the
 gradient of the flow-matching loss goes to the tokens and, if asked for, to low-rank adapters of the denoiser.
 """
 

@@ -1,4 +1,4 @@
-"""Photographs of a capture, and views that a tokenizer renders of what the photographs do not show."""
+"""Photographs of a capture, and views that a tokenizer renders of places that the photographs do not show."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
     pose_scale: float | None = None
     """Factor from capture units to training units. None: match the camera spread of the training data."""
     num_renders: int = 48
-    """Number of views that are rendered along cameras that cover what the photographs do not show; 0: none."""
+    """Number of views that are rendered to cover places that the photographs do not show; 0: none."""
     render_steps: int | None = None
     """Denoising steps of these views; None: the preset's."""
     render_share: tuple[float, float] = (0.6, 0.3)

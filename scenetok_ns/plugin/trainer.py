@@ -37,7 +37,7 @@ COUNTS_ALL_STEPS = "max_num_iterations - self._start_step" in inspect.getsource(
 
 @dataclass
 class SceneTokTrainerConfig(OwnCheckpoints, TrainerConfig):
-    """Nerfstudio's, and runs that continue themselves."""
+    """Nerfstudio's configuration, with runs that can resume themselves."""
 
     _target: type = field(default_factory=lambda: SceneTokTrainer)
     resume: bool = False
@@ -52,7 +52,7 @@ class SceneTokTrainerConfig(OwnCheckpoints, TrainerConfig):
 
 
 class SceneTokTrainer(Trainer):
-    """Differs from the stock trainer in what it writes and reads, not in how it trains.
+    """Trains like the stock trainer, but writes and reads other checkpoints.
 
     Checkpoints appear whole or not at all (`save_checkpoint`), and hold the states of the random generators and the
     count of skipped steps beside the stock entries. Data and noise of a step follow from the seed and the step, so a

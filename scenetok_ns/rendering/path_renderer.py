@@ -109,7 +109,7 @@ class PathRenderer:
     def frame(self, camera: Cameras, active_scene: int, settings: str, wide: Aspect) -> Frame:
         """The square picture of a one-camera slice.
 
-        Raises what a viewer's interrupt raises, between denoising steps; nothing half-done is kept.
+        A viewer's interrupt raises its exception between denoising steps; partial results are dropped.
         """
         scene, path, index = scene_path(camera, active_scene)
         cameras = nerfstudio_to_camera_batch(square_cameras(path, wide))

@@ -1,4 +1,4 @@
-"""Scenes to pictures, with one set of settings: what the tools, the viewer, the evaluation and the commands share."""
+"""Render scenes with one set of settings, for the tools, the viewer, the evaluation and the commands."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ FINAL_MEANS_RATE = 0.01
 """Part of the means' learning rate that is left at the end; it falls exponentially."""
 SSIM_WEIGHT = 0.2
 OPACITY_WEIGHT, SCALE_WEIGHT = 0.01, 0.01
-"""Regularisation of Kheradmand et al. 2024 (3D Gaussian splatting as Markov chain Monte Carlo): what is not needed
-becomes transparent and small."""
+"""Regularisation of Kheradmand et al. 2024 (3D Gaussian splatting as Markov chain Monte Carlo): Gaussians that are not
+needed become transparent and small."""
 
 Parameters = dict[str, nn.Parameter]
 Optimizers = dict[str, torch.optim.Optimizer]

@@ -127,7 +127,7 @@ def readable(count: int) -> str:
 
 
 def clear_finished(target: Path) -> None:
-    """Remove what lies beside a file whose download was killed after the file had got its name."""
+    """Remove leftovers beside a file whose download was killed after the final renaming."""
     if not target.is_file() or not any(path.exists() for path in (_facts_file(target), _lock_file(target))):
         return
     with suppress(DownloadError), _alone(target):  # an error: another process is about to do it

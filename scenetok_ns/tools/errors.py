@@ -51,7 +51,7 @@ def described(error: BaseException) -> str | None:
 
 
 def is_complaint(error: BaseException) -> bool:
-    """Whether this package itself raised `error` as a complaint about what it was given."""
+    """Whether this package itself raised `error` about its input."""
     return isinstance(error, (ValueError, OSError, ImportError)) and is_inside(_innermost(error.__traceback__))
 
 

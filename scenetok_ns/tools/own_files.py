@@ -1,4 +1,4 @@
-"""The rule about files that are there already: a command replaces what it wrote itself, and nothing else."""
+"""The rule about existing files: a command replaces only files that it wrote itself."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
 
 
 def size_of(tensors: dict[str, Any]) -> int:
-    """Bytes of all tensors: what a progress bar of `save_tensors` counts to."""
+    """Bytes of all tensors: the total of a progress bar of `save_tensors`."""
     import torch
 
     return sum(value.numel() * value.element_size() for value in tensors.values() if isinstance(value, torch.Tensor))

@@ -1,8 +1,8 @@
-"""Training of depth heads on a frozen denoiser: what the head is given, and its losses.
+"""Training of depth heads on a frozen denoiser: inputs of the head, and its losses.
 
 A head sees features of the last denoising step. In training, latents of true frames are noised to the level of such a
-step. For some elements they are the denoiser's own estimate from pure noise, as blurred as what it renders where it
-does not know.
+step. For some elements they are the denoiser's own estimate from pure noise, as blurred as its renders in unseen
+places.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class Range(Slider):
 
 
 class Upload(ViewerElement[bytes]):
-    """A button that takes a file from the browser. `take(name, content)` gets what was sent, with the viewer's lock."""
+    """A button that takes a file from the browser. `take(name, content)` receives the file, with the viewer's lock."""
 
     renders = False
     gui_handle: Any

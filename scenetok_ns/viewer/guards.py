@@ -55,7 +55,7 @@ def guard_pages() -> None:
 
 
 def guard_updates() -> None:
-    """Have elements take values alone from pages, and lists what they offer. Safe to call twice."""
+    """Let pages set only the values of elements, and of lists only the offered values. Safe to call twice."""
     stock = _gui_api.GuiApi._handle_gui_updates
     if getattr(stock, "is_guarded", False):
         return

@@ -122,7 +122,7 @@ class ViewerRenderer:
         return outputs
 
     def picture(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """The picture of a one-camera slice in full quality, in [0, 1]. Raises what is wrong."""
+        """The picture of a one-camera slice in full quality, in [0, 1]. Errors are raised."""
         request = request_of(camera, self.settings.wide)
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
         view = self._view(square, min(request.height, request.width), False, lambda done, total: None)
@@ -268,7 +268,7 @@ def most_previous_views(sampler: SamplerConfig, latents_per_chunk: int) -> int:
 
 
 def clean_views(views: list[View], frames_per_chunk: int) -> CleanViews | None:
-    """Views as the beginning of a path: a chunk of frames from each one's camera."""
+    """Turn views into the beginning of a path: a chunk of frames from the camera of each view."""
     if not views:
         return None
     c2w, intrinsics = (

@@ -216,7 +216,7 @@ class Session:
             self._past = [*self._past, state][-MOST_UNDONE:]
 
     def undo(self) -> str:
-        """Go back to what was noted last."""
+        """Return to the last noted state."""
         now = self.shown.state, self.view.settings
         while self._past and self._past[-1] == now:
             self._past.pop()

@@ -101,7 +101,7 @@ class ShownScene:
 
     @property
     def title(self) -> str:
-        """Name of what is shown."""
+        """Name of the displayed scene."""
         own = self.state.own
         return self._scene.key if own is None else own.tokens.scene or own.views.scene.key
 
@@ -133,7 +133,7 @@ class ShownScene:
 
     @property
     def photographs(self) -> tuple[Scene, list[int]] | None:
-        """The photographs of what is shown, and which of them the model was given; None: there are none."""
+        """Photographs of the displayed scene, and those that the model was given; None: there are none."""
         own = self.state.own
         if own is not None:
             return None if own.photographs is None else (own.photographs, own.views.indices.tolist())

@@ -94,7 +94,7 @@ class RenderTab:
             show_value(parts[name], value)
 
     def generate_with(self, write_run: Callable[[], Path], check_name: Callable[[str], str]) -> None:
-        """Have Generate Command name a run folder of what is shown.
+        """Let Generate Command use a run folder of the displayed scene.
 
         Args:
             write_run: Writes the run folder and returns its config.yml. The dialog shows an exception from it.

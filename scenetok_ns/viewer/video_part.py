@@ -1,4 +1,4 @@
-"""The folder Video: a path through what is displayed, rendered jointly, played and downloaded in the page."""
+"""The folder Video: a path through the displayed scene, rendered jointly, played and downloaded in the page."""
 
 from __future__ import annotations
 

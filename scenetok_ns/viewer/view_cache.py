@@ -23,7 +23,7 @@ WIDEST_TURN = 1.0
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture as the model made it, and what it was made for."""
+    """A rendered picture, with its camera and settings."""
 
     settings: str
     """All that it depends on beside camera and sampler: tokens, weights, seed."""

@@ -37,8 +37,8 @@ class ScenePool:
     `renew` replaces the oldest scenes by new ones. compiled: see `render_rooms`; then renew as many scenes at a time as
     `fill` does, because every new number is compiled again. keep_images: the images are held as well (`images`).
     varied: scenes for training, of which some go round a thing with other focal lengths, and exposures differ.
-    photographs: panoramas in linear RGB. In varied pools half of the rooms show them, and some scenes are nothing else;
-    other pools show none, but share what was compiled.
+    photographs: panoramas in linear RGB. In varied pools half of the rooms show them, and some scenes are only
+    photographs; other pools show none, but share the compiled code.
     """
 
     def __init__(

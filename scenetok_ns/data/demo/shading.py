@@ -14,7 +14,7 @@ from scenetok_ns.data.demo.rooms import NUM_OBJECTS, RoomBatch
 from scenetok_ns.data.demo.surfaces import length, look_up
 
 SHADOW_REACH = 0.85
-"""Part of the way to the light on which things throw shadows: what hangs around the light itself throws none."""
+"""Part of the way to the light on which things cast shadows: things around the light itself cast none."""
 NARROWEST_SHADOW, SHADOW_GROWTH = 0.06, 0.25
 """Width of a shadow's edge in metres where the thing touches the surface, and its growth with their distance."""
 PICTURE_HEIGHT, PICTURE_WIDTH = 0.4, 0.25

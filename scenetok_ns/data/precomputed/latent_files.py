@@ -143,7 +143,7 @@ def write_map(root: Path) -> dict[str, Any]:
     """Write the map file for the scenes that are there now; returns its content.
 
     Like the published script it names the mirrored file of every scene, whether or not it exists. Several processes
-    may end at the same time: each looks again until what it wrote is what is there.
+    may end at the same time: each checks again until the file has the content that it wrote.
     """
     while True:
         content = make_map(root)

@@ -24,7 +24,7 @@ class LatentViews:
     """Some latents of a scene with the cameras of all their frames."""
 
     latents: Float[Tensor, "l c h w"]
-    """Raw, in the precision of the file; `LatentSpace.normalize` makes them what the networks see."""
+    """Raw latents in the precision of the file; `LatentSpace.normalize` prepares them for the networks."""
     c2w: Float[Tensor, "f 4 4"]
     intrinsics: Float[Tensor, "f 3 3"]
     """Intrinsics of the crops that the latents were made from."""

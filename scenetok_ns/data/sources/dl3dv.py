@@ -23,7 +23,7 @@ from scenetok_ns.data.transforms_file import TRANSFORMS, frame_of, read_json
 logger = logging.getLogger(__name__)
 
 IMAGE_FOLDERS = ("images_4", "images_8", "images_2", "images")
-"""Looked for in this order: images_4 is what the released models were trained on."""
+"""Order of preference; the released models were trained on images_4."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
 ASPECT_TOLERANCE = 0.02

@@ -45,7 +45,7 @@ class LatentSpace:
         return height // self.spatial_factor, width // self.spatial_factor
 
     def normalize(self, raw: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w"]:
-        """Raw latents, as the autoencoder gives them or a latent file holds them -> what the networks see.
+        """Convert raw latents, from the autoencoder or from a latent file, to those that the networks see.
 
         Computed in float32 or wider, returned in the dtype of `raw`.
         """

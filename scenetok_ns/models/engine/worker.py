@@ -50,7 +50,7 @@ class _Job(Generic[T]):
             return "error", error
 
     def close(self) -> BaseException | None:
-        """Let go of everything, in the worker's thread; gives what was raised meanwhile."""
+        """Release everything, in the worker's thread; returns an exception that was raised meanwhile."""
         close = getattr(self._results, "close", None)  # generators have it
         self._results = None
         try:

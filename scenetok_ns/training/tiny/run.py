@@ -1,6 +1,6 @@
 """One training run on demo scenes: device, data-parallel ranks, pool, loop, recorded steps, averages and log.
 
-A task says what is trained, on which loss, and what is measured on held-out scenes; `TinyRun.train` does the rest.
+A task defines the trained modules, the loss, and the figures on held-out scenes; `TinyRun.train` does the rest.
 """
 
 from __future__ import annotations
