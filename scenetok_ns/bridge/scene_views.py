@@ -114,7 +114,7 @@ class StockSceneSource(OneScene):
         return ViewIndices(context, target)
 
     def training_part(self) -> StockSceneSource:
-        """The same without the evaluation views and stray cameras, in units of the training data."""
+        """The same source without the evaluation views and stray cameras, in units of the training data."""
         part = copy(self)
         chosen = self._sound[: self.num_train].nonzero().flatten()
         scene = scene_part(self._scene, chosen)
@@ -142,7 +142,7 @@ class StockSceneSource(OneScene):
 
 
 SHOWN = 5
-"""Names that a line lists."""
+"""Maximum number of names that a line lists."""
 
 
 def unrefined_note(preset: str, data: Path) -> str:

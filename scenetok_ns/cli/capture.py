@@ -39,7 +39,7 @@ def capture(
     """Find the cameras of photographs or of a video with pycolmap, and write a capture that every Nerfstudio method
     reads: pictures, transforms.json, a COLMAP model in sparse/0, a sheet of thumbnails.
 
-    With --open, goes on to the viewer: encodes the capture and displays the scene. Run the same command again to
+    With --open, also encodes the capture and displays the scene in the viewer. Run the same command again to
     continue after an interrupt, or to open a finished capture.
 
     Args:

@@ -228,7 +228,7 @@ def fraction_done(text: str) -> float | None:
 
 
 def find_tool(name: str) -> str:
-    """A command of the environment that this one runs in."""
+    """Find a command in the environment of this process."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:

@@ -36,7 +36,7 @@ from scenetok_ns.tools.threads import let_idle_threads_sleep
 QUIET = "--quiet"
 """Option of every command: prints nothing but errors."""
 LONGEST = 1500
-"""Characters of an error that are printed."""
+"""Maximum number of characters of an error that are printed."""
 DASHED, OPTION = re.compile(r"-[^-\d.].*"), re.compile(r"--[^=]+")
 """Values that a parser would take for options, and options without a value."""
 

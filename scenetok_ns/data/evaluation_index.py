@@ -14,7 +14,7 @@ from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, Vie
 from scenetok_ns.tools.json_files import JsonError, read_json
 
 MOST_FRAMES = 10_000_000
-"""Frames of a scene; larger numbers are typing errors, and no scene has them."""
+"""Maximum number of frames of a scene; larger numbers are typing errors."""
 
 
 @dataclass(frozen=True)

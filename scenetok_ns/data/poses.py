@@ -122,7 +122,7 @@ def stray_cameras(c2w: Float[Tensor, "v 4 4"]) -> Bool[Tensor, " v"]:
     distances = (positions - positions.median(0).values).norm(dim=1)
     usual = distances.sort().values[int((1 - MOST_STRAYS) * (len(c2w) - 1))]
     astray = distances > STRAY_DISTANCE * usual
-    # Of cameras that mostly stand in one place, those that do not are no mistakes.
+    # If most cameras are in one place, the others are not mistakes.
     return astray & (usual > 0)
 
 

@@ -24,7 +24,8 @@ from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.tools.seeds import mix
 
 REPLACEMENTS = 50
-"""Scenes tried, one after another, in place of one that is unusable, before the data set is given up."""
+"""Maximum number of scenes to try, one after another, instead of an unusable one, before training ends with an
+error."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class PhotographDataParserConfig(DataParserConfig):
     fov: float | None = None
     """Field of view along the photograph's shorter side in degrees; None: from EXIF, else 58."""
     pose_scale: float = 1.0
-    """Positions are multiplied by this: units of the path -> units of the training data."""
+    """Factor from units of the path to units of the training data."""
 
 
 @dataclass

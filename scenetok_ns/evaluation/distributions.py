@@ -17,7 +17,7 @@ from torch import Tensor
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE, KERNEL_SEED = 100, 1000, 2020
 """Settings of KID: the defaults of torch-fidelity."""
 KEPT_FEATURES = 20_000
-"""Features that a kernel distance keeps of each set: 160 MB of Inception's."""
+"""Number of features that a kernel distance keeps of each set: 160 MB of Inception's."""
 
 
 @dataclass

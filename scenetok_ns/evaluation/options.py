@@ -19,7 +19,7 @@ FIGURES = "evaluation.json"
 """File of an evaluation's figures, in its folder."""
 ALL_METRICS: tuple[Metric, ...] = ("lpips", "fid", "kid", "fvd", "stlpips")
 MOST_PUBLISHED_FRAMES = 16
-"""Frames of a clip of which the published I3D gives a single vector of logits."""
+"""Maximum number of frames of a clip of which the published I3D gives a single vector of logits."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EvaluationOptions:
     download: bool = False
     """Download missing weights to torch's hub folder, up to 620 MB with all metrics."""
     batch_scenes: int | None = None
-    """Scenes rendered together; None: 4 on a GPU, 1 on a CPU."""
+    """Number of scenes rendered together; None: 4 on a GPU, 1 on a CPU."""
 
     def __post_init__(self) -> None:
         least = 10 if "fvd" in self.metrics else 2  # what I3D's convolutions need, and a change between frames
@@ -92,6 +92,6 @@ class ReportOptions:
     max_scenes: int = 24
     """Number of scenes with pictures, the worst first."""
     max_views: int = 8
-    """Pictures of each scene: half of them its worst views, half spread over the path."""
+    """Number of pictures of each scene: half of them its worst views, half spread over the path."""
     videos: bool = True
     """All views of each scene as a video; needs ffmpeg."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 READERS = 2
-"""Threads that decode photographs."""
+"""Number of threads that decode photographs."""
 
 
 @dataclass(frozen=True)

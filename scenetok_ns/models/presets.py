@@ -73,7 +73,7 @@ class DenoiserConfig:
     num_heads: int
     patch_size: int
     num_latents: int
-    """Latents of one window: the length of the rotary table times `target_splits`."""
+    """Number of latents of one window: the length of the rotary table times `target_splits`."""
     camera: CameraConfig
     mlp_ratio: float = 4.0
     target_splits: int = 1
@@ -107,7 +107,7 @@ class SceneGeneratorConfig:
     camera: CameraConfig
     mlp_ratio: float = 4.0
     scale: float = 0.1
-    """Tokens are multiplied by this before the generator sees them."""
+    """Factor of the tokens before the generator sees them."""
 
     def __post_init__(self) -> None:
         check_divides("scene_generator", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
@@ -149,7 +149,7 @@ class SamplerConfig:
     timestep_shift: float | None
     """Shift of the noise levels towards noise; None: uniform levels."""
     window: int
-    """Latents denoised together (concurrency)."""
+    """Number of latents that are denoised together (concurrency)."""
     clean_targets: int
     """Finished latents at the head of each next window."""
     schedule: Literal["full_sequence", "autoregressive", "pyramid"] = "full_sequence"

@@ -66,7 +66,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class TrainingConfig:
     batch_size: int
-    """Samples of one process in one step."""
+    """Number of samples of one process in one step."""
     learning_rate: float
     warmup_steps: int
     warmup_start: float

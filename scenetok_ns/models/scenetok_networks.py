@@ -70,7 +70,7 @@ class SceneTokNetworks(nn.Module):
         """auto: the rendering engine on CUDA, and the plain loop elsewhere. exact: the engine with the autoencoders in
         their own precision. None: always the plain loop, which also serves where something trains and without
         autocast."""
-        self.depth = DepthSource()  # the head is no submodule: it is trained and saved apart
+        self.depth = DepthSource()  # the head is not a submodule: it is trained and saved separately
         self._engine: RenderingEngine | None = None
         self._trains = False
         self._is_trained = False

@@ -48,9 +48,9 @@ class SceneTokDataManagerConfig(EvaluationViewsConfig, VanillaDataManagerConfig)
     dataparser: AnnotatedDataParserUnion = field(default_factory=Re10kDataParserConfig)
     """Dataparser of the scenes."""
     batch_size: int | None = None
-    """Scenes in one training batch of one process, at least 1; None: the preset's."""
+    """Number of scenes in one training batch of one process, at least 1; None: the preset's."""
     num_workers: int = 2
-    """Processes that read and decode training images; 0: none, in the main process."""
+    """Number of processes that read and decode training images; 0: none, in the main process."""
     context_latents: Path | None = None
     """Folder that `scenetok latents --role context` wrote; training then reads latents instead of photographs."""
     target_latents: Path | None = None

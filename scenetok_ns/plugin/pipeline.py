@@ -28,7 +28,7 @@ from scenetok_ns.training.recorded_step import RecordedStep
 from scenetok_ns.viewer.panel import ViewerPanel
 
 BUCKET_MB = 100
-"""Gradients that are sent together: about those of one block of the full-size denoiser."""
+"""Megabytes of gradients that are sent together: about those of one block of the full-size denoiser."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ class SceneTokPipeline(VanillaPipeline):
         self.model.device_indicator_param.requires_grad_(False)
         self.world_size = world_size
         self.accumulation_steps = 1
-        """Steps whose gradients are summed before the optimizer's step; set by the trainer."""
+        """Number of steps whose gradients are summed before the optimizer's step; set by the trainer."""
         self._recorded: RecordedStep | None = None
         if world_size > 1:
             if self._records:
@@ -147,7 +147,7 @@ class SceneTokPipeline(VanillaPipeline):
         if training and compressor_frozen(model.preset.training, step):
             model.freeze_compressor()
             self._recorded = None
-            if wrapped:  # anew, because the old one would wait for the gradients of what is frozen now
+            if wrapped:  # wrap again: the old wrapper would wait for gradients of frozen parameters
                 rank = model.device.index or 0
                 self._model = typing.cast(Model, distributed(model, model.device, rank))
         if wrapped:

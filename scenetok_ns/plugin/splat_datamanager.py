@@ -67,7 +67,7 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
     refine_at: int | None = 300
     """Step at which the tokens are refined on the photographs and the views are rendered again; None: never."""
     refine_steps: int = 100
-    """Steps of that refinement."""
+    """Number of steps of that refinement."""
     engine: Literal["auto", "exact", "off"] = "auto"
     """Renderer on a GPU (docs/performance.md). auto: the engine. off: the plain loop, which starts sooner."""
     num_points: int = 60_000

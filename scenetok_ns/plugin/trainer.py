@@ -30,7 +30,7 @@ FILES_OF_A_NEW_RUN, TENSORBOARD = ("config.yml", "dataparser_transforms.json"), 
 
 
 LEAST_SAVES = 4
-"""Checkpoints that even a short run writes."""
+"""Minimum number of checkpoints, which even a short run writes."""
 COUNTS_ALL_STEPS = "max_num_iterations - self._start_step" in inspect.getsource(Trainer.train)
 """Whether max_num_iterations includes the steps before a resume: as on Nerfstudio's main branch, not as in 1.1.5."""
 

@@ -28,9 +28,9 @@ from scenetok_ns.rendering.pictures import ViewDepth
 KEPT_BEHIND = 128
 """Number of frames before the last requested one that stay in memory. Tools go forward."""
 KEPT_IN_ALL = 512
-"""Frames of all paths together; the paths used longest ago go first."""
+"""Maximum number of frames of all paths together; the least recently used paths are dropped first."""
 REACH = 24
-"""Frames before and after one that its depth may be found from, where there is no depth head."""
+"""Number of frames before and after a frame that its depth is found from, without a depth head."""
 
 SamplePath = Callable[[int, CameraBatch, Callable[[int, int], None]], Iterator[RenderedFrames]]
 """sample(scene, cameras, on_step): frames of the whole path in order, batch of one. See `SceneTok.render`."""

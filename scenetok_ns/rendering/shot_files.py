@@ -22,7 +22,7 @@ from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 PATH_SUFFIX = ".camera_path.json"
 PICTURE = re.compile(r"\d{5,}\.png")
 SHOWN = 3
-"""Files that an error names."""
+"""Maximum number of files that an error names."""
 
 
 class ShotFiles:

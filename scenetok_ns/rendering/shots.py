@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.token_renderer import TokenRenderer
 
 SCENES_AT_ONCE = 4
-"""Scenes that are rendered in one batch."""
+"""Number of scenes that are rendered in one batch."""
 
 
 @dataclass(frozen=True, eq=False)

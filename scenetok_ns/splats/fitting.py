@@ -37,7 +37,7 @@ class FitOptions:
 
     iterations: int = 1000
     batch_size: int = 8
-    """Views drawn in one step."""
+    """Number of views drawn in one step."""
     seed: int = 0
 
 

@@ -48,7 +48,7 @@ class Patience:
     stall_s: float = 60.0
     """Time limit between two pieces of data."""
     attempts: int = 5
-    """Attempts in a row that bring nothing new before the download fails."""
+    """Number of attempts in a row without new data before the download fails."""
     first_wait_s: float = 1.0
     """Wait before the second attempt; it doubles from attempt to attempt."""
 

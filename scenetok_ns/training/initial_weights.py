@@ -1,4 +1,4 @@
-"""Start a training from weights of another model, of which whatever fits is taken: how the published recipes do it."""
+"""Start a training from all weights of another model that fit, as the published recipes do."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class WarmupMilestonesConfig(SchedulerConfig):
 
     _target: type = field(default_factory=lambda: WarmupMilestones)
     warmup_steps: int | None = None
-    """Steps of linear warm-up; None: the preset's."""
+    """Number of steps of linear warm-up; None: the preset's."""
     warmup_start: float | None = None
     """Learning rate at step 0 as a fraction of the full one; None: the preset's."""
     milestones: tuple[int, ...] | None = None

@@ -16,7 +16,7 @@ from scenetok_ns.models.ops.graphs import capture, warm_up
 from scenetok_ns.training.loss import TrainingLoss
 
 WARM_UP = 3
-"""Passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
+"""Number of passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
 
 ALIGNMENT = 64
 """Alignment of gradients that lie side by side, in numbers: kernels load several at a time from aligned addresses."""
@@ -140,7 +140,7 @@ class RecordedStep:
         elif accumulates and joined is not None:
             joined = joined.clone()
             gradients = parts_of(joined, parameters)
-            if adds:  # recorded anew amid a cycle: what is there lies elsewhere
+            if adds:  # recorded again during a cycle: earlier gradients are elsewhere
                 torch._foreach_add_(gradients, there)
         self._in_place = joined
         for parameter, gradient in zip(parameters, gradients, strict=True):

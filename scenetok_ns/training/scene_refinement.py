@@ -28,7 +28,7 @@ class RefineOptions:
 
     steps: int = 100
     batch_size: int = 4
-    """Clips of a step."""
+    """Number of clips of a step."""
     rank: int = 16
     """Rank of the denoiser's adapters."""
     tokens_rate: float = 0.03

@@ -32,7 +32,7 @@ class GenerationRequest:
 
     scene: int
     num_condition: int
-    """Photographs of the data set's scene."""
+    """Number of photographs of the data set's scene."""
     photograph: Path | None
     """An image file to use instead of the data set's scene."""
     capture: Path | None

@@ -21,7 +21,7 @@ from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
 logger = logging.getLogger(__name__)
 
 MOST_UPLOADS = 4
-"""Uploads at a time, of all browsers together."""
+"""Maximum number of uploads at a time, of all browsers together."""
 
 
 class PageFolder(type(Path())):  # type: ignore[misc]

@@ -51,7 +51,7 @@ class ViewSettings:
     previous_views: int = 1
     """Maximum number of earlier views that a new one continues from; 0: render each view alone, as ns-render does."""
     num_tokens: int | None = None
-    """Tokens of the scene that are used; None: all."""
+    """Number of tokens of the scene to use; None: all."""
     wide: Aspect = "border"
 
     @classmethod
@@ -256,7 +256,7 @@ class ViewerRenderer:
 
     @staticmethod
     def _all_alike(rgb: Tensor) -> dict[str, Tensor]:
-        """A picture that is no view, as all outputs: whatever is displayed, it is seen."""
+        """Return a picture that is not a view as all outputs, so that it is visible whichever output is displayed."""
         outputs = picture_outputs(rgb, rgb.mean(dim=-1, keepdim=True), None)
         outputs |= {PHOTOGRAPH: rgb, DIFFERENCE: outputs["uncertainty"]}
         return outputs

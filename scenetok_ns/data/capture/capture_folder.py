@@ -54,7 +54,7 @@ class CaptureOptions:
     """Number of frames to take from a video; None: by its length."""
     estimation: EstimationOptions = field(default_factory=EstimationOptions)
     fewest: int = FEWEST
-    """Pictures below which nothing is attempted; two are enough where a generator makes the scene."""
+    """Number of pictures below which nothing is attempted; two are enough where a generator makes the scene."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ KEPT_FORMATS = {"JPEG": {".jpg", ".jpeg"}, "MPO": {".jpg", ".jpeg"}, "PNG": {".p
 """Formats that every reader knows, with the suffixes under which they are left as they are."""
 JPEG_QUALITY = 95
 FEWEST = 4
-"""Pictures below which structure from motion is not attempted."""
+"""Number of pictures below which structure from motion is not attempted."""
 SMALLEST_SIDE = 64
 THUMBNAIL = 160
 """Longer side in pixels of the pictures of the thumbnail sheet."""

@@ -34,11 +34,11 @@ NEIGHBOURS = 10
 FEATURE_SIZE = 1600
 """Longer side in pixels to which pictures are reduced to find features."""
 MOST_FEATURES = 4096
-"""Features of a picture. With twice as many, pairs of large pictures take four times as long."""
+"""Maximum number of features of a picture. With twice as many, pairs of large pictures take four times as long."""
 FULL_LENS_PICTURES = 8
-"""Pictures from which a lens gets two focal lengths and four distortion terms; below, one of each."""
+"""Number of pictures from which a lens gets two focal lengths and four distortion terms; below, one of each."""
 PRINCIPAL_POINT_PICTURES = 12
-"""Pictures from which a lens gets a principal point off the middle."""
+"""Number of pictures from which a lens gets a principal point off the middle."""
 DEFAULT_FOCAL = 1.2
 """First guess of the focal length over the longer side, where EXIF does not say."""
 SMALLEST_MODEL = 3

@@ -28,7 +28,7 @@ SMALL_ANGLE = 3.0
 LARGE_ERROR = 1.5
 """Pixels of reprojection error, of pictures of 1,000 pixels, above which something moved or the lens is wrong."""
 FEW_FEATURES = 100
-"""Features below which a picture shows next to nothing."""
+"""Number of features below which a picture shows next to nothing."""
 SOME = 5
 """Maximum number of names in a line; it counts the others."""
 

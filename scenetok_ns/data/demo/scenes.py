@@ -30,7 +30,7 @@ __all__ = ["RoomBatch", "render_depths", "render_rooms", "sample_rooms", "sample
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 CAMERA_MARGIN = 1.05
-"""Metres between the camera and any wall: what stands there and is as tall as the camera is not as deep."""
+"""Metres between the camera and any wall: tall furniture at the walls is less deep than this."""
 WALK_FIELDS = ("yaw", "turn", "reach_x", "reach_y", "lag", "height", "pitch", "phase", "unevenness")
 
 

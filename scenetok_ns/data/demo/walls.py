@@ -162,7 +162,7 @@ def draw_panes(draws: Draws, roles: dict[str, Tensor], window: Window) -> Decal:
 
 
 def draw_curtains(draws: Draws, window: Window) -> Decal:
-    """Drawn aside: they show left and right of the window, which is laid over them."""
+    """Curtains drawn aside: they are visible left and right of the window, which covers them."""
     color = draws.color("curtain")
     look = material(
         color,

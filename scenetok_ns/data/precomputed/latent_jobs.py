@@ -41,7 +41,7 @@ class LatentJob:
     """Scenes with fewer frames, after taking every n-th, are left out (published: 32)."""
     shard: Shard = field(default_factory=Shard)
     workers: int = 4
-    """Scenes that are decoded at the same time, ahead of the autoencoder."""
+    """Number of scenes that are decoded at the same time, ahead of the autoencoder."""
 
     def __post_init__(self) -> None:
         unknown = set(self.sources) - set(SPLITS)

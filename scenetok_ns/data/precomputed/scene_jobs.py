@@ -96,7 +96,7 @@ class JobReport:
     written: int
     """Files."""
     present: int
-    """Scenes that were complete before."""
+    """Number of scenes that were complete before."""
     skipped: SkippedScenes
 
 

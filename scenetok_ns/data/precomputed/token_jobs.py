@@ -36,7 +36,7 @@ class TokenJob:
     settings: TokenSettings
     shard: Shard = field(default_factory=Shard)
     workers: int = 4
-    """Scenes that are decoded at the same time, ahead of the networks."""
+    """Number of scenes that are decoded at the same time, ahead of the networks."""
 
     def scenes(self) -> list[str]:
         return list(self.shard.of(list(self.source.keys)))

@@ -22,7 +22,8 @@ DEFAULT_FOV = 58.0
 PLAUSIBLE_FOV = (5.0, 150.0)
 """Degrees along the shorter side; EXIF data outside this range is ignored."""
 FARTHEST_REACH = 30.0
-"""Units of the training data; its rooms are a few wide. Paths that lead farther are most likely in other units."""
+"""Maximum reach of a path in units of the training data; its rooms are a few units wide. Paths that lead farther are
+most likely in other units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class GenerationInputs:
     anchors: Float[Tensor, "a 4 4"]
     """Poses from which the scene will be seen; camera-to-world, OpenCV axes."""
     pose_scale: float = 1.0
-    """Units of the poses -> units of the training data."""
+    """Factor from units of the poses to units of the training data."""
 
 
 class PhotographSource(OneScene):

@@ -115,7 +115,7 @@ def published_key(key: str, levels: int = 5) -> str:
 
 
 REPLAYED_IMAGES = 6
-"""Images that a CUDA graph of the encoder works on: half of the usual twelve, in less than half a GiB."""
+"""Number of images that a CUDA graph of the encoder works on: half of the usual twelve, in less than half a GiB."""
 
 
 class VAVAE(Autoencoder):

@@ -36,7 +36,7 @@ STRIP_POSITIONS = 2**19
 """8 frames of 256 x 256 pixels: maps of a strip take 128 MiB each in half precision, those of a whole tile four times
 as much."""
 BLOCK_REACH = 2
-"""Positions that a residual block of two convolutions looks to each side."""
+"""Reach of a residual block of two convolutions, in positions to each side."""
 ALIGNED = 8
 """Number of half-precision values in 16 bytes."""
 Maps = Float[Tensor, "b t h w c"]

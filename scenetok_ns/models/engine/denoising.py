@@ -29,11 +29,11 @@ from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 POSES_AT_ONCE = 64
-"""Latents whose cameras are embedded together: ray maps are large."""
+"""Number of latents whose cameras are embedded together: ray maps are large."""
 STEPS_AHEAD = 4
-"""Steps that are launched before they can run."""
+"""Number of steps that are launched before they can run."""
 KEPT_WINDOWS = 4
-"""Kinds of windows (sizes of batches, with or without guidance, ...) whose buffers and graphs are kept."""
+"""Number of kinds of windows (sizes of batches, with or without guidance, ...) whose buffers and graphs are kept."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 Report = Callable[[int, int], None]
 
 LOOK_AHEAD = 2
-"""Results that are made before the caller has asked for them."""
+"""Number of results that are computed before the caller asks for them."""
 IDLE_SECONDS = 30.0
 """After that long without a job the thread ends; the next job starts another."""
 

@@ -140,7 +140,7 @@ class StartedPath:
     """Number of leading latents that are final, not noise."""
     clean: int
     num_frames: int
-    """Frames that are wanted, of those behind the clean ones."""
+    """Number of requested frames after the clean ones."""
 
 
 def start_path(

@@ -33,7 +33,7 @@ WINDOWS = (4, 16, 28, 40)
 """First frames of the windows that are measured."""
 VIEW_COUNTS = (1, 2, 4, 8, 12, 16)
 PATH_ROOMS = 4
-"""Rooms in which paths are rendered."""
+"""Number of rooms in which paths are rendered."""
 
 Frames = Float[Tensor, "b v 3 height width"]
 

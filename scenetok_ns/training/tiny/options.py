@@ -16,7 +16,7 @@ LOG = "log.jsonl"
 CODEC = "conv"
 """The autoencoder that is trained here, by its name in presets."""
 FEWEST_FRAMES = 24
-"""Frames of a scene that training and evaluation take views from."""
+"""Minimum number of frames of a scene, from which training and evaluation take views."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class RunOptions:
     seconds: float = 1e9
     """End training after this long; learning rates and stages are planned for whichever end comes first."""
     batch_size: int = 128
-    """Samples of one process in one step."""
+    """Number of samples of one process in one step."""
     learning_rate: float = 1e-3
     """Peak; warmed up over `warmup` steps and brought down along a cosine to `final_rate` of it."""
     final_rate: float = 0.01
@@ -36,11 +36,11 @@ class RunOptions:
     average: float = 0.999
     """Decay of the EMA weights, which are the ones that are saved."""
     scenes: int = 6000
-    """Scenes held at once; `renew` of them are replaced every 50 steps."""
+    """Number of scenes held at once; `renew` of them are replaced every 50 steps."""
     renew: int = SCENES_AT_A_TIME
     frames_per_scene: int = 48
     first_scene: int = 0
-    """Scenes of training that are skipped: a later part of a training names those that earlier parts used."""
+    """Number of scenes of training that are skipped: a later part of a training names those that earlier parts used."""
     photographs: Path | None = None
     """Folder of panoramas (PNG or JPEG, longitude along the width) that half of the training rooms show. Check their
     licences: a model card has to name them."""

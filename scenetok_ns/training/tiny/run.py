@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 TRAINING_SEED = scene_seed(0, "train", 1_000_000)
 """First scene of training. `scenetok demo-data` reaches neither these nor their neighbours."""
 RANK_SCENES = 10_000_000
-"""Scenes between the first ones of two ranks."""
+"""Number of scenes between the first ones of two ranks."""
 HELD_OUT_SEED = scene_seed(0, "test", 0)
 SPARE_MEMORY = 30 << 30
 """Bytes that are left free beside what another recorded step may need."""
 CHECK_EVERY = 25
-"""Steps between two looks at the clock: there all ranks agree on how far the training is."""
+"""Number of steps between two checks of the time, at which all ranks agree on the progress."""
 
 
 class Task(Protocol):

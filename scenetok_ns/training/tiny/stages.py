@@ -23,16 +23,16 @@ class TinyOptions(RunOptions):
     preset: str = "scenetok-tiny"
     """Architecture and recipe."""
     codec_steps: int = 4000
-    """Steps of the codec stage; 0 takes the codec of --resume or --resume-codec."""
+    """Number of steps of the codec stage; 0 takes the codec of --resume or --resume-codec."""
     codec_seconds: float = 1e9
     codec_batch_size: int = 256
     codec_learning_rate: float = 2e-3
     token_steps: int = 30000
-    """Steps of the compressor and the denoiser."""
+    """Number of steps of the compressor and the denoiser."""
     regression: float = 0.4
     """First part of these that is at pure noise only."""
     finish_steps: int = 0
-    """Steps of the denoiser and the decoder on pictures."""
+    """Number of steps of the denoiser and the decoder on pictures."""
     finish_seconds: float = 1e9
     finish_learning_rate: float = 3e-4
     finish: FinishWeights = field(default_factory=FinishWeights)
