@@ -277,11 +277,11 @@ class EvaluationScenes:
         return self.source.pose_scale
 
     def stored_tokens(self, number: int) -> SceneTokens | None:
-        """Tokens of a scene that comes as tokens; None where photographs are to be encoded."""
+        """Stored tokens of a scene; None if its photographs must be encoded."""
         return self.source.tokens
 
     def data_set(self, number: int, role: Literal["context", "target"]) -> SceneViews:
-        """A scene's context or target views as Nerfstudio's tools have data. Raises BadScene."""
+        """A scene's context or target views as a data set for Nerfstudio's tools. Raises BadScene."""
         scene = self.scene(number)
         downscale = getattr(self.dataparser, "downscale_factor", None) or 1
         side = max(1, round(self.preset.data.image_size / downscale))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def view_capture(capture: Path, run: Path | None, console: Console, device: str | None = None) -> None:
     """Encode a capture and display it in the viewer, until the process is interrupted.
 
-    A run folder that displays the capture is created in it, unless an earlier call has done so.
+    Creates a run folder that displays the capture in the capture's folder, unless it exists.
 
     Args:
         capture: A folder with transforms.json.

@@ -52,7 +52,7 @@ def page(
 ) -> str:
     """The page of an evaluation's folder; `variant` of a sweep is the one whose pictures it shows (the first).
 
-    Raises DataError for a folder or a variant that is not there.
+    Raises DataError if the folder or the variant does not exist.
     """
     whole = read_figures(folder)
     variants = _variants(whole, folder)

@@ -90,7 +90,7 @@ class SceneEvaluation:
     shard: Shard = Shard()  # noqa: RUF009  frozen
     write_pictures: OnScene = lambda rendered: None
     on_scene: Callable[[str], None] = lambda key: None
-    """Progress: called after each scene, also those that were there already."""
+    """Progress: called after each scene, also for scenes with existing records."""
     _tokens: dict[int, SceneTokens] = field(default_factory=dict)
     """With baselines: of scenes whose tokens are yet to be rendered, their own or in another's place."""
 
@@ -115,7 +115,7 @@ class SceneEvaluation:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Make the records of this shard's scenes that are not there yet. Raises DataError if no scene is left."""
+        """Create the missing records of this shard's scenes. Raises DataError if no scene is left."""
         pending: Future[None] | None = None
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as measuring:
             try:

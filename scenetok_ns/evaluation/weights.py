@@ -41,7 +41,8 @@ class WeightFile:
     def find(self, given: Path | None, download: bool) -> Path:
         """The file: `given`, or in torch's hub folder, or downloaded there if `download`.
 
-        Raises MissingWeightsError if it is nowhere, or is not the published file; DataError if `given` is not there.
+        Raises MissingWeightsError if it is not found, or is not the published file; DataError if `given` does not
+        exist.
         """
         path = given or self.hub_path
         if given is not None and not given.is_file():

@@ -1,4 +1,4 @@
-"""Photographs and cameras as users have them, checked and brought to the form that the networks take."""
+"""Check photographs and cameras of users, and convert them for the networks."""
 
 from __future__ import annotations
 

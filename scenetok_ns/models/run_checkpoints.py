@@ -49,7 +49,7 @@ CHECKPOINT_NAME = "step-{:09d}.ckpt"
 def checkpoint_path(folder: Path, step: int | None = None) -> Path:
     """Find the checkpoint of `step` (None: the latest) in a checkpoint folder.
 
-    Raises FileNotFoundError, which lists those that are there.
+    Raises FileNotFoundError, which lists the existing checkpoints.
     """
     found = sorted(folder.glob("step-*.ckpt"))
     if not found:

@@ -1,6 +1,6 @@
 """Outputs for single rays, which Nerfstudio's exporters ask for: those of the pixels of views that are rendered once.
 
-The views are the active scene's context views. A ray is one of their pixels; what any other ray meets is not known.
+The views are the active scene's context views. Each ray is one of their pixels; other rays are unknown.
 """
 
 from __future__ import annotations

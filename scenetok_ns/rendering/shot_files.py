@@ -70,7 +70,7 @@ class ShotFiles:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise FileExistsError unless renders may go into `folder`: it is not there, or empty, or has some already."""
+    """Raise FileExistsError unless `folder` can take renders: it does not exist, is empty, or already has renders."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -82,8 +82,8 @@ def check_folder(folder: Path) -> None:
 
 
 def check_names(folder: Path, names: Sequence[str], formats: Sequence[str]) -> None:
-    """Raise FileExistsError if a file of the shots `names` would replace one that no render made, or if one would be
-    taken for a render's once the path is beside it.
+    """Raise FileExistsError if a file of the shots `names` would replace one that is not a render, or if another file
+    could later be mistaken for a render.
 
     An earlier render's files have its path beside them. The viewer's paths have keyframes, a render's have none.
     """

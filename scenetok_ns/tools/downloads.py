@@ -32,7 +32,7 @@ RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 MAX_WAIT_S = 60.0
 
 Report = Callable[[int, int | None], None]
-"""Called with the bytes that are there and the size of the file, None while the size is unknown."""
+"""Called with the number of bytes received and the size of the file; None while the size is unknown."""
 
 
 class DownloadError(OSError):
@@ -70,7 +70,7 @@ def download(
     notice: Callable[[str], None] = logger.warning,
     patience: Patience = Patience(),
 ) -> None:
-    """Download `url` to `target`, unless the file is there.
+    """Download `url` to `target`, unless the file exists.
 
     Data goes to `target`.part, which a later call continues where the server allows it (HTTP ranges) and the file on
     the server is still the same. The part gets its final name when it is complete.
@@ -135,7 +135,7 @@ def clear_finished(target: Path) -> None:
 
 
 def part_size(target: Path) -> int:
-    """Bytes of an unfinished download of `target` that are there."""
+    """Number of bytes in an unfinished download of `target`."""
     return _size(_part(target))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> None:
-    """Raise FileExistsError if `path` is there and is not a file that the command writes.
+    """Raise FileExistsError if `path` exists and is not a file of the kind that the command writes.
 
     Args:
         path: File that is to be written.
@@ -26,7 +26,7 @@ def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> 
 
 
 def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], kind: str) -> None:
-    """Raise OSError if `folder` is there and holds something, and is not a folder that the command writes.
+    """Raise OSError if `folder` exists, is not empty, and is not a folder of the kind that the command writes.
 
     Args:
         folder: Folder that is to be filled.

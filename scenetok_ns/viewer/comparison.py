@@ -24,7 +24,7 @@ OUTPUTS = (PHOTOGRAPH, DIFFERENCE)
 SAME_PLACE = 1e-3
 """Difference of pose entries, in units of the capture, up to which a camera is a photograph's."""
 NOTHING = 0.25
-"""Grey of a photograph that is not there."""
+"""Grey that stands for a missing photograph."""
 
 
 class Comparison:

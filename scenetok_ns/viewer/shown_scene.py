@@ -128,7 +128,7 @@ class ShownScene:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether the tokens have been there before: in a training they are encoded again with every step's weights."""
+        """Whether the tokens exist already: during training they are encoded again with the weights of every step."""
         return self.state.own is not None or (self._encoded is not None and self._encoded[0][0] == self._choice)
 
     @property

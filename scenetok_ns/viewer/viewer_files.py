@@ -111,7 +111,7 @@ class ViewerFiles:
         there = len(self.photograph_names())
         if there + len(found) > MOST_PHOTOGRAPHS:
             raise DataError(
-                f"{there} and {len(found)} photographs are more than {MOST_PHOTOGRAPHS}: forget those that are there"
+                f"{there} and {len(found)} photographs are more than {MOST_PHOTOGRAPHS}: forget the uploaded ones first"
             )
         for one, data in found:
             _check_size(bare_name(one, PICTURES), len(data), LARGEST_PICTURE)

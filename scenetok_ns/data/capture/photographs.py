@@ -101,7 +101,7 @@ def prepare_photographs(
     Pixels are turned upright as EXIF says; poses of such pictures are found afterwards, so the two always agree.
     Returns the pictures in natural order, and those that are damaged, blank or copies, with reasons.
 
-    Raises CaptureError if none is there, or HEIC files cannot be read.
+    Raises CaptureError if there are none, or HEIC files cannot be read.
     """
     files = find_photographs(folder)
     if any(file.suffix.lower() in HEIF for file in files):

@@ -100,7 +100,7 @@ def rectangle(along: Tensor, middle: Tensor, half_width: Tensor, half_height: Te
 
 
 def draw_paint(draws: Draws) -> Float[Tensor, "b 4 material"]:
-    """All walls alike, but perhaps the first spot's; sometimes with broad stripes."""
+    """All walls alike, except sometimes the first spot's wall; some have broad stripes."""
     common, accent = draws.color("wall"), draws.color("accent_wall")
     colors = common[:, None].repeat(1, 4, 1)
     colors[:, 0] = torch.where(draws.chance(0.6)[:, None], accent, common)

@@ -140,7 +140,7 @@ def verify_file(path: Path) -> str | None:
 
 
 def write_map(root: Path) -> dict[str, Any]:
-    """Write the map file for the scenes that are there now; returns its content.
+    """Write the map file for the existing scenes; returns its content.
 
     Like the published script it names the mirrored file of every scene, whether or not it exists. Several processes
     may end at the same time: each checks again until the file has the content that it wrote.

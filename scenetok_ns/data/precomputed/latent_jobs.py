@@ -65,7 +65,7 @@ class LatentJob:
 def compute_latents(
     job: LatentJob, autoencoder: Autoencoder, on_scene: Callable[[str], None] = lambda key: None
 ) -> JobReport:
-    """Make the files of this shard that are not there yet, then the map file.
+    """Create the missing files of this shard, then the map file.
 
     A scene that cannot be used is skipped and reported. Files appear complete or not at all, and their bytes depend on
     `job.settings` and the photographs alone, so an interrupted run is continued by running it again.

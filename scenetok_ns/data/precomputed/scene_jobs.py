@@ -84,11 +84,11 @@ class SceneTask(Generic[T]):
 
     key: str
     complete: bool
-    """All its files are there."""
+    """Whether all its files exist."""
     open: Callable[[], Callable[[], T]]
     """Opens the scene, and returns what decodes its photographs. Either raises BadScene."""
     write: Callable[[T], Iterable[Path]]
-    """Makes the missing files one by one. Raises BadScene."""
+    """Creates the missing files one by one. Raises BadScene."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class JobReport:
 def run_tasks(
     root: Path, settings: SetSettings, tasks: Iterable[SceneTask[T]], workers: int, on_scene: Callable[[str], None]
 ) -> JobReport:
-    """Make the files of all tasks that are not there yet.
+    """Create the missing files of all tasks.
 
     A scene that cannot be used is skipped and reported. `on_scene` is called after each scene. `workers`: scenes that
     are decoded at the same time, ahead of the networks. Raises DataError if `root` holds a set with other settings.

@@ -54,7 +54,7 @@ class _Draw:
 
 @torch.no_grad()
 def compute_tokens(job: TokenJob, model: SceneTok, on_scene: Callable[[str], None] = lambda key: None) -> JobReport:
-    """Make the files of this shard that are not there yet.
+    """Create the missing files of this shard.
 
     A scene that cannot be used is skipped and reported. Files appear complete or not at all, so an interrupted job is
     continued by running it again. `on_scene` is called after each scene of the shard. Raises DataError if the folder
