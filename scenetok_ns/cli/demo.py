@@ -170,7 +170,7 @@ def table(values: dict[str, float]) -> Table:
 
 
 def verdict(values: dict[str, float]) -> str:
-    """Which side of the comparison the model is on, in words."""
+    """Describe the result of the comparison in words."""
     nearest = values["psnr"] - values["psnr_nearest_view"]
     side = "better than" if nearest > 0 else "worse than"
     lines = [f"The model is {abs(nearest):.1f} dB {side} copying the nearest context view."]

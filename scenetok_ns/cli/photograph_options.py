@@ -28,7 +28,7 @@ class PhotographOptions:
     radius 1."""
     photo_at: Literal["first", "origin"] | None = None
     """With --image: camera of the photograph: at the first camera of the path (the default), or at the world's origin,
-    level, looking along +y, where a photograph with a trajectory is."""
+    level, looking along +y, as for a photograph with a trajectory."""
     fov: float | None = None
     """With --image: field of view along its shorter side in degrees; default: from EXIF, else 58."""
     pose_scale: float | None = None

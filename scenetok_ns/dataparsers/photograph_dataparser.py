@@ -28,8 +28,8 @@ class PhotographDataParserConfig(DataParserConfig):
     trajectory: Trajectory = "forward"
     """Trajectory if there is no path: 1 unit straight ahead, or to the right, or a quarter of a circle of radius 1."""
     photo_at: Literal["first", "origin"] = "first"
-    """Camera of the photograph: at the first camera of the path, or at the world's origin, level, looking along
-    +y, where a photograph with a trajectory is."""
+    """Camera of the photograph: at the first camera of the path, or at the world's origin, level, looking along +y, as
+    for a photograph with a trajectory."""
     fov: float | None = None
     """Field of view along the photograph's shorter side in degrees; None: from EXIF, else 58."""
     pose_scale: float = 1.0

@@ -2,7 +2,7 @@
 
 A released file is a Lightning checkpoint: a dict with `state_dict` (keys `compressor.`, `denoiser.`,
 `scene_generator.`; parity c12) beside the trainer's own records. The module names inside our networks are those of
-the released keys, so there is nothing to rename. Every key that the networks have must be there, with its shape. Keys
+the released keys, so there is nothing to rename. The file must have every key of the networks, with its shape. Keys
 that they do not have are reported and left out, unless they say that the file is of a larger network.
 """
 

@@ -165,7 +165,7 @@ class ShownScene:
     # --- Choosing ---
 
     def show(self, number: int) -> None:
-        """A scene of the data set with the views that the tools take."""
+        """Display a scene of the data set with the views that the tools use."""
         self._take(*self._of_data_set(number))
 
     def show_named(self, name: str) -> None:

@@ -55,7 +55,7 @@ class Furniture:
     occluder: Float[Tensor, "b 4 6"]
     size: Float[Tensor, "b 4 3"]
     along: Float[Tensor, "b 4"]
-    """Position of each on its wall."""
+    """Position of each piece on its wall."""
     is_bed: Bool[Tensor, " b"]
 
 

@@ -68,7 +68,7 @@ def adapters_in_use(layer: nn.Module) -> tuple[Tensor, ...]:
 
 
 def adapted_layers(network: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of attention and feed-forward in a network's blocks, by name; those of conditions stay."""
+    """The linear layers of attention and feed-forward in a network's blocks, by name, without those of conditions."""
     return {
         name: layer
         for name, layer in network.named_modules()
