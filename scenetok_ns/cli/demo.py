@@ -94,7 +94,7 @@ def demo(
     tools.run("rendering", [
         *("ns-render", "interpolate", "--load-config", config, "--output-path", video),
         *("--interpolation-steps", 3, "--frame-rate", 24),
-        *("--rendered-resolution-scaling-factor", max(SMALLEST_SIDE / load_preset(preset).data.image_size, 1)),
+        *("--downscale-factor", min(load_preset(preset).data.image_size / SMALLEST_SIDE, 1.0)),
     ])  # fmt: skip
     photograph, camera_path, generated = (results / f for f in ("photograph.png", "camera_path.json", "generated.mp4"))
     made = output / "runs" / f"generated-{name}"

@@ -146,7 +146,7 @@ def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, mon
     Image.new("RGB", (180, 150), (90, 120, 30)).save(tmp_path / "photo.png")
     scenetok("generate", image=tmp_path / "photo.png", seed=7, output=tmp_path / "scene.safetensors")
     tokens = SceneTokens.load(tmp_path / "scene.safetensors")
-    assert tokens.preset == "scenegen-tiny" and tokens.mean.shape == (128, 32)
+    assert tokens.preset == "scenegen-tiny" and tokens.mean.shape == (256, 32)
     scenetok("new-run", "scenegen-tiny", image=tmp_path / "photo.png", scene_seed=7, output=tmp_path / "run")
     _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="inference")
     torch.testing.assert_close(pipeline.model.renderer.tokens_of(0).mean.cpu(), tokens.mean)

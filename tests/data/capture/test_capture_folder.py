@@ -19,7 +19,7 @@ import pytest
 from capture import agreement, poses_of
 from PIL import Image
 from support.capture_making import NUMBER, OPTIONS, Made, Stages
-from support.room_pictures import HEIGHT, WIDTH, photograph, textures, turn, walk, write_photographs
+from support.room_pictures import FOCAL, HEIGHT, WIDTH, photograph, textures, turn, walk, write_photographs
 
 from scenetok_ns.data.capture.capture_folder import CaptureOptions, make_capture
 from scenetok_ns.data.capture.photographs import CaptureError
@@ -57,7 +57,7 @@ def test_files_of_a_capture_agree_with_each_other(room: Made) -> None:
     fx, fy, cx, cy, k1, k2, p1, p2 = model.cameras[1].params
     lens = [transforms[name] for name in ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2", "w", "h")]
     assert lens == [fx, fy, cx, cy, k1, k2, p1, p2, WIDTH, HEIGHT]
-    assert transforms["camera_model"] == "OPENCV" and transforms["fl_x"] == pytest.approx(133, rel=0.03)
+    assert transforms["camera_model"] == "OPENCV" and transforms["fl_x"] == pytest.approx(FOCAL, rel=0.03)
     record = json.loads((folder / "capture.json").read_text())
     assert record["registered"] == NUMBER and record["sources"]["IMG_3.jpg"] == "IMG_3.jpg"
     assert record["figures"]["reprojection_error"] < 0.5 and record["figures"]["joined_matches"] > 0.9

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.capture_making import Stages
-from support.room_pictures import walk, write_photographs
+from support.room_pictures import HEIGHT, WIDTH, walk, write_photographs
 
 from scenetok_ns.data.capture.photographs import CaptureError, find_photographs, picture_names, prepare_photographs
 from scenetok_ns.data.capture.pose_estimation import lens_groups, pairs_to_match
@@ -51,12 +51,12 @@ def test_upright_rgb_is_linked_and_other_pictures_are_converted(tmp_path: Path) 
     with Image.open(tmp_path / "out/IMG_2.png") as image:
         assert image.format == "PNG"
     with Image.open(tmp_path / "out/IMG_3.jpg") as image:
-        assert image.size == (160, 120) and not image.getexif()
+        assert image.size == (WIDTH, HEIGHT) and not image.getexif()
         assert np.abs(np.asarray(image).astype(float) - pixels).mean() < 8
     with Image.open(tmp_path / "out/IMG_4.jpg") as image:
         assert image.mode == "RGB"
-    # 26 mm of a film of 43.3 mm diagonal; the picture's is 200 pixels.
-    assert pictures[2].focal == pytest.approx(26 / 43.267 * 200, rel=1e-3) and pictures[0].focal is None
+    # 26 mm of a film of 43.3 mm diagonal; the picture's is 220 pixels.
+    assert pictures[2].focal == pytest.approx(26 / 43.267 * 220, rel=1e-3) and pictures[0].focal is None
     assert [len(group) for group in lens_groups(pictures)] == [3, 1]
     assert len(lens_groups(pictures, separate=True)) == 4
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 from support.capture_making import Stages
-from support.room_pictures import photograph, textures, walk
+from support.room_pictures import HEIGHT, WIDTH, photograph, textures, walk
 
 from scenetok_ns.data.capture.video_frames import choose_frames, default_frames, extract_frames, laplacian_variance
 
@@ -22,7 +22,7 @@ SHARP = {1, 4, 8, 11, 15}
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "walk.mp4"
     walls = textures()
-    writer = imageio_ffmpeg.write_frames(str(path), (160, 120), fps=10, quality=9, macro_block_size=2)
+    writer = imageio_ffmpeg.write_frames(str(path), (WIDTH, HEIGHT), fps=10, quality=9, macro_block_size=2)
     writer.send(None)
     for number, pose in enumerate(walk(17)):
         image = Image.fromarray(photograph(pose, walls))
@@ -41,7 +41,7 @@ def test_the_sharpest_frame_of_each_stretch_is_taken(video: Path, tmp_path: Path
     walls, poses = textures(), walk(17)
     for picture, number in zip(pictures, sorted(SHARP), strict=True):
         stored = np.asarray(Image.open(tmp_path / picture.name)).astype(float)
-        assert stored.shape == (120, 160, 3) and (picture.width, picture.height) == (160, 120)
+        assert stored.shape == (HEIGHT, WIDTH, 3) and (picture.width, picture.height) == (WIDTH, HEIGHT)
         same, other = (np.abs(stored - photograph(poses[n], walls)).mean() for n in (number, number - 1))
         assert same < 0.6 * other  # that frame, not the one before
     assert stages.calls[-1] == ("video", 34, 34)
@@ -54,7 +54,7 @@ def test_turned_videos_are_upright(video: Path, tmp_path: Path) -> None:
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *flag], check=True)
     (picture, *_), _ = extract_frames(turned, tmp_path / "turned", 5, Stages())
     (straight, *_), _ = extract_frames(video, tmp_path / "straight", 5, Stages())
-    assert (picture.width, picture.height) == (120, 160)
+    assert (picture.width, picture.height) == (HEIGHT, WIDTH)
     one, other = (
         np.asarray(Image.open(path)).astype(float)
         for path in (tmp_path / "turned" / picture.name, tmp_path / "straight" / straight.name)
