@@ -39,7 +39,7 @@ class Summary:
     samples: dict[str, int]
     """Set metric -> pictures (or clips) of each side."""
     not_computed: dict[str, str] = field(default_factory=dict)
-    """Set metric -> why not."""
+    """Set metric -> reason why it is not computed."""
 
 
 @dataclass

@@ -158,7 +158,8 @@ def test_only_renders_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "cellar.mp4").touch()  # no path is beside it
     with pytest.raises(FileExistsError, match=r"cellar\.mp4 was not written by `scenetok render`"):
         check_names(tmp_path, ["attic", "cellar"], ["mp4"])
-    with pytest.raises(FileExistsError, match=r"cellar\.mp4 was not written by"):  # the next render would take it for its own
+    # The next render would take it for its own.
+    with pytest.raises(FileExistsError, match=r"cellar\.mp4 was not written by"):
         check_names(tmp_path, ["attic", "cellar"], ["png"])
     (tmp_path / "hall").mkdir()
     (tmp_path / "hall" / "00000.png").touch()
