@@ -12,7 +12,7 @@ two pixels, so that in pictures of 16 pixels it splits all of them, every 100 st
 
     native      the 64 x 64 pictures as they are, Gaussians starting at random (there is no point cloud), it also gets
     enlarged    the pictures enlarged --enlarge times (bicubic); its renders are averaged back to compare them
-    points      the same, starting from the points of a plane sweep over the 12 views, in the place of COLMAP's.
+    points      the same, starting from the points of a plane sweep over the 12 views, instead of COLMAP's.
 
 It is evaluated at the steps of --report; its settings do not depend on --steps, nor on --seconds, after which a
 training is ended and scored where it is. One that makes more than 2,000,000 Gaussians, from which it goes on to fill
@@ -188,7 +188,7 @@ def splatfacto_trainer(folder: Path, case: Case, method: str, factor: int) -> An
 
 
 class NoLpips(torch.nn.Module):
-    """In the place of a metric that downloads weights when it is built."""
+    """Stand-in for a metric that downloads weights when it is built."""
 
     def __init__(self, normalize: bool = True) -> None:
         super().__init__()

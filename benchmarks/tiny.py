@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, default=6)
     parser.add_argument("--size", type=int, default=128, help="side of the true pictures in pixels")
     parser.add_argument("--stlpips", action="store_true")
-    parser.add_argument("--generated", type=int, metavar="ROOMS", help="measure the generator, on so many rooms")
+    parser.add_argument("--generated", type=int, metavar="ROOMS", help="measure the generator, on this number of rooms")
     parser.add_argument("--generator-weights", type=Path, default=embedded_weights("scenegen-tiny"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, required=True)

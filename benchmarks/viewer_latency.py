@@ -117,7 +117,7 @@ def random_run(preset: str, folder: Path, device: torch.device, engine: str | No
 
 
 def random_autoencoder(config: Any, weights: Path | None) -> Any:
-    """In the place of one whose weights we may not ship; the one for photographs, which nothing needs, is left out."""
+    """Build a stand-in with random weights for an autoencoder that we may not ship; omit the one for photographs."""
     from scenetok_ns.models.autoencoders import video_dcae, wan
     from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
     from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork

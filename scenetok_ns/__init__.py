@@ -4,7 +4,7 @@
 >>> model = SceneTok.from_pretrained("scenetok-tiny")
 >>> views = open_scenes("my-capture", model.preset).context()
 >>> tokens = model.encode(views.images, views.cameras, pose_scale=views.pose_scale)
->>> frames = model.render(tokens, camera_path("orbit", tokens, 48))  # [48, 3, 64, 64] in [0, 1]
+>>> frames = model.render(tokens, camera_path("orbit", tokens, 48))  # [48, 3, 128, 128] in [0, 1]
 
 This file imports nothing: Nerfstudio loads our entry points while it is still importing itself, and `scenetok --help`
 waits for no torch. A name is imported when it is first used. Before torch is imported, its idle threads are set to

@@ -31,7 +31,7 @@ def public_names() -> dict[str, str]:
 
 
 def with_public_names(markdown: str) -> str:
-    """Put a reference of each exported name that the page lacks in the place of the comment."""
+    """Replace the comment by references of the exported names that the page lacks."""
     listed = set(re.findall(r"^::: (\S+)", markdown, re.MULTILINE))
     homes = [home for home in public_names().values() if home not in listed]
     return markdown.replace(PUBLIC, "\n\n".join(f"::: {home}" for home in homes))

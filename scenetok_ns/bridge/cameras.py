@@ -1,4 +1,4 @@
-"""What the cameras of Nerfstudio's tools ask for: a picture's size, the square around it, and the path behind it.
+"""Requests in the cameras of Nerfstudio's tools: a picture's size, the square around it, and the path behind it.
 
 Cameras stay Nerfstudio's here; `dataparsers.camera_conversion` turns them into ours.
 """
@@ -55,9 +55,9 @@ def recover_path(camera: Cameras) -> tuple[Cameras, int]:
     """The whole trajectory that a one-camera slice was cut from, and the slice's place in it.
 
     Nerfstudio's tools ask for one camera at a time (`cameras[i : i + 1]`), but frames of a path must be denoised
-    together. A basic slice shares its parent's storage and strides, which tell where it lies in the parent. Every
+    together. A basic slice shares its parent's storage and strides, which show its place in the parent. Every
     field is recovered on its own, and all must agree; where they don't (copied, indexed or converted cameras) the
-    answer is the camera alone. The result is a copy.
+    result is the camera alone. The result is a copy.
     """
     alone = camera, 0
     if camera.shape != (1,):

@@ -1,4 +1,4 @@
-"""Which dataparser reads a folder: a capture of one's own, or a data set with many scenes."""
+"""Find the dataparser that reads a folder: a capture, or a data set with many scenes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.tools.printing import command
 
 MODELS = ("colmap/sparse/0", "sparse/0", "sparse")
-"""Where COLMAP's cameras lie: as ns-process-data, as scenetok capture and COLMAP, and as its undistorter write them."""
+"""Folders of COLMAP's cameras, as written by ns-process-data, by scenetok capture and COLMAP, and by COLMAP's
+undistorter."""
 SHOWN = 5
-"""Names that a line lists."""
+"""Maximum number of names in a message."""
 
 
 KINDS = {ColmapDataParserConfig: "colmap", Re10kDataParserConfig: "re10k-data", Dl3dvDataParserConfig: "dl3dv-data"}
@@ -56,7 +57,7 @@ def _colmap(data: Path) -> ColmapDataParserConfig | None:
 
 
 def fitting_dataparser(dataparser: DataParser) -> DataParser:
-    """The dataparser that a command names, made to fit its folder as `find_dataparser` would.
+    """Adapt the dataparser that a command names to its folder, as `find_dataparser` would.
 
     colmap looks for its model in all usual places, unless the command says where it is. Raises DataError, with what to
     do, for nerfstudio-data (the default) and a folder that has no transforms.json.
@@ -123,6 +124,6 @@ def _advice(data: Path) -> str:
                 f"alone with {capturing}), and give that folder"
             )
     return (
-        f"{data} is no data set: expected {TRANSFORMS} (scenetok capture, ns-process-data), a COLMAP model in "
+        f"{data} is not a data set: expected {TRANSFORMS} (scenetok capture, ns-process-data), a COLMAP model in "
         "sparse/0, index.json of re10k-data, or scenes of dl3dv-data"
     )

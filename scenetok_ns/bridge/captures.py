@@ -1,8 +1,8 @@
 """A capture that a stock dataparser reads (nerfstudio-data, colmap, polycam, ...) as one of our scenes.
 
 transforms.json and COLMAP models are read by our own reader, in float64 and frame by frame; the dataparser's options
-say which frames are for evaluation, and which of images_2, images_4, ... are taken. What other dataparsers make is
-taken as it is.
+say which frames are for evaluation, and which of images_2, images_4, ... are taken. The outputs of other dataparsers
+are used as they are.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class CaptureFrame:
 
 @dataclass(frozen=True, eq=False)
 class CaptureViews:
-    """What a dataparser reads: views to encode and train on, then those for evaluation."""
+    """Views that a dataparser reads: first those to encode and train on, then those for evaluation."""
 
     scene: Scene
     num_train: int
@@ -76,9 +76,9 @@ class CaptureViews:
 def read_views(key: str, dataparser: DataParser, split: str) -> CaptureViews:
     """The views of a dataparser, with those of `split` ("val", "test") for evaluation.
 
-    Poses are those of the capture's files, in their world and units, but for the origin of georeferenced ones (see
-    `transforms_file.origin_of`): what the dataparser does to orient, centre and scale them is undone.
-    Raises DataError, also for cameras that are not perspective.
+    Poses are those of the capture's files, in their world and units, except for the origin of georeferenced ones (see
+    `transforms_file.origin_of`). This undoes the dataparser's orientation, centring and scale. Raises DataError, also
+    for cameras that are not perspective.
     """
     if isinstance(dataparser, Nerfstudio):
         data = Path(dataparser.config.data)
@@ -110,7 +110,7 @@ def read_views(key: str, dataparser: DataParser, split: str) -> CaptureViews:
 def scene_of_outputs(key: str, outputs: Sequence[DataparserOutputs]) -> Scene:
     """All views of some outputs of one dataparser, in order, as one scene.
 
-    Poses are those of the original data: what the dataparser did to orient, centre and scale them is undone. Lens
+    Poses are those of the original data: this undoes the dataparser's orientation, centring and scale. Lens
     distortion is removed: frames and cameras are those of the largest upright rectangle without empty pixels, at the
     stored size. Transparent images are laid on `alpha_color`; masks are not used. Raises BadScene, also for cameras
     that are not perspective.
@@ -182,7 +182,7 @@ def _transforms_split(
                 continue
             listed = set(file.splits[name])
             if unknown := sorted(listed - {frame.file_path for frame in frames}):
-                raise DataError(f"{file.path}: {name}_filenames has {unknown[0]}, which is no frame")
+                raise DataError(f"{file.path}: {name}_filenames has {unknown[0]}, which is not a frame")
             return [index for index, frame in enumerate(frames) if frame.file_path in listed]
         if split != "train":
             return []

@@ -46,7 +46,7 @@ def read_colmap_model(model: Path) -> list[FileFrame]:
         name, camera, quaternion, translation = images[number]
         where = f"{model}: picture {name}"
         if camera not in cameras:
-            raise DataError(f"{where} has camera {camera}, which the model has not")
+            raise DataError(f"{where} has camera {camera}, which is not in the model")
         w2c = np.eye(4)
         w2c[:3, :3], w2c[:3, 3] = colmap.qvec2rotmat(quaternion), translation
         if not np.isfinite(w2c).all():

@@ -1,4 +1,5 @@
-"""The scenes that tools show and evaluate: which there are, and what of each the model is given and compared with."""
+"""The scenes that tools show and evaluate: their names, and the views of each that the model is given and compared
+with."""
 
 from __future__ import annotations
 
@@ -42,9 +43,9 @@ class EvaluationViewsConfig:
     """SceneGen: number of photographs to generate a scene from. Default: those that the evaluation index names if the
     model takes as many, else one."""
     eval_scenes: int = 16
-    """Evaluation scenes taken where no evaluation index names them."""
+    """Number of evaluation scenes, if no evaluation index names them."""
     eval_targets: int | None = None
-    """Target views taken of each evaluation scene, from its beginning. Default: all."""
+    """Number of target views of each evaluation scene, from its beginning. Default: all."""
     eval_protocol: EvaluationProtocol = "default"
     """published: as the published command evaluates (docs/reproduce.md): positions divided by the distance of the two
     context views where an index names two, one condition view of a generator, and four more frames after a target clip
@@ -61,7 +62,7 @@ class EvaluationScene:
     """Views whose photographs the model is given: SceneGen's condition views, else those to be encoded."""
     target: Int64[Tensor, " target"]
     anchors: Float[Tensor, "a 4 4"] | None = None
-    """SceneGen: poses at which the scene is meant to be seen."""
+    """SceneGen: poses from which the scene will be seen."""
     further: Int64[Tensor, " further"] = torch.zeros(0, dtype=torch.int64)  # noqa: RUF009  never changed
     """Views that are rendered after the targets and not compared."""
 
@@ -149,7 +150,7 @@ class EvaluationScenes:
         raise self.none_usable()
 
     def number_of(self, key: str) -> int:
-        """Number of a scene by its name; it joins the scenes to evaluate. Raises DataError."""
+        """Number of a scene by its name; adds it to the scenes to evaluate. Raises DataError."""
         if key not in self.keys:
             if key not in self.source.keys:
                 some = ", ".join(list(self.source.keys)[:5])
@@ -222,7 +223,7 @@ class EvaluationScenes:
 
     @property
     def views_by_index(self) -> Callable[[Scene], ViewIndices]:
-        """Evaluation views of any scene of a data set; workers can be given it."""
+        """Evaluation views of any scene of a data set, as a function that can be sent to workers."""
         return partial(views_by_index, self.index, self._indexed, self.views.num_context, self._num_context)
 
     @property
@@ -256,7 +257,7 @@ class EvaluationScenes:
         return scene.scene.load_views(scene.target, (self.preset.data.image_size,) * 2)
 
     def conditions(self, number: int) -> GenerationInputs | None:
-        """What a scene is generated from; None where scenes are encoded from their context views."""
+        """Inputs that a scene is generated from; None if scenes are encoded from their context views."""
         anchors = self.scene(number).anchors
         return (
             None if anchors is None else GenerationInputs(self.context_views(number), anchors, self.pose_scale(number))
@@ -276,11 +277,11 @@ class EvaluationScenes:
         return self.source.pose_scale
 
     def stored_tokens(self, number: int) -> SceneTokens | None:
-        """Tokens of a scene that comes as tokens; None where photographs are to be encoded."""
+        """Stored tokens of a scene; None if its photographs must be encoded."""
         return self.source.tokens
 
     def data_set(self, number: int, role: Literal["context", "target"]) -> SceneViews:
-        """A scene's context or target views as Nerfstudio's tools have data. Raises BadScene."""
+        """A scene's context or target views as a data set for Nerfstudio's tools. Raises BadScene."""
         scene = self.scene(number)
         downscale = getattr(self.dataparser, "downscale_factor", None) or 1
         side = max(1, round(self.preset.data.image_size / downscale))
@@ -291,7 +292,7 @@ def views_by_index(
     index: EvaluationIndex | None, indexed: Collection[str], limit: int | None, default: int, scene: Scene
 ) -> ViewIndices:
     """Evaluation views of a scene: those of the index if `indexed` has it, with at most `limit` of its context views,
-    spread evenly, else `default` context views spread over the scene. A function, so that workers can be given it."""
+    spread evenly, else `default` context views spread over the scene. A function, so that it can be sent to workers."""
     if index is None or scene.key not in indexed:
         return default_views(scene.c2w, default)
     views = index.views(scene)

@@ -13,7 +13,8 @@ from scenetok_ns.tools.safe_config import read_config
 
 
 def read_run(run: Path) -> TrainerConfig:
-    """Read the configuration of a run folder, or of the config.yml in it, without running what the file might name.
+    """Read the configuration of a run folder, or of the config.yml in it, without running code that the file might
+    name.
 
     Raises:
         FileNotFoundError: There is no config.yml.

@@ -45,8 +45,8 @@ class StockSceneSource(OneScene):
     """The one scene of a stock dataparser (nerfstudio-data, colmap, ...): its training views, then those of evaluation.
 
     Poses are those of the capture's files (`captures.read_views`). `pose_scale` brings their units to those of the
-    training data; poses leave this class unscaled, but for `training_part`. Cameras that are far from all others
-    (`poses.stray_cameras`) are in the scene, but count for nothing: neither for its scale, nor as context or target.
+    training data; poses leave this class unscaled, except in `training_part`. Cameras that are far from all others
+    (`poses.stray_cameras`) are in the scene, but are ignored for its scale, and are neither context nor target.
     """
 
     is_capture = True
@@ -61,7 +61,7 @@ class StockSceneSource(OneScene):
     ) -> None:
         """pose_scale: None: such that the cameras spread by `typical_spread` (see `poses.pose_scale`).
 
-        Raises DataError if nothing tells how large the scene is: one camera, or all in one place.
+        Raises DataError if the size of the scene is unknown: one camera, or all in one place.
         """
         super().__init__(key)
         self.num_train = views.num_train
@@ -80,13 +80,13 @@ class StockSceneSource(OneScene):
     def _check_spread(self) -> None:
         if self._scene.num_frames == 1:
             raise DataError(
-                f"{self.key} has one photograph, and a scene needs several from different places; of one photograph, "
-                "scenetok generate --image makes a scene"
+                f"{self.key} has one photograph, and a scene needs several from different places; to make a scene "
+                "from one photograph, use scenetok generate --image"
             )
         if in_one_place(self._scene.c2w[self._sound]):
             raise DataError(
-                f"{self.key}: all {self._scene.num_frames} cameras are in one place, so nothing tells how large the "
-                "scene is; give --pose-scale if that is meant"
+                f"{self.key}: all {self._scene.num_frames} cameras are in one place, so the size of the scene is "
+                "unknown; give --pose-scale if this is intended"
             )
 
     def read(self) -> Scene:
@@ -114,7 +114,7 @@ class StockSceneSource(OneScene):
         return ViewIndices(context, target)
 
     def training_part(self) -> StockSceneSource:
-        """The same without the evaluation views and stray cameras, in units of the training data."""
+        """The same source without the evaluation views and stray cameras, in units of the training data."""
         part = copy(self)
         chosen = self._sound[: self.num_train].nonzero().flatten()
         scene = scene_part(self._scene, chosen)
@@ -142,11 +142,11 @@ class StockSceneSource(OneScene):
 
 
 SHOWN = 5
-"""Names that a line lists."""
+"""Maximum number of names that a line lists."""
 
 
 def unrefined_note(preset: str, data: Path) -> str:
-    """What to expect of photographs in a model that has only seen synthetic rooms, and what helps."""
+    """Note on photographs in a model that was trained on synthetic rooms, and on how to improve the result."""
     refining = command("ns-train", "scenetok-refine", "--data", data)
     return (
         f"{preset} was trained on synthetic rooms only: of photographs it keeps colours and rough shapes. This refines "
@@ -157,7 +157,7 @@ def unrefined_note(preset: str, data: Path) -> str:
 def read_capture(
     dataparser: DataParser, split: str, *, pose_scale: float | None = None, typical_spread: float | None = None
 ) -> StockSceneSource:
-    """What a stock dataparser reads, with the views of `split` ("val", "test") for evaluation. Raises DataError."""
+    """Views that a stock dataparser reads, with those of `split` ("val", "test") for evaluation. Raises DataError."""
     data = Path(dataparser.config.data).absolute()
     if pose_scale is not None and not 0 < pose_scale < float("inf"):
         raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")

@@ -1,4 +1,4 @@
-"""What Nerfstudio's own tools need from the outside: newer torch, and errors of our runs that a person can read."""
+"""Changes to Nerfstudio's own tools: loading checkpoints with newer torch, and readable errors of our runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def allow_numpy_scalars() -> None:
     """Let `torch.load(weights_only=True)` read numpy's scalars.
 
     Stock learning-rate schedules put them into checkpoints, which stock ns-eval and ns-viewer then refuse since
-    torch 2.6. A numpy scalar is a number: reading one runs no code of the file's.
+    torch 2.6. A numpy scalar is a number: reading one does not run code from the file.
     """
     make_scalar: Any = np.float64(0).__reduce__()[0]  # lives in another module in each major version of numpy
     number_types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
@@ -37,8 +37,8 @@ def allow_numpy_scalars() -> None:
 def shorten_errors() -> None:
     """Let errors about the input of our runs end a tool of Nerfstudio with one line instead of a traceback.
 
-    Wraps `sys.excepthook`. Errors of other methods' runs go to the earlier hook, untouched; so do bugs of ours, after
-    which a line says that they are.
+    Wraps `sys.excepthook`. Errors of other methods' runs go to the earlier hook, untouched; so do our bugs, followed by
+    a line that says so.
     """
     stock = sys.excepthook
 
@@ -112,7 +112,7 @@ def _about_file(error: Exception, frames: Sequence[FrameType]) -> str | None:
     for frame in frames:
         code, values = frame.f_code, frame.f_locals
         if code is torch.load.__code__:
-            return f"checkpoint {values.get('f')} cannot be read: {_short(error)}; is the file whole?"
+            return f"checkpoint {values.get('f')} cannot be read: {_short(error)}; is the file complete?"
         if _is_stock(frame, "eval_setup") and "pipeline" not in values and described(error) is None:
             return _about_config(Path(values["config_path"]), error, is_read="config" in values)
         if _is_stock(frame, "eval_load_checkpoint") and not _goes_on(frame, frames):

@@ -1,4 +1,4 @@
-"""Rendering inside Nerfstudio's viewer: cheap interrupts, and who is asking.
+"""Rendering inside Nerfstudio's viewer: cheap interrupts, and the browser that asked.
 
 The viewer renders under `sys.settrace` and interrupts by raising from the trace function at any Python line. Traced
 Python is two to three times slower, and an exception at any line can leave a cache half updated.
@@ -17,8 +17,8 @@ import torch
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 LARGE_PICTURES = 1e-6
-"""Frames a second for which the viewer chooses the size of its moving pictures; so few that it always takes the size
-that it takes at rest. The time of our renders does not depend on the size."""
+"""Frame rate for which the viewer chooses the size of its moving pictures; low enough that it always uses its size at
+rest. The time of our renders does not depend on the size."""
 
 
 class Untraced:
@@ -56,9 +56,9 @@ def _traced_line() -> None:
 
 
 def asked_by_viewer() -> bool:
-    """Whether this thread is one of a viewer's render threads, which an exception would end for good.
+    """Whether this thread is one of a viewer's render threads, which an exception would end.
 
-    By name, so that the viewer need not be imported where there is none; the legacy viewer has its own class of that
+    Compares names, so that the viewer is not imported without need; the legacy viewer has its own class of that
     name.
     """
     return any(cls.__name__ == "RenderStateMachine" for cls in type(threading.current_thread()).__mro__)
@@ -78,9 +78,9 @@ def _send_at_once(thread: Any, outputs: dict[str, Any], static_render: bool = Tr
 class RenderThread:
     """The viewer's thread that renders for one browser: this one.
 
-    Left alone it asks for a picture of each pose three times: while the camera moves (`low_move`), again after 0.2 s
-    without message (`low_static`), and after as much again at full size (`high`). The legacy viewer's threads always
-    count as resting, and are left to their own pace.
+    Without changes, it asks for a picture of each pose three times: while the camera moves (`low_move`), again after
+    0.2 s without message (`low_static`), and after as much again at full size (`high`). The legacy viewer's threads
+    always count as resting, and are left to their own pace.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class RenderThread:
 
     @property
     def moving(self) -> bool:
-        """Whether a preview will do."""
+        """Whether a preview is enough."""
         return self._paced and self._thread.state != "high"
 
     @property
@@ -122,7 +122,7 @@ class RenderThread:
             raise IOChangeException
 
     def others_move(self) -> bool:
-        """Whether another browser waits for a preview while this one has the full picture made."""
+        """Whether another browser waits for a preview while this thread renders a full picture."""
         if not self._paced or self.moving:
             return False
         # One that has its preview is no longer in this state: it goes on at once.

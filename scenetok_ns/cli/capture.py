@@ -22,7 +22,7 @@ LABELS = {
     "matches": "matching pairs",
     "cameras": "finding cameras",
 }
-"""What the progress bar of each stage is called."""
+"""Label of the progress bar of each stage."""
 
 
 def capture(
@@ -39,7 +39,7 @@ def capture(
     """Find the cameras of photographs or of a video with pycolmap, and write a capture that every Nerfstudio method
     reads: pictures, transforms.json, a COLMAP model in sparse/0, a sheet of thumbnails.
 
-    With --open, goes on to the viewer: encodes the capture and displays the scene. Run the same command again to
+    With --open, also encodes the capture and displays the scene in the viewer. Run the same command again to
     continue after an interrupt, or to open a finished capture.
 
     Args:
@@ -87,7 +87,7 @@ def capture(
 
 
 def print_capture(made: Capture, console: Console) -> None:
-    """Print what was found, and what the user should know, a line each."""
+    """Print results and warnings, one line each."""
     console.print(f"{made.folder} {'is ready' if made.is_new else 'was there already'}", soft_wrap=True)
     for note in made.notes:
         console.print(f"  {note}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""How `RunChanges` reach the configuration of a run: a function for each change, which edits the configuration.
+"""Apply `RunChanges` to the configuration of a run: one function for each change.
 
 All raise DataError, ValueError or OSError, in one line, for a change that does not fit the run or its data.
 """
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_data(config: RunFolderConfig) -> None:
-    """Raise FileNotFoundError if the run has nothing to display: Nerfstudio's tools could not be given data later."""
+    """Raise FileNotFoundError if the run has nothing to display: Nerfstudio's tools have no option for data."""
     datamanager = config.pipeline.datamanager
     data = datamanager.data or datamanager.dataparser.data
     if not data.exists():
@@ -40,7 +40,7 @@ def check_data(config: RunFolderConfig) -> None:
 
 
 def print_capture_note(config: RunFolderConfig, console: Console) -> None:
-    """Print what to expect, where a model of the package displays a capture."""
+    """Print a note on quality if a model of the package displays a capture."""
     datamanager = config.pipeline.datamanager
     preset = load_preset(config.pipeline.model.preset)
     scenes = (SceneDataParserConfig, TokensDataParserConfig, PhotographDataParserConfig)
@@ -106,8 +106,8 @@ def change_num_condition(config: RunFolderConfig, count: int) -> None:
 def change_data(config: RunFolderConfig, data: Path) -> None:
     """Choose another data set or capture.
 
-    The run's dataparser reads it if it can, else the one that fits what is there. The run's scene and evaluation index
-    are kept where the new data set has their scenes.
+    The run's dataparser reads it if it can, else the dataparser that fits the data. The run's scene and evaluation
+    index are kept where the new data set has their scenes.
     """
     if not data.exists():
         raise FileNotFoundError(f"no data at {data}")
@@ -218,7 +218,7 @@ def change_photograph(config: RunFolderConfig, options: PhotographOptions) -> Ph
     source.check_size(preset.data.image_size)
     if source.reach < SMALLEST_REACH:
         raise DataError(
-            f"the path of {image.name} stays where the photograph was taken, so nothing tells how large the scene is: "
+            f"the path of {image.name} stays where the photograph was taken, so the size of the scene is unknown: "
             "give one that moves (turning on the spot is not enough), or a larger --pose-scale"
         )
     return source

@@ -1,4 +1,4 @@
-"""All commands by task: where each lives, what `scenetok --help` says of it, and the examples that its help shows."""
+"""All commands by task: where each lives, its line in `scenetok --help`, and the examples in its help."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ Environment: SCENETOK_TRACEBACK=1 shows where an error comes from."""
 
 
 def usage() -> str:
-    """What `scenetok --help` prints."""
+    """Text of `scenetok --help`."""
     width = max(map(len, COMMANDS))
     lines = ["usage: scenetok COMMAND [options]", "       scenetok --version"]
     for task, commands in GROUPS.items():
@@ -172,6 +172,6 @@ def usage() -> str:
 
 
 def examples(name: str) -> str:
-    """What the help of a command ends with."""
+    """Last lines of the help of a command."""
     lines = [f"  {line}" for line in COMMANDS[name].examples]
     return "\n".join(["", "Examples:", *lines, "", GENERAL])

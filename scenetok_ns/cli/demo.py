@@ -38,7 +38,7 @@ ROWS = (
     ("the model, another scene's tokens", "_other_tokens"),
     ("the model, shuffled-noise tokens", "_noise_tokens"),
 )
-"""What the evaluation compares, and how ns-eval's results call it."""
+"""Rows of the comparison, and their keys in ns-eval's results."""
 
 CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 """Colours and cursor movements of a terminal."""
@@ -124,7 +124,7 @@ def demo(
 
 
 def open_shipped(preset: str, data: Path, folder: Path) -> Path:
-    """Write a run folder of the package's model on the rooms, whose evaluation compares with the baselines."""
+    """Write a run folder of the package's model on the rooms; its evaluation includes the baselines."""
     from scenetok_ns.plugin.run_folder import derive_run
 
     derived = derive_run(Path(preset), folder)
@@ -160,7 +160,7 @@ def open_photograph(generator: str, photograph: PhotographOptions, folder: Path,
 
 
 def table(values: dict[str, float]) -> Table:
-    """The model and what it must be compared with, on the same views."""
+    """Figures of the model and of the baselines, on the same views."""
     title = f"{values['num_views']:.0f} views of {values['num_scenes']:.0f} held-out rooms"
     found = Table("", "PSNR (dB)", "SSIM", title=title)
     for label, suffix in ROWS:
@@ -170,7 +170,7 @@ def table(values: dict[str, float]) -> Table:
 
 
 def verdict(values: dict[str, float]) -> str:
-    """Which side of the comparison the model is on, in words."""
+    """Describe the result of the comparison in words."""
     nearest = values["psnr"] - values["psnr_nearest_view"]
     side = "better than" if nearest > 0 else "worse than"
     lines = [f"The model is {abs(nearest):.1f} dB {side} copying the nearest context view."]
@@ -183,7 +183,7 @@ def verdict(values: dict[str, float]) -> str:
 
 @dataclass
 class Tools:
-    """Runs Nerfstudio's tools with a progress bar each; what they say goes to a log file."""
+    """Runs Nerfstudio's tools with a progress bar each; their output goes to a log file."""
 
     console: Console
     folder: Path
@@ -218,7 +218,7 @@ class ToolError(OSError):
 
 
 def fraction_done(text: str) -> float | None:
-    """How far a tool is by its own words: `30 (15.00%)` of ns-train, `12/144` of the others; None: it doesn't say."""
+    """Progress of a tool from its output: `30 (15.00%)` of ns-train, `12/144` of the others; None: there is none."""
     percents = re.findall(r"\((\d+\.\d+)%\)", text)
     if percents:
         return float(percents[-1]) / 100
@@ -228,7 +228,7 @@ def fraction_done(text: str) -> float | None:
 
 
 def find_tool(name: str) -> str:
-    """A command of the environment that this one runs in."""
+    """Find a command in the environment of this process."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:

@@ -29,7 +29,7 @@ def download(
     list_files: Annotated[bool, tyro.conf.arg(name="list")] = False,
     dry_run: bool = False,
 ) -> None:
-    """Download the released files of a preset, and make a run folder of them for ns-viewer, ns-render and ns-eval.
+    """Download the released files of a preset, and create a run folder for ns-viewer, ns-render and ns-eval.
 
     Run the same command again to continue after an interruption; complete files are not downloaded twice. Files of the
     Hugging Face Hub go through its library, so HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as usual.
@@ -76,7 +76,7 @@ def download(
 
 
 def check_mirror(address: str) -> None:
-    """Raise UsageError for an address that no request can go to."""
+    """Raise UsageError for an invalid address."""
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -124,7 +124,7 @@ class Wanted:
 
     @property
     def target(self) -> Path:
-        """Where the file is downloaded to, or may be put by hand. (The Hub's cache has paths of its own.)"""
+        """Path that the file is downloaded to, or can be copied to by hand. (The Hub's cache has paths of its own.)"""
         return (self.to or weights_folder()).absolute() / self.file.name
 
     @property
@@ -138,7 +138,7 @@ class Wanted:
 
     @property
     def address(self) -> str:
-        """Where the bytes come from."""
+        """Address that the file is downloaded from."""
         if self.mirror is not None:
             return f"{self.mirror.rstrip('/')}/{self.file.name}"
         source = self.file.source
@@ -155,7 +155,7 @@ class Wanted:
         return source.link
 
     def found(self) -> Path | None:
-        """The file, if it is here already."""
+        """The file, if it is on this machine already."""
         if self.target.is_file():
             return self.target
         source = self.file.source
@@ -177,7 +177,8 @@ class Wanted:
         return f"{summary(self.file)}\n  from {self.address}\n  to   {place} ({state})"
 
     def obtained(self, accept_changed: bool) -> Path:
-        """The file, downloaded if need be, and compared with what is known of it. Raises DownloadError."""
+        """Download the file if necessary, and check it against its published or recorded facts. Raises
+        DownloadError."""
         try:
             path = self.found() or self._download()
             clear_finished(path)
@@ -252,7 +253,7 @@ def summary(file: ReleasedFile) -> str:
 
 
 def print_files(console: Console, files: tuple[ReleasedFile, ...]) -> None:
-    """Print what is known of released files."""
+    """Print the known facts about released files."""
     for file in files:
         wanted = Wanted(file, None, None)
         known = f"\n  SHA-256 {file.sha256}" if file.sha256 else ""

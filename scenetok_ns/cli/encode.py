@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DType = Literal["float32", "bfloat16", "float16"]
 NUM_ENCODINGS = 8
-"""Encodings of each scene of a split, if --encodings is not given."""
+"""Number of encodings of each scene of a split, if --encodings is not given."""
 
 
 def encode(

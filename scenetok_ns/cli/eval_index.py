@@ -23,7 +23,8 @@ def eval_index(
     start: Literal["first", "middle", "random"] = "first",
     seed: int = 0,
 ) -> None:
-    """Make an evaluation index of a data set: which views of each scene a model is given, and which are compared.
+    """Create an evaluation index of a data set: the views of each scene that a model is given, and the views that it is
+    compared with.
 
     The same command gives the same file. Targets are consecutive frames. With --check, compare a given index with
     the data instead.
@@ -31,14 +32,14 @@ def eval_index(
     Args:
         data: RealEstate10K or DL3DV: the folder that holds train and test, or the folder of one split.
         output: The index to write (.json), in the published form.
-        check: Make nothing; say which entries of this index the data set cannot serve.
+        check: Write nothing; report the entries of this index that the data set cannot serve.
         split: Part of the data set.
         num_context: Context views of each scene.
         num_targets: Target views of each scene; scenes with fewer frames are left out.
         mode: bounded: the context views lie among the targets, as in the published indices for reconstruction.
             farthest: they are spread over the whole scene.
-        start: Where in the scene the targets lie.
-        seed: Of random starts.
+        start: Place of the targets in the scene.
+        seed: Random seed for random starts.
     """
     from scenetok_ns.data.evaluation_index import EvaluationIndex
     from scenetok_ns.data.index_maker import IndexRule, check_index, has_clips, make_index, save_index

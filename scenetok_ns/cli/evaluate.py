@@ -194,7 +194,7 @@ class _Session:
         self._pictured: set[str] = set()
 
     def figures(self, variant: Variant) -> dict[str, Any] | None:
-        """Figures of a variant with what belongs to them; None if other processes have scenes of it to do."""
+        """Figures of a variant, for JSON; None if other processes still have scenes of it to do."""
         from scenetok_ns.evaluation.evaluate import all_skipped, details, run_with_progress
         from scenetok_ns.evaluation.protocol import settings_of
         from scenetok_ns.tools.atomic_files import write_atomically

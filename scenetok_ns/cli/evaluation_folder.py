@@ -1,4 +1,4 @@
-"""Where `scenetok evaluate` writes and `scenetok report` reads, if no folder is given."""
+"""Default folder in which `scenetok evaluate` writes and `scenetok report` reads."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def is_splat(path: Path) -> bool:
 
 
 def is_splat_report(path: Path) -> bool:
-    """Whether a file is what this command writes beside a PLY."""
+    """Whether a file is the JSON that this command writes beside a PLY."""
     found = read_json(path)
     return isinstance(found, dict) and {"gaussians", "held_out_views"} <= found.keys()
 
@@ -128,7 +128,7 @@ class Fit:
 
 
 SH_DEGREE = 0
-"""Colours do not change with the direction: harmonics would fit what differs from window to window."""
+"""Colours do not change with the direction: harmonics would only fit differences between windows."""
 
 ROWS = (
     ("the splat, against the model's renders", "splat_against_renders"),

@@ -37,7 +37,7 @@ def generate(
     device: str | None = None,
 ) -> None:
     """Generate a scene from a photograph and a path (--image), or from one to a few views of a data set's scene, and
-    write its tokens to a file, which everything else can render.
+    write its tokens to a file, which all other commands can render.
 
     The same seed gives the same scene on every device, up to rounding.
 

@@ -1,4 +1,4 @@
-"""The help that tyro prints, without what it says of options that have no value of their own."""
+"""The help that tyro prints, without its notes on options that have no value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EMPTIED = re.compile(rf"^(?=[^\n]*{GONE})(?:{STYLE}|[ │{GONE}])*\n", re.MULTIL
 def tidy(text: str) -> str:
     """Remove `(default: None)`, `(default: )` and the choice of None from a help text.
 
-    What happens without the option, its own text says. Lines keep their width, so that boxes stay whole; lines with
+    The text of the option says what happens without it. Lines keep their width, so that boxes stay whole; lines with
     nothing else go.
     """
     text = NONE.sub(lambda found: GONE * len(found[1]) + found[2] + GONE * len(found[3]), text)

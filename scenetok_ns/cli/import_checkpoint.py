@@ -30,8 +30,8 @@ def import_checkpoint(
 
     Args:
         output: Run folder to create; it must not exist.
-        preset: Preset of the checkpoint: its name, or a preset file of your own (.yaml). Default: found out from the
-            checkpoint's name, or from what it holds.
+        preset: Preset of the checkpoint: its name, or a preset file of your own (.yaml). Default: from the checkpoint's
+            name, or from its tensors.
         checkpoint: Released .ckpt file.
         folder: Folder with the released files.
         data: Data set to show and evaluate, in the form that the preset's method expects. `scenetok new-run` can change
@@ -63,7 +63,7 @@ def search_places(folder: Path | None, checkpoint: Path | None) -> list[Path]:
 
 
 def chosen_preset(preset: str | None, checkpoint: Path | None, folder: Path | None) -> str:
-    """The preset that is given, or that belongs to the checkpoint's published name, or that its content fits.
+    """The given preset, or the one that fits the checkpoint's published name or its content.
 
     Raises CheckpointError if there is no checkpoint, or more than one.
     """

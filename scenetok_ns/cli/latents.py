@@ -113,7 +113,7 @@ def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: C
     problems = [f"{len(bad)} files are unusable"] if bad else []
     content = make_map(root)
     if read_map(root) != content:
-        problems.append("the map file does not name the files that are there")
+        problems.append("the map file does not list the existing files")
     for split in splits if data is not None else ():
         assert data is not None
         have = set().union(*content[split].values()) if content[split] else set()

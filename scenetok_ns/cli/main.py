@@ -36,7 +36,7 @@ from scenetok_ns.tools.threads import let_idle_threads_sleep
 QUIET = "--quiet"
 """Option of every command: prints nothing but errors."""
 LONGEST = 1500
-"""Characters of an error that are printed."""
+"""Maximum number of characters of an error that are printed."""
 DASHED, OPTION = re.compile(r"-[^-\d.].*"), re.compile(r"--[^=]+")
 """Values that a parser would take for options, and options without a value."""
 
@@ -105,7 +105,7 @@ def _run(name: str, args: list[str]) -> None:
 def attached(args: list[str]) -> list[str]:
     """Options with a value that begins with one dash, `--output -x`, written as `--output=-x`.
 
-    The parser would take such a value for an option; negative numbers it knows.
+    The parser would take such a value for an option; it recognises negative numbers.
     """
     found: list[str] = []
     for word in args:

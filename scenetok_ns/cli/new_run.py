@@ -62,7 +62,7 @@ def new_run(
             released model has one.
         solver: Solver of a render: euler, or multistep, which needs fewer steps for the same error.
         wide: Pictures that are not square: border (the whole square view, with its border) or fill (a part of a larger
-            square, whose ends are the model's guess); default: the run's.
+            square; its ends are the model's guess); default: the run's.
         low_vram: Keep idle networks in CPU memory. Halves GPU memory; starts more slowly.
         engine: What renders on a GPU: auto (the engine, autoencoders in bfloat16), exact (the engine, autoencoders in
             the published code's precision) or off (the plain loop); default: the run's.

@@ -19,7 +19,7 @@ RUN_FIRST = ("evaluate", "new-run", "report")
 
 
 def current_command(name: str) -> tuple[str, str | None]:
-    """Today's name of a command, and what to tell the user if `name` is an earlier one."""
+    """Current name of a command, and a hint for the user if `name` is an earlier one."""
     if name not in EARLIER_COMMANDS:
         return name, None
     now = EARLIER_COMMANDS[name]
@@ -27,7 +27,7 @@ def current_command(name: str) -> tuple[str, str | None]:
 
 
 def current_options(command: str, words: list[str]) -> tuple[list[str], list[str]]:
-    """Today's words for the options of a command, and what to tell the user about each that has changed."""
+    """Current names of the options of a command, and a hint for the user about each that has changed."""
     names, found, notes = OPTIONS.get(command, {}), [], []
     for word in words:
         option, equals, value = word.partition("=")

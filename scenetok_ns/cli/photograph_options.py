@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhotographOptions:
-    """A photograph, and where the scene made from it is meant to be seen."""
+    """Options of a photograph, and of the path from which its scene is seen."""
 
     image: Path | None = None
     """A photograph to generate the scene from; its middle square is used."""
     path: Path | None = None
-    """With --image: camera path (camera_path.json of the viewer) along which the scene is meant to be seen."""
+    """With --image: camera path (camera_path.json of the viewer) along which you want to see the scene."""
     trajectory: Trajectory | None = None
     """With --image, without --path: 1 unit forward (the default) or sideways, or a turn along a quarter of a circle of
     radius 1."""
     photo_at: Literal["first", "origin"] | None = None
-    """With --image: where it was taken: at the first camera of the path (the default), or at the world's origin,
-    level, looking along +y, where a photograph with a trajectory is."""
+    """With --image: camera of the photograph: at the first camera of the path (the default), or at the world's origin,
+    level, looking along +y, as for a photograph with a trajectory."""
     fov: float | None = None
     """With --image: field of view along its shorter side in degrees; default: from EXIF, else 58."""
     pose_scale: float | None = None
@@ -50,7 +50,7 @@ def given(options: Any) -> dict[str, Any]:
 
 
 def print_photograph(image: Path, source: PhotographSource, console: Console) -> None:
-    """Print what is made of a photograph: its size, its focal length and its path."""
+    """Print the size, focal length and path of a photograph."""
     photograph = source.photograph
     height, width = photograph.image.shape[1:]
     for note in (f"{width} x {height} pixels", *photograph.notes, source.focal_note, source.path_note()):

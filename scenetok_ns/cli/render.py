@@ -31,7 +31,7 @@ Format = Literal["mp4", "png"]
 NUM_FRAMES, MOST_FRAMES = 96, 100_000
 """Frames of a path by name: the default and the largest number."""
 FASTEST = 1000
-"""Frames in a second that a video can have."""
+"""Maximum frame rate of a video."""
 
 
 def render(

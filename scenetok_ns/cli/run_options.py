@@ -1,6 +1,6 @@
-"""What commands change in the configuration of a run, as one value: checked early, applied once.
+"""Changes that commands make to the configuration of a run, as one value: checked early, applied once.
 
-Imports no Nerfstudio, which takes seconds: `--help` and bad options need none of it.
+Imports no Nerfstudio, which takes seconds: `--help` and bad options do not need it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MOST = 1_000_000
 EMBEDDED = "scenetok-tiny"
 """Preset whose weights come with the package, used where no run is given."""
 EMBEDDED_GENERATOR = "scenegen-tiny"
-"""The same for commands that generate scenes."""
+"""Default preset of commands that generate scenes."""
 SMALLEST_SIDE = 512
-"""Side in pixels of videos and pictures whose size nobody chose, at least: smaller models' frames are enlarged."""
+"""Minimum side in pixels of videos and pictures without a chosen size: frames of smaller models are enlarged."""
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How a scenegen run makes scenes."""
+    """Settings of scene generation."""
 
     scene_seed: int | None = None
     """Random seed of a scenegen run: another seed gives another of the scenes that fit the photographs."""
@@ -44,7 +44,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class RunChanges:
-    """Changes to the configuration of a run. None, an empty tuple and False leave what the run says.
+    """Changes to the configuration of a run. None, an empty tuple and False keep the values of the run.
 
     Raises ValueError, which names the command-line option, for values that no run can have, and for changes that
     exclude each other.
@@ -79,15 +79,15 @@ class RunChanges:
     protocol: Literal["default", "published", "notebook"] | None = None
     """How scenes are evaluated (`EvaluationViewsConfig.eval_protocol`)."""
     engine: Literal["auto", "exact", "off"] | None = None
-    """What renders on a GPU."""
+    """Renderer on a GPU."""
     encoding: Encoding | None = None
-    """Which Gaussians are drawn where photographs are encoded."""
+    """Gaussians that are sampled when photographs are encoded."""
     low_vram: bool = False
     """Keep idle networks in CPU memory."""
     baselines: bool = False
     """Let ns-eval compare with the baselines."""
     generation: GenerationOptions = field(default_factory=GenerationOptions)
-    """How a scenegen run makes scenes."""
+    """Settings of scene generation."""
 
     def __post_init__(self) -> None:
         self._check_one_scene()
@@ -160,7 +160,7 @@ class RunChanges:
 
 
 def check_posed(data: Path) -> None:
-    """Raise ValueError if these are photographs whose cameras nobody has found yet."""
+    """Raise ValueError for photographs without cameras."""
     from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
 
     if is_unposed(data):
@@ -168,7 +168,7 @@ def check_posed(data: Path) -> None:
 
 
 def positive(option: str, value: int, most: int = MOST) -> int:
-    """The value of an option that counts something. Raises UsageError if it is below 1 or above `most`."""
+    """Check the value of a count. Raises UsageError if it is below 1 or above `most`."""
     if value < 1:
         raise UsageError(f"{option} must be at least 1, got {value}")
     if value > most:
@@ -177,7 +177,8 @@ def positive(option: str, value: int, most: int = MOST) -> int:
 
 
 def guidance_scale(option: str, value: float) -> float:
-    """The value of an option for classifier-free guidance. Raises ValueError if it is below 1, infinite or NaN."""
+    """Check the value of an option for classifier-free guidance. Raises ValueError if it is below 1, infinite or
+    NaN."""
     if not 1 <= value < math.inf:
         raise UsageError(f"{option} must be at least 1 (1 is off), got {value:g}")
     return value

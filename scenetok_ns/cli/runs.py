@@ -27,7 +27,7 @@ def load_run(run: DerivedRun, console: Console, device: str | None = None) -> Sc
 def write_run(
     run: DerivedRun, output: Path, console: Console, fill: Callable[[Path], None] = lambda folder: None
 ) -> None:
-    """Write the folder `output` of a run that was derived for it, and print how to look at it.
+    """Write a derived run to its folder `output`, and print how to open it.
 
     `fill` puts more files into the unfinished folder.
     """

@@ -1,4 +1,4 @@
-"""What commands share that work through all scenes of a data set: its splits, shards of the work, a bar, a report."""
+"""Shared by commands that process all scenes of a data set: its splits, shards of the work, a bar, a report."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ FEWEST_VIEWS, USUAL_VIEWS, MOST_VIEWS = 16, 120, 10_000
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Which views of which scene."""
+    """Options of the scene and its views."""
 
     path: str = "interpolate"
-    """Where the views are: interpolate (through the photographs' cameras), orbit, dolly, spiral, or a file with poses
+    """Cameras of the views: interpolate (through the photographs' cameras), orbit, dolly, spiral, or a file with poses
     in the capture's coordinates: a camera path of the viewer, or a transforms.json."""
     run: Path | None = None
     """Run folder with the model (or its config.yml), or a preset whose weights come with the package; default: the

@@ -39,11 +39,13 @@ def score(
     pictures: bool = True,
     device: str | None = None,
 ) -> None:
-    """Measure pictures that other methods made of the same views, as `scenetok evaluate` and ns-eval measure ours.
+    """Measure pictures that other methods made of the same views, as `scenetok evaluate` and ns-eval measure
+    SceneTok's.
 
     The pictures of a method lie in one folder: SCENE/FRAME.png or SCENE_FRAME.png, where FRAME is the number of the
-    frame in its scene from 0, or what ns-eval --render-output-path writes. The photographs are cropped to their size.
-    `scenetok report` makes a page of what this writes. Run the same command again to continue after an interruption.
+    frame in its scene from 0, or the files that ns-eval --render-output-path writes. The photographs are cropped to
+    their size. `scenetok report` turns the result into a page. Run the same command again to continue after an
+    interruption.
 
     Args:
         predictions: Folder of pictures, or several, one for each method.
@@ -154,7 +156,7 @@ def check_same_views(others: dict[Path, dict[str, Any]], wanted: dict[str, list[
             if wanted.get(key) != theirs.get(key):
                 raise DataError(
                     f"{path} measured other views than --index names, the first are of scene {key}: figures of "
-                    "different views cannot stand in one table"
+                    "different views cannot be compared in one table"
                 )
 
 

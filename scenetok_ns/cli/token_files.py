@@ -1,4 +1,4 @@
-"""What commands share that write token files."""
+"""Shared by commands that write token files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def with_sources(tokens: SceneTokens, scene: Scene, indices: Int64[Tensor, " v"]
 def write_tokens(
     tokens: SceneTokens, output: Path, dtype: str, run: Path, console: Console, *, run_folder: bool
 ) -> None:
-    """Save tokens and print how to look at them.
+    """Save tokens and print how to display them.
 
     Args:
         tokens: Tokens of one scene.

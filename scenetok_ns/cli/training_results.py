@@ -15,5 +15,5 @@ def show_log() -> None:
 
 
 def print_files(files: str, output: Path) -> None:
-    """Say which files a training has left in its folder."""
+    """Print the files that a training has written."""
     plain_console().print(f"{files} are in {output}", soft_wrap=True)

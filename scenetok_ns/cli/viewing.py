@@ -1,4 +1,4 @@
-"""From a capture to the viewer: run folder, encoding, page; what `scenetok capture --open` ends in."""
+"""Open a capture in the viewer (`scenetok capture --open`): run folder, encoding, page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def view_capture(capture: Path, run: Path | None, console: Console, device: str | None = None) -> None:
     """Encode a capture and display it in the viewer, until the process is interrupted.
 
-    A run folder that displays the capture is created in it, unless an earlier call has done so.
+    Creates a run folder that displays the capture in the capture's folder, unless it exists.
 
     Args:
         capture: A folder with transforms.json.
@@ -53,7 +53,7 @@ def prepare_view(capture: Path, run: Path | None) -> DerivedRun:
 
 
 def encoded(run: DerivedRun, console: Console, device: str | None = None) -> SceneTokPipeline:
-    """Load a run and make the tokens of its scene, which the first picture needs."""
+    """Load a run and encode its scene for the first picture."""
     pipeline = load_run(run, console, device)
     renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
     shown = scenes.scene(scenes.active)

@@ -1,4 +1,4 @@
-"""Poses for scene generation: anchors along a path, and paths for those who have none."""
+"""Poses for scene generation: anchors along a path, and default paths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def anchors_along(path: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor, "n 
 
 
 def home_pose() -> Float[Tensor, "4 4"]:
-    """Where a lone photograph is taken: at the origin, level, looking along +y, z up; camera-to-world, OpenCV axes."""
+    """Pose of a single photograph: at the origin, level, looking along +y, z up; camera-to-world, OpenCV axes."""
     pose = torch.zeros(4, 4)
     pose[0, 0], pose[2, 1], pose[1, 2], pose[3, 3] = 1.0, -1.0, 1.0, 1.0
     return pose

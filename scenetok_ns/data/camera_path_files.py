@@ -40,7 +40,7 @@ class CameraPath:
     c2w: Float[Tensor, "n 4 4"]
     """Camera-to-world, OpenCV axes, in the capture's world and units."""
     intrinsics: Float[Tensor, "n 3 3"]
-    """Of the squares, divided by their side."""
+    """Intrinsics of the squares, divided by their side."""
     size: tuple[int, int]
 
     @property
@@ -53,7 +53,7 @@ class CameraPath:
 
     @property
     def fields_of_view(self) -> list[float]:
-        """Of each picture from top to bottom, in degrees."""
+        """Field of view of each picture from top to bottom, in degrees."""
         half = self.size[0] / 2 / (self.intrinsics[:, 1, 1].double() * self.request.side)
         return (2 * half.atan()).rad2deg().tolist()
 
@@ -118,10 +118,10 @@ def _naming(path: Path, expected: str) -> Iterator[None]:
 
 
 def _missing(error: Exception) -> str:
-    """What a lookup or a conversion that failed says about a file."""
+    """Describe a failed lookup or conversion in a file."""
     if isinstance(error, KeyError):
         return f"it lacks {error.args[0]}"
-    return f"an entry is not what it should be ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    return f"an entry is invalid ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
 
 
 def _poses_of_path(content: Any) -> Float[Tensor, "n 4 4"]:

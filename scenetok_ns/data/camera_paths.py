@@ -50,7 +50,7 @@ def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Floa
 
 
 def zoom_factors(name: PathName, count: int) -> Float[Tensor, " count"]:
-    """Factors of the focal length along a path: 1, but for zoom, which goes up to `LARGEST_ZOOM` and back."""
+    """Factors of the focal length along a path: 1, except for zoom, which goes up to `LARGEST_ZOOM` and back."""
     if name != "zoom":
         return torch.ones(count)
     turn = torch.arange(count) / count * 2 * math.pi
@@ -59,10 +59,10 @@ def zoom_factors(name: PathName, count: int) -> Float[Tensor, " count"]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What the cameras have in common."""
+    """Common geometry of the cameras."""
 
     focus: Float[Tensor, "3"]
-    """Where their optical axes come nearest to one another."""
+    """Point at which their optical axes come nearest to one another."""
     inward: bool
     """Whether the focus is before the cameras, not behind them."""
     up: Float[Tensor, "3"]
@@ -158,7 +158,7 @@ def _distance(c2w: Float[Tensor, "v 4 4"]) -> float:
 def _reach(c2w: Float[Tensor, "v 4 4"], name: str) -> float:
     reach = min(camera_spread(c2w), REACH_TO_FOCUS * _distance(c2w))
     if reach <= ONE_PLACE * (1 + float(c2w[:, :3, 3].abs().amax())):
-        raise DataError(f"{len(c2w)} cameras are all in one place: nothing tells how far a {name} goes; take an orbit")
+        raise DataError(f"{len(c2w)} cameras are all in one place, so the length of a {name} is unknown; use orbit")
     return reach
 
 

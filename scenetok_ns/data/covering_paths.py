@@ -15,7 +15,7 @@ from scenetok_ns.data.camera_paths import preset_path
 from scenetok_ns.data.scenes import DataError
 
 STANDPOINTS = 2
-"""Cameras at whose positions a path turns round."""
+"""Number of cameras from which a path turns on the spot."""
 
 
 def covering_paths(c2w: Float[Tensor, "v 4 4"], unit: float, count: int) -> list[Float[Tensor, "n 4 4"]]:

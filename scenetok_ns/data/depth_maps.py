@@ -16,7 +16,7 @@ MILLIMETRES = 1e-3
 
 
 def read_depth_map(path: Path, unit: float) -> Float[Tensor, "h w"]:
-    """Read a depth map: a 16-bit PNG, or an array of numpy (.npy), of values that count `unit`.
+    """Read a depth map: a 16-bit PNG, or a NumPy array (.npy), with values in multiples of `unit`.
 
     Returns:
         Depth along the optical axis; 0 where it is not known (0, negative or not finite in the file).

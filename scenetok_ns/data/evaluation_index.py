@@ -14,7 +14,7 @@ from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, Vie
 from scenetok_ns.tools.json_files import JsonError, read_json
 
 MOST_FRAMES = 10_000_000
-"""Frames of a scene; larger numbers are typing errors, and no scene has them."""
+"""Maximum number of frames of a scene; larger numbers are typing errors."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class EvaluationIndex:
 
     @classmethod
     def load(cls, path: Path) -> EvaluationIndex:
-        """Read an index. An entry may stand in a list of one, and null entries are left out, as in published files.
+        """Read an index. An entry may be in a list of one, and null entries are ignored, as in published files.
 
         The JSON file of ns-eval or `scenetok evaluate` is an index of the views that it measured.
 

@@ -40,8 +40,8 @@ def scaled_size(stored: tuple[int, int], crop: tuple[int, int]) -> tuple[int, in
 def rescale_and_crop(image: UInt8[Tensor, "3 h_in w_in"], crop: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
     """Rescale with Pillow's Lanczos filter so that `crop` = (height, width) just fits, and cut out the centre.
 
-    Byte for byte what the published code trains on (parity c11_rescale_crop). An odd margin leaves the larger half
-    at the bottom and right.
+    The result equals the published code's training images, byte for byte (parity c11_rescale_crop). An odd margin
+    leaves the larger half at the bottom and right.
     """
     height, width = scaled_size((image.shape[1], image.shape[2]), crop)
     pixels = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))

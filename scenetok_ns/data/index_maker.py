@@ -1,4 +1,5 @@
-"""Makes evaluation indices for a data set, the same from the same rule, and compares given ones with their data."""
+"""Creates evaluation indices for a data set, always the same for the same rule, and checks given indices against their
+data."""
 
 from __future__ import annotations
 
@@ -20,16 +21,16 @@ from scenetok_ns.tools.seeds import named_seed
 
 @dataclass(frozen=True)
 class IndexRule:
-    """Which views of a scene are context and which are targets."""
+    """Rule that chooses context and target views of a scene."""
 
     num_context: int
     num_targets: int
     mode: Literal["bounded", "farthest"]
     """bounded: context views lie among the targets. farthest: they are spread over the whole scene."""
     start: Literal["first", "middle", "random"]
-    """Where in the scene the targets, consecutive frames, lie."""
+    """Place of the targets, which are consecutive frames, in the scene."""
     seed: int = 0
-    """Of random starts; each scene's follows from it and the scene's name."""
+    """Random seed for random starts; each scene uses it with the scene's name."""
 
     def __post_init__(self) -> None:
         if self.num_context < 1 or self.num_targets < 1:
@@ -84,7 +85,7 @@ def make_index(
 
 
 def save_index(path: Path, entries: Mapping[str, ViewIndices]) -> None:
-    """In the published form; the same entries give the same bytes."""
+    """Write the index in the published form; the same entries give the same bytes."""
     content = {
         key: {"context": views.context.tolist(), "target": views.target.tolist()} for key, views in entries.items()
     }

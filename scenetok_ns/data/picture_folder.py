@@ -1,4 +1,4 @@
-"""Picture files that a transforms.json or a COLMAP model names, found as they lie on this disk."""
+"""Picture files that a transforms.json or a COLMAP model names, located on this disk."""
 
 from __future__ import annotations
 

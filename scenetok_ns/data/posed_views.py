@@ -45,7 +45,7 @@ class PosedViews:
 
     @staticmethod
     def of(views: Views, scene: str, pose_scale: float) -> PosedViews:
-        """From the views of a scene of the data layer."""
+        """Create from the views of a scene of the data layer."""
         return PosedViews(views.images, CameraBatch(views.c2w[None], views.intrinsics[None]), scene, pose_scale)
 
 
@@ -107,7 +107,7 @@ def photograph_views(
     fov: float | None = None,
     pose_scale: float = 1.0,
 ) -> PosedViews:
-    """Read one photograph to generate a scene from, and where the scene is meant to be seen.
+    """Read one photograph to generate a scene from, and the path from which the scene will be seen.
 
     Args:
         file: Picture of any kind that Pillow reads. Its middle square is used.

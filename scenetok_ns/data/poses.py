@@ -95,7 +95,7 @@ def interpolate_poses(keys: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor,
 
 
 def pose_scale(c2w: Float[Tensor, "v 4 4"], typical_spread: float | None) -> float:
-    """What positions are multiplied by so that the cameras spread as those of the training scenes do.
+    """Factor of positions that matches the spread of the cameras to that of the training scenes.
 
     1 where that is not known (None), and where all cameras are in one place.
     """
@@ -105,14 +105,15 @@ def pose_scale(c2w: Float[Tensor, "v 4 4"], typical_spread: float | None) -> flo
 
 
 def in_one_place(c2w: Float[Tensor, "v 4 4"]) -> bool:
-    """Whether all cameras are at one position, but for rounding; in any unit."""
+    """Whether all cameras are at one position, up to rounding; in any unit."""
     return camera_spread(c2w) <= ONE_PLACE * float(c2w[:, :3, 3].abs().amax())
 
 
 STRAY_DISTANCE = 5.0
-"""Distances of nine tenths of the cameras from their middle, beyond which a camera is astray."""
+"""A camera is a stray if it is farther from the middle than this many times the distance of nine tenths of the
+cameras."""
 MOST_STRAYS = 0.1
-"""Share of the cameras that may be astray; more are a part of the scene."""
+"""Largest share of the cameras that can be strays; more are a part of the scene."""
 
 
 def stray_cameras(c2w: Float[Tensor, "v 4 4"]) -> Bool[Tensor, " v"]:
@@ -121,7 +122,7 @@ def stray_cameras(c2w: Float[Tensor, "v 4 4"]) -> Bool[Tensor, " v"]:
     distances = (positions - positions.median(0).values).norm(dim=1)
     usual = distances.sort().values[int((1 - MOST_STRAYS) * (len(c2w) - 1))]
     astray = distances > STRAY_DISTANCE * usual
-    # Of cameras that mostly stand in one place, those that do not are no mistakes.
+    # If most cameras are in one place, the others are not mistakes.
     return astray & (usual > 0)
 
 

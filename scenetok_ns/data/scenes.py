@@ -1,4 +1,4 @@
-"""What every source of posed images looks like to the rest of the system."""
+"""The common interface of all sources of posed images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ViewIndices:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Posed frames of one scene. Cameras are at hand, images are decoded when asked for.
+    """Posed frames of one scene. Cameras are in memory; images are decoded on request.
 
     Raises BadScene if the cameras are not finite rigid poses with positive focal lengths.
     """
@@ -56,7 +56,7 @@ class Scene:
     c2w: Float[Tensor, "v 4 4"]
     """Camera-to-world, OpenCV axes (x right, y down, z forward), float32, in the units of the data set."""
     intrinsics: Float[Tensor, "v 3 3"]
-    """Of the uncropped images, divided by their width (first row) and height (second row)."""
+    """Intrinsics of the uncropped images, divided by their width (first row) and height (second row)."""
     frame_names: tuple[str, ...]
     """File names without folder and suffix; they name rendered frames."""
     read_frame: Callable[[int], UInt8[Tensor, "3 h w"]]
@@ -190,7 +190,8 @@ class SkippedScenes:
 class SceneSource(ABC):
     """Scenes that are read one at a time: a data set with many, or a capture, photograph or token file with one.
 
-    A source pickles into DataLoader workers without what it has read. Subclasses override what differs from a data set.
+    A source is sent to DataLoader workers without the data that it has read. Subclasses override the methods that
+    differ from a data set's.
     """
 
     pose_scale: float = 1.0

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Aspect = Literal["border", "fill"]
-"""What a request that is no square shows: the square view and its border, or a part of a larger square."""
+"""Treatment of requests that are not square: the square view and its border, or a part of a larger square."""
 
 
 BEYOND, FRAME = (0.11, 0.11, 0.13), (0.45, 0.45, 0.5)
@@ -27,7 +27,7 @@ class PictureRequest:
 
     The networks see square pictures. Square and request have one centre (to the pixel: `top` and `left` are whole) and
     the same pixels, so nothing is stretched at any aspect ratio. `border`: the square has the short side of the
-    request; it is shown whole, and what lies beside it is drawn as its border. `fill`: the square has the long side,
+    request; the whole square is shown, with a border beside it. `fill`: the square has the long side,
     and the request is cut out of it.
     """
 

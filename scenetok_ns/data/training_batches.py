@@ -1,6 +1,6 @@
-"""Training batches from a source of scenes: what a step sees follows from the seed and the step alone.
+"""Training batches from a source of scenes: the samples of a step depend only on the seed and the step.
 
-So a resumed run continues with the data it would have had, and ranks and workers never share state.
+A resumed run therefore continues with the same data, and ranks and workers never share state.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.tools.seeds import mix
 
 REPLACEMENTS = 50
-"""Scenes tried, one after another, in place of one that is unusable, before the data set is given up."""
+"""Maximum number of scenes to try, one after another, instead of an unusable one, before training ends with an
+error."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class TokenMoments:
 
 @dataclass(frozen=True)
 class Sample:
-    """What is taken of one scene, or of all scenes of a batch."""
+    """Data of one scene, or of all scenes of a batch."""
 
     context: Clips
     """Views that are encoded, or that the tokens were encoded from."""
@@ -142,7 +143,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Sharding:
-    """Which samples of a step are this process's."""
+    """Samples of a step that belong to this process."""
 
     batch_size: int
     rank: int = 0
@@ -156,7 +157,7 @@ class Sharding:
 class TrainingSamples(Dataset[TrainingBatch]):
     """Item `step` is the whole batch of that step.
 
-    Scenes come in an order that is shuffled afresh in each pass over the data, each scene once a pass. An unusable
+    Each pass over the data shuffles the scenes again and uses each scene once. An unusable
     scene is replaced by the next of the order.
     """
 
@@ -225,14 +226,14 @@ class TrainingSamples(Dataset[TrainingBatch]):
 
 
 def wanted_views(views: ViewIndices) -> dict[str, Int64[Tensor, " v"]]:
-    """Frames by their part in a `Sample`: a scene generator has condition views in the place of targets."""
+    """Frames by their part in a `Sample`: a scene generator has condition views instead of targets."""
     if views.condition is None:
         return {"context": views.context, "target": views.target}
     return {"context": views.context, "condition": views.condition}
 
 
 class LatentSamples(TrainingSamples):
-    """As `TrainingSamples`, from latents that were computed before; nothing is decoded or encoded.
+    """Like `TrainingSamples`, but from precomputed latents; nothing is decoded or encoded.
 
     Views are drawn from the frames that have target latents; where these are all frames, they are the views that
     training from photographs would take. A mirrored sample takes the latents of the mirrored scene, where both exist.
@@ -264,9 +265,9 @@ class LatentSamples(TrainingSamples):
 
 
 class TokenSamples(TrainingSamples):
-    """As `TrainingSamples` for a scene generator, with scene tokens that were encoded before.
+    """Like `TrainingSamples`, for a scene generator with precomputed scene tokens.
 
-    Only the condition views are read as photographs. Which of a scene's encodings is taken is drawn anew each time.
+    Only the condition views are read as photographs. Each time, one of a scene's encodings is drawn at random.
     """
 
     def __init__(

@@ -15,12 +15,12 @@ from scenetok_ns.tools import json_files
 
 TRANSFORMS = "transforms.json"
 PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "FULL_OPENCV", "PERSPECTIVE")
-"""Camera models of straight lines, but for the distortion below."""
+"""Perspective camera models, with the distortion below."""
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
-"""In Nerfstudio's order, also of `distortion_params`."""
+"""Distortion parameters in Nerfstudio's order, which `distortion_params` has too."""
 FOCAL = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
 LARGEST = 1_000_000
-"""Of sizes and focal lengths in pixels."""
+"""Largest size and focal length in pixels."""
 GEOREFERENCED = 100.0
 """Spreads of the cameras; positions farther than about this from zero are moved."""
 
@@ -39,7 +39,7 @@ class FileLens:
     cx: float | None
     cy: float | None
     distortion: tuple[float, ...]
-    """As DISTORTION names them."""
+    """Distortion parameters in the order of DISTORTION."""
 
     def matrix(self, width: int, height: int) -> np.ndarray:
         """Intrinsics [3, 3] in pixels of a picture of width x height: those of the file, scaled to that size."""
@@ -58,7 +58,7 @@ class FileFrame:
     """A frame of the file."""
 
     file_path: str
-    """With forward slashes, otherwise as it is."""
+    """Path of the picture as in the file, with forward slashes."""
     c2w: np.ndarray
     """Camera-to-world [4, 4], OpenGL axes, float64, in the file's world."""
     lens: FileLens
@@ -77,7 +77,7 @@ class TransformsFile:
 
     path: Path
     frames: tuple[FileFrame, ...]
-    """In the order of the file."""
+    """Frames in the order of the file."""
     splits: Mapping[str, tuple[str, ...]]
     """Split ("train", "val", "test") -> file paths, where the file lists some."""
 
@@ -88,7 +88,7 @@ SPLIT_LISTS = ("train_filenames", "val_filenames", "test_filenames")
 def read_transforms(path: Path) -> TransformsFile:
     """Read a transforms.json.
 
-    What a frame gives itself wins over what the file gives for all. A missing principal point is the middle; matrices
+    Values of a frame override the values of the file for all frames. A missing principal point is the middle; matrices
     may have three rows; a byte order mark and backslashes do no harm.
 
     Raises:
@@ -125,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def origin_of(positions: np.ndarray) -> np.ndarray:
-    """What to take from camera positions [v, 3] before they become float32: zero, but for georeferenced ones.
+    """Origin to subtract from camera positions [v, 3] before they become float32: zero, except for georeferenced ones.
 
     Metres of a map have seven digits before the point, of which float32 leaves half a metre. The origin is the middle
     of the cameras, rounded to a power of ten near GEOREFERENCED spreads, so that files of one place have the same.
@@ -163,7 +163,7 @@ def _pose(where: str, rows: Any) -> np.ndarray:
         raise DataError(f"{where}: transform_matrix has shape {list(matrix.shape)}, expected 4 x 4 or 3 x 4")
     if not np.isfinite(matrix).all():
         raise DataError(
-            f"{where}: transform_matrix is not finite (NaN or infinite); remove the frame, or mend its pose"
+            f"{where}: transform_matrix is not finite (NaN or infinite); remove the frame, or correct its pose"
         )
     return matrix
 

@@ -1,4 +1,4 @@
-"""Which frames of a scene a model is given (context, condition) and compared with (targets).
+"""Choose the frames of a scene that a model is given (context, condition) and compared with (targets).
 
 In evaluation the views are spread over the scene; in training they are drawn.
 """
@@ -182,7 +182,7 @@ def _draw_context(
     start = _draw(0, last - first, generator)
     context = first + farthest_points(c2w[first : last + 1], config.num_context, start)
     if config.mode == "bounded":
-        # The published code puts the ends of the interval in the place of the outermost picks.
+        # The published code replaces the outermost picks by the ends of the interval.
         context[0], context[-1] = first, last
     return context
 

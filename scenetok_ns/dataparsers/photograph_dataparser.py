@@ -22,18 +22,18 @@ class PhotographDataParserConfig(DataParserConfig):
 
     _target: type = field(default_factory=lambda: PhotographDataParser)
     data: Path = Path("photo.jpg")
-    """The photograph; its middle square is what the model sees."""
+    """The photograph; the model sees its middle square."""
     path: Path | None = None
-    """Camera path (camera_path.json of the viewer) along which the scene is meant to be seen; None: the trajectory."""
+    """Camera path (camera_path.json of the viewer) along which you want to see the scene; None: the trajectory."""
     trajectory: Trajectory = "forward"
-    """Where there is no path: 1 unit straight ahead, or to the right, or a quarter of a circle of radius 1."""
+    """Trajectory if there is no path: 1 unit straight ahead, or to the right, or a quarter of a circle of radius 1."""
     photo_at: Literal["first", "origin"] = "first"
-    """Where the photograph was taken: at the first camera of the path, or at the world's origin, level, looking along
-    +y, where a photograph with a trajectory is."""
+    """Camera of the photograph: at the first camera of the path, or at the world's origin, level, looking along +y, as
+    for a photograph with a trajectory."""
     fov: float | None = None
     """Field of view along the photograph's shorter side in degrees; None: from EXIF, else 58."""
     pose_scale: float = 1.0
-    """Positions are multiplied by this: units of the path -> units of the training data."""
+    """Factor from units of the path to units of the training data."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class PhotographDataParser(DataParser):
     def scene_source(self, split: str) -> PhotographSource:
         """The scene, for every split but training. Raises DataError."""
         if split == "train":
-            raise DataError("a photograph is nothing to train on; give ns-train re10k-data, dl3dv-data, ...")
+            raise DataError("cannot train on a single photograph; give ns-train re10k-data, dl3dv-data, ...")
         config = self.config
         path = trajectory(config.trajectory) if config.path is None else read_camera_path(Path(config.path))
         if config.photo_at == "origin":
@@ -51,4 +51,4 @@ class PhotographDataParser(DataParser):
         return PhotographSource(Path(config.data), path, fov=config.fov, pose_scale=config.pose_scale)
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        raise DataError("a lone photograph can be shown by the scenegen methods only")
+        raise DataError("a single photograph works with the scenegen methods only")

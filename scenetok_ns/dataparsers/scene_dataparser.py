@@ -1,4 +1,4 @@
-"""What the dataparsers of data sets with many scenes have in common.
+"""Common base of the dataparsers of data sets with many scenes.
 
 The scenetok methods ask for whole splits (`scene_source`). Methods that fit one scene (splatfacto, nerfacto) ask for
 `get_dataparser_outputs`, and get the context views of one evaluation scene to train on and its target views to be
@@ -37,8 +37,8 @@ class SceneDataParserConfig(DataParserConfig):
     """Options of re10k-data and dl3dv-data."""
 
     train_split: str = "train"
-    """Folder in the data folder with the scenes to train on. Without a folder `train`, or with that of the evaluation,
-    training takes the evaluation's scenes without their target views."""
+    """Folder in the data folder with the scenes to train on. Without such a folder, or if it is the evaluation folder,
+    training uses the evaluation scenes without their target views."""
     eval_split: str = "test"
     """Folder in the data folder with the scenes to evaluate, render and view."""
     downscale_factor: float | None = None

@@ -1,7 +1,8 @@
 """Entry points of the dataparsers.
 
 Nerfstudio imports this module while it is itself half imported (data/datamanagers/base_datamanager.py loads all
-dataparser plugins). So nothing here may lead to a trainer, a pipeline, a datamanager or a model of Nerfstudio.
+dataparser plugins). Therefore this module must not import a trainer, a pipeline, a datamanager or a model of
+Nerfstudio.
 """
 
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification

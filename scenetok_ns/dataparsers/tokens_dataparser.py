@@ -32,4 +32,4 @@ class TokensDataParser(DataParser):
         return TokenSource(Path(self.config.data))
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        raise DataError("a token file can be shown by the scenetok methods only: it holds no photographs")
+        raise DataError("a token file works with the scenetok methods only: it holds no photographs")

@@ -1,4 +1,4 @@
-"""What a model's figures must be compared with, on the same views: pictures made without it, and wrong tokens."""
+"""Baselines on the same views: pictures made without the model, and the model with wrong tokens."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def nearest_view(
     Distances are weighed against angles, so positions are multiplied by `pose_scale`, which brings a capture's units
     (any) to those of the training data: the same capture in other units has the same nearest views.
 
-    Published evaluation indices count context views among the targets: such a target takes the nearest other view,
-    since copying it onto itself would say nothing.
+    Published evaluation indices count context views among the targets: such a target uses the nearest other view,
+    because copying a view onto itself is meaningless.
     """
     poses = scaled_poses(torch.cat([target, context]), pose_scale)
     distances = pose_distances(poses)[: len(target), len(target) :]
@@ -53,7 +53,7 @@ def nearest_view(
 
 
 def swap_tokens(tokens: SceneTokens, scene: SceneTokens) -> SceneTokens:
-    """`tokens` in the place of `scene`'s: rendered from the same cameras relative to the same reference."""
+    """`tokens` instead of the tokens of `scene`: rendered from the same cameras relative to the same reference."""
     return replace(scene, mean=tokens.mean, logvar=tokens.logvar)
 
 

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE, KERNEL_SEED = 100, 1000, 2020
-"""Of KID, as torch-fidelity has them by default."""
+"""Settings of KID: the defaults of torch-fidelity."""
 KEPT_FEATURES = 20_000
-"""Features that a kernel distance keeps of each set: 160 MB of Inception's."""
+"""Number of features that a kernel distance keeps of each set: 160 MB of Inception's."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ def frechet_of_moments(first: Moments, second: Moments) -> float:
 
 
 def frechet_distance(first: Float[Tensor, "k d"], second: Float[Tensor, "m d"]) -> float:
-    """`frechet_of_moments` of two sets that are at hand as a whole."""
+    """`frechet_of_moments` of two sets that fit into memory."""
     moments = Moments(), Moments()
     for part, features in zip(moments, (first, second), strict=True):
         part.add(features)

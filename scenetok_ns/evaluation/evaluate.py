@@ -65,7 +65,7 @@ def evaluate_resumable(
 
 
 def evaluate_quickly(renderer: SceneRenderer, *, baselines: bool = False) -> dict[str, float]:
-    """In training: PSNR and SSIM alone, as plain numbers."""
+    """Measure PSNR and SSIM only, as plain numbers, during training."""
     check_photographs(renderer.scenes)
     with tempfile.TemporaryDirectory() as root:
         folder = EvaluationFolder(Path(root))
@@ -81,7 +81,8 @@ def check_photographs(scenes: EvaluationScenes) -> None:
 
 
 def run_with_progress(evaluation: SceneEvaluation, settings: dict[str, Any], label: str) -> Summary | None:
-    """Run an evaluation, or its shard, with a bar; figures if by now all scenes are done, else None."""
+    """Run an evaluation, or its shard, with a progress bar. Returns the figures if all scenes are done now, else
+    None."""
     evaluation.folder.claim(settings)
     columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=plain_console(stderr=True), transient=True) as bar:
@@ -108,7 +109,7 @@ def details(
     settings: dict[str, Any],
     skipped: dict[str, str],
 ) -> dict[str, Any]:
-    """What belongs to the figures in a JSON file."""
+    """Protocol and other facts that a JSON file holds beside the figures."""
     return {
         "samples": summary.samples,
         "not_computed": measures.not_computed | summary.not_computed,
@@ -129,7 +130,7 @@ def all_skipped(evaluation: SceneEvaluation) -> dict[str, str]:
 def _working_folder(settings: dict[str, Any], pictures: Path | None) -> Iterator[Path]:
     """Folder of an evaluation under way, the same at every call with these settings; removed at the end.
 
-    If another process works in it, a folder of one's own.
+    If another process works in it, use a separate folder.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scenetok_ns" / "evaluations"
     text = json.dumps([settings, None if pictures is None else str(pictures.absolute())], sort_keys=True)

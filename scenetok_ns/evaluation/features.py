@@ -90,7 +90,7 @@ def standin_features(network: Perceptual, pictures: Bytes) -> Float[Tensor, "n 2
 
 
 def standin_clip_features(frames: Float[Tensor, "n d"], clips: Sequence[range]) -> Float[Tensor, "m d2"]:
-    """Of each clip: the mean of its frames' features, and of the change from one frame to the next."""
+    """Features of each clip: the mean of its frames' features, and the mean of their change from frame to frame."""
     parts = [frames[list(clip)] for clip in clips]
     means = [torch.cat([part.mean(dim=0), part.diff(dim=0).abs().mean(dim=0)]) for part in parts]
     return torch.stack(means) if means else frames.new_zeros(0, 2 * frames.shape[1])
@@ -99,8 +99,8 @@ def standin_clip_features(frames: Float[Tensor, "n d"], clips: Sequence[range]) 
 def clips_of(frames: Sequence[int], length: int) -> list[range]:
     """Places of clips that follow one another, each of `length` neighbouring frames.
 
-    `frames` are the frame numbers of the views; neighbours are as far apart as the nearest two. A larger leap ends a
-    run, and what is left of the run is no clip.
+    `frames` are the frame numbers of the views; neighbours are as far apart as the nearest two. A larger gap ends a
+    run, and a rest of the run that is too short is not used.
     """
     leaps = [after - before for before, after in pairwise(frames)]
     stride = min((leap for leap in leaps if leap > 0), default=1)

@@ -31,7 +31,7 @@ from scenetok_ns.rendering.picture_files import to_bytes
 from scenetok_ns.tools.digests import sha256_of
 
 CHUNK = 16
-"""Views that go through the metric networks together: bounds their memory."""
+"""Number of views in a batch of the metric networks, which bounds their memory."""
 STANDIN = "stlpips_alex"
 PUBLISHED_INCEPTION = "inception_published"
 """Features by the published protocol of FID."""
@@ -43,7 +43,7 @@ Features = dict[str, Float[Tensor, "n d"]]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Of one scene; everything on the CPU."""
+    """Measurements of one scene, all on the CPU."""
 
     views: dict[str, Float[Tensor, " v"]]
     """Metric -> value of each view."""
@@ -54,7 +54,7 @@ class Measured:
 
 @dataclass
 class Measures:
-    """The networks of the metrics that were asked for, as far as their weights are at hand."""
+    """The networks of the requested metrics, if their weights are available."""
 
     options: EvaluationOptions
     perceptual: dict[str, Perceptual] = field(default_factory=dict)
@@ -62,13 +62,13 @@ class Measures:
     inception: nn.Module | None = None
     i3d: nn.Module | None = None
     not_computed: dict[str, str] = field(default_factory=dict)
-    """Metric -> why not, and what to do about it."""
+    """Metric -> why it is not computed, and what to do about it."""
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     """Network -> file name and SHA-256 of its weights."""
 
     @classmethod
     def load(cls, options: EvaluationOptions, device: torch.device | str) -> Measures:
-        """Networks from their files. A missing file is no error here: see `not_computed`."""
+        """Load the networks from their files. A missing file does not raise an error: see `not_computed`."""
         found = cls(options)
         wanted = set(options.metrics)
         if "lpips" in wanted:
@@ -116,7 +116,7 @@ class Measures:
 
     @torch.no_grad()
     def measure(self, *, pred: Pictures, target: UInt8[Tensor, "v 3 height width"], frames: Sequence[int]) -> Measured:
-        """Everything about a scene. `frames` are the numbers of the views in the capture, which say what is a clip.
+        """Everything about a scene. `frames` are the numbers of the views in the capture, which determine the clips.
 
         `pred` is rounded to 8 bits first, as image files hold it: measuring the files gives the same figures.
         """
@@ -176,7 +176,7 @@ class Measures:
         return values, standins
 
     def describe(self) -> dict[str, Any]:
-        """For the protocol: what each metric is computed with."""
+        """Return, for the protocol, what each metric is computed with."""
         return {
             "psnr": "dB, mean over the pixels of a view, then over views; pictures rounded to 8 bits",
             "ssim": "torchmetrics, Gaussian window of 11 pixels, sigma 1.5",

@@ -133,6 +133,6 @@ def _read(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         raise DataError(f"{path} cannot be decoded: {error}") from error
     if path.name.startswith(SIDE_BY_SIDE):
         if pixels.shape[1] % 2:
-            raise DataError(f"{path} is no pair of pictures side by side: it is {pixels.shape[1]} pixels wide")
+            raise DataError(f"{path} is not a pair of pictures side by side: it is {pixels.shape[1]} pixels wide")
         pixels = pixels[:, pixels.shape[1] // 2 :]
     return pixels

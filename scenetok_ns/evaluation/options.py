@@ -1,4 +1,4 @@
-"""Options of an evaluation: what it measures, what it tries, what its page shows.
+"""Options of an evaluation: its metrics, its sweeps, and its page.
 
 Imports nothing heavy: Nerfstudio loads configurations at every start, and help texts show them.
 """
@@ -12,23 +12,23 @@ from typing import Literal
 from scenetok_ns.models.presets import Solver
 
 Metric = Literal["lpips", "fid", "kid", "fvd", "stlpips"]
-"""Beside PSNR and SSIM, which need no weights."""
+"""Names of metrics in addition to PSNR and SSIM, which need no weights."""
 ContextOrder = Literal["index", "reversed", "shuffled"]
 Value = int | str
 FIGURES = "evaluation.json"
 """File of an evaluation's figures, in its folder."""
 ALL_METRICS: tuple[Metric, ...] = ("lpips", "fid", "kid", "fvd", "stlpips")
 MOST_PUBLISHED_FRAMES = 16
-"""Frames of a clip of which the published I3D gives a single vector of logits."""
+"""Maximum number of frames of a clip of which the published I3D gives a single vector of logits."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Metrics whose network's weights are not at hand are left out, and named in the results with why."""
+    """Metrics without their network's weights are left out; the results name them with the reason."""
 
     metrics: tuple[Metric, ...] = ALL_METRICS
-    """Beside PSNR and SSIM. stlpips needs no download: ST-LPIPS for each view, and distances of its features over the
-    set that stand in, under their own names, where Inception and I3D are not at hand."""
+    """Metrics in addition to PSNR and SSIM. stlpips needs no download: ST-LPIPS for each view, and distances of its
+    features over the set that stand in, under their own names, where the weights of Inception and I3D are missing."""
     lpips_network: Literal["vgg", "alex", "squeeze"] = "vgg"
     """Trunk of LPIPS; it is part of the metric's name in the results. Published figures are with vgg."""
     lpips_weights: Path | None = None
@@ -45,11 +45,11 @@ class EvaluationOptions:
     """Network of FVD. clean: StyleGAN-V's I3D, pictures rounded to 8 bits. published: pytorch-i3d as in the published
     code, pictures not rounded; the metric's name then says so, and clips have at most 16 frames."""
     fvd_frames: int = 16
-    """Frames of a clip of FVD: 16 by custom."""
+    """Number of frames of a clip of FVD; 16 is usual."""
     download: bool = False
     """Download missing weights to torch's hub folder, up to 620 MB with all metrics."""
     batch_scenes: int | None = None
-    """Scenes rendered together; None: 4 on a GPU, 1 on a CPU."""
+    """Number of scenes rendered together; None: 4 on a GPU, 1 on a CPU."""
 
     def __post_init__(self) -> None:
         least = 10 if "fvd" in self.metrics else 2  # what I3D's convolutions need, and a change between frames
@@ -87,11 +87,11 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """How much of an evaluation a page shows."""
+    """Options of the report page."""
 
     max_scenes: int = 24
-    """Scenes with pictures, the worst."""
+    """Number of scenes with pictures, the worst first."""
     max_views: int = 8
-    """Pictures of each scene: half of them its worst views, half spread over the path."""
+    """Number of pictures of each scene: half of them its worst views, half spread over the path."""
     videos: bool = True
     """All views of each scene as a video; needs ffmpeg."""

@@ -13,7 +13,7 @@ from scenetok_ns.rendering.picture_files import save_picture, sheet, to_bytes
 
 
 def side_by_side(folder: Path) -> OnScene:
-    """As Nerfstudio's ns-eval writes them, truth left and prediction right: eval_img_SCENE_NNNN.png.
+    """Write pictures as Nerfstudio's ns-eval does, truth left and prediction right: eval_img_SCENE_NNNN.png.
 
     NNNN is the frame's number in its scene. Nerfstudio counts through all views; here that would name a view after what
     could be read of the scenes before it, which a continued evaluation may find otherwise.

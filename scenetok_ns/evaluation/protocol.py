@@ -1,4 +1,5 @@
-"""What an evaluation's figures depend on: the settings that a continued evaluation must share, and the machine."""
+"""Everything that the figures of an evaluation depend on: the settings, which a continued evaluation must share, and
+the machine."""
 
 from __future__ import annotations
 

@@ -28,16 +28,16 @@ SCENES, PICTURES = "scenes", "pictures"
 
 @dataclass(frozen=True, eq=False)
 class SceneRecord:
-    """What was measured of one scene."""
+    """Measurements of one scene."""
 
     key: str
     context: list[int]
-    """Frame numbers of the photographs given."""
+    """Frame numbers of the photographs that the model was given."""
     frames: list[int]
     """Frame numbers of the views compared."""
     measured: Measured
     seconds: float
-    """For rendering the views, decoding included."""
+    """Seconds to render the views, decoding included."""
 
     def save(self, path: Path) -> None:
         parts = {"view": self.measured.views, "pred": self.measured.pred, "target": self.measured.target}
@@ -67,7 +67,7 @@ class EvaluationFolder:
     root: Path
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Begin, or continue what was begun with the same settings. Raises DataError if they were others."""
+        """Start an evaluation, or continue one with the same settings. Raises DataError if they were others."""
         path = self.root / SETTINGS
         content = json.loads(json.dumps(settings))
         # Listed before the settings are looked for: another process that begins writes them first of all.
@@ -115,7 +115,7 @@ class EvaluationFolder:
         return SceneRecord.load(path) if path.is_file() else None
 
     def records(self, keys: Sequence[str]) -> Iterator[SceneRecord]:
-        """Of the scenes that have one, one in memory at a time."""
+        """Yield the records of the scenes that have one; one is in memory at a time."""
         for key in keys:
             if (record := self.record(key)) is not None:
                 yield record
@@ -141,7 +141,7 @@ def _read_skip(path: Path) -> dict[str, str]:
 
 
 def file_name(key: str) -> str:
-    """A scene's name as a file's: itself, or, if it has other characters, a like name that no other scene has."""
+    """File name of a scene: its name, or, if that has other characters, a similar name that no other scene has."""
     plain = re.sub(r"[^\w.-]", "_", key)
     return (
         plain if plain == key and not key.startswith(".") else f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

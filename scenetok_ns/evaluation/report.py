@@ -1,4 +1,4 @@
-"""A page that shows an evaluation: figures, plots, and pictures of what went worst; one file that needs no other."""
+"""A page that shows an evaluation: figures, plots, and pictures of the worst views, in a single file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FRAMES_PER_SECOND = 10
 
 
 def read_figures(folder: Path) -> dict[str, Any]:
-    """What `scenetok evaluate` wrote. Raises DataError if it did not, or the file is damaged."""
+    """Read the figures that `scenetok evaluate` wrote. Raises DataError if there are none, or the file is damaged."""
     path = folder / FIGURES
     if not path.is_file():
         raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
@@ -52,7 +52,7 @@ def page(
 ) -> str:
     """The page of an evaluation's folder; `variant` of a sweep is the one whose pictures it shows (the first).
 
-    Raises DataError for a folder or a variant that is not there.
+    Raises DataError if the folder or the variant does not exist.
     """
     whole = read_figures(folder)
     variants = _variants(whole, folder)
@@ -157,7 +157,7 @@ def _scenes(
     options: ReportOptions,
     on_scene: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Those scenes with the lowest PSNR that have pictures."""
+    """The scenes with the lowest PSNR that have pictures."""
     with_pictures = [key for key in figures["per_scene"] if folder.pictures(key).is_dir()]
     means = {key: float(np.mean(figures["per_scene"][key]["views"]["psnr"])) for key in with_pictures}
     found = []

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 READERS = 2
-"""Threads that decode photographs."""
+"""Number of threads that decode photographs."""
 
 
 @dataclass(frozen=True)
 class EvaluationConditions:
-    """What an evaluation changes of how a run encodes its scenes."""
+    """Changes of an evaluation to how a run encodes its scenes."""
 
     context_order: ContextOrder = "index"
-    """Of the context views: as the evaluation index has them, or otherwise. The middle one is the reference."""
+    """Order of the context views: as in the evaluation index, or another. The middle one is the reference."""
     num_tokens: int | None = None
-    """Keep only so many of the scene tokens, the first ones; None: all."""
+    """Number of scene tokens to keep, from the first on; None: all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class SceneEvaluation:
     shard: Shard = Shard()  # noqa: RUF009  frozen
     write_pictures: OnScene = lambda rendered: None
     on_scene: Callable[[str], None] = lambda key: None
-    """Progress: called after each scene, also those that were there already."""
+    """Progress: called after each scene, also for scenes with existing records."""
     _tokens: dict[int, SceneTokens] = field(default_factory=dict)
     """With baselines: of scenes whose tokens are yet to be rendered, their own or in another's place."""
 
@@ -110,18 +110,18 @@ class SceneEvaluation:
 
     @property
     def own_keys(self) -> list[str]:
-        """Those of this shard."""
+        """Scenes of this shard."""
         return [self.keys[number] for group in self._groups() for number in group]
 
     @torch.no_grad()
     def run(self) -> None:
-        """Make the records of this shard's scenes that are not there yet. Raises DataError if no scene is left."""
+        """Create the missing records of this shard's scenes. Raises DataError if no scene is left."""
         pending: Future[None] | None = None
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as measuring:
             try:
                 for group, loaded in self._read_ahead(readers):
                     rendered = self._render(group, loaded)
-                    # One group waits at most: memory stays bounded, and a failure is told soon.
+                    # One group waits at most: memory stays bounded, and a failure is reported soon.
                     if pending is not None:
                         pending.result()
                     pending = measuring.submit(self._finish, group, rendered)

@@ -39,7 +39,7 @@ class Summary:
     samples: dict[str, int]
     """Set metric -> pictures (or clips) of each side."""
     not_computed: dict[str, str] = field(default_factory=dict)
-    """Set metric -> why not."""
+    """Set metric -> reason why it is not computed."""
 
 
 @dataclass
@@ -117,7 +117,7 @@ def _over_views(values: dict[str, list[Tensor]]) -> dict[str, float]:
     for name, parts in values.items():
         numbers = torch.cat(parts).double()
         results[name] = float(numbers.mean())
-        # The spread of a single picture would be NaN, which is no JSON.
+        # The spread of a single picture would be NaN, which is not JSON.
         results[f"{name}_std"] = float(numbers.std()) if len(numbers) > 1 else 0.0
     return results
 

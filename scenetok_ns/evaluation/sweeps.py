@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TABLE, PLOT = "sweep.csv", "sweep.png"
 COUNTS = ("num_scenes", "num_views", "num_skipped_scenes", "num_rays_per_sec", "seconds")
-"""Results that are no metrics."""
+"""Results that are not metrics."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Variant:
     axes: dict[str, Value]
     seed: int
     scene_seed: int | None = None
-    """Of generated scenes; None: `seed`."""
+    """Seed of generated scenes; None: `seed`."""
     label: str | None = None
     """Name of the folder; None: from the values."""
 

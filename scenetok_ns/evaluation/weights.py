@@ -1,7 +1,7 @@
 """Published weight files of metric networks: found by path, in torch's hub folder, or downloaded when asked.
 
-A figure may carry a published metric's name only if its network has the published weights, so a file of another content
-is refused, whatever it is called.
+A figure can have a published metric's name only if its network has the published weights, so a file with other content
+is refused, whatever its name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.tools.digests import sha256_of
 
 PROBE_TIMEOUT_S = 10.0
-"""A machine without a network must say so soon; torch's own download has no time limit."""
+"""A machine without a network must fail soon; torch's own download has no time limit."""
 
 
 class MissingWeightsError(ValueError):
@@ -41,7 +41,8 @@ class WeightFile:
     def find(self, given: Path | None, download: bool) -> Path:
         """The file: `given`, or in torch's hub folder, or downloaded there if `download`.
 
-        Raises MissingWeightsError if it is nowhere, or is not the published file; DataError if `given` is not there.
+        Raises MissingWeightsError if it is not found, or is not the published file; DataError if `given` does not
+        exist.
         """
         path = given or self.hub_path
         if given is not None and not given.is_file():

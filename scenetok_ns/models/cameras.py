@@ -110,8 +110,8 @@ def ray_map(
 ) -> Float[Tensor, "b views 6 h w"]:
     """World rays through the pixel centres of an image of `size` (height, width); float32 always.
 
-    ray: channels (direction, origin). plucker: (direction, origin x direction). Directions have unit length but for
-    an epsilon; `normalize` divides by the length once more, which only moves the last digits (parity README, c01).
+    ray: channels (direction, origin). plucker: (direction, origin x direction). Directions have unit length up to an
+    epsilon; `normalize` divides by the length once more, which only moves the last digits (parity README, c01).
     """
     c2w = cameras.c2w.float()
     # Sums of products, not matmul: neither TF32 nor autocast may round geometry.
@@ -142,7 +142,8 @@ def _product(left: Float[Tensor, "*batch i j"], right: Float[Tensor, "*batch j k
 
 
 def are_rigid(c2w: Float[Tensor, "*v 4 4"]) -> Bool[Tensor, "*v"]:
-    """Which poses are a rotation and a translation: finite, neither scaled nor mirrored, last row 0, 0, 0, 1."""
+    """Mark the poses that are a rotation and a translation: finite, neither scaled nor mirrored, last row 0, 0, 0,
+    1."""
     poses = c2w.double()
     rotation = poses[..., :3, :3]
     gram_error = (rotation.mT @ rotation - torch.eye(3).to(rotation)).abs().amax(dim=(-2, -1))

@@ -65,7 +65,7 @@ def project(
 
 
 def inside_picture(where: Float[Tensor, "n 2 *shape"], depth: Float[Tensor, " n *shape"]) -> Bool[Tensor, " n *shape"]:
-    """Which projected points lie in front of the camera and inside of the picture."""
+    """Mark the projected points that lie in front of the camera and inside the picture."""
     return (depth > 0) & (where > 0).all(dim=1) & (where < 1).all(dim=1)
 
 
@@ -80,12 +80,12 @@ def sample_maps(
 def seen_from(
     points: Float[Tensor, "3 h w"], cameras: CameraBatch, depths: Float[Tensor, "n 1 a b"] | None = None
 ) -> Bool[Tensor, "h w"]:
-    """Which world points at least one view sees.
+    """Mark the world points that at least one view sees.
 
     Args:
         points: World points.
         cameras: The views.
-        depths: Depth maps of the views: what lies behind another surface is not seen. None: walls hide nothing, so
+        depths: Depth maps of the views: points behind another surface are not seen. None: walls hide nothing, so
             this is whether a point is in any view's field.
     """
     where, depth = project(points, cameras)

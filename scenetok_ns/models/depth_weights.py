@@ -23,7 +23,7 @@ FORMAT = "scenetok-depth-1"
 PART = "depth_head"
 """Prefix of the tensors' names."""
 DEPTH_SUFFIX = "-depth"
-"""A preset's embedded head is called as its networks' weights, with this behind."""
+"""Suffix of a preset's embedded head, after the name of its networks' weights."""
 
 
 def new_depth_head(preset: Preset, denoiser: Denoiser) -> DepthHead:
@@ -82,7 +82,7 @@ def embedded_depth_head(preset: Preset) -> Path | None:
 
 
 class DepthSource:
-    """Where a model's depth head comes from: nowhere, a head, or a file that is read when depth is first asked for."""
+    """Source of a model's depth head: none, a head, or a file that is read when depth is first needed."""
 
     def __init__(self, given: DepthHead | Path | None = None, *, required: bool = True) -> None:
         """required: Refuse a file that belongs to other weights; False: there is no head then."""

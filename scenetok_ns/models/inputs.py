@@ -1,4 +1,4 @@
-"""Photographs and cameras as users have them, checked and brought to the form that the networks take."""
+"""Check photographs and cameras of users, and convert them for the networks."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def check_cameras(cameras: CameraBatch, caller: str) -> None:
 def check_axes(cameras: CameraBatch, caller: str) -> None:
     """Raise ValueError, in one line, for poses that look like OpenGL's: y up, looking along -z.
 
-    Convention cannot be told from a single camera. It is told where two signs agree: all cameras are upside down in a
-    world whose z axis points up, and the place that they look at together lies behind all of them.
+    A single camera does not show its convention. An error is raised if two signs agree: all cameras are upside down in
+    a world whose z axis points up, and the place that they look at together lies behind all of them.
 
     Args:
         cameras: Cameras of one scene.

@@ -19,7 +19,8 @@ RUNS_CODE = {
     "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "importlib", "runpy", "ctypes", "code", "codeop",
     "pty", "webbrowser", "pickle", "_pickle", "marshal", "shelve", "multiprocessing", "pip", "pdb",
 }  # fmt: skip
-"""Packages that no training record has a reason to name. Nothing of them would be called, but the file is no model."""
+"""Packages that no training record has a reason to name. Nothing in them would be called, but a file that names them is
+not a model."""
 PLAIN_TYPES = {
     "dict", "list", "tuple", "str", "int", "float", "bool", "complex", "set", "frozenset", "bytes", "bytearray",
     "object", "slice", "range",
@@ -63,8 +64,8 @@ def _stand_in(kind: type, name: str) -> type:
 def read_lightning(path: Path) -> dict[str, Tensor]:
     """The `state_dict` of a Lightning checkpoint, memory-mapped: nothing of it is read before it is used.
 
-    Beside tensors, such a file holds records of the trainer, which name classes of other packages. Inert classes stand
-    for all of them; nothing of these packages is imported or called.
+    Beside tensors, such a file holds records of the trainer, which name classes of other packages. Inert classes
+    replace all of them; nothing in these packages is imported or called.
 
     Raises CheckpointError for a file that is truncated, no checkpoint, or names what runs code.
     """

@@ -27,7 +27,7 @@ class PlaneSweepOptions:
     num_depths: int = 128
     """Tried depths, evenly spaced in their logarithm."""
     num_neighbours: int = 12
-    """Pictures that each is compared with."""
+    """Number of pictures that each is compared with."""
     side: int = 64
     """Pixels of the pictures' longer side while they are compared."""
     smallest_jump: float = 0.012
@@ -40,7 +40,7 @@ class PlaneSweepOptions:
 
 DEFAULTS = PlaneSweepOptions()
 AT_ONCE = 8
-"""Frames whose costs are in memory together."""
+"""Number of frames whose costs are in memory together."""
 SAME_PLACE = 1e-5
 """Square of a distance, in units of the cameras' spread, below which two pictures are taken from one place."""
 UNSEEN = 0.08

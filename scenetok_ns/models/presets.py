@@ -12,7 +12,7 @@ from scenetok_ns.models.recipes import TINIEST, DataConfig, TrainingConfig
 from scenetok_ns.tools.dataclass_files import LARGEST, build, check_divides, check_range, read_yaml
 
 BLOCKS = {"depth": (1, 1000), "patch_size": (1, LARGEST), "mlp_ratio": (0.01, 100)}
-"""Bounds of what all transformers have."""
+"""Bounds of the fields that all transformers have."""
 Solver = Literal["euler", "multistep"]
 """euler: as published. multistep: second order at the same cost, for fewer steps (`flow.multistep_velocity`)."""
 Encoding = Literal["mean", "latents", "published"]
@@ -73,7 +73,7 @@ class DenoiserConfig:
     num_heads: int
     patch_size: int
     num_latents: int
-    """Latents of one window: the length of the rotary table times `target_splits`."""
+    """Number of latents of one window: the length of the rotary table times `target_splits`."""
     camera: CameraConfig
     mlp_ratio: float = 4.0
     target_splits: int = 1
@@ -107,7 +107,7 @@ class SceneGeneratorConfig:
     camera: CameraConfig
     mlp_ratio: float = 4.0
     scale: float = 0.1
-    """Tokens are multiplied by this before the generator sees them."""
+    """Factor of the tokens before the generator sees them."""
 
     def __post_init__(self) -> None:
         check_divides("scene_generator", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
@@ -132,8 +132,9 @@ class AutoencoderConfig:
     latents_per_chunk: int = 1
     """pixel and conv only: latents that a chunk becomes, e.g. 1, 1 or 5."""
     frames_per_latent: int | None = None
-    """pixel and conv only: frames that share a latent, e.g. 1, 4 or 4. None: all frames of a chunk of one latent; in
-    chunks of several latents the first holds one frame, the others equal shares of the rest (`TemporalLayout`)."""
+    """pixel and conv only: frames that share a latent, e.g. 1, 4 or 4. None: a chunk of one latent holds all its
+    frames; in chunks of several latents, the first holds one frame and the others equal shares of the rest
+    (`TemporalLayout`)."""
 
     def __post_init__(self) -> None:
         counts = ("spatial_factor", "frames_per_chunk", "latents_per_chunk", "frames_per_latent")
@@ -148,7 +149,7 @@ class SamplerConfig:
     timestep_shift: float | None
     """Shift of the noise levels towards noise; None: uniform levels."""
     window: int
-    """Latents denoised together (concurrency)."""
+    """Number of latents that are denoised together (concurrency)."""
     clean_targets: int
     """Finished latents at the head of each next window."""
     schedule: Literal["full_sequence", "autoregressive", "pyramid"] = "full_sequence"
@@ -174,7 +175,7 @@ class SceneSamplerConfig:
     steps: int
     timestep_shift: float
     guidance: float = 1.0
-    """As released: off. The published code has 3.0 behind a switch that is false by default."""
+    """Guidance scale; off in released models. The published code has 3.0 behind a switch that is false by default."""
     solver: Solver = "euler"
     """As released: euler. multistep needs fewer steps for the same error."""
 
@@ -194,7 +195,7 @@ def changed(sampler: Sampler, **values: Any) -> Sampler:
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything that distinguishes one model from another."""
+    """Architecture, autoencoders, sampler and recipe of one model."""
 
     name: str
     description: str
@@ -259,7 +260,7 @@ class Preset:
 
     @property
     def quirks(self) -> tuple[str, ...]:
-        """Fields of released weights' quirks that are on; none should be when a model is trained afresh."""
+        """Fields of released weights' quirks that are on; none should be on when a model is trained from scratch."""
         focal = self.data.scale_focal_by_256
         return (
             *([f"data.scale_focal_by_256: {focal}"] if focal != "none" else []),
@@ -291,7 +292,7 @@ REFUSED = {
         "single-frame Wan encoder returns the images instead of latents"
     )
 }
-"""Published experiments that have no preset, and why."""
+"""Published experiments without a preset -> reason."""
 
 
 @cache
@@ -308,7 +309,7 @@ def load_preset(name: str) -> Preset:
         ValueError: The preset is unknown (the message lists those that are known), or its file is wrong; one line.
 
     >>> load_preset("scenetok-tiny").data.image_size
-    64
+    128
     """
     if name.endswith(".yaml"):
         return _read(Path(name))
@@ -338,7 +339,7 @@ def _read(path: Path) -> Preset:
 
 
 def shares_tokens(preset: Preset, maker: str) -> bool:
-    """Whether tokens made by the preset `maker` mean to `preset` what they mean to their maker."""
+    """Whether `preset` renders tokens of the preset `maker` as their maker does."""
     if maker == preset.name:
         return True
     # A preset file of a user's that is not here has no tokenizer but itself.

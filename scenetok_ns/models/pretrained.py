@@ -1,4 +1,4 @@
-"""Trained models by what a user has: a preset of the package, a run folder, a released checkpoint, a weights file."""
+"""Load trained models from any source: a preset of the package, a run folder, a released checkpoint, a weights file."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _of_released(file: Path, preset: str | None, given: GivenFiles) -> Pretraine
 
 
 def _of_networks(preset: Preset, files: list[Path], given: GivenFiles) -> Pretrained:
-    """From files of our own: checkpoints of runs, or weights in the package."""
+    """Read our own files: checkpoints of runs, or weights in the package."""
     where = " and ".join(map(str, files))
     if given.tokenizer is not None:
         raise ValueError(f"{where} holds the whole model: leave out the tokenizer {given.tokenizer}")

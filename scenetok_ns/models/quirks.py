@@ -34,7 +34,7 @@ def scale_focal_by_256(
 
 
 def network_cameras(cameras: CameraBatch, role: Literal["context", "target"], preset: Preset) -> CameraBatch:
-    """Cameras as the networks of `preset` must be given them; the only place where the focal quirk is applied.
+    """Convert cameras for the networks of `preset`; the only place that applies the focal quirk.
 
     Condition views and anchors of the scene generator count as context.
     """

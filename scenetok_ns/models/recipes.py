@@ -1,4 +1,4 @@
-"""What a preset says about data and training: how views are drawn, and how networks are trained."""
+"""The parts of a preset about data and training: how views are drawn, and how networks are trained."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class TrainingConfig:
     batch_size: int
-    """Samples of one process in one step."""
+    """Number of samples of one process in one step."""
     learning_rate: float
     warmup_steps: int
     warmup_start: float
@@ -92,7 +92,7 @@ class TrainingConfig:
     uniform_noise_prob: float = 0.2
     """Probability of one noise level for the whole element; else one for each target split."""
     pure_noise_prob: float = 0.0
-    """Probability of pure noise (t = 1) at all latents of an element: there the decoder has only the tokens to go by,
+    """Probability of pure noise (t = 1) at all latents of an element: there the decoder sees only the tokens,
     which keeps them informative where pixels are redundant. No published recipe has it; the embedded one does."""
     unconditional_prob: float = 0.0
     """Classifier-free drop of the scene tokens."""

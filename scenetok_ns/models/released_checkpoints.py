@@ -1,8 +1,8 @@
-"""Released checkpoints: what they hold, which of it is taken, and a comparison of keys that nothing slips through.
+"""Released checkpoints: their content, the tensors that are used, and a strict comparison of keys.
 
 A released file is a Lightning checkpoint: a dict with `state_dict` (keys `compressor.`, `denoiser.`,
 `scene_generator.`; parity c12) beside the trainer's own records. The module names inside our networks are those of
-the released keys, so there is nothing to rename. Every key that the networks have must be there, with its shape. Keys
+the released keys, so there is nothing to rename. The file must have every key of the networks, with its shape. Keys
 that they do not have are reported and left out, unless they say that the file is of a larger network.
 """
 
@@ -151,8 +151,8 @@ def check_content(files: Iterable[Path], tensors: Mapping[str, Tensor], progress
     for key, tensor in tensors.items():
         if not is_finite(tensor):
             raise CheckpointError(
-                f"{key} holds numbers that are not finite (NaN or infinite): the file is damaged, or of a training "
-                "that failed; download it again"
+                f"{key} holds numbers that are not finite (NaN or infinite): the file is damaged, or comes from a "
+                "failed training; download it again"
             )
         progress(tensor.numel() * tensor.element_size())
 

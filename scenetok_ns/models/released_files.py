@@ -1,6 +1,6 @@
-"""The files that the authors and the autoencoders' authors publish: where they are, and what is known of them.
+"""The files that the authors and the autoencoders' authors publish: their addresses and known facts.
 
-Sizes, hashes and revisions are given where somebody publishes them. The authors' own checkpoints have none; the hash of
+Sizes, hashes and revisions are given if they are published. The authors' own checkpoints have none; the hash of
 the first download is recorded on this machine and compared later.
 """
 
@@ -25,7 +25,7 @@ class HubFile:
 
     repository: str
     revision: str | None = None
-    """Commit; None: nobody names one, the newest counts."""
+    """Commit; None: the newest one."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ RELEASED_FILES: tuple[ReleasedFile, ...] = (
 
 
 def weights_folder() -> Path:
-    """Folder of the user's cache that `scenetok download` puts files into, but for those of the Hub's own cache."""
+    """Folder of the user's cache that `scenetok download` puts files into, except those in the Hub's own cache."""
     return cache_folder() / "weights"
 
 
@@ -107,7 +107,7 @@ def find_released(name: str, folders: Sequence[Path], *, cached: bool = True) ->
 
 
 def files_of(preset: Preset) -> dict[Role, ReleasedFile]:
-    """The released files that a preset needs, by what they are for.
+    """The released files that a preset needs, by purpose.
 
     Presets whose training run was not released have no checkpoint; those in the package have nothing at all. Neither
     has a preset file of your own the checkpoint that it names, unless that is a released one.

@@ -1,8 +1,8 @@
 """Depth of rendered views of a model without a depth head: a plane sweep over views that were rendered jointly.
 
 Views of a path are compared with one another. A view alone, or a path that only turns, has no parallax: then the model
-renders further views around it, which go on from it, and it is compared with them. Slower than a head, by a window of
-denoising for each such group, and less accurate; needs no training.
+renders further views around it, which continue from it, and it is compared with them. Slower than a head, by a window
+of denoising for each such group, and less accurate; needs no training.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def depth_windows(
 ) -> Iterator[RenderedFrames]:
     """Frames of a path with depth, as `SceneTok.render_windows`: from the head, or without one by a plane sweep.
 
-    Without a head, frames come by the window, since each is compared with the others of it and of the one before.
+    Without a head, frames arrive window by window, because each is compared with the other frames of its window and of
+    the window before.
     """
     render = model.render_windows(tokens, cameras, seed=seed, sampler=sampler, on_step=on_step, depth=True)
     if model.depth_head() is not None:
@@ -93,8 +94,8 @@ def sweep_views(
         references: Numbers of the views whose depth is wanted.
         sampler: Of further views.
         seed: Of their noise.
-        latents: Final latents of the middle one of `references`, which further views go on from. None: they do not.
-        on_step: Progress of further views; what it raises ends the work.
+        latents: Final latents of the middle one of `references`, which further views continue from. None: they do not.
+        on_step: Progress of further views; an exception ends the work.
     """
     unit = scene_unit(tokens)
     cameras = cameras.to(model.device)
@@ -115,7 +116,7 @@ def sweep_views(
 
 
 def scene_unit(tokens: SceneTokens) -> float:
-    """Length that tells how large a scene is, in units of the capture: the spread of the cameras it was seen from."""
+    """Size of a scene in units of the capture: the spread of the cameras that it was seen from."""
     spread = 0.0 if tokens.cameras_c2w is None else camera_spread(tokens.cameras_c2w)
     return spread if spread * tokens.pose_scale > 0.1 else 1 / tokens.pose_scale
 

@@ -1,4 +1,4 @@
-"""Checkpoints of training runs, read: finding them, and what a saved state holds.
+"""Find and read checkpoints of training runs.
 
 A checkpoint is `step-NNNNNNNNN.ckpt`, as Nerfstudio names it: the pipeline's state, the optimizers', and the random
 generators'. `training/checkpoints.py` writes them.
@@ -49,7 +49,7 @@ CHECKPOINT_NAME = "step-{:09d}.ckpt"
 def checkpoint_path(folder: Path, step: int | None = None) -> Path:
     """Find the checkpoint of `step` (None: the latest) in a checkpoint folder.
 
-    Raises FileNotFoundError, which lists those that are there.
+    Raises FileNotFoundError, which lists the existing checkpoints.
     """
     found = sorted(folder.glob("step-*.ckpt"))
     if not found:
@@ -93,7 +93,7 @@ def _load(path: Path, *, mmap: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; is the file whole?") from error
+        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; is the file complete?") from error
 
 
 def _check_parts(path: Path, state: Any) -> None:
@@ -102,4 +102,4 @@ def _check_parts(path: Path, state: Any) -> None:
     if missing := {"step", "pipeline"} - set(state):
         raise CheckpointError(f"{path} is not a training checkpoint: it lacks {', '.join(sorted(missing))}")
     if not isinstance(state["step"], int) or not isinstance(state["pipeline"], dict):
-        raise CheckpointError(f"{path} is not a training checkpoint: its step or its pipeline is not what it should be")
+        raise CheckpointError(f"{path} is not a training checkpoint: its step or its pipeline is invalid")

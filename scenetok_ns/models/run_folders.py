@@ -26,7 +26,7 @@ class AutoencoderWeights:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run says about its model."""
+    """Facts about the model of a run."""
 
     preset: str
     """Name of the preset, or the path of a preset file."""

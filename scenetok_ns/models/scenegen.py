@@ -42,7 +42,7 @@ def generate(
     on_step: OnStep | None = None,
     autocast: bool | None = None,
 ) -> SceneTokens:
-    """Generate a scene that looks like the photographs from their cameras and goes on along the anchors.
+    """Generate a scene that looks like the photographs from their cameras and continues along the anchors.
 
     The same weights and seed give the same scene on every device, up to rounding. Poses are taken relative to the first
     photograph's camera.
@@ -53,7 +53,7 @@ def generate(
             `preset.data.views.max_condition_views`; kinds as in `SceneTok.encode`.
         cameras: Their cameras: CameraBatch of shape [1, v], OpenCV camera-to-world poses in capture units, intrinsics
             divided by image width and height.
-        anchors: Poses at which the scene is meant to be seen, spread over the paths to come: CameraBatch of shape
+        anchors: Poses from which the scene will be seen, spread over the paths to render: CameraBatch of shape
             [1, a]. Training has `preset.data.views.num_context` of them, the first photograph's among them.
         seed: Random seed: another one gives another of the scenes that fit.
         sampler: Steps, guidance and solver. None: the preset's. Change it with
@@ -62,7 +62,7 @@ def generate(
         sources: SHA-256 of each photograph, saved with the tokens.
         pose_scale: Factor from capture units to training units, here and in `SceneTok.render`.
         noise: Generator that draws the latents of an autoencoder that samples (VA-VAE). None: their means.
-        on_step: Progress, called as on_step(done, total); what it raises ends the generation.
+        on_step: Progress, called as on_step(done, total); an exception ends the generation.
         autocast: Run the generator in bfloat16. None: on CUDA only.
 
     Returns:
@@ -87,7 +87,7 @@ def generate(
     posed, aimed = (relative_cameras(each, reference.to(each.c2w), pose_scale) for each in (cameras, anchors))
     check_anchors(aimed)
     shown = torch.arange(preset.data.views.max_condition_views, device=model.device) < len(views)
-    # Training always had this many views, with null tokens in the place of those that are not shown.
+    # Training always had this many views, with null tokens for those that are not shown.
     filled = [min(view, len(views) - 1) for view in range(len(shown))]
     config = preset.compressor
     with torch.no_grad():
@@ -135,9 +135,9 @@ def check_anchors(anchors: CameraBatch) -> None:
     size = 1 + float(position.abs().amax())
     if float(position.norm(dim=1).max()) < SMALLEST_REACH * size:
         raise ValueError(
-            f"generate: all {len(position)} anchors are where the first photograph was taken, so nothing tells how "
-            "large the scene is; give a path that moves (turning on the spot is not enough), in the units of the "
-            "training data, or a pose_scale that makes it so"
+            f"generate: all {len(position)} anchors are where the first photograph was taken, so the size of "
+            "the scene is unknown; give a path that moves (turning on the spot is not enough), in the units of the "
+            "training data, or a larger pose_scale"
         )
 
 

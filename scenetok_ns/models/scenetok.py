@@ -28,8 +28,8 @@ class SceneTok(SceneEncoder):
     """Encodes photographs of a scene to tokens, and renders frames of any camera from the tokens.
 
     >>> model = SceneTok.from_pretrained("scenetok-tiny")
-    >>> tokens = model.encode(images, cameras)  # images [v, 3, 64, 64], cameras CameraBatch [1, v]
-    >>> frames = model.render(tokens, path)  # [f, 3, 64, 64] in [0, 1]
+    >>> tokens = model.encode(images, cameras)  # images [v, 3, 128, 128], cameras CameraBatch [1, v]
+    >>> frames = model.render(tokens, path)  # [f, 3, 128, 128] in [0, 1]
     """
 
     @classmethod
@@ -106,7 +106,7 @@ class SceneTok(SceneEncoder):
                 capture units, intrinsics divided by image width and height.
             seed: Random seed: the same seed gives the same frames. Frames of one path belong together.
             sampler: Denoising. None: the preset's. Change it with `dataclasses.replace(model.preset.sampler, steps=4)`.
-            on_step: Progress, called as on_step(done, total); what it raises ends the rendering.
+            on_step: Progress, called as on_step(done, total); an exception from it ends the rendering.
             autocast: Run the denoiser in bfloat16. None: on CUDA only. False: float32, without the engine.
 
         Returns:
@@ -157,8 +157,8 @@ class SceneTok(SceneEncoder):
                 axes of the capture.
             seeds: of each scene, or one for all: same seed, same frames; the frames of one path belong together.
             sampler: None: the preset's. Variants with `dataclasses.replace(preset.sampler, steps=4)`.
-            clean: views that the paths go on from, a batch of as many scenes; cameras in units of the capture.
-            on_step: progress, called as on_step(done, total); what it raises ends the rendering.
+            clean: views that the paths continue from, in a batch of the same scenes; cameras in units of the capture.
+            on_step: progress, called as on_step(done, total); an exception ends the rendering.
             autocast: bfloat16 in the denoiser; None: on CUDA only. False: float32, without the engine.
             depth: also predict depth, in units of the capture, if there is a head (else: `rendered_depth`).
 
@@ -169,7 +169,7 @@ class SceneTok(SceneEncoder):
         if not tokens or len(tokens) != len(cameras) or len({path.c2w.shape for path in cameras}) > 1:
             raise ValueError(
                 f"render: expected at least one scene and as many equally long paths, got {len(tokens)} scenes and "
-                f"paths of {[path.num_views for path in cameras]} cameras; render paths of other lengths apart"
+                f"paths of {[path.num_views for path in cameras]} cameras; render paths of other lengths separately"
             )
         self.warn_if_untrained()
         for scene in tokens:
@@ -204,8 +204,8 @@ class SceneTok(SceneEncoder):
     ) -> Float[Tensor, "f 3 height width"]:
         """Predict the frames of a path in one denoising step, with gradients: the way to a loss on tokens.
 
-        Frames are softer than those of `render`: without further steps the model gives the mean of the frames that it
-        holds possible. Gradients reach `tokens.mean`, and the weights, if `requires_grad_(True)` turned theirs on.
+        Frames are softer than those of `render`: without further steps the model predicts the mean of all plausible
+        frames. Gradients reach `tokens.mean`, and the weights, if `requires_grad_(True)` turned theirs on.
 
         Args:
             tokens: Tokens of one scene. Give them a mean that requires gradients: `replace(tokens, mean=parameter)`.

@@ -70,7 +70,7 @@ class SceneTokNetworks(nn.Module):
         """auto: the rendering engine on CUDA, and the plain loop elsewhere. exact: the engine with the autoencoders in
         their own precision. None: always the plain loop, which also serves where something trains and without
         autocast."""
-        self.depth = DepthSource()  # the head is no submodule: it is trained and saved apart
+        self.depth = DepthSource()  # the head is not a submodule: it is trained and saved separately
         self._engine: RenderingEngine | None = None
         self._trains = False
         self._is_trained = False
@@ -90,7 +90,7 @@ class SceneTokNetworks(nn.Module):
     ) -> Self:
         """Build a model for training: networks with random weights, and autoencoders from their published files.
 
-        The networks know nothing yet: what they encode and render is noise, and a warning says so. Load weights with
+        The networks are untrained: they encode and render noise, and the model logs a warning. Load weights with
         `load_embedded` or `load_state_dict`, or call `from_pretrained` instead.
 
         Args:
@@ -232,10 +232,10 @@ class SceneTokNetworks(nn.Module):
                 network.to(device)
 
     def begin_training(self) -> None:
-        """From now on weights change all the time, and the memory is the training's: the plain loop renders.
+        """Prepare for training: weights change from now on and training needs the memory, so the plain loop renders.
 
-        Call this before the first step of an optimizer. Training mode alone does not tell: the viewer of Nerfstudio
-        puts every model into it behind each picture."""
+        Call this before the first step of an optimizer. Training mode does not show this, because the viewer of
+        Nerfstudio switches every model to it after each picture."""
         self._trains, self._engine = True, None
         self._come_back()
 

@@ -1,4 +1,4 @@
-"""Scene tokens and their file: one safetensors file that holds a scene and what is needed to render it."""
+"""Scene tokens and their file: one safetensors file that holds a scene and everything needed to render it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMAT = "scenetok-tokens-1"
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics", "latents")
-"""Tensors that a file need not have."""
+"""Optional tensors of a file."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class SceneTokens:
     sources: tuple[str, ...] = ()
     """SHA-256 of the photographs, in order; empty where there are none."""
     cameras_c2w: Float[Tensor, "v 4 4"] | None = None
-    """Where the scene was seen from, or is meant to be: the cameras of the photographs, or a generated scene's anchors.
+    """Cameras that the scene is seen from: those of the photographs, or a generated scene's anchors.
     Camera-to-world, OpenCV axes, units of the capture; paths are made from them. None: not known."""
     cameras_intrinsics: Float[Tensor, "v 3 3"] | None = None
-    """Theirs, of the square pictures."""
+    """Intrinsics of these cameras, for the square pictures."""
     latents: Float[Tensor, "v c h w"] | None = None
     """Latents of the photographs, in the order of the cameras, for `SceneTok.add_views`. None: not kept."""
 
@@ -168,7 +168,9 @@ class SceneTokens:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"tokens: {path} cannot be read ({error}); it is damaged or no safetensors file") from None
+            raise ValueError(
+                f"tokens: {path} cannot be read ({error}); it is damaged or not a safetensors file"
+            ) from None
         return _checked(path, metadata, tensors)
 
 

@@ -16,7 +16,7 @@ from scenetok_ns.models.ops.finite import is_finite
 from scenetok_ns.tools.atomic_files import write_atomically
 
 EIGHT_BIT_SCALE = ".eight_bit_scale"
-"""What follows a matrix's name in the name of its scales: one for each of its rows (output channels)."""
+"""Suffix of the name of a matrix's scales, one for each of its rows (output channels)."""
 SMALLEST_EIGHT_BIT = 1 << 14
 """Numbers below which a tensor stays in half precision."""
 
@@ -68,7 +68,7 @@ def header_of(path: Path) -> dict[str, str]:
 
 
 def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """Load each of `modules` strictly from its part of the file; parts that nobody asks for are left alone.
+    """Load each of `modules` strictly from its part of the file; other parts are ignored.
 
     Raises ValueError naming the file and what is missing or left over.
     """

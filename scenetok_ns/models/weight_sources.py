@@ -1,4 +1,4 @@
-"""Networks from wherever a user has them: a run folder, a checkpoint of a run, a released file, a safetensors file."""
+"""Load networks from any source: a run folder, a checkpoint of a run, a released file, a safetensors file."""
 
 from __future__ import annotations
 

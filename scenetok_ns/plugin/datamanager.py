@@ -46,20 +46,20 @@ class SceneTokDataManagerConfig(EvaluationViewsConfig, VanillaDataManagerConfig)
 
     _target: type = field(default_factory=lambda: SceneTokDataManager)
     dataparser: AnnotatedDataParserUnion = field(default_factory=Re10kDataParserConfig)
-    """Where the scenes come from."""
+    """Dataparser of the scenes."""
     batch_size: int | None = None
-    """Scenes in one training batch of one process, at least 1; None: the preset's."""
+    """Number of scenes in one training batch of one process, at least 1; None: the preset's."""
     num_workers: int = 2
-    """Processes that read and decode training images; 0: none, in the main process."""
+    """Number of processes that read and decode training images; 0: none, in the main process."""
     context_latents: Path | None = None
-    """Folder that `scenetok latents --role context` wrote; training then reads latents in the place of photographs."""
+    """Folder that `scenetok latents --role context` wrote; training then reads latents instead of photographs."""
     target_latents: Path | None = None
     """Folder that `scenetok latents --role target` wrote; both are needed, or neither. SceneGen needs none."""
     tokens: Path | None = None
     """SceneGen: folder that `scenetok encode --split train` wrote; training then encodes no context views."""
     pose_scale: float | None = None
-    """A capture of a stock dataparser: what its positions are multiplied by to be in units of the training data; None:
-    so that its cameras spread as those of the training scenes do."""
+    """For a capture of a stock dataparser: factor from capture units to training units. None: match the camera spread
+    of the training data."""
 
     @property
     def trains_from_latents(self) -> bool:
@@ -86,7 +86,7 @@ class SceneTokDataManagerConfig(EvaluationViewsConfig, VanillaDataManagerConfig)
 
 @dataclass
 class RaysAskedFor:
-    """In the place of Nerfstudio's pixel sampler, which training does not need: exporters set its number."""
+    """Stands in for Nerfstudio's pixel sampler, which training does not need: exporters set its number."""
 
     num_rays_per_batch: int | None = None
 
@@ -143,7 +143,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         return self._capture
 
     refines = False
-    """Whether scenes are refined on their photographs, so that the bundled model's limits are no news."""
+    """Whether scenes are refined on their photographs, so that no note about the bundled model's limits is needed."""
 
     @cached_property
     def _capture(self) -> StockSceneSource:
@@ -257,7 +257,8 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         return (context, self.preset.context_autoencoder), (target, self.preset.target_autoencoder)
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
-        """One target view of the active scene; which one follows from the step. Training goes on past a damaged one."""
+        """One target view of the active scene; which one follows from the step. A damaged view does not end the
+        training."""
         count = len(self.eval_dataset)
         for place in (*range(step % count, count), *range(step % count)):
             loader = FixedIndicesEvalDataloader(self.eval_dataset, image_indices=(place,), device=self.device)

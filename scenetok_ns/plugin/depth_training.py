@@ -29,7 +29,8 @@ from scenetok_ns.training.tokenizer_weights import load_tokenizer
 HEAD_FILE = "depth_head.safetensors"
 """File of the trained head, in the run folder beside the checkpoints."""
 SWEPT_FRAMES = 2
-"""Frames of each sample whose depth is swept as a target, where the data has none: sweeps take most of the time."""
+"""Number of frames of each sample whose depth is swept as a target, where the data has none: sweeps take most of the
+time."""
 
 
 @dataclass
@@ -138,7 +139,7 @@ class DepthModel(SceneTokModel):
         if wanted == "depth" and not there:
             raise DataError(
                 "--pipeline.model.supervision depth needs depth in the data (depth_file_path in transforms.json); "
-                "photographs trains without"
+                "use photographs to train without depth"
             )
         return there and wanted != "photographs"
 

@@ -62,7 +62,7 @@ def specification(
             mixed_precision=False,  # the model uses bfloat16 where it should; Nerfstudio's own would be float16
             pipeline=pipeline,
             optimizers={group: {"optimizer": one, "scheduler": schedule} for group, one in optimizers.items()},
-            viewer=ViewerConfig(websocket_host="127.0.0.1"),  # whoever reaches the page may press its buttons
+            viewer=ViewerConfig(websocket_host="127.0.0.1"),  # anybody who reaches the page can press its buttons
             vis="tensorboard",
         ),
         description=description,
@@ -85,7 +85,7 @@ def refining_method(name: str, preset: str, description: str) -> MethodSpecifica
         datamanager=RefineDataManagerConfig(preset=preset, dataparser=NerfstudioDataParserConfig(), batch_size=4),
         model=RefineModelConfig(preset=preset),
     )
-    # Measured on photographs with the embedded model (docs/captures.md). Tokens are no weights: they do not decay.
+    # Measured on photographs with the embedded model (docs/captures.md). Tokens are not weights: they do not decay.
     optimizers = {
         "tokens": AdamWConfig(lr=0.03, weight_decay=0.0, clip_norm=1.0),
         "adapters": AdamWConfig(lr=2e-3, weight_decay=0.0, clip_norm=1.0),

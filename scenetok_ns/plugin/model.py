@@ -57,25 +57,25 @@ class SceneTokModelConfig(ModelConfig):
     pretrained: bool = True
     """Start from the weights that come with the package, where the preset has some; False: from random weights."""
     low_vram: bool = False
-    """Keep in main memory what has nothing to do: about half the memory on the GPU, a slower start."""
+    """Keep idle networks in CPU memory. Halves GPU memory; starts more slowly."""
     depth_weights: Path | None = None
     """Weight file of a depth head that was trained for these networks (`ns-train scenetok-depth` writes it); None: that
     of the embedded weights, if they are used as they come, else depth is found by comparing views, which is slower."""
     engine: Literal["auto", "exact", "off"] = "auto"
-    """What renders on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
+    """Renderer on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
     autoencoders in the published code's precision. off: the plain loop, as everywhere else."""
     compile: bool = False
     """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
-    on a GPU. What was compiled is kept for the next start. Checkpoints are the same."""
+    on a GPU. Compiled code is cached for the next start. Checkpoints are the same."""
     fused: bool = True
     """Training on a GPU: run the networks' blocks on kernels of our own, forward and backward. Less memory, no waiting
-    for a compiler, the same gradients but for rounding; hooks on parts of a block do not run. Without Triton, and where
+    for a compiler, the same gradients up to rounding; hooks on parts of a block do not run. Without Triton, and where
     part of a block is frozen, nothing changes. False: torch's operations."""
     cuda_graph: bool = False
-    """Training on GPUs: record the forward and backward pass once and replay it. Pays where the host cannot launch
+    """Training on GPUs: record the forward and backward pass once and replay it. Useful where the host cannot launch
     kernels as fast as the GPU works, as with small batches."""
     gradient_checkpointing: Checkpointing = "none"
-    """Training: what is computed again in the backward pass to save memory. selective: what is cheap; full: all."""
+    """Training: activations to recompute in the backward pass, to save memory. selective: the cheap ones; full: all."""
     ema_decay: float | None = None
     """Training: keep an exponential moving average of the trained weights, with a decay of e.g. 0.9999, and evaluate,
     render and open the run with it; None: no average. Costs the memory of the trained weights once more."""
@@ -88,12 +88,12 @@ class SceneTokModelConfig(ModelConfig):
     preview_steps: int | None = None
     """Denoising steps of the viewer's pictures while the camera moves; None: 4 on a GPU, 2 on a CPU."""
     wide: Aspect = "border"
-    """Pictures that are no squares. border: the square view is shown whole, with its border; fill: the picture is cut
-    out of a larger square, whose ends lie outside of what the training cameras saw: the model's guess."""
+    """Pictures that are not square. border: the whole square view with its border; fill: a part of a larger square. The
+    ends of that part lie outside the field of view of the training cameras and are the model's guess."""
     seed: int = 0
-    """Of the noise that renders start from: another seed gives another of the pictures that fit the scene."""
+    """Random seed for rendering: another seed gives another of the pictures that fit the scene."""
     scene_steps: int | None = None
-    """SceneGen: steps in which a scene is generated; None: the preset's."""
+    """SceneGen: number of steps to generate a scene; None: the preset's."""
     scene_guidance: float | None = None
     """SceneGen: classifier-free guidance scale, 1 is off; None: the preset's."""
     scene_solver: Solver | None = None
@@ -105,11 +105,12 @@ class SceneTokModelConfig(ModelConfig):
     published code, also in training. published: outside of training scene tokens are drawn, too, as in the published
     evaluation. Draws follow from the seed."""
     tokenizer: Path | None = None
-    """SceneGen and scenetok-refine, training afresh: run folder or released checkpoint with the compressor and the
-    denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
+    """SceneGen and scenetok-refine, at the start of a training: run folder or released checkpoint with the compressor
+    and the denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
     initial_weights: Path | None = None
-    """Training afresh: run folder, checkpoint or released checkpoint to start from. Tensors that fit in name and shape
-    are taken, scene tokens of a model with fewer of them go to the first ones; the rest stays random and is listed."""
+    """At the start of a training: run folder, checkpoint or released checkpoint to start from. Tensors that fit in name
+    and shape are loaded; scene tokens of a smaller model become the first tokens. The other tensors stay random and are
+    listed."""
 
     defer_autoencoders: tyro.conf.Suppress[bool] = False
     """Training: build the autoencoders on first use. Training from latents does so without it."""
@@ -269,7 +270,8 @@ class SceneTokModel(Model):
     # --- Training ---
 
     def initialize_training_state(self) -> list[str]:
-        """Load what a new training starts from beside the embedded weights. Returns lines that describe it."""
+        """Load the weights that a new training starts from, in addition to the embedded ones. Returns lines that
+        describe it."""
         lines = []
         if self.config.initial_weights is not None:
             with self._trained_weights():
@@ -325,7 +327,7 @@ class SceneTokModel(Model):
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Picture of a one-camera slice at exactly the camera's size; `obb_box` has no meaning for this model.
 
-        Tools get errors as they are. A viewer's render thread would end for good, so it gets a picture of the message.
+        Tools get errors unchanged. An error would end a viewer's render thread, so it gets a picture of the message.
         """
         return (self.viewer_renderer if asked_by_viewer() else self.renderer).outputs(camera)
 

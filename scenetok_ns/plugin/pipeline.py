@@ -28,7 +28,7 @@ from scenetok_ns.training.recorded_step import RecordedStep
 from scenetok_ns.viewer.panel import ViewerPanel
 
 BUCKET_MB = 100
-"""Gradients that are sent together: about those of one block of the full-size denoiser."""
+"""Megabytes of gradients that are sent together: about those of one block of the full-size denoiser."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class SceneTokPipelineConfig(VanillaPipelineConfig):
     """ns-eval also measures, on the same views: the mean colour, the nearest context view copied, and the model given
     another scene's tokens and shuffled-noise tokens. Shows whether the tokens are used."""
     evaluation: EvaluationOptions = EvaluationOptions()  # noqa: RUF009  frozen
-    """What ns-eval measures, and the weights of its networks."""
+    """Metrics that ns-eval computes, and the weights of their networks."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read a config.yml. ns-render makes a second data manager from it, which must know the model's preset."""
@@ -89,7 +89,7 @@ class SceneTokPipeline(VanillaPipeline):
         self.model.device_indicator_param.requires_grad_(False)
         self.world_size = world_size
         self.accumulation_steps = 1
-        """Steps whose gradients are summed before the optimizer's step; set by the trainer."""
+        """Number of steps whose gradients are summed before the optimizer's step; set by the trainer."""
         self._recorded: RecordedStep | None = None
         if world_size > 1:
             if self._records:
@@ -147,7 +147,7 @@ class SceneTokPipeline(VanillaPipeline):
         if training and compressor_frozen(model.preset.training, step):
             model.freeze_compressor()
             self._recorded = None
-            if wrapped:  # anew, because the old one would wait for the gradients of what is frozen now
+            if wrapped:  # wrap again: the old wrapper would wait for gradients of frozen parameters
                 rank = model.device.index or 0
                 self._model = typing.cast(Model, distributed(model, model.device, rank))
         if wrapped:
@@ -173,7 +173,7 @@ class SceneTokPipeline(VanillaPipeline):
     ) -> dict[str, Any]:
         """Mean over all target views of all evaluation scenes, and the baselines if the configuration asks for them.
 
-        With the protocol, every view's values, and the reasons for what was skipped or could not be computed; in
+        With the protocol, every view's values, and the reasons for skipped scenes and missing metrics; in
         training (`step` is given) PSNR and SSIM alone, as numbers. An evaluation that was killed is continued.
         """
         self.eval()
@@ -193,7 +193,7 @@ class SceneTokPipeline(VanillaPipeline):
         """Load a checkpoint whose preset, keys and shapes are exactly this model's.
 
         Raises CheckpointError that names the preset or the first differences. The stock pipeline loads what it can and
-        leaves the rest random, without a word.
+        leaves the rest random without a warning.
         """
         state = model_state(loaded_state)
         extra = state.get("_extra_state")
@@ -211,7 +211,7 @@ class SceneTokPipeline(VanillaPipeline):
         elif has_average and average is None:
             if self.test_mode == "val":
                 raise CheckpointError(
-                    "the checkpoint keeps averaged weights: give --pipeline.model.ema-decay, as its run did, to go on"
+                    "the checkpoint has averaged weights: to continue, give --pipeline.model.ema-decay, as its run did"
                 )
             state = averaged_weights(state)
         state = {"_extra_state": own["_extra_state"], **state}
@@ -232,9 +232,9 @@ def share_weights(model: SceneTokModel) -> None:
 
 
 def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> DistributedDataParallel:
-    """The model wrapped for several processes. What never gets a gradient must not require one.
+    """The model wrapped for several processes. Parameters that never get a gradient must not require one.
 
-    Autoencoders that wait in main memory (low_vram) are left out: what is wrapped must be on one kind of device.
+    Autoencoders that wait in main memory (low_vram) are left out: a wrapped model must be on one kind of device.
     """
     parts = (*model.named_parameters(), *model.named_buffers())
     elsewhere = [name for name, tensor in parts if tensor.device.type != device.type]

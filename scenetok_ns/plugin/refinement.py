@@ -1,6 +1,6 @@
 """Method scenetok-refine: the tokens of one capture, encoded once, then optimised on its photographs.
 
-Training is Nerfstudio's usual one on a scene: what is learnt belongs to the scene. The networks are frozen; the
+Training is Nerfstudio's usual training on one scene: the result belongs to that scene. The networks are frozen; the
 gradient of the flow-matching loss goes to the tokens and, if asked for, to low-rank adapters of the denoiser.
 """
 
@@ -102,8 +102,8 @@ class RefineModelConfig(SceneTokModelConfig):
 
     _target: type = field(default_factory=lambda: RefineModel)
     adapter_rank: int = 16
-    """Rank of adapters of the denoiser that are trained along with the tokens; 0: none, the tokens alone, which any
-    run of the same networks can render."""
+    """Rank of adapters of the denoiser that are trained along with the tokens; 0: no adapters. Any run of the same
+    networks can then render the tokens."""
 
 
 class RefineModel(SceneTokModel):
@@ -119,9 +119,9 @@ class RefineModel(SceneTokModel):
     def populate_modules(self) -> None:
         super().populate_modules()
         if self.preset.scene_generator is not None:
-            raise ValueError(f"preset {self.preset.name} generates scenes; refine with the one of its tokenizer")
+            raise ValueError(f"preset {self.preset.name} generates scenes; refine with the preset of its tokenizer")
         if self.average is not None or (self.config.compile and self.config.adapter_rank):
-            raise ValueError("scenetok-refine keeps no averaged weights (--ema-decay), and compiles no adapters")
+            raise ValueError("scenetok-refine keeps no averaged weights (--ema-decay), and does not compile adapters")
         if self.config.initial_weights is not None:
             raise ValueError(
                 "scenetok-refine trains tokens on frozen networks: name these with --pipeline.model.tokenizer"
@@ -233,11 +233,12 @@ class RefinedSceneRenderer(SceneRenderer):
         return module_sha256(parts)
 
     def tokens_of(self, scene: int, on_step: OnStep | None = None) -> SceneTokens:
-        """The refined tokens, whatever the number: there is one scene. A run that shows a token file has that one's."""
+        """Return the refined tokens for any number: there is one scene. A run that shows a token file has that
+        one's."""
         return self._scene_tokens(scene, self.refined.tokens.detach())
 
     def tokens_from(self, views: ImageViews, scene: int) -> SceneTokens:
-        """The refined tokens, whatever the views."""
+        """Return the refined tokens for any views."""
         return self.tokens_of(scene)
 
     @torch.no_grad()
@@ -282,7 +283,7 @@ class RefinePipeline(SceneTokPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, Any]:
-        """Those of the refined scene and, as `<metric>_before`, those of the first tokens on the same views."""
+        """Return the metrics of the refined scene and, as `<metric>_before`, of the first tokens on the same views."""
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         self.eval()
         renderer = cast(RefineModel, self.model).renderer

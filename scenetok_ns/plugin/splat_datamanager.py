@@ -1,4 +1,4 @@
-"""Photographs of a capture, and views that a tokenizer renders of what the photographs do not show."""
+"""Photographs of a capture, and views that a tokenizer renders of places that the photographs do not show."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
     pose_scale: float | None = None
     """Factor from capture units to training units. None: match the camera spread of the training data."""
     num_renders: int = 48
-    """Number of views that are rendered along cameras that cover what the photographs do not show; 0: none."""
+    """Number of views that are rendered to cover places that the photographs do not show; 0: none."""
     render_steps: int | None = None
     """Denoising steps of these views; None: the preset's."""
     render_share: tuple[float, float] = (0.6, 0.3)
@@ -67,9 +67,9 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
     refine_at: int | None = 300
     """Step at which the tokens are refined on the photographs and the views are rendered again; None: never."""
     refine_steps: int = 100
-    """Steps of that refinement."""
+    """Number of steps of that refinement."""
     engine: Literal["auto", "exact", "off"] = "auto"
-    """What renders on a GPU (docs/performance.md). auto: the engine. off: the plain loop, which starts sooner."""
+    """Renderer on a GPU (docs/performance.md). auto: the engine. off: the plain loop, which starts sooner."""
     num_points: int = 60_000
     """Maximum number of points, from predicted depth, that Gaussians start at."""
     render_seed: int = 0
@@ -207,7 +207,7 @@ class RenderedBatches:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Where the networks that render views come from."""
+    """Source of the networks that render views."""
 
     preset: Preset
     source: Path | None
@@ -218,7 +218,7 @@ class Tokenizer:
 
     @staticmethod
     def of(config: SplatDataManagerConfig) -> Tokenizer:
-        """What the configuration says; a run folder adds what it was made with.
+        """Read the configuration; a run folder adds its own preset and files.
 
         Raises ValueError for the run folder of another method.
         """

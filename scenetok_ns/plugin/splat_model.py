@@ -82,7 +82,7 @@ class SplatModel(SplatfactoModel):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """splatfacto's, without LPIPS where its weights are not there."""
+        """Metrics of splatfacto, without LPIPS if its weights are missing."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         if not self.has_lpips:
             metrics = {name: value for name, value in metrics.items() if "lpips" not in name}

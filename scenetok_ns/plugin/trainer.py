@@ -26,37 +26,37 @@ from scenetok_ns.training.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import ClippedAdamW
 
 FILES_OF_A_NEW_RUN, TENSORBOARD = ("config.yml", "dataparser_transforms.json"), "events.out.tfevents."
-"""What Nerfstudio has written before the first step."""
+"""Files that Nerfstudio has written before the first step."""
 
 
 LEAST_SAVES = 4
-"""Checkpoints that even a short run writes."""
+"""Minimum number of checkpoints, which even a short run writes."""
 COUNTS_ALL_STEPS = "max_num_iterations - self._start_step" in inspect.getsource(Trainer.train)
 """Whether max_num_iterations includes the steps before a resume: as on Nerfstudio's main branch, not as in 1.1.5."""
 
 
 @dataclass
 class SceneTokTrainerConfig(OwnCheckpoints, TrainerConfig):
-    """Nerfstudio's, and runs that continue themselves."""
+    """Nerfstudio's configuration, with runs that can resume themselves."""
 
     _target: type = field(default_factory=lambda: SceneTokTrainer)
     resume: bool = False
-    """Go on from the last checkpoint of this very run (its folder follows from --output-dir, --experiment-name and
+    """Continue from the last checkpoint of this run (its folder follows from --output-dir, --experiment-name and
     --timestamp), if it has one, up to --max-num-iterations in total. The same command starts a run and continues it."""
 
     def set_timestamp(self) -> None:
-        """As of any run; one to be resumed needs a name of its own, or each start would be a new run."""
+        """Set the timestamp of the run. With `resume`, it must be fixed, or each start would be a new run."""
         if self.resume and self.timestamp == TrainerConfig.timestamp:
             raise ValueError("--resume True needs a fixed run folder: give --timestamp a name, e.g. --timestamp run1")
         super().set_timestamp()
 
 
 class SceneTokTrainer(Trainer):
-    """Differs from the stock trainer in what it writes and reads, not in how it trains.
+    """Trains like the stock trainer, but writes and reads other checkpoints.
 
     Checkpoints appear whole or not at all (`save_checkpoint`), and hold the states of the random generators and the
     count of skipped steps beside the stock entries. Data and noise of a step follow from the seed and the step, so a
-    resumed run continues as if it had not been interrupted. Of several processes, one evaluates.
+    resumed run continues as if it had not been interrupted. With several processes, one evaluates.
     """
 
     _has_trained = False
@@ -159,7 +159,7 @@ class SceneTokTrainer(Trainer):
 
     @check_main_thread
     def eval_iteration(self, step: int) -> None:
-        """Of several processes the first evaluates; the others wait for it in the next step.
+        """With several processes, the first evaluates; the others wait for it in the next step.
 
         Without an autoencoder (training from latents, no weights given) there is nothing to compare pictures with.
         """
@@ -231,6 +231,6 @@ class SceneTokTrainer(Trainer):
         for quirk in preset.quirks if preset.scene_generator is None else ():  # its tokenizer may need it
             print_line(
                 f"Warning: preset {preset.name} has the quirk {quirk}, which only released weights "
-                "need; train afresh with a preset that has none (docs/quirks.md).",
+                "need; to train from scratch, use a preset that has none (docs/quirks.md).",
                 style="bold yellow",
             )

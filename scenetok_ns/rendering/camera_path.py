@@ -14,7 +14,7 @@ from scenetok_ns.rendering.shots import path_around
 
 
 def camera_path(path: str | Path, tokens: SceneTokens, frames: int = 96) -> CameraBatch:
-    """Make the cameras of a path through a scene.
+    """Create the cameras of a path through a scene.
 
     Args:
         path: orbit, dolly, spiral or interpolate (through the photographs' cameras); or a file with poses in the

@@ -91,11 +91,11 @@ def depth_files(output: Path, name: str, unit: float) -> Iterator[DepthFiles]:
 
 
 def check_depth_folder(output: Path, name: str) -> None:
-    """Raise FileExistsError if the folder for a shot's depth is there, and is not one that `depth_files` made."""
+    """Raise FileExistsError if the folder for a shot's depth exists, but was not created by `depth_files`."""
     folder = output / (name + DEPTH_SUFFIX)
     if not folder.exists():
         return
     others = [path.name for path in folder.iterdir() if not MAP.fullmatch(path.name)] if folder.is_dir() else ["a file"]
     own = set(others) <= {COLOURS, DESCRIPTION} and isinstance(read_json(folder / DESCRIPTION), dict)
     if not own:
-        raise FileExistsError(f"--output: {folder} is there, and not of `scenetok render`; choose another folder")
+        raise FileExistsError(f"--output: {folder} was not written by `scenetok render`; choose another folder")

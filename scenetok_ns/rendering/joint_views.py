@@ -26,7 +26,7 @@ class JointViews:
     """Rendered views of a scene; everything is on the model's device."""
 
     frames: Float[Tensor, "n 3 side side"]
-    """In [0, 1]."""
+    """Pixels in [0, 1]."""
     cameras: CameraBatch
     """A batch of one, in units of the capture."""
     depth: DepthMaps
@@ -56,7 +56,7 @@ def render_jointly(
         depth: Depth of these views, where it is known already; None: it is predicted.
         seed: Random seed of the noise.
         sampler: None: the preset's.
-        on_step: Progress; what it raises ends the rendering.
+        on_step: Progress; an exception ends the rendering.
     """
     cameras = cameras.to(model.device, torch.float32)
     space = latent_space(model.preset.target_autoencoder)

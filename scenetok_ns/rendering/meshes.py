@@ -17,7 +17,7 @@ from scenetok_ns.tools.atomic_files import write_atomically
 TRUNCATION = 4.0
 """Distance from a surface, in voxels, over which views are averaged."""
 SMALLEST_PART = 0.002
-"""Parts of the mesh with fewer of its triangles than this are left out: what hangs in the air."""
+"""Share of the triangles below which a part of the mesh is removed, because it floats in the air."""
 
 
 class Mesh(NamedTuple):

@@ -26,11 +26,11 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.pictures import ViewDepth
 
 KEPT_BEHIND = 128
-"""Frames of a path that stay at hand behind the one asked for last. Tools go forward."""
+"""Number of frames before the last requested one that stay in memory. Tools go forward."""
 KEPT_IN_ALL = 512
-"""Frames of all paths together; the paths used longest ago go first."""
+"""Maximum number of frames of all paths together; the least recently used paths are dropped first."""
 REACH = 24
-"""Frames before and after one that its depth may be found from, where there is no depth head."""
+"""Number of frames before and after a frame that its depth is found from, without a depth head."""
 
 SamplePath = Callable[[int, CameraBatch, Callable[[int, int], None]], Iterator[RenderedFrames]]
 """sample(scene, cameras, on_step): frames of the whole path in order, batch of one. See `SceneTok.render`."""
@@ -49,7 +49,7 @@ class _Path:
     maps: list[DepthMaps | None] = field(default_factory=list)
     """Depth of the same frames; None: there is no depth head."""
     uncertainty: dict[int, Tensor] = field(default_factory=dict)
-    """Of each latent that a frame is asked of yet."""
+    """Uncertainty of each latent from which frames can still be requested."""
 
     def add(self, window: RenderedFrames) -> None:
         self.frames.extend(window.frames[0])
@@ -86,7 +86,7 @@ class Frame:
 
 class PathRenderer:
     """Recovers the path behind a one-camera slice, samples it window by window as frames are asked for, and keeps
-    recent frames. The same cameras give the same frames, whoever asks and however often.
+    recent frames. The same cameras always give the same frames.
 
     `settings` stands for all else that the frames depend on (weights, tokens, seed, sampler); it enters the key.
     """
@@ -109,7 +109,7 @@ class PathRenderer:
     def frame(self, camera: Cameras, active_scene: int, settings: str, wide: Aspect) -> Frame:
         """The square picture of a one-camera slice.
 
-        Raises what a viewer's interrupt raises, between denoising steps; nothing half-done is kept.
+        A viewer's interrupt raises its exception between denoising steps; partial results are dropped.
         """
         scene, path, index = scene_path(camera, active_scene)
         cameras = nerfstudio_to_camera_batch(square_cameras(path, wide))
@@ -187,7 +187,7 @@ def scene_path(camera: Cameras, active_scene: int) -> tuple[int, Cameras, int]:
 
 
 def path_key(cameras: CameraBatch, scene: int, settings: str) -> str:
-    """Equal for equal paths, whatever memory they lie in."""
+    """Return a key that is equal for equal paths, wherever they are in memory."""
     digest = hashlib.sha256(f"{scene}|{settings}|".encode())
     for values in (cameras.c2w, cameras.intrinsics):
         digest.update(values.cpu().numpy().tobytes())

@@ -31,7 +31,7 @@ def encode_picture(picture: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"], kin
 
 
 def save_picture(path: Path, picture: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"]) -> None:
-    """Write a .png or .jpg file that is whole or not there. Raises OSError."""
+    """Write a .png or .jpg file, whole or not at all. Raises OSError."""
     write_atomically(path, encode_picture(picture, "PNG" if path.suffix == ".png" else "JPEG"))
 
 

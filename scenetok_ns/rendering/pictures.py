@@ -1,4 +1,4 @@
-"""What Nerfstudio's tools expect of a picture, and pictures as files."""
+"""Outputs that Nerfstudio's tools expect for a picture, and pictures as files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ViewDepth:
 
     @property
     def distance(self) -> Float[Tensor, "1 1 side side"]:
-        """Distance along each pixel's ray, as Nerfstudio's tools take depth, in scene units."""
+        """Distance along each pixel's ray in scene units, as Nerfstudio's tools expect depth."""
         depth = self.maps.depth
         return depth * ray_lengths(self.camera.intrinsics[0].to(depth.device), (depth.shape[-2], depth.shape[-1]))
 

@@ -1,6 +1,6 @@
 """Outputs for single rays, which Nerfstudio's exporters ask for: those of the pixels of views that are rendered once.
 
-The views are the active scene's context views. A ray is one of their pixels; what any other ray meets is not known.
+The views are the active scene's context views. Each ray is one of their pixels; other rays are unknown.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class RayOutputs:
         }
 
     def of_rays(self, rays: RayBundle) -> dict[str, Tensor]:
-        """Outputs [n, c] of rays of `random_rays`. Of other rays nothing is known: they are transparent."""
+        """Outputs [n, c] of rays of `random_rays`. Other rays are unknown and count as transparent."""
         if PIXEL not in (rays.metadata or {}):
             one = rays.origins.new_ones(*rays.origins.shape[:-1], 1)
             return {

@@ -1,4 +1,4 @@
-"""Scenes to pictures, with one set of settings: what the tools, the viewer, the evaluation and the commands share."""
+"""Render scenes with one set of settings, for the tools, the viewer, the evaluation and the commands."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class SceneRenderer(TokenRenderer):
 
     @torch.no_grad()
     def outputs(self, camera: Cameras) -> dict[str, Tensor]:
-        """What Nerfstudio's tools expect for a one-camera slice, at exactly the camera's size."""
+        """Return the outputs that Nerfstudio's tools expect for a one-camera slice, at exactly the camera's size."""
         wide = self.settings.wide
         frame = self.path_renderer.frame(camera, self.scenes.active, str(self.weights.number), wide)
         request = request_of(camera, wide)

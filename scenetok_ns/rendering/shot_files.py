@@ -22,13 +22,13 @@ from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 PATH_SUFFIX = ".camera_path.json"
 PICTURE = re.compile(r"\d{5,}\.png")
 SHOWN = 3
-"""Files that an error names."""
+"""Maximum number of files that an error names."""
 
 
 class ShotFiles:
     """The files of one shot: `<name>.mp4`, pictures in the folder `<name>`, and the path, `<name>.camera_path.json`.
 
-    `formats`: mp4, png or both. A context manager: the files have their names when all is in them, in the place of an
+    `formats`: mp4, png or both. A context manager: files appear under their names when they are complete, instead of an
     earlier render's, which is still there if anything fails. An earlier render's file in a format that isn't asked for
     stays if it shows the same path, and goes if it shows another. Ask `check_names` first.
     """
@@ -70,7 +70,7 @@ class ShotFiles:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise FileExistsError unless renders may go into `folder`: it is not there, or empty, or has some already."""
+    """Raise FileExistsError unless `folder` can take renders: it does not exist, is empty, or already has renders."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -82,8 +82,8 @@ def check_folder(folder: Path) -> None:
 
 
 def check_names(folder: Path, names: Sequence[str], formats: Sequence[str]) -> None:
-    """Raise FileExistsError if a file of the shots `names` would replace one that no render made, or if one would be
-    taken for a render's once the path is beside it.
+    """Raise FileExistsError if a file of the shots `names` would replace one that is not a render, or if another file
+    could later be mistaken for a render.
 
     An earlier render's files have its path beside them. The viewer's paths have keyframes, a render's have none.
     """
@@ -94,7 +94,7 @@ def check_names(folder: Path, names: Sequence[str], formats: Sequence[str]) -> N
             replaceable[pictures] = path.exists() and _only_pictures(pictures)
         for file, ours in replaceable.items():
             if file.exists() and not ours:
-                raise FileExistsError(f"--output: {file} is there, and not of `scenetok render`; choose another folder")
+                raise FileExistsError(f"--output: {file} was not written by `scenetok render`; choose another folder")
 
 
 def _without_keyframes(path: Path) -> bool:
@@ -109,7 +109,7 @@ def _only_pictures(folder: Path) -> bool:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, without what systems leave there (.DS_Store)."""
+    """Files of a folder, without files of the operating system (.DS_Store)."""
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.token_renderer import TokenRenderer
 
 SCENES_AT_ONCE = 4
-"""Scenes that are rendered in one batch."""
+"""Number of scenes that are rendered in one batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Shot:
     """A path through one scene."""
 
     name: str
-    """Of the files."""
+    """Name of the files."""
     tokens: SceneTokens
     path: CameraPath
     photographs: Scene | None = None
@@ -116,7 +116,7 @@ class NearestPhotographs:
         self.nearest = pose_distances(poses)[:count, count:].argmin(dim=1)
 
     def picture(self, frame: int, side: int) -> Float[Tensor, "3 side side"]:
-        """Of a frame of the path, scaled to `side` pixels."""
+        """Photograph nearest to a frame of the path, scaled to `side` pixels."""
         index = int(self.nearest[frame])
         if index not in self._held:
             assert self.shot.photographs is not None

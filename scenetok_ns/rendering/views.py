@@ -36,7 +36,7 @@ class RenderedViews:
     """Frames of the model's native square size, and their cameras in the world of the capture."""
 
     frames: Float[Tensor, "n 3 side side"]
-    """In [0, 1]."""
+    """Pixels in [0, 1]."""
     cameras: CameraBatch
     """A batch of one."""
 
@@ -53,7 +53,7 @@ class RenderedViews:
 
 @dataclass(frozen=True)
 class RenderedScene:
-    """What `render_scene` gives. Everything is on the model's device."""
+    """Result of `render_scene`, on the model's device."""
 
     scene: str
     path: RenderedViews
@@ -61,11 +61,11 @@ class RenderedScene:
     held_out: RenderedViews
     """Other views, not to be fitted to."""
     photographs: Float[Tensor, "m 3 side side"] | None
-    """Of the held-out views, which none of the path's frames was encoded from; None where there are none."""
+    """Photographs of the held-out views, which were not encoded; None: there are none."""
     maps: DepthMaps | None = None
     """Depth of the views along the path; None: it was not asked for, or there is no head to give it."""
     unit: float = 1.0
-    """How large the scene is, in units of the capture: the spread of its cameras."""
+    """Size of the scene in units of the capture: the spread of its cameras."""
     depth_by: str = "nothing"
     """Source of the depth, in words."""
 
@@ -81,7 +81,7 @@ def render_scene(
     """Render views along a path round the shown scene in joint windows, and the views of its target photographs.
 
     Held-out views are the photographs that are not among the context views, or, where there are none, every eighth view
-    of the path, which then has so many fewer.
+    of the path, which then has fewer views.
 
     Args:
         renderer: Its active scene is rendered.

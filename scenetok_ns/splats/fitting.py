@@ -18,13 +18,14 @@ from scenetok_ns.splats.rasterizer import NEAR, Rasterize
 from scenetok_ns.tools.seeds import seeded_generator
 
 LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "sh_rest": 1.25e-4}
-"""Of 3D Gaussian splatting for one picture a step. All are for a world in which the cameras' spread is one."""
+"""Learning rates of 3D Gaussian splatting for one picture a step. All are for a world in which the cameras' spread is
+one."""
 FINAL_MEANS_RATE = 0.01
 """Part of the means' learning rate that is left at the end; it falls exponentially."""
 SSIM_WEIGHT = 0.2
 OPACITY_WEIGHT, SCALE_WEIGHT = 0.01, 0.01
-"""Regularisation of Kheradmand et al. 2024 (3D Gaussian splatting as Markov chain Monte Carlo): what is not needed
-becomes transparent and small."""
+"""Regularisation of Kheradmand et al. 2024 (3D Gaussian splatting as Markov chain Monte Carlo): Gaussians that are not
+needed become transparent and small."""
 
 Parameters = dict[str, nn.Parameter]
 Optimizers = dict[str, torch.optim.Optimizer]
@@ -32,11 +33,11 @@ Optimizers = dict[str, torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What a fit is asked for."""
+    """Options of a fit."""
 
     iterations: int = 1000
     batch_size: int = 8
-    """Views drawn in one step."""
+    """Number of views drawn in one step."""
     seed: int = 0
 
 
@@ -118,7 +119,7 @@ def fit_gaussians(
 
 
 def epochs(count: int, options: FitOptions, generator: torch.Generator) -> Tensor:
-    """Which views each step sees [iterations, batch]: all of them once, in random order, before any comes again."""
+    """Draw the views of each step [iterations, batch]: all views once, in random order, before any is repeated."""
     batch = min(options.batch_size, count)
     passes = -(-options.iterations * batch // count)
     order = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])

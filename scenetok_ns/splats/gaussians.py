@@ -53,7 +53,7 @@ class Gaussians:
 
     @cached_property
     def extent(self) -> float:
-        """Median distance from their middle, in world units: how large the scene is, whatever lies far outside."""
+        """Median distance from their middle, in world units: the size of the scene without outliers."""
         middle = self.means.median(dim=0).values
         return float((self.means - middle).norm(dim=1).median()) if len(self) else 0.0
 
@@ -68,11 +68,11 @@ class Gaussians:
         return Gaussians(**{name: value.to(device) for name, value in self.tensors().items()})
 
     def select(self, chosen: Tensor) -> Gaussians:
-        """Those that a mask or indices name."""
+        """Select Gaussians by a mask or indices."""
         return Gaussians(**{name: value[chosen] for name, value in self.tensors().items()})
 
     def visible(self) -> Gaussians:
-        """Without those that no renderer draws, since they are more transparent than one of 255 levels."""
+        """Remove Gaussians that no renderer draws, because they are more transparent than one of 255 levels."""
         return self.select(self.opacities.sigmoid() > 1 / 255)
 
     def detach(self) -> Gaussians:
@@ -137,7 +137,7 @@ def write_points(path: Path, points: Float[Tensor, "n 3"], colours: Float[Tensor
 
 
 def property_names(num_rest: int) -> list[str]:
-    """Of a PLY with `num_rest` harmonics beyond the constant, in the order that the original has."""
+    """Properties of a PLY with `num_rest` harmonics beyond the constant, in the order of the original."""
     harmonics = [f"f_dc_{i}" for i in range(3)] + [f"f_rest_{i}" for i in range(3 * num_rest)]
     shape = [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
     return ["x", "y", "z", "nx", "ny", "nz", *harmonics, "opacity", *shape]

@@ -16,7 +16,7 @@ from scenetok_ns.tools.seeds import seeded_generator
 
 START_OPACITY = 0.5
 REFERENCES = 24
-"""Pictures whose pixels become points, where a plane sweep finds the depth."""
+"""Number of pictures whose pixels become points, where a plane sweep finds the depth."""
 KEPT = 0.7
 """Part of the pixels that becomes points: those of the highest confidence."""
 

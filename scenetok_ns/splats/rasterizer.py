@@ -21,7 +21,7 @@ class Rasterized(NamedTuple):
     """Pictures of Gaussians before a background is put behind them."""
 
     rgb: Float[Tensor, "n 3 height width"]
-    """What lies in front of a black background; not clamped."""
+    """Colours in front of a black background; not clamped."""
     depth: Float[Tensor, "n 1 height width"]
     """Expected distance along the viewing direction, in world units; 0 where nothing is."""
     alpha: Float[Tensor, "n 1 height width"]

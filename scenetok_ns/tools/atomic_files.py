@@ -28,7 +28,7 @@ EARLIER_ENDING = r"(\.part)?-[a-z0-9_]{8}"
 LEFTOVER_AGE_S = 24 * 3600.0
 """Age from which an unfinished thing of another machine, in which nothing changes, counts as left behind."""
 REPLACED, JOURNAL = ".replaced", ".moves.json"
-"""In an unfinished folder of `atomic_update`: what it replaces, and the moves that are still to be made."""
+"""Entries of an unfinished folder of `atomic_update`: the files that it replaces, and the moves that remain."""
 
 _numbers = count()
 _live: set[str] = set()
@@ -76,7 +76,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def save_torch(content: Any, file: BinaryIO, progress: Callable[[int], None] = lambda count: None) -> None:
     """`torch.save`, with errors of the file as they are; `progress` gets the number of bytes of each piece written.
 
-    Left alone, torch turns a full disk, or an interrupt, into a RuntimeError about the position in the file.
+    Otherwise torch turns a full disk, or an interrupt, into a RuntimeError about the position in the file.
     """
     import torch  # two seconds, which those who write other files need not wait for
 

@@ -25,7 +25,7 @@ def sha256_of(path: Path, progress: Callable[[int], None] = lambda count: None) 
 
 
 def remembered_sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
-    """SHA-256 of a file, read again only if its size, time of change or place on the disk are not what they were.
+    """SHA-256 of a file, read again only if its size, time of change or place on the disk has changed.
 
     `progress` is called as in `sha256_of`, or once if nothing has to be read.
     """

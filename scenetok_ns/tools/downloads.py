@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 PART = ".part"
 """Suffix of an unfinished download. Unlike other unfinished files it is kept: the next call continues it."""
 PIECE = 1 << 16
-"""Bytes read and written at a time: at most so many are lost by a kill."""
+"""Bytes read and written at a time: a kill loses at most this many."""
 BEGINNING = 8
-"""Bytes of which at least one is no text in every file of weights."""
+"""Number of leading bytes in which every file of weights has one that is not text."""
 PROGRESS = 1 << 20
 """Bytes that an attempt must bring to count as progress."""
 RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 MAX_WAIT_S = 60.0
 
 Report = Callable[[int, int | None], None]
-"""Called with the bytes that are there and the size of the file, None while the size is unknown."""
+"""Called with the number of bytes received and the size of the file; None while the size is unknown."""
 
 
 class DownloadError(OSError):
@@ -48,7 +48,7 @@ class Patience:
     stall_s: float = 60.0
     """Time limit between two pieces of data."""
     attempts: int = 5
-    """Attempts in a row that bring nothing new before the download fails."""
+    """Number of attempts in a row without new data before the download fails."""
     first_wait_s: float = 1.0
     """Wait before the second attempt; it doubles from attempt to attempt."""
 
@@ -70,7 +70,7 @@ def download(
     notice: Callable[[str], None] = logger.warning,
     patience: Patience = Patience(),
 ) -> None:
-    """Download `url` to `target`, unless the file is there.
+    """Download `url` to `target`, unless the file exists.
 
     Data goes to `target`.part, which a later call continues where the server allows it (HTTP ranges) and the file on
     the server is still the same. The part gets its final name when it is complete.
@@ -84,7 +84,7 @@ def download(
         patience: Time limits and number of attempts.
 
     Raises:
-        DownloadError: one line, the reason. What has arrived is kept in the part, unless it is of no use.
+        DownloadError: one line, the reason. The part keeps the data that has arrived, unless it is useless.
     """
     with _alone(target):
         attempt, most = 0, 0
@@ -127,7 +127,7 @@ def readable(count: int) -> str:
 
 
 def clear_finished(target: Path) -> None:
-    """Remove what lies beside a file whose download was killed after the file had got its name."""
+    """Remove leftovers beside a file whose download was killed after the final renaming."""
     if not target.is_file() or not any(path.exists() for path in (_facts_file(target), _lock_file(target))):
         return
     with suppress(DownloadError), _alone(target):  # an error: another process is about to do it
@@ -135,7 +135,7 @@ def clear_finished(target: Path) -> None:
 
 
 def part_size(target: Path) -> int:
-    """Bytes of an unfinished download of `target` that are there."""
+    """Number of bytes in an unfinished download of `target`."""
     return _size(_part(target))
 
 
@@ -207,7 +207,7 @@ def _receive(answer: Response, part: Path, have: int, total: int | None, report:
 
 
 def _place(answer: Response, have: int, facts: _Facts | None, target: Path) -> tuple[int, int | None]:
-    """Where in the file the body begins, and the size of the whole file."""
+    """Offset of the body in the file, and the size of the whole file."""
     length = answer.headers.get("Content-Length")
     if length is not None and not length.isdigit():
         raise DownloadError(f"the server's answer is broken (Content-Length: {length})")
@@ -366,6 +366,6 @@ def _alone(target: Path) -> Iterator[None]:
     try:
         yield
         with suppress(OSError):
-            path.unlink()  # the file is there now: whoever held the old lock has nothing to do
+            path.unlink()  # the file is there now: the holder of the old lock has nothing to do
     finally:
         lock.release()

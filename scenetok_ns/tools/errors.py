@@ -1,4 +1,4 @@
-"""Which errors are about what a user gave, and the line that is printed for them.
+"""Recognise errors about a user's input, and print one line for them.
 
 All others are bugs: they keep their traceback.
 """
@@ -51,7 +51,7 @@ def described(error: BaseException) -> str | None:
 
 
 def is_complaint(error: BaseException) -> bool:
-    """Whether this package itself raised `error` as a complaint about what it was given."""
+    """Whether this package itself raised `error` about its input."""
     return isinstance(error, (ValueError, OSError, ImportError)) and is_inside(_innermost(error.__traceback__))
 
 

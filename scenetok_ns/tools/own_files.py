@@ -1,4 +1,4 @@
-"""The rule about files that are there already: a command replaces what it wrote itself, and nothing else."""
+"""The rule about existing files: a command replaces only files that it wrote itself."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> None:
-    """Raise FileExistsError if `path` is there and is not a file that the command writes.
+    """Raise FileExistsError if `path` exists and is not a file of the kind that the command writes.
 
     Args:
         path: File that is to be written.
-        is_own: Whether a file is of the kind that the command writes. What it raises means that it is not.
+        is_own: Whether a file is of the kind that the command writes. An exception means that it is not.
         kind: The kind in words, with its article.
     """
     if path.is_dir():
@@ -22,11 +22,11 @@ def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> 
         except (ValueError, OSError):
             own = False
         if not own:
-            raise FileExistsError(f"--output: {path} is there, and is not {kind}; choose another name, or remove it")
+            raise FileExistsError(f"--output: {path} exists and is not {kind}; choose another name, or remove it")
 
 
 def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], kind: str) -> None:
-    """Raise OSError if `folder` is there and holds something, and is not a folder that the command writes.
+    """Raise OSError if `folder` exists, is not empty, and is not a folder of the kind that the command writes.
 
     Args:
         folder: Folder that is to be filled.
@@ -47,7 +47,7 @@ def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], ki
     except (ValueError, OSError):
         own = False
     if not own:
-        raise FileExistsError(f"--output: {folder} holds something else than {kind}; choose another folder")
+        raise FileExistsError(f"--output: {folder} holds something other than {kind}; choose another folder")
 
 
 def begins_with(path: Path, marks: tuple[bytes, ...], count: int = 4096) -> bool:

@@ -1,4 +1,4 @@
-"""What is printed for people: paths and names as they are, and commands to be copied.
+"""Print for people: paths and names as they are, and commands to copy.
 
 Rich takes `[old]` for markup and `:smile:` for a picture, and both may be parts of a path; nothing here does.
 """
@@ -15,7 +15,8 @@ from scenetok_ns.tools.quiet import is_quiet
 
 
 def command(*words: object) -> str:
-    """What a shell takes: paths with spaces, quotes or brackets in them stay whole, those with a dash are paths."""
+    """Quote a command for a shell: paths with spaces, quotes or brackets in them stay whole, those with a dash are
+    paths."""
     return shlex.join(
         f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words
     )

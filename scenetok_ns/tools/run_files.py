@@ -1,5 +1,5 @@
-"""The files of a run folder: written whole or not at all. Needs no Nerfstudio, so that bad input is told at once and an
-import of gigabytes has the memory to itself."""
+"""The files of a run folder: written whole or not at all. Needs no Nerfstudio, so that bad input is reported at once
+and an import of gigabytes has the memory to itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKPOINTS = "nerfstudio_models"
 CONFIG = "config.yml"
 FIRST_CHECKPOINT = "step-000000000.ckpt"
 STATE_PREFIX = "_model.scenetok."
-"""Where the networks are in the state of our Nerfstudio pipeline."""
+"""Prefix of the networks in the state of our Nerfstudio pipeline."""
 
 
 def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], make_config: Callable[[], Any]) -> None:
@@ -65,7 +65,7 @@ def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
 
 
 def size_of(tensors: dict[str, Any]) -> int:
-    """Bytes of all tensors: what a progress bar of `save_tensors` counts to."""
+    """Bytes of all tensors: the total of a progress bar of `save_tensors`."""
     import torch
 
     return sum(value.numel() * value.element_size() for value in tensors.values() if isinstance(value, torch.Tensor))

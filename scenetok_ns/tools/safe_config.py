@@ -1,4 +1,4 @@
-"""Reading a run's config.yml without running what it might name.
+"""Read a run's config.yml without running code that it might name.
 
 Nerfstudio's tools read these files with YAML's unsafe loader, which calls any function that a file names. The
 configuration of a scenetok run needs little of that: the classes listed here, paths and one enumeration.

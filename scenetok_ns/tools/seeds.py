@@ -46,7 +46,7 @@ def indexed_seed(seed: int, index: int) -> int:
 
 
 def word(seed: int, bits: int = 32) -> int:
-    """The seed itself if it is an unsigned number of so many bits, else so many bits of a digest of it."""
+    """The seed itself if it is an unsigned number of that many bits, else as many bits of a digest of it."""
     return seed if 0 <= seed < 1 << bits else _digest(f"seed {seed}") >> (64 - bits)
 
 

@@ -1,8 +1,8 @@
-"""Training of depth heads on a frozen denoiser: what the head is given, and its losses.
+"""Training of depth heads on a frozen denoiser: inputs of the head, and its losses.
 
 A head sees features of the last denoising step. In training, latents of true frames are noised to the level of such a
-step. For some elements they are the denoiser's own estimate from pure noise, as blurred as what it renders where it
-does not know.
+step. For some elements they are the denoiser's own estimate from pure noise, as blurred as its renders in unseen
+places.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def draw_depth(
     """Draw times of last steps, as samplers of different numbers of steps have them, and noise.
 
     Args:
-        generator: Its device is where the numbers are.
-        shape: Of the latents.
+        generator: Generator of the numbers, on their device.
+        shape: Shape of the latents.
         sampler: The preset's; half of the times are of its own number of steps.
         chunk: Latents of a chunk; a window's clean part is whole chunks.
     """
@@ -114,7 +114,7 @@ def photometric_loss(
 ) -> Float[Tensor, ""]:
     """Difference of each frame and its neighbours moved into it by its depth, and unevenness of depth where it is even.
 
-    Of the frames before and after, the better one counts at each pixel: the other may not see it. Pixels that move to
+    At each pixel, only the better of the frames before and after counts: the other may not see it. Pixels that move to
     no better match than none at all (what stands still with the camera, or has no parallax) do not count.
     """
     size = (images.shape[-2], images.shape[-1])

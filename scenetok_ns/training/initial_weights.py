@@ -1,4 +1,4 @@
-"""Start a training from weights of another model, of which whatever fits is taken: how the published recipes do it."""
+"""Start a training from all weights of another model that fit, as the published recipes do."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class InitialWeights:
     file: Path
     taken: list[str] = field(default_factory=list)
     sliced: dict[str, str] = field(default_factory=dict)
-    """Key -> which part of it."""
+    """Key -> the part of the tensor that is used."""
     left: dict[str, str] = field(default_factory=dict)
     """Key of the model that stays as it was -> why."""
     unused: list[str] = field(default_factory=list)
     """Keys of the file that the model does not have."""
 
     def lines(self) -> list[str]:
-        """What was done, for the terminal."""
+        """Describe what was loaded, for the terminal."""
         found = [f"Initial weights: {len(self.taken)} tensors of {self.file}"]
         found += [f"  {key}: {part}" for key, part in self.sliced.items()]
         for why in dict.fromkeys(self.left.values()):
@@ -42,7 +42,7 @@ class InitialWeights:
 
 @torch.no_grad()
 def load_initial_weights(model: SceneTok, source: Path) -> InitialWeights:
-    """Load what fits into the networks of `model`, and say what was taken, sliced and left.
+    """Load all tensors that fit into the networks of `model`, and report which were loaded, sliced and left.
 
     Tensors are matched by key and shape. Scene tokens of a model with fewer of them go to the first ones. Everything
     else keeps the values that it has.

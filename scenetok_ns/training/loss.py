@@ -51,7 +51,7 @@ class TrainingLoss:
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """Of the noise in training."""
+        """Generator of the noise in training."""
         return torch.Generator(self._scenetok.device)
 
     @cached_property

@@ -18,7 +18,7 @@ from scenetok_ns.models.recipes import TrainingConfig
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """Fused AdamW whose step clips the norm over all its parameters and does nothing at all on a bad gradient.
+    """Fused AdamW whose step clips the norm over all its parameters and skips the step on a bad gradient.
 
     A gradient is bad if it is not finite, or if the norms of its tensors exceed `skip_mean_norm` on average (the
     published rule). Decision, clip and count stay on the device: the fused kernel takes a gradient divisor and a skip
@@ -69,7 +69,7 @@ class ClippedAdamW(torch.optim.AdamW):
 
 @dataclass
 class AdamWConfig(OptimizerConfig):
-    """AdamW. What is left out comes from the preset's training recipe."""
+    """AdamW. Values that are not set come from the preset's training recipe."""
 
     _target: type = ClippedAdamW
     lr: float | None = None  # type: ignore[assignment]
@@ -118,11 +118,11 @@ def schedule_factor(
 
 @dataclass
 class WarmupMilestonesConfig(SchedulerConfig):
-    """Linear warm-up, then steps down at milestones. What is left out comes from the preset's training recipe."""
+    """Linear warm-up, then steps down at milestones. Values that are not set come from the preset's training recipe."""
 
     _target: type = field(default_factory=lambda: WarmupMilestones)
     warmup_steps: int | None = None
-    """Steps of linear warm-up; None: the preset's."""
+    """Number of steps of linear warm-up; None: the preset's."""
     warmup_start: float | None = None
     """Learning rate at step 0 as a fraction of the full one; None: the preset's."""
     milestones: tuple[int, ...] | None = None

@@ -16,10 +16,10 @@ from scenetok_ns.models.ops.graphs import capture, warm_up
 from scenetok_ns.training.loss import TrainingLoss
 
 WARM_UP = 3
-"""Passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
+"""Number of passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
 
 ALIGNMENT = 64
-"""Of gradients that lie side by side, in numbers: kernels take several at a time from aligned addresses."""
+"""Alignment of gradients that lie side by side, in numbers: kernels load several at a time from aligned addresses."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Recording:
     """Parameters that received a gradient."""
     gradients: list[Tensor]
     joined: Tensor | None
-    """Of several processes: one tensor of which all gradients are parts."""
+    """With several processes: one tensor that contains all gradients."""
 
 
 class RecordedStep:
@@ -43,7 +43,7 @@ class RecordedStep:
     All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
 
-    Of several processes each records its own pass. DistributedDataParallel, which exchanges gradients during the
+    With several processes, each records its own pass. DistributedDataParallel, which exchanges gradients during the
     backward pass, is not used then; one exchange follows the pass (`average`), with the GPU for itself.
     """
 
@@ -140,7 +140,7 @@ class RecordedStep:
         elif accumulates and joined is not None:
             joined = joined.clone()
             gradients = parts_of(joined, parameters)
-            if adds:  # recorded anew amid a cycle: what is there lies elsewhere
+            if adds:  # recorded again during a cycle: earlier gradients are elsewhere
                 torch._foreach_add_(gradients, there)
         self._in_place = joined
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -164,7 +164,7 @@ def _room(parameter: nn.Parameter) -> int:
 
 
 def _move_to(part: Tensor) -> Callable[[Tensor], None]:
-    """For a parameter whose gradient has just arrived: it is put into its part, and its own memory is free again."""
+    """Copy the gradient of a parameter, which has just arrived, into its part, and free its own memory."""
 
     def move(parameter: Tensor) -> None:
         part.copy_(cast(Tensor, parameter.grad))

@@ -1,4 +1,4 @@
-"""Refinement of one scene's tokens on its photographs, be they few: any number of them, in any order."""
+"""Refinement of one scene's tokens on its photographs: any number of them, in any order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RefineOptions:
 
     steps: int = 100
     batch_size: int = 4
-    """Clips of a step."""
+    """Number of clips of a step."""
     rank: int = 16
     """Rank of the denoiser's adapters."""
     tokens_rate: float = 0.03

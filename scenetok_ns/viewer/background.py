@@ -47,7 +47,7 @@ class Work(threading.Thread, Generic[Result]):
         """
         super().__init__(daemon=True, name=f"scenetok-{doing}")
         self._run, self._lock, self._share, self._report, self._done = run, lock, share, report, done
-        self._client = asking_client()  # whose camera goes to the scene that is made, and who is told
+        self._client = asking_client()  # its camera moves to the new scene, and it gets the notification
         self._doing, self._stop_asked, self._reported = doing, threading.Event(), 0.0
 
     def abort(self) -> None:
@@ -69,7 +69,7 @@ class Work(threading.Thread, Generic[Result]):
             self._report(str(error) or type(error).__name__, "error", None)
 
     def on_step(self, done: int, total: int, doing: str | None = None) -> None:
-        """Called between two steps. Raises StoppedError."""
+        """Hook that runs between two steps. Raises StoppedError."""
         if self._stop_asked.is_set():
             raise StoppedError
         due = time.monotonic() > self._reported + REPORT_SECONDS

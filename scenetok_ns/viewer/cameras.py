@@ -1,4 +1,4 @@
-"""Where the viewer's cameras stand, and the frustums that it draws."""
+"""Poses of the viewer's cameras, and the frustums that it draws."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
 LEAST_DISTANCE = 0.05
-"""From the camera to the point that it turns about, in units of the scene."""
+"""Distance from the camera to its point of rotation, in units of the scene."""
 
 
 BEFORE_FRUSTUM = 1.5
@@ -39,7 +39,7 @@ def size_frustums(viewer: Viewer, cameras: Cameras) -> None:
 
 
 def begin_without_frustums(viewer: Viewer) -> None:
-    """Hide frustums until somebody asks for them: on a walk, those ahead would cover the first picture."""
+    """Hide frustums until somebody turns them on: on a walk, those ahead would cover the first picture."""
     draw = viewer.init_scene
 
     def draw_as_chosen(*args: Any, **options: Any) -> None:

@@ -23,7 +23,7 @@ STAGES = {
     "matches": "matching pairs",
     "cameras": "finding cameras",
 }
-"""What the stages of a capture are called."""
+"""Labels of the stages of a capture."""
 
 
 class EncodedScene(NamedTuple):
@@ -43,7 +43,8 @@ class EncodedScene(NamedTuple):
 
 
 def capture_uploads(session: Session, on_step: Callable[[int, int, str], None], fewest: int = FEWEST) -> Capture:
-    """Find the cameras of the uploaded photographs. Called with the viewer's lock, which others get meanwhile.
+    """Find the cameras of the uploaded photographs. Call it with the viewer's lock, which it releases for others
+    meanwhile.
 
     Args:
         session: Panel and viewer.

@@ -24,7 +24,7 @@ OUTPUTS = (PHOTOGRAPH, DIFFERENCE)
 SAME_PLACE = 1e-3
 """Difference of pose entries, in units of the capture, up to which a camera is a photograph's."""
 NOTHING = 0.25
-"""Grey of a photograph that is not there."""
+"""Grey that stands for a missing photograph."""
 
 
 class Comparison:
@@ -37,7 +37,7 @@ class Comparison:
         self.wanted: Callable[[], set[str]] = set
         """The outputs that somebody looks at; the others are not made."""
         self.measured: Callable[[int, float], None] = lambda index, psnr: None
-        """Is told the PSNR of pictures in full quality that were made for the photograph's camera."""
+        """Receives the PSNR of pictures in full quality that were rendered for the photograph's camera."""
         self._loaded: tuple[Scene, int, Float[Tensor, "3 s s"], CameraBatch] | None = None
 
     @property
@@ -86,7 +86,7 @@ class Comparison:
         return outputs
 
     def measure(self, view: View) -> None:
-        """Tell the PSNR of a picture if it was made for the camera of the chosen photograph."""
+        """Report the PSNR of a picture if it was rendered for the camera of the chosen photograph."""
         if self.chosen is None or (found := self.photograph()) is None:
             return
         picture, taken = found

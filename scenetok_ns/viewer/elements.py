@@ -67,7 +67,7 @@ class _Prompt:
 
 
 def show_value(handle: Any, value: Any) -> None:
-    """Give an element of viser a value in all browsers without calling what is to be called after changes."""
+    """Give an element of viser a value in all browsers without calling its hooks."""
     handle._impl.value = value
     handle._impl.gui_api._websock_interface.queue_message(GuiUpdateMessage(handle._impl.id, {"value": value}))
 
@@ -132,7 +132,7 @@ class Range(Slider):
 
 
 class Upload(ViewerElement[bytes]):
-    """A button that takes a file from the browser. `take(name, content)` gets what was sent, with the viewer's lock."""
+    """A button that takes a file from the browser. `take(name, content)` receives the file, with the viewer's lock."""
 
     renders = False
     gui_handle: Any
@@ -176,7 +176,7 @@ class ButtonList(ViewerElement[str]):
         self.gui_handle = viser_server.gui.add_folder(self.name, expand_by_default=False)
 
     def fill(self, buttons: Sequence[Button], connect: Callable[[ViewerElement], None]) -> None:
-        """Show these buttons instead of those before. `connect` is given each, installed."""
+        """Show these buttons instead of those before. Calls `connect` with each installed button."""
         for button in self.buttons:
             button.gui_handle.remove()
         self.buttons = list(buttons)
@@ -217,7 +217,7 @@ class Prose(ViewerElement[str]):
 
 
 class Status(ViewerElement[str]):
-    """What the last button of a folder led to, and a bar for work that goes on."""
+    """Result of the last button of a folder, and a progress bar for running work."""
 
     renders = False
     gui_handle: Any

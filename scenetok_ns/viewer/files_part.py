@@ -49,7 +49,7 @@ class FilesPart(Part):
         self.refresh()
 
     def refresh(self) -> None:
-        """List the files that are there."""
+        """List the existing files."""
         files = self.session.files
         if files is None:
             return

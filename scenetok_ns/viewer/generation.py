@@ -1,4 +1,4 @@
-"""What a scene is generated from: the choices of the panel as inputs of the generator."""
+"""Inputs of the generator from the choices of the panel."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 OWN_VIEWS, CAMERA_PATH = "views of the scene", "camera path"
 ANCHORS: list[str] = [OWN_VIEWS, *get_args(Trajectory), CAMERA_PATH]
-"""Where the anchors come from: the data set, a preset trajectory from the first photograph on, or the keyframes of the
+"""Source of the anchors: the data set, a preset trajectory from the first photograph on, or the keyframes of the
 viewer's Render tab; without keyframes, the path that was exported last from there."""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What the panel asks for."""
+    """Choices of the panel."""
 
     scene: int
     num_condition: int
-    """Photographs of the data set's scene."""
+    """Number of photographs of the data set's scene."""
     photograph: Path | None
-    """An image file in the place of the data set's scene."""
+    """An image file to use instead of the data set's scene."""
     capture: Path | None
-    """A folder of photographs with cameras in the place of the data set's scene."""
+    """A folder of photographs with cameras to use instead of the data set's scene."""
     anchors: str
     """One of `ANCHORS`."""
     keyframes: Float[Tensor, "n 4 4"] | None
@@ -48,7 +48,7 @@ class GenerationRequest:
 def conditions_of(
     request: GenerationRequest, renderer: SceneRenderer, camera_paths: Path
 ) -> tuple[GenerationInputs, Scene, list[int]]:
-    """What a scene is generated from; and the scene and its views that are shown to the model.
+    """Inputs of a generation; and the scene and its views that are shown to the model.
 
     `camera_paths`: the folder that the viewer's render tab exports to. Raises DataError.
     """

@@ -68,7 +68,7 @@ class GenerationPart(Part):
             return self.generate()
 
     def generate(self) -> str:
-        """Start generating with what the panel says. Called with the viewer's lock."""
+        """Start generating with the settings of the panel. Called with the viewer's lock."""
         session, settings = self.session, self.session.renderer.settings
         if settings.scene_sampler is None:
             raise DataError("generating needs a scene generator")
@@ -113,7 +113,7 @@ class GenerationPart(Part):
         return f"generating {title}"
 
     def report(self, text: str, kind: Kind, done: float | None) -> None:
-        """What goes on; also in the picture while there is no scene."""
+        """State of the generation; also in the picture while there is no scene."""
         self.session.shown.note = text
         self.says(text, kind, done)
         if done is None or not self.session.shown.ready:

@@ -21,11 +21,11 @@ from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
 logger = logging.getLogger(__name__)
 
 MOST_UPLOADS = 4
-"""Uploads at a time, of all browsers together."""
+"""Maximum number of uploads at a time, of all browsers together."""
 
 
 class PageFolder(type(Path())):  # type: ignore[misc]
-    """The folder of the page's files. What is taken from it by a path that leads out of it does not exist."""
+    """The folder of the page's files. A path that leads out of it counts as missing."""
 
     def __truediv__(self, relative: Any) -> Any:
         home = Path(self)
@@ -55,7 +55,7 @@ def guard_pages() -> None:
 
 
 def guard_updates() -> None:
-    """Have elements take values alone from pages, and lists what they offer. Safe to call twice."""
+    """Let pages set only the values of elements, and of lists only the offered values. Safe to call twice."""
     stock = _gui_api.GuiApi._handle_gui_updates
     if getattr(stock, "is_guarded", False):
         return
@@ -76,7 +76,7 @@ def guard_updates() -> None:
 def guard_uploads(server: ViserServer, refused: Callable[[str], None]) -> None:
     """Limit what pages may upload: size, number at a time, and not more than was announced.
 
-    `refused` is told why an upload is dropped.
+    `refused` receives the reason why an upload is dropped.
     """
     from viser import _messages
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 LETTER_WIDTH, LINE_HEIGHT, MARGIN = 6, 12, 8
-"""Of Pillow's built-in font, in pixels."""
+"""Size of Pillow's built-in font in pixels."""
 SMALLEST_WIDTH = 240
 CAPTION_SHARE = 0.09
 """Height of a caption over the picture's."""
@@ -24,7 +24,8 @@ ERROR, NOTE = (70, 10, 10), (24, 32, 48)
 def message_picture(
     message: str, height: int, width: int, background: tuple[int, int, int] = ERROR
 ) -> Float[Tensor, "height width 3"]:
-    """White text, wrapped. Small pictures are drawn larger and shrunk, which at least suggests a text."""
+    """White text, wrapped. Small pictures are drawn larger and then shrunk, so that one can at least see that there is
+    text."""
     scale = max(1.0, SMALLEST_WIDTH / width)
     size = (round(width * scale), round(height * scale))
     picture = Image.new("RGB", size, background)

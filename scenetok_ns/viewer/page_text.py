@@ -99,7 +99,7 @@ def tiles(shown: Sequence[Tile]) -> str:
 def page_script(keys: Mapping[str, str]) -> str:
     """Keys that press the panel's buttons, and a collapsed panel on a narrow page; runs once in each page.
 
-    `keys`: key -> labels of buttons, the first that is there is pressed; several are parted by a bar.
+    `keys`: key -> labels of buttons, separated by a bar; the first existing button is pressed.
     """
     script = """
     (() => {

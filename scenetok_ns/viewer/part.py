@@ -10,7 +10,7 @@ from scenetok_ns.viewer.session import Session
 
 
 class Part:
-    """Subclasses make `folder` in their constructor."""
+    """Subclasses create `folder` in their constructor."""
 
     folder: Folder
 
@@ -21,7 +21,7 @@ class Part:
         """Called once the viewer is open and the elements are installed."""
 
     def does(self, act: Callable[[], str | None], *, loud: bool = True) -> Callable[[Any], None]:
-        """A hook that calls `act`, and reports in this folder what it returns or raises (`Session.hook`)."""
+        """A hook that calls `act`, and reports its result or error in this folder (`Session.hook`)."""
         return self.session.hook(lambda: self.folder, act, loud=loud)
 
     def says(self, text: str, kind: Kind, done: float | None) -> None:

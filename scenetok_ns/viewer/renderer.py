@@ -1,4 +1,4 @@
-"""What the viewer sees: previews while the camera moves, full quality at rest, and never an exception.
+"""Pictures for the viewer: previews while the camera moves, full quality at rest, and never an exception.
 
 The viewer asks for each pose several times, in a thread for each browser, one render at a time (it holds a lock). A
 pose is sampled once with the few steps of a preview and once with all of them, from the same noise and going on from
@@ -49,14 +49,14 @@ class ViewSettings:
     moving: SamplerConfig
     seed: int = 0
     previous_views: int = 1
-    """Earlier views that a new one goes on from, at most; 0: each is made as ns-render would make it alone."""
+    """Maximum number of earlier views that a new one continues from; 0: render each view alone, as ns-render does."""
     num_tokens: int | None = None
-    """Tokens of the scene that are used; None: all."""
+    """Number of tokens of the scene to use; None: all."""
     wide: Aspect = "border"
 
     @classmethod
     def of(cls, renderer: SceneRenderer) -> ViewSettings:
-        """Begin with the settings of the tools, and previews of a few steps that go on from one earlier view."""
+        """Begin with the settings of the tools, and previews of a few steps that continue from one earlier view."""
         settings, layout = renderer.settings, latent_space(renderer.preset.target_autoencoder).layout
         rest = settings.sampler
         preview = settings.preview_steps or (4 if renderer.device.type == "cuda" else 2)
@@ -122,7 +122,7 @@ class ViewerRenderer:
         return outputs
 
     def picture(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """The picture of a one-camera slice in full quality, in [0, 1]. Raises what is wrong."""
+        """The picture of a one-camera slice in full quality, in [0, 1]. Errors are raised."""
         request = request_of(camera, self.settings.wide)
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
         view = self._view(square, min(request.height, request.width), False, lambda done, total: None)
@@ -131,7 +131,7 @@ class ViewerRenderer:
     def _pictures(
         self, camera: Cameras, request: PictureRequest, thread: RenderThread, on_step: OnStep
     ) -> dict[str, Tensor]:
-        """A preview that this browser has just been sent is not sent again: the viewer is told to go on."""
+        """Skip a preview that this browser has just received, and let the viewer continue."""
         if not self.scene.is_encoded and self.scene.ready:
             if thread.moving:
                 return self._waiting(self._encoding(), request)
@@ -256,7 +256,7 @@ class ViewerRenderer:
 
     @staticmethod
     def _all_alike(rgb: Tensor) -> dict[str, Tensor]:
-        """A picture that is no view, as all outputs: whatever is displayed, it is seen."""
+        """Return a picture that is not a view as all outputs, so that it is visible whichever output is displayed."""
         outputs = picture_outputs(rgb, rgb.mean(dim=-1, keepdim=True), None)
         outputs |= {PHOTOGRAPH: rgb, DIFFERENCE: outputs["uncertainty"]}
         return outputs
@@ -268,7 +268,7 @@ def most_previous_views(sampler: SamplerConfig, latents_per_chunk: int) -> int:
 
 
 def clean_views(views: list[View], frames_per_chunk: int) -> CleanViews | None:
-    """Views as the beginning of a path: a chunk of frames from each one's camera."""
+    """Turn views into the beginning of a path: a chunk of frames from the camera of each view."""
     if not views:
         return None
     c2w, intrinsics = (

@@ -1,4 +1,5 @@
-"""What the folders of the panel share: the open viewer, the scene, the run's files, and how results are reported."""
+"""State that the folders of the panel share: the open viewer, the scene, the run's files, and how results are
+reported."""
 
 from __future__ import annotations
 
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS = {"good": 5, "warning": 12, "error": 20}
-"""For which a notification stays."""
+"""Seconds for which a notification stays."""
 MOST_UNDONE = 30
-"""States that can be gone back to."""
+"""Number of states for undo."""
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Session:
     viewer: Viewer | None = None
     files: ViewerFiles | None = None
     work: Work[Any] | None = None
-    """What goes on in the background: a generation, a capture or a video; one at a time."""
+    """The task in the background: a generation, a capture or a video; one at a time."""
     redrawn: list[Callable[[], None]] = field(default_factory=list)
     """Called when another scene is shown, and after an undo."""
     listed: list[Callable[[], None]] = field(default_factory=list)
@@ -93,7 +94,7 @@ class Session:
     # --- Elements ---
 
     def hook(self, folder: Callable[[], Folder], act: Callable[[], str | None], *, loud: bool = True) -> Callable:
-        """A hook that never raises. What `act` returns, or what went wrong, is reported in the folder.
+        """A hook that never raises. The folder shows the result of `act`, or the error.
 
         loud: also as a notification in the browser that asked; errors always are.
         """
@@ -120,7 +121,7 @@ class Session:
             self.notify(text, kind)
 
     def notify(self, text: str, kind: Kind = "good") -> None:
-        """A notification that goes by itself."""
+        """A notification that disappears after a while."""
         if self.viewer is None:
             return
         title = {"good": "SceneTok", "warning": "Note", "error": "That did not work"}[kind]
@@ -153,7 +154,8 @@ class Session:
     # --- The viewer ---
 
     def ask_again(self) -> None:
-        """As the viewer's `_trigger_rerender`, which fails when a browser comes or goes meanwhile."""
+        """Trigger a render like the viewer's `_trigger_rerender`, which fails when a browser comes or goes
+        meanwhile."""
         from nerfstudio.viewer.render_state_machine import RenderAction
 
         self.view.interrupt()
@@ -214,7 +216,7 @@ class Session:
             self._past = [*self._past, state][-MOST_UNDONE:]
 
     def undo(self) -> str:
-        """Go back to what was noted last."""
+        """Return to the last noted state."""
         now = self.shown.state, self.view.settings
         while self._past and self._past[-1] == now:
             self._past.pop()
@@ -232,13 +234,13 @@ class Session:
     # --- Background work ---
 
     def start(self, work: Work[Any]) -> None:
-        """Begin work in the background; what goes on is ended at its next step."""
+        """Start work in the background; a running task ends at its next step."""
         self.stop()
         self.work = work
         work.start()
 
     def stop(self) -> bool:
-        """End what goes on in the background at its next step; whether there was something."""
+        """End the background task at its next step; return whether there was one."""
         going, self.work = self.work, None
         if going is None or not going.is_alive():
             return False

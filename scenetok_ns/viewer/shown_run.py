@@ -1,4 +1,4 @@
-"""A run folder of what the viewer shows, so that a command in a shell renders the same."""
+"""Write a run folder of the displayed scene, so that a command in a shell renders the same."""
 
 from __future__ import annotations
 

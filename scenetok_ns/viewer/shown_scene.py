@@ -1,6 +1,6 @@
-"""The scene that the viewer shows: one of the data set, a token file, or one that was generated on the spot.
+"""The scene that the viewer shows: one of the data set, a token file, or one that was generated in the viewer.
 
-What the viewer's panel chooses here is the viewer's alone: training and evaluation go on with their own scenes.
+Choices in the viewer's panel affect the viewer only: training and evaluation continue with their own scenes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Own:
 
 @dataclass(frozen=True)
 class SceneState:
-    """What is shown, to go back to."""
+    """The displayed scene and its settings, to return to."""
 
     scene: Scene
     choice: _Choice
@@ -69,7 +69,7 @@ class SceneState:
 
 
 class ShownScene:
-    """See the module. Methods that choose raise what is wrong, and then leave the scene that was shown."""
+    """See the module. Methods that choose a scene raise an error if they fail, and then keep the displayed scene."""
 
     def __init__(self, renderer: SceneRenderer) -> None:
         self._renderer, self._scenes = renderer, renderer.scenes
@@ -79,7 +79,7 @@ class ShownScene:
         self._encoded: tuple[tuple[_Choice, int], SceneTokens] | None = None
         self._taken = 0
         self.note = "press Generate: this model makes a scene from photographs"
-        """What is shown while there is no scene."""
+        """Message while there is no scene."""
 
     # --- What is shown ---
 
@@ -101,7 +101,7 @@ class ShownScene:
 
     @property
     def title(self) -> str:
-        """Name of what is shown."""
+        """Name of the displayed scene."""
         own = self.state.own
         return self._scene.key if own is None else own.tokens.scene or own.views.scene.key
 
@@ -112,7 +112,7 @@ class ShownScene:
 
     @property
     def num_frames(self) -> int:
-        """Of the data set's scene."""
+        """Number of frames of the data set's scene."""
         return self._scene.num_frames
 
     @property
@@ -128,12 +128,12 @@ class ShownScene:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether the tokens have been there before: in a training they are encoded again with every step's weights."""
+        """Whether the tokens exist already: during training they are encoded again with the weights of every step."""
         return self.state.own is not None or (self._encoded is not None and self._encoded[0][0] == self._choice)
 
     @property
     def photographs(self) -> tuple[Scene, list[int]] | None:
-        """The photographs of what is shown, and which of them the model was given; None: there are none."""
+        """Photographs of the displayed scene, and those that the model was given; None: there are none."""
         own = self.state.own
         if own is not None:
             return None if own.photographs is None else (own.photographs, own.views.indices.tolist())
@@ -165,7 +165,7 @@ class ShownScene:
     # --- Choosing ---
 
     def show(self, number: int) -> None:
-        """A scene of the data set with the views that the tools take."""
+        """Display a scene of the data set with the views that the tools use."""
         self._take(*self._of_data_set(number))
 
     def show_named(self, name: str) -> None:
@@ -182,7 +182,7 @@ class ShownScene:
         self._take(self._scene, _Choice(self.number, tuple(indices.tolist()), own_views=True))
 
     def give_spread(self, count: int) -> None:
-        """So many views spread over the scene; as many as the tools take are the very same ones."""
+        """Spread this many views over the scene; with the number that the tools use, they are the same views."""
         scene, usual = self._of_data_set(self.number)
         if count == len(usual.given):
             self._take(scene, usual)

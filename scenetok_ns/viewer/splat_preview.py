@@ -24,7 +24,7 @@ class SplatPreview:
     def load(self, path: Path, device: torch.device, version: str) -> int:
         """Take a splat for the scene of `version`, another one than which it is not drawn for; gives its size.
 
-        Raises ImportError where gsplat cannot work, FileNotFoundError or ValueError for files that are no splats.
+        Raises ImportError where gsplat cannot work, FileNotFoundError or ValueError for files that are not splats.
         """
         found = load_splat(path)
         require_gsplat()

@@ -1,4 +1,4 @@
-"""What Nerfstudio's own page shows and does, adapted: its Render tab, and what has no meaning for this model.
+"""Changes to Nerfstudio's own page: its Render tab, and elements without meaning for this model.
 
 Nerfstudio keeps the elements of its Render tab in the closures of their callbacks. They are found there once, when the
 viewer is opened; where another version keeps them elsewhere, the page stays as it is.
@@ -94,10 +94,10 @@ class RenderTab:
             show_value(parts[name], value)
 
     def generate_with(self, write_run: Callable[[], Path], check_name: Callable[[str], str]) -> None:
-        """Have Generate Command name a run folder of what is shown.
+        """Let Generate Command use a run folder of the displayed scene.
 
         Args:
-            write_run: Writes the run folder and returns its config.yml. What it raises is shown in the dialog.
+            write_run: Writes the run folder and returns its config.yml. The dialog shows an exception from it.
             check_name: Returns the name of the path's file if it is a bare one, else raises.
         """
 
@@ -136,7 +136,7 @@ class _Dialog:
         return getattr(self._client.gui, name)
 
     def add_markdown(self, content: str) -> Any:
-        """What the stock dialog says, with our command."""
+        """Text of the stock dialog, with our command."""
         del content
         text = "This command renders the path through the scene as it is displayed now: same tokens, seed and steps."
         return self._client.gui.add_markdown(paragraph(text) + "\n\n" + command_text(self._line))

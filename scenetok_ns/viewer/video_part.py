@@ -1,4 +1,4 @@
-"""The folder Video: a path through what is displayed, rendered jointly, played and downloaded in the page."""
+"""The folder Video: a path through the displayed scene, rendered jointly, played and downloaded in the page."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class VideoRequest:
     settings: ViewSettings
     frame_rate: float
     command: str
-    """Renders the same in a shell."""
+    """Command that renders the same in a shell."""
 
     @property
     def video(self) -> Path:
@@ -95,7 +95,7 @@ class VideoPart(Part):
         return height, width
 
     def request(self, folder: Path) -> VideoRequest:
-        """What the elements ask for, its tokens and its path written into `folder`. Raises DataError and OSError."""
+        """Request from the elements; writes its tokens and its path into `folder`. Raises DataError and OSError."""
         size, frames, rate = self._size(), int(self.frames.value), float(self.rate.value)
         if not 1 <= frames <= MOST_FRAMES or not 1 <= rate <= FASTEST:
             raise DataError(

@@ -1,4 +1,4 @@
-"""The views that a viewer has shown: each is sampled once, and is the ground on which the views near it are sampled."""
+"""The views that a viewer has shown: each is sampled once, and nearby views continue from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.presets import SamplerConfig
 
 KEPT = 48
-"""Views; the one used longest ago goes first."""
+"""Maximum number of views; the least recently used view is dropped first."""
 ROUNDING = 1e-6
 """Between a pose that the viewer sets and the same as the browser sends it back."""
 WIDEST_TURN = 1.0
@@ -23,16 +23,16 @@ WIDEST_TURN = 1.0
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture as the model made it, and what it was made for."""
+    """A rendered picture, with its camera and settings."""
 
     settings: str
     """All that it depends on beside camera and sampler: tokens, weights, seed."""
     sampler: SamplerConfig
     camera: CameraBatch
-    """One, on the CPU, in units of the capture."""
+    """A single camera, on the CPU, in units of the capture."""
     picture: Float[Tensor, "3 side side"]
     latents: Float[Tensor, "1 l c h w"]
-    """Those that hold the picture."""
+    """Latents of the chunk that holds the picture."""
     uncertainty: Float[Tensor, "h w"]
     maps: DepthMaps | None = None
     """Depth by the head; None: there is no head."""
@@ -60,8 +60,8 @@ class ViewCache:
     ) -> View | None:
         """The view of this very camera, of the first sampler that has it.
 
-        Fields of view are equal if they are but for the rounding of a picture's sides, `short_side` the shorter, to
-        whole pixels.
+        Fields of view count as equal if they differ only by the rounding of a picture's sides, `short_side` the
+        shorter, to whole pixels.
         """
         for sampler in samplers:
             for view in _of_camera(self._made_with(settings, sampler), camera, short_side):
@@ -87,7 +87,8 @@ class ViewCache:
 
 
 def _of_camera(views: list[View], camera: CameraBatch, short_side: int) -> list[View]:
-    """Those of this very camera, but for rounding. All at once: one by one, 48 views take as long as some pictures."""
+    """Return the views of exactly this camera, up to rounding. Compares all at once: one by one, 48 views would take as
+    long as some pictures."""
     if not views:
         return []
     c2w = torch.cat([view.camera.c2w[:, 0] for view in views])
@@ -99,7 +100,7 @@ def _of_camera(views: list[View], camera: CameraBatch, short_side: int) -> list[
 
 
 def _apart(views: list[View], camera: CameraBatch) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Of each view to a camera: angle between the viewing directions, and distance between the positions."""
+    """Angles between the viewing directions of each view and a camera, and distances between the positions."""
     c2w, to = torch.cat([view.camera.c2w[:, 0] for view in views]).double(), camera.c2w[:, 0].double()
     cosine = (c2w[:, :3, 2] * to[:, :3, 2]).sum(dim=-1).clamp(-1, 1)
     return cosine.arccos(), (c2w[:, :3, 3] - to[:, :3, 3]).norm(dim=-1)

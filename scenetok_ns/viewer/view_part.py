@@ -18,7 +18,7 @@ STILL, STEADY, OTHER = "still: sharp", "steady: for moves", "as the slider says"
 STEADY_SHARE = 0.3
 """Steps of "steady" over those of "still": fewer steps are softer, and agree better from picture to picture."""
 BYTES_PER_NUMBER = 2
-"""Of tokens in bfloat16, as `scenetok encode --dtype bfloat16` writes them."""
+"""Bytes of a number of tokens in bfloat16, as `scenetok encode --dtype bfloat16` writes them."""
 
 
 class ViewPart(Part):
@@ -49,7 +49,7 @@ class ViewPart(Part):
             *("Previous views", settings.previous_views, 0, max(room, 1), 1),
             disabled=room == 0,
             cb_hook=change,
-            hint="Views shown before that a new one goes on from; 0: each is made alone",
+            hint="Number of earlier views that a new one continues from; 0: render each alone",
         )
         self.wide = Dropdown(
             "Beside the square", settings.wide, ["border", "fill"], cb_hook=change, hint="fill: the model's guess"
@@ -74,7 +74,7 @@ class ViewPart(Part):
         )
 
     def settings(self) -> ViewSettings:
-        """What the elements say."""
+        """Settings from the elements."""
         everything = self.session.renderer.preset.compressor.num_tokens
         sampler = self.session.renderer.settings.sampler
         rest = replace(sampler, steps=self.steps.value, guidance=self.guidance.value)

@@ -1,4 +1,5 @@
-"""The files of a run that the viewer's page may read and write: one folder, by bare names, nothing foreign replaced."""
+"""The files of a run that the viewer's page may read and write: one folder, by plain file names; it replaces nothing
+that others wrote."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from scenetok_ns.models.tokens import SceneTokens, is_token_file
 from scenetok_ns.tools.atomic_files import write_atomically
 
 FOLDER = "viewer"
-"""In the run folder."""
+"""Name of the viewer's folder in the run folder."""
 CAPTURES = "captures"
 """Folder of the scenes that were made of uploaded photographs."""
 LONGEST_NAME = 100
@@ -29,7 +30,7 @@ LARGEST_UPLOAD = max(*LARGEST.values(), LARGEST_PICTURE, LARGEST_ARCHIVE)
 MOST_PHOTOGRAPHS = 120
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".tif", ".tiff", ".bmp")
 KEPT = 20
-"""Videos and captures that stay; the oldest goes first."""
+"""Number of videos and captures to keep; the oldest are deleted first."""
 
 
 def bare_name(name: str, suffixes: tuple[str, ...]) -> str:
@@ -44,7 +45,7 @@ def bare_name(name: str, suffixes: tuple[str, ...]) -> str:
 
 
 class ViewerFiles:
-    """Files in `RUN/viewer`. Names come from browsers: every method refuses those that lead out of the folder."""
+    """Files in `RUN/viewer`. Names come from browsers: every method refuses a name that leads out of the folder."""
 
     def __init__(self, run: Path) -> None:
         """`run`: the run folder. Nothing is created before something is written."""
@@ -71,7 +72,7 @@ class ViewerFiles:
         """Write a token file. One of that name is replaced, anything else is not. Raises DataError and OSError."""
         path = self._target(bare_name(name, (".safetensors",)))
         if os.path.lexists(path) and not (_is_plain(path) and is_token_file(path)):
-            raise DataError(f"{path.name} is there, and is not a token file; choose another name")
+            raise DataError(f"{path.name} exists and is not a token file; choose another name")
         tokens.save(path)
         return path
 
@@ -110,7 +111,7 @@ class ViewerFiles:
         there = len(self.photograph_names())
         if there + len(found) > MOST_PHOTOGRAPHS:
             raise DataError(
-                f"{there} and {len(found)} photographs are more than {MOST_PHOTOGRAPHS}: forget those that are there"
+                f"{there} and {len(found)} photographs are more than {MOST_PHOTOGRAPHS}: forget the uploaded ones first"
             )
         for one, data in found:
             _check_size(bare_name(one, PICTURES), len(data), LARGEST_PICTURE)

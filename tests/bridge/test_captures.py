@@ -273,7 +273,7 @@ def test_kinds_of_data(tmp_path: Path) -> None:
             "beach/IMG_1.JPG",
             "has no cameras: scenetok capture .*holiday --output .*holiday-capture finds them",
         ),
-        ("empty", "notes.txt", "is no data set: expected transforms.json"),
+        ("empty", "notes.txt", "is not a data set: expected transforms.json"),
     ):
         with pytest.raises(DataError, match=advice):
             kind(name, file)

@@ -70,7 +70,7 @@ def test_verify_names_what_is_wrong(data, tmp_path, capsys):
         run("--output", out, "--verify")
     assert bad.name in capsys.readouterr().out
     bad.unlink()
-    with pytest.raises(SystemExit, match="the map file does not name the files that are there"):
+    with pytest.raises(SystemExit, match="the map file does not list the existing files"):
         run("--output", out, "--verify", "--data", data)
     assert f"train: 1 scenes have no latents: {bad.stem}" in " ".join(capsys.readouterr().out.split())
 

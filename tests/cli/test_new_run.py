@@ -49,7 +49,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
         ({"guidance": 0.5}, "--guidance must be at least 1"),
         ({"encoding": "latents"}, "--encoding latents would change nothing: the conv autoencoder of preset small"),
         ({"data": "nowhere"}, "no data at "),
-        ({"data": "run"}, "/run is no data set: expected transforms.json"),
+        ({"data": "run"}, "/run is not a data set: expected transforms.json"),
         ({"tokens": "nothing.safetensors"}, "nothing.safetensors does not exist"),
         ({"tokens": "small.ckpt", "scene": SCENES[0]}, "--tokens already gives the scene: leave out --scene"),
     ],

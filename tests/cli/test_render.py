@@ -139,7 +139,7 @@ def test_a_run_folder_is_left_as_it_is(workplace: Path, tmp_path: Path) -> None:
     shutil.rmtree(output / "attic")
     shutil.copytree(run, output / "attic")
     said = failure("render", *words, "--output", output)
-    assert f"{output / 'attic'} is there, and not of `scenetok render`" in said and "\n" not in said
+    assert f"{output / 'attic'} was not written by `scenetok render`" in said and "\n" not in said
     for folder in (run, output / "attic"):
         assert sorted(file.name for file in folder.iterdir()) == before
 

@@ -61,13 +61,13 @@ def test_an_orbit_of_one_sided_cameras_swings_and_returns() -> None:
 
 
 def test_a_turn_on_the_spot() -> None:
-    """Cameras in one place still have an orbit: they turn. What needs a distance says so."""
+    """Cameras in one place still have an orbit: they turn. A path that needs a distance raises an error."""
     cameras = ring(torch.linspace(0, 2 * math.pi, 9)[:-1], radius=0.0, inward=False)
     path = preset_path("orbit", cameras, 16)
     torch.testing.assert_close(path[:, :3, 3], cameras[:1, :3, 3].expand(16, 3), atol=1e-9, rtol=0)
     assert path[:, :3, 2].mean(0).norm() < 1e-6
     for name in ("dolly", "spiral"):
-        with pytest.raises(DataError, match=f"8 cameras are all in one place.*how far a {name} goes"):
+        with pytest.raises(DataError, match=f"8 cameras are all in one place, so the length of a {name} is unknown"):
             preset_path(name, cameras, 16)
 
 

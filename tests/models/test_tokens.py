@@ -158,7 +158,7 @@ def test_a_torn_file_is_refused(size: int) -> None:
         path = Path(folder) / "scene.safetensors"
         tokens(32, 16).save(path)
         path.write_bytes(path.read_bytes()[:size])
-        with pytest.raises(ValueError, match="damaged or no safetensors file"):
+        with pytest.raises(ValueError, match="damaged or not a safetensors file"):
             SceneTokens.load(path)
 
 

@@ -156,26 +156,27 @@ def test_only_renders_are_replaced(tmp_path: Path) -> None:
     render(tmp_path, 1, 0.5)
     check_names(tmp_path, ["attic"], ["mp4", "png"])
     (tmp_path / "cellar.mp4").touch()  # no path is beside it
-    with pytest.raises(FileExistsError, match=r"cellar\.mp4 is there, and not of `scenetok render`"):
+    with pytest.raises(FileExistsError, match=r"cellar\.mp4 was not written by `scenetok render`"):
         check_names(tmp_path, ["attic", "cellar"], ["mp4"])
-    with pytest.raises(FileExistsError, match=r"cellar\.mp4 is there"):  # the next render would take it for its own
+    # The next render would take it for its own.
+    with pytest.raises(FileExistsError, match=r"cellar\.mp4 was not written by"):
         check_names(tmp_path, ["attic", "cellar"], ["png"])
     (tmp_path / "hall").mkdir()
     (tmp_path / "hall" / "00000.png").touch()
-    with pytest.raises(FileExistsError, match="hall is there"):  # likewise
+    with pytest.raises(FileExistsError, match="hall was not written by"):  # likewise
         check_names(tmp_path, ["hall"], ["mp4"])
     (tmp_path / "hall" / "notes.txt").touch()
     check_names(tmp_path, ["hall"], ["mp4"])
     (tmp_path / "attic" / ".DS_Store").touch()
     check_names(tmp_path, ["attic"], ["mp4", "png"])
     (tmp_path / "attic" / "mine.png").touch()
-    with pytest.raises(FileExistsError, match="attic is there"):
+    with pytest.raises(FileExistsError, match="attic was not written by"):
         check_names(tmp_path, ["attic"], ["png"])
     path = tmp_path / "attic.camera_path.json"
     content = json.loads(path.read_text())
     for other in (json.dumps({**content, "keyframes": [{"fov": 50}]}), "[]", "no JSON"):
         path.write_text(other)
-        with pytest.raises(FileExistsError, match=r"attic\.camera_path\.json is there"):
+        with pytest.raises(FileExistsError, match=r"attic\.camera_path\.json was not written by"):
             check_names(tmp_path, ["attic"], ["mp4"])
 
 

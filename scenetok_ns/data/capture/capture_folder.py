@@ -1,4 +1,4 @@
-"""From photographs or a video to a capture folder: all steps, whole or not at all, continued after an interrupt."""
+"""Turn photographs or a video into a capture folder: all steps, whole or not at all, continued after an interrupt."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """What a capture is made with."""
+    """Options of a capture."""
 
     frames: int | None = None
-    """Of a video: number of frames; None: by its length."""
+    """Number of frames to take from a video; None: by its length."""
     estimation: EstimationOptions = field(default_factory=EstimationOptions)
     fewest: int = FEWEST
-    """Pictures below which nothing is attempted; two are enough where a generator makes the scene."""
+    """Number of pictures below which nothing is attempted; two are enough where a generator makes the scene."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Capture:
     pictures: int
     registered: int
     notes: tuple[str, ...]
-    """What was done and found, one line each."""
+    """Actions and results, one line each."""
     warnings: tuple[str, ...]
-    """What the user should know, one line each with what to do."""
+    """Warnings, one line each with what to do."""
     is_new: bool = True
     """False: the folder had been made from the same source before."""
 
@@ -93,13 +93,13 @@ def make_capture(source: Path, output: Path, options: CaptureOptions, progress: 
     files = [source] if source.is_file() else find_photographs(source)
     if source.is_file() and source.suffix.lower() not in VIDEOS:
         raise CaptureError(
-            f"{source} is one file, and not a video ({', '.join(sorted(VIDEOS))}): give the folder of the photographs; "
-            "of one photograph, scenetok generate --image makes a scene"
+            f"{source} is a single file, but not a video ({', '.join(sorted(VIDEOS))}): "
+            "give the folder of the photographs; to make a scene from one photograph, use scenetok generate --image"
         )
     if source.is_dir():
         check_number(len(files), str(source), options.fewest)
     if options.frames is not None and source.is_dir():
-        raise CaptureError("--frames is for a video; photographs are all used")
+        raise CaptureError("--frames is for a video; of a folder, all photographs are used")
     estimation = options.estimation
     wanted = {
         "format": FORMAT,

@@ -33,7 +33,7 @@ KEPT_FORMATS = {"JPEG": {".jpg", ".jpeg"}, "MPO": {".jpg", ".jpeg"}, "PNG": {".p
 """Formats that every reader knows, with the suffixes under which they are left as they are."""
 JPEG_QUALITY = 95
 FEWEST = 4
-"""Pictures below which structure from motion is not attempted."""
+"""Number of pictures below which structure from motion is not attempted."""
 SMALLEST_SIDE = 64
 THUMBNAIL = 160
 """Longer side in pixels of the pictures of the thumbnail sheet."""
@@ -58,7 +58,7 @@ class Picture:
     focal: float | None
     """Focal length in pixels from EXIF; None if EXIF does not say."""
     lens: str
-    """Equal for pictures that were taken through one lens at one focal length."""
+    """Key that is equal for pictures with the same lens and focal length."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def prepare_photographs(
     Pixels are turned upright as EXIF says; poses of such pictures are found afterwards, so the two always agree.
     Returns the pictures in natural order, and those that are damaged, blank or copies, with reasons.
 
-    Raises CaptureError if none is there, or HEIC files cannot be read.
+    Raises CaptureError if there are none, or HEIC files cannot be read.
     """
     files = find_photographs(folder)
     if any(file.suffix.lower() in HEIF for file in files):
@@ -161,7 +161,7 @@ def check_number(count: int, what: str, fewest: int = FEWEST) -> None:
         there = "no picture" if count == 0 else "1 picture" if count == 1 else f"{count} pictures"
         raise CaptureError(
             f"{what}: {there}, too few for poses (at least {fewest}, better 20 or more); "
-            "of one photograph, scenetok generate --image makes a scene"
+            "to make a scene from one photograph, use scenetok generate --image"
         )
 
 

@@ -34,17 +34,17 @@ NEIGHBOURS = 10
 FEATURE_SIZE = 1600
 """Longer side in pixels to which pictures are reduced to find features."""
 MOST_FEATURES = 4096
-"""Features of a picture. With twice as many, pairs of large pictures take four times as long."""
+"""Maximum number of features of a picture. With twice as many, pairs of large pictures take four times as long."""
 FULL_LENS_PICTURES = 8
-"""Pictures from which a lens gets two focal lengths and four distortion terms; below, one of each."""
+"""Number of pictures from which a lens gets two focal lengths and four distortion terms; below, one of each."""
 PRINCIPAL_POINT_PICTURES = 12
-"""Pictures from which a lens gets a principal point off the middle."""
+"""Number of pictures from which a lens gets a principal point off the middle."""
 DEFAULT_FOCAL = 1.2
 """First guess of the focal length over the longer side, where EXIF does not say."""
 SMALLEST_MODEL = 3
 """Registered pictures below which a model is dropped."""
 FARTHEST_PRINCIPAL_POINT = 0.1
-"""Parts of the picture's size from its middle, beyond which a principal point is not believed."""
+"""Distance from the middle, as a part of the picture's size, beyond which a principal point is rejected."""
 FEATURE_CHUNK, PAIR_CHUNK = 8, 128
 """Pictures and pairs between two signs of progress."""
 POLL_S = 0.2

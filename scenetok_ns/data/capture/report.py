@@ -1,4 +1,4 @@
-"""How far a reconstruction can be believed, and why there is none: figures, and lines for people."""
+"""Quality of a reconstruction, or the reason why there is none: figures, and messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pycolmap
 
 FEW_MATCHES = 15
-"""Verified matches below which a pair of pictures says nothing; COLMAP's own limit."""
+"""Number of verified matches below which a pair of pictures is ignored; COLMAP's own limit."""
 AGREEING = 0.5
 """Share of a pair's tracked matches that end in one track, from which the two cameras agree with each other."""
 FEW_JOINED = 0.8
@@ -28,9 +28,9 @@ SMALL_ANGLE = 3.0
 LARGE_ERROR = 1.5
 """Pixels of reprojection error, of pictures of 1,000 pixels, above which something moved or the lens is wrong."""
 FEW_FEATURES = 100
-"""Features below which a picture shows next to nothing."""
+"""Number of features below which a picture shows next to nothing."""
 SOME = 5
-"""Names that a line lists before it counts the others."""
+"""Maximum number of names in a line; it counts the others."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Pair:
     tracked: int
     """Verified matches of which at least one end belongs to a track of the model."""
     joined: int
-    """Of these, those whose two ends belong to one track."""
+    """Number of these matches with both ends in one track."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Quality:
 
     @property
     def is_broken(self) -> bool:
-        """Whether groups of cameras, each rigid in itself, stand in wrong places to each other.
+        """Whether groups of cameras, each consistent in itself, are in wrong places relative to each other.
 
         The number of registered pictures and the reprojection error don't show it.
         """
@@ -156,7 +156,7 @@ def _median_angle(model: pycolmap.Reconstruction, most: int = 2000) -> float:
 
 
 def warnings_of(quality: Quality, pictures: Sequence[Picture]) -> list[str]:
-    """What the user should know of a reconstruction, each in one line with what to do; empty if all is well."""
+    """Warnings about a reconstruction, each in one line with what to do; empty if all is well."""
     lines = []
     total, count = len(pictures), len(quality.registered)
     known = set(quality.registered)
@@ -203,9 +203,8 @@ def broken_line(quality: Quality) -> str:
 
 
 def still_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> str | None:
-    """Why matched pictures cannot say anything of depth: the camera did not move, or only turned; None if it moved.
-
-    To be asked before mapping, which finds cameras for such pictures, too: with a small error, and wrong.
+    """Reason why matched pictures contain no depth: the camera did not move, or only turned; None if it moved. Call
+    this before mapping, which also finds cameras for such pictures: wrong ones, with a small error.
     """
     motions = Counter(_motions(database, pycolmap))
     pairs = sum(motions.values())
@@ -213,7 +212,7 @@ def still_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> st
         return None
     if motions["still"] > pairs / 2:
         return f"the camera did not move: {len(pictures)} pictures show one view; walk around the scene"
-    return "the camera only turned on the spot, which says nothing of depth; walk sideways around the scene"
+    return "the camera only turned on the spot, so there is no depth to see; walk sideways around the scene"
 
 
 def failure_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> str:

@@ -1,4 +1,4 @@
-"""Pictures without cameras, recognised at once: what a command that needs cameras says of them."""
+"""Recognise pictures without cameras at once, for commands that need cameras."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POSED = (
     *("sparse/**/cameras.*", "colmap/**/cameras.*", "cameras.bin", "cameras.txt"),
     *("index.json", "*/index.json", "keyframes", "EXR_RGBD"),
 )
-"""What data with cameras has, as patterns below its folder."""
+"""Patterns of files that data with cameras has."""
 
 
 def is_unposed(data: Path) -> bool:
@@ -25,7 +25,7 @@ def is_unposed(data: Path) -> bool:
 
 
 def unposed_line(data: Path) -> str:
-    """What to do with such data, in one line."""
+    """Describe in one line what to do with such data."""
     if data.is_file() and data.suffix.lower() in SUFFIXES:
         return f"{data} is one photograph: {command('scenetok', 'generate', '--image', data)} makes a scene of it"
     folder = f"{data.with_suffix('') if data.is_file() else data}-capture"

@@ -31,8 +31,8 @@ def extract_frames(
 ) -> tuple[list[Picture], list[LeftOut]]:
     """Write the sharpest frame of each of `count` equal stretches of a video as JPEG files.
 
-    The video is decoded twice: reduced, to measure sharpness, then in full size, to store what was chosen. Memory holds
-    one frame.
+    The video is decoded twice: first at reduced size, to measure sharpness, then at full size, to store the chosen
+    frames. Memory holds one frame.
     Frames are upright, as the video's rotation flag says.
 
     Args:

@@ -48,7 +48,7 @@ def write_capture(
         model: Turned in place.
         pictures: All pictures, in order; those without a camera are in the sheet only.
         quality: Of `model`.
-        record: What capture.json says besides cameras and figures.
+        record: Further entries of capture.json.
         pycolmap: The module.
     """
     rotation = upright(np.stack([image.cam_from_world().inverse().matrix()[:, :3] for image in _images(model)]))
@@ -78,7 +78,7 @@ def write_capture(
 
 
 def transforms(model: pycolmap.Reconstruction) -> dict[str, Any]:
-    """What transforms.json holds: frames by name, with the lens above them where all share one."""
+    """Content of transforms.json: frames by name, with one lens for all if they share it."""
     images = _images(model)
     lenses = {image.camera_id: _lens(model.cameras[image.camera_id]) for image in images}
     shared = next(iter(lenses.values())) if len(lenses) == 1 else {}

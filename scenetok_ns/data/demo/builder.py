@@ -1,4 +1,4 @@
-"""From uniform numbers to furnished rooms: walls and what is on them, furniture and small things, lamps and sun."""
+"""Build furnished rooms from uniform numbers: walls and what is on them, furniture and small things, lamps and sun."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Shell:
     extent: Float[Tensor, "b 3"]
     wall_of_spot: Int[Tensor, "b 4"]
     length: Float[Tensor, "b 4"]
-    """Of each spot's wall."""
+    """Length of each spot's wall."""
 
     def place(self, spot: int, along: Tensor, away: Tensor, up: Tensor) -> Float[Tensor, "b *parts 3"]:
         """World points from distances along a spot's wall (from its middle), away from it and above the floor."""
@@ -55,7 +55,7 @@ class Furniture:
     occluder: Float[Tensor, "b 4 6"]
     size: Float[Tensor, "b 4 3"]
     along: Float[Tensor, "b 4"]
-    """Position of each on its wall."""
+    """Position of each piece on its wall."""
     is_bed: Bool[Tensor, " b"]
 
 

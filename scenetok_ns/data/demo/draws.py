@@ -36,7 +36,7 @@ PALETTES = {
     "front": linear_rgb("4f6b3c", "7d6a55", "9a8f80", "56705a", "a2765c", "6b7684"),
     "sky": linear_rgb("8fb8e0", "b9cfe2", "d6dde2", "7fa6d6"),
 }
-"""What people paint, lay and upholster with."""
+"""Colours of paint, floors and upholstery."""
 
 
 class Draws:

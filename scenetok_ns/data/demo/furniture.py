@@ -175,7 +175,7 @@ SPOTS: tuple[tuple[str, ...], ...] = (
     ("wardrobe", "bookshelf", "bookshelf", "dresser", "kitchen"),
     ("nothing", "bench", "low_shelf", "armchair", "desk"),
 )
-"""What can stand at each of the four walls of a room (their order is drawn); the last one has the largest window."""
+"""Pieces that can stand at each of the four walls of a room (in random order); the last one has the largest window."""
 
 
 @cache

@@ -16,7 +16,7 @@ from scenetok_ns.data.demo.shading import panorama_color
 
 SCENES_AT_A_TIME = 64
 VARIETY = 8
-"""In pools with variety, one scene of so many turns in a panorama and two go round a thing ..."""
+"""In pools with variety, one scene in this number turns in a panorama, and two go round a thing ..."""
 
 Encode = Callable[[UInt8[Tensor, "b v 3 height width"]], Tensor]
 
@@ -35,10 +35,10 @@ class ScenePool:
 
     Scene number n comes from the seed `first_seed + n`, so pools with distant first seeds never share a scene.
     `renew` replaces the oldest scenes by new ones. compiled: see `render_rooms`; then renew as many scenes at a time as
-    `fill` does, since each other number is compiled anew. keep_images: the images are held as well (`images`).
+    `fill` does, because every new number is compiled again. keep_images: the images are held as well (`images`).
     varied: scenes for training, of which some go round a thing with other focal lengths, and exposures differ.
-    photographs: panoramas in linear RGB. In varied pools half of the rooms show them, and some scenes are nothing else;
-    other pools show none, but share what was compiled.
+    photographs: panoramas in linear RGB. In varied pools half of the rooms show them, and some scenes are only
+    photographs; other pools show none, but share the compiled code.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ScenePool:
 
     @torch.no_grad()
     def renew(self, count: int) -> None:
-        """Make `count` new scenes in the place of the oldest."""
+        """Replace the `count` oldest scenes by new ones."""
         numbers = range(self.made, self.made + count)
         images, c2w, intrinsics = self._make(numbers)
         frames = self.encode(images)

@@ -1,7 +1,8 @@
 """Ray-casting of procedural rooms: batched, on any device, without a loop over frames, objects or pixels.
 
-What is hit is found here; its colour in `surfaces`, the light that it gets in `shading`. A pixel is the mean of its
-samples after the tone curve and before gamma, so that edges are smooth. Depth is exact at the middle of each pixel.
+This module finds the surfaces that rays hit; `surfaces` computes their colour, `shading` their light. A pixel is the
+mean of its samples after the tone curve and before gamma, so that edges are smooth. Depth is exact at the middle of
+each pixel.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def render_depths(
     intrinsics: Float[Tensor, "b v 3 3"] | Float[Tensor, "b 3 3"],
     size: int,
 ) -> Float[Tensor, "b v size size"]:
-    """Distance in metres along the camera's axis (not along the ray) of what is at the middle of each pixel.
+    """Distance in metres along the camera's axis (not along the ray) to the surface at the middle of each pixel.
 
     A window counts as its pane. Arguments and errors as `render_rooms`.
     """
@@ -232,7 +233,7 @@ def _quadric(
 def surface_geometry(
     rooms: RoomBatch, surface: Int[Tensor, "n rays"]
 ) -> tuple[Float[Tensor, "n 3 rays"], Float[Tensor, "n 3 rays"]]:
-    """Middle and half size of what was hit; the six faces of the room have those of the room."""
+    """Middle and half size of the surfaces that rays hit; the six faces of the room have those of the room."""
     room_half = rooms.extent[:, None] / 2
     room_center = room_half * torch.tensor([0.0, 0.0, 1.0], device=room_half.device)
     whole = torch.cat([room_center, room_half], dim=-1)

@@ -92,7 +92,8 @@ class RoomBatch:
     outside: Float[Tensor, "b 4 3"]
     """Colours seen through windows: ground, horizon, sky, and what stands in front of the horizon."""
     skyline: Float[Tensor, "b 4"]
-    """What stands there: 0 for hills or 1 for buildings, height as a slope, waves or blocks in a round, phase."""
+    """Shapes in front of the horizon: 0 for hills or 1 for buildings, height as a slope, waves or blocks in a round,
+    phase."""
     key_light: Float[Tensor, "b 3"]
     """Position of the light whose shadows are drawn: the large window by day, the lamp under the ceiling at night."""
     key_shadow: Float[Tensor, " b"]
@@ -106,7 +107,7 @@ class RoomBatch:
     sun_window: Float[Tensor, "b 6"]
     """Middle and half size of that window; the half size is 0 along the wall's axis."""
     walk: Float[Tensor, "b walk"]
-    """What `sample_walks` needs to know; its fields are WALK_FIELDS there."""
+    """Inputs of `sample_walks`; its fields are WALK_FIELDS there."""
     intrinsics: Float[Tensor, "b 3 3"]
     """Divided by the image size."""
 

@@ -30,7 +30,7 @@ __all__ = ["RoomBatch", "render_depths", "render_rooms", "sample_rooms", "sample
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 CAMERA_MARGIN = 1.05
-"""Metres between the camera and any wall: what stands there and is as tall as the camera is not as deep."""
+"""Metres between the camera and any wall: tall furniture at the walls is less deep than this."""
 WALK_FIELDS = ("yaw", "turn", "reach_x", "reach_y", "lag", "height", "pitch", "phase", "unevenness")
 
 
@@ -110,7 +110,7 @@ def sample_walks(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
 
 
 def sample_orbits(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
-    """Walks round a thing in the room, as somebody makes who photographs it: OpenCV camera-to-world, metres.
+    """Walks round a thing in the room, like those of a photographer: OpenCV camera-to-world, metres.
 
     The camera looks at a point near the middle of the room from up to 1.6 metres, keeps CAMERA_MARGIN from the walls,
     and turns by half of the room's walk or more.

@@ -1,6 +1,6 @@
 """Light in procedural rooms: lamps and windows, soft shadows of furniture, sun, and what is outside.
 
-Shading is local but for one light, whose shadows are drawn: lamps and windows with a soft falloff, light from above and
+Shading is local, except for one light that casts shadows: lamps and windows with a soft falloff, light from above and
 below, darkening towards corners and near furniture, and one patch of sun through a window.
 """
 
@@ -14,7 +14,7 @@ from scenetok_ns.data.demo.rooms import NUM_OBJECTS, RoomBatch
 from scenetok_ns.data.demo.surfaces import length, look_up
 
 SHADOW_REACH = 0.85
-"""Part of the way to the light on which things throw shadows: what hangs around the light itself throws none."""
+"""Part of the way to the light on which things cast shadows: things around the light itself cast none."""
 NARROWEST_SHADOW, SHADOW_GROWTH = 0.06, 0.25
 """Width of a shadow's edge in metres where the thing touches the surface, and its growth with their distance."""
 PICTURE_HEIGHT, PICTURE_WIDTH = 0.4, 0.25
@@ -114,7 +114,7 @@ def outside_color(
     direction: Float[Tensor, "n 3 rays"],
     photographs: Float[Tensor, "p 3 height width"] | None = None,
 ) -> Float[Tensor, "n 3 rays"]:
-    """What windows show, at infinity: ground, hills or buildings before a soft horizon, sky; or a photograph."""
+    """Scenery in windows, at infinity: ground, hills or buildings before a soft horizon, sky; or a photograph."""
     slope = direction[:, 2:] / length(direction)[:, None]
     height = (slope + 0.06) / 0.12
     ground, horizon, sky, front = rooms.outside[..., None].unbind(dim=1)

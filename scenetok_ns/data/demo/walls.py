@@ -36,7 +36,7 @@ class Decal:
 
 @dataclass(frozen=True)
 class Faces:
-    """What the six faces of the rooms look like; order -x, +x, -y, +y, floor, ceiling."""
+    """Appearance of the six faces of the rooms; order -x, +x, -y, +y, floor, ceiling."""
 
     look: Float[Tensor, "b 6 material"]
     decal_rect: Float[Tensor, "b 6 decals 4"]
@@ -100,7 +100,7 @@ def rectangle(along: Tensor, middle: Tensor, half_width: Tensor, half_height: Te
 
 
 def draw_paint(draws: Draws) -> Float[Tensor, "b 4 material"]:
-    """All walls alike, but perhaps the first spot's; sometimes with broad stripes."""
+    """All walls alike, except sometimes the first spot's wall; some have broad stripes."""
     common, accent = draws.color("wall"), draws.color("accent_wall")
     colors = common[:, None].repeat(1, 4, 1)
     colors[:, 0] = torch.where(draws.chance(0.6)[:, None], accent, common)
@@ -162,7 +162,7 @@ def draw_panes(draws: Draws, roles: dict[str, Tensor], window: Window) -> Decal:
 
 
 def draw_curtains(draws: Draws, window: Window) -> Decal:
-    """Drawn aside: they show left and right of the window, which is laid over them."""
+    """Curtains drawn aside: they are visible left and right of the window, which covers them."""
     color = draws.color("curtain")
     look = material(
         color,

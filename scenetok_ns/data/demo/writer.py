@@ -73,7 +73,7 @@ def write_demo_data(
     depth: bool = False,
     on_scene: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write scenes to `output`/{train,test}; nothing is there until all of it is.
+    """Write scenes to `output`/{train,test}; the folder appears when it is complete.
 
     num_scenes: of each split. depth: also an exact depth map of each frame (docs/data.md has their form). on_scene is
     called after each scene. Raises FileExistsError if `output` holds anything.

@@ -7,8 +7,8 @@
 
 Latents are raw, as the autoencoder gives them, in float16. Every `factor`-th frame was taken. Cameras are OpenCV
 camera-to-world and normalised intrinsics of the crop, one for each frame. The published scripts store cameras in
-float16; we store float32, which the published loader reads as well. Nothing is ever half-written: a file appears under
-its name when it is complete. Published code: src/dataset/dataset_latent.py, src/scripts/precompute_latents.
+float16; we store float32, which the published loader reads as well. A file appears under its name only when it is
+complete. Published code: src/dataset/dataset_latent.py, src/scripts/precompute_latents.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class MappedLatents:
             arrays = _map_npz(path)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BadScene(
-                f"latents {path} cannot be read ({error}); delete the file and make it anew", scene
+                f"latents {path} cannot be read ({error}); delete the file and make it again", scene
             ) from error
         for name, axes in ARRAYS.items():
             if name not in arrays or arrays[name].ndim != axes or arrays[name].dtype.kind != "f":
@@ -113,7 +113,7 @@ class MappedLatents:
         return len(self.extrinsics)
 
     def cameras(self) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 3 3"]]:
-        """Of all frames, float32."""
+        """Cameras of all frames, float32."""
         return _to_float(self.extrinsics), _to_float(self.intrinsics)
 
     def pick(self, indices: Tensor) -> Float[Tensor, "l c h w"]:
@@ -140,10 +140,10 @@ def verify_file(path: Path) -> str | None:
 
 
 def write_map(root: Path) -> dict[str, Any]:
-    """Write the map file for the scenes that are there now; returns its content.
+    """Write the map file for the existing scenes; returns its content.
 
     Like the published script it names the mirrored file of every scene, whether or not it exists. Several processes
-    may end at the same time: each looks again until what it wrote is what is there.
+    may end at the same time: each checks again until the file has the content that it wrote.
     """
     while True:
         content = make_map(root)

@@ -27,7 +27,7 @@ from scenetok_ns.tools.seeds import named_generator
 
 @dataclass(frozen=True)
 class LatentJob:
-    """What to compute."""
+    """Options of a job."""
 
     root: Path
     settings: LatentSettings
@@ -41,7 +41,7 @@ class LatentJob:
     """Scenes with fewer frames, after taking every n-th, are left out (published: 32)."""
     shard: Shard = field(default_factory=Shard)
     workers: int = 4
-    """Scenes that are decoded at the same time, ahead of the autoencoder."""
+    """Number of scenes that are decoded at the same time, ahead of the autoencoder."""
 
     def __post_init__(self) -> None:
         unknown = set(self.sources) - set(SPLITS)
@@ -65,7 +65,7 @@ class LatentJob:
 def compute_latents(
     job: LatentJob, autoencoder: Autoencoder, on_scene: Callable[[str], None] = lambda key: None
 ) -> JobReport:
-    """Make the files of this shard that are not there yet, then the map file.
+    """Create the missing files of this shard, then the map file.
 
     A scene that cannot be used is skipped and reported. Files appear complete or not at all, and their bytes depend on
     `job.settings` and the photographs alone, so an interrupted run is continued by running it again.
@@ -104,7 +104,7 @@ def _encode(job: LatentJob, autoencoder: Autoencoder, key: str, views: Views, fa
     available = -(-len(views.images) // factor)
     count = available // layout.frames_per_chunk * layout.frames_per_chunk
     if available < job.min_frames or count == 0:
-        raise BadScene(f"{available} frames after taking every {factor}., fewer than {job.min_frames}", key)
+        raise BadScene(f"{available} frames after taking one in {factor}, fewer than {job.min_frames}", key)
     frames = torch.arange(count) * factor
     images, c2w = views.images[frames], views.c2w[frames]
     if flip:

@@ -24,10 +24,10 @@ class LatentViews:
     """Some latents of a scene with the cameras of all their frames."""
 
     latents: Float[Tensor, "l c h w"]
-    """Raw, in the precision of the file; `LatentSpace.normalize` makes them what the networks see."""
+    """Raw latents in the precision of the file; `LatentSpace.normalize` prepares them for the networks."""
     c2w: Float[Tensor, "f 4 4"]
     intrinsics: Float[Tensor, "f 3 3"]
-    """Of the crops that the latents were made from."""
+    """Intrinsics of the crops that the latents were made from."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class LatentStore:
 
 
 class LatentScenes:
-    """Scenes that have latents of both autoencoders: what training takes in the place of photographs."""
+    """Scenes that have latents of both autoencoders: used in training instead of photographs."""
 
     def __init__(self, context: LatentStore, target: LatentStore, keys: Iterable[str]) -> None:
         """`keys`: the scenes of the data set, which may lack latents. Raises DataError if none has both."""

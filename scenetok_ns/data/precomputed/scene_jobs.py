@@ -1,4 +1,4 @@
-"""What jobs over all scenes of a data set share: shards of the work, loading ahead, skipped scenes, a report."""
+"""Shared by jobs over all scenes of a data set: shards of the work, loading ahead, skipped scenes, a report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shard:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Shard:
-        """From a SLURM job array, and inside each of its jobs (or without one) from torchrun or srun.
+        """Read the shard from a SLURM job array, and inside each of its jobs (or without one) from torchrun or srun.
 
         Eight jobs of four processes each are 32 shards. Without such variables: everything.
         """
@@ -80,15 +80,15 @@ _SHARD_VARIABLES = (
 
 @dataclass(frozen=True)
 class SceneTask(Generic[T]):
-    """What is to be done with one scene, whose name is that of its files."""
+    """Work on one scene; its files have the name of the scene."""
 
     key: str
     complete: bool
-    """All its files are there."""
+    """Whether all its files exist."""
     open: Callable[[], Callable[[], T]]
     """Opens the scene, and returns what decodes its photographs. Either raises BadScene."""
     write: Callable[[T], Iterable[Path]]
-    """Makes the missing files one by one. Raises BadScene."""
+    """Creates the missing files one by one. Raises BadScene."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class JobReport:
     written: int
     """Files."""
     present: int
-    """Scenes that were complete before."""
+    """Number of scenes that were complete before."""
     skipped: SkippedScenes
 
 
 def run_tasks(
     root: Path, settings: SetSettings, tasks: Iterable[SceneTask[T]], workers: int, on_scene: Callable[[str], None]
 ) -> JobReport:
-    """Make the files of all tasks that are not there yet.
+    """Create the missing files of all tasks.
 
     A scene that cannot be used is skipped and reported. `on_scene` is called after each scene. `workers`: scenes that
     are decoded at the same time, ahead of the networks. Raises DataError if `root` holds a set with other settings.

@@ -21,9 +21,9 @@ class SetSettings:
     FILE: ClassVar[str]
     """Name of the JSON file in the folder of the set."""
     PATTERN: ClassVar[str]
-    """Of the files of the set, from its folder."""
+    """Pattern of the files of the set, from its folder."""
     KIND: ClassVar[str]
-    """What they hold, for messages."""
+    """Content of these files, for messages."""
 
     @classmethod
     def read(cls: type[Settings], root: Path) -> Settings | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenJob:
-    """What to encode."""
+    """Options of a job."""
 
     root: Path
     split: str
@@ -36,7 +36,7 @@ class TokenJob:
     settings: TokenSettings
     shard: Shard = field(default_factory=Shard)
     workers: int = 4
-    """Scenes that are decoded at the same time, ahead of the networks."""
+    """Number of scenes that are decoded at the same time, ahead of the networks."""
 
     def scenes(self) -> list[str]:
         return list(self.shard.of(list(self.source.keys)))
@@ -54,7 +54,7 @@ class _Draw:
 
 @torch.no_grad()
 def compute_tokens(job: TokenJob, model: SceneTok, on_scene: Callable[[str], None] = lambda key: None) -> JobReport:
-    """Make the files of this shard that are not there yet.
+    """Create the missing files of this shard.
 
     A scene that cannot be used is skipped and reported. Files appear complete or not at all, so an interrupted job is
     continued by running it again. `on_scene` is called after each scene of the shard. Raises DataError if the folder

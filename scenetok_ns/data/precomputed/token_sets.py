@@ -5,7 +5,7 @@
 
 A file holds several encodings of its scene, because training must not see one choice of context views only: each has
 context views and a reference of its own, drawn as in training from photographs, and every other one is of the mirrored
-scene where the preset mirrors scenes. Nothing is ever half-written.
+scene where the preset mirrors scenes. Files appear only when they are complete.
 """
 
 from __future__ import annotations
@@ -56,14 +56,15 @@ class SceneEncodings:
     mean: Float[Tensor, "k n dim"]
     logvar: Float[Tensor, "k n dim"]
     c2w: Float[Tensor, "k context 4 4"]
-    """Of the context views, camera-to-world, OpenCV axes; mirrored where the encoding is of the mirrored scene."""
+    """Poses of the context views, camera-to-world, OpenCV axes; mirrored where the encoding is of the mirrored
+    scene."""
     intrinsics: Float[Tensor, "k context 3 3"]
-    """Of the crops, divided by the image size."""
+    """Intrinsics of the crops, divided by the image size."""
     reference: Int64[Tensor, " k"]
     """Frame number of the camera that poses were taken relative to: a context view."""
     flipped: Bool[Tensor, " k"]
     num_frames: Int64[Tensor, " 1"]
-    """Of the scene that was encoded, so that another scene of the same name is noticed."""
+    """Number of frames of the encoded scene, to notice another scene of the same name."""
 
     def save(self, path: Path, dtype: torch.dtype) -> None:
         tensors = {field.name: getattr(self, field.name).cpu().contiguous() for field in fields(self)}
@@ -116,7 +117,7 @@ class TokenStore:
             raise DataError(f"no tokens in {self.root / split}; `scenetok encode --split {split}` makes them")
 
     def present(self, keys: Iterable[str]) -> Sequence[str]:
-        """Those scenes of a data set that have tokens, in their order."""
+        """The scenes of a data set that have tokens, in their order."""
         wanted = list(keys)
         present = [key for key in wanted if key in self._names]
         if not present:
@@ -145,7 +146,7 @@ class TokenStore:
                 values = {name: part[number : number + 1][0] for name, part in slices.items()}
         except (OSError, SafetensorError, ValueError, IndexError) as error:
             raise BadScene(
-                f"tokens {path} cannot be read ({error}); delete the file and make it anew", scene
+                f"tokens {path} cannot be read ({error}); delete the file and make it again", scene
             ) from error
         return Encoding(
             mean=values["mean"].float(),

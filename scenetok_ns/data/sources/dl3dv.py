@@ -23,7 +23,7 @@ from scenetok_ns.data.transforms_file import TRANSFORMS, frame_of, read_json
 logger = logging.getLogger(__name__)
 
 IMAGE_FOLDERS = ("images_4", "images_8", "images_2", "images")
-"""Looked for in this order: images_4 is what the released models were trained on."""
+"""Order of preference; the released models were trained on images_4."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
 ASPECT_TOLERANCE = 0.02
@@ -31,7 +31,7 @@ ASPECT_TOLERANCE = 0.02
 
 
 class DL3DVSource(SceneSource):
-    """The scene folders in `folder` and in folders of it that are no scenes, or `folder` itself if it is a scene.
+    """The scene folders in `folder` and in subfolders that are not scenes, or `folder` itself if it is a scene.
 
     DL3DV-ALL is downloaded as `{1K..11K}/<scene>/transforms.json`, the benchmark as
     `<scene>/nerfstudio/transforms.json`; archives that make one more folder of the scene's name may stay as they are.
@@ -144,7 +144,7 @@ def home_of_scene(scene: Path) -> Path | None:
 
 @dataclass
 class FoundScenes:
-    """What a folder holds: itself as a scene, or the scenes in it."""
+    """Content of a folder: itself as a scene, or the scenes in it."""
 
     homes: dict[str, Path] = field(default_factory=dict)
     """Scene -> folder of its transforms.json."""

@@ -10,7 +10,7 @@ from scenetok_ns.data.scenes import Scene, SceneSource, ViewIndices, scene_part
 
 
 class HeldOutTargets(SceneSource):
-    """A source whose evaluation scenes are without their target views; a target that is also context stays.
+    """A source that removes the target views from its evaluation scenes, except targets that are also context.
 
     `views` gives the evaluation views of a scene, and may raise BadScene. Frames keep their order.
     """

@@ -20,20 +20,21 @@ from scenetok_ns.data.scenes import DataError, OneScene, Scene, ViewIndices, Vie
 DEFAULT_FOV = 58.0
 """Degrees along the shorter side where EXIF has no focal length: about that of RealEstate10K's videos."""
 PLAUSIBLE_FOV = (5.0, 150.0)
-"""Degrees along the shorter side; EXIF data outside of it is not believed."""
+"""Degrees along the shorter side; EXIF data outside this range is ignored."""
 FARTHEST_REACH = 30.0
-"""Units of the training data; its rooms are a few wide. Paths that lead farther are most likely in other units."""
+"""Maximum reach of a path in units of the training data; its rooms are a few units wide. Paths that lead farther are
+most likely in other units."""
 
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """Pixels as they are meant to be looked at, and what the camera wrote beside them."""
+    """Upright pixels, and the EXIF data of the camera."""
 
     image: UInt8[Tensor, "3 h w"]
     fov: float | None
     """Field of view along the shorter side in degrees, from EXIF; None: missing or not plausible."""
     notes: tuple[str, ...]
-    """What was done to make it a picture of three channels of bytes."""
+    """Conversions that made it a picture of three channels of bytes."""
 
     def field_of_view(self, fov: float | None = None) -> tuple[float, str]:
         """Field of view along the shorter side in degrees: as given, from EXIF, or `DEFAULT_FOV`; and which it is.
@@ -106,14 +107,14 @@ def _fov(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class GenerationInputs:
-    """What a scene is generated from."""
+    """Inputs that a scene is generated from."""
 
     views: Views
     """One to a few photographs; the first one's camera is the reference."""
     anchors: Float[Tensor, "a 4 4"]
-    """Poses at which the scene is meant to be seen; camera-to-world, OpenCV axes."""
+    """Poses from which the scene will be seen; camera-to-world, OpenCV axes."""
     pose_scale: float = 1.0
-    """Units of the poses -> units of the training data."""
+    """Factor from units of the poses to units of the training data."""
 
 
 class PhotographSource(OneScene):
@@ -152,7 +153,7 @@ class PhotographSource(OneScene):
         return ViewIndices(context=torch.zeros(1, dtype=torch.int64), target=torch.zeros(1, dtype=torch.int64))
 
     def path_note(self) -> str:
-        """How large the path is in the units that the model knows: a path has no scale of its own."""
+        """Describe the size of the path in the units of the training data: a path alone has no scale."""
         advice = "another --pose-scale makes the scene larger or smaller"
         if self.reach > FARTHEST_REACH:
             advice = "scenes in training reach a few units: make --pose-scale smaller"

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
 CACHED_CHUNKS = 4
-"""Chunks that one process keeps open. They are mapped into memory, not read, so each costs only what was looked at."""
+"""Maximum number of chunks that one process keeps open. They are mapped into memory, not read, so each costs only the
+pages that were used."""
 
 
 class RE10KSource(SceneSource):

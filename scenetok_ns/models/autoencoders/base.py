@@ -1,4 +1,4 @@
-"""The one protocol behind which every autoencoder stands."""
+"""The common interface of all autoencoders."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LatentSpace:
         return height // self.spatial_factor, width // self.spatial_factor
 
     def normalize(self, raw: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w"]:
-        """Raw latents, as the autoencoder gives them or a latent file holds them -> what the networks see.
+        """Convert raw latents, from the autoencoder or from a latent file, to those that the networks see.
 
         Computed in float32 or wider, returned in the dtype of `raw`.
         """
@@ -67,7 +67,7 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Float[Tenso
 class Autoencoder(nn.Module, ABC):
     """A frozen autoencoder between frames in [0, 1] and latents as the networks see them.
 
-    Range conversion, latent statistics, chunking and precision are the wrapper's own affair. Frames and latents come
+    The wrapper handles range conversion, latent statistics, chunking and precision. Frames and latents come
     back in the dtype of the input, whatever the dtype of the weights. A subclass writes `_encode` and `_decode`, which
     may rely on checked shapes.
     """
@@ -85,7 +85,7 @@ class Autoencoder(nn.Module, ABC):
         """Frames in [0, 1], whole chunks of the temporal layout -> raw latents.
 
         `noise` is for autoencoders that sample: a generator (on the CPU: the same latents on every device), the
-        standard normal noise itself, or None for the mean. Deterministic autoencoders do not look at it.
+        standard normal noise itself, or None for the mean. Deterministic autoencoders ignore it.
         """
         self._check_frames(frames)
         return self._encode(frames, noise)
@@ -119,7 +119,7 @@ class Autoencoder(nn.Module, ABC):
         """Decode a clip whose latents arrive in pieces of whole chunks; frames come as soon as they are final.
 
         Joined, they equal the first `num_frames` (None: all) frames of `decode` of the joined latents; work for others
-        is left out where that changes nothing. All pieces are taken, whatever is wanted of them.
+        is left out where that changes nothing. All pieces are consumed, even if fewer frames are wanted.
         """
         given = 0
         for frames in self._decode_pieces(pieces, num_frames):
@@ -135,7 +135,7 @@ class Autoencoder(nn.Module, ABC):
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
         """Return a faster autoencoder that computes the same in the direction that rendering needs, up to rounding.
 
-        It holds copies of the weights, and serves one thread and one stream at a time. Where nothing faster is known,
+        It holds copies of the weights, and serves one thread and one stream at a time. If there is no faster version,
         it is this autoencoder itself.
 
         Args:

@@ -1,8 +1,8 @@
 """A small convolutional image autoencoder of our own for the embedded presets.
 
-No pretrained autoencoder can be shipped with the package, so this one stands where VA-VAE and Video DC-AE stand: it
-is trained on the demo scenes (`scenetok train-tiny`), and its weights come with the package. Each frame is coded
-alone; in layouts where a latent stands for several frames, their codes are joined along the channels.
+No pretrained autoencoder can be shipped with the package, so this one replaces VA-VAE and Video DC-AE: it is trained on
+the demo scenes (`scenetok train-tiny`), and its weights come with the package. Each frame is coded alone; in layouts
+where a latent stands for several frames, their codes are joined along the channels.
 """
 
 from __future__ import annotations

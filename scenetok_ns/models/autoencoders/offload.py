@@ -28,7 +28,8 @@ class OffloadedAutoencoder(Autoencoder):
         return self.inner.latents_needed(num_frames)
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
-        """Return the inner one's copy, if it has weights of its own: a decoder's, in half precision, are small."""
+        """Return the copy of the inner autoencoder if it has its own weights: those of a decoder, in half precision,
+        are small."""
         inference_copy = self.inner.for_inference(device, dtype, graphs=graphs)
         return self if inference_copy is self.inner else inference_copy
 

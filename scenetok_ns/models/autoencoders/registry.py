@@ -1,4 +1,4 @@
-"""From an `AutoencoderConfig` to its latent space and to the autoencoder itself: the one place that knows the names."""
+"""Build autoencoders, and their latent spaces, from an `AutoencoderConfig`: the one place that knows their names."""
 
 from __future__ import annotations
 

@@ -115,14 +115,14 @@ def published_key(key: str, levels: int = 5) -> str:
 
 
 REPLAYED_IMAGES = 6
-"""Images that a CUDA graph of the encoder works on: half of the usual twelve, in less than half a GiB."""
+"""Number of images that a CUDA graph of the encoder works on: half of the usual twelve, in less than half a GiB."""
 
 
 class VAVAE(Autoencoder):
     """Images <-> latents of 1/16 the size with 32 channels.
 
     The encoder gives a diagonal Gaussian for each image. SceneTok was trained on samples of it, so pass `noise` to
-    `encode` where its results are to be met; without, the mean is taken. The network runs in the dtype of its weights
+    `encode` to reproduce its results; without noise, the mean is used. The network runs in the dtype of its weights
     (the reference runs it under bf16 autocast); mean, deviation and sample are formed in float32.
     """
 

@@ -4,7 +4,7 @@ Published as `F32T4C128_AE.safetensors` (https://huggingface.co/hpcai-tech/Open-
 large frames run in overlapping tiles that are cross-faded, as published, which also bounds memory.
 
 The frames of a clip influence each other: inside a tile attention sums over all of time and space. Encoding or decoding
-a clip in other pieces therefore gives other numbers, and nothing here pretends otherwise.
+a clip in other pieces therefore gives other numbers.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def video_dcae_latent_space(config: AutoencoderConfig) -> LatentSpace:
 
 
 class VideoDCAE(Autoencoder):
-    """Groups of 4 frames <-> latents; the lengths that the network itself gets wrong are dealt with here.
+    """Groups of 4 frames <-> latents; corrects the lengths that the network itself gets wrong.
 
     The published network decodes a tile of a single latent (a clip of one latent, or one left over for the last tile)
     to ONE frame instead of four. `decode_raw` gives such a tile the latent twice and keeps the first 4 frames, so

@@ -36,7 +36,7 @@ STRIP_POSITIONS = 2**19
 """8 frames of 256 x 256 pixels: maps of a strip take 128 MiB each in half precision, those of a whole tile four times
 as much."""
 BLOCK_REACH = 2
-"""Positions that a residual block of two convolutions looks to each side."""
+"""Reach of a residual block of two convolutions, in positions to each side."""
 ALIGNED = 8
 """Number of half-precision values in 16 bytes."""
 Maps = Float[Tensor, "b t h w c"]
@@ -233,7 +233,7 @@ class _ConvBlock(NamedTuple):
     def leading(self, x: Maps) -> Maps:
         """The first frames of the result, BLOCK_REACH fewer than those of `x`, of a longer clip's beginning."""
         inner = self.conv1(x, with_bias=False)[:, :-1]
-        # The second convolution is told of the zeros before the clip, and of nothing behind its input.
+        # The second convolution must know of the zeros before the clip, and of nothing behind its input.
         padded = x.new_empty(1, 1 + inner.shape[1], *inner.shape[2:])
         padded[:, 0] = 0
         bias_silu(inner, cast(Tensor, self.conv1.bias), out=padded[:, 1:])

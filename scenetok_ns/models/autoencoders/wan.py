@@ -149,7 +149,7 @@ class WanVAE(Autoencoder):
     def encode_video(self, video: Tensor) -> Tensor:
         """One causal run, plainly as published: video [b, f, 3, h, w] in [-1, 1], f = 4 n + 1 -> raw means.
 
-        Frames beyond the last 4 n + 1 are lost without a word, as upstream: `encode_raw` refuses such clips.
+        Frames beyond the last 4 n + 1 are dropped without a warning, as upstream: `encode_raw` refuses such clips.
         """
         moments = self.network.encode(video.transpose(1, 2).to(self.network.dtype)).latent_dist
         return moments.mean.transpose(1, 2)

@@ -87,7 +87,7 @@ def load_strict(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Put the tensors of `state` in the place of the network's own; nothing may be missing, left over or misshapen.
+    """Replace the network's tensors by those of `state`; nothing may be missing, left over or misshapen.
 
     file_key: from a key of the network to its name in the file. dropped: prefix of names that are left out on
     purpose -> reason. A tensor with trailing axes of length 1 that the network's lacks is squeezed (1x1 convolutions

@@ -96,7 +96,7 @@ class CompressingEngine:
             return self._runs[1](latents, poses)
 
     def compute(self, latents: Tensor, poses: Tensor, rotary: RotaryTable) -> Tensor:
-        """Run the network from embedded cameras on. The graph captures this."""
+        """Run the network, given the embedded cameras. The graph captures this."""
         views = embed_patches(latents.to(self._embed[0].dtype), *self._embed).flatten(1, 2)
         condition = F.silu(poses).to(views.dtype)
         modulation = F.linear(condition, self._modulation, self._modulation_bias)

@@ -29,11 +29,11 @@ from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 POSES_AT_ONCE = 64
-"""Latents whose cameras are embedded together: ray maps are large."""
+"""Number of latents whose cameras are embedded together: ray maps are large."""
 STEPS_AHEAD = 4
-"""Steps that are launched before they can run."""
+"""Number of steps that are launched before they can run."""
 KEPT_WINDOWS = 4
-"""Kinds of windows (sizes of batches, with or without guidance, ...) whose buffers and graphs are kept."""
+"""Number of kinds of windows (sizes of batches, with or without guidance, ...) whose buffers and graphs are kept."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def stretches(schedule: Schedule, num_latents: int, clean_targets: int, chunk: i
         clean = clean_targets if first_noisy[step] - start >= clean_targets else 0
         own = Stretch(range(step, step + 1), start, clean, finals[step + 1])
         last = found[-1] if found else None
-        # A step that makes latents final ends its stretch: they are given out before the next one.
+        # A step that makes latents final ends its stretch: they are yielded before the next one.
         goes_on = last is not None and finals[step] == finals[step - 1] and len(last.steps) < CAPACITY
         if last is not None and goes_on and (last.start, last.clean) == (start, clean):
             found[-1] = replace(own, steps=range(last.steps.start, step + 1))
@@ -67,7 +67,7 @@ def stretches(schedule: Schedule, num_latents: int, clean_targets: int, chunk: i
 
 
 class DenoisingEngine:
-    """Denoises windows with a copy of a denoiser's weights. To be used from one thread at a time.
+    """Denoises windows with a copy of a denoiser's weights. Use it from one thread at a time.
 
     Several paths may be under way, as long as only one of them is asked for its next window at a time.
     """

@@ -59,7 +59,7 @@ def fingerprint(module: nn.Module) -> Fingerprint:
     """Return a value that changes when a weight or its adapter is replaced or written to (`Tensor._version`).
 
     Fused optimizers and replayed graphs do not raise the version: a trainer calls `SceneTok.begin_training`, and the
-    plain loop renders from then on. This compares no values and does not wait for the device. It walks the modules
+    plain loop renders from then on. This does not compare values or wait for the device. It walks the modules
     itself: `parameters()` would take two thirds of the time, while a preview waits.
     """
     found: list[tuple[int, int]] = []

@@ -24,7 +24,7 @@ from scenetok_ns.models.ops.graphs import StepGraphs, working
 from scenetok_ns.models.presets import SceneSamplerConfig
 
 AHEAD = 64
-"""Steps whose modulations lie on the device at once."""
+"""Number of steps whose modulations lie on the device at once."""
 
 
 @dataclass(frozen=True)

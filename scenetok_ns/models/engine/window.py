@@ -19,7 +19,7 @@ from scenetok_ns.models.ops.graphs import StepGraphs
 from scenetok_ns.models.ops.rope import RotaryTable
 
 CAPACITY = 64
-"""Steps whose time embeddings lie on the device at once; even."""
+"""Number of steps whose time embeddings lie on the device at once; even."""
 TOGETHER, FEW_ROWS = 2, 512
 """Steps whose modulations are computed together where a window has few rows. They alone (256, where half of the latents
 are clean) leave the product waiting for its 300 MB of weights: on an H100 a step's part takes 119 us instead of 145."""
@@ -109,7 +109,7 @@ class WindowSteps:
         )
 
     def load_scene(self, keys: Tensor, values: Tensor, guidance: float) -> None:
-        """Keys and values of the scene tokens, of all conditional elements first (`trunk.keys_values`)."""
+        """Keys and values of the scene tokens; those of all conditional elements come first (`trunk.keys_values`)."""
         self._keys.copy_(keys)
         self._values.copy_(values)
         self._guidance.fill_(guidance)

@@ -1,8 +1,8 @@
 """One thread that does the work of all callers, window by window.
 
 Captured graphs write to buffers that all paths share, so two callers must never run them at once, and a viewer calls
-from one thread for each of its clients. Callers wait here instead; what their `on_step` raises, in their own thread,
-ends their job and nobody else's. Jobs take turns, so a long path does not keep a short one waiting for its end.
+from one thread for each of its clients. Callers wait here instead; an exception from their `on_step`, in their own
+thread, ends only their own job. Jobs take turns, so a long path does not keep a short one waiting for its end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 Report = Callable[[int, int], None]
 
 LOOK_AHEAD = 2
-"""Results that are made before the caller has asked for them."""
+"""Number of results that are computed before the caller asks for them."""
 IDLE_SECONDS = 30.0
 """After that long without a job the thread ends; the next job starts another."""
 
@@ -50,7 +50,7 @@ class _Job(Generic[T]):
             return "error", error
 
     def close(self) -> BaseException | None:
-        """Let go of everything, in the worker's thread; gives what was raised meanwhile."""
+        """Release everything, in the worker's thread; returns an exception that was raised meanwhile."""
         close = getattr(self._results, "close", None)  # generators have it
         self._results = None
         try:
@@ -79,7 +79,7 @@ class Worker:
     def run(self, start: Callable[[Report], Iterator[T]], on_step: Report | None = None) -> Iterator[T]:
         """Results of `start(report)`, which runs in the worker's thread, from the first `next` on.
 
-        `on_step` gets in the caller's thread what the job reports; what it raises ends the job.
+        `on_step` gets in the caller's thread what the job reports; an exception ends the job.
         """
         job = _Job(start, reports=on_step is not None)
         with self._lock:

@@ -53,8 +53,8 @@ def scenetok_loss(
     """Flow matching on the target latents given the tokens of the context views, and the tokens' KL divergence.
 
     loss = mean over elements of (mean square of the velocity's error + kl_weight(step) * KL). The KL term is left
-    out for unconditional elements and where the compressor is frozen. `weight` stands in the place of kl_weight(step)
-    where a step is recorded and replayed with the weights of other steps.
+    out for unconditional elements and where the compressor is frozen. `weight` replaces kl_weight(step) if a step is
+    recorded and replayed with the weights of other steps.
 
     Raises:
         ValueError: the preset trains an unconditional branch, but its denoiser has no null token.
@@ -76,7 +76,7 @@ def refinement_loss(
     denoiser: Denoiser, tokens: Float[Tensor, "n dim"], target: LatentViews, draws: SceneTokDraws
 ) -> LossOutput:
     """Flow matching on clips of one scene given its tokens, which the gradient goes to; `target` is relative to their
-    reference. The loss of `scenetok_loss` with the tokens in the place of the compressor."""
+    reference. The loss of `scenetok_loss` with given tokens instead of a compressor."""
     state = denoiser.project(tokens.expand(len(target.latents), -1, -1))
     flow = flow_error(denoiser, state, target, draws)
     return LossOutput(flow.mean(), {"flow": flow.detach().mean()})

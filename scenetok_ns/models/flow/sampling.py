@@ -1,7 +1,7 @@
 """Denoising loops: windows of latents given scene tokens (parity c08), and scene tokens themselves (parity c09).
 
-What does not change between steps is computed once: the keys and values of the scene tokens for the whole path, the
-embedding of the cameras for each window. Times stay in float32 (the published inference rounds them to bfloat16).
+Everything that is constant over the steps is computed once: the keys and values of the scene tokens for the whole path,
+the embedding of the cameras for each window. Times stay in float32 (the published inference rounds them to bfloat16).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig, Solver
 from scenetok_ns.models.temporal import TemporalLayout
 
 OnStep = Callable[[int, int], None]
-"""Called as on_step(done, total) before each step and once after the last. What it raises ends the loop."""
+"""Called as on_step(done, total) before each step and once after the last. An exception from it ends the loop."""
 
 
 class LastFeatures(NamedTuple):
@@ -47,7 +47,7 @@ class SampledLatents:
     uncertainty: Float[Tensor, "b window h w"]
     """Norm over the channels of the last conditional velocity, for the latents from `window_first` on."""
     last: LastFeatures | None = None
-    """Features of the same latents; None: nobody asked for them."""
+    """Features of the same latents; None: they were not requested."""
 
 
 def path_schedule(config: SamplerConfig, num_latents: int, clean: int = 0) -> Schedule:
@@ -93,17 +93,17 @@ def sample_windows(
     autocast: bool = False,
     features: bool = False,
 ) -> Iterator[SampledLatents]:
-    """Denoise a path window by window, and give out latents as they become final.
+    """Denoise a path window by window, and yield latents as they become final.
 
     Args:
         tokens: scene tokens, not projected.
         cameras: of all frames of the path, relative to the scene's reference view. Whole chunks.
         noise: where the path starts; its device is where everything runs.
         layout: temporal layout of the latents' autoencoder.
-        clean: the first latents of `noise` that are no noise but final (whole chunks, at most
-            `config.clean_targets`): the path goes on from them, and they are not given out.
+        clean: the number of leading latents of `noise` that are already final (whole chunks, at most
+            `config.clean_targets`): the path continues from them, and they are not yielded.
         autocast: run the network in bfloat16.
-        features: also give out the last features, for a depth head.
+        features: also yield the last features, for a depth head.
 
     Raises (at once, not at the first window):
         ValueError: numbers of frames and latents do not agree; a window would cut a chunk in two; guidance is below 1,

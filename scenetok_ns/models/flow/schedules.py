@@ -1,4 +1,4 @@
-"""Which latent has which noise level at which step: the three published samplers as pure functions (parity c06).
+"""Noise level of each latent at each step: the three published samplers as pure functions (parity c06).
 
 All levels are whole numbers that fall from `steps` (pure noise) to 0 (clean). A sweep lowers some of the latents
 before the end of the window; when enough of the window is clean, the window moves on. A schedule is the list of all
@@ -70,7 +70,7 @@ def schedule_matrix(
         clean_targets: clean latents at the head of each next window.
         uncertainty: pyramid only, 0 to `steps`.
         shift: moves all times towards noise, see `flow.shift_time`.
-        clean: leading latents that are clean from the start, at most `clean_targets`: a path that goes on from them.
+        clean: leading latents that are clean from the start, at most `clean_targets`, if a path continues from them.
 
     Raises:
         ValueError: a number is out of range, or the pyramid would never end: the window moves on when exactly

@@ -32,12 +32,12 @@ class RenderedFrames:
 
     first_frame: int
     frames: Float[Tensor, "b f 3 height width"]
-    """In [0, 1], float32."""
+    """Frames in [0, 1], float32."""
     denoised: tuple[SampledLatents, ...] = ()
     """Latents that have become final since the part before. They run ahead of the frames, and count from the first new
-    latent on, whatever the path goes on from."""
+    latent on, also if the path continues from earlier views."""
     maps: FrameDepths | None = None
-    """Where depth was asked for."""
+    """Depth of the frames; None: it was not requested."""
 
 
 class FrameDepths(NamedTuple):
@@ -48,7 +48,7 @@ class FrameDepths(NamedTuple):
     """Probability, as estimated, that the depth is within a tenth of the truth."""
 
     def scaled(self, factors: Float[Tensor, " b"]) -> FrameDepths:
-        """In units that are 1 / factor of these."""
+        """Convert to units that are 1 / factor of the present ones."""
         return FrameDepths(self.depth * factors.to(self.depth)[:, None, None, None, None], self.confidence)
 
 
@@ -76,7 +76,7 @@ def finite_windows(
 
 @dataclass(frozen=True)
 class CleanViews:
-    """Views of the same scene that are there already, for a path to go on from."""
+    """Existing views of the same scene, from which a path continues."""
 
     latents: Float[Tensor, "b l c h w"]
     """Final: whole chunks, at most `SamplerConfig.clean_targets`."""
@@ -105,9 +105,9 @@ def render_windows(
         cameras: one for each frame (at least one), relative to each scene's reference view.
         image_size: height and width of the frames in pixels.
         seed: of the starting noise; one for all scenes, or one for each.
-        clean: views that the path goes on from, cameras relative like the others. The noise of the path is the same
-            with and without.
-        on_step: progress, called as on_step(done, total); what it raises ends the rendering.
+        clean: views that the path continues from, with cameras relative to the reference too. They do not change the
+            noise of the path.
+        on_step: progress, called as on_step(done, total); an exception ends the rendering.
         autocast: run the denoiser in bfloat16. The autoencoder chooses its own precision.
         depth_head: also predict depth, in the networks' units, from the last denoising step.
 
@@ -137,10 +137,10 @@ class StartedPath:
 
     cameras: CameraBatch
     noise: Float[Tensor, "b latents c h w"]
-    """The first `clean` latents are no noise but final."""
+    """Number of leading latents that are final, not noise."""
     clean: int
     num_frames: int
-    """Frames that are wanted, of those behind the clean ones."""
+    """Number of requested frames after the clean ones."""
 
 
 def start_path(
@@ -173,7 +173,7 @@ def start_path(
 def decode_windows(
     autoencoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath, depth_head: DepthHead | None = None
 ) -> Iterator[RenderedFrames]:
-    """Frames of the latents that `sampled` gives out, each with the latents that have arrived since the one before.
+    """Decode the latents that `sampled` yields; each result has the latents that have arrived since the one before.
 
     With a `depth_head`, also their depth; the latents must have come with the last features.
     """
@@ -206,7 +206,7 @@ def decode_windows(
 
 
 def head_outputs(head: DepthHead, part: SampledLatents) -> tuple[Tensor, Tensor]:
-    """A head's outputs for all frames of new latents, which it predicts together with the rest of their window."""
+    """Depth of all frames of new latents; the head predicts them together with the rest of their window."""
     assert part.last is not None
     first, last = part.first - part.window_first, part.first - part.window_first + part.latents.shape[1]
     frames = head.layout.frame_slice(first, last)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 PROGRAMS = 528
-"""Programs of a gradient kernel: four for each processor of an H100. Few rows take half as many, which is as fast and
-leaves less to add. Each program adds up its share of the rows."""
+"""Number of programs of a gradient kernel: four for each processor of an H100. Few rows take half as many, which is as
+fast and leaves less to add. Each program adds up its share of the rows."""
 
 
 @dataclass

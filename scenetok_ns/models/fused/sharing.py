@@ -10,7 +10,7 @@ _ATTRIBUTE = "_gradient_shared_by_blocks"
 class SharedGradient:
     """Gradient of one tensor, to which each block adds its share inside a matrix product.
 
-    That costs less than what autograd does: write each share, and add it in a pass of its own.
+    This costs less than autograd, which writes each share and adds it in a separate pass.
     """
 
     def __init__(self, chain: object) -> None:

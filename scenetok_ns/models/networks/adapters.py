@@ -17,8 +17,9 @@ SEPARATOR = "/"
 class LowRankAdapters(nn.Module):
     """For chosen linear layers of a network: weight W -> W + up @ down, with `down` and `up` of rank `rank`.
 
-    They begin as nothing: `up` is zero. The network's parameters and state are left as they are; while `enabled`, its
-    layers compute with the sum, whoever reads their weight. `merged` gives a copy whose weights are the sums.
+    At first they change nothing: `up` is zero. The network's parameters and state are left as they are; while
+    `enabled`, its layers compute with the sum, also for other code that reads their weight. `merged` gives a copy whose
+    weights are the sums.
     """
 
     def __init__(self, network: nn.Module, rank: int) -> None:
@@ -67,7 +68,7 @@ def adapters_in_use(layer: nn.Module) -> tuple[Tensor, ...]:
 
 
 def adapted_layers(network: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of attention and feed-forward in a network's blocks, by name; those of conditions stay."""
+    """The linear layers of attention and feed-forward in a network's blocks, by name, without those of conditions."""
     return {
         name: layer
         for name, layer in network.named_modules()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 WARM_UP = 10
-"""Steps over which the decay grows, so that the average forgets the weights that training began with."""
+"""Number of steps over which the decay grows, so that the average forgets the weights that training began with."""
 
 
 class WeightAverage(nn.Module):

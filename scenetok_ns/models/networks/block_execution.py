@@ -1,7 +1,7 @@
 """How parts of the networks run in training: compiled, fused, or with activations recomputed in the backward pass.
 
-The networks call their parts through `run_block` and know nothing else of this. Whoever compiles, fuses or checkpoints
-a part gives it a `Runner`, which is an attribute of the part. No parameter and no key of a state dict changes.
+The networks call their parts through `run_block` and need not know how they run. To compile, fuse or checkpoint a part,
+give it a `Runner`, which is an attribute of the part. No parameter and no key of a state dict changes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Depth of target frames from the denoiser's last features: a small network beside its output projection.
 
-The features are those of the last denoising step, with the scene, so depth costs no denoising of its own. The head
+The features are those of the last denoising step, with the scene, so depth needs no extra denoising. The head
 predicts the logarithm of inverse depth and of the scale b of its Laplace distribution: b is a relative error.
 """
 
@@ -23,7 +23,7 @@ from scenetok_ns.models.temporal import TemporalLayout
 LARGEST_PATCH = 8
 """Side of the depth map's part that belongs to a token, at most; beyond, the map is enlarged."""
 PIXEL_FEATURES = 16
-"""Features of a pixel between the tokens and the last convolutions."""
+"""Number of features of a pixel between the tokens and the last convolutions."""
 HEAD_WIDTH = 64
 """Width of an attention head."""
 LOG_LIMIT = 8.0

@@ -109,7 +109,7 @@ class FinalLayer(Part):
     def features(
         self, x: Float[Tensor, "b n hidden"], activated: Float[Tensor, "b n hidden"]
     ) -> Float[Tensor, "b n hidden"]:
-        """Return what the linear layer maps to the output."""
+        """Return the input of the linear layer."""
         shift, scale = modulations(self.adaLN_modulation, activated, 2)
         return modulate(self.norm_final(x), shift, scale)
 

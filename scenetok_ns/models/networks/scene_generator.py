@@ -104,7 +104,7 @@ class SceneGenerator(nn.Module):
         Args:
             latents: Normalised latents of the condition views.
             cameras: Cameras of the condition views, relative to view 0.
-            anchors: Poses at which the scene is to be seen, relative to condition view 0. They always count.
+            anchors: Poses from which the scene will be seen, relative to condition view 0. They always count.
             mask: True for condition views that count. The others become null tokens, pose included.
             pose_drop: Batch elements whose pose embedding becomes zero. None: drawn in training mode.
             anchor_drop: Batch elements whose anchor embedding becomes zero. None: drawn in training mode.

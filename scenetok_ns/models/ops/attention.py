@@ -69,9 +69,9 @@ def attention_flash(
 def flash_version(generation: int, head_dim: int, *, trains: bool) -> int:
     """Return the version of flash-attn for a generation of GPUs (major compute capability); 0: none.
 
-    Version 4 is compiled from Python when it is first called, which torch.compile cannot look through: in what is
-    compiled another one serves, or torch's attention. On Hopper its backward pass is a quarter faster than cuDNN's, its
-    forward pass slower (docs/performance.md, training steps).
+    Version 4 is compiled from Python when it is first called, which torch.compile cannot trace: compiled code uses
+    another version, or torch's attention. On Hopper its backward pass is a quarter faster than cuDNN's, its forward
+    pass slower (docs/performance.md, training steps).
     """
     return _installed_version(generation, head_dim, trains, torch.compiler.is_compiling())
 

@@ -75,7 +75,7 @@ class Float32Tables(nn.Module):
     """A module of constant buffers that keep float32 when the model is cast: rounded angles would move the rotation."""
 
     def fill_tables(self) -> None:
-        """Compute the buffers anew, in place; for a model that left the meta device without weights."""
+        """Recompute the buffers in place, for a model that left the meta device without weights."""
         raise NotImplementedError
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]

@@ -1,7 +1,7 @@
 """Triton kernels around matrix products of few rows, where cuDNN and cuBLAS leave a GPU half empty.
 
-dispatch.py calls them. They pay because of what they do along with the product (norm and rotation of queries; gate and
-residual sum), which otherwise is a kernel of its own that waits for the one before it.
+dispatch.py calls them. They are faster because of the work that they do along with the product (norm and rotation of
+queries; gate and residual sum), which otherwise is a kernel of its own that waits for the one before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from scenetok_ns.models.ops.rope import RotaryTable
 FEW_KEYS = 1024
 """Largest number of keys for `attend_triton`; 512 were measured."""
 ROWS = 64
-"""Queries of a program of `attend_triton`. Fewer, so that each processor has two programs, were slower on an H100."""
+"""Number of queries of a program of `attend_triton`. Fewer, so that each processor has two programs, were slower on an
+H100."""
 BLOCKS = ((128, 4), (64, 3), (64, 2), (32, 2))
 """Keys at a time and blocks of them in flight, best first (10.1, 10.7, 11 us for 512 keys on an H100; 8 warps, and more
 keys at a time, were slower). GPUs differ in how much they can hold."""

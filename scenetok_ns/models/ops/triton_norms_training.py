@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 STAGES = 3
-"""Rows of gradient kernels that are on their way at a time."""
+"""Number of rows that a gradient kernel loads ahead."""
 
 
 def add_and_norm_triton(

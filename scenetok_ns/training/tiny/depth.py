@@ -47,7 +47,7 @@ VIEW_COUNTS = (1, 2, 4, 6, 12)
 
 @dataclass
 class DepthOptions(RunOptions):
-    """What a run of the depth head is asked for."""
+    """Options of a training of the depth head."""
 
     batch_size: int = 64
     scenes: int = 2000
@@ -162,7 +162,7 @@ class DepthTask:
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Figures of the averaged weights on frames rendered as the tools render them, of all context views."""
+        """Figures of the averaged weights on frames rendered as in the tools, from all context views."""
         return self.figures(self.preset.data.views.num_context, WINDOW_STARTS[:1])
 
     def between_steps(self) -> None:

@@ -1,4 +1,4 @@
-"""What the embedded tokenizer is measured by, on demo rooms that no training has seen (`benchmarks/tiny.py`).
+"""Figures of the embedded tokenizer on demo rooms outside its training data (`benchmarks/tiny.py`).
 
 Fidelity by numbers of context views, of tokens and of steps; sharpness; steadiness of paths; whether tokens are used.
 Pictures of models of other sizes are brought to the size of the truth.
@@ -33,7 +33,7 @@ WINDOWS = (4, 16, 28, 40)
 """First frames of the windows that are measured."""
 VIEW_COUNTS = (1, 2, 4, 8, 12, 16)
 PATH_ROOMS = 4
-"""Rooms in which paths are rendered."""
+"""Number of rooms in which paths are rendered."""
 
 Frames = Float[Tensor, "b v 3 height width"]
 

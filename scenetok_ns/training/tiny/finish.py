@@ -1,6 +1,6 @@
 """The last stage of the embedded tokenizer: few-step predictions that look like pictures.
 
-The compressor is frozen, so tokens stay what they are. Denoiser and decoder go on together: beside the loss of the
+The compressor is frozen, so tokens do not change. Denoiser and decoder are trained together: beside the loss of the
 stage before, one frame of each element is predicted from pure noise in one step, decoded, and compared with the truth.
 """
 

@@ -31,7 +31,7 @@ HELD_OUT_SCENES = 128
 
 @dataclass
 class GeneratorOptions(RunOptions):
-    """What a run of the generator is asked for."""
+    """Options of a training of the generator."""
 
     preset: str = "scenegen-tiny"
     """Architecture and recipe."""

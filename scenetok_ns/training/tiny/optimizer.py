@@ -116,7 +116,7 @@ def orthogonalized(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
 
 
 def block_matrices(blocks: Sequence[nn.Module], without: Sequence[str] = ()) -> frozenset[int]:
-    """Matrices of `blocks` for Muon, but for those whose name contains one of `without`."""
+    """Matrices of `blocks` for Muon, except those whose name contains one of `without`."""
     return frozenset(
         id(parameter)
         for block in blocks

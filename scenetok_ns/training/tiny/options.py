@@ -16,34 +16,34 @@ LOG = "log.jsonl"
 CODEC = "conv"
 """The autoencoder that is trained here, by its name in presets."""
 FEWEST_FRAMES = 24
-"""Frames of a scene that training and evaluation take views from."""
+"""Minimum number of frames of a scene, from which training and evaluation take views."""
 
 
 @dataclass
 class RunOptions:
-    """What all trainings are asked for."""
+    """Options of all trainings."""
 
     output: Path
     """Folder for weights, log.jsonl, figures.json and pictures."""
     seconds: float = 1e9
     """End training after this long; learning rates and stages are planned for whichever end comes first."""
     batch_size: int = 128
-    """Samples of one process in one step."""
+    """Number of samples of one process in one step."""
     learning_rate: float = 1e-3
     """Peak; warmed up over `warmup` steps and brought down along a cosine to `final_rate` of it."""
     final_rate: float = 0.01
     warmup: int = 300
     average: float = 0.999
-    """Decay of the averaged weights, which are the ones that are kept."""
+    """Decay of the EMA weights, which are the ones that are saved."""
     scenes: int = 6000
-    """Scenes held at once; `renew` of them are replaced every 50 steps."""
+    """Number of scenes held at once; `renew` of them are replaced every 50 steps."""
     renew: int = SCENES_AT_A_TIME
     frames_per_scene: int = 48
     first_scene: int = 0
-    """Scenes of training that are skipped: a later part of a training names those that earlier parts used."""
+    """Number of scenes of training that are skipped: a later part of a training names those that earlier parts used."""
     photographs: Path | None = None
-    """Folder of panoramas (PNG or JPEG, longitude along the width) that half of the training rooms show. Their licences
-    are yours to look at: a model card has to name them."""
+    """Folder of panoramas (PNG or JPEG, longitude along the width) that half of the training rooms show. Check their
+    licences: a model card has to name them."""
     report_every: int = 500
     muon: bool = False
     """Muon in place of AdamW for the matrices of the blocks."""

@@ -1,4 +1,4 @@
-"""What makes pictures like their truth, beside the error of their pixels: edges, local contrast, a discriminator."""
+"""Picture losses beside the error of pixels: edges, local contrast, a discriminator."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One training run on demo scenes: device, data-parallel ranks, pool, loop, recorded steps, averages and log.
 
-A task says what is trained, on which loss, and what is measured on held-out scenes; `TinyRun.train` does the rest.
+A task defines the trained modules, the loss, and the figures on held-out scenes; `TinyRun.train` does the rest.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 TRAINING_SEED = scene_seed(0, "train", 1_000_000)
 """First scene of training. `scenetok demo-data` reaches neither these nor their neighbours."""
 RANK_SCENES = 10_000_000
-"""Scenes between the first ones of two ranks."""
+"""Number of scenes between the first ones of two ranks."""
 HELD_OUT_SEED = scene_seed(0, "test", 0)
 SPARE_MEMORY = 30 << 30
 """Bytes that are left free beside what another recorded step may need."""
 CHECK_EVERY = 25
-"""Steps between two looks at the clock: there all ranks agree on how far the training is."""
+"""Number of steps between two checks of the time, at which all ranks agree on the progress."""
 
 
 class Task(Protocol):
@@ -278,7 +278,7 @@ class TinyRun:
         return int(scores.argmax())
 
     def agree(self, along: float) -> float:
-        """What rank 0 says."""
+        """Return the value of rank 0 on all ranks."""
         if self.alone:
             return along
         value = torch.tensor([along], dtype=torch.float64, device=self.device)
@@ -286,7 +286,7 @@ class TinyRun:
         return value.item()
 
     def finite(self, loss: Tensor, step: int) -> float:
-        """The loss as a number. Raises ValueError if it is none any more: what follows could only be lost."""
+        """The loss as a number. Raises ValueError if it is not finite: training cannot recover."""
         value = loss.item()
         if not math.isfinite(value):
             raise ValueError(
@@ -308,7 +308,7 @@ class TinyRun:
                 step()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        # What reference cycles still hold would be held in the graph's memory for good.
+        # What reference cycles still hold would stay in the graph's memory.
         gc.collect()
         torch.cuda.empty_cache()
         before = torch.cuda.mem_get_info()[0]

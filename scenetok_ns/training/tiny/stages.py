@@ -18,29 +18,29 @@ from scenetok_ns.training.tiny.tokenizer import Pools, TokenizerTask
 
 @dataclass
 class TinyOptions(RunOptions):
-    """What a run of the tokenizer is asked for. A stage of 0 steps is left out."""
+    """Options of a training of the tokenizer. A stage of 0 steps is left out."""
 
     preset: str = "scenetok-tiny"
     """Architecture and recipe."""
     codec_steps: int = 4000
-    """Steps of the codec stage; 0 takes the codec of --resume or --resume-codec."""
+    """Number of steps of the codec stage; 0 takes the codec of --resume or --resume-codec."""
     codec_seconds: float = 1e9
     codec_batch_size: int = 256
     codec_learning_rate: float = 2e-3
     token_steps: int = 30000
-    """Steps of the compressor and the denoiser."""
+    """Number of steps of the compressor and the denoiser."""
     regression: float = 0.4
     """First part of these that is at pure noise only."""
     finish_steps: int = 0
-    """Steps of the denoiser and the decoder on pictures."""
+    """Number of steps of the denoiser and the decoder on pictures."""
     finish_seconds: float = 1e9
     finish_learning_rate: float = 3e-4
     finish: FinishWeights = field(default_factory=FinishWeights)
     perceptual_weights: Path | None = None
     """The file of ST-LPIPS (AlexNet)."""
     compete_seconds: float = 0.0
-    """With two processes (torchrun): so long the first one trains with AdamW and the second one with Muon, each alone;
-    the better one's weights and optimizer are what both go on with."""
+    """With two processes (torchrun): time in which the first one trains with AdamW and the second one with Muon, each
+    alone. Both then continue with the weights and the optimizer of the better one."""
     resume: Path | None = None
     """Weights to start from."""
     resume_codec: Path | None = None

@@ -38,7 +38,7 @@ VIEWS_AND_TOKENS = (
 PARTIAL = 0.35
 """Part of the samples whose context comes from a stretch of the walk alone."""
 PURE, CLEAN = 0.55, 0.15
-"""Of the samples at mixed levels: part at pure noise, and part whose first clip is given without noise."""
+"""Shares of the samples at mixed levels: those at pure noise, and those with a first clip without noise."""
 UNCONDITIONAL = 0.03
 KL_WEIGHT = 1e-8
 
