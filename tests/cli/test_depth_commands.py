@@ -27,7 +27,7 @@ def test_depth_maps_are_written_beside_the_pictures(workplace: Path, tmp_path: P
     assert (maps > 0).all() and maps.std() > 0
     assert len(list((folder / "colours").glob("*.png"))) == FRAMES
     (folder / "mine.txt").touch()
-    assert "not of `scenetok render`" in failure("render", *words, "--depth", "--output", tmp_path)
+    assert "not written by `scenetok render`" in failure("render", *words, "--depth", "--output", tmp_path)
 
 
 def test_a_mesh_is_written_and_other_files_stay(

@@ -30,7 +30,7 @@ def test_depth_comes_back_in_the_stated_unit(tmp_path: Path) -> None:
         files.add(0, depth)
     assert sorted(path.name for path in folder.iterdir()) == ["00000.png", "colours", "depth.json"]
     (folder / "notes.txt").touch()
-    with pytest.raises(FileExistsError, match="not of `scenetok render`"), depth_files(tmp_path, "attic", 0.01):
+    with pytest.raises(FileExistsError, match="not written by `scenetok render`"), depth_files(tmp_path, "attic", 0.01):
         pass
 
 
