@@ -123,7 +123,7 @@ def context_frames(name: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a method shows of the asked views."""
+    """Frames that a method renders at the asked cameras."""
 
     pictures: Float[Tensor, "n 3 h w"]
     alpha: Float[Tensor, "n 1 h w"] | None = None
@@ -234,7 +234,7 @@ def splat_trainer(folder: Path, case: Case, method: str, options: argparse.Names
 
 
 def show_splats(case: Case, method: str, options: argparse.Namespace) -> Iterator[Shown]:
-    """What splats show after the steps of --report, and after the last one."""
+    """Renders of the splats after each step count of --report, and after the last step."""
     from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
     begin, seconds = time.perf_counter(), 0.0

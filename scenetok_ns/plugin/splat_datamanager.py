@@ -284,7 +284,7 @@ class _Scene:
         return render_jointly(self.model, self.tokens, cameras, **options)  # type: ignore[arg-type]
 
     def _chosen_views(self) -> JointViews:
-        """Of twice as many, those that show most of what photographs do not, in what the model is certain of."""
+        """Render twice as many views as asked; keep those with the most certain pixels that no photograph shows."""
         count = self.config.num_renders
         paths = covering_paths(self.cameras.c2w[0], self.unit, max(2 * count, 6))
         views = self._render(paths)

@@ -72,7 +72,7 @@ ENTRIES = (
     "generate", "open_scenes", "photograph_views", "square_views", "camera_path", "cameras_from_transforms",
     "cameras_from_colmap", "cameras_from_nerfstudio", "load_preset",
 )  # fmt: skip
-"""What a program calls first: each has an example."""
+"""Functions and methods that a new user calls first: each has an example."""
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))

@@ -116,7 +116,7 @@ def picture(index: int = 0, size: tuple[int, int] = (48, 64)) -> bytes:
 
 
 def sent(panel: Panel, name: str, content: bytes) -> str:
-    """Upload a photograph as a browser does; what is said of it."""
+    """Upload a photograph as a browser does; return the messages about it."""
     part = panel.pipeline.SceneTok.part(OWN)
     part._uploaded(name, content)
     return part.folder.status.value

@@ -74,7 +74,7 @@ def command_of(panel: Panel) -> list[str]:
 
 
 def rendered(words: list[str], output: Path) -> list[np.ndarray]:
-    """What `scenetok render` makes of a command's words."""
+    """Run a `scenetok render` command; return the video that it writes."""
     assert words[:2] == ["scenetok", "render"]
     given: dict[str, list[str]] = {}
     for word in words[2:]:

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from scenetok_ns.evaluation.perceptual import Perceptual, stlpips
 from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, velocity_target
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, block_matrices
-from scenetok_ns.training.tiny.picture_losses import PatchCritic, codec_loss, contrast_loss, critic_losses
+from scenetok_ns.training.tiny.picture_losses import codec_loss, contrast_loss
 from scenetok_ns.training.tiny.run import TinyRun, averaged_copy
 from scenetok_ns.training.tiny.tokenizer import Kind, TokenizerTask
 
 VIEWS_AND_TOKENS_OF_FINISH = (((12, 256), 50), ((12, 64), 10), ((4, 256), 25), ((1, 256), 15))
-CRITIC_RATE = 1.0
 CLEAN_DECODED = 0.25
 """Part of the elements whose true latents are decoded instead: the decoder must not forget them."""
 
@@ -36,9 +35,6 @@ class FinishWeights:
     contrast: float = 0.3
     perceptual: float = 0.0
     """ST-LPIPS; needs --perceptual-weights."""
-    adversarial: float = 0.0
-    matching: float = 0.0
-    """Features of the critic."""
 
 
 class FinishTask(TokenizerTask):
@@ -50,7 +46,6 @@ class FinishTask(TokenizerTask):
         super().__init__(run, regression=0.0)
         self.weights = weights
         self.compressor.requires_grad_(False)
-        self.critic = PatchCritic().to(run.device).to(memory_format=torch.channels_last)
         self.perceptual: Perceptual | None = None
         if weights.perceptual:
             if perceptual is None:
@@ -98,23 +93,16 @@ class FinishTask(TokenizerTask):
             with run.autocast():
                 distance = self.perceptual(decoded / 2 + 0.5, images / 2 + 0.5)
             total = total + weights.perceptual * distance.mean()
-        if weights.adversarial or weights.matching:
-            noise = 0.05 * torch.randn(images.shape, generator=run.generator, device=run.device)
-            with run.autocast():
-                maker, matching, judge = critic_losses(self.critic, decoded, images, noise)
-            total = total + weights.adversarial * maker + weights.matching * matching + judge
         return total
 
     def optimizer(self) -> TinyOptimizer:
         run = self.run
         orthogonal = block_matrices([*self.denoiser.model.blocks]) if run.options.muon else frozenset()
-        critic = list(self.critic.parameters()) if self.weights.adversarial or self.weights.matching else []
         run.codec.decoder.requires_grad_(True)
         return TinyOptimizer(
             [
                 Group(list(self.denoiser.parameters()), orthogonal=orthogonal),
                 Group(list(run.codec.decoder.parameters())),
-                Group(critic, rate=CRITIC_RATE),
             ],
             run.options.learning_rate,
         )

@@ -52,7 +52,7 @@ CHECK_EVERY = 25
 
 
 class Task(Protocol):
-    """What `TinyRun.train` trains."""
+    """A stage of training: modules, loss and measurements, as `TinyRun.train` uses them."""
 
     name: str
     trained: nn.ModuleDict
@@ -262,20 +262,13 @@ class TinyRun:
         if self.ranks > 1:
             torch.distributed.barrier()
 
-    def share(self, module: nn.Module, source: int = 0) -> None:
-        """Give all ranks what rank `source` has."""
+    def share(self, module: nn.Module) -> None:
+        """Give all ranks the weights of rank 0."""
         if self.ranks > 1:
             for value in module.state_dict().values():
                 sent = value.contiguous()
-                torch.distributed.broadcast(sent, source)
+                torch.distributed.broadcast(sent, 0)
                 value.copy_(sent)
-
-    def best(self, score: float) -> int:
-        """The rank with the highest score."""
-        scores = torch.zeros(self.ranks, dtype=torch.float64, device=self.device)
-        scores[self.rank] = score
-        torch.distributed.all_reduce(scores)
-        return int(scores.argmax())
 
     def agree(self, along: float) -> float:
         """Return the value of rank 0 on all ranks."""

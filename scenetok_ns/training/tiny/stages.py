@@ -38,9 +38,6 @@ class TinyOptions(RunOptions):
     finish: FinishWeights = field(default_factory=FinishWeights)
     perceptual_weights: Path | None = None
     """The file of ST-LPIPS (AlexNet)."""
-    compete_seconds: float = 0.0
-    """With two processes (torchrun): time in which the first one trains with AdamW and the second one with Muon, each
-    alone. Both then continue with the weights and the optimizer of the better one."""
     resume: Path | None = None
     """Weights to start from."""
     resume_codec: Path | None = None
@@ -64,8 +61,6 @@ def run_training(options: TinyOptions) -> TinyRun:
         if weights is not None:
             load_parts(tokens.trained, tokens.averaged, weights)
         tokens.start(pools)
-        if options.compete_seconds:
-            compete(run, tokens, options)
         run.train(tokens, options.token_steps, options.seconds)
         weights = options.output / "tokens.safetensors"
     if options.finish_steps:
@@ -78,23 +73,6 @@ def run_training(options: TinyOptions) -> TinyRun:
         finish.start(pools)
         run.train(finish, options.finish_steps, options.finish_seconds)
     return run
-
-
-def compete(run: TinyRun, tokens: TokenizerTask, options: TinyOptions) -> None:
-    """AdamW against Muon at a constant learning rate, for the same time."""
-    if run.ranks != 2:
-        raise ValueError(f"--compete-seconds needs two processes, got {run.ranks}: start it with torchrun")
-    folder = options.output / f"rank{run.rank}"
-    folder.mkdir(exist_ok=True)
-    run.alone = True
-    run.options = replace(options, muon=run.rank == 1, final_rate=1.0, average=0.99, output=folder)
-    found = run.train(tokens, options.token_steps, options.compete_seconds)
-    run.alone = False
-    winner = run.best(found["views_12"] + found["views_4"])
-    run.write(stage="compete", winner="AdamW" if winner == 0 else "Muon")
-    for modules in (tokens.trained, tokens.averaged):
-        run.share(modules, winner)
-    run.options = replace(options, muon=winner == 1)
 
 
 def train_codec(run: TinyRun, options: TinyOptions) -> None:
