@@ -1,4 +1,4 @@
-"""Views that are rendered jointly from tokens, with depth and certainty, and what of them photographs have shown."""
+"""Views that are rendered jointly from tokens, with depth and its confidence, and the pixels that photographs show."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_geometry import DepthMaps, seen_from, unproject
 from scenetok_ns.models.flow.sampling import OnStep
@@ -18,7 +16,6 @@ from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.rendered_depth import depth_windows
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.rendering.pictures import relative_uncertainty
 
 
 @dataclass(frozen=True)
@@ -30,12 +27,18 @@ class JointViews:
     cameras: CameraBatch
     """A batch of one, in units of the capture."""
     depth: DepthMaps
-    certainty: Float[Tensor, "n 1 side side"]
-    """One minus the relative uncertainty of the last denoising step, 0 to 1."""
+
+    @property
+    def certainty(self) -> Float[Tensor, "n 1 side side"]:
+        """Confidence of the depth, 0 to 1: low where the model does not know what is there.
+
+        The last denoising step's uncertainty would not do: in a single step it is noise (docs/splats.md).
+        """
+        return self.depth.confidence
 
     def select(self, index: Tensor) -> JointViews:
         depth = DepthMaps(*(values[index] for values in self.depth))
-        return JointViews(self.frames[index], self.cameras.select(index), depth, self.certainty[index])
+        return JointViews(self.frames[index], self.cameras.select(index), depth)
 
 
 @torch.no_grad()
@@ -49,7 +52,7 @@ def render_jointly(
     depth: DepthMaps | None = None,
     on_step: OnStep | None = None,
 ) -> JointViews:
-    """Render a path with depth, from the head or by a plane sweep, and with certainty.
+    """Render a path with depth, from the head or by a plane sweep.
 
     Args:
         cameras: A batch of one, in units of the capture.
@@ -59,10 +62,8 @@ def render_jointly(
         on_step: Progress; an exception ends the rendering.
     """
     cameras = cameras.to(model.device, torch.float32)
-    space = latent_space(model.preset.target_autoencoder)
     frames: list[Tensor] = []
     maps: list[DepthMaps] = []
-    uncertainty: dict[int, Tensor] = {}
     if depth is None:
         windows = depth_windows(model, tokens, cameras, seed=seed, sampler=sampler, on_step=on_step)
     else:
@@ -71,16 +72,9 @@ def render_jointly(
         frames.append(window.frames[0].clamp(0, 1))
         if window.maps is not None:
             maps.append(DepthMaps(window.maps.depth[0], window.maps.confidence[0]))
-        for part in window.denoised:
-            norms = part.uncertainty[0, part.first - part.window_first :]
-            uncertainty |= dict(enumerate(norms[: part.latents.shape[1]], part.first))
-    pictures = torch.cat(frames)
-    of_frames = [uncertainty[space.layout.latent_of(i)] for i in range(len(pictures))]
-    certainty = (1 - torch.stack([relative_uncertainty(norm, space.channels) for norm in of_frames])).clamp(0, 1)
-    certainty = F.interpolate(certainty[:, None].float(), size=pictures.shape[-2:], mode="bilinear")
     if depth is None:
         depth = DepthMaps(*(torch.cat(parts) for parts in zip(*maps, strict=True)))
-    return JointViews(pictures, cameras, depth, certainty)
+    return JointViews(torch.cat(frames), cameras, depth)
 
 
 def join_views(parts: Sequence[JointViews]) -> JointViews:
@@ -92,7 +86,6 @@ def join_views(parts: Sequence[JointViews]) -> JointViews:
         torch.cat([part.frames for part in parts]),
         CameraBatch(c2w, intrinsics),
         DepthMaps(depth, confidence),
-        torch.cat([part.certainty for part in parts]),
     )
 
 
