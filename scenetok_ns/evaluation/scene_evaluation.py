@@ -346,4 +346,4 @@ def kept_tokens(tokens: SceneTokens, count: int | None) -> SceneTokens:
         return tokens
     if not 0 < count <= len(tokens.mean):
         raise DataError(f"{count} tokens were asked for, the scenes have {len(tokens.mean)}")
-    return replace(tokens, mean=tokens.mean[:count], logvar=None)
+    return replace(tokens.subset(count), logvar=None)

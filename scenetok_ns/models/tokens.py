@@ -23,6 +23,8 @@ FORMAT = "scenetok-tokens-1"
 """Poses: camera-to-world, OpenCV axes. Intrinsics: divided by the image size."""
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+MOST_TOKENS = 1_000_000
+"""Largest number of tokens that a file can name."""
 OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics", "latents")
 """Optional tensors of a file."""
 
@@ -54,6 +56,8 @@ class SceneTokens:
     """Intrinsics of these cameras, for the square pictures."""
     latents: Float[Tensor, "v c h w"] | None = None
     """Latents of the photographs, in the order of the cameras, for `SceneTok.add_views`. None: not kept."""
+    subset_of: int | None = None
+    """Number of the scene's tokens, of which these are the first; None: these are all."""
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or (self.logvar is not None and self.logvar.shape != self.mean.shape):
@@ -92,7 +96,7 @@ class SceneTokens:
         return replace(self, mean=self.mean + (0.5 * self.logvar).exp() * noise, logvar=None)
 
     def subset(self, count: int) -> SceneTokens:
-        """Take some of the tokens, in their order: always the same ones, and those of a smaller subset among them.
+        """Take the first tokens: a coarser scene, where a model was trained with nested tokens (scenetok-tiny).
 
         Args:
             count: Number of tokens, from 1 to all.
@@ -103,9 +107,9 @@ class SceneTokens:
         there = len(self.mean)
         if not 1 <= count <= there:
             raise ValueError(f"SceneTokens.subset: expected 1 to {there} tokens, got {count}")
-        order = torch.randperm(there, generator=torch.Generator().manual_seed(0))
-        kept = order[:count].sort().values.to(self.mean.device)
-        return replace(self, mean=self.mean[kept], logvar=None if self.logvar is None else self.logvar[kept])
+        logvar = None if self.logvar is None else self.logvar[:count]
+        whole = self.subset_of or there
+        return replace(self, mean=self.mean[:count], logvar=logvar, subset_of=None if count == whole else whole)
 
     def to(self, device: torch.device | str) -> SceneTokens:
         """The same tokens on another device."""
@@ -139,6 +143,8 @@ class SceneTokens:
             "pose_scale": float(self.pose_scale),
             "sources": list(self.sources),
         }
+        if self.subset_of is not None:
+            values["subset_of"] = self.subset_of
         packed = save(
             # Copies: the reference is one of the cameras, and the format refuses tensors that share memory.
             {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
@@ -197,8 +203,14 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
     except (ValueError, AttributeError, RecursionError):
         raise wrong("the description in its header is not readable") from None
     expected = {"preset": str, "scene": str, "pose_scale": float, "sources": list}
+    whole = values.get("subset_of") if isinstance(values, dict) else None
+    if whole is not None:
+        expected["subset_of"] = int
     if found != expected or not all(isinstance(source, str) for source in values["sources"]):
         raise wrong(f"expected a header with {', '.join(expected)}, got {', '.join(map(str, values))}")
+    count = len(tensors["mean"]) if tensors["mean"].ndim else 0
+    if whole is not None and not count < whole <= MOST_TOKENS:
+        raise wrong(f"expected subset_of above its {count} tokens, got {whole}")
     if not 0 < values["pose_scale"] < math.inf:
         raise wrong(f"expected a pose_scale above 0, got {values['pose_scale']}")
     for name, tensor in tensors.items():
@@ -224,6 +236,7 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
             scene=values["scene"],
             pose_scale=values["pose_scale"],
             sources=tuple(values["sources"]),
+            subset_of=whole,
         )
     except ValueError as error:
         raise wrong(str(error)) from None
@@ -233,7 +246,7 @@ def check_tokens(tokens: SceneTokens, preset: Preset) -> None:
     """Raise ValueError unless a preset's networks can render the tokens, or some of a scene's tokens."""
     config = preset.compressor
     count, dim = tokens.mean.shape
-    # Tokens are a set: some of this model's are a scene too, with less in it.
+    # The first of this model's tokens are a scene too, with less in it.
     if dim != config.token_dim or not 0 < count <= config.num_tokens:
         raise ValueError(
             f"render: preset {preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "
@@ -243,4 +256,10 @@ def check_tokens(tokens: SceneTokens, preset: Preset) -> None:
         raise ValueError(
             f"render: the tokens were made by preset {tokens.preset}, and mean nothing to preset "
             f"{preset.name}; encode the scene with this model, or render with a run of {tokens.preset}"
+        )
+    if (tokens.subset_of or count) != config.num_tokens:
+        raise ValueError(
+            f"render: expected {config.num_tokens} tokens, as preset {preset.name} makes them, or the first of these "
+            f"(SceneTokens.subset), got {count} of {tokens.subset_of or count}; they are of other weights, perhaps "
+            "of an earlier version: encode the scene again"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from scenetok_ns.models.tokens import FORMAT, SceneTokens
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.tokens import FORMAT, SceneTokens, check_tokens
 
 
 def pose() -> torch.Tensor:
@@ -127,12 +127,14 @@ WRONG = {
 }
 
 
-def test_subsets_are_nested_and_keep_their_order() -> None:
+def test_subsets_are_the_first_tokens_and_know_of_how_many(tmp_path: Path) -> None:
     tokens = SceneTokens(torch.arange(20.0)[:, None], torch.eye(4), preset="tiny", logvar=torch.arange(20.0)[:, None])
     kept = [tokens.subset(count).mean[:, 0].tolist() for count in range(1, 21)]
-    for count, (fewer, more) in enumerate(itertools.pairwise(kept), 1):
-        assert len(fewer) == count and fewer == sorted(fewer) and set(fewer) < set(more)
-    part = tokens.subset(5)
+    assert kept == [list(range(count)) for count in range(1, 21)]
+    part = tokens.subset(9).subset(5)
+    assert part.subset_of == 20 and tokens.subset(20).subset_of is None
+    part.save(tmp_path / "part.safetensors")
+    assert SceneTokens.load(tmp_path / "part.safetensors").subset_of == 20
     assert part.logvar is not None and torch.equal(part.logvar, part.mean)
     for count in (0, 21):
         with pytest.raises(ValueError, match=f"expected 1 to 20 tokens, got {count}"):
@@ -174,3 +176,12 @@ def test_shapes_are_checked_at_once() -> None:
         SceneTokens(torch.zeros(3, 2), torch.eye(3), "re10k")
     with pytest.raises(ValueError, match="expected one of float32"):
         tokens(2, 2).save("nowhere.safetensors", torch.float64)
+
+
+def test_tokens_of_another_version_s_networks_are_refused() -> None:
+    """128 tokens of scenetok-tiny 0.1 have the shape of half of today's, and would render as noise."""
+    preset = load_preset("scenetok-tiny")
+    whole = SceneTokens(torch.zeros(256, 32), torch.eye(4), preset="scenetok-tiny")
+    check_tokens(whole.subset(128), preset)
+    with pytest.raises(ValueError, match=r"expected 256 tokens.*got 128 of 128.*encode the scene again"):
+        check_tokens(replace(whole, mean=whole.mean[:128]), preset)

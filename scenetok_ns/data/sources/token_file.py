@@ -38,7 +38,7 @@ class TokenSource(OneScene):
     def check_preset(self, preset: Preset) -> None:
         """Raise DataError unless the tokens mean something to the models of a preset."""
         expected, (count, dim) = preset.compressor, self.tokens.mean.shape
-        # Some of a scene's tokens are a scene too, with less in it.
+        # The first of a scene's tokens are a scene too, with less in it.
         if dim != expected.token_dim or count > expected.num_tokens:
             raise DataError(
                 f"{self.path}: {count} tokens of {dim} numbers, made by preset {self.tokens.preset}, but this run's "
@@ -48,6 +48,11 @@ class TokenSource(OneScene):
             raise DataError(
                 f"{self.path} was made by preset {self.tokens.preset}, whose tokens mean nothing to this run's preset "
                 f"{preset.name}: encode the scene with this run, or give --run a run of that preset"
+            )
+        if (self.tokens.subset_of or count) != expected.num_tokens:
+            raise DataError(
+                f"{self.path}: {count} tokens of {self.tokens.subset_of or count}, but this run's model makes "
+                f"{expected.num_tokens}; they are of other weights, perhaps of an earlier version: encode again"
             )
 
     def read(self) -> Scene:
