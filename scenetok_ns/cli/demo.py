@@ -58,7 +58,7 @@ def demo(
 ) -> None:
     """Make rooms; evaluate, render and generate some with the shipped models; train a little on top.
 
-    About three minutes on two idle CPU cores. A second call makes a second run from the same rooms.
+    Five minutes on two CPU cores that also ran tests. A second call makes a second run from the same rooms.
 
     Args:
         output: Folder for data, runs, figures and videos.
