@@ -99,13 +99,18 @@ class RenderThread:
         begun again."""
         return self._paced and self._thread.state == "low_static"
 
-    def adopt(self) -> None:
+    def adopt(self) -> bool:
         """Have all pictures of this browser made at the size that they have at rest and sent at once, none of them
         twice, and interrupts left to `check`.
 
         The viewer notes an interrupt whenever the camera moves after a rest, also if nothing is being rendered, and its
         trace function then ends the preview that the move asked for.
+
+        Returns:
+            Whether the picture was asked for before this was set. Its size then follows the speed of earlier renders
+            and may be as low as 30 pixels.
         """
+        early = self._paced and self._thread.target_fps != LARGE_PICTURES
         if self._paced:
             self._thread.target_fps = LARGE_PICTURES
             self._thread.transitions["low_move"]["static"] = "high"
@@ -113,6 +118,7 @@ class RenderThread:
             self._thread._send_output_to_viewer = functools.partial(_send_at_once, self._thread)
             if self.moving:
                 self._thread.interrupt_render_flag = False
+        return early
 
     def check(self) -> None:
         """Raise IOChangeException, which the viewer expects, if the camera has moved since this picture was asked for

@@ -104,7 +104,8 @@ class ViewerRenderer:
                     thread.ask_again()
                     raise IOChangeException
 
-            thread.adopt()
+            if thread.adopt() and thread.starts_over():
+                raise IOChangeException
             try:
                 outputs = self._pictures(camera, request, thread, on_step)
             except IOChangeException:

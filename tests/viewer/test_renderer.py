@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.viewer.render_state_machine import GLOBAL_BUFFER, EventName
 from nerfstudio.viewer.utils import get_camera
 from support.small_runs import randomize, small_pipeline, write_small_re10k
 from support.viewer_threads import Browser, FakeViewer, pose
@@ -120,6 +121,19 @@ def test_the_photograph_stands_there_until_the_scene_is_encoded(
     browser.look(pose(0.1))
     browser.wait(lambda: len(browser.pictures) == 2)
     assert [state for state, _ in browser.pictures] == ["low_move", "high"]
+
+
+def test_the_first_picture_of_a_browser_is_as_large_as_the_others_after_slow_renders(
+    viewer: FakeViewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The viewer shrinks moving pictures by the speed that it noted, which a training run notes."""
+    slow = {"events": {EventName.VIS_RAYS_PER_SEC.value: {"buffer": [1.0], "avg": 1.0}}, "max_buffer_size": 20}
+    for key, value in slow.items():
+        monkeypatch.setitem(GLOBAL_BUFFER, key, value)
+    browser = viewer.connect()
+    browser.look(pose())
+    browser.wait(lambda: len(browser.pictures) >= 2)
+    assert [outputs["rgb"].shape for _, outputs in browser.pictures[:2]] == [(32, 48, 3)] * 2
 
 
 def test_pictures_change_when_they_should_and_only_then(
