@@ -1,6 +1,6 @@
 """Fewer steps in the generation of scenes: error of both solvers against 150 Euler steps, and seconds.
 
-    python benchmarks/scenegen_solver.py [--run RUN] [--scenes 8] [--steps 5 10 20 30 50] [--reference-steps 150]
+    python benchmarks/scenegen_solver.py [--run RUN] [--num-scenes 8] [--steps 5 10 20 30 50] [--reference-steps 150]
                                          [--output FILE.json]
 
 Generates the evaluation scenes of a run (default: the model in the package, on rooms made for this) with the same seed
@@ -83,7 +83,7 @@ def rendered(renderer: SceneRenderer, tokens: SceneTokens, scene: GenerationInpu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help=f"run folder of a scenegen method; default: {EMBEDDED_GENERATOR}")
-    parser.add_argument("--scenes", type=int, default=8)
+    parser.add_argument("--num-scenes", type=int, default=8)
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 30, 50])
     parser.add_argument("--reference-steps", type=int, default=150, help="Euler steps that all are compared with")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
@@ -92,10 +92,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = derive_run(options.run or Path(EMBEDDED_GENERATOR), Path(folder) / "unused")
         if options.run is None:
-            write_demo_data(Path(folder) / "rooms", "re10k", {"train": 1, "test": options.scenes})
+            write_demo_data(Path(folder) / "rooms", "re10k", {"train": 1, "test": options.num_scenes})
             RunChanges(data=Path(folder) / "rooms").apply(run.config)
         renderer = load_run(run, console).model.renderer
-        usable = islice(renderer.scenes.usable(), options.scenes)
+        usable = islice(renderer.scenes.usable(), options.num_scenes)
         scenes = [renderer.scenes.conditions(scene.number) for scene in usable]
         given = [scene for scene in scenes if scene is not None]
         rows = solver_errors(renderer, given, options.steps, options.reference_steps)

@@ -20,7 +20,7 @@ PRESET = "scenetok-tiny"
 
 
 def options(output: Path, **fields: object) -> DepthOptions:
-    values = {"steps": 2, "batch_size": 2, "scenes": 2, "renew": 0, "frames_per_scene": 24, "device": "cpu", **fields}
+    values = {"steps": 2, "batch_size": 2, "num_scenes": 2, "renew": 0, "frames": 24, "device": "cpu", **fields}
     return DepthOptions(output=output, **values)  # type: ignore[arg-type]
 
 

@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.setattr(generator_task, "HELD_OUT_SCENES", 2)
     patch.setattr(codec_task, "MOST_SCENES", 2)
     patch.setattr(demo_pool, "SCENES_AT_A_TIME", 2)
-    small = {"scenes": 2, "batch_size": 2, "renew": 0, "report_every": 2, "device": "cpu"}
+    small = {"num_scenes": 2, "batch_size": 2, "renew": 0, "report_every": 2, "device": "cpu"}
     run_training(
         TinyOptions(
             output=folder,

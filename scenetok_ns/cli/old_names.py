@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EARLIER_COMMANDS = {"open": "new-run", "splat": "export-splat"}
 EXPORTS = ("export-dataset", "export-mesh", "export-splat")
+TINY_TRAININGS = ("train-tiny", "train-tiny-depth", "train-tiny-generator")
 OPTIONS: dict[str, dict[str, str]] = {
     "demo": {"--steps": "--train-steps"},
     "demo-data": {"--train": "--train-scenes", "--test": "--test-scenes"},
@@ -12,6 +13,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "evaluate": {"--scene": "--scenes"},
     "latents": {"--split": "--splits", "--dtype": "--precision"},
     **{name: {"--views": "--frames"} for name in EXPORTS},
+    **{name: {"--scenes": "--num-scenes", "--frames-per-scene": "--frames"} for name in TINY_TRAININGS},
 }
 """Command -> earlier option, or another command's word -> option of today."""
 RUN_FIRST = ("evaluate", "new-run", "report")

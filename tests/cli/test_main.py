@@ -118,6 +118,8 @@ def test_earlier_names_work_with_a_hint(tmp_path: Path, capsys: pytest.CaptureFi
         assert current_options(name, ["--seed", "1", "--run", "RUN", "-h"]) == (["RUN", "--seed", "1", "-h"], [])
         assert current_options(name, ["--run=RUN", "-h"]) == (["RUN", "-h"], [])
     assert current_options("render", ["--run", "RUN", "--scene", "x"])[0] == ["--run", "RUN", "--scenes", "x"]
+    words = ["--scenes=3", "--frames-per-scene", "24"]
+    assert current_options("train-tiny-depth", words)[0] == ["--num-scenes=3", "--frames", "24"]
 
 
 def test_quiet_prints_errors_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

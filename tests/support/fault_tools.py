@@ -49,7 +49,7 @@ class MoreFaults:
 
     def options(self) -> Iterator[Fault]:
         out = self.place / "never"
-        tiny = ("--output", out, "--device", "cpu", "--scenes", 1, "--batch-size", 1)
+        tiny = ("--output", out, "--device", "cpu", "--num-scenes", 1, "--batch-size", 1)
         base: dict[str, tuple[Any, ...]] = {
             "train-tiny": tiny,
             "train-tiny-generator": tiny,
@@ -63,7 +63,7 @@ class MoreFaults:
         }
         reals, counts = ("0", "-1", "nan", "inf", "x", ""), ("-1", "nan", "x", "")
         shared = {"--batch-size": ("0", *counts), "--learning-rate": reals, "--seconds": ("0", "-1", "nan", "x"),
-                  "--scenes": ("0", "-1"), "--renew": counts, "--frames-per-scene": ("0", "1", "-1", "x"),
+                  "--num-scenes": ("0", "-1"), "--renew": counts, "--frames": ("0", "1", "-1", "x"),
                   "--device": ("gpu", "cuda:99", "", "meta"), "--resume": ("nowhere", "", "."),
                   "--preset": ("re10k", "nowhere", "")}  # fmt: skip
         wrong: dict[str, dict[str, tuple[str, ...]]] = {
@@ -192,7 +192,7 @@ class MoreFaults:
 
     def trainings(self) -> Iterator[Fault]:
         for name in ("train-tiny", "train-tiny-generator"):
-            tiny = ("--device", "cpu", "--scenes", 1, "--batch-size", 1)
+            tiny = ("--device", "cpu", "--num-scenes", 1, "--batch-size", 1)
             log = self.made("log.jsonl", "not a log of ours\n")
             for target in (self.made(), self.made().parent, self.made() / "x", log.parent, Path("/dev/null")):
                 yield Fault(name, f"output: {target.name}", command(name, *tiny, "--output", target), (str(target),))

@@ -30,7 +30,7 @@ class CodecTask:
         self.run, self.batch_size = run, batch_size
         self.trained = nn.ModuleDict({"codec": run.codec})
         self.averaged = averaged_copy(self.trained)
-        self.pool = run.training_pool(min(run.options.scenes, MOST_SCENES), encoded=False)
+        self.pool = run.training_pool(min(run.options.num_scenes, MOST_SCENES), encoded=False)
         held_out = run.held_out_pool(16, encoded=False)
         scenes = torch.arange(16, device=run.device)
         views = torch.arange(0, held_out.num_frames, 6, device=run.device)

@@ -50,7 +50,7 @@ class DepthOptions(RunOptions):
     """Options of a training of the depth head."""
 
     batch_size: int = 64
-    scenes: int = 2000
+    num_scenes: int = 2000
     preset: str = "scenetok-tiny"
     """Architecture and recipe."""
     steps: int = 20000
@@ -123,13 +123,13 @@ class DepthTask:
 
     @cached_property
     def pool(self) -> DepthPool:
-        pool = self.run.training_pool(self.options.scenes, encoded=True, pool_class=DepthPool)
+        pool = self.run.training_pool(self.options.num_scenes, encoded=True, pool_class=DepthPool)
         assert isinstance(pool, DepthPool)
         return pool
 
     @cached_property
     def held_out_pool(self) -> DepthPool:
-        scenes = min(HELD_OUT_SCENES, self.options.scenes)
+        scenes = min(HELD_OUT_SCENES, self.options.num_scenes)
         pool = self.run.held_out_pool(scenes, encoded=True, pool_class=DepthPool)
         assert isinstance(pool, DepthPool)
         return pool
@@ -177,7 +177,7 @@ class DepthTask:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Error of depth of held-out scenes by number of context views."""
-        last = self.run.options.frames_per_scene - self.preset.data.views.num_target_latents
+        last = self.run.options.frames - self.preset.data.views.num_target_latents
         starts = tuple(start for start in WINDOW_STARTS if start <= last)
         return {
             f"{name}_{count}_views": value

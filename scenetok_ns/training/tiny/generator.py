@@ -49,7 +49,7 @@ def run_generator_training(options: GeneratorOptions) -> TinyRun:
     task = GeneratorTask(run, options.tokenizer, options.resume)
     if options.steps:
         held_out = run.held_out_pool(min(options.batch_size, HELD_OUT_SCENES), encoded=True)
-        task.start(run.training_pool(options.scenes, encoded=True), held_out)
+        task.start(run.training_pool(options.num_scenes, encoded=True), held_out)
         run.train(task, options.steps, options.seconds)
     task.save(options.output)
     return run

@@ -35,10 +35,11 @@ class RunOptions:
     warmup: int = 300
     average: float = 0.999
     """Decay of the EMA weights, which are the ones that are saved."""
-    scenes: int = 6000
+    num_scenes: int = 6000
     """Number of scenes held at once; `renew` of them are replaced every 50 steps."""
     renew: int = SCENES_AT_A_TIME
-    frames_per_scene: int = 48
+    frames: int = 48
+    """Number of frames of a scene."""
     first_scene: int = 0
     """Number of scenes of training that are skipped: a later part of a training names those that earlier parts used."""
     photographs: Path | None = None
@@ -59,7 +60,7 @@ class RunOptions:
 
 def check_options(options: RunOptions) -> None:
     """Raise UsageError for an option that no training can have."""
-    least = {"batch_size": 1, "scenes": 1, "renew": 0, "frames_per_scene": FEWEST_FRAMES, "steps": 0}
+    least = {"batch_size": 1, "num_scenes": 1, "renew": 0, "frames": FEWEST_FRAMES, "steps": 0}
     least |= {"codec_steps": 0, "token_steps": 0, "codec_batch_size": 1}
     for name, smallest in least.items():
         if (value := getattr(options, name, smallest)) < smallest:

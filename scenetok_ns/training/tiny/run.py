@@ -163,7 +163,7 @@ class TinyRun:
         started = time.perf_counter()
         pool = pool_class(
             capacity=capacity,
-            num_frames=self.options.frames_per_scene,
+            num_frames=self.options.frames,
             image_size=self.preset.data.image_size,
             first_seed=first_seed,
             device=self.device,

@@ -54,7 +54,7 @@ class Pools(NamedTuple):
         """keep_images: those of training, which the finish needs."""
         run.codec.eval().requires_grad_(False)
         return cls(
-            run.training_pool(run.options.scenes, encoded=True, keep_images=keep_images),
+            run.training_pool(run.options.num_scenes, encoded=True, keep_images=keep_images),
             run.held_out_pool(HELD_OUT_SCENES, encoded=True, keep_images=True),
         )
 
