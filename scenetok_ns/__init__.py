@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from scenetok_ns.models.presets import Preset, load_preset, preset_names
     from scenetok_ns.models.scenegen import generate
     from scenetok_ns.models.scenetok import SceneTok
+    from scenetok_ns.models.token_fitting import fit_tokens
     from scenetok_ns.models.tokens import SceneTokens
     from scenetok_ns.rendering.camera_path import camera_path
     from scenetok_ns.rendering.token_renderer import TokenRenderer
@@ -59,6 +60,7 @@ __all__ = [
     "cameras_from_colmap",
     "cameras_from_nerfstudio",
     "cameras_from_transforms",
+    "fit_tokens",
     "generate",
     "load_preset",
     "open_scenes",
@@ -82,6 +84,7 @@ _HOMES = {
     "cameras_from_colmap": "bridge.posed_scenes",
     "cameras_from_nerfstudio": "bridge.posed_scenes",
     "cameras_from_transforms": "data.posed_views",
+    "fit_tokens": "models.token_fitting",
     "generate": "models.scenegen",
     "load_preset": "models.presets",
     "open_scenes": "bridge.posed_scenes",

@@ -32,6 +32,7 @@ def generate(
     steps: int | None = None,
     guidance: float | None = None,
     solver: Solver | None = None,
+    fit_steps: int | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     run_folder: bool = True,
     device: str | None = None,
@@ -52,6 +53,8 @@ def generate(
         steps: Number of steps of the generation; default: the run's.
         guidance: Classifier-free guidance scale, 1 is off; default: the run's.
         solver: euler, or multistep, which needs fewer steps for the same error; default: the run's.
+        fit_steps: Number of steps in which the finished tokens are fitted to the photographs, so that a render from a
+            photograph's camera shows the photograph; 0 is off; default: the run's.
         dtype: Precision of the numbers in the file; bfloat16 halves the file at no visible loss.
         run_folder: Also create a run folder, named like the output without its ending, for ns-viewer and ns-render.
         device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
@@ -63,12 +66,14 @@ def generate(
         positive("--steps", steps)
     if guidance is not None:
         guidance_scale("--guidance", guidance)
+    if fit_steps:
+        positive("--fit-steps", fit_steps)
     changes = RunChanges(
         data=data,
         scene=scene,
         photograph=photograph,
         num_condition=num_condition,
-        generation=GenerationOptions(seed, steps, guidance, solver),
+        generation=GenerationOptions(seed, steps, guidance, solver, fit_steps),
     )
     from scenetok_ns.cli.change_run import check_generator
     from scenetok_ns.plugin.run_folder import derive_run

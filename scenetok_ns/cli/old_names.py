@@ -8,7 +8,7 @@ TINY_TRAININGS = ("train-tiny", "train-tiny-depth", "train-tiny-generator")
 OPTIONS: dict[str, dict[str, str]] = {
     "demo": {"--steps": "--train-steps"},
     "demo-data": {"--train": "--train-scenes", "--test": "--test-scenes"},
-    "generate": {f"--scene-{word}": f"--{word}" for word in ("seed", "steps", "guidance", "solver")},
+    "generate": {f"--scene-{word}": f"--{word}" for word in ("seed", "steps", "guidance", "solver", "fit-steps")},
     "render": {"--scene": "--scenes"},
     "evaluate": {"--scene": "--scenes"},
     "latents": {"--split": "--splits", "--dtype": "--precision"},

@@ -40,6 +40,8 @@ class GenerationOptions:
     """Classifier-free guidance scale of a scenegen run's generation, 1 is off."""
     scene_solver: Solver | None = None
     """Solver of a scenegen run's generation: euler, or multistep, which needs fewer steps for the same error."""
+    scene_fit_steps: int | None = None
+    """Number of steps in which a scenegen run fits the generated tokens to the photographs; 0 is off."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class RunChanges:
             positive("--scene-steps", self.generation.scene_steps)
         if self.generation.scene_guidance is not None:
             guidance_scale("--scene-guidance", self.generation.scene_guidance)
+        if self.generation.scene_fit_steps:
+            positive("--scene-fit-steps", self.generation.scene_fit_steps)
 
     def _check_one_scene(self) -> None:
         """Raise ValueError for options of data beside a file that is a scene by itself."""

@@ -178,11 +178,14 @@ class SceneSamplerConfig:
     """Guidance scale; off in released models. The published code has 3.0 behind a switch that is false by default."""
     solver: Solver = "euler"
     """As released: euler. multistep needs fewer steps for the same error."""
+    fit_steps: int = 0
+    """Steps in which the finished tokens are fitted to the photographs (`token_fitting.fit_tokens`); as released: 0."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"scene_sampler: steps must be at least 1, got {self.steps}")
         check_range("scene_sampler", self, timestep_shift=(TINIEST, LARGEST), guidance=(1, LARGEST), steps=(1, 100_000))
+        check_range("scene_sampler", self, fit_steps=(0, 100_000))
 
 
 Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)

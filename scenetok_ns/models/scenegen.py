@@ -17,6 +17,7 @@ from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.presets import Preset, SceneSamplerConfig
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.token_fitting import fit_tokens
 from scenetok_ns.models.tokens import SceneTokens
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def generate(
         anchors: Poses from which the scene will be seen, spread over the paths to render: CameraBatch of shape
             [1, a]. Training has `preset.data.views.num_context` of them, the first photograph's among them.
         seed: Random seed: another one gives another of the scenes that fit.
-        sampler: Steps, guidance and solver. None: the preset's. Change it with
-            `dataclasses.replace(preset.scene_sampler, steps=30)`.
+        sampler: Steps, guidance, solver, and steps of `fit_tokens` on the photographs afterwards. None: the preset's.
+            Change it with `dataclasses.replace(preset.scene_sampler, steps=30)`.
         scene: Name of the scene, saved with the tokens.
         sources: SHA-256 of each photograph, saved with the tokens.
         pose_scale: Factor from capture units to training units, here and in `SceneTok.render`.
@@ -83,6 +84,7 @@ def generate(
     check_condition_count(preset, len(views))
     check_views(views, cameras, model.image_size, "generate")
     check_cameras(cameras, "generate")
+    sampler = sampler or preset.scene_sampler
     reference = cameras.c2w[:, 0]
     posed, aimed = (relative_cameras(each, reference.to(each.c2w), pose_scale) for each in (cameras, anchors))
     check_anchors(aimed)
@@ -105,11 +107,11 @@ def generate(
             network_cameras(posed.select(filled).to(model.device), "context", preset),
             network_cameras(aimed.to(model.device), "context", preset),
             shown[None],
-            sampler or preset.scene_sampler,
-            on_step=on_step,
+            sampler,
+            on_step=_part_of(on_step, after=sampler.fit_steps),
         )
     require_finite(tokens, f"the tokens generated for {scene or 'the scene'}")
-    return SceneTokens(
+    generated = SceneTokens(
         mean=tokens[0],
         reference_c2w=reference[0].float().to(model.device),
         preset=preset.name,
@@ -119,6 +121,17 @@ def generate(
         cameras_c2w=anchors.c2w[0].float().to(model.device),
         cameras_intrinsics=anchors.intrinsics[0].float().to(model.device),
     )
+    fit_progress = _part_of(on_step, before=sampler.steps)
+    return fit_tokens(
+        model, generated, views, cameras, steps=sampler.fit_steps, seed=seed, on_step=fit_progress, autocast=autocast
+    )
+
+
+def _part_of(on_step: OnStep | None, before: int = 0, after: int = 0) -> OnStep | None:
+    """Progress of one part of the work, with so many steps before and after it."""
+    if on_step is None:
+        return None
+    return lambda done, total: on_step(before + done, before + total + after)
 
 
 def check_anchors(anchors: CameraBatch) -> None:

@@ -98,6 +98,8 @@ class SceneTokModelConfig(ModelConfig):
     """SceneGen: classifier-free guidance scale, 1 is off; None: the preset's."""
     scene_solver: Solver | None = None
     """SceneGen: euler, or multistep (second order, for fewer steps); None: the preset's."""
+    scene_fit_steps: int | None = None
+    """SceneGen: steps in which generated tokens are fitted to the photographs, 0 is off; None: the preset's."""
     scene_seed: int = 0
     """SceneGen: another seed gives another of the scenes that fit the photographs."""
     encoding: Encoding = "mean"
@@ -124,7 +126,11 @@ class SceneTokModelConfig(ModelConfig):
         """The preset's samplers with the numbers that are given here, and the seeds."""
         sampler = changed(preset.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
         scene_sampler = preset.scene_sampler and changed(
-            preset.scene_sampler, steps=self.scene_steps, guidance=self.scene_guidance, solver=self.scene_solver
+            preset.scene_sampler,
+            steps=self.scene_steps,
+            guidance=self.scene_guidance,
+            solver=self.scene_solver,
+            fit_steps=self.scene_fit_steps,
         )
         return RenderSettings(
             sampler, scene_sampler, self.seed, self.scene_seed, self.wide, self.preview_steps, self.encoding

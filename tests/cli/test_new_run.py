@@ -136,7 +136,13 @@ def test_a_tokenizer_generates_nothing(work: Path, tmp_path: Path, options: dict
 
 
 def test_options_of_the_generation_are_kept_in_the_run(work: Path, tmp_path: Path) -> None:
-    options = {"scene_seed": 3, "scene_steps": 9, "scene_guidance": 2.5, "scene_solver": "multistep"}
+    options = {
+        "scene_seed": 3,
+        "scene_steps": 9,
+        "scene_guidance": 2.5,
+        "scene_solver": "multistep",
+        "scene_fit_steps": 0,
+    }
     scenetok("new-run", work / "tiny_scenegen", output=tmp_path / "run", num_condition=2, solver="multistep", **options)
     config = read_run(tmp_path / "run").pipeline
     assert all(getattr(config.model, name) == value for name, value in options.items())

@@ -9,6 +9,7 @@ from pathlib import Path
 MODELS = Path(__file__).parents[2] / "scenetok_ns" / "models"
 ORDER = [
     {"scenegen", "rendered_depth"},
+    {"token_fitting"},
     {"scenetok"},
     {"scene_encoding", "pretrained"},
     {"scenetok_networks"},

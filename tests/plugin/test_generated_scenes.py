@@ -130,12 +130,14 @@ def test_a_scene_is_generated_once_and_anew_for_another_seed_or_sampler(
 
 def test_options_of_the_generation_arrive(data: Path) -> None:
     config = small_config(data, Path("unused"), GENERATOR).pipeline
-    options = {"scene_steps": 5, "scene_guidance": 2.0, "scene_solver": "multistep", "solver": "multistep", "steps": 7}
+    options = {"scene_steps": 5, "scene_guidance": 2.0, "scene_solver": "multistep", "scene_fit_steps": 3}
+    options |= {"solver": "multistep", "steps": 7}
     for name, value in options.items():
         setattr(config.model, name, value)
     model = config.setup(device="cpu", test_mode="test").model
     scene, sampler = model.renderer.settings.scene_sampler, model.renderer.settings.sampler
     assert (scene.steps, scene.guidance, scene.solver, scene.timestep_shift) == (5, 2.0, "multistep", 4.0)
+    assert scene.fit_steps == 3
     assert (sampler.steps, sampler.solver, sampler.guidance) == (7, "multistep", 1.0)
 
 
