@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 from rich.text import Text
 
 from scenetok_ns.cli.run_options import EMBEDDED, RunChanges, positive
@@ -32,6 +34,7 @@ def encode(
     scene: str | None = None,
     num_context: int | None = None,
     pose_scale: float | None = None,
+    fit_steps: int = 0,
     run_folder: bool = True,
     split: Split | None = None,
     encodings: int | None = None,
@@ -54,6 +57,8 @@ def encode(
         scene: Name of the evaluation scene; default: the run's, or the first.
         num_context: Number of context views to encode; default: the run's.
         pose_scale: Factor from capture units to training units. Default: match the camera spread of the training data.
+        fit_steps: Number of steps in which the tokens are then fitted to the encoded photographs. Each step takes a
+            fraction of a second on a CPU; try 60.
         run_folder: Also create a run folder, named like the output without its ending, for ns-viewer and ns-render.
         split: Encode all scenes of this split for training, ns-train scenegen --pipeline.datamanager.tokens OUTPUT.
         encodings: With --split: encodings of each scene, with different views; default 8.
@@ -69,10 +74,13 @@ def encode(
         check_token_file(output)
         if not encodings is seed is shard is None:
             raise UsageError("--encodings, --seed and --shard are for the scenes of a --split: leave them out")
-    elif scene is not None or num_context is not None or not run_folder:
+    elif scene is not None or num_context is not None or fit_steps or not run_folder:
         raise UsageError(
-            "a --split is encoded whole, as in training: leave out --scene, --num-context and --no-run-folder"
+            "a --split is encoded whole, as in training: leave out --scene, --num-context, --fit-steps and "
+            "--no-run-folder"
         )
+    if fit_steps:
+        positive("--fit-steps", fit_steps)
     encodings = positive("--encodings", NUM_ENCODINGS if encodings is None else encodings)
     changes = RunChanges(data=data, scene=scene, num_context=num_context, pose_scale=pose_scale)
     from scenetok_ns.plugin.run_folder import derive_run
@@ -82,7 +90,7 @@ def encode(
     console = plain_console(stderr=True)
     pipeline = load_run(derived, console, device)
     if split is None:
-        tokens = _encoded_scene(pipeline, console)
+        tokens = _encoded_scene(pipeline, console, fit_steps)
         write_tokens(tokens, output, dtype or "float32", run, console, run_folder=run_folder)
         if getattr(pipeline.model, "adapters", None) is not None:
             rendering = command("scenetok", "render", "--run", run, "--tokens", output, "--output", "RENDERS")
@@ -94,8 +102,10 @@ def encode(
         _encode_split(pipeline, output, split, encodings, seed or 0, shard, dtype or "float16", console)
 
 
-def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:
+def _encoded_scene(pipeline: SceneTokPipeline, console: Console, fit_steps: int) -> SceneTokens:
     from scenetok_ns.cli.token_files import with_sources
+    from scenetok_ns.models.cameras import CameraBatch
+    from scenetok_ns.models.token_fitting import fit_tokens
 
     renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
     shown = scenes.scene(scenes.active)
@@ -109,7 +119,14 @@ def _encoded_scene(pipeline: SceneTokPipeline, console: Console) -> SceneTokens:
         else:
             views = shown.scene.load_views(context, renderer.scenetok.image_size)
             tokens = renderer.encode_views(views, shown.scene.key, scenes.pose_scale(shown.number))
-        return with_sources(tokens, shown.scene, context)
+    if fit_steps:
+        views = shown.scene.load_views(context, renderer.scenetok.image_size)
+        cameras = CameraBatch(views.c2w[None], views.intrinsics[None])
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+            task = progress.add_task(f"fitting to {len(context)} photographs", total=fit_steps)
+            fit = partial(fit_tokens, renderer.networks, tokens, views.images, cameras, steps=fit_steps)
+            tokens = fit(on_step=lambda done, total: progress.update(task, completed=done))
+    return with_sources(tokens, shown.scene, context)
 
 
 def _encode_split(

@@ -64,6 +64,17 @@ def test_a_scene_is_rendered_from_its_token_file_without_its_photographs(workpla
     assert len(pictures) == 3 and pictures == expected
 
 
+def test_tokens_are_fitted_to_the_photographs_on_request(workplace: Path, tmp_path: Path) -> None:
+    for steps in (0, 3):
+        output = tmp_path / f"{steps}.safetensors"
+        scenetok_in(workplace, "encode", "--no-run-folder", run="run", output=output, fit_steps=steps)
+    plain, fitted = (SceneTokens.load(tmp_path / f"{steps}.safetensors") for steps in (0, 3))
+    assert not torch.allclose(fitted.mean, plain.mean, atol=1e-3)
+    assert fitted.logvar is None and fitted.sources == plain.sources and len(fitted.sources) == 4
+    split = {"split": "test", "output": tmp_path / "split", "fit_steps": 3}
+    assert "leave out --scene, --num-context, --fit-steps" in failure_in(workplace, "encode", run="run", **split)
+
+
 def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workplace: Path, tmp_path: Path) -> None:
     scenetok_in(workplace, "encode", run="run", output=tmp_path / "scene.safetensors")
     scenetok_in(
