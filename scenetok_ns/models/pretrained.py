@@ -33,7 +33,7 @@ STEP = re.compile(r"step-\d+\.ckpt")
 
 @dataclass(frozen=True)
 class GivenFiles:
-    """Files that the user names. None: they are looked for."""
+    """Files that the user gives. A file that is None is searched for."""
 
     context_weights: Path | None = None
     target_weights: Path | None = None
@@ -115,7 +115,7 @@ def _of_run(run: Path, preset: str | None, given: GivenFiles) -> Pretrained:
 
 
 def _of_run_checkpoint(file: Path, preset: str | None, given: GivenFiles) -> Pretrained:
-    """A checkpoint by its path: the config.yml above it names the autoencoders' files."""
+    """Read a checkpoint of a run by its path. The run's config.yml, if there is one, names the autoencoders' files."""
     config = file.absolute().parent.parent / CONFIG
     recorded = preset
     context = target = AutoencoderWeights()
@@ -129,7 +129,7 @@ def _of_run_checkpoint(file: Path, preset: str | None, given: GivenFiles) -> Pre
 
 
 def _preset_in(file: Path) -> str:
-    """Name of the preset that a checkpoint says it is of. Raises ValueError."""
+    """Name of the preset that a checkpoint records. Raises ValueError if it records none that is in this package."""
     extra = model_state(read_checkpoint(file)["pipeline"]).get("_extra_state")
     name = extra.get("preset") if isinstance(extra, dict) else None
     if name not in preset_names():
@@ -150,7 +150,7 @@ def _of_released(file: Path, preset: str | None, given: GivenFiles) -> Pretraine
 
 
 def _of_networks(preset: Preset, files: list[Path], given: GivenFiles) -> Pretrained:
-    """Read our own files: checkpoints of runs, or weights in the package."""
+    """Read files in our own format: checkpoints of runs, or weights in the package."""
     where = " and ".join(map(str, files))
     if given.tokenizer is not None:
         raise ValueError(f"{where} holds the whole model: leave out the tokenizer {given.tokenizer}")
@@ -162,7 +162,7 @@ def _of_networks(preset: Preset, files: list[Path], given: GivenFiles) -> Pretra
 def _complete(
     preset: Preset, tensors: Mapping[str, Tensor], given: GivenFiles, folders: list[Path], where: str
 ) -> Pretrained:
-    """Add the autoencoders' files: as given, else by their published names in `folders` and in the cache."""
+    """Add the autoencoders' files: the given ones, else those with the published names in `folders` or the cache."""
     check_finite(tensors, f"{where} is damaged")
     released = files_of(preset)
 

@@ -63,7 +63,7 @@ def test_what_is_refused_before_anything_is_rendered(
     said = failure(
         "export-splat", "--data", capture, "--output", out, "--path", capture / "transforms.json", "--frames", 20
     )
-    assert "--frames is for paths by name" in said
+    assert "--frames only works with named paths" in said
     said = failure("export-dataset", "--data", capture, "--output", tmp_path / "small", "--size", 0)
     assert "--size must be at least 16" in said
     (tmp_path / "full").mkdir()
