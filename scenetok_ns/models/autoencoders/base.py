@@ -36,7 +36,7 @@ class LatentSpace:
                 )
 
     def latent_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the latents of images of (height, width) pixels, which must be multiples of the factor."""
+        """Height and width of the latents of images of (height, width) pixels, which the factor must divide."""
         height, width = image_size
         if height % self.spatial_factor or width % self.spatial_factor:
             raise ValueError(
