@@ -1,4 +1,4 @@
-"""How changes reach the configuration of a run; nothing else in it changes."""
+"""Changes reach the configuration of a run, and nothing else in it changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`scenetok export-splat`: Gaussians with a report."""
+"""`scenetok export-splat` writes Gaussians and a report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_token_file_becomes_a_splat_with_a_report(
     scenetok("encode", "--data", capture, "--output", tokens)
     few = ("--frames", 16, "--steps", 1, "--iterations", 2, "--gaussians", 40)
     scenetok("export-splat", "--tokens", tokens, "--output", tmp_path / "tokens.ply", *few)
-    assert len(load_splat(tmp_path / "tokens.ply")) == 20  # half of what may become of them
+    assert len(load_splat(tmp_path / "tokens.ply")) == 20  # the fit starts with half of the maximum
     report = json.loads((tmp_path / "tokens.json").read_text())
     assert report["views"] == 14 and report["held_out_views"] == 2 and report["scene"] == "attic"
     assert set(report) == {"scene", "gaussians", "views", "held_out_views", "seconds", "splat_against_renders"}

@@ -1,4 +1,4 @@
-"""`scenetok latents` from the command line: demo scenes, restart, verification, one line for bad input."""
+"""`scenetok latents` encodes demo scenes, continues, verifies files, and reports bad input in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trained models by preset, run folder, checkpoint and released file: the same weights, and one line for what fails."""
+"""Models load from a preset, run folder, checkpoint or released file with the right weights; failures take one line."""
 
 from __future__ import annotations
 
@@ -128,4 +128,4 @@ def test_what_cannot_be_loaded_is_one_line(run: Path, tmp_path: Path, monkeypatc
     with pytest.raises(ValueError, match="says something else"):
         SceneTok.from_pretrained("scenetok-tiny", preset="scenegen-tiny")
     shutil.rmtree(other / small_config(tmp_path, tmp_path).relative_model_dir)
-    assert SceneTok.from_pretrained(other).preset.name == PRESET.stem  # the folder that its configuration names
+    assert SceneTok.from_pretrained(other).preset.name == PRESET.stem  # the config names another checkpoint folder
