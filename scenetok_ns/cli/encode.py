@@ -68,10 +68,10 @@ def encode(
     if split is None:
         check_token_file(output)
         if not encodings is seed is shard is None:
-            raise UsageError("--encodings, --seed and --shard are for the scenes of a --split: leave them out")
+            raise UsageError("--encodings, --seed and --shard only work with --split")
     elif scene is not None or num_context is not None or not run_folder:
         raise UsageError(
-            "a --split is encoded whole, as in training: leave out --scene, --num-context and --no-run-folder"
+            "--split encodes all scenes as in training: leave out --scene, --num-context and --no-run-folder"
         )
     encodings = positive("--encodings", NUM_ENCODINGS if encodings is None else encodings)
     changes = RunChanges(data=data, scene=scene, num_context=num_context, pose_scale=pose_scale)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scenetok_ns.plugin.run_folder import RunFolderConfig
 
 MOST = 1_000_000
-"""Largest count that any option takes."""
+"""Maximum value of options that are counts."""
 EMBEDDED = "scenetok-tiny"
 """Preset whose weights come with the package, used where no run is given."""
 EMBEDDED_GENERATOR = "scenegen-tiny"

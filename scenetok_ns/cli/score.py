@@ -146,7 +146,7 @@ def complete_scenes(
     if not keys:
         raise DataError(f"no scene is complete: {first}")
     named = ", ".join(list(gaps)[:MOST_NAMED]) + (", ..." if len(gaps) > MOST_NAMED else "")
-    console.print(f"{len(gaps)} of {len(wanted)} scenes are left out, without all pictures: {named}", soft_wrap=True)
+    console.print(f"{len(gaps)} of {len(wanted)} scenes are left out, pictures are missing: {named}", soft_wrap=True)
     return keys
 
 
@@ -157,7 +157,7 @@ def check_same_views(others: dict[Path, dict[str, Any]], wanted: dict[str, list[
         for key in dict.fromkeys([*wanted, *theirs]):
             if wanted.get(key) != theirs.get(key):
                 raise DataError(
-                    f"{path} measured other views than --index names, the first are of scene {key}: figures of "
+                    f"{path} measured other views than --index names, first in scene {key}: figures of "
                     "different views cannot be compared in one table"
                 )
 

@@ -257,7 +257,7 @@ class Preset:
     def check_guidance(self, guidance: float | None) -> None:
         """Raise ValueError for a guidance scale of renders that the denoiser was not trained for."""
         if guidance is not None and guidance > 1 and not self.denoiser.null_token:
-            raise ValueError(f"--guidance {guidance}: preset {self.name} without null token takes 1 (off) only")
+            raise ValueError(f"--guidance {guidance}: preset {self.name} has no null token, so it only takes 1 (off)")
 
     @property
     def quirks(self) -> tuple[str, ...]:

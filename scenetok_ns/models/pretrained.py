@@ -68,14 +68,14 @@ def read_pretrained(source: str | Path, preset: str | None, given: GivenFiles) -
         return _of_run_checkpoint(path, preset, given)
     if path.suffix == ".safetensors":
         if preset is None:
-            raise ValueError(f"{path} does not say which preset it is of: give preset=, such as preset='scenetok-tiny'")
+            raise ValueError(f"{path} does not name its preset: give preset=, such as preset='scenetok-tiny'")
         return _of_networks(load_preset(preset), [path], given)
     return _of_released(path, preset, given)
 
 
 def _of_preset(name: str, preset: str | None, given: GivenFiles) -> Pretrained:
     if preset not in (None, name):
-        raise ValueError(f"from_pretrained: {name} is a preset already, so preset={preset!r} says something else")
+        raise ValueError(f"from_pretrained: {name} is a preset, but preset={preset!r} names another one")
     found = load_preset(name)
     if found.is_embedded:
         names = (found.embedded_weights, found.embedded_generator)
@@ -86,7 +86,7 @@ def _of_preset(name: str, preset: str | None, given: GivenFiles) -> Pretrained:
     file = find_released(found.checkpoint, [])
     if file is None:
         raise CheckpointError(
-            f"the weights of preset {name} are not here: get them with `scenetok download {name}`, or give the path of "
+            f"the weights of preset {name} were not found: run `scenetok download {name}`, or give the path of "
             f"{found.checkpoint}"
         )
     return _of_released(file, name, given)
@@ -133,7 +133,7 @@ def _preset_in(file: Path) -> str:
     extra = model_state(read_checkpoint(file)["pipeline"]).get("_extra_state")
     name = extra.get("preset") if isinstance(extra, dict) else None
     if name not in preset_names():
-        problem = f"is of preset {name}, which is not in this package" if name else "does not say which preset it is of"
+        problem = f"is of preset {name}, which is not in this package" if name else "does not name its preset"
         raise ValueError(f"{file} {problem}: give preset=")
     return str(name)
 

@@ -121,11 +121,11 @@ def test_a_split_is_encoded_for_training(work: Path, tmp_path: Path) -> None:
     said = failure("encode", run=work / "tiny_preset", output=tmp_path / "tokens", split="train", encodings=2, seed=1)
     assert "was made with encodings 3 (now 2)" in said
     for unheard in ({"scene": "test0"}, {"num_context": 2}, {"run_folder": False}):
-        with pytest.raises(ValueError, match="a --split is encoded whole, as in training: leave out --scene"):
+        with pytest.raises(ValueError, match="--split encodes all scenes as in training: leave out --scene"):
             encode(tmp_path / "x", work / "tiny_preset", split="train", **unheard)
     for unheard in ({"encodings": 8}, {"seed": 0}, {"shard": "0/1"}):
         said = failure("encode", run=work / "tiny_preset", output=tmp_path / "x.safetensors", **unheard)
-        assert "--encodings, --seed and --shard are for the scenes of a --split" in said
+        assert "--encodings, --seed and --shard only work with --split" in said
 
 
 def test_encode_encodes_with_a_generator_too(work: Path, tmp_path: Path) -> None:

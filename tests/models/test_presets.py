@@ -146,6 +146,6 @@ def test_a_scene_generator_repeats_its_tokenizer(name: str) -> None:
 
 
 def test_the_embedded_generator_fits_into_the_package() -> None:
-    """Its weights are shipped in eight bits, at most 15 MiB."""
+    """The generator's weights, which are shipped in eight bits, take at most 15 MiB."""
     state = SceneGenerator.from_preset(load_preset("scenegen-tiny")).state_dict()
     assert sum(value.numel() for value in state.values()) < 15 * 2**20

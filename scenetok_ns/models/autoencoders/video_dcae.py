@@ -147,7 +147,7 @@ class VideoDCAE(Autoencoder):
         return video.to(latents.dtype) / 2 + 0.5
 
     def latents_needed(self, num_frames: int) -> int:
-        """At least two, because the network treats a single latent as a single frame."""
+        """Number of leading latents to decode: at least two, because the network treats a single one as an image."""
         return max(super().latents_needed(num_frames), 2)
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VideoDCAE:

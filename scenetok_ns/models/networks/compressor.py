@@ -148,7 +148,7 @@ class Compressor(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw weights for training from scratch: framework defaults, and large scene tokens."""
+        """Initialise weights for training from scratch: framework defaults, and large scene tokens."""
         reset_to_defaults(self)
         nn.init.normal_(self.scene_tokens, std=TOKEN_STD)
 

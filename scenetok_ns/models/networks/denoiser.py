@@ -85,7 +85,7 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw weights for training from scratch: `Trunk.initialize`, and framework defaults outside the trunk."""
+        """Initialise weights for training from scratch: `Trunk.initialize`, framework defaults outside the trunk."""
         reset_to_defaults(self)
         self.model.initialize()
         if self.config.null_token:

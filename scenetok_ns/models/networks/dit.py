@@ -163,7 +163,7 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw weights for training from scratch: Xavier-uniform, with zero adaLN and final layers, as published."""
+        """Initialise weights for training as published: Xavier-uniform, with zeros in adaLN and final layers."""
         reset_to_defaults(self)
         for linear in linears(self):
             nn.init.xavier_uniform_(linear.weight)

@@ -85,7 +85,7 @@ class SceneGenerator(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw weights for training from scratch: `Trunk.initialize`, and framework defaults for pose embeddings."""
+        """Initialise weights for training from scratch: `Trunk.initialize`, framework defaults for pose embeddings."""
         reset_to_defaults(self)
         self.model.initialize()
 
