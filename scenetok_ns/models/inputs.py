@@ -100,7 +100,7 @@ def check_views(images: Float[Tensor, "v 3 h w"], cameras: CameraBatch, size: tu
 
     Args:
         images: Photographs of one scene.
-        cameras: Their cameras.
+        cameras: Cameras of the photographs.
         size: Height and width that the model takes, in pixels.
         caller: Name of the calling function, with which the message begins.
     """

@@ -51,8 +51,8 @@ def generate(
         model: Model with a scene generator (a scenegen preset).
         images: Photographs [v, 3, height, width] of the model's size, from one to
             `preset.data.views.max_condition_views`; kinds as in `SceneTok.encode`.
-        cameras: Their cameras: CameraBatch of shape [1, v], OpenCV camera-to-world poses in capture units, intrinsics
-            divided by image width and height.
+        cameras: Cameras of the photographs: CameraBatch of shape [1, v], OpenCV camera-to-world poses in capture units,
+            intrinsics divided by image width and height.
         anchors: Poses from which the scene will be seen, spread over the paths to render: CameraBatch of shape
             [1, a]. In training there are `preset.data.views.num_context` of them, including the first photograph's.
         seed: Random seed. Each seed gives another scene that fits the photographs.

@@ -86,7 +86,7 @@ class TemporalLayout:
         return chunk * self.latents_per_chunk + inside // self.frames_per_latent
 
     def frame_slice(self, start: int, stop: int) -> slice:
-        """Slice of the frames that belong to the latents from `start` up to but excluding `stop`."""
+        """Slice of the frames that belong to the latents from `start` to `stop` (excluded)."""
         return slice(self.first_frame(start), self.first_frame(stop))
 
     def pack(self, maps: Float[Tensor, "b frames c h w"]) -> Float[Tensor, "b latents packed h w"]:

@@ -68,7 +68,7 @@ def attend_triton(
 
 @cache
 def _shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that a program may use. torch 2.6 does not report them; then the amount of every GPU."""
+    """Bytes of shared memory that a program may use. For torch 2.6, which does not report them, those of any GPU."""
     properties = torch.cuda.get_device_properties(device)
     return int(getattr(properties, "shared_memory_per_block_optin", EVERY_GPUS_SHARED_MEMORY))
 
