@@ -4,10 +4,10 @@ Encodes 12 images (VA-VAE) and decodes 128 frames (Video DC-AE; Wan: the nearest
 float32, TF32 and bfloat16, in both memory layouts, plain and compiled. Prints a table and writes JSON:
 
     python benchmarks/autoencoders.py --output autoencoders.json
-    python benchmarks/autoencoders.py --rehearse        # toy networks on the CPU: the script runs; figures mean nothing
+    python benchmarks/autoencoders.py --rehearse        # toy networks on the CPU, to test the script; no real figures
 
-The error is that of the result against strict float32 without compilation, relative to its root mean square. Random
-weights make it an estimate: it says how roundings grow through the network, not how a photograph fares.
+The error is the difference of the result from strict float32 without compilation, relative to its root mean square.
+With random weights it is an estimate: it shows how rounding errors grow through the network, not those of photographs.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Task:
 
     name: str
     build: Callable[[], Autoencoder]
-    """In float32 on the current default device."""
+    """Function that builds the autoencoder in float32 on the default device."""
     inputs: Callable[[Autoencoder], Tensor]
     run: Callable[[Autoencoder, Tensor], Tensor]
     frames: int
     compiled_part: Callable[[Any], nn.Module] | None = None
-    """Part that torch.compile can take whole; None: it cannot (diffusers' Wan keeps caches in Python lists)."""
+    """Part that torch.compile can compile whole. None: there is none (diffusers' Wan has caches in Python lists)."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Result:
     ms: float | None = None
     frames_per_second: float | None = None
     peak_gib: float | None = None
-    """Of device memory allocated while running, weights included."""
+    """Peak of allocated device memory while running, including weights."""
     weights_gib: float | None = None
     relative_error: float | None = None
     first_run_s: float | None = None
-    """The first run, with the search for convolution algorithms and compilation."""
+    """Seconds of the first run, which includes compilation and the search for convolution algorithms."""
     runs: int = 0
     failure: str | None = None
 
@@ -117,13 +117,14 @@ def tasks(rehearse: bool) -> list[Task]:
 
 
 def decode_unclamped_video(model: Autoencoder, latents: Tensor) -> Tensor:
-    """Random weights give values far outside of an image's range, whose clamping would hide the rounding error."""
+    """Decode without clamping. Random weights give values far outside the range of images, and clamping these would
+    hide the rounding error."""
     assert isinstance(model, video_dcae.VideoDCAE)
     return model.decode_video(model.space.denormalize(latents))
 
 
 def smooth_images(count: int, size: int) -> Tensor:
-    """[1, count, 3, size, size] in [0, 1] with the falling spectrum of photographs."""
+    """Random images [1, count, 3, size, size] in [0, 1], whose spectrum falls like that of photographs."""
     coarse = torch.rand(count, 3, size // 16, size // 16, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)[None]
 
@@ -134,7 +135,7 @@ def random_latents(model: Autoencoder, count: int, size: int) -> Tensor:
 
 
 def variants(task: Task, compiled: bool) -> Iterator[Variant]:
-    """Strict float32 comes first and always: it is what the others are compared with."""
+    """Yield the variants. Strict float32 always comes first, because the others are compared with it."""
     yield STRICT
     if not compiled:
         for precision, channels_last in itertools.product(PRECISIONS, (False, True)):
@@ -162,7 +163,7 @@ def prepare(task: Task, variant: Variant, device: torch.device) -> Autoencoder:
 def measure(
     task: Task, variant: Variant, reference: Tensor | None, device: torch.device, budget_s: float
 ) -> tuple[Result, Tensor]:
-    """Run one variant at least twice, then until `budget_s` seconds are used up; returns the result and the output."""
+    """Run one variant at least twice, and until `budget_s` seconds are used up. Returns the result and the output."""
     model = prepare(task, variant, device)
     x = task.inputs(model).to(device)
     times: list[float] = []
@@ -243,10 +244,10 @@ def table_of(results: list[Result], title: str) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rehearse", action="store_true", help="toy networks on the CPU, to see that the script runs")
+    parser.add_argument("--rehearse", action="store_true", help="toy networks on the CPU, to test the script")
     parser.add_argument("--output", type=Path, default=Path("autoencoders.json"), help="JSON file to write")
-    parser.add_argument("--only", nargs="*", default=[], help="words; tasks whose name has one of them are run")
-    parser.add_argument("--compile", action="store_true", help="bfloat16 under torch.compile instead")
+    parser.add_argument("--only", nargs="*", default=[], help="run only tasks whose name contains one of these")
+    parser.add_argument("--compile", action="store_true", help="measure bfloat16 under torch.compile instead")
     parser.add_argument("--seconds", type=float, default=5.0, help="time to spend on the timed runs of one variant")
     args = parser.parse_args()
     if not args.rehearse and not torch.cuda.is_available():
@@ -264,7 +265,7 @@ def main() -> None:
             "rehearsal": args.rehearse,
             "results": [asdict(r) for r in results],
         }
-        args.output.write_text(json.dumps(report, indent=1))  # after every variant: a killed run keeps what it has
+        args.output.write_text(json.dumps(report, indent=1))  # after every variant: a killed run leaves its results
     console.print(table_of(results, f"Autoencoders on {name}, torch {torch.__version__}"))
 
 

@@ -1,10 +1,10 @@
-"""Time to find the cameras of photographs or a video, and, where poses are known, how far the found ones agree.
+"""Measure the time to find the cameras of photographs or a video, and their agreement with known poses.
 
     python benchmarks/capture.py PHOTOGRAPHS [--every 4] [--threads 2] [--reference transforms.json] [--json out.json]
 
-Measures `scenetok capture` without the imports of Nerfstudio, encoding and viewer: reading pictures, features, matches,
-mapping, writing. CPU seconds count the threads of this process; ffmpeg's, of a video, are a process of their own.
-A reference is a transforms.json with the same file names (of a video: with as many frames, in the order of names).
+Measures `scenetok capture` without importing Nerfstudio, encoding and viewer: reading pictures, features, matches,
+mapping, writing. CPU seconds count this process and its ended child processes, such as ffmpeg for a video. A reference
+is a transforms.json with the same file names (for a video: with as many frames, in the order of their names).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measured(source: Path, output: Path, arguments: argparse.Namespace) -> dict[str, object]:
-    """Time of each stage and of all."""
+    """Measure the time of each stage and the total time."""
     begin, cpu, seen = time.perf_counter(), cpu_seconds(), {}
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -77,7 +77,7 @@ def measured(source: Path, output: Path, arguments: argparse.Namespace) -> dict[
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """CPU seconds of this process and of its child processes that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
@@ -89,7 +89,7 @@ def poses_of(transforms: Path) -> dict[str, np.ndarray]:
 
 
 def agreement(found: dict[str, np.ndarray], known: dict[str, np.ndarray], by_order: bool) -> dict[str, float]:
-    """Difference after the similarity that fits best: positions in % of the known spread, rotations in degrees."""
+    """Compare poses after the best similarity transform: positions in % of the known spread, rotations in degrees."""
     if by_order:
         names = sorted(known, key=natural)
         known = {name: known[names[int(name.rsplit("_", 1)[1]) - 1]] for name in found}
@@ -110,7 +110,7 @@ def agreement(found: dict[str, np.ndarray], known: dict[str, np.ndarray], by_ord
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """(scale, rotation, shift) that take points [v, 3] nearest to others (Umeyama)."""
+    """Scale, rotation and shift that bring points [v, 3] closest to others (Umeyama)."""
     middle, goal = source.mean(0), target.mean(0)
     left, stretch, right = np.linalg.svd((target - goal).T @ (source - middle))
     sign = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])

@@ -1,6 +1,6 @@
-"""A headless Chromium, driven over the DevTools protocol: no more of it than the viewer's tests and soak need.
+"""A headless Chromium, driven over the DevTools protocol, with what the viewer's tests and soak need.
 
-Written on `websockets`, which viser brings along: a driver like Selenium or Playwright would be one more dependency for
+It uses `websockets`, which viser needs anyway. A driver such as Selenium or Playwright would be another dependency for
 a dozen messages.
 """
 
@@ -36,13 +36,13 @@ OPTIONS = (
 
 
 def find_chromium() -> str | None:
-    """The browser of this machine, `CHROMIUM` in the environment first; None: there is none."""
+    """Path of the browser: `CHROMIUM` in the environment, else a Chromium of this machine, else None."""
     found = (shutil.which(name) for name in (os.environ.get("CHROMIUM", ""), *NAMES) if name)
     return next((path for path in found if path), None)
 
 
 class Chromium:
-    """One browser with one page. Its user data live in a temporary folder."""
+    """A browser with one page. Its user data are in a temporary folder."""
 
     def __init__(self, size: tuple[int, int] = (1280, 720)) -> None:
         self.size = size
@@ -94,7 +94,7 @@ class Chromium:
         raise AssertionError("chromium did not open its debugging port in 60 s")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command and its answer; events that come in between are noted."""
+        """Send a command and return its answer. Events that arrive in between are recorded."""
         number = next(self._ids)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -118,13 +118,13 @@ class Chromium:
         self.send("Page.navigate", url=url)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def wait(self, condition: str | Callable[[], Any], seconds: float = 60) -> Any:
-        """The value of a JavaScript expression or of a function, as soon as it is true."""
+        """Wait until a JavaScript expression or a function has a true value, and return it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if found := self.evaluate(condition) if isinstance(condition, str) else condition():
@@ -139,7 +139,7 @@ class Chromium:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
-        """`kind`: Pressed, Moved, Released or Wheel."""
+        """Send a mouse event; `kind` is Pressed, Moved, Released or Wheel."""
         self.send("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", **more)
 
     def click(self, x: float, y: float) -> None:

@@ -1,9 +1,9 @@
-"""Seconds from the start of a process to its first frame, in a fresh process, with kernels compiled by an earlier one.
+"""Measure the seconds from the start of a process to its first frame, without and with kernels compiled before.
 
     python benchmarks/cold_start.py --preset re10k        # random weights of full size; needs a CUDA device
     python benchmarks/cold_start.py --preset scenetok-tiny --device cpu     # the plain loop
 
-The first process of two may have to compile; the second finds what it has left.
+Two processes run one after the other. The first may have to compile kernels; the second finds them in the cache.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Samples a second of the data manager alone, from latents and from photographs, by number of workers.
+"""Measure the samples per second of the data manager alone, from latents and photographs, by number of workers.
 
     python benchmarks/dataloading.py [--preset re10k] [--batch-size 32] [--workers 1 4 16] [--seconds 3]
         [--sources latents photographs] [--data RE10K] [--output FILE.json]
 
-The same calls as in training: batches of the preset's views in order of steps, pinned where there is a GPU. Without
---data, photographs of 640 x 360 pixels and latents of the preset's sizes are made up in a temporary folder; the files
-are then in memory, so the figures are those of decoding and collating, not of a disk.
+The calls are the same as in training: batches of the preset's views in the order of steps, pinned if there is a GPU.
+Without --data, photographs of 640 x 360 pixels and latents of the preset's sizes are generated in a temporary folder.
+These files are in memory, so the figures measure decoding and collating, not a disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--sources", nargs="+", default=["latents", "photographs"], choices=("latents", "photographs"))
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--data", type=Path, help="a RealEstate10K folder with train and test; default: made up")
+    parser.add_argument("--data", type=Path, help="a RealEstate10K folder with train and test; default: generated")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     preset = load_preset(options.preset)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, data: Path, workers: int, fields: dict[str, Path]) -> float:
-    """Samples a second, once every worker has delivered."""
+    """Measure samples per second, after every worker has delivered a batch."""
     config = SceneTokDataManagerConfig(
         data=data, preset=options.preset, batch_size=options.batch_size, num_workers=workers, **fields
     )
@@ -93,7 +93,7 @@ def make_photographs(folder: Path, preset: Preset) -> Path:
 
 
 def scenes(split: str, count: int) -> Iterator[DemoScene]:
-    """Walks with smooth noise for pictures."""
+    """Yield walks whose pictures are smooth noise."""
     generator = torch.Generator().manual_seed(0)
     c2w = torch.eye(4).repeat(FRAMES, 1, 1)
     c2w[:, 2, 3] = torch.linspace(0, 2, FRAMES)
@@ -105,7 +105,7 @@ def scenes(split: str, count: int) -> Iterator[DemoScene]:
 
 
 def make_latents(folder: Path, data: Path, preset: Preset) -> dict[str, Path]:
-    """Noise of the sizes of both autoencoders, for the training scenes of `data`."""
+    """Write latents of noise, with the sizes of both autoencoders, for the training scenes of `data`."""
     keys = list(json.loads((data / "train" / "index.json").read_text()))
     side = preset.data.image_size
     made = {}

@@ -1,12 +1,12 @@
-"""Depth of held-out demo rooms against the truth, by number of context views: the table of docs/depth.md.
+"""Compare the depth of held-out demo rooms with the truth, by number of context views: the tables of docs/depth.md.
 
     python benchmarks/depth.py --rooms 4 --output depth.json
     python benchmarks/depth.py --preset scenetok-tiny --tokenizer RUN --depth-weights RUN/depth_head.safetensors
 
 Each room is encoded from some views of its walk, and views all along the walk are rendered with their depth: by the
 depth head of the networks, or, without one or with --no-head, by comparing the views. A pixel counts as seen if its
-true point lies in a context view and nothing stands before it there. Agreement: the depth of one view is moved into the
-next one and compared with that one's own.
+true point lies in a context view and is not hidden there. Disagreement is the median relative difference between the
+depth of a view and the depth of the previous view warped into it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WALK = 48
 VIEW_COUNTS = (1, 2, 4, 6, 12)
 ERRORS = ("abs_rel", "delta1")
 COLUMNS = (*ERRORS, "seen", *(f"seen_{e}" for e in ERRORS), *(f"unseen_{e}" for e in ERRORS), "disagreement", "seconds")
-"""Figures of a row; `seen` is the part of the pixels, `seconds` of a frame."""
+"""Figures of a row. `seen` is the fraction of seen pixels, `seconds` the time per frame."""
 
 
 @dataclass
@@ -50,9 +50,9 @@ class Options:
     head: bool = True
     """Use the depth head, if there is one."""
     rooms: int = 4
-    """Held-out rooms."""
+    """Number of held-out rooms."""
     frames: int = 24
-    """Rendered views of each, all along its walk."""
+    """Number of rendered views of each room, all along its walk."""
     view_counts: tuple[int, ...] = VIEW_COUNTS
     """Numbers of context views."""
     output: Path | None = None
@@ -77,7 +77,7 @@ def main(options: Options) -> None:
 
 
 def load_model(options: Options) -> SceneTok:
-    """Networks and head of the options."""
+    """Load the networks and the depth head that the options name."""
     model = SceneTok.from_preset(load_preset(options.preset)).eval()
     model.load_embedded()
     if options.tokenizer is not None:
@@ -91,7 +91,7 @@ def load_model(options: Options) -> SceneTok:
 
 @torch.no_grad()
 def measured(model: SceneTok, number: int, count: int, frames: int) -> dict[str, float]:
-    """Figures of one room, encoded from `count` views."""
+    """Measure one room, encoded from `count` views."""
     rooms = sample_rooms([scene_seed(0, "test", number)], model.device)
     c2w = sample_walks(rooms, WALK)
     intrinsics = rooms.intrinsics[:, None].expand(1, WALK, 3, 3)
@@ -127,7 +127,7 @@ def prefixed(name: str, depth: Tensor, truth: Tensor, where: Tensor) -> dict[str
 
 
 def spread(count: int) -> list[int]:
-    """Context views evenly along the walk; one is its middle."""
+    """Context views spread evenly along the walk; a single one is in the middle."""
     places = torch.linspace(0, WALK - 1, count) if count > 1 else torch.tensor([WALK / 2])
     return places.round().long().tolist()
 

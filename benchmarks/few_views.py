@@ -1,28 +1,28 @@
-"""Few photographs: splatfacto, the tokenizer, and the method that combines them, on the same held-out rooms.
+"""Compare splatfacto, the tokenizer and the method that combines them on few photographs of held-out rooms.
 
     python benchmarks/few_views.py [--rooms 0 1 ... 7] [--cases 1 2 4 6 12 4h] [--methods nearest ... hybrid]
                                    [--size 128] [--steps 1500] [--report 250 500 1000 1500] [--processes 8]
                                    [--seconds 340] [--output FILE.json] [--pictures FOLDER] [--perceptual FILE.pth]
 
-A case is a number of photographs spread over a walk of 48 frames through a room; `4h` gives 4 of the first half of the
-walk. Scored are every fourth of the other frames of the whole walk. A pixel counts as seen if a photograph shows its
-surface, by the room's exact depth.
+A case is a number of photographs spread over a walk of 48 frames through a room; `4h` means 4 photographs of the first
+half of the walk. Every fourth of the other frames of the whole walk is scored. A pixel counts as seen if a photograph
+shows its surface, by the room's exact depth.
 
     nearest            the nearest photograph, copied
-    splatfacto         Nerfstudio's, from points of a plane sweep over the photographs; at its best step, which only
-                       the truth tells: an oracle in its favour. Pictures are enlarged --enlarge times, since its
-                       thresholds are made for larger ones
+    splatfacto         Nerfstudio's, from points of a plane sweep over the photographs, at its best step. Choosing it
+                       needs the truth, which is an advantage for splatfacto. Pictures are enlarged --enlarge times,
+                       because its thresholds are made for larger ones
     splatfacto-random  the same from random points
     splatfacto-depth   scenetok-splat without rendered views: splats with the tokenizer's depth as a regulariser
     scenetok           the tokenizer, one joint rendering
     refined            the same after --refine-steps steps on the photographs
     hybrid             scenetok-splat
 
-Rows have PSNR and SSIM (means over frames), PSNR of seen and of unseen pixels (of the mean square over all frames), the
-share of pixels that are holes (accumulation below one half) and seconds of the whole work. With --perceptual, the file
-of ST-LPIPS's AlexNet, they have its distance too. Rows are written after each method, so a run that is cut short keeps
-what it has; --seconds ends it. Means are taken over rooms in which all of a case's methods have ended. Splats need
-CUDA; processes share the GPU.
+Rows contain PSNR and SSIM (means over frames), PSNR of seen and of unseen pixels (from the mean square over all
+frames), the share of pixels that are holes (accumulation below one half), the seconds of the whole work, and with
+--perceptual (the weights of ST-LPIPS's AlexNet) its distance. Rows are written after each method, so an interrupted run
+keeps its results; --seconds ends a run. Means are taken over rooms in which all methods of a case have ended. Splats
+need CUDA; processes share the GPU.
 """
 
 from __future__ import annotations
@@ -78,23 +78,23 @@ METHODS = (
 SPLATS = METHODS[3:]
 NUM_FRAMES, EVERY = 48, 4
 MOST_GAUSSIANS = 1_000_000
-"""splatfacto is ended beyond them: it would go on to fill the GPU."""
+"""Maximum number of Gaussians. splatfacto is stopped beyond it, because it would go on to fill the GPU."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A room: what a method is given, what it is asked for, and what of that the photographs show."""
+    """A room: the photographs that a method gets, the views it has to render, and the pixels that photographs show."""
 
     room: int
     name: str
-    """Number of photographs, with `h` where they are of half of the walk."""
+    """Number of photographs, followed by `h` if they are from the first half of the walk."""
     given: RenderedViews
     asked: RenderedViews
     unseen: Bool[Tensor, "n h w"]
 
 
 def held_out_case(room: int, name: str, size: int, device: torch.device | str = "cpu") -> Case:
-    """Held-out room number `room` of the model card; pictures have 256 levels, as photographs do."""
+    """Create a case from held-out room number `room` of the model card. Pictures have 256 levels, like photographs."""
     rooms = sample_rooms([HELD_OUT_SEED + room], device)
     c2w = sample_walks(rooms, NUM_FRAMES)
     chosen = context_frames(name)
@@ -113,7 +113,7 @@ def held_out_case(room: int, name: str, size: int, device: torch.device | str = 
 
 
 def context_frames(name: str) -> list[int]:
-    """Frames of the photographs: spread over the walk or its first half; a single one lies in the middle."""
+    """Frame numbers of the photographs, spread over the walk or its first half. A single one lies in the middle."""
     count, half = int(name.removesuffix("h")), name.endswith("h")
     last = NUM_FRAMES // 2 - 1 if half else NUM_FRAMES - 1
     if count == 1:
@@ -123,7 +123,7 @@ def context_frames(name: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Shown:
-    """Frames that a method renders at the asked cameras."""
+    """Frames that a method rendered at the cameras of a case."""
 
     pictures: Float[Tensor, "n 3 h w"]
     alpha: Float[Tensor, "n 1 h w"] | None = None
@@ -133,7 +133,7 @@ class Shown:
 
 
 def scores(shown: Shown, case: Case, perceptual: Any = None) -> dict[str, float]:
-    """All figures of one result."""
+    """Compute all figures of one result."""
     truth = case.asked.frames
     pred = shown.pictures.to(truth).clamp(0, 1)
     values = {name: float(value.mean()) for name, value in picture_metrics(pred=pred, target=truth).items()}
@@ -160,7 +160,7 @@ def tokenizer(device: str) -> SceneTok:
 
 
 def encoded(model: SceneTok, case: Case) -> tuple[SceneTokens, Tensor]:
-    """Tokens of the photographs at the model's size, and these."""
+    """Encode the photographs at the model's size. Returns the tokens and the resized photographs."""
     frames = F.interpolate(case.given.frames, size=model.image_size, mode="bicubic", antialias=True).clamp(0, 1)
     return model.encode(frames, case.given.cameras, scene=str(case.room)), frames
 
@@ -200,7 +200,7 @@ def show_nearest(case: Case) -> Shown:
 
 
 def splat_trainer(folder: Path, case: Case, method: str, options: argparse.Namespace) -> Any:
-    """A trainer of Nerfstudio's on the case's photographs, without viewer and checkpoints."""
+    """Create a Nerfstudio trainer for the case's photographs, without viewer and checkpoints."""
     import torchmetrics.image.lpip
 
     torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = NoLpips
@@ -225,7 +225,7 @@ def splat_trainer(folder: Path, case: Case, method: str, options: argparse.Names
     config.max_num_iterations = options.steps
     if not stock:
         manager.preset, manager.pose_scale, manager.refine_steps = PRESET, 1.0, options.refine_steps
-        manager.engine = "off"  # a process of its own for each fit would prepare the engine's kernels again
+        manager.engine = "off"  # each fit has its own process, which would have to prepare the engine's kernels again
         manager.anneal_steps = config.pipeline.model.stop_split_at = options.steps * 3 // 4
         if method == "splatfacto-depth":
             manager.num_renders = 0
@@ -234,7 +234,7 @@ def splat_trainer(folder: Path, case: Case, method: str, options: argparse.Names
 
 
 def show_splats(case: Case, method: str, options: argparse.Namespace) -> Iterator[Shown]:
-    """Renders of the splats after each step count of --report, and after the last step."""
+    """Yield renders of the splats after each step count of --report, and after the last step."""
     from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
     begin, seconds = time.perf_counter(), 0.0
@@ -242,7 +242,7 @@ def show_splats(case: Case, method: str, options: argparse.Namespace) -> Iterato
         trainer = splat_trainer(Path(folder), case, method, options)
         trainer.setup()
         model = trainer.pipeline.model
-        model.get_metrics_dict = lambda outputs, batch: {}  # read by its log alone, which is off
+        model.get_metrics_dict = lambda outputs, batch: {}  # only used by the log, which is off
         for step in range(options.steps):
             trainer.pipeline.train()
             for callback in trainer.callbacks:
@@ -276,7 +276,7 @@ def results(case: Case, method: str, options: argparse.Namespace) -> Iterator[Sh
     if method == "nearest":
         yield show_nearest(case)
     elif method == "scenetok":
-        show_scenetok(case, options)  # the first call is slower: kernels are chosen
+        show_scenetok(case, options)  # the first call is slower, because kernels are chosen
         yield show_scenetok(case, options)
     elif method == "refined":
         yield show_refined(case, options)
@@ -292,7 +292,7 @@ def perceptual_of(file: Path | None) -> Any:
 
 
 def measure(task: tuple[int, str, str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows of one method on one case. An error becomes a row that says what happened."""
+    """Compute all rows of one method on one case. An error becomes a row with its message."""
     room, name, method = task
     about = {"room": room, "case": name, "method": method}
     try:
@@ -307,12 +307,12 @@ def measure(task: tuple[int, str, str], options: argparse.Namespace) -> list[dic
                 strips = [case.asked.frames[::2].cpu(), shown.pictures[::2].cpu().clamp(0, 1)]
                 save_picture(options.pictures / f"room{room}-{name}-{method}.png", sheet(strips))
         return rows
-    except Exception as error:  # one that fails must not end the others
+    except Exception as error:  # a method that fails must not end the others
         return [{**about, "failed": f"{type(error).__name__}: {error}"[:300]}]
 
 
 def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row of each method in each case of each room: of stock splatfacto the best step, of all others the last."""
+    """Select one row per method, case and room: the best step of stock splatfacto, the last step of all others."""
     found: dict[tuple[int, str, str], dict[str, Any]] = {}
     for row in rows:
         if "failed" in row:
@@ -355,7 +355,8 @@ def write_report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Non
 
 
 def tasks_of(options: argparse.Namespace) -> list[tuple[int, str, str]]:
-    """Room after room, the longest first. One photograph has no points by comparing; random ones stand for both."""
+    """List the tasks room by room, the longest first. With one photograph there is no plane sweep, so splatfacto only
+    starts from random points."""
     order = [method for method in (*SPLATS[::-1], *METHODS[:3][::-1]) if method in options.methods]
     found = []
     for room in options.rooms:
@@ -384,23 +385,23 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, nargs="+", default=list(range(8)), help="numbers of held-out rooms")
     parser.add_argument("--cases", nargs="+", default=["1", "2", "4", "6", "12", "4h"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--all", action="store_true", help="splatfacto from points and from random in every case")
+    parser.add_argument("--all", action="store_true", help="run splatfacto from both kinds of points in every case")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=1500, help="of splats")
     parser.add_argument("--report", type=int, nargs="+", default=[250, 500, 1000])
-    parser.add_argument("--enlarge", type=int, default=4, help="how much larger splatfacto's pictures are")
+    parser.add_argument("--enlarge", type=int, default=4, help="factor by which splatfacto's pictures are enlarged")
     parser.add_argument("--refine-steps", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=math.inf, help="of the whole benchmark")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end the whole benchmark after this time")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--perceptual", type=Path, help="weights of ST-LPIPS (AlexNet)")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    parser.add_argument("--pictures", type=Path, help="folder for sheets: truth, and below it what a method shows")
+    parser.add_argument("--pictures", type=Path, help="folder for sheets: the truth and, below it, the renders")
     parser.add_argument("--drawn", type=int, nargs="+", default=[0, 1], help="rooms of the sheets")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     rows: list[dict[str, Any]] = []
-    # New processes: gsplat and Nerfstudio keep things in global variables.
+    # Each task gets a new process, because gsplat and Nerfstudio keep state in global variables.
     pool = multiprocessing.get_context("spawn").Pool(options.processes)
     try:
         found = pool.imap_unordered(partial(measure, options=options), tasks_of(options))

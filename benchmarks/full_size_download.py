@@ -1,10 +1,10 @@
-"""Released files of full size over a server on this machine: download in killed pieces, import, open, the same bytes.
+"""Download files of full size from a server on this machine with interruptions, import them, open the run, and compare.
 
     python benchmarks/full_size_download.py [--preset re10k] [--kills 5] [--folder DIR] [--output FILE.json]
 
-Makes files with the preset's tensors as random numbers, under the published names (3 to 8 GB, removed afterwards; the
-disk needs three times that). Serves them, kills `scenetok download PRESET --output RUN` (kill -9) at evenly spread
-amounts of data, lets it end, and opens the run as Nerfstudio's tools do. Every file and every tensor must be equal.
+Creates files with the preset's tensors as random numbers, under the published names (3 to 8 GB, removed afterwards; the
+disk needs three times that). Serves them, kills `scenetok download PRESET --output RUN` (kill -9) after evenly spread
+amounts of data, lets it finish, and opens the run as Nerfstudio's tools do. Every file and every tensor must be equal.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from support.file_server import PIECE, FileServer, serving
 
 COPIES = 3
-"""Disk that is needed: the files, their download and the run."""
+"""Number of copies that the disk must hold: the files, their download and the run."""
 OPEN = """
 import sys, torch
 from pathlib import Path
@@ -55,7 +55,7 @@ print(len(given))
 
 
 def write_files(preset_name: str, folder: Path) -> list[Path]:
-    """Checkpoints and autoencoders of a preset; the checkpoints come first."""
+    """Write the checkpoints and autoencoders of a preset. Returns their paths, checkpoints first."""
     preset = load_preset(preset_name)
     assert preset.checkpoint is not None, f"no checkpoint of {preset_name} was released"
     tensors = expected_tensors(preset)
@@ -71,7 +71,7 @@ def write_files(preset_name: str, folder: Path) -> list[Path]:
 
 
 class Counter:
-    """Bytes that a server has sent, and a function that is called once when there are enough."""
+    """Counts the bytes that a server has sent, and lets a caller wait for a number of them."""
 
     def __init__(self) -> None:
         self.sent, self._limit, self._then = 0, float("inf"), threading.Event()
@@ -92,7 +92,7 @@ class Counter:
 
 
 def download(words: list[Any], environment: dict[str, str], until: Callable[[], None] | None) -> float:
-    """Run the command to its end, or kill it when `until` returns; seconds."""
+    """Run the command to its end, or kill it when `until` returns. Returns the seconds that it ran."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, *map(str, words)], env=environment, stderr=subprocess.PIPE, text=True
@@ -138,7 +138,7 @@ def measure(preset: str, kills: int, root: Path) -> dict[str, Any]:
 
 
 def describe(server: FileServer) -> list[str]:
-    """Ranges of the requests, in order."""
+    """List the ranges of the requests, in order."""
     return [f"{path} {headers.get('Range', 'whole')}" for method, path, headers in server.requests if method == "GET"]
 
 

@@ -1,12 +1,12 @@
-"""Import of full-size checkpoints: peak memory and time of `scenetok import` for each published preset.
+"""Measure peak memory and time of `scenetok import` for a full-size checkpoint of each published preset.
 
     python benchmarks/import_memory.py [--preset NAME ...] [--folder DIR] [--random] [--render] [--output FILE.json]
 
-Makes a file with the preset's keys in Lightning's form (3 to 8 GB on disk, removed afterwards), imports it in its own
-process, and prints a table: file size, peak memory of that process, their ratio, seconds. The promise is 1.3. Weights
-of autoencoders are random numbers under the published keys (tests/parity/keys).
+Creates a file with the preset's keys in Lightning's format (3 to 8 GB on disk, removed afterwards), imports it in a
+separate process, and prints a table: file size, peak memory of that process, their ratio, seconds. The ratio must not
+exceed 1.3. Weights of autoencoders are random numbers under the published keys (tests/parity/keys).
 
---render then opens the run with random tokens and one denoising step, and lets ns-render make a picture of it.
+--render then opens the run with random tokens and one denoising step, and lets ns-render render a picture of it.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def main() -> None:
     published = [name for name in preset_names() if load_preset(name).experiment or load_preset(name).checkpoint]
     parser.add_argument("--preset", nargs="*", default=published, help="presets to measure (default: all published)")
     parser.add_argument("--folder", type=Path, default=None, help="where to write the files (default: temporary)")
-    parser.add_argument("--random", action="store_true", help="random numbers in place of zeros")
-    parser.add_argument("--render", action="store_true", help="also let ns-render make a picture from the run")
+    parser.add_argument("--random", action="store_true", help="random numbers instead of zeros")
+    parser.add_argument("--render", action="store_true", help="also let ns-render render a picture of the run")
     parser.add_argument("--output", type=Path, default=None, help="also write the table as JSON")
     arguments = parser.parse_args()
     rows = []

@@ -1,16 +1,17 @@
-"""Speed and memory of encoding, rendering and generation: the plain loop and the engine in one run.
+"""Measure speed and memory of encoding, rendering and generation, with the plain loop and the engine in one run.
 
-Full-size networks with random weights, for every preset; presets whose networks and samplers are equal share a row.
+Networks have full size and random weights. Presets whose networks and samplers are equal share a row.
 
     python benchmarks/rendering.py --output rendering.json
-    python benchmarks/rendering.py --preset re10k --only path view     # a part of it
-    python benchmarks/rendering.py --skip-plain path "guidance 1"      # what takes the plain loop longest
-    python benchmarks/rendering.py --preset re10k --low-vram re10k     # and the engine for little memory
-    python benchmarks/rendering.py --rehearse                          # the tiny presets on the CPU: the script runs
+    python benchmarks/rendering.py --preset re10k --only path view     # only some of the work
+    python benchmarks/rendering.py --skip-plain path "guidance 1"      # skip the slowest work of the plain loop
+    python benchmarks/rendering.py --preset re10k --low-vram re10k     # also the engine with --low-vram
+    python benchmarks/rendering.py --rehearse                          # the tiny presets on the CPU, to test the script
 
-`floor`: the arithmetic of the work (matrix products, convolutions and attention as the plain modules do them) at the
-speed of a large bfloat16 matrix product, measured in the same run. `first`: until the first frames are there. `peak`:
-device memory of tensors and CUDA graphs, all weights included; the highest of a preset's works is the whole path's.
+`floor` is the time for the arithmetic of the work (matrix products, convolutions and attention as the plain modules
+compute them) at the speed of a large bfloat16 matrix product, measured in the same run. `first` is the time until the
+first frames. `peak` is the device memory of tensors and CUDA graphs, including all weights; the peak of a whole path is
+the preset's highest.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from scenetok_ns.models.scenetok import SceneTok
 console = Console(width=170)
 GIB = 2**30
 RUNS = 5
-"""Timed runs of the engine, of which the median counts; the plain loop, which is slow, is timed once."""
+"""Number of timed runs of the engine, whose median counts. The plain loop is slow and is timed once."""
 SLOW_MS = 2000
 
 
@@ -65,9 +66,9 @@ class Result:
     peak_gib: float | None = None
     floor_ms: float | None = None
     cold_s: float | None = None
-    """The first run: weights laid out, kernels compiled, graphs captured."""
+    """Seconds of the first run, which lays out weights, compiles kernels and captures graphs."""
     kernels: list[tuple[str, int, float]] | None = None
-    """With --profile: the longest ones, calls and milliseconds of one run."""
+    """With --profile: name, number of calls and milliseconds of the longest kernels in one run."""
 
     @property
     def frames_per_second(self) -> float | None:
@@ -80,7 +81,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Work:
-    """One measured piece of work: `plain` and `engine` call it with its argument; both give frames or tensors."""
+    """One measured piece of work, as functions for the plain loop and the engine. Both yield frames or tensors."""
 
     name: str
     plain: Callable[[], Iterator[Tensor]]
@@ -90,13 +91,13 @@ class Work:
 
 
 class Bench:
-    """A preset's model on the device, and the work that is measured on it."""
+    """A preset's model on the device, and the work to measure with it."""
 
     def __init__(self, preset: Preset, device: torch.device, *, low_vram: bool = False, exact: bool = False) -> None:
         self.preset, self.device = preset, device
         self.autoencoders = [random_autoencoder(config, device) for config in autoencoders_of(preset)]
         self.own = [OffloadedAutoencoder(each) if low_vram else each for each in self.autoencoders]
-        """As the model has them."""
+        """The autoencoders as the model uses them."""
         self.model = random_model(preset, self.own, device, low_vram)
         self.model.engine_options = None
         self.options = EngineOptions.for_device(device, autoencoders=not exact, low_vram=low_vram)
@@ -105,7 +106,7 @@ class Bench:
         self.tokens = self.model.encode(self.images, self.cameras(len(self.images)))
 
     def cameras(self, count: int) -> CameraBatch:
-        """A walk to the right."""
+        """Cameras of a walk to the right."""
         c2w = torch.eye(4).repeat(1, count, 1, 1)
         c2w[..., 0, 3] = torch.arange(count) / 50
         return CameraBatch(c2w, torch.eye(3).repeat(1, count, 1, 1)).to(self.device)
@@ -122,11 +123,11 @@ class Bench:
             yield from (self._generate(guidance) for guidance in (1.0, 3.0))
 
     def use(self, how: str) -> None:
-        """With everything where it is in a run that has done nothing else."""
+        """Choose the renderer, and put everything where it would be in a run that has done nothing else."""
         self.model.engine_options = self.options if how == "engine" else None
         for autoencoder in self.autoencoders:
             autoencoder.to("cpu")
-        if how == "plain":  # they come when they are asked for; not while the time is taken
+        if how == "plain":  # autoencoders move to the device on first use, which must not be timed
             assert self.model.context_autoencoder and self.model.target_autoencoder
 
     def _encode(self) -> Work:
@@ -203,7 +204,8 @@ class Bench:
 
 
 def random_model(preset: Preset, autoencoders: list[Autoencoder], device: torch.device, low_vram: bool) -> SceneTok:
-    """Networks of full size. Layers that training starts from zero are drawn, too: silent ones would hide errors."""
+    """Build networks of full size. Layers that training initialises to zero get random weights, too: zeros would hide
+    errors."""
     torch.manual_seed(0)
     with torch.device(device):
         model = SceneTok(preset, *autoencoders, low_vram=low_vram).eval().requires_grad_(False)
@@ -218,7 +220,7 @@ def autoencoders_of(preset: Preset) -> tuple[AutoencoderConfig, AutoencoderConfi
 
 
 def random_autoencoder(config: AutoencoderConfig, device: torch.device) -> Autoencoder:
-    """In the precision that `build_autoencoder` runs it in."""
+    """Build an autoencoder with random weights in the default precision of `build_autoencoder`."""
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     space = latent_space(config)
     made: Autoencoder
@@ -250,12 +252,12 @@ def wait(device: torch.device) -> None:
 
 
 def timed(run: Callable[[], Iterator[Tensor]], device: torch.device) -> tuple[float, float]:
-    """Milliseconds until the first result is there, and until all are."""
+    """Measure the milliseconds until the first result and until all results."""
     wait(device)
     start, first = time.perf_counter(), None
     for result in run():
         if first is None:
-            if result.is_cuda:  # not the whole device: later work may be under way
+            if result.is_cuda:  # waits for this result only: later work may be in progress
                 torch.cuda.current_stream(device).synchronize()
             first = time.perf_counter()
     wait(device)
@@ -263,7 +265,7 @@ def timed(run: Callable[[], Iterator[Tensor]], device: torch.device) -> tuple[fl
 
 
 def top_kernels(run: Callable[[], Iterator[Tensor]], count: int = 16) -> list[tuple[str, int, float]]:
-    """Name, calls and milliseconds of the kernels that take longest in one run."""
+    """Return name, number of calls and milliseconds of the kernels that take longest in one run."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile, torch.no_grad():
         for _ in run():
             pass
@@ -285,7 +287,7 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
         cold = first_run[1]
         if how == "engine":
             runs = [timed(run, device) for _ in range(RUNS)]
-        else:  # nothing to lay out, compile or capture: a long first run counts
+        else:  # there is nothing to lay out, compile or capture, so a long first run counts
             runs = [first_run if cold > SLOW_MS else timed(run, device)]
         profiled = how == "engine" and device.type == "cuda" and any(word in work.name for word in args.profile)
         kernels = top_kernels(run) if profiled else None
@@ -304,14 +306,14 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
 
 
 def peak_memory() -> int:
-    """The most bytes of tensors at once, and what CUDA graphs keep beside: theirs alone, though no tensor is in it."""
+    """Peak bytes of tensors, plus the memory that CUDA graphs reserve even while no tensor uses it."""
     segments = torch.cuda.memory_snapshot()
     kept = (s["total_size"] - s["allocated_size"] for s in segments if tuple(s["segment_pool_id"]) != (0, 0))
     return torch.cuda.max_memory_allocated() + sum(kept)
 
 
 def matrix_speed(device: torch.device) -> float:
-    """Operations a second of a large matrix product in bfloat16, on random numbers."""
+    """Measure the operations per second of a large bfloat16 matrix product of random numbers."""
     size = 8192 if device.type == "cuda" else 512
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
@@ -325,7 +327,7 @@ def matrix_speed(device: torch.device) -> float:
 
 
 def groups(presets: list[Preset]) -> Iterator[tuple[str, Preset]]:
-    """Presets that do the same work, under their joined names."""
+    """Group presets that do the same work, under their joined names."""
     found: dict[str, list[Preset]] = {}
     for preset in presets:
         same = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset) if f.name in WORK_FIELDS}
@@ -359,7 +361,8 @@ def run_all(args: argparse.Namespace, device: torch.device, speed: float) -> Ite
 def run_preset(
     args: argparse.Namespace, names: str, preset: Preset, device: torch.device, speed: float | None
 ) -> Iterator[Result]:
-    """speed: of matrix products, for the floors; None: little memory, which is for the engine alone."""
+    """Measure the work of a preset. `speed` is that of matrix products, for the floors. None: measure --low-vram, with
+    the engine only."""
     bench = Bench(preset, device, low_vram=speed is None, exact=args.exact)
     works = [
         work for work in bench.work() if not args.only or any(word in f"{names}: {work.name}" for word in args.only)
@@ -368,7 +371,7 @@ def run_preset(
     if speed is not None and "plain" in args.how:
         bench.use("plain")
         floors = {work.name: 1e3 * work.flops() / speed for work in works if work.flops}
-    # All plain ones first: their peaks are without the engine's copies.
+    # The plain loop runs first, so that its peaks do not include the engine's copies.
     for how in args.how if speed is not None else ["engine"]:
         skipped = args.skip_plain if how == "plain" else []
         for work in works:
@@ -393,14 +396,14 @@ def table_of(results: list[Result], title: str) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="*", default=[], help="names; none: all")
-    parser.add_argument("--only", nargs="*", default=[], help="words; work with one in 'preset: work' is measured")
+    parser.add_argument("--only", nargs="*", default=[], help="measure only work whose 'preset: work' contains one")
     parser.add_argument("--how", nargs="*", default=["plain", "engine"], choices=["plain", "engine"])
     parser.add_argument(
-        "--profile", nargs="*", default=[], help="words; kernels of the engine's work with one, into the JSON"
+        "--profile", nargs="*", default=[], help="write the kernels of the engine's work that contains one of these"
     )
-    parser.add_argument("--skip-plain", nargs="*", default=[], help="words; the plain loop does not do work with one")
-    parser.add_argument("--low-vram", nargs="*", default=[], help="presets; the engine with that option, too")
-    parser.add_argument("--exact", action="store_true", help="the engine with the autoencoders' own precision")
+    parser.add_argument("--skip-plain", nargs="*", default=[], help="work that the plain loop skips")
+    parser.add_argument("--low-vram", nargs="*", default=[], help="presets to measure with this option, too")
+    parser.add_argument("--exact", action="store_true", help="engine with the autoencoders in their own precision")
     parser.add_argument("--output", type=Path, default=Path("rendering.json"), help="JSON file to write")
     parser.add_argument("--rehearse", action="store_true", help="the tiny presets on the CPU")
     args = parser.parse_args()
@@ -422,7 +425,7 @@ def main() -> None:
             "exact": args.exact,
             "results": [asdict(r) for r in results],
         }
-        args.output.write_text(json.dumps(report, indent=1))  # after every result: a killed run keeps what it has
+        args.output.write_text(json.dumps(report, indent=1))  # after every result: a killed run leaves its results
     console.print(table_of(results, f"{name}, torch {torch.__version__}"))
 
 

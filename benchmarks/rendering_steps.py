@@ -1,10 +1,10 @@
-"""What fewer steps of a render cost in accuracy, with the trained model in the package, on rooms it has not seen.
+"""Measure how accurate renders in fewer steps are, with the bundled model, on rooms that it has not seen.
 
     python benchmarks/rendering_steps.py --rooms 2 --output steps.json
 
 Renders a walk through each room in fewer steps, by both solvers, and prints the PSNR to the frames of 40 Euler steps
-from the same noise, and to the room itself. "another seed" says how far apart renders are that nobody calls wrong;
-"bfloat16" (on CUDA only) is the noise that the engine's own precision makes.
+from the same noise, and to the room itself. "another seed" shows how much two equally good renders differ; "bfloat16"
+(on CUDA only) shows the rounding error of the engine's precision.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ FRAMES = 12
 
 
 def cases(sampler: SamplerConfig) -> dict[str, tuple[SamplerConfig, int, bool]]:
-    """Label -> sampler, seed, autocast."""
+    """Label of a case -> its sampler, seed and autocast."""
     made: dict[str, tuple[SamplerConfig, int, bool]] = {}
-    if torch.cuda.is_available():  # a CPU emulates it
+    if torch.cuda.is_available():  # a CPU only emulates bfloat16
         made["bfloat16"] = (replace(sampler, steps=REFERENCE_STEPS), 0, True)
     for steps in (10, 6, 5, 4, 3):
         for solver in ("euler", "multistep"):

@@ -1,15 +1,15 @@
-"""Peak memory and time of a scene generator at full size: training steps of several batches, and one generation.
+"""Measure peak memory and time of a full-size scene generator: training steps of several batch sizes, one generation.
 
     python benchmarks/scenegen_memory.py [--preset scenegen-dl3dv] [--batch-size 1 2 4] [--steps 3]
         [--checkpointing selective] [--generation-steps 150] [--output FILE.json]
 
-The networks have random weights. A step is what ns-train does from stored tokens (`--pipeline.datamanager.tokens`):
-forward and backward pass of the generator in bfloat16 on the fused kernels, clip, AdamW; compressor and denoiser are in
-memory and frozen. The latents of condition views are made up: VA-VAE, which encodes up to three pictures of a sample
-before the step, is left out. A generation is all steps of the preset's sampler, as `scenetok generate` runs them,
-unless --generation-steps gives another number.
+The networks have random weights. A step is the one that ns-train does from stored tokens
+(`--pipeline.datamanager.tokens`): forward and backward pass of the generator in bfloat16 on the fused kernels, gradient
+clipping, AdamW. Compressor and denoiser are in memory and frozen. The latents of condition views are random: VA-VAE,
+which encodes up to three pictures of a sample before the step, is left out. A generation is all steps of the preset's
+sampler, as `scenetok generate` runs them, unless --generation-steps gives another number.
 
-Needs PyTorch and the packages of scenetok_ns.models alone, not Nerfstudio. On a CPU there are no figures of memory.
+Needs PyTorch and the packages of scenetok_ns.models, but not Nerfstudio. On a CPU, memory is not measured.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ GIB = 2**30
 
 
 def make_model(preset: str, device: torch.device, checkpointing: Checkpointing) -> SceneTok:
-    """Networks of full size without autoencoders; all but the generator are frozen."""
+    """Build networks of full size without autoencoders. All but the generator are frozen."""
     torch.manual_seed(0)
-    with device:  # the weights are drawn there, which takes a minute on a CPU
+    with device:  # weights are initialised on the device, because a CPU takes a minute
         model = SceneTok(load_preset(preset)).to(device)
     for network in (model.compressor, model.denoiser):
         network.requires_grad_(False)
@@ -69,7 +69,7 @@ def condition_of(model: SceneTok, batch: int) -> LatentViews:
 
 
 def training_step(model: SceneTok, batch: int) -> Callable[[], float]:
-    """A function that takes a training step and returns its loss."""
+    """Return a function that does a training step and returns its loss."""
     preset, device = model.preset, model.device
     assert preset.scene_generator is not None
     model.train()
@@ -101,9 +101,9 @@ def training_step(model: SceneTok, batch: int) -> Callable[[], float]:
 
 
 def generation(model: SceneTok, steps: int | None = None) -> Callable[[], float]:
-    """A function that generates a scene and returns the deviation of its tokens.
+    """Return a function that generates a scene and returns the standard deviation of its tokens.
 
-    steps: Sampling steps; None: those of the preset.
+    `steps` is the number of sampling steps; None: the preset's.
     """
     preset, device = model.preset, model.device
     assert preset.scene_sampler is not None
@@ -124,7 +124,7 @@ def generation(model: SceneTok, steps: int | None = None) -> Callable[[], float]
 
 
 def measure(run: Callable[[], float], device: torch.device, repeats: int) -> dict[str, Any]:
-    """Seconds of the first call, which compiles kernels, mean seconds of the others, and peak memory of all."""
+    """Measure the seconds of the first call, which compiles kernels, the mean of the others, and the peak memory."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
@@ -141,7 +141,7 @@ def measure(run: Callable[[], float], device: torch.device, repeats: int) -> dic
 
 
 def forget(device: torch.device) -> None:
-    """Free what the last measurement left."""
+    """Free the memory that the last measurement left."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="scenegen-dl3dv", help="a scenegen preset, or a preset file (.yaml)")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--steps", type=int, default=3, help="timed training steps, after a first one")
+    parser.add_argument("--steps", type=int, default=3, help="number of timed training steps after the first")
     parser.add_argument("--checkpointing", choices=("none", "selective", "full"), default="none")
     parser.add_argument("--generation-steps", type=int, help="sampling steps of the generation; default: the preset's")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")

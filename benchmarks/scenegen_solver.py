@@ -1,12 +1,12 @@
-"""Fewer steps in the generation of scenes: error of both solvers against 150 Euler steps, and seconds.
+"""Measure the generation of scenes in fewer steps: seconds, and error of both solvers relative to 150 Euler steps.
 
     python benchmarks/scenegen_solver.py [--run RUN] [--num-scenes 8] [--steps 5 10 20 30 50] [--reference-steps 150]
                                          [--output FILE.json]
 
-Generates the evaluation scenes of a run (default: the model in the package, on rooms made for this) with the same seed
-by each solver in each number of steps. Prints the root mean square difference of the tokens from those of 150 Euler
-steps, divided by these tokens' standard deviation, and the PSNR between the pictures rendered from both at the anchors.
-"another seed" is what an unrelated scene that fits the same photographs scores.
+Generates the evaluation scenes of a run (default: the bundled model, on rooms created for this) with the same seed, by
+each solver in each number of steps. Prints the root mean square difference of the tokens from those of 150 Euler steps,
+divided by the standard deviation of the latter, and the PSNR between the pictures rendered from both at the anchors.
+"another seed" is the score of an unrelated scene that fits the same photographs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SOLVERS = ("euler", "multistep")
 def solver_errors(
     renderer: SceneRenderer, scenes: Sequence[GenerationInputs], steps: Sequence[int], reference_steps: int
 ) -> list[dict[str, Any]]:
-    """One row for each solver and number of steps; see the module."""
+    """Compute a row for each solver and number of steps; see the module's docstring."""
     preset = renderer.settings.scene_sampler
     assert preset is not None, "the model generates no scenes"
     references = [made(renderer, scene, replace(preset, solver="euler", steps=reference_steps)) for scene in scenes]
@@ -72,7 +72,7 @@ def solver_errors(
 def made(renderer: SceneRenderer, scene: GenerationInputs, sampler: SceneSamplerConfig, seed: int = 0) -> SceneTokens:
     settings = replace(renderer.settings, scene_sampler=sampler, scene_seed=seed)
     tokens = replace(renderer, settings=settings).generate(scene, scene="")
-    return tokens.to("cpu")  # waits for the device, so that the time is that of the work
+    return tokens.to("cpu")  # waits for the device, so that the time includes all work
 
 
 def rendered(renderer: SceneRenderer, tokens: SceneTokens, scene: GenerationInputs) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Training of a scene generator from photographs and from stored tokens: samples a second, in one run.
+"""Measure the samples per second of training a scene generator from photographs and from stored tokens, in one run.
 
     python benchmarks/scenegen_training.py --data DATA [--preset scenegen-tiny] [--tokenizer RUN] [--batch-size 8]
         [--batches 10] [--workers 2] [--context-weights FILE] [--output FILE.json]
@@ -47,7 +47,7 @@ def pipeline_of(options: argparse.Namespace, tokens: Path | None) -> SceneTokPip
 
 
 def encode(pipeline: SceneTokPipeline, folder: Path) -> float:
-    """Seconds that the tokens of all training scenes took."""
+    """Encode all training scenes to a folder of tokens. Returns the seconds."""
     model, preset = pipeline.model.scenetok, pipeline.model.preset
     settings = TokenSettings(
         preset=preset.name,
@@ -65,7 +65,7 @@ def encode(pipeline: SceneTokPipeline, folder: Path) -> float:
 
 
 def measure(pipeline: SceneTokPipeline, batches: int) -> dict[str, float]:
-    """Samples a second, and the part of the time that was spent waiting for data."""
+    """Measure samples per second, and the fraction of the time that was spent waiting for data."""
     parameters = pipeline.get_param_groups()["networks"]
     waiting = begin = 0.0
     for step in range(batches + WARM_UP):

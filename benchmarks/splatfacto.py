@@ -1,4 +1,4 @@
-"""The shipped scenetok-tiny against Nerfstudio's splatfacto, given the same 12 photographs of the same held-out rooms.
+"""Compare the bundled scenetok-tiny with Nerfstudio's splatfacto on the same 12 photographs of held-out rooms.
 
     python benchmarks/splatfacto.py [--rooms 0 1 2] [--methods scenetok-tiny native enlarged points] [--steps 30000]
                                     [--report 500 1000 3000] [--enlarge 8] [--seconds 60] [--processes 1]
@@ -6,21 +6,21 @@
 
 Rooms and views are those of the model card's evaluation: 12 context views spread over a walk of 48 frames at 64 x 64,
 and windows of 8 other frames. splatfacto has its default settings on a nerfstudio-data set of the context views. Its
-thresholds are made for photographs of some hundred pixels and more: until step 4,000 it splits each Gaussian whose
-radius is more than a twentieth of the picture. It begins with pictures a quarter as wide, and no radius is less than
-two pixels, so that in pictures of 16 pixels it splits all of them, every 100 steps. So beside
+thresholds are made for photographs of several hundred pixels: until step 4,000 it splits each Gaussian whose radius is
+more than a twentieth of the picture. It begins with pictures a quarter as wide, and no radius is less than two pixels,
+so in pictures of 16 pixels it splits all Gaussians, every 100 steps. It is therefore run in three ways:
 
-    native      the 64 x 64 pictures as they are, Gaussians starting at random (there is no point cloud), it also gets
-    enlarged    the pictures enlarged --enlarge times (bicubic); its renders are averaged back to compare them
-    points      the same, starting from the points of a plane sweep over the 12 views, instead of COLMAP's.
+    native      on the 64 x 64 pictures as they are, with Gaussians starting at random (there is no point cloud)
+    enlarged    on pictures enlarged --enlarge times (bicubic); its renders are averaged back before the comparison
+    points      the same, starting from the points of a plane sweep over the 12 views, instead of COLMAP's
 
-It is evaluated at the steps of --report; its settings do not depend on --steps, nor on --seconds, after which a
-training is ended and scored where it is. One that makes more than 2,000,000 Gaussians, from which it goes on to fill
-the GPU, is ended and said to be. Its LPIPS metric, which would download weights, is replaced by zero, and the PSNR
-that it computes of each training picture for its log, by nothing. Figures are means over frames of PSNR and SSIM, by
-the same functions for all. Several processes share one GPU, which makes each slower. splatfacto needs CUDA.
+It is evaluated at the steps of --report. Its settings depend neither on --steps nor on --seconds, after which a
+training is stopped and scored as it is. A training with more than 2,000,000 Gaussians would go on to fill the GPU; it
+is stopped, and its row says so. Its LPIPS metric, which would download weights, is replaced by zero, and the PSNR of
+each training picture, which only its log needs, is not computed. Figures are means over frames of PSNR and SSIM, by the
+same functions for all methods. Several processes share one GPU, which makes each slower. splatfacto needs CUDA.
 
-A sheet of --pictures has the truth in its first row, and below it what a method showed after each number of its steps.
+A sheet of --pictures has the truth in its first row and, below it, a method's renders after each number of steps.
 """
 
 from __future__ import annotations
@@ -57,23 +57,23 @@ from scenetok_ns.training.tiny.run import HELD_OUT_SEED
 
 PRESET = "scenetok-tiny"
 METHODS = ("native", "enlarged", "points")
-"""Of splatfacto."""
+"""Ways to run splatfacto."""
 MOST_GAUSSIANS = 2_000_000
 REPORT = [250, 500, 1000, 2000, 3000, 4000, 5000, 7000, 10_000, 15_000, 20_000, 30_000]
 NUM_FRAMES, FIRST, STRIDE = 48, 4, 12
-"""Of the model card's evaluation: frames of a walk, first window, from one window to the next."""
+"""Number of frames of a walk, start of the first window, and distance between windows, as in the model card."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One room: what a method is given, and what it is asked for."""
+    """One room: the photographs that a method gets, and the views that it has to render."""
 
     scene: int
     context: RenderedViews
     windows: list[RenderedViews]
     """Consecutive frames, some of which may be context views."""
     scored: list[list[int]]
-    """Frames of each window that are none."""
+    """Frames of each window that are not context views."""
 
     @property
     def truth(self) -> RenderedViews:
@@ -85,7 +85,8 @@ class Case:
 
 
 def held_out_case(scene: int, num_context: int, window: int, size: int) -> Case:
-    """Held-out room number `scene` of the model card; true frames have 256 levels, as photographs do."""
+    """Create a case from held-out room number `scene` of the model card. True frames have 256 levels, like
+    photographs."""
     rooms = sample_rooms([HELD_OUT_SEED + scene])
     c2w = sample_walks(rooms, NUM_FRAMES)
     frames = (render_rooms(rooms, c2w, rooms.intrinsics, size)[0] * 255).round() / 255
@@ -102,11 +103,11 @@ def scores(pred: Tensor, truth: Tensor) -> dict[str, float]:
 
 
 Result = tuple[dict[str, Any], Tensor]
-"""Scores and seconds after some steps, and the scored frames."""
+"""Scores and seconds after a number of steps, and the scored frames."""
 
 
 def measure_scenetok(model: SceneTok, case: Case, steps: int) -> Result:
-    """Encode the context once, render each window; scores, seconds for both, and the scored frames."""
+    """Encode the context once and render each window. Returns scores, seconds of both, and the scored frames."""
     synchronize(model.device)
     begin = time.perf_counter()
     tokens = model.encode(case.context.frames, case.context.cameras)
@@ -123,9 +124,9 @@ def measure_scenetok(model: SceneTok, case: Case, steps: int) -> Result:
 def measure_splatfacto(
     case: Case, method: str, factor: int, steps: int, report: list[int], limit: float = math.inf
 ) -> Iterator[Result]:
-    """Train on the context; results after the steps of `report` and after the last one.
+    """Train on the context, and yield results after the steps of `report` and after the last step.
 
-    factor: how much larger the pictures are. limit: seconds after which the training ends.
+    `factor` enlarges the pictures. The training ends after `limit` seconds.
     """
     from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
@@ -134,7 +135,7 @@ def measure_splatfacto(
         trainer = splatfacto_trainer(Path(folder), case, method, factor)
         trainer.setup()
         model = trainer.pipeline.model
-        model.get_metrics_dict = lambda outputs, batch: {}  # read by its log alone, which is off
+        model.get_metrics_dict = lambda outputs, batch: {}  # only used by the log, which is off
         seconds, begin = 0.0, time.perf_counter()
         for step in range(steps):
             trainer.pipeline.train()
@@ -160,14 +161,14 @@ def measure_splatfacto(
 
 
 def say(scene: int, method: str, row: dict[str, Any]) -> None:
-    """One line on a row, from the process that made it, since a training may take an hour."""
+    """Print a row as one line, from the process that computed it, because a training may take an hour."""
     what = f"room {scene}  {method}, {row['steps']} steps: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
     what += f", {row['seconds']:.1f} s" + (f", {row['gaussians']:,} Gaussians" if "gaussians" in row else "")
     print(what + ", ended" * row.get("ended", False), flush=True)
 
 
 def splatfacto_trainer(folder: Path, case: Case, method: str, factor: int) -> Any:
-    """Stock splatfacto on the case's context views, without viewer and checkpoints."""
+    """Create a trainer of stock splatfacto on the case's context views, without viewer and checkpoints."""
     import torchmetrics.image.lpip
 
     torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = NoLpips
@@ -203,7 +204,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def results(case: Case, method: str, preset: Preset, options: argparse.Namespace) -> Iterator[Result]:
-    """Of one method, while it goes on."""
+    """Yield the results of one method while it runs."""
     if method != PRESET:
         factor = 1 if method == "native" else options.enlarge
         yield from measure_splatfacto(case, method, factor, options.steps, options.report, options.seconds)
@@ -212,12 +213,12 @@ def results(case: Case, method: str, preset: Preset, options: argparse.Namespace
     model.load_embedded()
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     for steps in (1, preset.sampler.steps):
-        measure_scenetok(model, case, steps)  # the first call is slower: kernels are chosen
+        measure_scenetok(model, case, steps)  # the first call is slower, because kernels are chosen
         yield measure_scenetok(model, case, steps)
 
 
 def measure(task: tuple[int, str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows of one method on one room; rows are printed and the sheet is written as they come."""
+    """Compute all rows of one method on one room. Prints each row and writes the sheet as soon as they are known."""
     scene, method = task
     preset = load_preset(PRESET)
     data = preset.data
@@ -234,12 +235,12 @@ def measure(task: tuple[int, str], options: argparse.Namespace) -> list[dict[str
 
 
 def every_third(pictures: Tensor) -> Tensor:
-    """A row of the sheet."""
+    """Join every third picture to a row of the sheet."""
     return pictures[::3].cpu()
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Over the scenes, of each method after each number of steps; without trainings that were ended."""
+    """Mean over the rooms for each method and number of steps, without trainings that were stopped."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         if not row.get("ended"):
@@ -261,8 +262,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=[PRESET, *METHODS], default=[PRESET, *METHODS])
     parser.add_argument("--steps", type=int, default=30_000, help="of splatfacto")
     parser.add_argument("--report", type=int, nargs="+", default=REPORT)
-    parser.add_argument("--enlarge", type=int, default=8, help="how much larger its pictures are")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="of each training at most")
+    parser.add_argument("--enlarge", type=int, default=8, help="factor by which its pictures are enlarged")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="maximum time of each training")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--pictures", type=Path, help="folder for a sheet of pictures of each room")
@@ -270,11 +271,11 @@ def main() -> None:
     console = Console()
     rows: list[dict[str, Any]] = []
     tasks = [(scene, method) for method in options.methods for scene in options.rooms]
-    # New processes: gsplat and Nerfstudio keep things in global variables.
+    # Each task gets a new process, because gsplat and Nerfstudio keep state in global variables.
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
         for found in pool.imap_unordered(partial(measure, options=options), tasks):
             rows += found
-            if options.output is not None:  # after each, since a benchmark of hours may be cut short
+            if options.output is not None:  # after each task, because a benchmark of hours may be interrupted
                 write_report(options, rows)
     title = f"{len(options.rooms)} held-out rooms, 12 views at 64 x 64, {device_name()}, torch {torch.__version__}"
     table = Table(title=title)

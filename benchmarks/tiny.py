@@ -1,12 +1,12 @@
-"""Figures of the bundled models on held-out demo rooms (docs/scenetok-tiny.md, docs/scenegen-tiny.md).
+"""Measure the bundled models on held-out demo rooms (docs/scenetok-tiny.md, docs/scenegen-tiny.md).
 
     python benchmarks/tiny.py --stlpips --output tokenizer.json
     python benchmarks/tiny.py --generated 16 --output generator.json
     python benchmarks/tiny.py --preset old.yaml --weights old.safetensors --output old.json
 
-The tokenizer: fidelity by views, tokens and steps, sharpness, steadiness; ten minutes for six rooms on a free CPU core.
-The generator, with `--generated ROOMS`: whether scenes generated from one photograph give it back, and how far
-their pictures are from true ones. `--stlpips` adds the perceptual distance; it needs the package stlpips-pytorch.
+For the tokenizer: fidelity by views, tokens and steps, sharpness, steadiness. Six rooms take ten minutes on a free CPU
+core. For the generator, with `--generated ROOMS`: how well a scene generated from a photograph reproduces it, and how
+far its pictures are from true ones. `--stlpips` adds the perceptual distance; it needs the package stlpips-pytorch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from scenetok_ns.training.tiny.tokenizer import middle_views
 
 STLPIPS_FILE = "weights/vST0.0/alex_shift_tolerant.pth"
 CONTEXT, SHOWN = 12, 16
-"""Anchors of a generated scene, or photographs of an encoded one; views rendered of either."""
+"""Number of anchors of a generated scene, or photographs of an encoded one, and of views rendered from either."""
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, default=6)
     parser.add_argument("--size", type=int, default=128, help="side of the true pictures in pixels")
     parser.add_argument("--stlpips", action="store_true")
-    parser.add_argument("--generated", type=int, metavar="ROOMS", help="measure the generator, on this number of rooms")
+    parser.add_argument("--generated", type=int, metavar="ROOMS", help="measure the generator on this number of rooms")
     parser.add_argument("--generator-weights", type=Path, default=embedded_weights("scenegen-tiny"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, required=True)
@@ -73,8 +73,10 @@ def tokenizer_figures(options: argparse.Namespace) -> dict[str, float]:
 
 
 def copies(figures: TinyFigures) -> dict[str, float]:
-    """PSNR in dB of simple answers: the mean colour of the context views, and the context view that is nearest to each
-    frame. On the frames that the model is measured on, without those that are context views themselves."""
+    """PSNR in dB of two baselines: the mean colour of the context views, and the context view nearest to each frame.
+
+    They are measured on the same frames as the model, without those that are context views themselves.
+    """
     context = middle_views(NUM_FRAMES, CONTEXT)
     target = torch.cat([torch.arange(first, first + figures.model.preset.sampler.window) for first in WINDOWS])
     target = target[~torch.isin(target, context)]
@@ -87,10 +89,10 @@ def copies(figures: TinyFigures) -> dict[str, float]:
 
 @torch.no_grad()
 def generator_figures(options: argparse.Namespace) -> dict[str, float]:
-    """PSNR in dB of the photograph given back and of the other views; Fréchet distances of rendered to true views.
+    """PSNR in dB of the reproduced photograph and of the other views; Fréchet distances of rendered from true views.
 
-    The features of the distance are the codes of the bundled codec, averaged over the quadrants of a picture: the same
-    for every model that is measured.
+    The features of the distance are the codes of the bundled codec, averaged over the quadrants of a picture. They are
+    the same for every model that is measured.
     """
     device = torch.device(options.device)
     preset = load_preset(options.preset or "scenegen-tiny")

@@ -1,16 +1,17 @@
-"""Speed, memory and compile time of a training step: one configuration a call, tables from the JSON files of many.
+"""Measure speed, memory and compile time of a training step: one configuration per call, and tables of many calls.
 
     python benchmarks/training.py measure --batch-size 32 [--preset re10k] [--plain | --fused] [--cuda-graph]
         [--checkpointing selective] [--devices 2] [--steps 20] [--profile FILE] --output FILE.json
     python benchmarks/training.py table FILE.json ...
 
-A step is what ns-train does from latents: batch to the device, forward, backward, clip, AdamW. The networks have random
-weights of full size. `--plain` is the twin without any of our work: eager, widths as released, torch's AdamW and clip.
+A step is the one that ns-train does from latents: batch to the device, forward, backward, clipping, AdamW. The networks
+have full size and random weights. `--plain` measures the step without our optimisations: eager, with the released
+widths and torch's AdamW and clipping.
 
 Model FLOPs are those of the forward pass (matrix products and attentions, counted by torch's FlopCounterMode on the
-plain networks) times 3; what is computed again in the backward pass does not count. MFU is over `--peak` (790 TFLOP/s:
-what large bfloat16 products reach on an H100 SXM, measured). With several devices, one of them alone is measured first,
-in the same processes.
+plain networks) times 3; recomputation in the backward pass does not count. MFU is relative to `--peak` (790 TFLOP/s,
+which large bfloat16 products reach on an H100 SXM, as measured). With several devices, one of them alone is measured
+first, in the same processes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from scenetok_ns.training.optimizers import AdamWConfig
 from scenetok_ns.training.recorded_step import RecordedStep
 
 WARM_UP = 5
-"""Steps before the clock runs."""
+"""Number of steps before the timed ones."""
 
 
 def main() -> None:
@@ -65,14 +66,14 @@ def main() -> None:
     command.add_argument("--batch-size", type=int, default=32, help="of one device")
     command.add_argument("--devices", type=int, default=1)
     command.add_argument("--plain", action="store_true")
-    command.add_argument("--fused", action="store_true", help="blocks on our own kernels; the rest compiled")
+    command.add_argument("--fused", action="store_true", help="run blocks on our own kernels and compile the rest")
     command.add_argument("--cuda-graph", action="store_true")
     command.add_argument("--checkpointing", choices=("none", "selective", "full"), default="none")
     command.add_argument("--steps", type=int, default=20)
     command.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that MFU is measured against")
     command.add_argument("--profile", type=Path, help="file for the times of the kernels of one step")
     command.add_argument("--backend", default=compilation.BACKEND, help="of torch.compile; aot_eager builds no kernels")
-    command.add_argument("--lock", type=Path, help="file: calls side by side compile together and are timed one by one")
+    command.add_argument("--lock", type=Path, help="lock file: concurrent calls compile together, timed one by one")
     command.add_argument("--output", type=Path, required=True)
     command = commands.add_parser("table")
     command.add_argument("files", type=Path, nargs="+")
@@ -81,7 +82,7 @@ def main() -> None:
         Console(width=160).print(table([json.loads(path.read_text()) for path in options.files]))
     elif options.devices == 1:
         measure(options)
-    elif "RANK" in os.environ:  # started by torchrun, or one by one
+    elif "RANK" in os.environ:  # processes were started by torchrun, or one by one
         worker(int(os.environ["RANK"]), options, int(os.environ["MASTER_PORT"]))
     else:
         with socket.socket() as free:
@@ -147,11 +148,11 @@ def results(
     row: dict[str, Any] = {}
     step = make_step(model, options, preset, device)
     if options.devices > 1:
-        if rank == 0:  # the others wait, compiled
+        if rank == 0:  # the other processes have compiled, and wait
             row["alone"] = timed(step, options.steps, device)
             note(options, rank, f"alone: {row['alone']['step_ms']:.1f} ms")
         dist.barrier()
-        del step  # and with it the optimizer's moments, and what is recorded
+        del step  # frees the optimizer's moments and the recorded graph, too
         model.zero_grad(set_to_none=True)
         step = make_step(model, options, preset, device, rank)
     row |= timed(step, options.steps, device)
@@ -173,7 +174,7 @@ def note(options: argparse.Namespace, rank: int, text: str) -> None:
 
 @contextmanager
 def turn(path: Path | None) -> Iterator[None]:
-    """Wait until no other call is being timed."""
+    """Hold the lock file, after waiting until no other call is being timed."""
     if path is None:
         yield
         return
@@ -183,7 +184,8 @@ def turn(path: Path | None) -> Iterator[None]:
 
 
 def compile_kinds(model: SceneTokModel, options: argparse.Namespace, preset: Preset, device: torch.device) -> float:
-    """Seconds of a pass through a shallow model: one block of each kind. The blocks of the whole one are the same."""
+    """Measure the seconds of compiling and running a shallow model with one block of each kind. The blocks of the whole
+    model are the same."""
     begin = time.perf_counter()
     compressor, denoiser = model.scenetok.compressor, model.scenetok.denoiser.model
     whole = compressor.aggregate, denoiser.blocks
@@ -212,7 +214,7 @@ def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokMod
         fused=options.fused,
         gradient_checkpointing=options.checkpointing,
     )
-    with device:  # the weights are drawn there, which takes seconds on a CPU
+    with device:  # weights are initialised on the device, because a CPU takes seconds
         box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
         model = config.setup(scene_box=box, num_train_data=1, scenes=None).to(device)
     model.device_indicator_param.requires_grad_(False)
@@ -222,7 +224,7 @@ def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokMod
 def make_step(
     model: SceneTokModel, options: argparse.Namespace, preset: Preset, device: torch.device, rank: int | None = None
 ) -> Callable[[int], Tensor]:
-    """A function that takes one training step; with the other processes, if `rank` is given."""
+    """Return a function that does one training step, together with the other processes if `rank` is given."""
     recorded = None
     if options.cuda_graph:
         processes = 1 if rank is None else options.devices
@@ -254,7 +256,7 @@ def make_step(
 
 
 def made_up_batch(preset: Preset, size: int) -> TrainingBatch:
-    """Latents of noise and cameras along a line, as `LatentSamples` gives them."""
+    """Create a batch like those of `LatentSamples`, with latents of noise and cameras along a line."""
     views, side = preset.data.views, preset.data.image_size
     layout = latent_space(preset.target_autoencoder).layout
     context = _clips(size, views.num_context, views.num_context, preset.context_autoencoder, side)
@@ -274,11 +276,11 @@ def _clips(size: int, frames: int, latents: int, autoencoder: AutoencoderConfig,
 
 @functools.cache
 def forward_flops(preset: Preset) -> int:
-    """Of one sample: every matrix product and attention of compressor and denoiser."""
+    """Count the FLOPs of one sample in all matrix products and attentions of compressor and denoiser."""
     clips = made_up_batch(preset, 1).sample
     assert clips.target is not None and clips.context.latents is not None and clips.target.latents is not None
     modes = FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
-    with modes[0], modes[1], modes[2] as counter:  # attention as products, which are counted
+    with modes[0], modes[1], modes[2] as counter:  # computes attention as matrix products, which are counted
         compressor, denoiser = Compressor.from_preset(preset), Denoiser.from_preset(preset)
         context, target = (CameraBatch(clip.c2w, clip.intrinsics) for clip in (clips.context, clips.target))
         tokens = compressor(clips.context.latents.float(), context).mean
@@ -288,7 +290,7 @@ def forward_flops(preset: Preset) -> int:
 
 
 def timed(step: Callable[[int], Tensor], steps: int, device: torch.device, warm_up: int = WARM_UP) -> dict[str, Any]:
-    """Mean time of steps queued one behind the other, as in training, and peak memory."""
+    """Measure the mean time of steps that are queued one after the other, as in training, and the peak memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for number in range(warm_up):
@@ -312,7 +314,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def all_reduce_speed(device: torch.device, count: int = 1 << 28) -> float:
-    """Gigabytes of gradients that all processes add up in a second."""
+    """Measure how many gigabytes of gradients all processes add up per second."""
     gradients = torch.zeros(count if device.type == "cuda" else 1 << 16, device=device)
     for _ in range(2):
         synchronize(device)
@@ -324,7 +326,7 @@ def all_reduce_speed(device: torch.device, count: int = 1 << 28) -> float:
 
 
 def profile(step: Callable[[int], Tensor]) -> str:
-    """Kernels of two steps, those that take longest first, and the parts of the step on the host."""
+    """Return a text with the kernels of two steps, longest first, and the parts of the step on the host."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -351,7 +353,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             made.add_row(*start, row["failed"])
             continue
         numbers = (f"{row['step_ms']:.1f}", f"{row['samples_per_second']:.1f}", f"{row['mfu']:.1%}")
-        # A recorded pass keeps all memory that it was recorded with, allocated or not.
+        # A recorded pass keeps all memory that it was recorded with, whether tensors use it or not.
         peak = row.get("reserved_gib" if "graph" in row["mode"] else "peak_gib", 0.0)
         rest = (f"{peak:.1f}", f"{row['compile_seconds']:.0f}")
         made.add_row(*start, *numbers, *rest, f"{row['efficiency']:.1%}" if "efficiency" in row else "")

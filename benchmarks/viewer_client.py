@@ -1,4 +1,4 @@
-"""A browser's side of viser's protocol, as much of it as tests and benchmarks need."""
+"""The browser's side of viser's protocol, as far as tests and benchmarks need it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from websockets.sync.client import connect
 
 MOVING = 12
-"""The first number of a JPEG's table of quantisation: Nerfstudio takes 8 at rest, 20 while the camera moves."""
+"""Threshold for the first number of a JPEG's quantisation table, which is 8 at rest and 20 while the camera moves."""
 
 
 class ViewerClient:
@@ -52,12 +52,13 @@ class ViewerClient:
         self._socket.send(msgspec.msgpack.encode(message))
 
     def set(self, element: str, value: Any) -> None:
-        """Give an element of the panel a value, or press it if it is a button; `element` is what it was sent with."""
+        """Set the value of an element of the panel, or press it if it is a button. `element` is the identifier that the
+        server sent."""
         message = {"type": "GuiUpdateMessage", "id": element, "updates": {"value": value}}
         self._socket.send(msgspec.msgpack.encode(message))
 
     def messages(self, seconds: float) -> Iterator[dict[str, Any]]:
-        """What the server sends in the next `seconds`."""
+        """Yield the messages that the server sends in the next `seconds`."""
         deadline = time.monotonic() + seconds
         while (rest := deadline - time.monotonic()) > 0:
             try:
@@ -67,13 +68,13 @@ class ViewerClient:
             yield from packet if isinstance(packet, list) else [packet]
 
     def pictures(self, seconds: float) -> Iterator[UInt8[ndarray, "h w 3"]]:
-        """The rendered pictures among the messages."""
+        """Yield the rendered pictures among the messages."""
         for message in self.messages(seconds):
             if message.get("type") == "BackgroundImageMessage":
                 yield asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
 
     def at_rest(self, quiet: float, seconds: float = 60) -> UInt8[ndarray, "h w 3"]:
-        """The picture in full quality that no other follows for `quiet` seconds."""
+        """Return the picture in full quality after which no other arrives for `quiet` seconds."""
         deadline, full = time.monotonic() + seconds, None
         while time.monotonic() < deadline:
             came = False

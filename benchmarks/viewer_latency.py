@@ -1,15 +1,15 @@
-"""From a camera message to the picture: latency of the viewer through a real websocket client.
+"""Measure the viewer's latency from a camera message to the picture, with a real websocket client.
 
-A server with Nerfstudio's viewer runs in this process, a client in another. For each of a walk's poses the client sends
-one camera message and takes the time until the first picture (the preview) and until the last (full quality) arrive.
+A server with Nerfstudio's viewer runs in this process, a client in another. For each pose of a walk, the client sends
+one camera message and measures the time until the first picture (the preview) and the last one (full quality) arrive.
 
     python benchmarks/viewer_latency.py --output viewer_latency.json
     python benchmarks/viewer_latency.py --preset re10k --device cuda --poses 60      # full size, random weights
-    python benchmarks/viewer_latency.py --poses 3                                    # the script runs
+    python benchmarks/viewer_latency.py --poses 3                                    # to test the script
 
-Weights are those in the package where the preset has some, else random, and so are the scene's tokens: neither changes
-the time. `in the model` is the time in the model's calls, for the full picture the preview's before it included;
-`besides` is what is left: Nerfstudio, viser, JPEG, the network and the client.
+Presets with bundled weights use them; other weights and the scene's tokens are random, which does not change the time.
+`in the model` is the time in the model's calls, for the full picture including that of the preview before it. `besides`
+is the rest: Nerfstudio, viser, JPEG, the network and the client.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from torch import nn
 from viewer_client import ViewerClient
 
 QUIET_SECONDS = 0.6
-"""Without a picture, after two of them: there comes no other."""
+"""Seconds without a picture, after two pictures, from which no other is expected."""
 MOST_SECONDS = 60.0
 WARM_UP = 3
 STEP, TURN = 0.2, 0.05
-"""Between poses: viewer's units (a tenth of the scene's) and radians."""
+"""Distance between poses in the viewer's units (a tenth of the scene's), and angle in radians."""
 ASPECT = 16 / 9
 
 
 def walk(count: int) -> Iterator[tuple[tuple[float, float, float], tuple[float, float, float, float]]]:
-    """Positions and quaternions."""
+    """Yield the positions and quaternions of a walk."""
     for index in range(count):
         angle = TURN * index / 2
         yield (STEP * index, 0.0, 0.1 * STEP * index), (math.cos(angle), 0.0, math.sin(angle), 0.0)
 
 
 def measure(port: int, poses: int) -> dict[str, Any]:
-    """The client's part: milliseconds until the preview and until the full picture, for each pose but the first few."""
+    """Measure, as the client, the milliseconds until the preview and the full picture for all but the first poses."""
     preview, rest, counts = [], [], []
     with ViewerClient(port) as client:
         for position, wxyz in walk(poses + WARM_UP):
@@ -67,7 +67,7 @@ def measure(port: int, poses: int) -> dict[str, Any]:
 
 
 def picture_times(client: ViewerClient) -> Iterator[float]:
-    """When the pictures of a pose arrived: the preview and the full one."""
+    """Yield the times at which the pictures of a pose arrived: the preview and the full picture."""
     deadline, seen = time.perf_counter() + MOST_SECONDS, 0
     while time.perf_counter() < deadline:
         seconds = QUIET_SECONDS if seen >= 2 else MOST_SECONDS
@@ -83,7 +83,7 @@ def picture_times(client: ViewerClient) -> Iterator[float]:
 
 
 def random_run(preset: str, folder: Path, device: torch.device, engine: str | None = None) -> Any:
-    """A pipeline that shows a scene of random tokens; `engine`: of the model's configuration, None as it is."""
+    """Create a pipeline that shows a scene of random tokens. `engine` sets the model's setting; None: the default."""
     from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
     from scenetok_ns.models.presets import load_preset
     from scenetok_ns.models.tokens import SceneTokens
@@ -100,7 +100,7 @@ def random_run(preset: str, folder: Path, device: torch.device, engine: str | No
         config.model.engine = engine
     config.datamanager.dataparser = TokensDataParserConfig(data=tokens)
     config.datamanager.data = tokens
-    # Numbers are drawn on the device, below: a CPU takes most of a minute for those of all layers.
+    # Weights are initialised on the device, below: a CPU takes most of a minute for all layers.
     undrawn = {name: lambda tensor, *args, **options: tensor.zero_() for name in ("uniform_", "normal_")}
     with (
         mock.patch("scenetok_ns.models.scenetok.build_autoencoder", random_autoencoder),
@@ -117,7 +117,7 @@ def random_run(preset: str, folder: Path, device: torch.device, engine: str | No
 
 
 def random_autoencoder(config: Any, weights: Path | None) -> Any:
-    """Build a stand-in with random weights for an autoencoder that we may not ship; omit the one for photographs."""
+    """Build an autoencoder with random weights, because we may not ship its weights. Omits the one for photographs."""
     from scenetok_ns.models.autoencoders import video_dcae, wan
     from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
     from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
@@ -135,7 +135,7 @@ def random_autoencoder(config: Any, weights: Path | None) -> Any:
 
 
 def serve(pipeline: Any, folder: Path) -> tuple[int, dict[str, list[float]]]:
-    """Open the viewer; gives its port, and the milliseconds of the model's calls as they come."""
+    """Open the viewer. Returns its port, and lists of the milliseconds of the model's calls, which grow as it runs."""
     from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
     from nerfstudio.utils import writer
     from nerfstudio.viewer.viewer import Viewer

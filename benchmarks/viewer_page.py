@@ -1,4 +1,4 @@
-"""The page of Nerfstudio's viewer in a real browser, as tests and the soak use it."""
+"""The page of Nerfstudio's viewer in a real browser, for tests and the soak."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OF_OTHERS = re.compile(
     r"googletagmanager|docs\.nerf\.studio|ERR_NAME_NOT_RESOLVED|ERR_INTERNET_DISCONNECTED|GL Driver Message|glTex"
     r"|GL_INVALID|computeBoundingSphere|favicon|Manifest|THREE\.|React|ResizeObserver|WebGL|deprecated"
 )
-"""What the viewer's own page writes to the console without our doing."""
+"""Messages that the viewer's own page writes to the console in any case."""
 QUIET = 1.5
-"""Seconds without a new picture after one in the quality of a camera at rest."""
+"""Seconds without a new picture, after one in full quality, from which the page counts as settled."""
 SAME = 1.0
-"""Mean difference of pictures, of 255, that nobody sees: what is the same was compressed in two qualities."""
+"""Mean difference (of 255) up to which pictures count as equal: they may be compressed in two qualities."""
 CENTRE = (480, 400)
-"""Of the canvas, beside the panel."""
+"""Centre of the canvas beside the panel, in pixels."""
 COUNT_PICTURES = """
 window.pictures = {count: 0, atRest: false};
 const make = URL.createObjectURL;
@@ -43,22 +43,22 @@ URL.createObjectURL = blob => {
     return make.call(URL, blob);
 };
 """
-"""Counts the rendered pictures that arrive. Those of a moving camera are compressed more: the first number of the table
-of quantisation is 20, and 8 at rest."""
+"""JavaScript that counts the rendered pictures that arrive. Pictures of a moving camera are compressed more: the first
+number of the quantisation table is 20, and 8 at rest."""
 
 
 def errors_in(log: str) -> list[str]:
-    """Tracebacks in what a viewer has printed.
+    """Tracebacks in the output of a viewer.
 
-    Without the one of Nerfstudio's for a page that is closed while its camera moves: the thread that renders for it has
-    gone, its last messages have not.
+    One of Nerfstudio is left out: if a page is closed while its camera moves, its last messages arrive after the end of
+    the thread that renders for it.
     """
     found = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+.*", log)
     return [text for text in found if not ("render_statemachines" in text and re.search(r"\nKeyError: \d+$", text))]
 
 
 class ViewerPage(Chromium):
-    """The viewer's page. What is done to it is done with mouse and keys."""
+    """The viewer's page, operated by mouse and keys."""
 
     def enter(self, port: int) -> ViewerPage:
         self.send("Page.addScriptToEvaluateOnNewDocument", source=COUNT_PICTURES)
@@ -68,15 +68,15 @@ class ViewerPage(Chromium):
         return self
 
     def view(self) -> Float[ndarray, "h w 3"]:
-        """The middle of the canvas."""
+        """Return the middle of the canvas."""
         return self.screenshot()[120:680, 60:900].astype(float)
 
     def pictures(self) -> int:
-        """How many have arrived."""
+        """Number of rendered pictures that have arrived."""
         return self.evaluate("window.pictures.count")
 
     def settle(self, seconds: float = 120) -> Float[ndarray, "h w 3"]:
-        """The picture in full quality that what was done last leads to, once no other follows."""
+        """Wait until the last action has led to a picture in full quality and no other follows, and return it."""
         deadline = time.monotonic() + seconds
         self.wait(f"window.pictures.count > {self._seen} && window.pictures.atRest", seconds)
         count, since, last = self.pictures(), time.monotonic(), self.view()
@@ -90,7 +90,7 @@ class ViewerPage(Chromium):
         raise AssertionError(f"the picture does not come to rest in {seconds} s")
 
     def shows(self, right: Callable[[Float[ndarray, "h w 3"]], bool], seconds: float = 120) -> Float[ndarray, "h w 3"]:
-        """The settled picture that is right; fails if none is."""
+        """Return the first settled picture for which `right` is true. Fails if there is none in time."""
         deadline = time.monotonic() + seconds
         while not right(picture := self.settle()):
             if time.monotonic() >= deadline:
@@ -99,18 +99,18 @@ class ViewerPage(Chromium):
         return picture
 
     def turn(self, pixels: float) -> None:
-        """Drag the camera round."""
+        """Turn the camera by dragging."""
         self._seen = self.pictures()
         self.drag(CENTRE, (CENTRE[0] + pixels, CENTRE[1]))
 
     def keep(self, name: str) -> None:
-        """A screenshot in the folder SCREENSHOTS, if the environment has one."""
+        """Save a screenshot to the folder that the environment variable SCREENSHOTS names, if it is set."""
         if folder := os.environ.get("SCREENSHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.screenshot(Path(folder, f"{name}.png"))
 
     def input_of(self, label: str) -> str:
-        """JavaScript for the input beside a label: the last where a row has several (a slider and its number)."""
+        """JavaScript for the input beside a label: the last one if a row has several, such as a slider and a number."""
         return (
             "(() => { const labels = [...document.querySelectorAll('label, p, div')].filter("
             f"e => e.childElementCount == 0 && e.textContent.trim() == {json.dumps(label)});"
@@ -121,7 +121,7 @@ class ViewerPage(Chromium):
         )
 
     def place(self, element: str) -> tuple[float, float]:
-        """Where to click on an element: once it has stopped moving, and nothing lies over it."""
+        """Position to click on an element, after it has stopped moving and nothing lies over it."""
         where = (
             f"(() => {{ const e = {element}; if (!e) return null; e.scrollIntoView({{block: 'center'}});"
             "const r = e.getBoundingClientRect(), x = r.x + r.width / 2, y = r.y + r.height / 2;"
@@ -135,11 +135,11 @@ class ViewerPage(Chromium):
         return now[0], now[1]
 
     def fill(self, label: str, value: object) -> None:
-        """Write into an input as a person does: select all, type, look, Enter."""
+        """Write into an input as a person does: select all, type, check the text, press Enter."""
         self.place(self.input_of(label))
         self._seen = self.pictures()
         for _ in range(5):
-            # By mouse, the end of the click may come later and take the selection away.
+            # Not by mouse: the end of a click may come later and remove the selection.
             self.evaluate(f"(e => {{ e.focus(); e.select(); }})({self.input_of(label)})")
             self.type(str(value))
             if self.value(label) == str(value):
@@ -149,7 +149,7 @@ class ViewerPage(Chromium):
         self.key("Enter", 13)
 
     def choose(self, label: str, option: str) -> None:
-        """An option of a drop-down list."""
+        """Choose an option of a drop-down list."""
         self.click(*self.place(self.input_of(label)))
         item = (
             "[...document.querySelectorAll('[role=option]')].find("
@@ -160,7 +160,7 @@ class ViewerPage(Chromium):
         self.click(*place)
 
     def options(self, label: str) -> list[str]:
-        """Of a drop-down list."""
+        """Options of a drop-down list."""
         self.click(*self.place(self.input_of(label)))
         found = "[...document.querySelectorAll('[role=option]')].filter(e => e.getClientRects().length)"
         self.wait(f"{found}.length > 0", 60)
@@ -170,7 +170,7 @@ class ViewerPage(Chromium):
         return names
 
     def press(self, name: str, renders: bool = True) -> None:
-        """A button or a tab; `renders`: whether the viewer renders at that."""
+        """Press a button or a tab. `renders` says whether the viewer then renders."""
         button = (
             "[...document.querySelectorAll('button')].find("
             f"e => e.textContent.trim() == {json.dumps(name)} && e.getClientRects().length)"
@@ -180,7 +180,7 @@ class ViewerPage(Chromium):
         self.click(*place)
 
     def choose_output(self, name: str) -> None:
-        """The output type, in Nerfstudio's own tab."""
+        """Choose the output type in Nerfstudio's own tab."""
         self.press("Control", renders=False)
         self.choose("Output type", name)
         self.press("SceneTok", renders=False)
@@ -192,7 +192,7 @@ class ViewerPage(Chromium):
         time.sleep(0.5)
 
     def upload(self, label: str, file: Path) -> None:
-        """Give a file to an upload button, as its dialog would."""
+        """Upload a file with an upload button, as its dialog would."""
         button = f"[...document.querySelectorAll('button')].find(e => e.textContent.trim() == {json.dumps(label)})"
         self.wait(f"!!({button})")
         chosen = f"document.getElementById('file_upload_' + ({button}).id)"
@@ -200,16 +200,16 @@ class ViewerPage(Chromium):
         self.send("DOM.setFileInputFiles", files=[str(file)], objectId=found["objectId"])
 
     def downloads_to(self, folder: Path) -> None:
-        """Where downloads are put."""
+        """Set the folder for downloads."""
         self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def says(self, text: str, seconds: float = 60) -> None:
-        """Wait until the page has a text."""
+        """Wait until the page displays a text."""
         self.wait(f"document.body.innerText.includes({json.dumps(text)})", seconds)
 
     def value(self, label: str) -> str:
         return self.evaluate(f"({self.input_of(label)}).value")
 
     def complaints(self) -> list[str]:
-        """What the console says that is not the viewer's own."""
+        """Messages in the console that are not the viewer's own."""
         return [line for line in self.console if not OF_OTHERS.search(line)]

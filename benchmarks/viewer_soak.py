@@ -1,12 +1,12 @@
-"""Ten minutes of a restless audience: random moves and panel changes from two browsers at once, and what it costs.
+"""Test the viewer with minutes of random moves and panel changes from two browsers at once, and watch its memory.
 
     python benchmarks/viewer_soak.py --load-config RUN/config.yml --minutes 10 --output soak.json
     python benchmarks/viewer_soak.py --load-config RUN/config.yml --browsers 0 --clients 2     # bare websockets: faster
 
 Starts ns-viewer on the run, opens its page in headless Chromiums (or connects websocket clients) that never pause for
-longer than a second, and at the end asks each for a picture that it has not seen. Fails if one of them gets none, if
-the server has died or logged an error, if a page's console has one, or if the server's memory (median of a minute) has
-grown since the third minute, before which caches fill, by more than a tenth.
+longer than a second, and at the end lets each request a picture that it has not seen. Fails if one of them gets none,
+if the server has died or logged an error, if the console of a page contains an error, or if the server's memory (median
+of a minute) has grown by more than a tenth since the third minute, until which caches fill.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GROWTH = 1.1
 
 
 class Visitor(threading.Thread):
-    """Somebody at the viewer: moves, and now and then changes something in the panel."""
+    """A user of the viewer, who moves the camera and sometimes changes something in the panel."""
 
     def __init__(self, seed: int, ends: float) -> None:
         super().__init__(daemon=True)
@@ -63,11 +63,11 @@ class Visitor(threading.Thread):
         raise NotImplementedError
 
     def change(self) -> bool:
-        """Change something in the panel, if there is something."""
+        """Change something in the panel. Returns whether there was anything to change."""
         raise NotImplementedError
 
     def pause(self, seconds: float) -> None:
-        """Look at what comes."""
+        """Receive pictures for some seconds."""
         raise NotImplementedError
 
     def sees_something_new(self) -> bool:
@@ -90,7 +90,7 @@ class Client(Visitor):
         *("Path", "Frames", "Render video", "Stop video", "Download video", "Snapshot"),
         *("Saved tokens", "Save tokens", "Open saved tokens", "Download tokens", "Forget them"),
     )
-    """Everything in the panel but uploads; "Frames" stays small, so that videos are short."""
+    """Everything in the panel except uploads. "Frames" stays small, so that videos are short."""
 
     def __init__(self, port: int, seed: int, ends: float) -> None:
         super().__init__(seed, ends)
@@ -104,7 +104,7 @@ class Client(Visitor):
         self._client.look(position, 16 / 9, turned, self.random.uniform(0.8, 1.4))
 
     def change(self) -> bool:
-        """Sliders, numbers, lists and buttons of our folders."""
+        """Change a slider, number or list, or press a button, in our folders."""
         if not self._elements:
             return False
         identity, element = self.random.choice(sorted(self._elements.items()))
@@ -184,7 +184,7 @@ class Browser(Visitor):
         self.pictures = self._page.pictures()
 
     def sees_something_new(self) -> bool:
-        """In the canvas, not only on the line; from a place where there is something to see."""
+        """Whether the canvas, not only the connection, gets another picture, from a place with something to see."""
         for name in ("uncertainty", "rgb"):
             self._page.choose_output(name)
         for name in self._scenes:

@@ -12,7 +12,7 @@ from scenetok_ns import SceneTok, open_scenes
 
 
 def main(data: Path, output: Path, model: str = "scenetok-tiny", views: int | None = None) -> dict[str, float]:
-    """Encode and measure scene after scene. Scenes whose tokens are there already are not encoded again.
+    """Encode and measure scene after scene. Existing token files are replaced.
 
     Args:
         data: Data set in the layout of RealEstate10K or DL3DV.

@@ -19,7 +19,7 @@ def main(data: Path, output: Path, model: str = "scenetok-tiny", steps: int = 10
         data: Capture or data set.
         output: Token file to write.
         model: Preset, run folder or released checkpoint.
-        steps: Steps of the optimisation.
+        steps: Number of optimisation steps.
         rate: Learning rate.
     """
     scenetok = SceneTok.from_pretrained(model)
@@ -34,7 +34,7 @@ def main(data: Path, output: Path, model: str = "scenetok-tiny", steps: int = 10
     for step in range(steps):
         seen = torch.randperm(len(photographs))[:16].sort().values.tolist()
         predicted = scenetok.predict(replace(tokens, mean=mean), target.cameras.select(seen), seed=step)
-        loss = (predicted - photographs[seen]).square().mean()  # your own loss of the frames
+        loss = (predicted - photographs[seen]).square().mean()  # put your own loss on frames here
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

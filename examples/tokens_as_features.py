@@ -1,6 +1,6 @@
-"""Use scene tokens as features: tell rooms apart by them, without rendering anything.
+"""Use scene tokens as features: recognise rooms by their tokens, without rendering anything.
 
-Encodes each room twice, from two halves of its photographs, and looks for the other half by the distance of tokens.
+Encodes each room twice, from two halves of its photographs, and finds the other half by the distance of the tokens.
 
     python examples/tokens_as_features.py --data data/rooms
 """

@@ -6,9 +6,9 @@
 >>> tokens = model.encode(views.images, views.cameras, pose_scale=views.pose_scale)
 >>> frames = model.render(tokens, camera_path("orbit", tokens, 48))  # [48, 3, 128, 128] in [0, 1]
 
-This file imports nothing: Nerfstudio loads our entry points while it is still importing itself, and `scenetok --help`
-waits for no torch. A name is imported when it is first used. Before torch is imported, its idle threads are set to
-sleep (`tools/threads.py`).
+This file imports nothing at first: Nerfstudio loads our entry points while it is still being imported, and
+`scenetok --help` must not wait for torch. Each name is imported when it is first used. Before torch is imported, its
+idle threads are set to sleep (`tools/threads.py`).
 """
 
 from __future__ import annotations

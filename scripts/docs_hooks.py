@@ -1,9 +1,9 @@
-"""Hooks of the docs site: links to files of the repository, and pages whose text lies at its root.
+"""Hooks of the docs site: links to files of the repository, and pages whose text is in the repository's root.
 
-Pages link to files outside docs/ by relative paths, which work in the repository. The site has no such files: the link
-becomes one into `repo_url` if mkdocs.yml names it, else the file's name. A page that holds `<!-- text of FILE -->`
-displays a file of the repository's root, and `<!-- public names -->` stands for the reference of all names that
-`scenetok_ns` exports and the page does not list itself.
+Pages link to files outside docs/ by relative paths, which work in the repository. The site does not have these files:
+each link becomes a link into `repo_url` if mkdocs.yml sets it, else the file's name. `<!-- text of FILE -->` in a page
+is replaced by a file of the repository's root, and `<!-- public names -->` by the reference of all names that
+`scenetok_ns` exports and that the page does not list itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PUBLIC = "<!-- public names -->"
 
 
 def public_names() -> dict[str, str]:
-    """Exported names, as name -> home; read from the imports for type checkers, without importing the package."""
+    """Exported name -> its module, read from the imports for type checkers without importing the package."""
     tree = ast.parse((ROOT / "scenetok_ns" / "__init__.py").read_text())
     blocks = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
     imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
@@ -31,14 +31,14 @@ def public_names() -> dict[str, str]:
 
 
 def with_public_names(markdown: str) -> str:
-    """Replace the comment by references of the exported names that the page lacks."""
+    """Replace the comment by references to the exported names that the page lacks."""
     listed = set(re.findall(r"^::: (\S+)", markdown, re.MULTILINE))
     homes = [home for home in public_names().values() if home not in listed]
     return markdown.replace(PUBLIC, "\n\n".join(f"::: {home}" for home in homes))
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
-    """Insert files of the root and exported names, and replace links that leave docs/."""
+    """Insert files of the root and exported names, and replace links that lead out of docs/."""
     markdown = with_public_names(markdown)
     for name in TEXT_OF.findall(markdown):
         text = (ROOT / name).read_text().replace("](docs/", "](")

@@ -3,14 +3,16 @@
     python scripts/make_pictures.py
     python scripts/make_pictures.py --only curves --figures tokenizer.json
 
-walk.webp (scenetok-tiny): a walk through a room that moves: the room as it is, and rendered from the room's tokens,
-which were encoded from 12 of 48 frames of the same walk.
+walk.webp (scenetok-tiny) animates a walk through a room: the true room, and beside it the room rendered from its
+tokens, which were encoded from 12 of the walk's 48 frames.
 
-rooms.jpg (scenetok-tiny): each block has eight of the twelve context views; below, eight other views of the walk as
-they are, and as rendered from the scene's tokens. generated.jpg (scenegen-tiny): each
-block has a photograph and seven views along the walk as they are; below, eight views along the walk through a scene
-that was generated from the photograph alone, the first at its own pose; below that, the same with another seed. Nothing
-is picked: the rooms are the first test rooms of seed 0.
+rooms.jpg (scenetok-tiny): the first row of each block has eight of the twelve context views, the second has eight other
+true views of the walk, and the third has the same views rendered from the scene's tokens.
+
+generated.jpg (scenegen-tiny): the first row of each block has a photograph and seven true views along the walk. The
+second row has eight views along the walk through a scene that was generated from the photograph alone, the first at the
+photograph's pose; the third row has the same with another seed. The rooms are not hand-picked: they are the first test
+rooms of seed 0.
 
 curves.png: PSNR by context views and by tokens, from the figures that benchmarks/tiny.py wrote (`--figures`).
 """
@@ -41,12 +43,12 @@ ROOMS, FRAMES, CONTEXT, SHOWN = 3, 48, 12, 8
 SEEDS = 2
 QUALITY = 85
 WALK_SIZE, WALK_MILLISECONDS = 256, 120
-"""Side of a square in pixels, and time of a frame."""
+"""Side of a square in pixels, and duration of a frame in milliseconds."""
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 
 
 def walk(model: SceneTok, seed: int) -> tuple[Float[Tensor, "f 3 height width"], CameraBatch]:
-    """Frames and cameras of a room."""
+    """Frames and cameras of a walk through a room."""
     rooms = sample_rooms([seed])
     c2w = sample_walks(rooms, FRAMES)
     frames = render_rooms(rooms, c2w, rooms.intrinsics, model.preset.data.image_size)[0]
@@ -54,7 +56,7 @@ def walk(model: SceneTok, seed: int) -> tuple[Float[Tensor, "f 3 height width"],
 
 
 def encoded_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width"]:
-    """Context, truth and rendering of one room, one row each."""
+    """Draw context views, truth and renderings of one room, one row each."""
     frames, cameras = walk(model, seed)
     context, target = even_split(FRAMES, CONTEXT)
     tokens = model.encode(frames[context], cameras.select(context))
@@ -64,7 +66,7 @@ def encoded_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width"]
 
 
 def generated_block(model: SceneTok, seed: int) -> Float[Tensor, "3 height width"]:
-    """A room as it is, and as it is generated from its first frame with each of some seeds, one row each."""
+    """Draw a true room, and the rooms generated from its first frame with several seeds, one row each."""
     frames, cameras = walk(model, seed)
     shown = spread_over(FRAMES)
     anchors = cameras.select(torch.linspace(0, FRAMES - 1, CONTEXT).round().long())
@@ -90,7 +92,7 @@ def draw(preset: str, block: Callable[[SceneTok, int], Tensor], path: Path) -> N
 
 
 def draw_walk(path: Path) -> None:
-    """An animation of two squares side by side: the room, and its rendering."""
+    """Draw an animation of two squares side by side: the room and its rendering."""
     model = SceneTok.from_preset(load_preset("scenetok-tiny")).eval()
     model.load_embedded()
     frames, cameras = walk(model, scene_seed(0, "test", 0))
@@ -111,7 +113,7 @@ def draw_walk(path: Path) -> None:
 
 
 def draw_curves(figures: Path, path: Path) -> None:
-    """PSNR by context views and by tokens."""
+    """Draw PSNR by number of context views and of tokens."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -1,4 +1,4 @@
-"""Run notebooks and store what they print and draw; look at it before it is committed.
+"""Run notebooks and store their outputs. Look at the outputs before you commit them.
 
 python scripts/run_notebooks.py                          # all of notebooks/
 python scripts/run_notebooks.py notebooks/scenetok.ipynb
@@ -17,18 +17,18 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_PER_CELL = 600
-"""Until a cell counts as stuck."""
+"""Seconds after which a cell counts as stuck."""
 
 
 def executed(path: Path) -> NotebookNode:
-    """The notebook with fresh outputs, run from an empty folder. Raises CellExecutionError if a cell fails."""
+    """Run a notebook in an empty folder and return it with new outputs. Raises CellExecutionError if a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    # The kernel is started by name, and takes the package from where this script is.
+    # The kernel is started by name, and must import the package from this script's repository.
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3", record_timing=False)
         client.execute(cwd=folder, env=variables)
-    notebook.metadata.pop("language_info", None)  # versions of the interpreter that ran it
+    notebook.metadata.pop("language_info", None)  # it holds versions of the interpreter that ran the notebook
     return notebook
 
 

@@ -3,8 +3,8 @@
     python scripts/ship_weights.py --tokenizer tiny/weights.safetensors --generator generator/weights.safetensors \
         --depth depth/depth.safetensors
 
-Generator and depth head name the networks they belong to: those of the package, as eight bits leave them. The
-generator's tokenizer and the depth head's denoiser must be those of --tokenizer, or of the package before.
+The files of generator and depth head name the networks that they belong to: those of the package after rounding to
+eight bits. They must have been trained with the networks of --tokenizer or, without it, with those in the package.
 """
 
 from __future__ import annotations

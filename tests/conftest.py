@@ -1,4 +1,4 @@
-"""Settings of the whole suite."""
+"""Settings of the whole test suite."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scenetok_ns.tools.threads import let_idle_threads_sleep
 
 let_idle_threads_sleep()  # before torch is imported
 
-# Time depends on the machine and on what else it does; no test may fail for it.
+# Time depends on the machine and its load, so no test may fail because of it.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# Matplotlib's list of fonts, which takes it ten seconds, may come from the user's.
+# Matplotlib's list of fonts, which takes ten seconds to build, may come from the user's cache.
 CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 os.environ.setdefault("MPLCONFIGDIR", os.path.join(CACHE, "matplotlib"))
-# Nothing else of a test goes to the user's cache folder, or comes from it: neither interrupted evaluations nor weights.
+# Otherwise, tests neither read nor write the user's cache folder: no interrupted evaluations, no weights.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="scenetok-tests-")
 for variable in ("TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(variable, None)
@@ -42,7 +42,7 @@ LONGEST = (
     "models/test_embedded_weights.py",
     "repository/test_install.py",
 )
-"""Files that take longest, in the order in which they are begun: the last ones to end are then short."""
+"""Test files that take longest, in the order in which they start. They start first, so that short ones end the run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""The training of the embedded model's depth head, at a size where it only has to run, on rooms with exact depth."""
+"""The bundled model's depth head trains at a small size, at which it only has to run, on rooms with exact depth."""
 
 from __future__ import annotations
 

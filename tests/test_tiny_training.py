@@ -1,4 +1,4 @@
-"""The training of the embedded models, at a size where it only has to run, and its parts where they must be right."""
+"""The bundled models train at a small size, where they only have to run. Parts of the training are tested exactly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def small_preset(folder: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Codec, tokens and finish, then a generator on them."""
+    """Train codec, tokens and finish, and then a generator on these tokens."""
     folder, presets = tmp_path_factory.mktemp("tiny"), tmp_path_factory.mktemp("presets")
     patch = pytest.MonkeyPatch()
     patch.setattr(token_task, "HELD_OUT_SCENES", 2)
@@ -82,7 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     patch.undo()
-    small_preset(folder, "scenetok-tiny")  # for the tests
+    small_preset(folder, "scenetok-tiny")  # for the tests that use this folder
     return folder
 
 
@@ -103,7 +103,7 @@ def test_each_stage_leaves_weights_and_a_log(run: Path) -> None:
 
 
 def test_the_finish_leaves_encoder_and_compressor_alone(run: Path) -> None:
-    """Tokens, and so the generator, stay what they are; denoiser and decoder move."""
+    """The finish changes denoiser and decoder only. If tokens changed, too, the generator would not fit them."""
     before, after = (load_file(run / f"{name}.safetensors") for name in ("tokens", "weights"))
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert not any(key.startswith(("compressor", "codec.encoder")) for key in moved)
@@ -139,7 +139,7 @@ def test_muon_makes_singular_values_alike_and_keeps_shapes() -> None:
 
 
 def test_one_flat_gradient_serves_all_parameters() -> None:
-    """Clipped by groups, in channels-last order too; both optimizers move their own parameters."""
+    """Gradients are clipped by groups, also with channels last, and both optimizers move their own parameters."""
     torch.manual_seed(0)
     conv, linear = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), nn.Linear(5, 6)
     optimizer = TinyOptimizer(

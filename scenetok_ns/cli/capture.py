@@ -45,10 +45,10 @@ def capture(
     Args:
         source: A folder of photographs of one place, or a video.
         output: Folder to create. Default: the source's name with -capture, in the current folder.
-        frames: Number of frames to take from a video. Default: two a second, 30 to 120.
+        frames: Number of frames to take from a video. Default: two per second, but between 30 and 120.
         seed: Random seed of matching and mapping.
         threads: Number of threads. Default: all cores.
-        separate_lenses: Estimate a lens for every picture, for pictures that were cropped or zoomed.
+        separate_lenses: Estimate the lens of every picture separately; for pictures that were cropped or zoomed.
         open: Encode the capture and open it in the viewer.
         run: With --open: run folder with the model (or its config.yml), or a preset whose weights come with the
             package. Default: scenetok-tiny.
@@ -87,7 +87,7 @@ def capture(
 
 
 def print_capture(made: Capture, console: Console) -> None:
-    """Print results and warnings, one line each."""
+    """Print the results and warnings of a capture, one line each."""
     console.print(f"{made.folder} {'is ready' if made.is_new else 'was there already'}", soft_wrap=True)
     for note in made.notes:
         console.print(f"  {note}", soft_wrap=True, highlight=False)
@@ -96,7 +96,7 @@ def print_capture(made: Capture, console: Console) -> None:
 
 
 class _Stages:
-    """A progress bar for each stage, as it begins."""
+    """Progress bars: one for each stage, which appears when the stage begins."""
 
     def __init__(self, console: Console) -> None:
         columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -1,6 +1,6 @@
 """Apply `RunChanges` to the configuration of a run: one function for each change.
 
-All raise DataError, ValueError or OSError, in one line, for a change that does not fit the run or its data.
+All raise DataError, ValueError or OSError with a one-line message if a change does not fit the run or its data.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check_data(config: RunFolderConfig) -> None:
 
 
 def print_capture_note(config: RunFolderConfig, console: Console) -> None:
-    """Print a note on quality if a model of the package displays a capture."""
+    """Print a note on quality if a bundled model displays a capture that it was not refined on."""
     datamanager = config.pipeline.datamanager
     preset = load_preset(config.pipeline.model.preset)
     scenes = (SceneDataParserConfig, TokensDataParserConfig, PhotographDataParserConfig)
@@ -58,7 +58,7 @@ def check_generator(config: RunFolderConfig, option: str) -> None:
 
 
 def check_encodes(config: RunFolderConfig, option: str) -> None:
-    """Raise ValueError for an option of encoding where the run has its tokens already."""
+    """Raise ValueError if the run already has its tokens, so that an encoding option would change nothing."""
     if isinstance(config.pipeline, RefinePipelineConfig):
         raise ValueError(f"{option} would change nothing: this run has refined tokens; see ns-train scenetok-refine")
     if isinstance(config.pipeline.datamanager.dataparser, TokensDataParserConfig):
@@ -66,7 +66,7 @@ def check_encodes(config: RunFolderConfig, option: str) -> None:
 
 
 def change_rendering(config: RunFolderConfig, settings: Mapping[str, Any]) -> None:
-    """Set settings of the model, by name, that renders need."""
+    """Set the model's render settings, by name."""
     model = config.pipeline.model
     load_preset(model.preset).check_guidance(settings.get("guidance"))
     for name, value in settings.items():
@@ -74,14 +74,14 @@ def change_rendering(config: RunFolderConfig, settings: Mapping[str, Any]) -> No
 
 
 def change_encoding(config: RunFolderConfig, encoding: Encoding) -> None:
-    """Choose which Gaussians are drawn where photographs are encoded."""
+    """Choose which Gaussians are sampled when photographs are encoded."""
     check_encodes(config, "--encoding")
     check_encoding(load_preset(config.pipeline.model.preset), encoding, "--encoding")
     config.pipeline.model.encoding = encoding
 
 
 def change_generation(config: RunFolderConfig, settings: Mapping[str, Any]) -> None:
-    """Set settings of the model, by name, that generating scenes needs."""
+    """Set the model's settings of scene generation, by name."""
     for name, value in settings.items():
         check_generator(config, f"--{name.replace('_', '-')}")
         setattr(config.pipeline.model, name, value)
@@ -106,8 +106,8 @@ def change_num_condition(config: RunFolderConfig, count: int) -> None:
 def change_data(config: RunFolderConfig, data: Path) -> None:
     """Choose another data set or capture.
 
-    The run's dataparser reads it if it can, else the dataparser that fits the data. The run's scene and evaluation
-    index are kept where the new data set has their scenes.
+    The run keeps its dataparser if that can read the data; otherwise it gets the dataparser that fits the data. The
+    run's scene and evaluation index are kept if the new data set has their scenes.
     """
     if not data.exists():
         raise FileNotFoundError(f"no data at {data}")
@@ -137,7 +137,7 @@ def _finds_scenes(dataparser: SceneDataParserConfig) -> bool:
 
 
 def _keep_what_fits(dataparser: SceneDataParserConfig) -> None:
-    """Leave out, with a warning, a scene and an evaluation index that the data set does not have."""
+    """Remove the scene and the evaluation index, with a warning, if they do not fit the data set."""
     source = dataparser.setup().scene_source("test")
     if dataparser.scene is not None and dataparser.scene not in source.keys:
         logger.warning("%s has no scene %s; the run shows the first one instead", dataparser.data, dataparser.scene)
@@ -181,7 +181,10 @@ def change_scene(config: RunFolderConfig, scene: str) -> None:
 
 
 def _data_set(config: RunFolderConfig, option: str) -> SceneDataParserConfig:
-    """The run's dataparser of many scenes, with its data. Raises DataError, with the option's name, if it has one."""
+    """Return the run's dataparser for data sets, with its data.
+
+    Raises DataError, which names the option, if the dataparser has a single scene.
+    """
     datamanager = config.pipeline.datamanager
     dataparser = datamanager.dataparser
     if not isinstance(dataparser, SceneDataParserConfig):
@@ -200,7 +203,7 @@ def change_tokens(config: RunFolderConfig, file: Path) -> None:
 
 
 def change_photograph(config: RunFolderConfig, options: PhotographOptions) -> PhotographSource:
-    """Generate the scene from a photograph instead of taking a data set's."""
+    """Generate the scene from a photograph instead of using a scene of a data set."""
     preset = load_preset(config.pipeline.model.preset)
     if preset.scene_generator is None:
         raise DataError(

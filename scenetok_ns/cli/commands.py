@@ -1,4 +1,4 @@
-"""All commands by task: where each lives, its line in `scenetok --help`, and the examples in its help."""
+"""All commands by task: the function of each, its line in `scenetok --help`, and the examples in its help."""
 
 from __future__ import annotations
 

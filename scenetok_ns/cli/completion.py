@@ -27,7 +27,7 @@ def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]) -
 
 
 def script(shell: str) -> str:
-    """The script, with all commands and their options."""
+    """Return the completion script of all commands and their options."""
     functions = {}
     for name, command in COMMANDS.items():
         module, function = command.function.split(":")
@@ -40,5 +40,5 @@ def script(shell: str) -> str:
     except SystemExit as stop:
         if stop.code not in (0, None):
             raise
-    # tyro names the subcommands as Python does.
+    # tyro may put colours into the script, which a shell could not read.
     return re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())

@@ -44,7 +44,7 @@ CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 """Colours and cursor movements of a terminal."""
 
 USED_FROM_DB = 0.5
-"""Own minus other tokens from which the tokens count as used."""
+"""Minimum difference in PSNR (dB) between a scene's own and another scene's tokens for the tokens to count as used."""
 
 
 def demo(
@@ -56,15 +56,15 @@ def demo(
     preset: str = EMBEDDED,
     generator: str = EMBEDDED_GENERATOR,
 ) -> None:
-    """Make rooms; evaluate, render and generate some with the shipped models; train a little on top.
+    """Create rooms, evaluate and render them with the bundled models, generate a scene, and train for a few steps.
 
-    Five minutes on two CPU cores that also ran tests. A second call makes a second run from the same rooms.
+    Takes about five minutes on two CPU cores. A second call creates another run from the same rooms.
 
     Args:
         output: Folder for data, runs, figures and videos.
-        train_scenes: Rooms to train on.
-        test_scenes: Rooms to evaluate on; none is among those to train on.
-        train_steps: Training steps.
+        train_scenes: Number of rooms to train on.
+        test_scenes: Number of rooms to evaluate on; none of them is used for training.
+        train_steps: Number of training steps.
         seed: Random seed for rooms and training.
         preset: Preset of the tokenizer, with trained weights in the package.
         generator: Preset of the scene generator, with trained weights in the package.
@@ -74,7 +74,7 @@ def demo(
     name = datetime.now().strftime("%Y-%m-%d_%H%M%S")
     if min(train_scenes, test_scenes, train_steps) < 1:
         raise UsageError("--train-scenes, --test-scenes and --train-steps must be at least 1")
-    # One folder for each set of rooms: a second call with other numbers must not take the old ones.
+    # Each set of rooms has its own folder: a second call with other numbers must not use the old rooms.
     data = output / f"rooms-{train_scenes}-{test_scenes}-seed{seed}"
     results = output / f"results-{name}"
     tools = Tools(console, results)
@@ -134,8 +134,8 @@ def open_shipped(preset: str, data: Path, folder: Path) -> Path:
 
 
 def save_first_view(data: Path, photograph: Path, camera_path: Path) -> float:
-    """Write the first frame of the first held-out room as a picture file, and the walk through that room from there on.
-    Returns the field of view in degrees."""
+    """Write the first frame of the first held-out room as a picture file, and the walk through the room as a camera
+    path. Returns the field of view in degrees."""
     from scenetok_ns.data.camera_path_files import write_camera_path
     from scenetok_ns.data.sources.re10k import RE10KSource
 
@@ -149,7 +149,7 @@ def save_first_view(data: Path, photograph: Path, camera_path: Path) -> float:
 
 
 def open_photograph(generator: str, photograph: PhotographOptions, folder: Path, console: Console) -> None:
-    """Write a run folder of the scene that is generated from a photograph, for views along its path."""
+    """Write a run folder that generates a scene from a photograph, for views along the photograph's path."""
     from scenetok_ns.plugin.run_folder import derive_run
 
     derived = derive_run(Path(generator), folder)
@@ -160,7 +160,7 @@ def open_photograph(generator: str, photograph: PhotographOptions, folder: Path,
 
 
 def table(values: dict[str, float]) -> Table:
-    """Figures of the model and of the baselines, on the same views."""
+    """Return a table of the figures of the model and of the baselines on the same views."""
     title = f"{values['num_views']:.0f} views of {values['num_scenes']:.0f} held-out rooms"
     found = Table("", "PSNR (dB)", "SSIM", title=title)
     for label, suffix in ROWS:
@@ -176,14 +176,14 @@ def verdict(values: dict[str, float]) -> str:
     lines = [f"The model is {abs(nearest):.1f} dB {side} copying the nearest context view."]
     if "psnr_other_tokens" in values:
         own = values["psnr"] - values["psnr_other_tokens"]
-        used = "are used" if own >= USED_FROM_DB else "are hardly used yet: it needs more training"
+        used = "are used" if own >= USED_FROM_DB else "are hardly used yet: the model needs more training"
         lines.append(f"With another scene's tokens it loses {own:.1f} dB, so its tokens {used}.")
     return " ".join(lines)
 
 
 @dataclass
 class Tools:
-    """Runs Nerfstudio's tools with a progress bar each; their output goes to a log file."""
+    """Runs Nerfstudio's tools, each with a progress bar and a log file for its output."""
 
     console: Console
     folder: Path
@@ -218,7 +218,7 @@ class ToolError(OSError):
 
 
 def fraction_done(text: str) -> float | None:
-    """Progress of a tool from its output: `30 (15.00%)` of ns-train, `12/144` of the others; None: there is none."""
+    """Progress of a tool, from its output: ns-train prints `30 (15.00%)`, the others `12/144`; else None."""
     percents = re.findall(r"\((\d+\.\d+)%\)", text)
     if percents:
         return float(percents[-1]) / 100
@@ -237,6 +237,6 @@ def find_tool(name: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    # Into a pipe, the tools would show no progress; ns-render looks for ffmpeg on PATH.
+    # The tools show no progress in a pipe unless they are made to; ns-render looks for ffmpeg on PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "FORCE_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}

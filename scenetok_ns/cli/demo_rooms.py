@@ -1,4 +1,4 @@
-"""Writing demo scenes with a progress bar, shared by `scenetok demo-data` and `scenetok demo`."""
+"""Writing demo scenes with a progress bar, shared by `scenetok demo-data`, `scenetok demo` and `scenetok gallery`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from scenetok_ns.tools.errors import UsageError
 
 Layout = Literal["re10k", "dl3dv"]
 TRAIN, TEST, FRAMES, SIZE = 56, 8, 48, 128
-"""Defaults: numbers of scenes, pictures of each scene, their width and height in pixels."""
+"""Default number of training scenes, of test scenes and of pictures in each scene, and picture size in pixels."""
 MOST_SCENES, MOST_PIXELS = 1_000_000, 1 << 26
-"""Largest number of scenes of a split, and of pixels of all pictures of a scene, which are made together."""
+"""Maximum number of scenes in a split, and of pixels in all pictures of a scene, which are rendered together."""
 
 
 def write_rooms(
@@ -34,8 +34,8 @@ def write_rooms(
             raise UsageError(f"{option} must be from 0 to {MOST_SCENES:,}, got {count}")
     if frames < 2 or size < 8 or frames * size**2 > MOST_PIXELS:
         raise UsageError(
-            f"expected at least 2 --frames of --size 8, and up to {MOST_PIXELS:,} pixels in a scene; got {frames} of "
-            f"{size} x {size}"
+            f"--frames must be at least 2, --size at least 8, and a scene at most {MOST_PIXELS:,} pixels; got {frames} "
+            f"frames of {size} x {size}"
         )
     from scenetok_ns.data.demo.scenes import Split
     from scenetok_ns.data.demo.writer import write_demo_data

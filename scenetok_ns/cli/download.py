@@ -39,7 +39,7 @@ def download(
         to: Folder for the files. Default: the Hub's cache for its files, the user's cache for the others.
         output: Run folder to create. Without it the files are downloaded and the import command is printed.
         data: Data set for the run to show and evaluate (with --output).
-        mirror: Address of a server of your own that holds the files by name; nothing else is then contacted.
+        mirror: Address of your own server that has the files under their names; no other server is then contacted.
         accept_changed: Accept a file that differs from the one that was first downloaded on this machine.
         list_files: List the released files, of the preset or all, with sizes and licences. Downloads nothing.
         dry_run: Print what would be downloaded, and where to. Downloads nothing.
@@ -95,7 +95,7 @@ def needed_files(preset: str) -> dict[Role, ReleasedFile]:
 
 
 def check_output(preset: Preset, output: Path | None, data: Path | None) -> None:
-    """Raise ValueError or OSError before anything moves if the import that follows cannot work."""
+    """Raise ValueError or OSError before the download if the import after it cannot work."""
     from scenetok_ns.cli.imported_runs import check_places
 
     if output is None:
@@ -112,7 +112,7 @@ def check_output(preset: Preset, output: Path | None, data: Path | None) -> None
 
 @dataclass(frozen=True)
 class Wanted:
-    """A released file and where it is to be."""
+    """A released file, and where it is downloaded to."""
 
     file: ReleasedFile
     to: Path | None
@@ -129,7 +129,7 @@ class Wanted:
 
     @property
     def space(self) -> Path:
-        """Folder whose disk the file goes to."""
+        """Folder on the disk that needs space for the file."""
         if not self.by_hub or self.to is not None:
             return self.target.parent
         from huggingface_hub import constants
@@ -166,11 +166,11 @@ class Wanted:
         return hub_cached(source.repository, self.file.name, source.revision, self.to)
 
     def remaining(self) -> int:
-        """Bytes to download, as far as is known."""
+        """Number of bytes to download, as far as the file's size is known."""
         return max((self.file.size or self.file.about or 0) - part_size(self.target), 0)
 
     def described(self) -> str:
-        """Size, licence, source, target and state."""
+        """Text with the file's size, licence, source, target and state."""
         found, part = self.found(), part_size(self.target)
         state = "there" if found else f"{readable(part)} of it there" if part else "to download"
         place = found or (self.target if self.to is not None or not self.by_hub else self.space)

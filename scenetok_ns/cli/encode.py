@@ -47,10 +47,10 @@ def encode(
     With --split, encode all scenes, so that scene generators train faster than from photographs.
 
     Run the same command again to continue an interrupted split. Several processes may share the work: under SLURM job
-    arrays, srun or torchrun each takes its part by itself, else give --shard.
+    arrays, srun or torchrun, each process takes its part automatically; otherwise give --shard.
 
     Args:
-        output: Token file to write (.safetensors); with --split a folder.
+        output: Token file to write (.safetensors); with --split, a folder.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package.
         data: A capture (of scenetok capture or ns-process-data, or a COLMAP model with its pictures), or a data set
             with the scene; default: the run's.
@@ -60,12 +60,12 @@ def encode(
         fit_steps: Number of steps in which the tokens are then fitted to the encoded photographs. Each step takes a
             fraction of a second on a CPU; try 60.
         run_folder: Also create a run folder, named like the output without its ending, for ns-viewer and ns-render.
-        split: Encode all scenes of this split for training, ns-train scenegen --pipeline.datamanager.tokens OUTPUT.
-        encodings: With --split: encodings of each scene, with different views; default 8.
+        split: Encode all scenes of this split, for ns-train scenegen --pipeline.datamanager.tokens OUTPUT.
+        encodings: With --split: number of encodings of each scene, with different views; default 8.
         seed: With --split: random seed for the choice of views; default 0.
         shard: With --split: part of the work, e.g. 0/8. Detected automatically under SLURM and torchrun.
-        dtype: Precision of the numbers in the file; bfloat16 halves the file at no visible loss. Default: float32,
-            with --split float16.
+        dtype: Precision of the numbers in the file; bfloat16 halves the file without visible loss. Default: float32;
+            with --split, float16.
         device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     from scenetok_ns.cli.token_files import check_token_file, write_tokens
@@ -73,10 +73,10 @@ def encode(
     if split is None:
         check_token_file(output)
         if not encodings is seed is shard is None:
-            raise UsageError("--encodings, --seed and --shard are for the scenes of a --split: leave them out")
+            raise UsageError("--encodings, --seed and --shard only work with --split")
     elif scene is not None or num_context is not None or fit_steps or not run_folder:
         raise UsageError(
-            "a --split is encoded whole, as in training: leave out --scene, --num-context, --fit-steps and "
+            "--split encodes all scenes as in training: leave out --scene, --num-context, --fit-steps and "
             "--no-run-folder"
         )
     if fit_steps:
@@ -95,7 +95,7 @@ def encode(
         if getattr(pipeline.model, "adapters", None) is not None:
             rendering = command("scenetok", "render", "--run", run, "--tokens", output, "--output", "RENDERS")
             note = (
-                "The adapters that these tokens were refined with are in the run, not in the file: render them with it"
+                "The adapters that these tokens were refined with are in the run, not in the file. Render with the run:"
             )
             console.print(f"{note}\n  {rendering}", soft_wrap=True)
     else:
@@ -111,11 +111,11 @@ def _encoded_scene(pipeline: SceneTokPipeline, console: Console, fit_steps: int)
     shown = scenes.scene(scenes.active)
     if scenes.stored_tokens(shown.number) is not None:
         raise DataError(f"{scenes.data} is a token file already; give --run the run that it was opened from")
-    # All context views, also of a model that would generate the scene from fewer.
+    # Use all context views, even if the model would generate the scene from fewer.
     context = scenes.context_indices(shown.number)
     with console.status(Text(f"encoding {len(context)} photographs of {shown.scene.key}")):
         if shown.anchors is None:
-            tokens = renderer.tokens_of(shown.number)  # of a refined run, those
+            tokens = renderer.tokens_of(shown.number)  # a refined run returns its refined tokens
         else:
             views = shown.scene.load_views(context, renderer.scenetok.image_size)
             tokens = renderer.encode_views(views, shown.scene.key, scenes.pose_scale(shown.number))

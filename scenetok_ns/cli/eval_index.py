@@ -31,14 +31,14 @@ def eval_index(
 
     Args:
         data: RealEstate10K or DL3DV: the folder that holds train and test, or the folder of one split.
-        output: The index to write (.json), in the published form.
-        check: Write nothing; report the entries of this index that the data set cannot serve.
-        split: Part of the data set.
-        num_context: Context views of each scene.
-        num_targets: Target views of each scene; scenes with fewer frames are left out.
+        output: Index file to write (.json), in the published format.
+        check: Write nothing; report the entries of this index that do not fit the data set.
+        split: Split of the data set.
+        num_context: Number of context views of each scene.
+        num_targets: Number of target views of each scene; scenes with fewer frames are left out.
         mode: bounded: the context views lie among the targets, as in the published indices for reconstruction.
             farthest: they are spread over the whole scene.
-        start: Place of the targets in the scene.
+        start: Position of the target views in the scene.
         seed: Random seed for random starts.
     """
     from scenetok_ns.data.evaluation_index import EvaluationIndex

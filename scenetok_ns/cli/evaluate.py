@@ -57,32 +57,33 @@ def evaluate(
     """Evaluate a run as ns-eval does, with options: other scenes and settings, several seeds, sweeps.
 
     Run the same command again to continue after an interruption. Several processes may share the scenes: under SLURM
-    job arrays, srun or torchrun each takes its part by itself, else give --shard; the last one writes the figures.
+    job arrays, srun or torchrun, each process takes its part automatically; otherwise give --shard. The last process
+    to finish writes the figures.
     `scenetok report` turns the result into a page.
 
     Args:
         run: Run folder (or its config.yml), or the name of a preset whose weights come with the package.
         output: Folder for figures, tables and pictures. Default: RUN/evaluation.
         data: Another data set, or a capture.
-        index: Evaluation index (scenetok eval-index makes them): which scenes, and which of their views.
-        scenes: Only the scenes of these names.
-        num_scenes: Only the first scenes, this many.
+        index: Evaluation index with the scenes and views to use; scenetok eval-index creates one.
+        scenes: Names of the scenes to evaluate. Default: all.
+        num_scenes: Number of scenes to evaluate, counted from the first. Default: all.
         num_context: Number of context views to encode; for scenegen runs, number of anchor poses.
         num_condition: Number of photographs that a scenegen run generates scenes from.
         seed: Random seed for rendering and for generating scenes.
-        seeds: Number of seeds to evaluate with, counted from --seed, for the spread between them.
-        steps: Denoising steps of a render.
+        seeds: Number of seeds to evaluate with, counted from --seed; several seeds show the spread between them.
+        steps: Number of denoising steps of a render.
         guidance: Classifier-free guidance scale of a render, 1 is off.
         solver: Solver of a render: euler, or multistep.
-        encoding: How photographs become tokens: mean, latents (VA-VAE's latents are drawn) or published (scene tokens
-            are drawn, too). Default: as the run says.
+        encoding: How photographs become tokens: mean (nothing is sampled), latents (VA-VAE's latents are sampled) or
+            published (scene tokens are sampled, too). Default: the run's.
         sweep: See the options.
         measure: See the options.
         baselines: Also measure the mean colour, the nearest context view, and the model with wrong tokens.
         pictures: Save every view as JPEG for the report.
-        pairs: Folder for plain PNG files of every view, truth/ and pred/, for other programs; of the first variant.
-        protocol: How scenes are evaluated: published as the published command does, notebook as its notebooks do
-            (docs/reproduce.md). Default: as the run says.
+        pairs: Folder for plain PNG files of every view of the first variant, in truth/ and pred/, for other programs.
+        protocol: How scenes are evaluated: published (as by the published command) or notebook (as by the published
+            notebooks); see docs/reproduce.md. Default: the run's.
         shard: Part of the scenes, e.g. 0/8. Detected automatically under SLURM and torchrun.
         device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
@@ -122,7 +123,8 @@ def evaluate(
     plan = variants(sweep.axes(), renderer.settings.seed, seeds, scene_seed)
     session = _Session(renderer, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, pairs, console)
     found = [(variant, session.figures(variant)) for variant in plan]
-    # Others may have ended a variant since: asked only once, each process could leave the figures to another.
+    # Other processes may have finished a variant meanwhile. Without this second look, each process could leave the
+    # figures to another one.
     found = [(variant, session.figures(variant) if figures is None else figures) for variant, figures in found]
     if any(figures is None for _, figures in found):
         console.print(f"shard {own_shard.index}/{own_shard.count} is done; the last one to end writes the figures")
@@ -131,7 +133,7 @@ def evaluate(
 
 
 def check_sweep(config: RunFolderConfig, sweep: SweepOptions) -> None:
-    """Raise ValueError for a sweep that this run cannot have."""
+    """Raise ValueError for a sweep that does not fit the run."""
     from scenetok_ns.cli.change_run import check_encodes
 
     if sweep.sweep_context or sweep.sweep_order:
@@ -194,7 +196,7 @@ class _Session:
         self._pictured: set[str] = set()
 
     def figures(self, variant: Variant) -> dict[str, Any] | None:
-        """Figures of a variant, for JSON; None if other processes still have scenes of it to do."""
+        """Figures of a variant, for JSON; None while other processes still evaluate some of its scenes."""
         from scenetok_ns.evaluation.evaluate import all_skipped, details, run_with_progress
         from scenetok_ns.evaluation.protocol import settings_of
         from scenetok_ns.tools.atomic_files import write_atomically
@@ -224,7 +226,7 @@ class _Session:
         )
         combination = str(variant.axes)
         writers = []
-        if self.pictures and combination not in self._pictured:  # of the first seed
+        if self.pictures and combination not in self._pictured:  # only those of the first seed
             writers.append(for_report(evaluation.folder))
         if self.pairs is not None and not self._pictured:
             writers.append(plain_pairs(self.pairs))

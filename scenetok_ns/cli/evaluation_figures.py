@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, Any]]], console: Console) -> None:
-    """evaluation.json, and the table and plot of a sweep or of several seeds."""
+    """Write evaluation.json, for several variants a table, and for a sweep a plot; then print the figures."""
     from scenetok_ns.evaluation import sweeps
     from scenetok_ns.tools.atomic_files import write_atomically
 
@@ -47,7 +47,7 @@ def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, 
 
 
 def print_missing(reasons: dict[str, str], console: Console) -> None:
-    """Print a line for each reason, with the metrics that are not computed for it."""
+    """Print a line for each reason, with the metrics that are not computed because of it."""
     metrics: dict[str, list[str]] = {}
     for metric, reason in reasons.items():
         metrics.setdefault(reason, []).append(metric)
@@ -56,7 +56,11 @@ def print_missing(reasons: dict[str, str], console: Console) -> None:
 
 
 def figures_table(rows: list[Row]) -> Table:
-    """A row for each combination, with the spread over the seeds if there are several; a column for each method."""
+    """Return a table of the figures, with the spread over the seeds if there are several.
+
+    A sweep has a row for each combination of settings. A single combination, or a comparison of methods, has a row
+    for each metric.
+    """
     from scenetok_ns.evaluation.sweeps import shown_metrics
 
     first = rows[0].means

@@ -13,7 +13,7 @@ from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
 SMALLEST = 16
-"""Pixels of a picture's side."""
+"""Minimum width and height of the pictures in pixels."""
 
 
 def export_dataset(
@@ -21,18 +21,18 @@ def export_dataset(
     view: Annotated[ViewOptions, tyro.conf.arg(name="")] = ViewOptions(),  # noqa: B008  frozen
     size: int | None = None,
 ) -> None:
-    """Render views around a scene from its tokens and write them as a data set of Nerfstudio, on which its other
-    methods train: `ns-train splatfacto --data OUTPUT`.
+    """Render views around a scene from its tokens and write them as a Nerfstudio data set, on which other methods can
+    train: `ns-train splatfacto --data OUTPUT`.
 
-    The scene's evaluation photographs, none of which was encoded, are its evaluation views, where there are any; else
-    some rendered views are. Points on surfaces, by the depth head or found by comparing the views, are in it for
-    methods that start from points.
+    If the scene has evaluation photographs, they become the evaluation views; none of them was encoded. Otherwise
+    some of the rendered views do. The data set also has points on surfaces, for methods that start from points; the
+    depth head finds them, or a comparison of the views.
 
     Args:
-        output: The folder to make; it must not exist.
+        output: Folder to create; it must not exist.
         view: See the options.
-        size: Width and height of the pictures in pixels; default: the model's own. Other sizes are interpolated:
-            splatfacto, for one, has thresholds for pictures of some hundred pixels.
+        size: Width and height of the pictures in pixels; default: the model's own. Pictures of other sizes are
+            resized, for methods such as splatfacto, whose thresholds expect several hundred pixels.
     """
     if size is not None and size < SMALLEST:
         raise UsageError(f"--size must be at least {SMALLEST}, got {size}")

@@ -23,14 +23,14 @@ def export_mesh(
 ) -> None:
     """Render views around a scene with their depth, fuse them into a mesh with colours, and write it.
 
-    Depth is the depth head's; a model without one finds it by comparing views, which takes longer and is less accurate.
-    The mesh is in the capture's own axes and units.
+    Depth comes from the model's depth head. Without one, depth is found by comparing views, which takes longer and is
+    less accurate. The mesh has the axes and units of the capture.
 
     Args:
         output: File to write (.ply or .glb).
         view: See the options.
         voxel: Size of the smallest details, in units of the capture; default: a fiftieth of the spread of the cameras.
-        confidence: Pixels whose depth is less certain than this, 0 to 1, are left out.
+        confidence: Minimum confidence of a pixel's depth, from 0 to 1; pixels below it are left out.
     """
     if output.suffix not in SUFFIXES:
         raise UsageError(f"--output: meshes end in {' or '.join(SUFFIXES)}, got {output.name}")

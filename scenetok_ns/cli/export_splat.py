@@ -35,14 +35,15 @@ def export_splat(
     """Render views around a scene from its tokens, fit 3D Gaussians to them, and write a PLY file, which SuperSplat,
     Nerfstudio's viewer and other programs show in real time.
 
-    The Gaussians start on the surfaces that the depth head sees, or, without one, on those found by comparing views.
-    Reports how well the splat matches views that it was not fitted to, and, where there are photographs of them, how
-    well the model's renders and the splat match those; also as JSON beside the PLY. Needs an NVIDIA GPU.
+    The Gaussians start on surfaces that the depth head finds, or that are found by comparing views if the model has no
+    depth head. The command compares the splat with views that it was not fitted to. If there are photographs of these
+    views, it also compares the model's renders and the splat with them. It prints the figures and writes them as JSON
+    beside the PLY. Needs an NVIDIA GPU.
 
     Args:
         output: File to write (.ply).
         view: See the options.
-        iterations: Steps of the fit.
+        iterations: Number of steps of the fit.
         gaussians: Maximum number of Gaussians.
     """
     from scenetok_ns.splats.rasterizer import gsplat_rasterize, require_gsplat
@@ -96,7 +97,7 @@ def is_splat_report(path: Path) -> bool:
 
 @dataclass
 class Fit:
-    """The fit with its progress bar; `seconds` after `run`."""
+    """Fits Gaussians to views, with a progress bar. `run` also sets `seconds`, the duration of the fit."""
 
     iterations: int
     gaussians: int
@@ -128,17 +129,23 @@ class Fit:
 
 
 SH_DEGREE = 0
-"""Colours do not change with the direction: harmonics would only fit differences between windows."""
+"""Degree of the spherical harmonics. Colours do not change with the direction: higher degrees would only fit the
+differences between windows, the groups of views that are rendered together."""
 
 ROWS = (
     ("the splat, against the model's renders", "splat_against_renders"),
     ("the model's renders, against photographs", "renders_against_photographs"),
     ("the splat, against photographs", "splat_against_photographs"),
 )
+"""Rows of the printed table, and the keys of the comparisons in the JSON file."""
 
 
 def compare(found: Gaussians, rendered: RenderedScene, rasterize: Rasterize) -> dict[str, dict[str, float]]:
-    """Mean PSNR and SSIM over the held-out views, of each comparison that there are pictures for."""
+    """Compare splat, renders and, if there are any, photographs on the held-out views.
+
+    Returns:
+        Name of the comparison (see `ROWS`) -> "psnr" (dB) and "ssim", means over the views.
+    """
     from scenetok_ns.models.metrics import picture_metrics
     from scenetok_ns.splats.rasterizer import render_splat
 

@@ -18,7 +18,7 @@ from scenetok_ns.tools.printing import plain_console
 from scenetok_ns.tools.run_files import CONFIG
 
 ROOMS_TO_TRAIN = 1
-"""A data set needs a training split, which the gallery does not display."""
+"""Number of rooms in the training split, which a data set needs, though the gallery does not display it."""
 MOST_ROOMS = 100
 
 
@@ -29,9 +29,9 @@ def gallery(
     run: Path = Path(EMBEDDED_GENERATOR),
     device: str | None = None,
 ) -> None:
-    """Open the viewer on a page of pictures: example rooms, a scene generator, your own captures, one click each.
+    """Open the viewer on a page of pictures. A click opens an example room, a scene generator or one of your captures.
 
-    The first call creates the rooms. Later calls open the same folder again, with what you made in it.
+    The first call creates the rooms. Later calls open the same folder again, with everything that you made in it.
 
     Args:
         captures: Folders of scenetok capture or ns-process-data, or COLMAP models, to display beside the rooms.
@@ -72,7 +72,7 @@ def gallery(
 
 
 def _by_name(captures: tuple[Path, ...]) -> dict[str, Path]:
-    """Captures by the names that the page gives them; numbers tell apart those of one name."""
+    """Captures by their names on the page. Captures of the same name get different numbers."""
     named: dict[str, Path] = {}
     for folder in captures:
         whole = folder.absolute()

@@ -49,13 +49,13 @@ def generate(
         data: Without --image: data set with the scene; default: the run's.
         scene: Without --image: name of the evaluation scene; default: the run's, or the first.
         num_condition: Without --image: number of photographs to generate from; default: the run's.
-        seed: Random seed: another one gives another of the scenes that fit.
-        steps: Number of steps of the generation; default: the run's.
+        seed: Random seed. Each seed gives another scene that fits the photographs.
+        steps: Number of denoising steps of the generation; default: the run's.
         guidance: Classifier-free guidance scale, 1 is off; default: the run's.
         solver: euler, or multistep, which needs fewer steps for the same error; default: the run's.
         fit_steps: Number of steps in which the finished tokens are fitted to the photographs, so that a render from a
             photograph's camera shows the photograph; 0 is off; default: the run's.
-        dtype: Precision of the numbers in the file; bfloat16 halves the file at no visible loss.
+        dtype: Precision of the numbers in the file; bfloat16 halves the file without visible loss.
         run_folder: Also create a run folder, named like the output without its ending, for ns-viewer and ns-render.
         device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """

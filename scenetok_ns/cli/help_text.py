@@ -1,4 +1,4 @@
-"""The help that tyro prints, without its notes on options that have no value."""
+"""Print tyro's help without its notes on options that have no default value."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ STYLE = r"\x1b\[[0-9;]*m"
 NONE = re.compile(rf"(\(default:)((?:{STYLE}|[ \n│])*)((?:None)?\))")
 CHOICE, LITERAL = re.compile(r"(\{None\}\|)(\S+(?: \S+)*)"), re.compile(r"(None,)((?<=\{None,)\S+)")
 GONE = "\0"
-"""Stands for a character that was removed, until it is known whether its line goes, too."""
+"""Placeholder for a removed character, until it is known whether its whole line is removed, too."""
 EMPTIED = re.compile(rf"^(?=[^\n]*{GONE})(?:{STYLE}|[ │{GONE}])*\n", re.MULTILINE)
 
 
 def tidy(text: str) -> str:
     """Remove `(default: None)`, `(default: )` and the choice of None from a help text.
 
-    The text of the option says what happens without it. Lines keep their width, so that boxes stay whole; lines with
-    nothing else go.
+    The help of an option says in words what happens without the option. Lines keep their width, so that boxes stay
+    intact; lines that become empty are removed.
     """
     text = NONE.sub(lambda found: GONE * len(found[1]) + found[2] + GONE * len(found[3]), text)
     for choice in (CHOICE, LITERAL):
@@ -37,7 +37,7 @@ class _Captured(StringIO):
 
 @contextmanager
 def tidied() -> Iterator[None]:
-    """Tidy what is printed inside."""
+    """Tidy everything that is printed inside the `with` block."""
     outside, captured = sys.stdout, _Captured()
     sys.stdout = captured
     try:

@@ -30,15 +30,16 @@ def import_checkpoint(
 
     Args:
         output: Run folder to create; it must not exist.
-        preset: Preset of the checkpoint: its name, or a preset file of your own (.yaml). Default: from the checkpoint's
-            name, or from its tensors.
+        preset: Preset of the checkpoint: a preset's name, or a preset file of your own (.yaml). Default: recognised
+            by the checkpoint's name or tensors.
         checkpoint: Released .ckpt file.
         folder: Folder with the released files.
-        data: Data set to show and evaluate, in the form that the preset's method expects. `scenetok new-run` can change
-            it later.
-        tokenizer: For scenegen presets: the released file that holds compressor and denoiser, where `checkpoint` holds
-            the generator alone.
-        vavae: Published weights of VA-VAE. Autoencoder weights stay where they are; the run remembers path and SHA-256.
+        data: Data set to display and evaluate, in the format that the preset's method expects. `scenetok new-run` can
+            change it later.
+        tokenizer: For scenegen presets: the released file with compressor and denoiser, if the checkpoint holds only
+            the generator.
+        vavae: Published weights of VA-VAE. Autoencoder weights stay where they are; the run stores their path and
+            SHA-256.
         video_dcae: Published weights of Video DC-AE.
         wan: Published weights of the Wan 2.2 VAE.
     """
@@ -88,7 +89,7 @@ def chosen_preset(preset: str | None, checkpoint: Path | None, folder: Path | No
 
 
 def the_checkpoint_in(folder: Path | None, published: dict[str, str]) -> str:
-    """Name of the one released checkpoint in a folder, beside that of a generator's tokenizer."""
+    """Name of the only released checkpoint in a folder, apart from the tokenizer of a generator that is there, too."""
     if folder is None:
         raise CheckpointError(
             "nothing to import: give --preset, --checkpoint, or --from with a folder of released files"
@@ -119,7 +120,7 @@ def found_checkpoint(preset: Preset, places: list[Path]) -> Path:
 
 
 def needs_tokenizer(checkpoint: Path) -> bool:
-    """Whether a scene generator's checkpoint holds the generator alone."""
+    """Whether a scene generator's checkpoint holds only the generator."""
     from scenetok_ns.models.lightning_files import read_lightning
     from scenetok_ns.models.released_checkpoints import TOKENIZER_PREFIXES
 

@@ -24,7 +24,7 @@ Bar = Callable[[str, int], Callable[[int], None]]
 
 
 def check_places(output: Path, data: Path | None) -> None:
-    """Raise OSError if the run folder exists or the data does not, before work of minutes begins."""
+    """Raise OSError if the run folder exists or the data does not, before minutes of work begin."""
     if output.exists():
         raise FileExistsError(f"{output} exists; choose another --output, or remove it")
     if data is not None and not data.exists():
@@ -44,15 +44,15 @@ def make_run(
     Args:
         preset: A preset's name, or a preset file of your own (.yaml).
         checkpoint: The released file.
-        tokenizer: The released file of compressor and denoiser, where `checkpoint` holds the generator alone.
-        weights: "context" and "target" -> weights of that autoencoder; None where it has none.
+        tokenizer: The released file of compressor and denoiser, if `checkpoint` holds only the generator.
+        weights: "context" and "target" -> weights of that autoencoder; None if it has none.
         output: The run folder.
         data: Data set for the run to show.
     """
     console, described = plain_console(stderr=True), load_preset(preset)
     files = [checkpoint] if tokenizer is None else [checkpoint, tokenizer]
     with progress_bars(console) as bar:
-        # The tensors are gone when the checkpoint is written, and Nerfstudio is imported after that.
+        # Nerfstudio is imported only after the checkpoint is written and its tensors are freed.
         made: list[Any] = []
 
         def config() -> Any:
@@ -71,7 +71,7 @@ def make_run(
 def write_checkpoint(folder: Path, preset: Preset, files: list[Path], console: Console, bar: Bar) -> None:
     """Copy the released tensors into a checkpoint of our pipeline, and print which keys and records are left out.
 
-    Raises CheckpointError for a file that does not fit the preset, or is damaged.
+    Raises CheckpointError for a file that is damaged or does not fit the preset.
     """
     released = released_state(preset, *files)
     for reason in sorted(set(released.dropped.values())):
@@ -100,7 +100,7 @@ def imported_config(
     configs = {"context": preset.context_autoencoder, "target": preset.target_autoencoder}
     for role, path in weights.items():
         if path is not None:
-            # Names and shapes only, on no device: a file of another autoencoder is refused here, not by the first tool.
+            # Checks only names and shapes: a file of another autoencoder fails here, not later in the viewer.
             build_autoencoder(configs[role], path, device="meta")
         digest = None if path is None else remembered_sha256(path, bar(f"SHA-256 of {path.name}", path.stat().st_size))
         setattr(model, f"{role}_weights", path)

@@ -36,24 +36,25 @@ def latents(
 ) -> None:
     """Encode a data set once, so that training reads latents instead of photographs.
 
-    Run it again to continue after an interruption. Several processes may share the work: under SLURM job arrays, srun
-    or torchrun each takes its part by itself, else give --shard. Context and target latents go to different folders.
+    Run the same command again to continue after an interruption. Several processes may share the work: under SLURM job
+    arrays, srun or torchrun, each process takes its part automatically; otherwise give --shard. Use different folders
+    for context and target latents.
 
     Args:
         output: Folder for the latents: OUTPUT/{train|test}/{factor}/{scene}.npz and OUTPUT/map_dict.json.
         data: RealEstate10K or DL3DV: the folder that holds train and test, or the folder of one split.
         preset: Preset whose image size and autoencoder are used.
         role: Which of the preset's two autoencoders: for context views or for target views.
-        weights: File of the autoencoder's weights as published.
-        splits: Parts of the data set.
+        weights: Published weights of the autoencoder.
+        splits: Splits of the data set to encode.
         flip: Also encode the training scenes mirrored, with mirrored poses.
-        factors: Take every n-th frame, one set of files for each n.
+        factors: Take every n-th frame; each n gives its own set of files.
         min_frames: Leave out scenes with fewer frames.
         shard: Part of the work, e.g. 0/8. Detected automatically under SLURM and torchrun.
         seed: Random seed for sampling VA-VAE's latents; the noise differs for every scene and frame.
-        precision: Precision of the autoencoder; auto is what the published latents were computed with (on a GPU).
-        device: Device, such as cuda:1 or cpu. Default: the GPU of this process if there is one.
-        workers: Scenes decoded at the same time.
+        precision: Precision of the autoencoder; on a GPU, auto is the precision of the published latents.
+        device: Device, such as cuda:1 or cpu. Default: the GPU of this process, or the CPU without one.
+        workers: Number of scenes decoded at the same time.
         verify: Compute nothing; read every file of OUTPUT and list the damaged ones. With --data, also list missing
             ones.
     """
@@ -66,7 +67,7 @@ def latents(
         _verify(output, data, splits, console)
         return
     if data is None:
-        raise UsageError("--data is needed: the folder of the data set")
+        raise UsageError("--data is required: give the folder of the data set")
     import torch
 
     from scenetok_ns.data.precomputed.latent_files import LatentSettings
@@ -128,7 +129,7 @@ def _verify(root: Path, data: Path | None, splits: tuple[Split, ...], console: C
 
 
 def _own_device() -> torch.device:
-    """The GPU that torchrun or srun meant for this process, the first one without them, else the CPU."""
+    """The GPU that torchrun or srun assigned to this process, else the first GPU, else the CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -142,7 +143,7 @@ def _own_device() -> torch.device:
 
 
 def _sha256(weights: Path) -> str:
-    """Digest of the file, or of the one in a folder in diffusers' format."""
+    """SHA-256 of a weights file, or of the weights file in a folder in diffusers' format."""
     from scenetok_ns.models.autoencoders.weights import diffusers_file
     from scenetok_ns.tools.digests import sha256_of
 

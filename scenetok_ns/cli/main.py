@@ -38,14 +38,18 @@ QUIET = "--quiet"
 LONGEST = 1500
 """Maximum number of characters of an error that are printed."""
 DASHED, OPTION = re.compile(r"-[^-\d.].*"), re.compile(r"--[^=]+")
-"""Values that a parser would take for options, and options without a value."""
+"""Values that a parser would mistake for options, and options that are written without a value."""
 
 
 def entrypoint(args: list[str] | None = None) -> None:
-    """Run the subcommand that the first of `args` names (None: sys.argv).
+    """Run a subcommand.
 
-    Ends in SystemExit with status 2 for wrong options, 1 for any other failure that is not a bug, 130 for Ctrl-C and
-    143 for SIGTERM; each prints one line. Bugs keep their traceback.
+    Args:
+        args: Words of the command line, the subcommand's name first. None: those of sys.argv.
+
+    Raises:
+        SystemExit: The command failed, with status 2 for wrong options, 130 for Ctrl-C, 143 for SIGTERM, and 1 for
+            any other failure. One line is printed, for a bug also the traceback.
     """
     let_idle_threads_sleep()  # before torch is imported
     words = list(sys.argv[1:] if args is None else args)
@@ -103,9 +107,9 @@ def _run(name: str, args: list[str]) -> None:
 
 
 def attached(args: list[str]) -> list[str]:
-    """Options with a value that begins with one dash, `--output -x`, written as `--output=-x`.
+    """Join an option and a value that begins with a dash: `--output -x` becomes `--output=-x`.
 
-    The parser would take such a value for an option; it recognises negative numbers.
+    The parser would mistake such a value for an option. It recognises negative numbers by itself.
     """
     found: list[str] = []
     for word in args:
@@ -118,12 +122,12 @@ def attached(args: list[str]) -> list[str]:
 
 
 class _Terminated(BaseException):
-    """SIGTERM has come; what is unfinished is removed on the way out, as after Ctrl-C."""
+    """Raised on SIGTERM, so that unfinished files are removed on the way out, as after Ctrl-C."""
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM raise _Terminated, unless someone else handles it."""
+    """Let SIGTERM raise _Terminated, unless it has another handler already."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
@@ -140,7 +144,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _stop_reading(name: str | None) -> NoReturn:
-    """End since nobody reads the output any more, as in `scenetok ... | head`."""
+    """End the command because nobody reads its output any more, as in `scenetok ... | head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it ends
     _stop(name, "the program that reads the output has ended", FAILURE)
 
@@ -155,7 +159,7 @@ class CommandFailed(SystemExit):
 
 def _stop(name: str | None, line: str, status: int) -> NoReturn:
     text = f"scenetok{f' {name}' if name else ''}: {line}"
-    if len(text) > LONGEST:  # a name of thousands of characters
+    if len(text) > LONGEST:  # such as one with a name of thousands of characters
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     print_error(text)
     raise CommandFailed(text, status) from None

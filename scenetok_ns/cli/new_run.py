@@ -16,7 +16,7 @@ from scenetok_ns.tools.printing import command, plain_console
 from scenetok_ns.tools.run_files import CONFIG
 
 CAMERA_PATH = "camera_path.json"
-"""File in the folder of a photograph that came without a path: its trajectory, for ns-render."""
+"""File in the run folder of a photograph that was given without --path. It holds the trajectory, for ns-render."""
 
 
 def new_run(
@@ -51,25 +51,25 @@ def new_run(
         output: Run folder to create; it must not exist.
         scene: Name of the evaluation scene to display.
         data: Another data set, or a capture: of scenetok capture or ns-process-data, or a COLMAP model.
-        index: Evaluation index (scenetok eval-index makes them): which scenes ns-eval takes, and which of their views.
-        tokens: File of scene tokens to display, instead of a scene that is encoded from photographs.
+        index: Evaluation index with the scenes and views that ns-eval uses; scenetok eval-index creates one.
+        tokens: Token file to display, instead of a scene that is encoded from photographs.
         photograph: See the options.
         num_context: Number of context views to encode; for scenegen runs, number of anchor poses.
-        num_condition: Number of photographs that a scenegen run generates scenes of a data set from.
+        num_condition: Number of photographs from which a scenegen run generates the scenes of a data set.
         seed: Random seed for rendering.
-        steps: Denoising steps of a render.
+        steps: Number of denoising steps of a render.
         guidance: Classifier-free guidance scale of a render, 1 is off. More needs a preset with a null token; no
             released model has one.
         solver: Solver of a render: euler, or multistep, which needs fewer steps for the same error.
-        wide: Pictures that are not square: border (the whole square view, with its border) or fill (a part of a larger
-            square; its ends are the model's guess); default: the run's.
+        wide: How pictures that are not square are rendered: border (a square view with a border beside it) or fill (cut
+            from a larger square view, whose outer parts the model guesses); default: the run's.
         low_vram: Keep idle networks in CPU memory. Halves GPU memory; starts more slowly.
-        engine: What renders on a GPU: auto (the engine, autoencoders in bfloat16), exact (the engine, autoencoders in
+        engine: Renderer on a GPU: auto (the engine, autoencoders in bfloat16), exact (the engine, autoencoders in
             the published code's precision) or off (the plain loop); default: the run's.
-        encoding: How photographs become tokens: mean (means of all Gaussians), latents (VA-VAE's latents are drawn) or
-            published (scene tokens are drawn, too, as in the published evaluation); default: the run's.
-        protocol: How scenes are evaluated: published as the published command does, notebook as its notebooks do
-            (docs/reproduce.md); default: the run's.
+        encoding: How photographs become tokens: mean (nothing is sampled), latents (VA-VAE's latents are sampled) or
+            published (scene tokens are sampled, too, as in the published evaluation); default: the run's.
+        protocol: How scenes are evaluated: published (as by the published command) or notebook (as by the published
+            notebooks); see docs/reproduce.md. Default: the run's.
         generation: See the options.
     """
     is_photograph = photograph.image is not None
@@ -93,7 +93,7 @@ def new_run(
         low_vram=low_vram,
         generation=generation,
     )
-    # Nerfstudio takes seconds to import, and bad options are reported before.
+    # Nerfstudio takes seconds to import; bad options are reported before that.
     from scenetok_ns.cli.change_run import check_data, print_capture_note
     from scenetok_ns.data.camera_path_files import write_camera_path
     from scenetok_ns.plugin.run_folder import derive_run

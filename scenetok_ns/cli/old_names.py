@@ -1,4 +1,4 @@
-"""Earlier names of commands and options, and the words of other commands for the same thing: all still work."""
+"""Earlier names of commands and options, and names that other commands use for the same option. All of them work."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ OPTIONS: dict[str, dict[str, str]] = {
     **{name: {"--views": "--frames"} for name in EXPORTS},
     **{name: {"--scenes": "--num-scenes", "--frames-per-scene": "--frames"} for name in TINY_TRAININGS},
 }
-"""Command -> earlier option, or another command's word -> option of today."""
+"""Command -> earlier name of an option, or its name in other commands -> current name."""
 RUN_FIRST = ("evaluate", "new-run", "report")
-"""Commands whose run stands without an option; `--run RUN` means the same."""
+"""Commands that take the run as their first argument. `--run RUN` means the same."""
 
 
 def current_command(name: str) -> tuple[str, str | None]:
@@ -42,7 +42,7 @@ def current_options(command: str, words: list[str]) -> tuple[list[str], list[str
 
 
 def _run_first(command: str, words: list[str]) -> list[str]:
-    """`--run RUN` as a word of its own, at the front."""
+    """Replace `--run RUN` by RUN as the first argument, for the commands that take it there."""
     if command in RUN_FIRST:
         for place, word in enumerate(words):
             if word.startswith("--run="):

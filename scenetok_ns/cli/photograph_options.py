@@ -20,23 +20,23 @@ class PhotographOptions:
     """Options of a photograph, and of the path from which its scene is seen."""
 
     image: Path | None = None
-    """A photograph to generate the scene from; its middle square is used."""
+    """A photograph to generate the scene from; its central square is used."""
     path: Path | None = None
     """With --image: camera path (camera_path.json of the viewer) along which you want to see the scene."""
     trajectory: Trajectory | None = None
-    """With --image, without --path: 1 unit forward (the default) or sideways, or a turn along a quarter of a circle of
-    radius 1."""
+    """With --image, without --path: motion of the camera: forward (1 unit, the default), sideways (1 unit) or turn
+    (along a quarter of a circle of radius 1)."""
     photo_at: Literal["first", "origin"] | None = None
-    """With --image: camera of the photograph: at the first camera of the path (the default), or at the world's origin,
-    level, looking along +y, as for a photograph with a trajectory."""
+    """With --image: camera of the photograph: first (the first camera of the path, the default) or origin (at the
+    world's origin, level, looking along +y, as with --trajectory)."""
     fov: float | None = None
-    """With --image: field of view along its shorter side in degrees; default: from EXIF, else 58."""
+    """With --image: field of view along the shorter side in degrees; default: from EXIF, else 58."""
     pose_scale: float | None = None
-    """With --image, or with a capture: factor from its units to training units. Default: 1 for the path of a
-    photograph; for captures, match the camera spread of the training data."""
+    """With --image or a capture: factor from the units of the path or capture to training units. Default: 1 for the
+    path of a photograph; for captures, match the camera spread of the training data."""
 
     def check(self) -> None:
-        """Raise ValueError for options that need others, or exclude each other."""
+        """Raise UsageError for options that need another option, or exclude each other."""
         if self.image is None and (surplus := given(self)):
             raise UsageError(f"--{next(iter(surplus)).replace('_', '-')} only works with --image")
         if self.path is not None and self.trajectory is not None:

@@ -19,7 +19,7 @@ from scenetok_ns.tools.printing import plain_console
 
 PAGE = "report.html"
 MARK = "<title>Evaluation</title>"
-"""In the first lines of every page."""
+"""Text in the first lines of every page, by which a page is recognised."""
 
 
 def report(
@@ -28,14 +28,15 @@ def report(
     variant: str | None = None,
     options: Annotated[ReportOptions, tyro.conf.arg(name="")] = ReportOptions(),  # noqa: B008  frozen
 ) -> None:
-    """Write a page about an evaluation: figures, sweep, and context, truth and prediction of the worst scenes.
+    """Write a page about an evaluation, with its figures, its sweep, and the pictures of the worst scenes: context
+    views, photographs and renders.
 
     The page is one file that needs no other files and no network.
 
     Args:
         run: Folder that scenetok evaluate wrote, or the run (or preset) that it evaluated.
         output: Page to write (.html); default: report.html in that folder.
-        variant: Variant of a sweep whose pictures the page shows, by the name of its folder; default: the first.
+        variant: Name of the folder of the sweep variant whose pictures the page shows; default: the first.
         options: See the options.
     """
     from scenetok_ns.evaluation.report import page, read_figures

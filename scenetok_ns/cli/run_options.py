@@ -1,6 +1,6 @@
-"""Changes that commands make to the configuration of a run, as one value: checked early, applied once.
+"""Changes that commands make to the configuration of a run, as one value that is checked early and applied once.
 
-Imports no Nerfstudio, which takes seconds: `--help` and bad options do not need it.
+This module does not import Nerfstudio, which takes seconds: `--help` and the report of bad options do not need it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scenetok_ns.plugin.run_folder import RunFolderConfig
 
 MOST = 1_000_000
-"""Largest count that any option takes."""
+"""Maximum value of options that are counts."""
 EMBEDDED = "scenetok-tiny"
 """Preset whose weights come with the package, used where no run is given."""
 EMBEDDED_GENERATOR = "scenegen-tiny"
@@ -33,9 +33,9 @@ class GenerationOptions:
     """Settings of scene generation."""
 
     scene_seed: int | None = None
-    """Random seed of a scenegen run: another seed gives another of the scenes that fit the photographs."""
+    """Random seed of a scenegen run's generation. Each seed gives another scene that fits the photographs."""
     scene_steps: int | None = None
-    """Number of steps in which a scenegen run generates a scene."""
+    """Number of denoising steps of a scenegen run's generation."""
     scene_guidance: float | None = None
     """Classifier-free guidance scale of a scenegen run's generation, 1 is off."""
     scene_solver: Solver | None = None
@@ -65,7 +65,7 @@ class RunChanges:
     num_context: int | None = None
     """Number of context views to encode; for scenegen runs, number of anchor poses."""
     num_condition: int | None = None
-    """Number of photographs that a scenegen run generates a scene from."""
+    """Number of photographs from which a scenegen run generates a scene."""
     pose_scale: float | None = None
     """Factor from capture units to training units."""
     seed: int | None = None
@@ -112,7 +112,7 @@ class RunChanges:
             positive("--scene-fit-steps", self.generation.scene_fit_steps)
 
     def _check_one_scene(self) -> None:
-        """Raise ValueError for options of data beside a file that is a scene by itself."""
+        """Raise UsageError for options of data beside a token file or photograph, which already gives the scene."""
         only = "--tokens" if self.tokens else "--image"
         others = {
             "--image": self.photograph.image if self.tokens else None,
@@ -128,7 +128,7 @@ class RunChanges:
             raise UsageError(f"{only} already gives the scene: leave out {', '.join(surplus)}")
 
     def apply(self, config: RunFolderConfig) -> PhotographSource | None:
-        """Change the configuration of a run; returns the photograph, if one is given.
+        """Change the configuration of a run. Returns the source of the photograph, or None without one.
 
         Raises DataError, ValueError or OSError, in one line, for changes that do not fit the run or its data.
         """
@@ -143,7 +143,7 @@ class RunChanges:
             change_run.change_num_condition(config, self.num_condition)
         if self.data is not None:
             change_run.change_data(config, self.data)
-        # A scene and an index belong to the data that is chosen before.
+        # These options refer to the data, so the data is changed first.
         if self.num_context is not None:
             change_run.change_num_context(config, self.num_context)
         if self.index is not None:
@@ -157,7 +157,7 @@ class RunChanges:
         return None if self.photograph.image is None else change_run.change_photograph(config, self.photograph)
 
     def _rendering(self) -> dict[str, Any]:
-        """Settings of the model that renders need, by name."""
+        """Render settings of the model, by name."""
         values = given(self)
         names = ["seed", "steps", "guidance", "solver", "wide", "engine", *(["low_vram"] if self.low_vram else [])]
         return {name: values[name] for name in names if name in values}
@@ -181,7 +181,7 @@ def positive(option: str, value: int, most: int = MOST) -> int:
 
 
 def guidance_scale(option: str, value: float) -> float:
-    """Check the value of an option for classifier-free guidance. Raises ValueError if it is below 1, infinite or
+    """Check the value of an option for classifier-free guidance. Raises UsageError if it is below 1, infinite or
     NaN."""
     if not 1 <= value < math.inf:
         raise UsageError(f"{option} must be at least 1 (1 is off), got {value:g}")
@@ -189,7 +189,7 @@ def guidance_scale(option: str, value: float) -> float:
 
 
 def run_for(tokens: tuple[Path, ...]) -> Path:
-    """The preset in the package that renders these token files, as a run. Raises ValueError if there is none."""
+    """Name of the package's preset that renders these token files, as a run. Raises UsageError if there is none."""
     if not tokens:
         return Path(EMBEDDED)
     from scenetok_ns.models.tokens import SceneTokens  # imports torch

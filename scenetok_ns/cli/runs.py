@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load_run(run: DerivedRun, console: Console, device: str | None = None) -> SceneTokPipeline:
-    """Load a run. Without the name of a device: on the GPU, or on the CPU without one."""
+    """Load a run on the named device; without a name, on the GPU, or on the CPU if there is no GPU."""
     chosen_device(device)  # a wrong name is reported at once
     with console.status("loading the model"):
         return run.load(device)
@@ -29,7 +29,7 @@ def write_run(
 ) -> None:
     """Write a derived run to its folder `output`, and print how to open it.
 
-    `fill` puts more files into the unfinished folder.
+    `fill` is called with the folder before it is complete, and can add files to it.
     """
     run.write(fill)
     viewer = command("ns-viewer", "--load-config", output / CONFIG)

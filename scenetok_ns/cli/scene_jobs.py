@@ -1,4 +1,4 @@
-"""Shared by commands that process all scenes of a data set: its splits, shards of the work, a bar, a report."""
+"""Helpers of commands that process all scenes of a data set: splits, shards, progress bar and report."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Split = Literal["train", "test"]
 
 
 def open_split(data: Path, split: str, splits: tuple[str, ...]) -> SceneSource:
-    """The scenes of DATA/split, or of DATA itself if `splits`, the splits asked for, are this one alone.
+    """Open the scenes of DATA/split, or of DATA itself if there is no such folder.
 
-    Raises DataError if there is no such folder.
+    Raises DataError if there is no such folder and the command processes several `splits`.
     """
     from scenetok_ns.data.scenes import DataError
     from scenetok_ns.data.sources.dl3dv import DL3DVSource
@@ -38,9 +38,9 @@ def open_split(data: Path, split: str, splits: tuple[str, ...]) -> SceneSource:
 
 
 def chosen_shard(shard: str | None) -> Shard:
-    """The part of the work that --shard names, else the one that SLURM or torchrun gave this process.
+    """The part of the work that --shard names, else the part that SLURM or torchrun assigned to this process.
 
-    Raises ValueError for a text that is not a shard.
+    Raises UsageError for a text that is not a shard.
     """
     from scenetok_ns.data.precomputed.scene_jobs import Shard
 
@@ -58,7 +58,7 @@ def job_label(name: str, shard: Shard) -> str:
 
 
 def scene_progress(console: Console) -> Progress:
-    """A bar that counts scenes or files."""
+    """A progress bar that counts scenes or files."""
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.views import DepthWanted, RenderedScene
 
 FEWEST_VIEWS, USUAL_VIEWS, MOST_VIEWS = 16, 120, 10_000
-"""Views of a scene: the smallest number, the default and the largest number."""
+"""Number of views of a scene: minimum, default and maximum."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ViewOptions:
     in the capture's coordinates: a camera path of the viewer, or a transforms.json."""
     run: Path | None = None
     """Run folder with the model (or its config.yml), or a preset whose weights come with the package; default: the
-    preset that the tokens are of, else scenetok-tiny."""
+    preset that made the tokens, else scenetok-tiny."""
     tokens: Path | None = None
     """A token file."""
     data: Path | None = None
@@ -38,7 +38,7 @@ class ViewOptions:
     scene: str | None = None
     """With a data set: name of the scene; default: the run's, or the first."""
     frames: int | None = None
-    """Number of views on a path by name. Default: 120."""
+    """Number of views on a named path. Default: 120."""
     num_context: int | None = None
     """Number of context views to encode."""
     pose_scale: float | None = None
@@ -46,13 +46,13 @@ class ViewOptions:
     seed: int | None = None
     """Random seed for rendering."""
     steps: int | None = None
-    """Denoising steps of a render. Few steps give pictures that agree with each other, but are softer."""
+    """Number of denoising steps of a render. With few steps, pictures agree better with each other, but are softer."""
     device: str | None = None
     """Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one."""
 
 
 def check_path(path: str, preset: str) -> None:
-    """Raise an error, in one line, unless a path that is not one by name is a file with poses that can be rendered."""
+    """Check a path that is given as a file. Raises a one-line error unless its poses can be read and rendered."""
     from scenetok_ns.data.camera_path_files import read_path
     from scenetok_ns.models.presets import load_preset
 
@@ -73,7 +73,7 @@ def rendered_scene(output: Path, options: ViewOptions, console: Console, depth: 
         steps=options.steps,
     )
     if options.path not in PATH_NAMES and options.frames is not None:
-        raise UsageError("--frames is for paths by name: a file has its own number of poses")
+        raise UsageError("--frames only works with named paths: a file has its own number of poses")
     views = USUAL_VIEWS if options.frames is None else options.frames
     if not FEWEST_VIEWS <= views <= MOST_VIEWS:
         raise UsageError(f"--frames must be from {FEWEST_VIEWS} to {MOST_VIEWS}, got {views}")

@@ -39,24 +39,23 @@ def score(
     pictures: bool = True,
     device: str | None = None,
 ) -> None:
-    """Measure pictures that other methods made of the same views, as `scenetok evaluate` and ns-eval measure
-    SceneTok's.
+    """Measure the pictures of other methods in the same way as `scenetok evaluate` and ns-eval measure SceneTok's.
 
     The pictures of a method lie in one folder: SCENE/FRAME.png or SCENE_FRAME.png, where FRAME is the number of the
     frame in its scene from 0, or the files that ns-eval --render-output-path writes. The photographs are cropped to
-    their size. `scenetok report` turns the result into a page. Run the same command again to continue after an
-    interruption.
+    the size of the pictures. `scenetok report` turns the result into a page. Run the same command again to continue
+    after an interruption.
 
     Args:
-        predictions: Folder of pictures, or several, one for each method.
+        predictions: Folders of pictures, one for each method.
         data: Data set with the photographs.
         index: Evaluation index with the views to compare, or the JSON file of ns-eval or scenetok evaluate.
         output: Folder for figures and tables.
         names: Names of the methods in the table. Default: the names of the folders.
         compare: Folders that scenetok evaluate or scenetok score wrote, for the table; they must have the same views.
         in_order: Take the pictures of a scene in the order of their names, whatever their numbers are.
-        skip_missing: Leave out scenes of which some method has not all pictures, and name them.
-        task: Decides whether distances between sets are called rFID or gFID, and so on.
+        skip_missing: Leave out scenes for which a method lacks pictures, and print their names.
+        task: Task of the methods, which decides whether set distances are called rFID or gFID, and so on.
         measure: See the options.
         baselines: Also measure the mean colour and the nearest context view.
         pictures: Save every view as JPEG for the report.
@@ -95,7 +94,7 @@ def score(
 
 
 def method_names(predictions: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Names of the methods. Raises ValueError if two are the same."""
+    """Names of the methods: those of --names, else of the folders. Raises ValueError if they cannot be used."""
     if not predictions:
         raise ValueError("give at least one folder of pictures with --predictions")
     if names and len(names) != len(predictions):
@@ -124,7 +123,10 @@ def open_data(data: Path, index: Path) -> tuple[SceneSource, Any]:
 def complete_scenes(
     folders: dict[str, PictureFolder], wanted: dict[str, list[int]], skip_missing: bool, console: Console
 ) -> list[str]:
-    """Scenes of which every method has all pictures. Raises DataError if one has not, or with `skip_missing` if all."""
+    """Scenes for which every method has all pictures.
+
+    Raises DataError if a scene lacks pictures; with `skip_missing`, only if all scenes do.
+    """
     lacking = {
         key: next(((name, lost) for name, folder in folders.items() if (lost := folder.missing(key, frames))), None)
         for key, frames in wanted.items()
@@ -144,24 +146,24 @@ def complete_scenes(
     if not keys:
         raise DataError(f"no scene is complete: {first}")
     named = ", ".join(list(gaps)[:MOST_NAMED]) + (", ..." if len(gaps) > MOST_NAMED else "")
-    console.print(f"{len(gaps)} of {len(wanted)} scenes are left out, without all pictures: {named}", soft_wrap=True)
+    console.print(f"{len(gaps)} of {len(wanted)} scenes are left out, pictures are missing: {named}", soft_wrap=True)
     return keys
 
 
 def check_same_views(others: dict[Path, dict[str, Any]], wanted: dict[str, list[int]]) -> None:
-    """Raise DataError unless evaluations of another time are of the same views of the same scenes."""
+    """Raise DataError unless the earlier evaluations measured the same views of the same scenes."""
     for path, figures in others.items():
         theirs = {key: scene["frames"] for key, scene in figures["per_scene"].items()}
         for key in dict.fromkeys([*wanted, *theirs]):
             if wanted.get(key) != theirs.get(key):
                 raise DataError(
-                    f"{path} measured other views than --index names, the first are of scene {key}: figures of "
+                    f"{path} measured other views than --index names, first in scene {key}: figures of "
                     "different views cannot be compared in one table"
                 )
 
 
 def figures_of(scores: PictureScores, data: Path, task: str) -> dict[str, Any]:
-    """Measure one method, with a bar, and write its figures."""
+    """Measure one method, with a progress bar, and write its figures."""
     from scenetok_ns.cli.scene_jobs import scene_progress
     from scenetok_ns.evaluation.evaluate import details
     from scenetok_ns.evaluation.options import FIGURES

@@ -1,4 +1,4 @@
-"""Shared by commands that write token files."""
+"""Helpers of commands that write token files."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from scenetok_ns.tools.run_files import CHECKPOINTS, CONFIG
 
 
 def check_token_file(output: Path) -> None:
-    """Raise an error unless the name is that of a token file, and nothing else has it already.
+    """Check that a token file may be written under this name.
 
     Raises:
         UsageError: The name has another ending.
-        FileExistsError: There is a file of another kind.
+        FileExistsError: A file of another kind has this name.
     """
     if output.suffix != ".safetensors":
         raise UsageError(f"--output: token files end in .safetensors, got {output.name}")
@@ -72,7 +72,7 @@ def write_tokens(
 
 
 def is_free(folder: Path, tokens: Path) -> bool:
-    """Whether a run folder for a token file may be created here: nothing is, or a run folder for the same file."""
+    """Whether a run folder may be created here: the path is free, or holds a run folder for the same token file."""
     if not folder.exists():
         return True
     if not folder.is_dir() or {path.name for path in folder.iterdir()} != {CONFIG, CHECKPOINTS}:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def package_preset(run: Path | None, tokens: tuple[Path, ...]) -> Preset | None:
-    """The preset of the package that token files are rendered with; None if the run is a folder, or there are none."""
+    """The package's preset that renders the token files; None if the run is a folder, or without token files."""
     if not tokens:
         return None
     chosen = run or run_for(tokens)
@@ -32,7 +32,7 @@ def load_package_renderer(preset: Preset, changes: RunChanges, console: Console,
 
     preset.check_guidance(changes.guidance)
     sampler = changed(preset.sampler, steps=changes.steps, guidance=changes.guidance, solver=changes.solver)
-    for file in changes.tokens[::-1]:  # as a run does: the first one is displayed
+    for file in changes.tokens[::-1]:  # in the order of `RunChanges.apply`
         TokenSource(file).check_preset(preset)
     with console.status("loading the model"):
         return TokenRenderer.of_package(preset, RenderSettings(sampler, seed=changes.seed or 0), device)

@@ -11,9 +11,9 @@ from scenetok_ns.training.tiny.stages import TinyOptions, run_training
 
 
 def train_tiny(options: Annotated[TinyOptions, tyro.conf.arg(name="")]) -> None:
-    """Train the embedded model on demo scenes made on the fly (use a GPU); write weights and log.
+    """Train the bundled model on demo scenes that are created on the fly, and write its weights and a log. Use a GPU.
 
-    With torchrun, processes share the work. `benchmarks/tiny.py` measures the weights.
+    Under torchrun, processes share the work. `benchmarks/tiny.py` measures the weights.
     """
     show_log()
     run_training(options)

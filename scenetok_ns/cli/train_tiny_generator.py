@@ -11,7 +11,8 @@ from scenetok_ns.training.tiny.generator import GeneratorOptions, run_generator_
 
 
 def train_tiny_generator(options: Annotated[GeneratorOptions, tyro.conf.arg(name="")]) -> None:
-    """Train the embedded scene generator on demo scenes made on the fly (use a GPU), and write weights and log."""
+    """Train the bundled scene generator on demo scenes that are created on the fly, and write its weights and a log.
+    Use a GPU."""
     show_log()
     run_generator_training(options)
     print_files("weights.safetensors and log.jsonl", options.output)

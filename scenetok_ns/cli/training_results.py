@@ -1,4 +1,4 @@
-"""Log and last line of the trainings of embedded models, shared by `scenetok train-tiny` and `train-tiny-generator`."""
+"""Log and last line of the trainings of bundled models, shared by the three `scenetok train-tiny` commands."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def view_capture(capture: Path, run: Path | None, console: Console, device: str | None = None) -> None:
     """Encode a capture and display it in the viewer, until the process is interrupted.
 
-    Creates a run folder that displays the capture in the capture's folder, unless it exists.
+    Creates a run folder inside the capture's folder, unless it exists.
 
     Args:
         capture: A folder with transforms.json.
@@ -42,7 +42,7 @@ def view_capture(capture: Path, run: Path | None, console: Console, device: str 
 
 
 def prepare_view(capture: Path, run: Path | None) -> DerivedRun:
-    """The run, changed to display a capture, for a folder in it; nothing is written yet."""
+    """Derive a run that displays a capture, in a folder inside the capture. Nothing is written yet."""
     from scenetok_ns.plugin.run_folder import derive_run
 
     chosen = Path(EMBEDDED) if run is None else run
@@ -53,7 +53,7 @@ def prepare_view(capture: Path, run: Path | None) -> DerivedRun:
 
 
 def encoded(run: DerivedRun, console: Console, device: str | None = None) -> SceneTokPipeline:
-    """Load a run and encode its scene for the first picture."""
+    """Load a run and encode or generate its scene, so that the viewer's first picture need not wait for it."""
     pipeline = load_run(run, console, device)
     renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
     shown = scenes.scene(scenes.active)
@@ -64,9 +64,9 @@ def encoded(run: DerivedRun, console: Console, device: str | None = None) -> Sce
 
 
 def start_viewer(config: RunFolderConfig, pipeline: SceneTokPipeline) -> None:
-    """Serve Nerfstudio's viewer, as ns-viewer does after it has loaded a run; does not return."""
+    """Serve Nerfstudio's viewer as ns-viewer does after it has loaded a run. Does not return."""
     from nerfstudio.scripts.viewer.run_viewer import _start_viewer
 
     config.vis = "viewer"
-    config.viewer.websocket_host = "127.0.0.1"  # runs of earlier versions say otherwise
+    config.viewer.websocket_host = "127.0.0.1"  # runs of earlier versions have another address
     _start_viewer(config, pipeline, 0)

@@ -15,9 +15,9 @@ from torch import Tensor
 EPSILON = 1e-6
 """Added to the norm of ray directions, as in training (parity README, c01)."""
 COSINE_LIMIT = 1.0 - 1e-6
-"""Clamp of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
+"""Limit of the cosine of a rotation angle, which keeps the arc cosine away from its steep ends (published code)."""
 RIGID_TOLERANCE = 1e-2
-"""Largest deviation of R^T R from the identity: path files hold interpolated poses with few digits."""
+"""Maximum deviation of R^T R from the identity: path files hold interpolated poses with few digits."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +76,24 @@ class CameraBatch:
         return self.c2w.shape[0]
 
     def relative_to(self, reference_c2w: Float[Tensor, "b 4 4"]) -> CameraBatch:
-        """The same cameras in the axes of a reference camera: inverse(reference) @ c2w, in float32."""
+        """Return the cameras in the axes of a reference camera: inverse(reference) @ c2w, computed in float32."""
         # inv_ex: plain inv would wait for the device to look for singular matrices.
         world_to_reference = torch.linalg.inv_ex(reference_c2w.float()).inverse[:, None]
         return CameraBatch(_product(world_to_reference, self.c2w.float()).to(self.c2w.dtype), self.intrinsics)
 
     def select(self, index: slice | list[int] | Int[Tensor, " k"] | Int[Tensor, "b k"]) -> CameraBatch:
-        """Views by position, for all elements alike, or by a row of positions for each element."""
+        """Select views by index: the same views of all batch elements, or those of a row of indices per element."""
         if isinstance(index, Tensor) and index.dim() == 2:
             rows = torch.arange(self.batch_size, device=index.device)[:, None]
             return CameraBatch(self.c2w[rows, index], self.intrinsics[rows, index])
         return CameraBatch(self.c2w[:, index], self.intrinsics[:, index])
 
     def repeat(self, copies: int) -> CameraBatch:
-        """The whole batch `copies` times, one after another."""
+        """Repeat the whole batch `copies` times along the batch dimension."""
         return CameraBatch(self.c2w.repeat(copies, 1, 1, 1), self.intrinsics.repeat(copies, 1, 1, 1))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CameraBatch:
-        """The same cameras on another device, or in another dtype."""
+        """Return the same cameras on another device, or in another dtype."""
         return CameraBatch(self.c2w.to(device, dtype), self.intrinsics.to(device, dtype))
 
 
@@ -108,10 +108,17 @@ def relative_cameras(cameras: CameraBatch, reference_c2w: Float[Tensor, "b 4 4"]
 def ray_map(
     cameras: CameraBatch, size: tuple[int, int], *, rays: Literal["ray", "plucker"], normalize: bool
 ) -> Float[Tensor, "b views 6 h w"]:
-    """World rays through the pixel centres of an image of `size` (height, width); float32 always.
+    """Compute the world rays through the pixel centres of an image.
 
-    ray: channels (direction, origin). plucker: (direction, origin x direction). Directions have unit length up to an
-    epsilon; `normalize` divides by the length once more, which only moves the last digits (parity README, c01).
+    Args:
+        cameras: The cameras.
+        size: Height and width of the image in pixels.
+        rays: Channels of the map: (direction, origin) for ray, (direction, origin x direction) for plucker.
+        normalize: Divide the directions by their length once more. They have unit length already, up to an epsilon,
+            so only the last digits change (parity README, c01).
+
+    Returns:
+        Ray maps, always float32.
     """
     c2w = cameras.c2w.float()
     # Sums of products, not matmul: neither TF32 nor autocast may round geometry.
@@ -154,7 +161,7 @@ def are_rigid(c2w: Float[Tensor, "*v 4 4"]) -> Bool[Tensor, "*v"]:
 
 
 def scaled_poses(c2w: Float[Tensor, "*v 4 4"], scale: float | Float[Tensor, ""]) -> Float[Tensor, "*v 4 4"]:
-    """The poses with their positions multiplied."""
+    """Return copies of the poses with their positions multiplied by `scale`."""
     poses = c2w.clone()
     poses[..., :3, 3] *= scale
     return poses
@@ -174,6 +181,6 @@ def pose_distances(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v v"]:
 
 
 def camera_spread(c2w: Float[Tensor, "v 4 4"]) -> float:
-    """Root of the mean square distance of the cameras from their middle."""
+    """Root mean square distance of the cameras from their mean position."""
     positions = c2w[:, :3, 3].double()
     return float((positions - positions.mean(0)).square().sum(1).mean().sqrt())

@@ -1,4 +1,4 @@
-"""Depth maps and cameras: points of pixels, pixels of points, what a view sees, how well two views agree.
+"""Geometry of depth maps: turn pixels into points and back, find what a view sees, and compare the depth of two views.
 
 Depth is measured along the camera's optical axis (z), in the units of the poses. Maps are [n, 1, h, w]. Cameras are a
 batch of one with n views: OpenCV camera-to-world, intrinsics divided by image width and height.
@@ -16,16 +16,16 @@ from torch import Tensor
 from scenetok_ns.models.cameras import CameraBatch, pixel_centres
 
 SAME_SURFACE = 0.05
-"""Largest part by which a point may lie behind the surface that a view shows there and still count as seen."""
+"""Maximum relative distance at which a point behind the visible surface still counts as seen."""
 
 
 class DepthMaps(NamedTuple):
-    """Depth of some views."""
+    """Depth maps of `n` views, with their confidence."""
 
     depth: Float[Tensor, "n 1 h w"]
-    """Along the optical axis, above 0."""
+    """Depth along the optical axis, above 0."""
     confidence: Float[Tensor, "n 1 h w"]
-    """Probability, as estimated, that the depth is within `CLOSE` of the truth: 0 to 1."""
+    """Estimated probability, from 0 to 1, that the depth is within `CLOSE` of the truth."""
 
 
 CLOSE = 0.1
@@ -33,7 +33,7 @@ CLOSE = 0.1
 
 
 def axis_rays(cameras: CameraBatch, size: tuple[int, int]) -> Float[Tensor, "n 3 h w"]:
-    """World directions through the pixel centres, of depth 1 along the axis (not of unit length)."""
+    """Directions through the pixel centres in world axes, scaled to depth 1 along the optical axis, not to length 1."""
     lenses = torch.linalg.inv_ex(cameras.intrinsics[0].float()).inverse
     rays = cameras.c2w[0, :, :3, :3].float() @ lenses @ pixel_centres(size, cameras.c2w.device)
     return rays.unflatten(2, size)
@@ -54,7 +54,12 @@ def unproject(depth: Float[Tensor, "n 1 h w"], cameras: CameraBatch) -> Float[Te
 def project(
     points: Float[Tensor, " 3 *shape"], cameras: CameraBatch
 ) -> tuple[Float[Tensor, "n 2 *shape"], Float[Tensor, " n *shape"]]:
-    """Places of world points in each view (0 to 1 inside of the picture) and their depths there, negative behind it."""
+    """Project world points into each view.
+
+    Returns:
+        Positions (x, y) in the picture, from 0 to 1 inside it, and depths along the optical axis, which are negative
+        behind the camera.
+    """
     w2c = torch.linalg.inv_ex(cameras.c2w[0].float()).inverse
     lenses = cameras.intrinsics[0].float()
     flat = points.flatten(1)
@@ -72,7 +77,7 @@ def inside_picture(where: Float[Tensor, "n 2 *shape"], depth: Float[Tensor, " n 
 def sample_maps(
     maps: Float[Tensor, "n c h w"], where: Float[Tensor, "n 2 a b"], mode: str = "bilinear"
 ) -> Float[Tensor, "n c a b"]:
-    """Values of maps at places (0 to 1 over the picture); beyond its edge, those of the edge."""
+    """Sample maps at positions (x, y), from 0 to 1 over the picture. Positions outside get the values of the edge."""
     grid = 2 * where.permute(0, 2, 3, 1) - 1
     return F.grid_sample(maps, grid, mode=mode, align_corners=False, padding_mode="border")
 
@@ -85,8 +90,8 @@ def seen_from(
     Args:
         points: World points.
         cameras: The views.
-        depths: Depth maps of the views: points behind another surface are not seen. None: walls hide nothing, so
-            this is whether a point is in any view's field.
+        depths: Depth maps of the views: points behind another surface are not seen. None: nothing hides a point, so
+            every point in the field of a view counts as seen.
     """
     where, depth = project(points, cameras)
     seen = inside_picture(where, depth)
@@ -102,8 +107,9 @@ def disagreement(
     """Relative difference between one view's depth, moved into another view, and that view's own depth.
 
     Returns:
-        |moved - own| / own for each pixel of view `first`, and where it counts: inside of view `second`, and not
-        hidden there by something nearer (`SAME_SURFACE` decides nothing here: a difference of 1/4 is another surface).
+        |moved - own| / own for each pixel of view `first`, and a mask of the pixels that count: those inside view
+        `second` that are not hidden there. A point counts as hidden if its depth is at least 1.25 times the depth of
+        the surface that view `second` shows.
     """
     points = unproject(depth[first : first + 1], cameras.select([first]))[0]
     where, moved = project(points, cameras.select([second]))
@@ -113,7 +119,7 @@ def disagreement(
 
 
 def normals_of(depth: Float[Tensor, "n 1 h w"], cameras: CameraBatch) -> Float[Tensor, "n 3 h w"]:
-    """Unit normals of the surface that each depth map shows, in the world and towards the camera."""
+    """Unit normals of the surface in each depth map, in world axes, pointing towards the camera."""
     points = unproject(depth, cameras)
     padded = F.pad(points, (1, 1, 1, 1), mode="replicate")
     across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]

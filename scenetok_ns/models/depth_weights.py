@@ -23,7 +23,7 @@ FORMAT = "scenetok-depth-1"
 PART = "depth_head"
 """Prefix of the tensors' names."""
 DEPTH_SUFFIX = "-depth"
-"""Suffix of a preset's embedded head, after the name of its networks' weights."""
+"""Suffix that an embedded depth head's name adds to the name of its networks' weights."""
 
 
 def new_depth_head(preset: Preset, denoiser: Denoiser) -> DepthHead:
@@ -33,7 +33,7 @@ def new_depth_head(preset: Preset, denoiser: Denoiser) -> DepthHead:
 
 
 def save_depth_head(head: DepthHead, path: Path, preset: Preset, denoiser: Denoiser) -> None:
-    """Write a head for the present weights of `denoiser`, in half precision; atomic."""
+    """Save a head that belongs to the current weights of `denoiser`. Writes atomically, in half precision."""
     header = {"preset": preset.name, "networks": module_sha256(denoiser), "sizes": asdict(head.config)}
     save_weights({PART: head}, path, {"format": FORMAT, PART: json.dumps(header)})
 
@@ -42,7 +42,7 @@ def load_depth_head(path: Path, preset: Preset, denoiser: Denoiser) -> DepthHead
     """Read a head that was trained on exactly these weights of `denoiser`.
 
     Raises:
-        CheckpointError: The file is missing, damaged, not a depth head, or of another denoiser.
+        CheckpointError: The file is missing, damaged, not a depth head, or was trained on another denoiser.
     """
     header = _header(path)
     if header["networks"] != module_sha256(denoiser):
@@ -74,7 +74,7 @@ def _header(path: Path) -> dict:
 
 
 def embedded_depth_head(preset: Preset) -> Path | None:
-    """File of the head that comes with a preset's embedded weights; None: there is none."""
+    """Path of the depth head that comes with a preset's embedded weights, or None."""
     if preset.embedded_weights is None:
         return None
     file = embedded_weights(preset.embedded_weights + DEPTH_SUFFIX)
@@ -85,12 +85,17 @@ class DepthSource:
     """Source of a model's depth head: none, a head, or a file that is read when depth is first needed."""
 
     def __init__(self, given: DepthHead | Path | None = None, *, required: bool = True) -> None:
-        """required: Refuse a file that belongs to other weights; False: there is no head then."""
+        """Remember where the head comes from.
+
+        Args:
+            given: The head, or its file. None: there is no head.
+            required: Raise an error if the file belongs to other weights. False: the model then has no head.
+        """
         self.given, self.required = given, required
         self._read: tuple[Fingerprint, DepthHead | None] | None = None
 
     def head(self, preset: Preset, denoiser: Denoiser) -> DepthHead | None:
-        """Return the head for the present weights of the denoiser, on its device; None: there is none.
+        """Return the head for the current weights of the denoiser, or None. A head from a file is on the CPU.
 
         Raises CheckpointError for a required file that does not fit.
         """

@@ -1,7 +1,7 @@
-"""Complaints about files of weights. Imports nothing heavy: commands know them before anything is loaded."""
+"""Errors about weight files. This module imports nothing heavy, so that commands can catch them before torch loads."""
 
 from __future__ import annotations
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names file and problem."""
+    """Raised for a checkpoint that cannot be used; the message names the file and the problem."""

@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     Pictures: TypeAlias = "Tensor | np.ndarray | Sequence[Picture]"
 
 OVERSHOOT = 0.01
-"""Distance from [0, 1] that float images may have: resizing filters overshoot by a little."""
+"""Maximum distance of float images from [0, 1]: resizing filters overshoot a little."""
 PIXELS = 4.0
-"""Normalised principal points and focal lengths: a principal point beyond this many picture sides, or a focal length
-beyond a hundred times this, is in pixels."""
+"""Maximum principal point, in picture sides, of normalised intrinsics. Larger ones, and focal lengths above a hundred
+times this, must be in pixels."""
 CONVERGING = 0.1
-"""Smallest eigenvalue of the mean projection across the optical axes, 0 (parallel) to 2/3 (every direction), from which
-the point that is nearest to all axes is well defined."""
+"""Minimum of the smallest eigenvalue of the mean projection perpendicular to the optical axes. The eigenvalue is 0 for
+parallel axes and 2/3 for axes in all directions; below the minimum, no point is clearly the nearest to all axes."""
 
 
 def as_images(images: Pictures, caller: str) -> Float[Tensor, "v 3 h w"]:
-    """Bring the photographs of one scene to float32 in [0, 1], [v, 3, h, w].
+    """Convert the photographs of one scene to a float32 tensor [v, 3, h, w] in [0, 1].
 
     Args:
         images: Tensor or NumPy array [v, 3, h, w] or [v, h, w, 3], uint8 in 0 to 255 or floating-point in [0, 1]; or a
             sequence of PIL pictures, or of arrays [3, h, w] or [h, w, 3], of one size.
-        caller: Name of the function that was called; begins messages.
+        caller: Name of the calling function, with which messages begin.
 
     Raises:
-        ValueError: The images have another type, shape or range, or hold NaN; one line.
+        ValueError: The images have another type, shape or range, or hold NaN. The message is one line.
     """
     stacked = images if isinstance(images, (Tensor, np.ndarray)) else _stacked(images, caller)
     tensor = torch.from_numpy(stacked) if isinstance(stacked, np.ndarray) else stacked
@@ -90,7 +90,7 @@ def _stacked(images: Sequence[Picture], caller: str) -> Tensor | np.ndarray:
 def _array(picture: Picture, caller: str) -> Tensor | np.ndarray:
     if isinstance(picture, (Tensor, np.ndarray)):
         return picture
-    if hasattr(picture, "convert"):  # PIL is not imported for this
+    if hasattr(picture, "convert"):  # recognises a PIL picture without importing PIL
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     raise ValueError(f"{caller}: expected tensors, arrays or PIL pictures, got {type(picture).__name__}")
 
@@ -100,9 +100,9 @@ def check_views(images: Float[Tensor, "v 3 h w"], cameras: CameraBatch, size: tu
 
     Args:
         images: Photographs of one scene.
-        cameras: Their cameras.
+        cameras: Cameras of the photographs.
         size: Height and width that the model takes, in pixels.
-        caller: Name of the function that was called; begins the message.
+        caller: Name of the calling function, with which the message begins.
     """
     height, width = size
     fits = images.shape[1:] == (3, height, width)
@@ -124,7 +124,7 @@ def check_cameras(cameras: CameraBatch, caller: str) -> None:
 
     Args:
         cameras: Cameras of one scene.
-        caller: Name of the function that was called; begins the message.
+        caller: Name of the calling function, with which the message begins.
     """
     c2w, lenses = cameras.c2w[0], cameras.intrinsics[0]
     focal, centre = lenses[:, [0, 1], [0, 1]], lenses[:, :2, 2]
@@ -145,12 +145,12 @@ def check_cameras(cameras: CameraBatch, caller: str) -> None:
 def check_axes(cameras: CameraBatch, caller: str) -> None:
     """Raise ValueError, in one line, for poses that look like OpenGL's: y up, looking along -z.
 
-    A single camera does not show its convention. An error is raised if two signs agree: all cameras are upside down in
-    a world whose z axis points up, and the place that they look at together lies behind all of them.
+    A single camera does not show its convention. An error is raised if two signs coincide: all cameras are upside down
+    in a world whose z axis points up, and the point nearest to all optical axes lies behind all cameras.
 
     Args:
         cameras: Cameras of one scene.
-        caller: Name of the function that was called; begins the message.
+        caller: Name of the calling function, with which the message begins.
     """
     c2w = cameras.c2w[0].double().cpu()
     if len(c2w) < 3 or bool((c2w[:, 2, 1] < 0.5).any()):

@@ -1,4 +1,4 @@
-"""Lightning checkpoints, read without running anything that they name."""
+"""Read Lightning checkpoints without running any code that they name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PLAIN_TYPES = {
     "dict", "list", "tuple", "str", "int", "float", "bool", "complex", "set", "frozenset", "bytes", "bytearray",
     "object", "slice", "range",
 }  # fmt: skip
-"""Names of `builtins` that records may hold; its functions open files and run code."""
+"""Names of `builtins` that records may contain. Others, such as its functions, can open files and run code."""
 
 
 class _Inert:
-    """Stands for an object of the trainer's records: takes any arguments and state, keeps nothing."""
+    """Replaces an object of the trainer's records. Accepts any arguments and state, and stores nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -40,14 +40,14 @@ class _Inert:
 
 
 class _InertDict:
-    """Stands for a subclass of dict: torch fills dicts and OrderedDicts only."""
+    """Replaces a subclass of dict, because torch fills only dicts and OrderedDicts."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()
 
 
 class _InertList:
-    """Stands for a subclass of list, and for a deque."""
+    """Replaces a subclass of list, or a deque."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> list:  # type: ignore[misc]
         return []
@@ -57,17 +57,17 @@ _STANDS_FOR = "stand-in of "
 
 
 def _stand_in(kind: type, name: str) -> type:
-    """A class of its own for each name, so that an error of torch says which name it is about."""
+    """Create a separate class for each name, so that an error of torch shows which name it is about."""
     return type(_STANDS_FOR + name, (kind,), {})
 
 
 def read_lightning(path: Path) -> dict[str, Tensor]:
-    """The `state_dict` of a Lightning checkpoint, memory-mapped: nothing of it is read before it is used.
+    """Read the `state_dict` of a Lightning checkpoint. It is memory-mapped: a tensor is read when it is used.
 
-    Beside tensors, such a file holds records of the trainer, which name classes of other packages. Inert classes
+    Besides tensors, such a file holds records of the trainer, which name classes of other packages. Inert classes
     replace all of them; nothing in these packages is imported or called.
 
-    Raises CheckpointError for a file that is truncated, no checkpoint, or names what runs code.
+    Raises CheckpointError for a file that is truncated, is not a checkpoint, or names something that can run code.
     """
     names = record_names(path)
     if refused := [name for name in names if _runs_code(name)]:
@@ -82,8 +82,8 @@ def read_lightning(path: Path) -> dict[str, Tensor]:
             with torch.serialization.safe_globals(stand_ins):
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             break
-        except Exception as error:  # what a reader raises on damaged bytes differs with the damage
-            # Only here it shows whether a name is of a dict or a list, which torch wants to be ones.
+        except Exception as error:  # damaged bytes can raise anything
+            # Only the error shows whether a name stands for a dict or a list, which torch accepts only as such.
             about = re.search(rf"{_STANDS_FOR}([\w.]+)", str(error))
             if about is None or kinds.get(about[1]) is not _Inert:
                 raise _unreadable(path, error) from error
@@ -99,14 +99,14 @@ def read_lightning(path: Path) -> dict[str, Tensor]:
 
 
 def record_names(path: Path) -> list[str]:
-    """Names that the pickle of a checkpoint mentions and that this process does not allow: those of the records.
+    """Names in the pickle of a checkpoint that torch does not allow by itself: the classes of the trainer's records.
 
-    Raises CheckpointError for a file that is truncated or no checkpoint.
+    Raises CheckpointError for a file that is truncated or not a checkpoint.
     """
     _check_is_zip(path)
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception as error:  # as of torch.load
+    except Exception as error:  # damaged bytes can raise anything
         raise _unreadable(path, error) from error
 
 
@@ -121,9 +121,9 @@ def _runs_code(name: str) -> bool:
 
 
 def check_crc(path: Path, progress: Callable[[int], None] = lambda count: None) -> None:
-    """Raise CheckpointError if a part of a checkpoint has another checksum than when it was written.
+    """Raise CheckpointError if a part of a checkpoint does not have the checksum that was written with it.
 
-    Reads the whole file; `progress` gets the number of bytes of each piece.
+    Reads the whole file, and calls `progress` with the number of bytes of each piece.
     """
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():

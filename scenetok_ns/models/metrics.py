@@ -1,4 +1,4 @@
-"""Picture metrics, one value a picture. Arguments are keywords, since not all metrics are symmetric."""
+"""Metrics of pictures, with one value per picture, and of depth. Those of pictures take keywords, to avoid mix-ups."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def psnr(
 
 
 def ssim(*, pred: Pictures, target: Pictures) -> Float[Tensor, " n"]:
-    """Structural similarity of pictures in [0, 1], torchmetrics' as in Nerfstudio (Gaussian, 11 pixels, sigma 1.5)."""
-    # Imported here: it costs a second, and Nerfstudio loads our entry points at every start.
+    """Structural similarity of pictures in [0, 1], by torchmetrics as in Nerfstudio: Gaussian, 11 pixels, sigma 1.5."""
+    # Imported here because it takes a second, and Nerfstudio loads our entry points at every start.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     values = structural_similarity_index_measure(
@@ -31,10 +31,10 @@ def ssim(*, pred: Pictures, target: Pictures) -> Float[Tensor, " n"]:
 
 
 def ssim_skimage(*, pred: Pictures, target: Pictures) -> Float[Tensor, " n"]:
-    """Structural similarity as pixelSplat, SceneTok and others publish it: scikit-image's, Gaussian of 11 pixels.
+    """Structural similarity as pixelSplat, SceneTok and others report it: scikit-image's, with a Gaussian of 11 pixels.
 
-    Differs from `ssim` in two things: only windows that lie inside the picture count, and variances are those of a
-    sample (n - 1). Pictures must have at least 11 pixels a side.
+    Differs from `ssim` in two ways: only windows that lie inside the picture count, and variances are those of a
+    sample (n - 1). Pictures in [0, 1] must have at least 11 pixels on each side.
     """
     offsets = torch.arange(-5, 6, dtype=torch.float64)
     row = torch.exp(-(offsets**2) / (2 * 1.5**2))
@@ -56,7 +56,7 @@ def ssim_skimage(*, pred: Pictures, target: Pictures) -> Float[Tensor, " n"]:
 
 
 def picture_metrics(*, pred: Pictures, target: Pictures) -> dict[str, Float[Tensor, " n"]]:
-    """All metrics that need no weights, by the names under which they are reported."""
+    """Compute all metrics that need no weights. Returns their values by the names under which they are reported."""
     return {
         "psnr": psnr(pred=pred, target=target),
         "ssim": ssim(pred=pred, target=target),
@@ -70,8 +70,8 @@ def depth_metrics(
     """Compare depth with the truth where it is known.
 
     Returns:
-        abs_rel: Mean of |depth - truth| / truth. delta1: Part of the pixels whose depth is off by less than a factor
-        of 1.25. Both are NaN where no pixel is known.
+        abs_rel: Mean of |depth - truth| / truth. delta1: Fraction of the pixels whose depth is off by less than a
+        factor of 1.25. Both are NaN if no pixel is known.
     """
     found, true = depth[known].float(), truth[known].float()
     ratio = torch.maximum(found / true, true / found)

@@ -1,8 +1,8 @@
-"""Depth of pictures with known cameras by a plane sweep: no network, no training.
+"""Estimate the depth of pictures with known cameras by a plane sweep, without a network and without training.
 
-For each pixel, depths are tried; at the right one, the pixel's point has the same colour in neighbouring pictures.
-Where colours are flat they say nothing: semi-global matching (Hirschmüller 2008) then takes the depth of the pixels
-around. All depths are along the optical axis, in the units of the poses.
+For each pixel, many depths are tried; at the right one, the pixel's point has the same colour in neighbouring pictures.
+Uniform areas say nothing about depth: there, semi-global matching (Hirschmüller 2008) uses the depth of the pixels
+around them. All depths are along the optical axis, in the units of the poses.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ class PlaneSweepOptions:
     nearest: float = 0.2
     farthest: float = 60.0
     num_depths: int = 128
-    """Tried depths, evenly spaced in their logarithm."""
+    """Number of depths to try, evenly spaced in their logarithm."""
     num_neighbours: int = 12
-    """Number of pictures that each is compared with."""
+    """Number of other pictures that each picture is compared with."""
     side: int = 64
-    """Pixels of the pictures' longer side while they are compared."""
+    """Longer side in pixels of the pictures that are compared."""
     smallest_jump: float = 0.012
-    """Cost of a change by one depth between neighbouring pixels, as a difference of colours in [0, 1]."""
+    """Cost of a change by one depth step between neighbouring pixels, as a difference of colours in [0, 1]."""
     largest_jump: float = 0.2
     """Cost of any larger change."""
     temperature: float = 0.03
-    """Difference of costs at which a depth is e times less likely: sets the confidence."""
+    """Difference of costs that makes a depth e times less likely; sets the confidence."""
 
 
 DEFAULTS = PlaneSweepOptions()
 AT_ONCE = 8
 """Number of frames whose costs are in memory together."""
 SAME_PLACE = 1e-5
-"""Square of a distance, in units of the cameras' spread, below which two pictures are taken from one place."""
+"""Pose distance (`pose_distances`, in units of the cameras' spread) below which two pictures count as taken from one
+place."""
 UNSEEN = 0.08
-"""Cost of a depth at which no other picture shows the point: between colours that agree and colours that do not."""
+"""Cost of a depth whose point no other picture shows: between the cost of equal and that of different colours."""
 
 
 @torch.no_grad()
@@ -56,13 +57,17 @@ def sweep_depths(
     *,
     unit: float | None = None,
 ) -> DepthMaps:
-    """Depth of some of the frames, at their size, by comparison with the others.
+    """Estimate the depth of some of the frames by comparison with the others.
 
     Args:
-        frames: At least 2, in [0, 1].
+        frames: At least 2 frames in [0, 1].
         cameras: A batch of one with their cameras, on the same device.
-        references: Numbers of the frames whose depth is wanted; None: all.
-        unit: Length that `options` counts depths in; None: the cameras' spread.
+        references: Indices of the frames whose depth is wanted. None: all.
+        options: Settings of the sweep.
+        unit: Unit of the depths in `options`, in units of the poses. None: the cameras' spread.
+
+    Returns:
+        Depth and confidence of the references, at the size of the frames.
 
     Raises:
         ValueError: Fewer than 2 frames.
@@ -85,15 +90,17 @@ def sweep_depths(
 
 
 def depth_steps(unit: float, options: PlaneSweepOptions) -> Float[Tensor, " depths"]:
-    """Depths to try, in world units."""
+    """Depths to try, in units of the poses."""
     steps = torch.linspace(0, 1, options.num_depths)
     return unit * options.nearest * (options.farthest / options.nearest) ** steps
 
 
 def neighbours(c2w: Float[Tensor, "n 4 4"], count: int) -> Int64[Tensor, "n count"]:
-    """For each camera the `count` others nearest in position and angle, the very nearest half left out if it can be:
-    cameras at nearly the same place say nothing about depth. Positions are in units of the cameras' spread, so that
-    an angle of one radian is as far."""
+    """Indices of `count` other cameras for each camera: the nearest ones in position and angle.
+
+    Every second one is skipped if there are enough, and cameras at the same place come last, because near cameras say
+    little about depth. Positions are in units of the cameras' spread, which counts as much as an angle of one radian.
+    """
     distances = pose_distances(c2w).fill_diagonal_(torch.inf)
     distances = distances.masked_fill(distances < SAME_PLACE, torch.inf)
     order = distances.argsort(dim=1)[:, :-1]
@@ -107,8 +114,10 @@ def colour_difference(
     world: Float[Tensor, "3 d pixels"],
     colour: Float[Tensor, "3 pixels"],
 ) -> Float[Tensor, "d pixels"]:
-    """Mean absolute difference over the better half of the frames that see a point (the others may be hidden);
-    infinite where none does."""
+    """Mean absolute colour difference between points and the frames that see them; infinite if none does.
+
+    Only the better half of these frames counts, because the point may be hidden in the others.
+    """
     where, depth = project(world, cameras)
     seen = inside_picture(where, depth)
     difference = (sample_maps(frames, where) - colour[None, :, None]).abs().mean(dim=1)  # [m, d, pixels]
@@ -126,7 +135,7 @@ def _cost(
     others: Int64[Tensor, " m"],
     depths: Float[Tensor, " d"],
 ) -> Float[Tensor, "d h w"]:
-    """Difference of colours of each pixel of one frame at each depth, averaged over 3 x 3 pixels."""
+    """Colour difference of each pixel of one frame at each depth, averaged over 3 x 3 pixels."""
     size = (frames.shape[-2], frames.shape[-1])
     own = cameras.select([reference])
     rays = axis_rays(own, size)[0].flatten(1)
@@ -148,7 +157,7 @@ def _semi_global(cost: Float[Tensor, "d n h w"], options: PlaneSweepOptions) -> 
 
 
 def _along(cost: Float[Tensor, "d n h w"], dim: int, options: PlaneSweepOptions) -> Float[Tensor, "d n h w"]:
-    """Costs of the best paths along a dimension. The best depth of the place before counts as zero."""
+    """Costs of the best paths along a dimension, minus the lowest cost at the previous pixel."""
     first, *others = cost.unbind(dim)
     found = [first]
     for own in others:
@@ -165,7 +174,7 @@ def _along(cost: Float[Tensor, "d n h w"], dim: int, options: PlaneSweepOptions)
 def _best(
     cost: Float[Tensor, "d n h w"], depths: Float[Tensor, " d"], options: PlaneSweepOptions
 ) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n h w"]]:
-    """The depth of least cost, refined between the tried ones, and the probability of those within CLOSE of it."""
+    """Depth of the lowest cost, interpolated between tried depths, and the probability of those within CLOSE of it."""
     likely = (-cost / options.temperature).softmax(dim=0)
     logs = depths.log().view(-1, 1, 1, 1)
     distance = (torch.arange(len(depths), device=cost.device).view(-1, 1, 1, 1) - cost.argmin(dim=0)).abs()

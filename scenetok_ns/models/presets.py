@@ -1,4 +1,4 @@
-"""Architectures and recipes as data: one flat YAML file in configs/ for each released or embedded model."""
+"""Architectures and recipes as data: one self-contained YAML file in configs/ for each released or embedded model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BLOCKS = {"depth": (1, 1000), "patch_size": (1, LARGEST), "mlp_ratio": (0.01, 10
 Solver = Literal["euler", "multistep"]
 """euler: as published. multistep: second order at the same cost, for fewer steps (`flow.multistep_velocity`)."""
 Encoding = Literal["mean", "latents", "published"]
-"""How photographs become tokens. mean: means of all Gaussians, the same tokens at every call. latents: latents of the
-autoencoder are drawn. published: scene tokens are drawn, too, as in the published evaluation."""
+"""How photographs become tokens. mean: nothing is sampled, so every call gives the same tokens. latents: the
+autoencoder's latents are sampled. published: scene tokens are sampled, too, as in the published evaluation."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class SceneGeneratorConfig:
     camera: CameraConfig
     mlp_ratio: float = 4.0
     scale: float = 0.1
-    """Factor of the tokens before the generator sees them."""
+    """Factor by which tokens are multiplied before the generator sees them."""
 
     def __post_init__(self) -> None:
         check_divides("scene_generator", "hidden_size", self.hidden_size, "num_heads", self.num_heads)
@@ -121,19 +121,19 @@ class SceneGeneratorConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Which autoencoder, and the scale its latents are multiplied by."""
+    """An autoencoder, and the scale by which its latents are multiplied."""
 
     name: Literal["pixel", "conv", "vavae", "video_dcae", "wan"]
     scale: float = 1.0
     spatial_factor: int = 8
     """pixel only (the others have their own): side of the patch that becomes one latent position."""
     frames_per_chunk: int = 1
-    """pixel and conv only: frames of a chunk, e.g. 1, 4 or 17."""
+    """pixel and conv only: number of frames in a chunk, e.g. 1, 4 or 17."""
     latents_per_chunk: int = 1
-    """pixel and conv only: latents that a chunk becomes, e.g. 1, 1 or 5."""
+    """pixel and conv only: number of latents in a chunk, e.g. 1, 1 or 5."""
     frames_per_latent: int | None = None
-    """pixel and conv only: frames that share a latent, e.g. 1, 4 or 4. None: a chunk of one latent holds all its
-    frames; in chunks of several latents, the first holds one frame and the others equal shares of the rest
+    """pixel and conv only: number of frames that share a latent, e.g. 1, 4 or 4. None: a single latent of a chunk holds
+    all its frames; of several latents, the first holds one frame and the others equal shares of the rest
     (`TemporalLayout`)."""
 
     def __post_init__(self) -> None:
@@ -151,13 +151,13 @@ class SamplerConfig:
     window: int
     """Number of latents that are denoised together (concurrency)."""
     clean_targets: int
-    """Finished latents at the head of each next window."""
+    """Number of finished latents at the beginning of each further window."""
     schedule: Literal["full_sequence", "autoregressive", "pyramid"] = "full_sequence"
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is off."""
     pyramid_uncertainty: int = 1
     solver: Solver = "euler"
-    """As released: euler. multistep needs fewer steps for the same error."""
+    """Solver: euler, as released, or multistep, which needs fewer steps for the same error."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -175,9 +175,10 @@ class SceneSamplerConfig:
     steps: int
     timestep_shift: float
     guidance: float = 1.0
-    """Guidance scale; off in released models. The published code has 3.0 behind a switch that is false by default."""
+    """Classifier-free guidance scale; off (1) in released models. The published code has 3.0 behind a switch that is
+    false by default."""
     solver: Solver = "euler"
-    """As released: euler. multistep needs fewer steps for the same error."""
+    """Solver: euler, as released, or multistep, which needs fewer steps for the same error."""
     fit_steps: int = 0
     """Steps in which the finished tokens are fitted to the photographs (`token_fitting.fit_tokens`); as released: 0."""
 
@@ -192,7 +193,7 @@ Sampler = TypeVar("Sampler", SamplerConfig, SceneSamplerConfig)
 
 
 def changed(sampler: Sampler, **values: Any) -> Sampler:
-    """The sampler with those values that are not None."""
+    """Return a copy of the sampler with the given values. A value of None changes nothing."""
     return dataclasses.replace(sampler, **{name: value for name, value in values.items() if value is not None})
 
 
@@ -214,13 +215,13 @@ class Preset:
     sampler: SamplerConfig
     training: TrainingConfig
     embedded_weights: str | None = None
-    """Name of the trained weights that come with the package (models/weights.py); None: there are none."""
+    """Name of the trained weights that come with the package (models/weight_files.py); None: there are none."""
     embedded_generator: str | None = None
-    """The same for the scene generator, whose weights are a file of their own beside its tokenizer's."""
+    """Name of the scene generator's weights that come with the package, in a separate file; None: there are none."""
     scene_generator: SceneGeneratorConfig | None = None
     scene_sampler: SceneSamplerConfig | None = None
     tokenizer_checkpoint: str | None = None
-    """File name of the released checkpoint that holds compressor and denoiser, where `checkpoint` does not."""
+    """File name of the released checkpoint that holds compressor and denoiser, if `checkpoint` does not."""
     tokenizer_preset: str | None = None
     """Preset of the model whose frozen compressor and denoiser a scene generator is trained on; its architecture is
     repeated in this one."""
@@ -257,13 +258,13 @@ class Preset:
             raise ValueError(f"no trained weights of preset {self.name} come with this package; give a run folder")
 
     def check_guidance(self, guidance: float | None) -> None:
-        """Raise ValueError for guidance of renders that the denoiser was not trained for."""
+        """Raise ValueError for a guidance scale of renders that the denoiser was not trained for."""
         if guidance is not None and guidance > 1 and not self.denoiser.null_token:
-            raise ValueError(f"--guidance {guidance}: preset {self.name} without null token takes 1 (off) only")
+            raise ValueError(f"--guidance {guidance}: preset {self.name} has no null token, so it only takes 1 (off)")
 
     @property
     def quirks(self) -> tuple[str, ...]:
-        """Fields of released weights' quirks that are on; none should be on when a model is trained from scratch."""
+        """Quirks of released weights that are on, as "field: value". Training from scratch should have none."""
         focal = self.data.scale_focal_by_256
         return (
             *([f"data.scale_focal_by_256: {focal}"] if focal != "none" else []),
@@ -334,7 +335,7 @@ def _read(path: Path) -> Preset:
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"preset file {path} does not hold the fields of a preset; see docs/presets.md")
-    # A constructor names its own part; what it says belongs to this file.
+    # A constructor's error names only its own part of the preset: add the file's name.
     try:
         return build(Preset, {"name": path.stem, **values}, where="preset")
     except ValueError as error:
@@ -342,9 +343,9 @@ def _read(path: Path) -> Preset:
 
 
 def shares_tokens(preset: Preset, maker: str) -> bool:
-    """Whether `preset` renders tokens of the preset `maker` as their maker does."""
+    """Whether `preset` renders the tokens that preset `maker` made: both have the same tokenizer."""
     if maker == preset.name:
         return True
-    # A preset file of a user's that is not here has no tokenizer but itself.
+    # A preset file of a user's may not be available here; it counts as its own tokenizer.
     tokenizer = load_preset(maker).tokenizer if maker in preset_names() else maker
     return tokenizer == preset.tokenizer

@@ -33,7 +33,7 @@ STEP = re.compile(r"step-\d+\.ckpt")
 
 @dataclass(frozen=True)
 class GivenFiles:
-    """Files that the user names. None: they are looked for."""
+    """Files that the user gives. A file that is None is searched for."""
 
     context_weights: Path | None = None
     target_weights: Path | None = None
@@ -68,14 +68,14 @@ def read_pretrained(source: str | Path, preset: str | None, given: GivenFiles) -
         return _of_run_checkpoint(path, preset, given)
     if path.suffix == ".safetensors":
         if preset is None:
-            raise ValueError(f"{path} does not say which preset it is of: give preset=, such as preset='scenetok-tiny'")
+            raise ValueError(f"{path} does not name its preset: give preset=, such as preset='scenetok-tiny'")
         return _of_networks(load_preset(preset), [path], given)
     return _of_released(path, preset, given)
 
 
 def _of_preset(name: str, preset: str | None, given: GivenFiles) -> Pretrained:
     if preset not in (None, name):
-        raise ValueError(f"from_pretrained: {name} is a preset already, so preset={preset!r} says something else")
+        raise ValueError(f"from_pretrained: {name} is a preset, but preset={preset!r} names another one")
     found = load_preset(name)
     if found.is_embedded:
         names = (found.embedded_weights, found.embedded_generator)
@@ -86,7 +86,7 @@ def _of_preset(name: str, preset: str | None, given: GivenFiles) -> Pretrained:
     file = find_released(found.checkpoint, [])
     if file is None:
         raise CheckpointError(
-            f"the weights of preset {name} are not here: get them with `scenetok download {name}`, or give the path of "
+            f"the weights of preset {name} were not found: run `scenetok download {name}`, or give the path of "
             f"{found.checkpoint}"
         )
     return _of_released(file, name, given)
@@ -115,7 +115,7 @@ def _of_run(run: Path, preset: str | None, given: GivenFiles) -> Pretrained:
 
 
 def _of_run_checkpoint(file: Path, preset: str | None, given: GivenFiles) -> Pretrained:
-    """A checkpoint by its path: the config.yml above it names the autoencoders' files."""
+    """Read a checkpoint of a run by its path. The run's config.yml, if there is one, names the autoencoders' files."""
     config = file.absolute().parent.parent / CONFIG
     recorded = preset
     context = target = AutoencoderWeights()
@@ -129,11 +129,11 @@ def _of_run_checkpoint(file: Path, preset: str | None, given: GivenFiles) -> Pre
 
 
 def _preset_in(file: Path) -> str:
-    """Name of the preset that a checkpoint says it is of. Raises ValueError."""
+    """Name of the preset that a checkpoint records. Raises ValueError if it records none that is in this package."""
     extra = model_state(read_checkpoint(file)["pipeline"]).get("_extra_state")
     name = extra.get("preset") if isinstance(extra, dict) else None
     if name not in preset_names():
-        problem = f"is of preset {name}, which is not in this package" if name else "does not say which preset it is of"
+        problem = f"is of preset {name}, which is not in this package" if name else "does not name its preset"
         raise ValueError(f"{file} {problem}: give preset=")
     return str(name)
 
@@ -150,7 +150,7 @@ def _of_released(file: Path, preset: str | None, given: GivenFiles) -> Pretraine
 
 
 def _of_networks(preset: Preset, files: list[Path], given: GivenFiles) -> Pretrained:
-    """Read our own files: checkpoints of runs, or weights in the package."""
+    """Read files in our own format: checkpoints of runs, or weights in the package."""
     where = " and ".join(map(str, files))
     if given.tokenizer is not None:
         raise ValueError(f"{where} holds the whole model: leave out the tokenizer {given.tokenizer}")
@@ -162,7 +162,7 @@ def _of_networks(preset: Preset, files: list[Path], given: GivenFiles) -> Pretra
 def _complete(
     preset: Preset, tensors: Mapping[str, Tensor], given: GivenFiles, folders: list[Path], where: str
 ) -> Pretrained:
-    """Add the autoencoders' files: as given, else by their published names in `folders` and in the cache."""
+    """Add the autoencoders' files: the given ones, else those with the published names in `folders` or the cache."""
     check_finite(tensors, f"{where} is damaged")
     released = files_of(preset)
 

@@ -1,7 +1,7 @@
 """Errors that released weights were trained with, and therefore need (docs/quirks.md).
 
-Each is one field of the presets of those weights and is off everywhere else. The order of the Wan camera features
-(`denoiser.camera_channels_last`) is part of the pose embedding, `models/cameras.py`; the focal scale is here.
+Each is a field that is on in the presets of those weights and off everywhere else. The order of the Wan camera features
+(`denoiser.camera_channels_last`) belongs to the pose embedding, `networks/pose_embedding.py`; the focal scale is here.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def scale_focal_by_256(
 ) -> Float[Tensor, "*batch 3 3"]:
     """Multiply focal lengths that are already divided by the image size by width / 256 and height / 256 again.
 
-    Training always used DL3DV's own size, 15 and 8.4375, whatever size a scene was stored in; the published reader of
-    images uses the size in transforms.json, which is the same for DL3DV's scenes (parity c11).
+    Training always used DL3DV's own size, so the factors are 15 and 8.4375, whatever size a scene was stored in. The
+    published reader of images uses the size in transforms.json, which is the same for DL3DV's scenes (parity c11).
     """
     height, width = stored_size
     scale = torch.ones(3, 3, dtype=torch.float64)

@@ -1,9 +1,9 @@
-"""Released checkpoints: their content, the tensors that are used, and a strict comparison of keys.
+"""Read released checkpoints: select the tensors that are used, and compare their keys strictly.
 
 A released file is a Lightning checkpoint: a dict with `state_dict` (keys `compressor.`, `denoiser.`,
 `scene_generator.`; parity c12) beside the trainer's own records. The module names inside our networks are those of
-the released keys, so there is nothing to rename. The file must have every key of the networks, with its shape. Keys
-that they do not have are reported and left out, unless they say that the file is of a larger network.
+the released keys, so there is nothing to rename. The file must have every key of the networks, with its shape. Other
+keys are reported and left out, unless they show that the file belongs to a larger network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GENERATOR_PREFIX = "scene_generator."
 
 @dataclass(frozen=True)
 class DroppedKeys:
-    """Keys of a released checkpoint that are known to be of no use."""
+    """Keys of a released checkpoint that are known to be unused."""
 
     pattern: str
     """Regular expression for the whole key; {last} stands for the index of the compressor's last block."""
@@ -40,7 +40,7 @@ DROPPED_KEYS = (
     DroppedKeys(r"denoiser\.null_tokens", "null token of an unconditional branch that was never trained"),
     DroppedKeys(r"(\w+\.)+\w*rope\.(freqs|freqs_cos|freqs_sin)", "rotary table; computed from the preset"),
     DroppedKeys(r"(denoiser|scene_generator)\.model\.y_embedder\..*", "class embedding of LightningDiT, never used"),
-    DroppedKeys(r"denoiser\.model\.pos_embed", "position table of LightningDiT, in whose place there is a rotary one"),
+    DroppedKeys(r"denoiser\.model\.pos_embed", "position table of LightningDiT, replaced by a rotary one"),
     DroppedKeys(r"compressor\.(norm|scene_norm)\..*", "norm of an earlier compressor, which the published code lacks"),
     DroppedKeys(r"compressor\.null_tokens", "null token of an earlier compressor, which the published code lacks"),
     DroppedKeys(r"ema\..*", "averaged weights of the trainer; the published code does not load them"),
@@ -49,7 +49,7 @@ DROPPED_KEYS = (
     DroppedKeys(r"autoencoder\..*", "frozen autoencoder; read from its own published file"),
     DroppedKeys(r"metric\..*", "networks of the evaluation metrics"),
 )
-"""Applied to keys that the preset's networks do not have. Others are left out, too, for the reason `UNKNOWN`."""
+"""Rules for keys that the preset's networks do not have. Keys without a rule are left out, too, as `UNKNOWN`."""
 UNKNOWN = "no part of the preset's networks"
 
 
@@ -110,11 +110,20 @@ def released_state(preset: Preset, checkpoint: Path, tokenizer: Path | None = No
 def used_tensors(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], preset: Preset, context: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a released file that networks use, in their order, and key -> reason of those left out.
+    """Select the tensors of a released file that a preset's networks use.
 
-    Raises CheckpointError, which lists all differences, for tensors that are missing or of another shape, and for
-    surplus ones that are numbered as tensors of the networks are: those are of a network with more layers. The message
-    begins with `context`.
+    Args:
+        expected: State dict of the networks (`expected_tensors`).
+        found: Tensors of the file.
+        preset: The preset.
+        context: Text with which error messages begin.
+
+    Returns:
+        The tensors in the networks' order, and key -> reason for those left out.
+
+    Raises:
+        CheckpointError: Tensors are missing or have another shape, or surplus ones have the keys of further layers,
+            so the file belongs to a larger network. The message lists all differences.
     """
     numbered = {_without_numbers(key) for key in expected}
     dropped = {key: drop_reason(key, preset) or UNKNOWN for key in found if key not in expected}
@@ -144,7 +153,7 @@ def drop_reason(key: str, preset: Preset) -> str | None:
 def check_content(files: Iterable[Path], tensors: Mapping[str, Tensor], progress: Callable[[int], None]) -> None:
     """Raise CheckpointError for files with a wrong checksum, or tensors with numbers that are not finite.
 
-    Reads everything once more; `progress` gets the number of bytes of each piece.
+    Reads everything once more, and calls `progress` with the number of bytes of each piece.
     """
     for path in files:
         check_crc(path, progress)
@@ -158,10 +167,16 @@ def check_content(files: Iterable[Path], tensors: Mapping[str, Tensor], progress
 
 
 def guess_preset(checkpoint: Path) -> tuple[str, list[str]]:
-    """The preset of a released file by its keys and shapes, and the names of all that fit it.
+    """Find the preset of a released file by the keys and shapes of its tensors.
 
-    Presets that differ in their training alone show and measure the same; the first with a released checkpoint is
-    taken. Raises CheckpointError if none fits, or some that do not do the same.
+    Several presets may fit that differ only in their training, and therefore give the same pictures. The first of them
+    with a released checkpoint is chosen.
+
+    Returns:
+        Name of the chosen preset, and the names of all presets that fit.
+
+    Raises:
+        CheckpointError: No preset fits, or presets fit that give different pictures.
     """
     found = read_lightning(checkpoint)
     fitting: list[Preset] = []
@@ -181,7 +196,7 @@ def guess_preset(checkpoint: Path) -> tuple[str, list[str]]:
 
 
 def _has_networks(preset: Preset, found: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds what `checkpoint` of a preset does: the generator alone, where the tokenizer has a file."""
+    """Whether a file holds the networks of a preset's checkpoint: only the generator if the tokenizer has its own."""
     expected = expected_tensors(preset)
     if preset.tokenizer_checkpoint is not None:
         expected = {key: value for key, value in expected.items() if key.startswith(GENERATOR_PREFIX)}
@@ -195,7 +210,7 @@ def _has_networks(preset: Preset, found: Mapping[str, Tensor]) -> bool:
 
 
 def _shown_alike(preset: Preset) -> tuple[object, ...]:
-    """Everything of a preset that pictures and figures depend on."""
+    """All parts of a preset on which pictures and figures depend."""
     data, views = preset.data, preset.data.views
     return (
         data.image_size,
@@ -214,9 +229,10 @@ def _shown_alike(preset: Preset) -> tuple[object, ...]:
 
 
 def check_weights(path: Path | None, sha256: str | None, role: str) -> None:
-    """Raise CheckpointError if the file of an autoencoder's weights is gone, or not the one that a run was made with.
+    """Raise CheckpointError if an autoencoder's weight file is missing, or is not the one that a run was made with.
 
-    Nothing is checked without a file (the autoencoder has none) or without a recorded digest.
+    Checks nothing if `path` is None (the autoencoder has no file). Without a recorded digest, it only checks that the
+    file exists.
     """
     if path is None:
         return

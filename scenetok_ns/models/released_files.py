@@ -1,7 +1,7 @@
-"""The files that the authors and the autoencoders' authors publish: their addresses and known facts.
+"""Files that the authors of SceneTok and of the autoencoders publish, with their addresses and known facts.
 
-Sizes, hashes and revisions are given if they are published. The authors' own checkpoints have none; the hash of
-the first download is recorded on this machine and compared later.
+Sizes, hashes and revisions are given if they are published. SceneTok's own checkpoints have none; the hash of the first
+download is recorded on this machine and compared later.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Share:
-    """A file behind a share of Nextcloud: its link is a page, the link with /download the file."""
+    """A file shared with Nextcloud: the link opens a page, and the link with /download gives the file."""
 
     link: str
 
@@ -47,9 +47,9 @@ class ReleasedFile:
     source: HubFile | Share
     licence: str
     size: int | None = None
-    """Bytes."""
+    """Size in bytes."""
     about: int | None = None
-    """Bytes, roughly, where `size` is not published."""
+    """Approximate size in bytes, if `size` is not published."""
     sha256: str | None = None
 
     @property
@@ -96,7 +96,7 @@ def weights_folder() -> Path:
 
 
 def find_released(name: str, folders: Sequence[Path], *, cached: bool = True) -> Path | None:
-    """A released file by its name: in one of the folders, or, if `cached`, where downloads without a folder put it."""
+    """Find a released file by its name, in one of the folders or, if `cached`, in the default folders of downloads."""
     for folder in [*folders, *([weights_folder()] if cached else [])]:
         if (folder / name).is_file():
             return folder / name
@@ -109,8 +109,8 @@ def find_released(name: str, folders: Sequence[Path], *, cached: bool = True) ->
 def files_of(preset: Preset) -> dict[Role, ReleasedFile]:
     """The released files that a preset needs, by purpose.
 
-    Presets whose training run was not released have no checkpoint; those in the package have nothing at all. Neither
-    has a preset file of your own the checkpoint that it names, unless that is a released one.
+    Presets whose training run was not released have no checkpoint here, and neither has a preset file of your own that
+    names an unreleased one. Presets whose weights come with the package need no files at all.
     """
     from scenetok_ns.models.autoencoders.registry import weights_file  # imports torch
 

@@ -1,8 +1,8 @@
-"""Depth of rendered views of a model without a depth head: a plane sweep over views that were rendered jointly.
+"""Depth of rendered views for models without a depth head, by a plane sweep over views that were rendered jointly.
 
-Views of a path are compared with one another. A view alone, or a path that only turns, has no parallax: then the model
-renders further views around it, which continue from it, and it is compared with them. Slower than a head, by a window
-of denoising for each such group, and less accurate; needs no training.
+Views of a path are compared with one another. A single view, or a path that only turns, has no parallax: then the model
+renders further views around it, and the view is compared with them. This needs no training, but is less accurate than a
+depth head, and slower: each such group of further views takes a window of denoising.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 
 SMALLEST_BASELINE = 0.15
-"""Distance of cameras, in units of the scene, from which on their pictures tell depth."""
+"""Minimum distance between cameras, in units of the scene, for their pictures to show depth."""
 RADIUS = 0.3
-"""Radius of the ring of further views around one, in units of the scene."""
+"""Radius of the ring of further views around a view, in units of the scene."""
 MOST_COMPANIONS = 16
+"""Maximum number of further views around a view."""
 
 
 def depth_windows(
@@ -41,10 +42,10 @@ def depth_windows(
     sampler: SamplerConfig | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[RenderedFrames]:
-    """Frames of a path with depth, as `SceneTok.render_windows`: from the head, or without one by a plane sweep.
+    """Render the frames of a path with depth, like `SceneTok.render_windows`, with or without a depth head.
 
-    Without a head, frames arrive window by window, because each is compared with the other frames of its window and of
-    the window before.
+    Without a head, a plane sweep finds the depth. Frames then arrive window by window, because each is compared with
+    the other frames of its window and of the window before.
     """
     render = model.render_windows(tokens, cameras, seed=seed, sampler=sampler, on_step=on_step, depth=True)
     if model.depth_head() is not None:
@@ -84,18 +85,19 @@ def sweep_views(
     latents: Float[Tensor, "b l c h w"] | None = None,
     on_step: OnStep = no_report,
 ) -> DepthMaps:
-    """Depth of some rendered views, in units of the capture.
+    """Estimate the depth of some rendered views, in units of the capture.
 
     Args:
-        model: Renders further views where these have no parallax.
+        model: Model that renders further views if these have no parallax.
         tokens: The scene.
-        frames: Rendered views, jointly if their depths shall agree, in [0, 1].
+        frames: Rendered views in [0, 1]. Render them jointly if their depths have to agree.
         cameras: A batch of one with their cameras, in units of the capture.
-        references: Numbers of the views whose depth is wanted.
-        sampler: Of further views.
-        seed: Of their noise.
-        latents: Final latents of the middle one of `references`, which further views continue from. None: they do not.
-        on_step: Progress of further views; an exception ends the work.
+        references: Indices of the views whose depth is wanted.
+        sampler: Sampler of further views.
+        seed: Random seed of further views.
+        latents: Final latents of the middle view of `references`, from which further views continue. None: they do not
+            continue from a view.
+        on_step: Progress of further views, called as on_step(done, total); an exception ends the work.
     """
     unit = scene_unit(tokens)
     cameras = cameras.to(model.device)
@@ -116,13 +118,14 @@ def sweep_views(
 
 
 def scene_unit(tokens: SceneTokens) -> float:
-    """Size of a scene in units of the capture: the spread of the cameras that it was seen from."""
+    """Size of a scene in units of the capture: the spread of its cameras, or, if that is unknown or tiny, the unit of
+    the training data."""
     spread = 0.0 if tokens.cameras_c2w is None else camera_spread(tokens.cameras_c2w)
     return spread if spread * tokens.pose_scale > 0.1 else 1 / tokens.pose_scale
 
 
 def companions(model: SceneTok, camera: CameraBatch, unit: float, sampler: SamplerConfig) -> CameraBatch:
-    """Cameras on a ring around one camera that look where it looks, as many as fit into a window beside it."""
+    """Cameras on a ring around a camera, with its orientation: about as many as fit into a window beside it."""
     layout = latent_space(model.preset.target_autoencoder).layout
     room = (sampler.window - layout.latents_per_chunk) // layout.latents_per_chunk * layout.frames_per_chunk
     count = min(max(room, layout.frames_per_chunk, 4), MOST_COMPANIONS)

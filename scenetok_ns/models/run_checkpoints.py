@@ -1,7 +1,7 @@
 """Find and read checkpoints of training runs.
 
-A checkpoint is `step-NNNNNNNNN.ckpt`, as Nerfstudio names it: the pipeline's state, the optimizers', and the random
-generators'. `training/checkpoints.py` writes them.
+A checkpoint is named `step-NNNNNNNNN.ckpt`, as in Nerfstudio. It holds the states of the pipeline, the optimizers and
+the random generators. `training/checkpoints.py` writes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def averaged_weights(state: Mapping[str, Any]) -> dict[str, Any]:
         state: A model's state, as `model_state` returns it.
 
     Returns:
-        The state without EMA keys; weights that have an average are the average.
+        The state without EMA keys. Weights that have an average are replaced by it.
     """
     networks = AVERAGE + "networks."
     averaged = {"scenetok." + key.removeprefix(networks): v for key, v in state.items() if key.startswith(networks)}
@@ -67,11 +67,11 @@ def checkpoint_path(folder: Path, step: int | None = None) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a training checkpoint, all of it, on the CPU. Runs no code that the file might hold.
+    """Read a whole training checkpoint into CPU memory. Runs no code that the file might hold.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: It is damaged, or not a training checkpoint; one line.
+        CheckpointError: The file is damaged, or not a training checkpoint. The message is one line.
     """
     state = _load(path, mmap=False)
     _check_parts(path, state)
@@ -82,7 +82,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Look at a checkpoint without reading its tensors. Raises CheckpointError, as `read_checkpoint`."""
+    """Check a checkpoint without reading its tensors. Raises the same errors as `read_checkpoint`."""
     _check_parts(path, _load(path, mmap=True))
 
 

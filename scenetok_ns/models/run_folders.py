@@ -1,6 +1,6 @@
-"""A run folder as far as its networks go: preset, checkpoint and autoencoder files. Needs no Nerfstudio.
+"""Read what the networks of a run need: preset, checkpoint and autoencoder files. Works without Nerfstudio.
 
-`bridge/run_configs.py` reads the whole configuration, for Nerfstudio's classes.
+`bridge/run_configs.py` reads the whole configuration into Nerfstudio's classes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RunFolder:
     depth_weights: Path | None = None
     """Weight file of a depth head."""
     has_adapters: bool = False
-    """Whether the run is of scenetok-refine, with adapters beside the networks."""
+    """Whether the run has adapters beside the networks, as those of scenetok-refine may have."""
 
     @staticmethod
     def read(run: Path) -> RunFolder:
@@ -45,7 +45,7 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: There is no config.yml, or no checkpoint.
-            ValueError: The file is damaged, or not the configuration of a scenetok run; one line.
+            ValueError: The file is damaged, or not the configuration of a scenetok run. The message is one line.
         """
         config = run / CONFIG if run.is_dir() else run
         if not config.is_file():

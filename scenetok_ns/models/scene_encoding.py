@@ -1,4 +1,4 @@
-"""Encode photographs to scene tokens: of one scene, of several scenes, or added later."""
+"""Encode the photographs of one or several scenes to scene tokens, and add photographs to a scene later."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ class SceneEncoder(SceneTokNetworks):
     ) -> SceneTokens:
         """Encode the photographs of one scene.
 
-        The tokens are means of the compressor's Gaussian, and of the autoencoder's unless `noise` is given. Poses are
-        taken relative to the middle view (number v // 2), as in the published evaluation.
+        The tokens are the means of the compressor's Gaussians. The photographs' latents are means, too, unless `noise`
+        is given. Poses are taken relative to the middle view (index v // 2), as in the published evaluation.
 
         Args:
             images: Context views [v, 3, height, width] or [v, height, width, 3] of the model's size (`image_size`):
                 tensor or NumPy array, uint8 in 0 to 255 or floating-point in [0, 1]; or a list of PIL pictures.
-                `square_views` crops others.
+                Crop pictures of other sizes with `square_views`.
             cameras: CameraBatch of shape [1, v]: OpenCV camera-to-world poses in capture units, intrinsics divided by
                 image width and height.
             scene: Name of the scene, saved with the tokens.
             pose_scale: Factor from capture units to training units, here and in `render`.
             sources: SHA-256 of the photographs, saved with the tokens.
-            noise: Generator that draws the latents of an autoencoder that samples (VA-VAE). None: their means.
+            noise: Random generator for sampling the latents of VA-VAE. None: take their means.
             autocast: Run the compressor in bfloat16. None: on CUDA only.
             keep_latents: Keep the photographs' latents in the tokens, for `add_views`.
-            axes_checked: The poses are known to be OpenCV's. False: poses that look like OpenGL's are refused.
+            axes_checked: Accept poses that look like OpenGL's, because you know that they are OpenCV's.
 
         Returns:
             Tokens on the model's device: mean and log-variance [n, dim].
@@ -94,7 +94,7 @@ class SceneEncoder(SceneTokNetworks):
         Args:
             images: Context views of each scene, as in `encode`; or one tensor or array [b, v, ...].
             cameras: Cameras of each scene: batches of one; or one CameraBatch of shape [b, v].
-            scenes: Names of the scenes.
+            scenes: Names of the scenes, saved with the tokens.
             pose_scale: As in `encode`, for all scenes.
             autocast: As in `encode`.
             axes_checked: As in `encode`.
@@ -132,9 +132,9 @@ class SceneEncoder(SceneTokNetworks):
         """Encode a scene again with additional photographs.
 
         The first photographs are not needed: their latents are in the tokens. The compressor sees all views again, so
-        this is as good as encoding them at once. On six rooms with the 64-pixel scenetok-tiny of version 0.1: 21.27 dB
-        PSNR for twelve views at once; for six and then six, 21.27 dB if the later ones lie between the first, 21.34 dB
-        if they lie behind.
+        this is as good as encoding them at once. On six rooms with the 64-pixel scenetok-tiny of version 0.1, twelve
+        views at once gave 21.27 dB PSNR. Six views and then six more gave 21.27 dB if the later views lie between the
+        first ones, and 21.34 dB if they continue the walk.
 
         Args:
             tokens: Tokens of `encode(..., keep_latents=True)`, or of an earlier `add_views`.
@@ -188,8 +188,8 @@ class SceneEncoder(SceneTokNetworks):
         sources: tuple[str, ...],
         autocast: bool | None,
     ) -> SceneTokens:
-        """Tokens of latents that are known, which they keep."""
-        self.engine_for(False)  # the networks must be where the work is
+        """Compress known latents to tokens, which keep the latents."""
+        self.engine_for(False)  # moves the networks back to the device
         relative = relative_cameras(cameras, reference.to(cameras.c2w)[None], pose_scale).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocasts(autocast)):
             found = self.compressor(latents[None], network_cameras(relative, "context", self.preset))
@@ -227,9 +227,9 @@ class SceneEncoder(SceneTokNetworks):
         noise: torch.Generator | None = None,
         autocast: bool | None = None,
     ) -> TokenDistribution:
-        """Tokens of a batch of scenes; the cameras are relative to each scene's reference already."""
+        """Encode a batch of scenes. The cameras are already relative to each scene's reference camera."""
         posed = network_cameras(cameras, "context", self.preset)
-        # The engine is also asked where gradients are wanted: it may have sent the networks away.
+        # Called with gradients, too: with low_vram, the networks may have to come back from CPU memory.
         engine = self.engine_for(False if torch.is_grad_enabled() else autocast)
         if engine is not None:
             autoencoder = self._autoencoder(0, engine)
@@ -243,7 +243,7 @@ class SceneEncoder(SceneTokNetworks):
     def encode_images(
         self, images: Photographs, engine: RenderingEngine | None, noise: torch.Generator | None = None
     ) -> Float[Tensor, "b v c h w"]:
-        """Latents of context or condition views, through the engine where there is one."""
+        """Encode context or condition views to latents, with the engine if there is one."""
         if engine is None:
             return self.context_autoencoder.encode(images, noise=noise)
         return engine.encode(self._autoencoder(0, engine), images, noise)

@@ -1,4 +1,4 @@
-"""Generation of a scene: one to a few photographs and the poses where the path will lead -> scene tokens (c05, c09)."""
+"""Generate the tokens of a scene from one to a few photographs and the poses along the path to render (c05, c09)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scenetok_ns.models.inputs import Pictures
 
 SMALLEST_REACH = 1e-5
-"""Distance of the farthest anchor from the first condition view, over the size of the positions, below which all
+"""Distance of the farthest anchor from the first condition view, relative to the size of the positions, below which all
 anchors count as one place: float32 poses hold about seven digits."""
 
 
@@ -52,17 +52,17 @@ def generate(
         model: Model with a scene generator (a scenegen preset).
         images: Photographs [v, 3, height, width] of the model's size, from one to
             `preset.data.views.max_condition_views`; kinds as in `SceneTok.encode`.
-        cameras: Their cameras: CameraBatch of shape [1, v], OpenCV camera-to-world poses in capture units, intrinsics
-            divided by image width and height.
+        cameras: Cameras of the photographs: CameraBatch of shape [1, v], OpenCV camera-to-world poses in capture units,
+            intrinsics divided by image width and height.
         anchors: Poses from which the scene will be seen, spread over the paths to render: CameraBatch of shape
-            [1, a]. Training has `preset.data.views.num_context` of them, the first photograph's among them.
-        seed: Random seed: another one gives another of the scenes that fit.
+            [1, a]. In training there are `preset.data.views.num_context` of them, including the first photograph's.
+        seed: Random seed. Each seed gives another scene that fits the photographs.
         sampler: Steps, guidance, solver, and steps of `fit_tokens` on the photographs afterwards. None: the preset's.
             Change it with `dataclasses.replace(preset.scene_sampler, steps=30)`.
         scene: Name of the scene, saved with the tokens.
         sources: SHA-256 of each photograph, saved with the tokens.
         pose_scale: Factor from capture units to training units, here and in `SceneTok.render`.
-        noise: Generator that draws the latents of an autoencoder that samples (VA-VAE). None: their means.
+        noise: Random generator for sampling the latents of VA-VAE. None: take their means.
         on_step: Progress, called as on_step(done, total); an exception ends the generation.
         autocast: Run the generator in bfloat16. None: on CUDA only.
 
@@ -135,7 +135,10 @@ def _part_of(on_step: OnStep | None, before: int = 0, after: int = 0) -> OnStep 
 
 
 def check_anchors(anchors: CameraBatch) -> None:
-    """Raise ValueError unless a batch of one holds poses, relative to the first condition view, that give a scale."""
+    """Raise ValueError unless the anchors are a batch of one with poses that give the scene a scale.
+
+    The anchors are relative to the first condition view, in training units.
+    """
     c2w = anchors.c2w.double()
     if len(c2w) != 1 or c2w.shape[1] == 0:
         raise ValueError(f"generate: expected a batch of one with at least one anchor, got {list(c2w.shape[:2])}")

@@ -51,12 +51,12 @@ class SceneTok(SceneEncoder):
 
                 - a preset whose weights come with the package (scenetok-tiny, scenegen-tiny), or whose files
                   `scenetok download` has put into the cache (re10k, ...);
-                - a run folder of ns-train, `scenetok import` or `scenetok download`, or its config.yml: the EMA weights
-                  of the latest checkpoint, where the run keeps some;
+                - a run folder of ns-train, `scenetok import` or `scenetok download`, or its config.yml: its latest
+                  checkpoint, with the EMA weights if the run keeps them;
                 - a checkpoint of a run (step-NNNNNNNNN.ckpt);
                 - a released checkpoint (.ckpt);
                 - networks in a safetensors file, with `preset`.
-            preset: Preset, or preset file of your own (.yaml). Default: what the source says, or what it fits.
+            preset: Preset, or preset file of your own (.yaml). Default: the preset that the source names or fits.
             context_weights: Weight file of the autoencoder of photographs. Default: the one that a run names; else a
                 file with the published name beside the checkpoint or in the cache.
             target_weights: Weight file of the autoencoder of frames. Default: as for `context_weights`.
@@ -71,7 +71,7 @@ class SceneTok(SceneEncoder):
         Raises:
             FileNotFoundError: There is no such source.
             ValueError: The source cannot be read, does not fit the preset, or an autoencoder's file is missing. A
-                CheckpointError is one, too.
+                CheckpointError is a ValueError, too.
 
         >>> model = SceneTok.from_pretrained("runs/room/scenetok/2026-01-01_120000")
         """
@@ -104,8 +104,9 @@ class SceneTok(SceneEncoder):
             tokens: Tokens of one scene, made by these networks.
             cameras: CameraBatch of shape [1, f], a camera for each frame: OpenCV camera-to-world poses in
                 capture units, intrinsics divided by image width and height.
-            seed: Random seed: the same seed gives the same frames. Frames of one path belong together.
-            sampler: Denoising. None: the preset's. Change it with `dataclasses.replace(model.preset.sampler, steps=4)`.
+            seed: Random seed. The same seed and path give the same frames.
+            sampler: Steps, guidance and solver. None: the preset's. Change it with
+                `dataclasses.replace(model.preset.sampler, steps=4)`.
             on_step: Progress, called as on_step(done, total); an exception from it ends the rendering.
             autocast: Run the denoiser in bfloat16. None: on CUDA only. False: float32, without the engine.
 
@@ -133,7 +134,10 @@ class SceneTok(SceneEncoder):
         autocast: bool | None = None,
         depth: bool = False,
     ) -> Iterator[RenderedFrames]:
-        """Frames of a path as they become final: `render_many` for one scene, so frames are a batch of one."""
+        """Yield the frames of a path as they become final.
+
+        The arguments are those of `render_many`, for one scene. Frames are a batch of one.
+        """
         settings = {"sampler": sampler, "clean": clean, "on_step": on_step, "autocast": autocast, "depth": depth}
         return self.render_many([tokens], [cameras], seeds=[seed], **settings)  # type: ignore[arg-type]
 
@@ -149,22 +153,26 @@ class SceneTok(SceneEncoder):
         autocast: bool | None = None,
         depth: bool = False,
     ) -> Iterator[RenderedFrames]:
-        """Frames of one path in each of several scenes, rendered together; each scene's are those it has alone.
+        """Render one path in each of several scenes together, and yield frames as they become final.
+
+        Each scene gets the same frames as if it were rendered alone. Errors in the arguments are raised by the call
+        itself, not with the first frame.
 
         Args:
-            tokens: the scenes.
-            cameras: their paths, equally long: batches of one with a camera for each frame, at least one; units and
-                axes of the capture.
-            seeds: of each scene, or one for all: same seed, same frames; the frames of one path belong together.
-            sampler: None: the preset's. Variants with `dataclasses.replace(preset.sampler, steps=4)`.
-            clean: views that the paths continue from, in a batch of the same scenes; cameras in units of the capture.
-            on_step: progress, called as on_step(done, total); an exception ends the rendering.
-            autocast: bfloat16 in the denoiser; None: on CUDA only. False: float32, without the engine.
-            depth: also predict depth, in units of the capture, if there is a head (else: `rendered_depth`).
+            tokens: Tokens of the scenes.
+            cameras: Path of each scene: CameraBatch of shape [1, f] as in `render`, all with the same number of frames.
+            seeds: Random seed of each scene, or one seed for all.
+            sampler: As in `render`.
+            clean: Finished views from which the paths continue, in a batch of the same scenes; cameras in units of the
+                capture.
+            on_step: Progress, called as on_step(done, total); an exception from it ends the rendering.
+            autocast: Run the denoiser in bfloat16. None: on CUDA only. False: float32, without the engine.
+            depth: Also predict depth, in units of the capture, if there is a depth head. `rendered_depth` finds depth
+                without one.
 
-        Raises (at once, not at the first frame):
-            ValueError: the tokens are of another shape than the preset's; numbers of scenes, paths and cameras do not
-                agree; no cameras; see also `sample_windows`.
+        Raises:
+            ValueError: The tokens are of another preset or shape; numbers of scenes, paths and cameras do not match;
+                there are no cameras; see also `sample_windows`.
         """
         if not tokens or len(tokens) != len(cameras) or len({path.c2w.shape for path in cameras}) > 1:
             raise ValueError(
@@ -195,14 +203,14 @@ class SceneTok(SceneEncoder):
         return finite_windows(windows, [scene.scene for scene in tokens], units)
 
     def depth_head(self) -> DepthHead | None:
-        """Return the depth head for the present weights, on the device; None: there is none."""
+        """Return the depth head for the current weights, on the model's device, or None."""
         head = self.depth.head(self.preset, self.denoiser)
         return None if head is None else head.to(self.device)
 
     def predict(
         self, tokens: SceneTokens, cameras: CameraBatch, *, seed: int = 0, autocast: bool | None = None
     ) -> Float[Tensor, "f 3 height width"]:
-        """Predict the frames of a path in one denoising step, with gradients: the way to a loss on tokens.
+        """Predict the frames of a path in one denoising step, with gradients, for losses on tokens.
 
         Frames are softer than those of `render`: without further steps the model predicts the mean of all plausible
         frames. Gradients reach `tokens.mean`, and the weights, if `requires_grad_(True)` turned theirs on.
@@ -239,7 +247,7 @@ class SceneTok(SceneEncoder):
         return frames[0]
 
     def _target_cameras(self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch]) -> CameraBatch:
-        """One path for each scene, in units of the capture -> a batch of them as the denoiser needs them."""
+        """Convert a path for each scene, in units of the capture, to a batch of cameras for the denoiser."""
         relative = []
         for scene, path in zip(tokens, paths, strict=True):
             reference = scene.reference_c2w[None].to(path.c2w.device)

@@ -1,4 +1,4 @@
-"""A preset's networks and autoencoders: how they are built and loaded, and where they run."""
+"""The networks and autoencoders of a preset: build and load them, and choose where and how they run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 GENERATOR_OF = "compressor"
-"""Entry in the header of an embedded generator: digest of the compressor whose tokens it makes."""
+"""Entry in the header of an embedded generator: digest of the compressor whose tokens it generates."""
 
 
 class SceneTokNetworks(nn.Module):
@@ -53,9 +53,9 @@ class SceneTokNetworks(nn.Module):
 
         Args:
             preset: Architecture and recipe.
-            context_autoencoder: Frozen autoencoder of photographs, or a function that builds it on first use. None:
-                what needs it raises ValueError.
-            target_autoencoder: Frozen autoencoder of frames, likewise.
+            context_autoencoder: Frozen autoencoder of photographs, or a function that builds it on first use. None: any
+                use of it raises ValueError.
+            target_autoencoder: The same for the autoencoder of frames.
             low_vram: Keep idle networks in CPU memory.
         """
         super().__init__()
@@ -68,15 +68,15 @@ class SceneTokNetworks(nn.Module):
         self._autoencoders = [context_autoencoder, target_autoencoder]
         self.engine_options: EngineOptions | Literal["auto", "exact"] | None = "auto"
         """auto: the rendering engine on CUDA, and the plain loop elsewhere. exact: the engine with the autoencoders in
-        their own precision. None: always the plain loop, which also serves where something trains and without
-        autocast."""
+        their own precision. None: the plain loop. During training and with autocast=False, the plain loop is used in
+        any case."""
         self.depth = DepthSource()  # the head is not a submodule: it is trained and saved separately
         self._engine: RenderingEngine | None = None
         self._trains = False
         self._is_trained = False
-        """Whether the networks were seen to have weights that are not those of a start."""
+        """Whether `warn_if_untrained` has already looked at the weights."""
         self._away_from: torch.device | None = None
-        """With low_vram: where the networks belong, while they are in main memory and the engine does their work."""
+        """With low_vram: device of the networks while they are in CPU memory and the engine does their work."""
 
     @classmethod
     def from_preset(
@@ -119,7 +119,7 @@ class SceneTokNetworks(nn.Module):
         return cls(preset, *((context, target) if deferred else (context(), target())), low_vram=low_vram)
 
     def load_embedded(self) -> None:
-        """Load the trained weights that come with the package, as far as the preset has some.
+        """Load the trained weights that come with the package, if the preset has any.
 
         >>> model = SceneTok.from_preset(load_preset("scenetok-tiny"))
         >>> model.load_embedded()
@@ -138,8 +138,13 @@ class SceneTokNetworks(nn.Module):
                 )
 
     def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
-        """Choose how the networks run where gradients are wanted: compiled, with less kept for the backward pass, on
-        the fused kernels where these fit (CUDA with Triton)."""
+        """Choose how the networks run in training.
+
+        Args:
+            compiled: Compile the networks with torch.compile.
+            checkpointing: Activations to recompute in the backward pass, which saves memory.
+            fused: Use the fused kernels if they fit (CUDA with Triton).
+        """
         for network in self.children():
             checkpoint_for_training(network, checkpointing)
             if fused:
@@ -153,7 +158,7 @@ class SceneTokNetworks(nn.Module):
             return
         self._is_trained = True  # one look, one warning
         trunks = [getattr(network, "model", None) for network in (self.denoiser, self._modules.get("scene_generator"))]
-        # Training starts from output layers of zeros.
+        # Untrained networks have output layers of zeros.
         if not all(bool(trunk.final_layer.linear.weight.any()) for trunk in trunks if isinstance(trunk, Trunk)):
             warnings.warn(
                 f"these networks of preset {self.preset.name} have random weights, so pictures are noise: build the "
@@ -163,7 +168,7 @@ class SceneTokNetworks(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device where the work is done."""
+        """Device on which the model works."""
         return self._away_from or self.compressor.scene_tokens.device
 
     @property
@@ -172,7 +177,8 @@ class SceneTokNetworks(nn.Module):
         return (self.preset.data.image_size,) * 2
 
     def __dir__(self) -> list[str]:
-        """Without the autoencoders: the viewer looks at every attribute of a model, which would make them, or raise."""
+        """List attributes without the autoencoders: the viewer reads every attribute of a model, which would build the
+        autoencoders, or raise an error."""
         return [name for name in super().__dir__() if name not in ("context_autoencoder", "target_autoencoder")]
 
     @property
@@ -186,7 +192,7 @@ class SceneTokNetworks(nn.Module):
         return self._autoencoder(1, None)
 
     def engine_for(self, autocast: bool | None) -> RenderingEngine | None:
-        """The engine, if it is to do the work; see `engine_options`."""
+        """Return the engine, or None if the plain loop does the work; see `engine_options`."""
         options = self._options_for(autocast)
         if options is None:
             self._come_back()
@@ -205,7 +211,7 @@ class SceneTokNetworks(nn.Module):
         return "engine" if options.autoencoders else "exact engine"
 
     def _options_for(self, autocast: bool | None) -> EngineOptions | None:
-        """None: the plain loop."""
+        """Options of the engine, or None if the plain loop does the work."""
         options = self.engine_options
         if options is None or self.training or self._trains or autocast is False:
             return None
@@ -216,7 +222,7 @@ class SceneTokNetworks(nn.Module):
         return EngineOptions.for_device(self.device, autoencoders=options == "auto", low_vram=self.low_vram)
 
     def _leave(self) -> None:
-        """Send the networks to main memory: the engine copies them from there."""
+        """Move the networks to CPU memory, from which the engine copies them."""
         if self._away_from is None:
             self._away_from = self.device
             for network in self.children():
@@ -225,7 +231,7 @@ class SceneTokNetworks(nn.Module):
                 torch.cuda.empty_cache()
 
     def _come_back(self) -> None:
-        """The networks are needed themselves."""
+        """Move the networks back to their device, because they are needed themselves."""
         if self._away_from is not None:
             device, self._away_from = self._away_from, None
             for network in self.children():
@@ -240,11 +246,14 @@ class SceneTokNetworks(nn.Module):
         self._come_back()
 
     def autocasts(self, wanted: bool | None) -> bool:
-        """Whether to run in bfloat16, for the meaning of `autocast` arguments: None is on CUDA only."""
+        """Whether to run in bfloat16, by an argument `autocast`: None means on CUDA only."""
         return self.device.type == "cuda" if wanted is None else wanted
 
     def _autoencoder(self, index: int, engine: RenderingEngine | None) -> Autoencoder:
-        """On the device, in the precision of the published code; where it is, for an engine that works with copies."""
+        """Return an autoencoder, built on first use, on the model's device in the published code's precision.
+
+        An engine that works with copies gets it where it is.
+        """
         found = self._autoencoders[index]
         if found is None:
             role = ("context", "target")[index]

@@ -1,4 +1,4 @@
-"""How frames and latents correspond in time: the one home of the factors 1, 4, 5 and 17."""
+"""How frames and latents correspond in time. No other file holds the factors 1, 4, 5 and 17."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TemporalLayout:
         latents_per_chunk: Number of latents in a chunk, at least 1.
         frames_per_latent: Temporal downsampling of the autoencoder, the packing factor of ray maps. If left out, it
             follows from the published convention: a chunk of one latent is full, and a chunk of several latents begins
-            with a lone frame, so (9, 3) means 1 + 4 + 4 frames. Give it where several latents are all full: (9, 3, 3).
+            with a lone frame, so (9, 3) means 1 + 4 + 4 frames. Give it if several latents are all full: (9, 3, 3).
 
     Raises:
         ValueError: The three numbers describe neither kind of chunk.
@@ -86,13 +86,13 @@ class TemporalLayout:
         return chunk * self.latents_per_chunk + inside // self.frames_per_latent
 
     def frame_slice(self, start: int, stop: int) -> slice:
-        """Slice of the frames that belong to the latents from `start` up to but excluding `stop`."""
+        """Slice of the frames that belong to the latents from `start` to `stop` (excluded)."""
         return slice(self.first_frame(start), self.first_frame(stop))
 
     def pack(self, maps: Float[Tensor, "b frames c h w"]) -> Float[Tensor, "b latents packed h w"]:
         """Join per-frame maps to per-latent maps: channel = frame-in-latent * c + channel.
 
-        Where the first frame of a chunk is alone, zero maps fill the rest of its latent.
+        If the first frame of a chunk is alone, zero maps fill the rest of its latent.
 
         Raises:
             ValueError: The frames are not whole chunks.
@@ -120,7 +120,7 @@ class TemporalLayout:
 
 
 def _frames_behind_a_lone_one(frames: int, latents: int) -> int:
-    """Frames per latent of a chunk that is one full latent, or several of which the first holds one frame."""
+    """Number of frames per latent of a chunk that is one full latent, or several whose first holds one frame."""
     if latents == 1:
         return frames
     each, rest = divmod(frames - 1, latents - 1)

@@ -20,18 +20,18 @@ from scenetok_ns.models.presets import Preset, shares_tokens
 from scenetok_ns.tools.atomic_files import write_atomically
 
 FORMAT = "scenetok-tokens-1"
-"""Poses: camera-to-world, OpenCV axes. Intrinsics: divided by the image size."""
+"""File format. Poses are camera-to-world with OpenCV axes; intrinsics are divided by image width and height."""
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 MOST_TOKENS = 1_000_000
-"""Largest number of tokens that a file can name."""
+"""Maximum number of tokens of the whole scene that a file with a subset may name."""
 OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics", "latents")
 """Optional tensors of a file."""
 
 
 @dataclass(frozen=True)
 class SceneTokens:
-    """One scene as the compressor, or the scene generator, gives it. Nothing here depends on the target cameras.
+    """The tokens of one scene, from the compressor or the scene generator. They do not depend on the target cameras.
 
     >>> tokens.save("room.safetensors")
     >>> tokens = SceneTokens.load("room.safetensors").to("cuda")
@@ -41,14 +41,14 @@ class SceneTokens:
     reference_c2w: Float[Tensor, "4 4"]
     """The camera that all poses are taken relative to before the networks see them; camera-to-world, OpenCV axes."""
     preset: str
-    """Name of the preset whose networks made the tokens, and must render them."""
+    """Name of the preset whose networks made the tokens. Only presets with the same tokenizer can render them."""
     logvar: Float[Tensor, "n dim"] | None = None
     """Log-variance of the tokens' Gaussian; None: the tokens are a sample, or generated."""
     scene: str = ""
     pose_scale: float = 1.0
-    """Factor of the capture's positions before encoding; cameras to render need the same."""
+    """Factor from capture units to training units. `SceneTok.render` applies it to the cameras that it gets."""
     sources: tuple[str, ...] = ()
-    """SHA-256 of the photographs, in order; empty where there are none."""
+    """SHA-256 of the photographs, in order; empty: not known."""
     cameras_c2w: Float[Tensor, "v 4 4"] | None = None
     """Cameras that the scene is seen from: those of the photographs, or a generated scene's anchors.
     Camera-to-world, OpenCV axes, units of the capture; paths are made from them. None: not known."""
@@ -82,13 +82,13 @@ class SceneTokens:
         return self.cameras_c2w, self.cameras_intrinsics
 
     def sample(self, seed: int) -> SceneTokens:
-        """Draw from the Gaussian, as the published evaluation does before it renders.
+        """Sample the tokens' Gaussians, as the published evaluation does before it renders.
 
         Args:
-            seed: Random seed; the draw is the same on every device.
+            seed: Random seed; the sample is the same on every device.
 
         Raises:
-            ValueError: The tokens have no log-variance: they are generated, or a draw already.
+            ValueError: The tokens have no log-variance: they are generated, or a sample already.
         """
         if self.logvar is None:
             raise ValueError("SceneTokens.sample: these tokens have no log-variance; render them as they are")
@@ -96,13 +96,13 @@ class SceneTokens:
         return replace(self, mean=self.mean + (0.5 * self.logvar).exp() * noise, logvar=None)
 
     def subset(self, count: int) -> SceneTokens:
-        """Take the first tokens: a coarser scene, where a model was trained with nested tokens (scenetok-tiny).
+        """Take the first tokens, which are a coarser scene if the model was trained with nested tokens (scenetok-tiny).
 
         Args:
             count: Number of tokens, from 1 to all.
 
         Raises:
-            ValueError: There are not as many.
+            ValueError: `count` is below 1, or there are fewer tokens.
         """
         there = len(self.mean)
         if not 1 <= count <= there:
@@ -125,7 +125,7 @@ class SceneTokens:
                 log-variance take 64 KiB.
 
         Raises:
-            ValueError: Another dtype.
+            ValueError: The dtype is another one.
             OSError: The file cannot be written.
         """
         if dtype not in _DTYPES:
@@ -164,7 +164,8 @@ class SceneTokens:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, not a token file, or of another format; the line names file and reason.
+            ValueError: The file is damaged, not a token file, or of another format. The message names the file and the
+                reason.
         """
         path = Path(path)
         if not path.is_file():
@@ -246,7 +247,7 @@ def check_tokens(tokens: SceneTokens, preset: Preset) -> None:
     """Raise ValueError unless a preset's networks can render the tokens, or some of a scene's tokens."""
     config = preset.compressor
     count, dim = tokens.mean.shape
-    # The first of this model's tokens are a scene too, with less in it.
+    # The first tokens of a scene are a scene, too, with less detail.
     if dim != config.token_dim or not 0 < count <= config.num_tokens:
         raise ValueError(
             f"render: preset {preset.name} has {config.num_tokens} tokens of {config.token_dim} numbers, got "

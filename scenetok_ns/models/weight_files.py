@@ -18,7 +18,7 @@ from scenetok_ns.tools.atomic_files import write_atomically
 EIGHT_BIT_SCALE = ".eight_bit_scale"
 """Suffix of the name of a matrix's scales, one for each of its rows (output channels)."""
 SMALLEST_EIGHT_BIT = 1 << 14
-"""Numbers below which a tensor stays in half precision."""
+"""Minimum number of elements of a tensor that is stored in eight bits. Smaller tensors stay in half precision."""
 
 
 def save_weights(
@@ -27,9 +27,13 @@ def save_weights(
     metadata: dict[str, str] | None = None,
     eight_bits: Collection[str] = (),
 ) -> None:
-    """Write the state of `modules` as float16 under `name.key`, with a header of strings; atomic.
+    """Save modules to a safetensors file in float16, atomically.
 
-    eight_bits: Names of modules whose large matrices are stored as int8, with a scale for each row.
+    Args:
+        modules: Name -> module. The tensors are named `name.key`.
+        path: File to write.
+        metadata: Strings for the header.
+        eight_bits: Names of modules whose large matrices are stored as int8, with a scale for each row.
     """
     state: dict[str, Tensor] = {}
     for name, module in modules.items():
@@ -44,14 +48,14 @@ def save_weights(
 
 
 def to_eight_bits(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers from -127 to 127, and the float32 scale of each row: row = numbers * scale."""
+    """Quantise a matrix to int8 numbers from -127 to 127 and a float32 scale per row: row = numbers * scale."""
     rows = matrix.float().flatten(1)
     scale = rows.abs().amax(dim=1).clamp(min=1e-12) / 127
     return (rows / scale[:, None]).round().to(torch.int8).view(matrix.shape).contiguous(), scale
 
 
 def from_eight_bits(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with float32 matrices where it has numbers and scales."""
+    """Undo `to_eight_bits`: replace each quantised matrix of a state, and its scales, by the float32 matrix."""
     whole = {key: value for key, value in state.items() if not key.endswith(EIGHT_BIT_SCALE)}
     for key, scale in state.items():
         if key.endswith(EIGHT_BIT_SCALE):
@@ -62,15 +66,15 @@ def from_eight_bits(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def header_of(path: Path) -> dict[str, str]:
-    """The strings that `save_weights` was given for the header of a readable file."""
+    """Return the header strings of a readable file (`metadata` of `save_weights`)."""
     with safe_open(path, framework="pt", device="cpu") as file:
         return file.metadata() or {}
 
 
 def load_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """Load each of `modules` strictly from its part of the file; other parts are ignored.
+    """Load each module strictly from its part of a file of `save_weights`. Other parts of the file are ignored.
 
-    Raises ValueError naming the file and what is missing or left over.
+    Raises ValueError, which names the file and the tensors that are missing or surplus.
     """
     try:
         state = load_file(path)
@@ -91,12 +95,12 @@ def embedded_weights(name: str) -> Path:
 
 
 def check_tensors(expected: Mapping[str, Any], found: Mapping[str, Any], context: str) -> None:
-    """Raise CheckpointError unless two states have the same keys, and tensors of the same shape, order and kind.
+    """Raise CheckpointError unless two states have the same keys, and tensors of the same shape, layout and kind.
 
     Args:
-        expected: State dict of the module that is to load the other. Values that are not tensors are compared by key.
+        expected: State dict of the module that loads the other state. Values that are not tensors are compared by key.
         found: The state to load.
-        context: Begins the message, which lists what is missing, surplus, misshapen and wrongly stored in one line.
+        context: Text with which the message begins. It lists all missing, surplus and misshapen tensors in one line.
     """
     problems = []
     if missing := [key for key in expected if key not in found]:
@@ -123,9 +127,9 @@ def check_tensors(expected: Mapping[str, Any], found: Mapping[str, Any], context
 
 
 def check_finite(state: Mapping[str, Any], context: str) -> None:
-    """Raise CheckpointError if a tensor of a state holds NaN or infinite numbers: pictures would be black.
+    """Raise CheckpointError if a tensor of a state holds NaN or infinite numbers, which would make pictures black.
 
-    Reads every number once, tensor after tensor. `context` begins the message, which names the tensors.
+    Reads every number once, tensor after tensor. The message begins with `context` and names the tensors.
     """
     wrong = [key for key, value in state.items() if isinstance(value, Tensor) and not is_finite(value)]
     if wrong:
@@ -133,7 +137,7 @@ def check_finite(state: Mapping[str, Any], context: str) -> None:
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:
-    """The first `limit` names and how many more."""
+    """Text with the first `limit` names and the number of further ones."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -19,16 +19,17 @@ NETWORKS = ("compressor.", "denoiser.", "scene_generator.")
 
 
 def weights_file_of(source: Path) -> Path:
-    """The file that holds the weights: of a run folder (or its config.yml) the latest checkpoint."""
+    """Path of the file that holds the weights; for a run folder (or its config.yml), the latest checkpoint."""
     if source.is_dir() or source.suffix == ".yml":
         return RunFolder.read(source).checkpoint
     return source
 
 
 def read_networks(file: Path) -> dict[str, Tensor]:
-    """All tensors of the networks in a file, by the keys of the released checkpoints; averaged ones where it has some.
+    """Read all tensors of the networks from a file, by the keys of the released checkpoints.
 
-    Raises CheckpointError or OSError, in one line, for a file that cannot be read.
+    EMA weights replace the trained ones if the file has them. Raises CheckpointError or OSError, in one line, for a
+    file that cannot be read.
     """
     if file.suffix == ".safetensors":
         try:

@@ -1,4 +1,4 @@
-"""The benchmark of few photographs compares methods on the same pixels, and means are over the same rooms."""
+"""The benchmark of few photographs compares methods on the same pixels, and takes means over the same rooms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of a generator's memory takes the steps that it says, without Nerfstudio."""
+"""The benchmark of a generator's memory does real training steps and generations, without Nerfstudio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark against splatfacto gives both the same, and scores them alike. Training needs a GPU."""
+"""The benchmark against splatfacto gives both methods the same photographs and scores. Training needs a GPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_model_is_scored_on_the_truth(benchmark_script: ModuleType) -> None:
 def test_stock_splatfacto_trains_on_a_data_set_of_ours(
     benchmark_script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it but the kernels: data set, points, cameras, training, scores of other views."""
+    """Tests everything except the kernels: data set, points, cameras, training, scores of other views."""
     run_splatfacto_without_a_gpu(monkeypatch)
     case = benchmark_script.held_out_case(0, num_context=12, window=8, size=12)
     found = list(benchmark_script.measure_splatfacto(case, "points", factor=4, steps=40, report=[1]))

@@ -1,4 +1,4 @@
-"""Places where commands run: data, runs with small networks, a photograph with a camera path."""
+"""Folders for tests of commands: data, runs with small networks, a photograph with a camera path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scenetok_ns.models.presets import config_folder, load_preset
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, a small preset of its own, a checkpoint for it, and the run imported from that."""
+    """Folder with a data set, a small preset, a checkpoint of that preset, and the run imported from the checkpoint."""
     folder = tmp_path_factory.mktemp("workplace")
     write_demo_data(folder / "data", "re10k", {"train": 1, "test": 2}, 16, 128, 0)
     values = yaml.safe_load((config_folder() / "scenetok-tiny.yaml").read_text())
@@ -37,7 +37,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a photograph, a camera path, and runs of a generator and of its tokenizer."""
+    """Folder with data, a photograph, a camera path, and runs of a generator and of its tokenizer."""
     folder = tmp_path_factory.mktemp("work")
     write_small_re10k(folder / "data")
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)

@@ -26,7 +26,7 @@ def run(*words: object) -> None:
 def test_capture_to_viewer(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Once for the cameras, once to look: the second call goes on from the first one's folder."""
+    """The first call finds the cameras. The second, with --open, continues from the folder of the first."""
     monkeypatch.chdir(tmp_path)
     run(photographs, "--threads", 1)
     said = capsys.readouterr().err
@@ -46,7 +46,7 @@ def test_capture_to_viewer(
     renderer, scenes = pipeline.model.renderer, pipeline.model.renderer.scenes
     assert scenes.scene(scenes.active).scene.num_frames == 9
     assert renderer.tokens_of(scenes.active).mean.isfinite().all()
-    run(photographs, "--threads", 1, "--open")  # the run folder is there, and is taken
+    run(photographs, "--threads", 1, "--open")  # the run folder exists already and is used
     assert len(served) == 2
 
 
@@ -82,7 +82,7 @@ def test_bad_words_and_interrupts(
 
 
 def test_cameras_are_found_without_nerfstudio_and_torch(photographs: Path, tmp_path: Path) -> None:
-    """These take ten seconds to import, which the twelve pictures of a first try do not."""
+    """Importing these takes ten seconds, longer than the cameras of the twelve pictures of a first try."""
     import subprocess
 
     code = "import sys; from scenetok_ns.cli.main import entrypoint; entrypoint(sys.argv[1:]); import json;" + (

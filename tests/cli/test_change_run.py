@@ -1,4 +1,4 @@
-"""How changes reach the configuration of a run; nothing else in it changes."""
+"""Changes reach the configuration of a run, and nothing else in it changes."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def test_changes_that_do_not_fit_the_run_are_refused(changes: RunChanges, messag
 
 def test_guidance_needs_a_null_token() -> None:
     RunChanges(guidance=2.0).apply(config_of("scenetok-tiny"))
-    with pytest.raises(ValueError, match=r"--guidance 2\.0: preset re10k without null token takes 1"):
+    with pytest.raises(ValueError, match=r"--guidance 2\.0: preset re10k has no null token, so it only takes 1"):
         RunChanges(guidance=2.0).apply(config_of("scenetok"))

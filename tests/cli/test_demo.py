@@ -1,4 +1,4 @@
-"""`scenetok demo`: its words and figures, its tools, and the whole of it on the smallest model."""
+"""`scenetok demo`: its texts and figures, the tools that it calls, and the whole command on the smallest model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scenetok_ns.cli import demo as module
 from scenetok_ns.cli.demo import ToolError, Tools, demo, fraction_done, table, verdict
 
 FRAMES, NUM_CONTEXT = 48, 12
-"""Of a room of demo-data, and of its evaluation."""
+"""Number of frames of a room of demo-data, and of context views in its evaluation."""
 VALUES = {
     "num_views": 36.0,
     "num_scenes": 2.0,
@@ -68,7 +68,7 @@ def test_impossible_numbers_are_told_before_anything_is_made(tmp_path: Path, wro
 
 
 def run_here(_: Tools, title: str, words: list[object]) -> None:
-    """`Tools.run` in this process: four starts of Nerfstudio take longer than the work."""
+    """Run a tool in this process, because starting Nerfstudio four times takes longer than the work."""
     run(Command(str(words[0]), tuple(map(str, words[1:]))), Path.cwd())
 
 

@@ -1,4 +1,4 @@
-"""`scenetok render --depth` and `scenetok export-mesh`: files, units, and what is refused."""
+"""`scenetok render --depth` and `scenetok export-mesh` write files in the right units and refuse wrong options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_depth_maps_are_written_beside_the_pictures(workplace: Path, tmp_path: P
 def test_a_mesh_is_written_and_other_files_stay(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an untrained head, which sees the same distance everywhere: sweeps would take longer."""
+    """An untrained head, which predicts the same distance everywhere, is quicker here than a plane sweep."""
     monkeypatch.setattr(SceneTok, "depth_head", lambda self: new_depth_head(self.preset, self.denoiser).eval())
     file = tmp_path / "room.glb"
     words = ("--run", workplace / "run", "--frames", 16, "--steps", 1, "--output", file)

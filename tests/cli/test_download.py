@@ -1,4 +1,4 @@
-"""scenetok download: plans, files, comparisons with what is known, and the run folder at the end."""
+"""`scenetok download`: plans, downloaded files, checks against known sizes and hashes, and the final run folder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_files_of_a_preset_arrive_and_the_import_is_printed(
 
 
 def test_without_a_folder_files_go_to_the_cache(server: FileServer, tmp_path: Path) -> None:
-    run(server, "dl3dv-shift8-fixed")  # not released: its autoencoders alone
+    run(server, "dl3dv-shift8-fixed")  # its checkpoint was not released, so only its autoencoders are downloaded
     assert sorted(path.name for path in (tmp_path / "cache/scenetok_ns/weights").iterdir()) == [DCAE, VAVAE]
 
 
@@ -126,7 +126,7 @@ def test_a_published_size_and_hash_are_compared(
         server, "dl3dv-wan-shift8", "--to", str(tmp_path)
     )
     with (tmp_path / WAN).open("wb") as file:
-        file.truncate(2_818_839_170)  # without content: no bytes on the disk
+        file.truncate(2_818_839_170)  # a sparse file, which takes no space on the disk
     monkeypatch.setattr("scenetok_ns.tools.digests.sha256_of", lambda path, progress: "0" * 64)
     assert "is not the released file: its SHA-256 is 0000" in failure(server, "dl3dv-wan-shift8", "--to", str(tmp_path))
 
@@ -205,7 +205,7 @@ def test_it_ends_in_a_run_folder(
 
 
 TRANSFER = "import sys, pathlib, scenetok_ns.tools.downloads as d; d.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
-"""Work of the command between its checks, in a process that starts quickly."""
+"""The download itself, without the command's checks, in a process that starts quickly."""
 
 
 def test_a_download_that_is_killed_five_times_ends_in_a_run_that_opens_with_the_same_bytes(

@@ -1,4 +1,4 @@
-"""`scenetok encode`: token files that render without photographs, and those of a whole split."""
+"""`scenetok encode`: token files of a scene, which render without photographs, and of a whole split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCENES = ("demo-0-test-000000", "demo-0-test-000001")
 
 
 def render(run: Path, output: Path) -> list[bytes]:
-    """Pictures of a short path by the stock ns-render."""
+    """Render a short path with the stock ns-render. Returns the pictures' bytes."""
     poses = [{"camera_to_world": [1, 0, 0, 0.1 * i, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]} for i in range(3)]
     path = {
         "camera_type": "perspective",
@@ -72,7 +72,7 @@ def test_tokens_are_fitted_to_the_photographs_on_request(workplace: Path, tmp_pa
     assert not torch.allclose(fitted.mean, plain.mean, atol=1e-3)
     assert fitted.logvar is None and fitted.sources == plain.sources and len(fitted.sources) == 4
     split = {"split": "test", "output": tmp_path / "split", "fit_steps": 3}
-    assert "leave out --scene, --num-context, --fit-steps" in failure_in(workplace, "encode", run="run", **split)
+    assert "leave out --scene, --num-context, --fit-steps and" in failure_in(workplace, "encode", run="run", **split)
 
 
 def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workplace: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_file_with_fewer_tokens_opens(workplace: Path, tmp_path: Path) -> None
 
 
 def test_paths_are_printed_as_they_are(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What looks like markup or emoji of the terminal library is a part of the name."""
+    """A path with text that looks like rich's markup or emoji is printed unchanged, so that it can be copied."""
     output = tmp_path / "[old] a[" / "b]" / ":smile:.safetensors"
     scenetok_in(workplace, "encode", run="run", output=output, scene=SCENES[0])
     said = capsys.readouterr().err
@@ -121,7 +121,7 @@ def test_paths_are_printed_as_they_are(workplace: Path, tmp_path: Path, capsys: 
 
 
 def test_a_split_is_encoded_for_training(work: Path, tmp_path: Path) -> None:
-    for _ in range(2):  # the second call finds everything there
+    for _ in range(2):  # the second call finds all files and writes none
         scenetok("encode", run=work / "tiny_preset", output=tmp_path / "tokens", split="train", encodings=3, seed=1)
     _, pipeline, _, _ = eval_setup(work / "tiny_preset" / "config.yml", test_mode="inference")
     store = TokenStore(tmp_path / "tokens", "train", module_sha256(pipeline.model.scenetok.compressor))
@@ -132,15 +132,15 @@ def test_a_split_is_encoded_for_training(work: Path, tmp_path: Path) -> None:
     said = failure("encode", run=work / "tiny_preset", output=tmp_path / "tokens", split="train", encodings=2, seed=1)
     assert "was made with encodings 3 (now 2)" in said
     for unheard in ({"scene": "test0"}, {"num_context": 2}, {"run_folder": False}):
-        with pytest.raises(ValueError, match="a --split is encoded whole, as in training: leave out --scene"):
+        with pytest.raises(ValueError, match="--split encodes all scenes as in training: leave out --scene"):
             encode(tmp_path / "x", work / "tiny_preset", split="train", **unheard)
     for unheard in ({"encodings": 8}, {"seed": 0}, {"shard": "0/1"}):
         said = failure("encode", run=work / "tiny_preset", output=tmp_path / "x.safetensors", **unheard)
-        assert "--encodings, --seed and --shard are for the scenes of a --split" in said
+        assert "--encodings, --seed and --shard only work with --split" in said
 
 
 def test_encode_encodes_with_a_generator_too(work: Path, tmp_path: Path) -> None:
-    """All context views, not a scene generated from one."""
+    """Encoding with a generator's run uses all context views, and does not generate a scene from one of them."""
     scenetok("encode", run=work / "tiny_scenegen", output=tmp_path / "scene.safetensors", scene="test0")
     tokens = SceneTokens.load(tmp_path / "scene.safetensors")
     assert tokens.logvar is not None and len(tokens.sources) == 3

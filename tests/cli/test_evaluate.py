@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of ns-train's form, with fresh weights."""
+    """A run folder like those of ns-train, with random weights."""
     config = small_config(data, tmp_path_factory.mktemp("runs"))
     config.get_checkpoint_dir().mkdir(parents=True)
     config.save_config()
@@ -58,7 +58,7 @@ def test_one_evaluation(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "psnr" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "seed=3" / "pictures" / "test1").glob("pred_*.jpg"))) == TARGETS
     assert not (tmp_path / "out" / "sweep.csv").exists()
-    # The same command is done at once, with the same figures.
+    # The same command again ends at once, with the same figures.
     evaluate(run, tmp_path / "out", num_scenes=2, steps=1, seed=3, measure=QUICK)
     assert read(tmp_path / "out") == found
 
@@ -121,14 +121,14 @@ def test_an_index_says_which_scenes_and_views(run: Path, data: Path, tmp_path: P
     assert found["protocol"]["data"]["index"] == {"file": "index.json", "sha256": sha256_of(index)}
     with pytest.raises(DataError, match=r"4 context views were asked for, .*index\.json has 3"):
         evaluate(run, tmp_path / "more", index=index, sweep=SweepOptions(sweep_context=(2, 4)), measure=QUICK)
-    # The stock ns-eval takes it from a run folder.
+    # The stock ns-eval gets the index from a run folder.
     new_run(run, tmp_path / "opened", index=index, engine="off")
     assert read_run(tmp_path / "opened").pipeline.datamanager.dataparser.eval_index == index.absolute()
     assert read_run(tmp_path / "opened").pipeline.model.engine == "off"
     entries = {"test1": {"context": [0, 4, 8], "target": [2]}, "test2": {"context": [0, 4, 8], "target": [200]}}
     index.write_text(json.dumps(entries | {f"other{i}": entries["test1"] for i in range(136)}))
-    evaluate(run, tmp_path / "part", index=index, measure=QUICK, pictures=False)  # of the data set and of a scene
-    found = read(tmp_path / "part")
+    evaluate(run, tmp_path / "part", index=index, measure=QUICK, pictures=False)
+    found = read(tmp_path / "part")  # the index also names scenes and frames that do not exist
     assert list(found["per_scene"]) == ["test1"] and len(found["skipped"]) == 137
     assert found["skipped"]["test2"] == f"index.json asks for frame 200, but it has {FRAMES} frames (0 to {FRAMES - 1})"
     assert found["skipped"]["other135"] == "not in the data set, though index.json names it"
@@ -152,7 +152,7 @@ def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) 
     first, second = read(tmp_path / "out")["variants"]
     assert first["results"]["psnr"] != second["results"]["psnr"]
     folders = [read(tmp_path / "out" / variant["folder"]) for variant in (first, second)]
-    assert [folder["protocol"]["scene_sampler"]["seed"] for folder in folders] == [7, 8]  # the run's, counted on
+    assert [folder["protocol"]["scene_sampler"]["seed"] for folder in folders] == [7, 8]  # counted from the run's seed
 
 
 def test_too_many_tokens_are_refused_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -164,7 +164,8 @@ def test_too_many_tokens_are_refused_before_any_work(run: Path, tmp_path: Path, 
 def test_the_figures_are_written_whichever_shard_ends_first(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other shard does all of its part after this one's first variant: neither sees all done at first."""
+    """The other shard finishes all of its part after the first variant of this one, so at first neither of them sees a
+    complete variant. One of them must still write the figures."""
     options: dict[str, Any] = {"num_scenes": 2, "seeds": 2, "steps": 1, "measure": QUICK, "pictures": False}
     original, calls = _Session.figures, []
 

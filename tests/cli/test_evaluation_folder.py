@@ -1,4 +1,4 @@
-"""Where evaluations are, if no folder is given."""
+"""Default folders of evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`scenetok export-dataset`: a data set of rendered views, in the world of the capture."""
+"""`scenetok export-dataset` writes a data set of rendered views in the coordinates of the capture."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_capture_becomes_a_data_set_in_its_own_world(capture: Path, tmp_path: 
     photographs = {frame["file_path"]: torch.tensor(frame["transform_matrix"]) for frame in taken["frames"]}
     rendered = {frame["file_path"]: torch.tensor(frame["transform_matrix"]) for frame in made["frames"]}
     assert set(rendered) == {*made["train_filenames"], *made["test_filenames"]}
-    for name in made["test_filenames"]:  # the photographs that were not encoded, at their poses
+    for name in made["test_filenames"]:  # these are photographs that were not encoded, at their own poses
         assert min((rendered[name] - pose).abs().max() for pose in photographs.values()) < 1e-2
     centres, path = (torch.stack([pose[:3, 3] for pose in poses.values()]) for poses in (photographs, rendered))
     assert (path.mean(0) - centres.mean(0)).norm() < 0.5 * (centres - centres.mean(0)).norm(dim=1).max()

@@ -1,4 +1,4 @@
-"""`scenetok export-splat`: Gaussians with a report."""
+"""`scenetok export-splat` writes Gaussians and a report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_token_file_becomes_a_splat_with_a_report(
     scenetok("encode", "--data", capture, "--output", tokens)
     few = ("--frames", 16, "--steps", 1, "--iterations", 2, "--gaussians", 40)
     scenetok("export-splat", "--tokens", tokens, "--output", tmp_path / "tokens.ply", *few)
-    assert len(load_splat(tmp_path / "tokens.ply")) == 20  # half of what may become of them
+    assert len(load_splat(tmp_path / "tokens.ply")) == 20  # the fit starts with half of the maximum
     report = json.loads((tmp_path / "tokens.json").read_text())
     assert report["views"] == 14 and report["held_out_views"] == 2 and report["scene"] == "attic"
     assert set(report) == {"scene", "gaussians", "views", "held_out_views", "seconds", "splat_against_renders"}
@@ -63,7 +63,7 @@ def test_what_is_refused_before_anything_is_rendered(
     said = failure(
         "export-splat", "--data", capture, "--output", out, "--path", capture / "transforms.json", "--frames", 20
     )
-    assert "--frames is for paths by name" in said
+    assert "--frames only works with named paths" in said
     said = failure("export-dataset", "--data", capture, "--output", tmp_path / "small", "--size", 0)
     assert "--size must be at least 16" in said
     (tmp_path / "full").mkdir()

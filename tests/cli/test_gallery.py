@@ -1,4 +1,4 @@
-"""`scenetok gallery`: rooms, a generator and captures in one viewer."""
+"""`scenetok gallery` opens rooms, a generator and captures in one viewer."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_wrong_generations_are_told_in_one_line(
 
 
 def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands for the shipped one: its weights are a file of their own, beside the tokenizer's."""
+    """A small generator replaces the bundled one. Its weights are in a separate file beside the tokenizer's."""
     values = yaml.safe_load((config_folder() / "scenegen-tiny.yaml").read_text())
     values["scene_generator"].update(hidden_size=32, depth=1, num_heads=2)
     values["scene_sampler"]["steps"] = 2

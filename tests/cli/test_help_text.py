@@ -1,4 +1,4 @@
-"""Help without None."""
+"""Help texts do not print None as a default or as a choice, and their boxes stay intact."""
 
 from __future__ import annotations
 

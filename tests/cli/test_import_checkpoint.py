@@ -1,4 +1,4 @@
-"""`scenetok import`: the run folder has the released tensors, or is not there."""
+"""`scenetok import` writes a run folder with all released tensors, or no run folder at all."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_surplus_keys_and_records_are_listed_and_damage_is_refused(
     for key, reason in SURPLUS_KEYS.items():
         assert [line for line in said if line.startswith("left out ") and key in line and f": {reason}" in line], key
     (line,) = [line for line in said if line.startswith("left out records of more.ckpt of the kinds ")]
-    # Names of numpy are not listed where something in this process allows them already.
+    # Names of numpy are not listed if something in this process already allows them.
     is_allowed = any("numpy" in str(name) for name in torch.serialization.get_safe_globals())
     others = () if is_allowed else ("numpy",)
     for name in ("src.model.config.ModelCfg", "functools.partial", "datetime.timedelta", *others):
@@ -186,7 +186,7 @@ def test_the_file_of_another_autoencoder_is_refused_at_import(workplace: Path, t
 def test_autoencoder_weights_stay_outside_and_are_checked_when_the_run_is_loaded(
     workplace: Path, tmp_path: Path
 ) -> None:
-    """The pixel autoencoder has no weights, so a file is put into the configuration by hand."""
+    """The pixel autoencoder has no weight file, so the test puts one into the configuration by hand."""
     shutil.copytree(workplace / "run", tmp_path / "run", symlinks=True)
     weights = tmp_path / "vae.pt"
     weights.write_bytes(b"weights")

@@ -1,4 +1,4 @@
-"""`scenetok latents` from the command line: demo scenes, restart, verification, one line for bad input."""
+"""`scenetok latents` encodes demo scenes, continues, verifies files, and reports bad input in one line."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_verify_names_what_is_wrong(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output", "{out}"], "--data is needed"),
+        (["--output", "{out}"], "--data is required"),
         (["--output", "{out}", "--data", "{data}", "--shard", "2/2"], "shard 2/2"),
         (["--output", "{out}", "--data", "{data}/train"], r"no folder .*train/train; if .* --splits train"),
         (["--output", "{out}", "--data", "{data}", "--factors", "0"], "factors"),

@@ -1,4 +1,4 @@
-"""The `scenetok` command: help without heavy imports, subcommands by table, one line for bad input."""
+"""The `scenetok` command prints help without heavy imports, finds subcommands, and reports bad input in one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 
 
 def test_options_of_commands_are_known_without_torch_and_nerfstudio() -> None:
-    """`scenetok COMMAND --help`, and complaints about options, take no seconds of imports; trainings need torch."""
+    """`scenetok COMMAND --help` and errors about options must not wait for heavy imports. Only trainings need torch."""
     quick = [command.function for name, command in COMMANDS.items() if not name.startswith("train-tiny")]
     code = (
         "import sys, importlib, tyro\n"
@@ -67,14 +67,14 @@ def test_examples_of_the_help_are_commands(line: str, tmp_path: Path) -> None:
 
 
 def options_of(name: str) -> dict[str, str]:
-    """Option -> its help text."""
+    """Options of a command -> their help texts."""
     module, function = COMMANDS[name].function.split(":")
     parser = tyro.extras.get_parser(getattr(importlib.import_module(module), function))
     return {word: action.help or "" for action in parser._actions for word in action.option_strings}
 
 
 def test_one_word_for_one_thing() -> None:
-    """An option that several commands have takes the same words, and other words for it are known to mean it."""
+    """An option has the same name in all commands, and other commands' names for it are accepted."""
     for earlier, now in EARLIER_COMMANDS.items():
         assert now in COMMANDS and earlier not in COMMANDS
     for name, renamed in OPTIONS.items():
@@ -88,7 +88,7 @@ def test_one_word_for_one_thing() -> None:
 
 
 def test_a_help_text_leaves_a_default_that_is_printed_to_the_parser() -> None:
-    """Two defaults in one text may contradict each other."""
+    """If the help text named the default that the parser prints, too, the two could contradict each other."""
     for name in COMMANDS:
         for option, text in options_of(name).items():
             stated = re.findall(r"[Dd]efault:? ", text.replace("(default: ", ""))
@@ -235,7 +235,7 @@ def test_signals_end_a_command_in_one_line_and_leave_nothing(name: str, code: in
         [sys.executable, "-c", SLEEPS, str(tmp_path / "out"), name],
         capture_output=True,
         text=True,
-        # What starts in the background ignores SIGINT, and so would its children.
+        # A process in the background ignores SIGINT, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.returncode, done.stderr) == (code, f"scenetok report: {said}\n")

@@ -1,4 +1,4 @@
-"""`scenetok new-run`: run folders that Nerfstudio's tools open, with what was asked for changed."""
+"""`scenetok new-run` creates run folders that Nerfstudio's tools open, with the requested changes and no others."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_photograph_without_a_path_gets_a_trajectory_to_render(work: Path, tmp
     path = json.loads((tmp_path / "run" / "camera_path.json").read_text())
     assert (len(path["camera_path"]), path["render_height"]) == (48, 32)
     assert path["camera_path"][0]["fov"] == pytest.approx(58.0)
-    # Stock ns-eval compares the scene from the photograph's place with the photograph.
+    # The stock ns-eval renders the scene from the photograph's camera and compares it with the photograph.
     _, pipeline, _, _ = eval_setup(tmp_path / "run" / "config.yml", test_mode="test")
     shown = pipeline.datamanager.scenes.scene(0)
     assert torch.equal(shown.anchors, trajectory("turn")[[0, 23, 47]])

@@ -1,4 +1,4 @@
-"""scenetok render, and a capture's way to it: what is encoded, which path is taken, what the files hold."""
+"""`scenetok render`, and `scenetok encode` before it: encoded captures, camera paths, and the written files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pictures(folder: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two captures, each encoded with the model in the package."""
+    """Folder with two captures, each encoded with the bundled model."""
     folder = tmp_path_factory.mktemp("captures")
     for index, name in enumerate(("attic", "cellar")):
         write_demo_capture(folder / name, index=index)
@@ -56,7 +56,7 @@ def test_a_capture_is_encoded_in_its_own_world(workplace: Path) -> None:
 
 
 def test_the_run_folder_beside_a_token_file_shows_it(workplace: Path, tmp_path: Path) -> None:
-    """Also after encoding again; what lies there otherwise stays."""
+    """The run folder is replaced when the file is encoded again. Any other folder of that name stays."""
     config, pipeline, *_ = eval_setup(workplace / "attic-scene" / "config.yml", test_mode="test")
     assert config.data == workplace / "attic-scene.safetensors"
     assert len(pipeline.datamanager.train_dataset) == 12
@@ -101,7 +101,8 @@ def test_the_path_beside_a_video_gives_its_frames_again(workplace: Path, tmp_pat
 
 
 def test_photographs_stand_beside_the_views_they_were_taken_from(workplace: Path, tmp_path: Path) -> None:
-    """Along transforms.json every picture has its own photograph beside it, and looks more like it than like others."""
+    """With the path transforms.json and --compare, each render is beside the photograph of its own camera, and is
+    closer to it than to other photographs."""
     path = workplace / "cellar" / "transforms.json"
     words = ("--path", path, "--compare", "--formats", "png", "--num-context", 12, "--size", 128)
     scenetok("render", "--data", workplace / "cellar", "--output", tmp_path, *words)
@@ -126,7 +127,7 @@ def test_several_scenes_are_rendered_together_as_each_alone(workplace: Path, tmp
 
 
 def test_a_run_folder_is_left_as_it_is(workplace: Path, tmp_path: Path) -> None:
-    """Whether it is the output, or lies where a scene's pictures would."""
+    """A run folder is not overwritten, whether it is the output or has the name of a scene's folder in the output."""
     run = workplace / "attic-scene"
     before = sorted(file.name for file in run.iterdir())
     words = ("--tokens", f"{run}.safetensors", "--path", "dolly", "--frames", 2, "--steps", 1, "--formats", "png")
@@ -189,7 +190,7 @@ def test_tokens_without_cameras_need_a_path(workplace: Path, tmp_path: Path) -> 
 
 
 def test_token_files_render_without_nerfstudio_as_a_run_renders_them(workplace: Path, tmp_path: Path) -> None:
-    """Nerfstudio's imports take longer than the pictures; they are the same pictures."""
+    """Importing Nerfstudio takes longer than rendering. Without it, the pictures must be the same."""
     words = ["render", "--tokens", str(workplace / "attic-scene.safetensors"), "--frames", "2", "--formats", "png"]
     code = (
         "import sys; from scenetok_ns.cli.main import entrypoint; entrypoint(sys.argv[1:]);"

@@ -1,4 +1,4 @@
-"""Changes of a run: what cannot be is refused when they are made, before any run is read."""
+"""Impossible changes to a run are refused when `RunChanges` is created, before any run is read."""
 
 from __future__ import annotations
 

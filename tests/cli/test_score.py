@@ -1,4 +1,4 @@
-"""scenetok score: pictures of other programs get the figures that our own evaluation gives the same pictures."""
+"""`scenetok score` gives pictures of other programs the same figures as our own evaluation gives these pictures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METRICS = ("--metrics", "stlpips", "--fvd-frames", "2")
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, and what ns-eval leaves of an evaluation: figures, and a picture of every view."""
+    """Folder with a data set and the output of ns-eval: figures, and a picture of every view."""
     folder = tmp_path_factory.mktemp("workplace")
     write_small_re10k(folder / "data")
     pipeline = small_pipeline(folder / "data").eval()
@@ -62,7 +62,7 @@ def failure(workplace: Path, output: Path, *words: str, predictions: tuple[Path,
 
 
 def write_pictures(workplace: Path, folder: Path, layout: str, offset: int = 0) -> Path:
-    """The predictions of ns-eval as another program might leave them, brighter by `offset`."""
+    """Write the predictions of ns-eval in the layout of another program, brighter by `offset`."""
     for path in sorted((workplace / "ours").glob("*.png")):
         match = re.fullmatch(r"eval_img_(.*)_(\d+)", path.stem)
         assert match is not None
@@ -91,7 +91,7 @@ def test_layouts_of_other_programs(workplace: Path, tmp_path: Path, layout: str)
 
 
 def test_plain_pairs_for_other_programs_are_scored_alike(workplace: Path, tmp_path: Path) -> None:
-    """What scenetok evaluate --pairs writes: two folders of equal names."""
+    """`scenetok evaluate --pairs` writes two folders with the same file names, which score reads."""
     pipeline = small_pipeline(workplace / "data").eval()
     measures = Measures.load(EvaluationOptions(metrics=()), "cpu")
     run = SceneEvaluation(pipeline.model.renderer, measures, EvaluationFolder(tmp_path / "records"))
@@ -147,7 +147,7 @@ def test_a_second_call_measures_what_is_missing_and_changed_pictures_are_noticed
     load = PictureFolder.load
     monkeypatch.setattr(PictureFolder, "load", lambda self, key, frames: loaded.append(key) or load(self, key, frames))
     assert score(workplace, tmp_path / "score", predictions=(folder,))["results"] == first["results"]
-    assert loaded[1:] == ["test1"]  # the first is for the size
+    assert loaded[1:] == ["test1"]  # the first picture is loaded for its size
     write_pictures(workplace, tmp_path / "theirs", "{scene}/{frame}.png", offset=3)
     said = failure(workplace, tmp_path / "score", predictions=(folder,))
     assert "holds an evaluation with other settings: pictures.digest" in said
@@ -163,9 +163,9 @@ def test_missing_pictures_are_named_or_their_scenes_left_out(
     assert f"theirs has no picture of frame {lost.stem} of scene test1 (1 of " in said and "1 of 3 scenes" in said
     found = score(workplace, tmp_path / "b", "--skip-missing", predictions=(workplace / "ours", folder))
     assert list(found["per_scene"]) == ["test0", "test2"]
-    assert "1 of 3 scenes are left out, without all pictures: test1" in capsys.readouterr().err
+    assert "1 of 3 scenes are left out, pictures are missing: test1" in capsys.readouterr().err
     said = failure(workplace, tmp_path / "c", "--compare", str(tmp_path / "b"))
-    assert "measured other views than --index names, the first are of scene test1" in said
+    assert "measured other views than --index names, first in scene test1" in said
     for scene in ("test0", "test2"):
         next((folder / scene).iterdir()).unlink()
     assert "no scene is complete: theirs has" in failure(
@@ -205,7 +205,7 @@ def test_pictures_that_cannot_be_right_are_named(workplace: Path, tmp_path: Path
 
 
 def test_pictures_of_another_aspect_are_compared_with_crops_of_it(workplace: Path, tmp_path: Path) -> None:
-    """Truth itself, scaled and cropped as the protocol says, has no error."""
+    """The photographs themselves, scaled and cropped by the protocol, have no error."""
     from scenetok_ns.bridge.capture_kinds import find_dataparser
 
     source = find_dataparser(workplace / "data").setup().scene_source("test")

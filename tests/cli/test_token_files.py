@@ -1,4 +1,4 @@
-"""Token files: their names, and where a run folder for one may be created."""
+"""Names of token files, and folders in which a run folder for a token file may be created."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_run_folder_is_replaced_only_by_one_for_the_same_file(tmp_path: Path) 
     console = Console(file=StringIO(), width=1000)
     output, run = tmp_path / "scene.safetensors", Path("scenetok-tiny")
     assert is_free(tmp_path / "scene", output)
-    for _ in range(2):  # the second time over its own folder
+    for _ in range(2):  # the second time, it replaces its own folder
         write_tokens(tokens, output, "float32", run, console, run_folder=True)
         assert read_run(tmp_path / "scene").data == output
         assert is_free(tmp_path / "scene", output) and not is_free(tmp_path / "scene", tmp_path / "other.safetensors")

@@ -16,7 +16,7 @@ SEEDS = st.integers(0, 10_000)
 
 
 def rays(cameras: CameraBatch, size: tuple[int, int] = (3, 4), kind: str = "ray", normalize: bool = True):
-    """Directions and what comes second (origins or moments), [b, views, 3, pixels]."""
+    """Directions, and origins or moments, of the rays, each [b, views, 3, pixels]."""
     return ray_map(cameras, size, rays=kind, normalize=normalize).flatten(-2).split(3, dim=2)
 
 
@@ -176,7 +176,8 @@ def test_impossible_embeddings_are_named() -> None:
 
 
 def test_rigid_poses_are_rotations_and_translations() -> None:
-    """Few digits are rigid; scale, mirrors, other last rows and numbers that are not finite are not."""
+    """Poses with few digits count as rigid. Scaled and mirrored poses, poses with another last row, and poses with
+    numbers that are not finite do not."""
     turned = torch.tensor([[0.6, -0.8, 0, 5], [0.8, 0.6, 0, -3], [0, 0, 1, 1e4], [0, 0, 0, 1]])
     few_digits = torch.tensor([[0.707, -0.707, 0, 0], [0.707, 0.707, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     assert are_rigid(torch.stack([turned, few_digits])[None]).tolist() == [[True, True]]

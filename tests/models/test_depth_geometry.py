@@ -1,4 +1,4 @@
-"""Depth maps and points: there and back, what is seen, how views agree."""
+"""Depth maps become points and back, hidden points are not seen, and the depths of two views are compared."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ def test_distance_along_the_ray_is_longer_than_depth_by_the_angle() -> None:
 
 
 def test_what_is_hidden_or_outside_is_not_seen() -> None:
-    """From the left of the row, the step hides a part of the wall behind it; from the right it does not."""
+    """Hidden points, and points outside the pictures or behind the cameras, are not seen. Two views together see what
+    either of them sees."""
     _, cameras, depth = wall_views(count=5, size=32, step=True)
     points = unproject(depth, cameras)
     own = cameras.select([2])
     assert seen_from(points[2], own, depth[2:3]).all()
     behind = points[2].clone()
     behind[2] += 1.0
-    # Pushed back along z, all but the points that leave the picture are hidden by the surface that they were on.
+    # Points that are moved back along z are hidden by the surface that they were on.
     assert not seen_from(behind, own, depth[2:3]).any() and seen_from(behind, own).float().mean() > 0.5
     assert not seen_from(-points[2], own).any()
     both = seen_from(points[2], cameras.select([0, 4]), depth[[0, 4]])

@@ -1,4 +1,5 @@
-"""Depth of a model's frames by its head: same pass, both renderers, units of the capture, a file that fits."""
+"""Depth from a model's head: the same in both renderers, in units of the capture, and from a file that fits only its
+denoiser."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def test_the_engine_gives_the_depth_of_the_plain_twin_beside_the_same_frames(lay
 
 
 def test_depth_of_a_frame_is_what_the_head_says_at_its_last_step() -> None:
-    """The features are those of the network's last prediction, with the scene, at the frame's own latent."""
+    """The head gets the features of the last denoising step, computed with the scene, at the frame's own latent."""
     model = small_model("4:1")
     model.depth = DepthSource(random_head(model))
     tokens = model.encode(*views(3))
@@ -86,7 +87,7 @@ def test_depth_is_in_units_of_the_capture() -> None:
         list(model.render_windows(one, cameras, depth=True)) for one, cameras in ((tokens, path(4)), (scaled, large))
     )
     assert here.maps is not None and there.maps is not None
-    # Scaled positions round otherwise, and poses are rounded to bfloat16.
+    # Scaled positions round differently, and poses are rounded to bfloat16.
     torch.testing.assert_close(there.maps.depth, 10 * here.maps.depth, rtol=2e-2, atol=1e-3)
     torch.testing.assert_close(there.maps.confidence, here.maps.confidence, rtol=2e-2, atol=1e-3)
 
@@ -104,7 +105,7 @@ def test_a_file_fits_the_weights_it_was_trained_on_alone(tmp_path: Path) -> None
         model.denoiser.cnd_proj.weight.mul_(1.001)
     with pytest.raises(CheckpointError, match="trained on other weights"):
         model.depth_head()
-    model.depth = DepthSource(file, required=False)  # the one that comes with the package
+    model.depth = DepthSource(file, required=False)  # as for the bundled head
     assert model.depth_head() is None
 
 
@@ -119,7 +120,8 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_frame_of_a_long_path_has_the_depth_of_its_own_latent(layout: str) -> None:
-    """With a head that looks at cameras alone, and at each latent alone, windows leave no trace."""
+    """With a head that depends only on the cameras of each latent, depth must not change with the division of the path
+    into windows."""
     model = small_model(layout)
     head = random_head(model)
     head.blocks = torch.nn.ModuleList()
@@ -134,4 +136,4 @@ def test_each_frame_of_a_long_path_has_the_depth_of_its_own_latent(layout: str) 
     expected, _ = as_depth(*head(torch.zeros_like(poses), poses), (16, 16))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     changes = (expected[:, 1:] - expected[:, :-1]).abs().flatten(2).amax(2)
-    assert (changes > 1e-4).float().mean() > 0.5  # frames do differ
+    assert (changes > 1e-4).float().mean() > 0.5  # the frames differ, so mixing them up would be noticed

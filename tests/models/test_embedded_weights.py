@@ -66,7 +66,7 @@ def test_shipped_codec_gives_pictures_back_and_codes_of_unit_size() -> None:
 
 
 def test_shipped_weights_are_small_enough_to_ship() -> None:
-    """The package and its repository carry all files."""
+    """All bundled weights are part of the package and its repository, so they must stay small."""
     total = sum(
         embedded_weights(name).stat().st_size for name in ("scenetok-tiny", "scenegen-tiny", "scenetok-tiny-depth")
     )
@@ -74,7 +74,8 @@ def test_shipped_weights_are_small_enough_to_ship() -> None:
 
 
 def test_matrices_in_eight_bits_come_back_within_half_a_step(tmp_path: Path) -> None:
-    """Rows of very different size keep their own precision; what is small, or not named, stays in half precision."""
+    """Each row has its own scale, so rows of very different size keep their precision. Small tensors, and modules that
+    are not named, stay in half precision."""
     torch.manual_seed(0)
     layer, plain, back = nn.Linear(256, 64), nn.Linear(256, 64), nn.Linear(256, 64)
     with torch.no_grad():
@@ -89,7 +90,8 @@ def test_matrices_in_eight_bits_come_back_within_half_a_step(tmp_path: Path) -> 
 
 
 def test_the_shipped_generator_gives_its_photograph_back() -> None:
-    """Which it can only do with the tokenizer that it was trained on: the two files belong together."""
+    """The generated scene reproduces the photograph only with the tokenizer that the generator was trained on, so this
+    fails if the two bundled files do not belong together."""
     rooms = sample_rooms([scene_seed(0, "test", index) for index in range(2)])
     c2w = sample_walks(rooms, 12)
     frames = render_rooms(rooms, c2w, rooms.intrinsics, 128)

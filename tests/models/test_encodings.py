@@ -1,4 +1,4 @@
-"""Draws of VA-VAE's Gaussian where photographs are encoded: from the noise that is given, and nothing else changes."""
+"""When photographs are encoded, VA-VAE's latents are sampled with the given noise, and nothing else changes."""
 
 from __future__ import annotations
 

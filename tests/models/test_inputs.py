@@ -1,4 +1,4 @@
-"""Photographs and cameras of any kind become the same tensors; what cannot be right is refused in one line."""
+"""Photographs and cameras of any kind become the same tensors; impossible ones are refused in one line."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_cameras_that_no_photograph_has_are_refused(cameras: CameraBatch, messag
 
 
 def orbit(facing: float, count: int = 12) -> CameraBatch:
-    """OpenCV cameras on a circle in a world with z up; facing 1: inwards, -1: outwards."""
+    """OpenCV cameras on a circle in a world with z up. They face inwards if `facing` is 1, outwards if it is -1."""
     angles = torch.linspace(0, 2, count)
     out = torch.stack([angles.cos(), angles.sin(), torch.zeros(count)], -1)
     ahead, down = -facing * out, torch.tensor([0.0, 0.0, -1.0]).expand(count, 3)
@@ -113,7 +113,7 @@ def test_poses_that_look_like_opengl_are_refused() -> None:
     right = orbit(1)
     assert torch.allclose(torch.linalg.det(right.c2w), torch.ones(12))
     check_axes(right, "encode")
-    check_axes(orbit(-1), "encode")  # a walk around one's own axis looks outwards
+    check_axes(orbit(-1), "encode")  # a camera that turns around its own axis also faces outwards
     check_axes(right.select([0, 1]), "encode")
     wrong = CameraBatch.from_opengl(right.c2w, right.intrinsics)
     with pytest.raises(ValueError, match=r"^encode: .* look like OpenGL's .* CameraBatch.from_opengl, or"):

@@ -1,4 +1,4 @@
-"""Imports inside models run one way, also those inside functions and for types alone, and no files form a circle."""
+"""Imports inside models go downward only, including those in functions and for type checkers, and never in a circle."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ORDER = [
     {"presets", "temporal", "metrics", "errors"},
     {"recipes"},
 ]
-"""From the top down. fused and flow, autoencoders and cameras know nothing of each other."""
+"""Parts of models from the top down. fused and flow, and autoencoders and cameras, do not import each other."""
 APART = [("fused", "flow"), ("flow", "fused"), ("autoencoders", "cameras")]
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of models that a file imports, anywhere in it, relative to models."""
+    """Modules of models that a file imports anywhere, with names relative to models."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,4 +1,4 @@
-"""The plane sweep finds exact depths of planes, in any world, and says where it does not know."""
+"""The plane sweep finds the depths of planes in any coordinates, with low confidence in areas without texture."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_depths_are_in_the_units_of_the_poses() -> None:
 
 
 def test_flat_colours_are_not_trusted() -> None:
-    """No depth is likelier than another; what lies around decides."""
+    """In a picture of uniform colour no depth is more likely than another, so the confidence must be low."""
     frames, cameras, _ = wall_views()
     flat = sweep_depths(torch.full_like(frames, 0.4), cameras, [3])
     patterned = sweep_depths(frames, cameras, [3])
@@ -55,7 +55,7 @@ def test_a_flat_patch_takes_the_depth_around_it() -> None:
 
 
 def test_paths_prefer_small_changes_of_depth() -> None:
-    """A row that says nothing keeps the depth of the row before; one far away wins if it is cheap enough."""
+    """A row without information keeps the depth of the previous row. A distant depth wins only at a low cost."""
     options = PlaneSweepOptions(smallest_jump=0.1, largest_jump=0.5)
     cost = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3], [1.0, 1.0, 1.0, 0.0]]).T[:, None, :, None]
     summed = _along(cost, 2, options)[:, 0, :, 0]
@@ -66,11 +66,11 @@ def test_paths_prefer_small_changes_of_depth() -> None:
 
 @pytest.mark.parametrize(("covered", "off"), [(2, 0.0), (3, 0.3)])
 def test_half_of_the_neighbours_may_be_blocked(covered: int, off: float) -> None:
-    """All frames but `covered` of the 4 neighbours see the colour of the reference; the others something else."""
+    """`covered` of the 4 neighbours see another colour than the reference. The better half must decide."""
     cameras = row_of_cameras(5)
     frames = torch.full((5, 3, 8, 8), 0.2)
     frames[1 : 1 + covered] = 0.8
-    world = torch.tensor([0.0, 0.3, 8.0])[:, None, None]  # seen by all
+    world = torch.tensor([0.0, 0.3, 8.0])[:, None, None]  # a point that all frames see
     cost = colour_difference(frames[1:], cameras.select([1, 2, 3, 4]), world, frames[0, :, 0, :1])
     torch.testing.assert_close(cost, torch.full((1, 1), off))
     behind = colour_difference(frames[1:], cameras.select([1, 2, 3, 4]), -world, frames[0, :, 0, :1])

@@ -1,4 +1,4 @@
-"""Presets: their files, and what is refused."""
+"""Preset files are read completely, and wrong values are refused by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_quirks_are_on_only_where_released_weights_need_them() -> None:
         "dl3dv-shift8": focal_all,
         "dl3dv-wan-shift4": wan,
         "dl3dv-wan-shift8": wan,
-        "scenegen-dl3dv": focal_all,  # of its tokenizer
+        "scenegen-dl3dv": focal_all,  # because its tokenizer has the quirk
     }
 
 
@@ -134,7 +134,7 @@ def test_missing_config_folder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if load_preset(name).scene_generator])
 def test_a_scene_generator_repeats_its_tokenizer(name: str) -> None:
-    """Where this fails, copy the changed sections of the tokenizer's preset into the generator's."""
+    """If this fails, copy the changed sections of the tokenizer's preset into the generator's preset."""
     preset = load_preset(name)
     assert preset.tokenizer_preset is not None
     tokenizer = load_preset(preset.tokenizer_preset)
@@ -146,6 +146,6 @@ def test_a_scene_generator_repeats_its_tokenizer(name: str) -> None:
 
 
 def test_the_embedded_generator_fits_into_the_package() -> None:
-    """Its weights are shipped in eight bits, at most 15 MiB."""
+    """The generator's weights, which are shipped in eight bits, take at most 15 MiB."""
     state = SceneGenerator.from_preset(load_preset("scenegen-tiny")).state_dict()
     assert sum(value.numel() for value in state.values()) < 15 * 2**20

@@ -1,4 +1,4 @@
-"""Trained models by preset, run folder, checkpoint and released file: the same weights, and one line for what fails."""
+"""Models load from a preset, run folder, checkpoint or released file with the right weights; failures take one line."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_released_checkpoints_and_networks_in_a_file(tmp_path: Path) -> None:
     check_weights(model, dict(random_state(preset)))
     save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "mine.safetensors")
     check_weights(SceneTok.from_pretrained(tmp_path / "mine.safetensors", preset=str(PRESET)), dict(state))
-    with pytest.raises(ValueError, match="does not say which preset it is of: give preset="):
+    with pytest.raises(ValueError, match="does not name its preset: give preset="):
         SceneTok.from_pretrained(tmp_path / "mine.safetensors")
 
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_loaded_is_one_line(run: Path, tmp_path: Path, monkeypatc
         (tmp_path / "empty", "is not a run folder: it has no config.yml"),
         (tmp_path / "none", "does not hold the configuration of a scenetok run .its method is splatfacto"),
         (tmp_path / "cut", "cannot be read as the configuration of a scenetok run"),
-        ("re10k", "the weights of preset re10k are not here: get them with `scenetok download re10k`"),
+        ("re10k", "the weights of preset re10k were not found: run `scenetok download re10k`"),
         ("wan-scratch", "no trained model"),
     ]:
         with pytest.raises((ValueError, OSError), match=message) as stop:
@@ -125,7 +125,7 @@ def test_what_cannot_be_loaded_is_one_line(run: Path, tmp_path: Path, monkeypatc
         assert "\n" not in str(stop.value)
     with pytest.raises(ValueError, match="does not fit preset scenetok-tiny"):
         SceneTok.from_pretrained(run, preset="scenetok-tiny")
-    with pytest.raises(ValueError, match="says something else"):
+    with pytest.raises(ValueError, match="names another one"):
         SceneTok.from_pretrained("scenetok-tiny", preset="scenegen-tiny")
     shutil.rmtree(other / small_config(tmp_path, tmp_path).relative_model_dir)
-    assert SceneTok.from_pretrained(other).preset.name == PRESET.stem  # the folder that its configuration names
+    assert SceneTok.from_pretrained(other).preset.name == PRESET.stem  # the config names another checkpoint folder

@@ -1,4 +1,4 @@
-"""The focal quirk of released DL3DV weights: its factor, and on which views it acts."""
+"""The focal quirk of released DL3DV weights has the recorded factor and acts on the right views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Released checkpoints: what is taken, what is dropped, what is refused and how it is named."""
+"""Released checkpoints: tensors that are used, keys that are left out with a reason, and files that are refused."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_only_the_last_block_s_unused_half_is_dropped() -> None:
             r"1 missing: denoiser\.cnd_proj\.weight; 1 unknown: denoiser\.cnd_proj\.wt$",
         ),
         (lambda s: s.pop(SQUARE), r"1 missing: denoiser\.model\.blocks\.0\.attn\.proj\.weight$"),
-        (  # a third block: the file is of a larger network
+        (  # a third block, so the file belongs to a larger network
             lambda s: s.update({SQUARE.replace("blocks.0", "blocks.2"): s[SQUARE]}),
             r"1 surplus: denoiser\.model\.blocks\.2\.attn\.proj\.weight$",
         ),
@@ -134,7 +134,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 class Runs:
-    """Unpickling this calls a function."""
+    """An object whose unpickling calls a function."""
 
     def __init__(self, function: typing.Callable, *args: object) -> None:
         self.call = (function, args)
@@ -157,7 +157,7 @@ def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path: Path, function: ty
 
 
 def test_code_that_reaches_its_function_through_a_listed_name_is_refused(tmp_path: Path) -> None:
-    """Names on the list stand for inert classes, so nothing of their packages can be called."""
+    """Inert classes replace all names in the file, so nothing in their packages can be called."""
     with foreign_classes("omegaconf.base.Metadata") as (metadata,):
         path = write_lightning(tmp_path / "x.ckpt", {"a": torch.zeros(1)}, extra=Runs(metadata, "arguments", 3))
         metadata.__init__ = lambda self, *args: pytest.fail("a foreign class was called")
@@ -184,7 +184,7 @@ def test_numpy_scalars_are_read_over_where_the_process_allows_them_too(tmp_path:
     scalar = np.float64(0.5).__reduce__()[0]
     path = write_lightning(tmp_path / "x.ckpt", {"a": torch.ones(2)}, best=np.float64(0.25), other=np.int64(3))
     types = [type(np.dtype(name)) for name in ("float64", "int64")]
-    already = torch.serialization.get_safe_globals()  # leaving the context would take these from the process too
+    already = torch.serialization.get_safe_globals()  # leaving the context would remove these from the process, too
     with torch.serialization.safe_globals([x for x in (scalar, np.dtype, *types) if x not in already]):
         assert torch.equal(read_lightning(path)["a"], torch.ones(2))
 
@@ -216,7 +216,7 @@ def test_surplus_keys_are_left_out_with_a_reason(released: Path) -> None:
 
 
 def test_unknown_records_are_replaced_by_inert_ones(tmp_path: Path) -> None:
-    """Objects, dicts, lists, arrays, functions and enums of packages that are not there, or that are."""
+    """Objects, dicts, lists, arrays, functions and enums of installed and missing packages do not stop the reader."""
     names = ("src.model.config.ModelCfg", "another.AttributeDict", "somewhere.else_.Thing")
     with foreign_classes(*names) as (config, attributes, thing):
         thing.__reduce__ = lambda self: (config, ("argument", 3), {"state": 1})

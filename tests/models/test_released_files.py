@@ -1,4 +1,4 @@
-"""The table of released files: complete for the presets, and what stands in it is possible."""
+"""The table of released files has all files of the presets, and its entries are well formed."""
 
 from __future__ import annotations
 

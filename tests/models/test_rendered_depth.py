@@ -1,4 +1,4 @@
-"""Depth without a head: views of a path are compared; a view alone gets views around it."""
+"""Depth without a head: the views of a path are compared, and a single view gets further views around it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scenetok_ns.models.rendered_depth import companions, depth_windows, scene_u
 
 
 class WallModel:
-    """In the place of a model: renders the wall of `wall_views` from any camera of its row."""
+    """Stand-in for a model that renders the wall of `wall_views` from any camera of its row."""
 
     def __init__(self) -> None:
         self.inner = small_model("1:1")
@@ -63,7 +63,7 @@ def test_a_view_alone_gets_views_around_it_that_go_on_from_it(tokens) -> None:  
     ((around, clean),) = model.asked
     assert clean is not None and torch.equal(clean.cameras.c2w, one.c2w) and clean.latents is latents
     assert maps.depth.shape == (1, 1, 24, 24) and (maps.depth / truth[3:4] - 1).abs().median() < 0.05
-    # They look where it looks, from beside it.
+    # The further views have the orientation of the view, and stand beside it.
     assert torch.equal(around.c2w[..., :3, :3], one.c2w[..., :3, :3].expand(1, around.num_views, 3, 3))
     assert around.c2w[0, :, 2, 3].unique().tolist() == [0.0]
 

@@ -1,4 +1,4 @@
-"""Several scenes, photographs that come later, and models without weights."""
+"""Encode several scenes, add photographs later, and warn about models without weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from scenetok_ns.models.tokens import SceneTokens
 
 @pytest.mark.parametrize("make", [small_model, vavae_model])
 def test_views_that_come_later_count_like_those_from_the_start(make, tmp_path: Path) -> None:
-    """The reference is the first views' middle one; with the same reference the tokens are the same."""
+    """The reference stays the middle one of the first views. Encoding all views at once with this reference must give
+    the same tokens."""
     model, (images, cameras) = make(), views(7)
     later = [1, 3, 5, 6]
     tokens = model.encode(images[[0, 2, 4]], cameras.select([0, 2, 4]), keep_latents=True, pose_scale=2.0, scene="room")
@@ -87,7 +88,7 @@ def test_a_model_without_weights_says_so_once() -> None:
         trained = small_model()
         trained.render(trained.encode(images, cameras), path(2))
         training = SceneTok.from_preset(small_preset())
-        training.encode(images, cameras)  # in training mode
+        training.encode(images, cameras)  # a model in training mode does not warn
         loaded = SceneTok.from_preset(load_preset("scenegen-tiny")).eval()
         loaded.load_embedded()
         loaded.warn_if_untrained()
@@ -99,7 +100,7 @@ def test_a_model_without_weights_says_so_once() -> None:
 
 
 def test_a_loss_on_predicted_frames_moves_the_tokens() -> None:
-    """Gradients reach the tokens, and lead where the loss falls; weights stay as they are."""
+    """Gradients reach the tokens and reduce the loss. The weights do not change."""
     model, (images, cameras) = small_model().requires_grad_(False), views(3)
     tokens = model.encode(images, cameras)
     mean = tokens.mean.clone().requires_grad_(True)
@@ -117,7 +118,7 @@ def test_a_loss_on_predicted_frames_moves_the_tokens() -> None:
 @pytest.mark.parametrize("layout", ["1:1", "4:1", "17:5"])
 @pytest.mark.parametrize("frames", [1, 6, 60])
 def test_a_prediction_is_a_render_of_one_step(layout: str, frames: int) -> None:
-    """In the first window: later ones of a render lean on it."""
+    """`predict` equals a render in one step in the first window. Later windows of a render continue from it."""
     model, (images, cameras) = small_model(layout), views(3)
     tokens, sampler = model.encode(images, cameras), replace(model.preset.sampler, steps=1)
     expected = model.render(tokens, path(frames), sampler=sampler, seed=3)

@@ -1,4 +1,4 @@
-"""Photographs and anchors to tokens: what the generator is shown, seeds, references, and what is refused."""
+"""Scene generation: the generator's inputs, seeds and reference poses, and wrong input that is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_tokens_are_those_of_the_sampler_with_poses_relative_to_the_first_photog
 
 
 def test_views_that_are_not_given_are_null_tokens(model: SceneTok, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in training, where there are always the same number of views and some are masked out."""
+    """Training always has the same number of views, of which some are masked, so generation must do the same."""
     seen: dict[str, Any] = {}
 
     def watched(*args: Any, **options: Any) -> torch.Tensor:
@@ -124,7 +124,7 @@ def with_poses(change: Callable[[torch.Tensor], None]) -> CameraBatch:
 
 
 def turning() -> CameraBatch:
-    """All anchors where the first photograph was taken."""
+    """Anchors that turn in the place where the first photograph was taken."""
     c2w = ANCHORS.c2w.clone()
     c2w[..., :3, 3] = CAMERAS.c2w[:, :1, :3, 3]
     return CameraBatch(c2w, ANCHORS.intrinsics)

@@ -1,4 +1,4 @@
-"""Photographs to tokens to frames: counts, order, padding, seeds; with an oracle and with a small random model."""
+"""Render frames from tokens with an oracle and with a small random model: counts, order, padding and seeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def oracle_render(layout: TemporalLayout, cameras: CameraBatch, sampler, **optio
 
 
 def check_frames(windows: list[RenderedFrames], cameras: CameraBatch) -> None:
-    """Each frame exactly once, in order, and each the one of its own camera."""
+    """Check that each frame comes exactly once, in order, and belongs to its own camera."""
     expected = 0
     for window in windows:
         assert window.first_frame == expected and window.frames.shape[1] > 0
@@ -90,7 +90,7 @@ def test_frames_come_before_the_path_is_done() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("length", [1, 3, 40])
 def test_a_path_goes_on_from_clean_views(layout: str, length: int) -> None:
-    """They stand at the head of the first window at time 0; frames and latents that come back are the new ones."""
+    """Clean views are the beginning of the first window, at time 0. Only new frames and latents are returned."""
     form, sampler = LAYOUTS[layout], SAMPLERS[layout]
     denoiser, coder = OracleDenoiser(form), autoencoder(form)
     chunks = sampler.clean_targets // form.latents_per_chunk
@@ -109,7 +109,7 @@ def test_a_path_goes_on_from_clean_views(layout: str, length: int) -> None:
 
 
 def test_noise_is_the_same_whatever_a_path_goes_on_from() -> None:
-    """Else a view would change its looks with the number of views that were there before."""
+    """Otherwise a view would look different depending on the number of clean views before it."""
     layout, sampler = LAYOUTS["1:1"], SAMPLERS["1:1"]
 
     class Recording(OracleDenoiser):
@@ -188,7 +188,7 @@ def test_frames_follow_seed_tokens_and_sampler_and_nothing_else() -> None:
         model.render(tokens, CameraBatch(path(9).c2w, torch.tensor([2.0, 2.0, 1.0]) * path(9).intrinsics), seed=5),
     ]
     assert not any(torch.allclose(other, frames, atol=1e-3) for other in others)
-    # A longer path starts from the same noise, so what one window sees alike is alike.
+    # A longer path starts from the same noise, so windows with the same cameras give the same frames.
     assert torch.equal(model.render(tokens, path(40), seed=5)[:32], model.render(tokens, path(32), seed=5))
 
 
@@ -255,7 +255,7 @@ def test_latents_behind_the_path_are_not_decoded() -> None:
             render_windows(OracleDenoiser(layout), coder, torch.zeros(1, 2, 3), path(frames), (SIZE, SIZE), sampler)
         )
         assert sum(seen) == expected and sum(part.frames.shape[1] for part in parts) == frames
-        # All latents are handed on: later paths go on from them.
+        # All latents are returned, because later paths continue from them.
         padded = max(layout.num_latents(frames), sampler.window)
         assert sum(latents.latents.shape[1] for part in parts for latents in part.denoised) == padded
 
@@ -316,7 +316,7 @@ def test_wrong_input_is_one_clear_line() -> None:
 
 
 def test_clean_views_are_in_the_units_of_the_capture() -> None:
-    """Nothing changes when the whole capture is moved, clean views included."""
+    """Moving the whole capture, including the clean views, changes nothing."""
     model, (images, cameras) = small_model("1:1"), views(3)
     tokens = model.encode(images, cameras, pose_scale=3.0)
     move = torch.tensor([[0.0, -1, 0, 2], [1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]])

@@ -62,7 +62,7 @@ def test_packing_puts_each_frame_into_its_latent_and_zeros_elsewhere(name: str) 
 
 
 def test_a_chunk_of_several_latents_begins_with_a_lone_frame_unless_its_latents_are_full() -> None:
-    """Temporal downsampling 4 in chunks of 3 latents is 1 + 4 + 4 frames, as the published maps have it."""
+    """A temporal downsampling of 4 in chunks of 3 latents means 1 + 4 + 4 frames, as in the published maps."""
     layout = TemporalLayout(9, 3)
     assert layout == TemporalLayout(9, 3, 4) != TemporalLayout(9, 3, 3) and layout.first_frame_alone
     assert [layout.latent_of(f) for f in range(18)] == [0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5]

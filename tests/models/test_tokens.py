@@ -1,4 +1,4 @@
-"""Token files: what is saved is loaded, what is wrong is refused in one line, nothing is left half-written."""
+"""Token files load as they were saved, wrong ones are refused in one line, and none is left half-written."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_sample_is_the_gaussian_of_the_seed() -> None:
 
 
 def rewrite(path: Path, values: dict | None = None, tensors: dict | None = None, header: dict | None = None) -> None:
-    """The file of `tokens(8, 4)` with some of its description or tensors replaced."""
+    """Write the file of `tokens(8, 4)` with parts of its description or some of its tensors replaced."""
     tokens(8, 4).save(path)
     found = {**load_file(path), **(tensors or {})}
     described = {"preset": "re10k", "scene": "", "pose_scale": 1.0, "sources": [], **(values or {})}
@@ -179,7 +179,7 @@ def test_shapes_are_checked_at_once() -> None:
 
 
 def test_tokens_of_another_version_s_networks_are_refused() -> None:
-    """128 tokens of scenetok-tiny 0.1 have the shape of half of today's, and would render as noise."""
+    """The 128 tokens of scenetok-tiny 0.1 have the shape of half of the current tokens. They would render as noise."""
     preset = load_preset("scenetok-tiny")
     whole = SceneTokens(torch.zeros(256, 32), torch.eye(4), preset="scenetok-tiny")
     check_tokens(whole.subset(128), preset)

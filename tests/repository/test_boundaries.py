@@ -1,4 +1,4 @@
-"""Rules about the whole source tree: what imports without Nerfstudio, and that nothing is unpickled."""
+"""Rules about the whole source tree: models and data import without Nerfstudio, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
 def unsafe_calls(source: str) -> Iterator[str]:
-    """Calls in `source` that could execute what they read."""
+    """Yield calls in `source` that could execute code from the files that they read."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]

@@ -1,4 +1,4 @@
-"""README and docs: every command in them runs, every link leads somewhere."""
+"""Every command in README and docs runs, and every link leads to an existing page."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page.blocks], ids=lambda page: page.name)
 def test_commands(page: Page, materials: Materials, tmp_path: Path) -> None:
-    """All blocks of a page in order, in one folder; those that cannot be run here have their options read."""
+    """Run all blocks of a page in order, in one folder. For blocks that cannot run here, only options are checked."""
     for name, path in page.materials:
         materials.make(name, tmp_path / path)
     for block in page.blocks:
         for name, path in block.materials:
             materials.make(name, tmp_path / path)
         for command in block.commands():
-            print(f"{page.name}:{block.line}: {command}")  # shown when it fails
+            print(f"{page.name}:{block.line}: {command}")  # pytest prints it if the command fails
             (check_options if block.not_run else run)(command, tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_links(page: Page) -> None:
 
 
 def headings(text: str) -> set[str]:
-    """As GitHub names them."""
+    """Anchors of the headings, as GitHub names them."""
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -124,7 +124,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """The site's build checks it, too, but needs the extra docs."""
+    """The build of the site also checks this, but needs the extra `docs`."""
     listed = set(re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert listed == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
 

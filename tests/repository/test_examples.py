@@ -15,7 +15,7 @@ from scenetok_ns.data.demo.writer import write_demo_data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONGEST = 55
-"""Lines of a script, its help included."""
+"""Maximum number of lines of a script, including its help."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Broken inputs at every entry point: each is refused in one line that names it, and nothing is accepted in silence."""
+"""Broken inputs at every entry point are refused in one line that names them. None is accepted silently."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scenetok_ns.data.camera_path_files import write_camera_path
 from scenetok_ns.models.presets import load_preset
 
 LEAST = 1500
-"""Inputs that the table must have."""
+"""Minimum number of broken inputs in the table."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The package installed from its wheel and as an editable tree: it is whole, and presets are found from anywhere."""
+"""The package is complete when installed from its wheel or as an editable tree, and finds presets from any folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(scenetok_ns.__file__, config_folder(), *preset_names(), sep="\\n")
 
 @pytest.fixture(scope="module")
 def only_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the one dependency that presets need, and nothing else of this environment."""
+    """Folder with the only dependency that presets need, and nothing else from this environment."""
     folder = tmp_path_factory.mktemp("dependency")
     spec = importlib.util.find_spec("yaml")
     assert spec is not None and spec.origin is not None
@@ -36,7 +36,7 @@ def only_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pip(*arguments: str, environment: Path | None = None) -> None:
     python = ["--python", str(environment / "bin" / "python")] if environment else []
-    # Of this environment, the other one sees the build backend.
+    # The other environment may import the build backend from this one.
     variables = {"PYTHONPATH": sysconfig.get_path("purelib"), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PATH": "/usr/bin"}
     command = [sys.executable, "-m", "pip", *python, *arguments, "--no-deps", "--no-index", "--no-build-isolation"]
     result = subprocess.run(command, env=variables, capture_output=True, text=True)
@@ -44,7 +44,7 @@ def pip(*arguments: str, environment: Path | None = None) -> None:
 
 
 def files_of_the_package() -> set[str]:
-    """Modules, weights, pages and py.typed in the tree; a pattern in .gitignore would keep a folder of them out."""
+    """Modules, weights, pages and py.typed in the tree. A pattern in .gitignore could leave a folder of them out."""
     paths = (ROOT / "scenetok_ns").rglob("*")
     return {path.relative_to(ROOT).as_posix() for path in paths if path.name.endswith(PACKED)}
 

@@ -1,4 +1,4 @@
-"""Commands that are killed with -9: a rerun gives what an undisturbed run gives, and nothing is left over."""
+"""After a command is killed with -9, a rerun gives the result of an undisturbed run and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = kills.__file__
 @pytest.mark.long
 @pytest.mark.slow
 def test_reruns_after_kills_equal_undisturbed_runs() -> None:
-    """`make kills` tries all commands, with twenty kills each."""
+    """This test tries a few kills. `make kills` tries all commands, with twenty kills each."""
     commands = ["import", "new-run", "download"]
     words = [sys.executable, SCRIPT, *commands, "--count", "1", "--kinds", "writes"]
     done = subprocess.run(

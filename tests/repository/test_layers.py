@@ -1,4 +1,4 @@
-"""The layout of the package: rooms in one order, no import upward, no circle, no large file.
+"""The layout of the package: rooms have an order, no import goes upward or in a circle, and no file is large.
 
 Imports inside functions, for type checkers and by `importlib.import_module` count like all others.
 """
@@ -18,13 +18,13 @@ MODELS = (
     "scenegen > scenetok > scene_encoding > scenetok_networks > engine > fused flow > networks > "
     "autoencoders cameras > ops > presets temporal"
 )
-"""From the top down. What stands between the same signs may not import one another in a circle."""
+"""Parts from the top down. Parts between the same two signs must not import each other in a circle."""
 LONGEST = 400
-"""Lines of a file."""
+"""Maximum number of lines of a file."""
 
 
 def imports(root: Path) -> dict[str, set[str]]:
-    """Module -> modules of the same package that it imports, by name without that of the package."""
+    """Module -> modules of the same package that it imports, named without the package's name."""
     files = {".".join(path.relative_to(root).with_suffix("").parts): path for path in root.rglob("*.py")}
     files = {name.removesuffix(".__init__"): path for name, path in files.items() if name != "__init__"}
 
@@ -46,7 +46,7 @@ def imports(root: Path) -> dict[str, set[str]]:
 
 
 def upward(graph: dict[str, set[str]], order: str, inside: str = "") -> list[str]:
-    """Imports from a lower place of `order` to a higher one; `inside`: the room whose parts are ordered."""
+    """List imports from a lower part of `order` to a higher one. `inside` is the room whose parts are ordered."""
     floor = {inside + name: number for number, names in enumerate(order.split(" > ")) for name in names.split()}
     unknown = sorted({name.split(".")[0] for name in graph} - set(floor)) if not inside else []
     lines = [f"{name} is not a room" for name in unknown]
@@ -64,7 +64,7 @@ def upward(graph: dict[str, set[str]], order: str, inside: str = "") -> list[str
 
 
 def circles(graph: dict[str, set[str]]) -> list[str]:
-    """Files and folders of one folder that import one another in a circle."""
+    """List files and folders of the same folder that import each other in a circle."""
     folders: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for module, targets in graph.items():
         for target in targets:

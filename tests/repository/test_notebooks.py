@@ -1,4 +1,4 @@
-"""The notebooks run, and what is stored in them is what they print and draw."""
+"""The notebooks run, and their stored outputs are those that they produce."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def executed(path: Path) -> Any:
 
 
 def outputs(cell: Any) -> list[tuple[str, ...]]:
-    """What a cell shows: kinds of pictures, and texts without their figures, which differ between machines."""
+    """Outputs of a cell: kinds of pictures, and texts without numbers, which differ between machines."""
     found: list[tuple[str, ...]] = []
     for output in cell.get("outputs", []):
         if output["output_type"] != "stream":
             found.append((output["output_type"], *sorted(output.get("data", {"error": None}))))
             continue
         text = re.sub(r"-?[\d.,]+", "#", " ".join(output["text"].split()))
-        # Where a text is cut into several depends on the time that it takes to come.
+        # A text may arrive in several pieces, depending on time: join them.
         if found and found[-1][0] == output["name"]:
             text = f"{found.pop()[1]} {text}"
         found.append((output["name"], text))

@@ -1,4 +1,4 @@
-"""docs/presets.md and docs/quirks.md say what the preset files say."""
+"""docs/presets.md and docs/quirks.md agree with the preset files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed comes out as it went in, and commands can be copied into a shell."""
+"""Names are printed unchanged, and printed commands can be copied into a shell."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_bars_and_nerfstudio_s_console_take_names_as_they_are(monkeypatch: pytes
 
 
 def markup_printers(source: str) -> Iterator[str]:
-    """Calls in `source` that print names as rich's markup."""
+    """Yield calls in `source` that print names as rich's markup."""
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     for call in calls:
         name = ast.unparse(call.func)

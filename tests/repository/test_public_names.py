@@ -1,4 +1,4 @@
-"""The names at the package's top: imported on first use, known to type checkers, documented."""
+"""The public names of the package are imported on first use, known to type checkers, and documented."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = sorted(set(scenetok_ns.__all__) - {"__version__"})
 
 
 def imported_for_types() -> dict[str, str]:
-    """Name -> module, of the imports under TYPE_CHECKING."""
+    """Name -> module for the imports under TYPE_CHECKING."""
     tree = ast.parse((ROOT / "scenetok_ns" / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
     lines = [node for node in block.body if isinstance(node, ast.ImportFrom)]
@@ -52,7 +52,7 @@ def test_every_name_leads_to_what_type_checkers_see() -> None:
 
 
 def public_functions() -> dict[str, Callable[..., Any]]:
-    """Functions and methods that users call, by name."""
+    """Name -> function or method that users call."""
     found: dict[str, Callable[..., Any]] = {}
     for name in NAMES:
         value = getattr(scenetok_ns, name)
@@ -72,7 +72,7 @@ ENTRIES = (
     "generate", "open_scenes", "photograph_views", "square_views", "camera_path", "cameras_from_transforms",
     "cameras_from_colmap", "cameras_from_nerfstudio", "load_preset",
 )  # fmt: skip
-"""Functions and methods that a new user calls first: each has an example."""
+"""Functions and methods that a new user calls first. Each must have an example."""
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -84,7 +84,7 @@ def test_public_functions_have_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_help_is_enough_to_call_an_entry_point(name: str) -> None:
-    """Each argument is described, errors are named, an example is there."""
+    """The docstring describes each argument, names the errors, and has an example."""
     function = FUNCTIONS[name]
     text = inspect.getdoc(function) or ""
     assert "Args:" in text and "Returns:" in text and "Raises:" in text and ">>> " in text, name

@@ -1,4 +1,4 @@
-"""scripts/train.slurm with stand-ins for SLURM's commands and ns-train."""
+"""scripts/train.slurm, run with stand-ins for SLURM's commands and ns-train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train.slurm"
 
 SRUN = """#!/usr/bin/env bash
-# Runs its command once for each node, as srun does with one task a node.
+# Runs its command once for each node, as srun does with one task per node.
 while [[ $1 == --* ]]; do shift; done
 for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do SLURM_NODEID=$node "$@" || exit; done
 """
@@ -31,7 +31,7 @@ sys.exit(int(os.environ.get("EXIT", 0)))
 def submit(
     folder: Path, *arguments: str, **environment: str
 ) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
-    """Run the script as a job of two nodes; its result, and what ns-train was called with on each node."""
+    """Run the script as a job on two nodes. Returns its result, and the arguments of ns-train on each node."""
     for name, content in (("srun", SRUN), ("scontrol", SCONTROL), ("ns-train", NS_TRAIN)):
         path = folder / name
         path.write_text(content)

@@ -17,9 +17,9 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """Properties of an autoencoder that the networks depend on. Needs no weights.
+    """Properties of an autoencoder that the networks depend on. They are known without its weights.
 
-    `mean` and `std` have one entry for each channel, or one for all: the networks see (raw - mean) / std.
+    `mean` and `std` have one entry for each channel, or one for all. The networks see (raw - mean) / std.
     """
 
     layout: TemporalLayout
@@ -36,7 +36,7 @@ class LatentSpace:
                 )
 
     def latent_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the latents of images of (height, width) pixels."""
+        """Height and width of the latents of images of (height, width) pixels, which the factor must divide."""
         height, width = image_size
         if height % self.spatial_factor or width % self.spatial_factor:
             raise ValueError(
@@ -45,31 +45,31 @@ class LatentSpace:
         return height // self.spatial_factor, width // self.spatial_factor
 
     def normalize(self, raw: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w"]:
-        """Convert raw latents, from the autoencoder or from a latent file, to those that the networks see.
+        """Convert raw latents, from the autoencoder or a latent file, to the normalised latents that networks see.
 
         Computed in float32 or wider, returned in the dtype of `raw`.
         """
         return ((raw - _per_channel(self.mean, raw.device)) / _per_channel(self.std, raw.device)).to(raw.dtype)
 
     def denormalize(self, latents: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w"]:
-        """The inverse of `normalize`."""
+        """Undo `normalize`."""
         mean, std = _per_channel(self.mean, latents.device), _per_channel(self.std, latents.device)
         return (latents * std + mean).to(latents.dtype)
 
 
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "c 1 1"]:
-    """The statistics on `device`, copied there once: a copy for each call would wait for the device."""
+    """Statistics as a tensor on `device`. They are copied only once, because each copy waits for the device."""
     with torch.inference_mode(False):  # an inference tensor in the cache could not take part in training later
         return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 class Autoencoder(nn.Module, ABC):
-    """A frozen autoencoder between frames in [0, 1] and latents as the networks see them.
+    """A frozen autoencoder between frames in [0, 1] and the latents that the networks see.
 
-    The wrapper handles range conversion, latent statistics, chunking and precision. Frames and latents come
-    back in the dtype of the input, whatever the dtype of the weights. A subclass writes `_encode` and `_decode`, which
-    may rely on checked shapes.
+    The class handles range conversion, latent statistics, chunking and precision. Frames and latents are returned in
+    the dtype of the input, whatever the dtype of the weights. A subclass implements `_encode` and `_decode`, which get
+    checked shapes.
     """
 
     def __init__(self, space: LatentSpace) -> None:
@@ -82,22 +82,24 @@ class Autoencoder(nn.Module, ABC):
         *,
         noise: torch.Generator | Float[Tensor, "b l c h w"] | None = None,
     ) -> Float[Tensor, "b l c h w"]:
-        """Frames in [0, 1], whole chunks of the temporal layout -> raw latents.
+        """Encode frames to raw latents.
 
-        `noise` is for autoencoders that sample: a generator (on the CPU: the same latents on every device), the
-        standard normal noise itself, or None for the mean. Deterministic autoencoders ignore it.
+        Args:
+            frames: Frames in [0, 1], in whole chunks of the temporal layout.
+            noise: For autoencoders that sample: a random generator (one on the CPU gives the same latents on every
+                device), or the standard normal noise itself. None: the mean. Deterministic autoencoders ignore it.
         """
         self._check_frames(frames)
         return self._encode(frames, noise)
 
     def decode_raw(self, latents: Float[Tensor, "b l c h w"]) -> Float[Tensor, "b f 3 height width"]:
-        """Raw latents, whole chunks -> exactly `space.layout.num_frames(l)` frames, clamped to [0, 1]."""
+        """Decode raw latents, in whole chunks, to `space.layout.num_frames(l)` frames, clamped to [0, 1]."""
         if latents.ndim != 5 or latents.shape[2] != self.space.channels:
             raise ValueError(
                 f"{type(self).__name__}: expected latents [b, l, {self.space.channels}, h, w], "
                 f"got shape {list(latents.shape)}"
             )
-        self.space.layout.num_frames(latents.shape[1])  # refuses what is not whole chunks
+        self.space.layout.num_frames(latents.shape[1])  # raises an error unless these are whole chunks
         return self._decode(latents).clamp(0, 1)
 
     def encode(
@@ -106,20 +108,21 @@ class Autoencoder(nn.Module, ABC):
         *,
         noise: torch.Generator | Float[Tensor, "b l c h w"] | None = None,
     ) -> Float[Tensor, "b l c h w"]:
-        """`encode_raw`, normalised."""
+        """Encode frames to normalised latents; arguments as in `encode_raw`."""
         return self.space.normalize(self.encode_raw(frames, noise=noise))
 
     def decode(self, latents: Float[Tensor, "b l c h w"]) -> Float[Tensor, "b f 3 height width"]:
-        """`decode_raw` of normalised latents."""
+        """Decode normalised latents to frames, as `decode_raw` does."""
         return self.decode_raw(self.space.denormalize(latents))
 
     def decode_stream(
         self, pieces: Iterable[Float[Tensor, "b l c h w"]], *, num_frames: int | None = None
     ) -> Iterator[Float[Tensor, "b f 3 height width"]]:
-        """Decode a clip whose latents arrive in pieces of whole chunks; frames come as soon as they are final.
+        """Decode a clip whose latents arrive in pieces of whole chunks, and yield frames as soon as they are final.
 
-        Joined, they equal the first `num_frames` (None: all) frames of `decode` of the joined latents; work for others
-        is left out where that changes nothing. All pieces are consumed, even if fewer frames are wanted.
+        The joined frames equal the first `num_frames` (None: all) frames that `decode` gives for the joined latents.
+        Work for further frames is skipped if that changes nothing. All pieces are consumed, even if fewer frames are
+        wanted.
         """
         given = 0
         for frames in self._decode_pieces(pieces, num_frames):
@@ -129,25 +132,24 @@ class Autoencoder(nn.Module, ABC):
                 yield wanted
 
     def latents_needed(self, num_frames: int) -> int:
-        """How many leading latents to decode where only the first `num_frames` frames are wanted."""
+        """Number of leading latents to decode if only the first `num_frames` frames are wanted."""
         return self.space.layout.num_latents(num_frames)
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
-        """Return a faster autoencoder that computes the same in the direction that rendering needs, up to rounding.
+        """Return a version that is faster in the direction that rendering needs, with the same results up to rounding.
 
         It holds copies of the weights, and serves one thread and one stream at a time. If there is no faster version,
-        it is this autoencoder itself.
+        returns this autoencoder itself.
 
         Args:
             device: Device of the copies.
             dtype: Dtype of the copies and of the computation.
-            graphs: Replay CUDA graphs where launching kernels would take longer.
+            graphs: Replay CUDA graphs for work whose kernels take longer to launch than to run.
         """
         return self
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
-        """All frames, of which those from `num_frames` on need not be right. Chunks are taken as independent; an
-        autoencoder whose chunks influence one another overrides this."""
+        """Yield all frames; those from `num_frames` on may be wrong. Override this if chunks influence one another."""
         for piece in pieces:
             yield self.decode(piece)
 
@@ -170,14 +172,14 @@ class Autoencoder(nn.Module, ABC):
 
 
 def temporal_layout(config: AutoencoderConfig) -> TemporalLayout:
-    """Layout of an autoencoder that takes it from its configuration (pixel and conv)."""
+    """Temporal layout from the configuration of a pixel or conv autoencoder."""
     if config.frames_per_latent is None:
         return TemporalLayout(config.frames_per_chunk, config.latents_per_chunk)
     return TemporalLayout(config.frames_per_chunk, config.latents_per_chunk, config.frames_per_latent)
 
 
 def to_channels_last(module: nn.Module) -> None:
-    """Lay out the weights of 2-D and 3-D convolutions with channels last, which their inputs then follow; in place."""
+    """Store the weights of 2-D and 3-D convolutions with channels last, in place. Their inputs then follow."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in module.parameters():
         if parameter.ndim in formats:

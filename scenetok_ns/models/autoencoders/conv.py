@@ -1,8 +1,8 @@
 """A small convolutional image autoencoder of our own for the embedded presets.
 
 No pretrained autoencoder can be shipped with the package, so this one replaces VA-VAE and Video DC-AE: it is trained on
-the demo scenes (`scenetok train-tiny`), and its weights come with the package. Each frame is coded alone; in layouts
-where a latent stands for several frames, their codes are joined along the channels.
+the demo scenes (`scenetok train-tiny`), and its weights come with the package. Each frame is encoded alone; in layouts
+in which a latent stands for several frames, their codes are joined along the channels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DECODER_WIDTHS = (32, 48, 96)
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, norm, SiLU, conv; plus the input."""
+    """Residual block: norm, SiLU, conv, norm, SiLU, conv, plus the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class ResidualBlock(nn.Module):
 
 
 class ConvCodec(nn.Module):
-    """Images in [-1, 1] <-> codes of 16 x height / 8 x width / 8, about unit variance in each channel.
+    """Encodes images in [-1, 1] to codes of 16 x height / 8 x width / 8, and decodes them.
 
-    The last layer of the encoder is a batch norm without parameters: in training it keeps the codes at unit
-    variance, so that noise added to them there has a known strength; afterwards its running statistics do the same.
+    The last layer of the encoder is a batch norm without parameters. In training it keeps each channel of the codes at
+    unit variance, so that the noise that training adds has a known strength; later its running statistics do the same.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ def conv_latent_space(config: AutoencoderConfig) -> LatentSpace:
 
 
 class ConvAutoencoder(Autoencoder):
-    """`ConvCodec` behind the protocol."""
+    """`ConvCodec` as an `Autoencoder`."""
 
     def __init__(self, space: LatentSpace, codec: ConvCodec) -> None:
         super().__init__(space)

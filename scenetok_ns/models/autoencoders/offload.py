@@ -1,4 +1,4 @@
-"""Autoencoders that take memory on the GPU only while they work (the low-VRAM option)."""
+"""Autoencoders that use GPU memory only while they work (the option --low-vram)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ HOME = torch.device("cpu")
 
 
 class OffloadedAutoencoder(Autoencoder):
-    """Another autoencoder whose weights stay in main memory and visit the device of the input for each call.
+    """Wraps an autoencoder whose weights stay in CPU memory and move to the device of the input for each call.
 
-    Same results; each visit costs the copy of the weights. `.to` moves nothing.
+    The results are the same; each call takes the time to copy the weights. `.to` moves nothing.
     """
 
     def __init__(self, inner: Autoencoder, cuda_dtype: torch.dtype | None = None) -> None:
-        """cuda_dtype: of the weights from their first visit of a GPU on; None: as they are."""
+        """Wrap `inner`.
+
+        Args:
+            inner: The autoencoder. Its weights move to CPU memory.
+            cuda_dtype: Dtype of the weights from their first move to a GPU on. None: they keep their own.
+        """
         super().__init__(inner.space)
         self.inner, self._cuda_dtype = inner.to(HOME), cuda_dtype
 
@@ -28,13 +33,13 @@ class OffloadedAutoencoder(Autoencoder):
         return self.inner.latents_needed(num_frames)
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
-        """Return the copy of the inner autoencoder if it has its own weights: those of a decoder, in half precision,
-        are small."""
+        """Return the faster version of the inner autoencoder, which stays on the device: its half-precision weights
+        are small. Without a faster version, return this autoencoder."""
         inference_copy = self.inner.for_inference(device, dtype, graphs=graphs)
         return self if inference_copy is self.inner else inference_copy
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
-        """The weights are away while the next piece is being made."""
+        """Decode pieces; while the next piece is computed, the weights are in CPU memory."""
         try:
             yield from self.inner._decode_pieces(self._arriving(pieces), num_frames)
         finally:

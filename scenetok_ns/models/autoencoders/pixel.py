@@ -10,7 +10,7 @@ from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace, tempo
 from scenetok_ns.models.presets import AutoencoderConfig
 
 PIXEL_STD = 0.5
-"""Pixels of photographs, mapped to [-1, 1], have about this standard deviation, so normalised latents have about 1."""
+"""Approximate standard deviation of photographs' pixels in [-1, 1]; that of normalised latents is then about 1."""
 
 
 def pixel_latent_space(config: AutoencoderConfig) -> LatentSpace:
@@ -24,10 +24,10 @@ def pixel_latent_space(config: AutoencoderConfig) -> LatentSpace:
 
 
 class PixelAutoencoder(Autoencoder):
-    """Square patches of the frames of one latent become its channels: (frame, colour, row, column).
+    """Turns square patches of a latent's frames into its channels, in the order (frame, colour, row, column).
 
-    Raw latents are pixels in [-1, 1]. Where the first frame of a chunk has a latent alone, the places of the missing
-    frames hold zeros and are ignored by decoding.
+    Raw latents are pixels in [-1, 1]. If the first frame of a chunk has its own latent, the channels of the missing
+    frames hold zeros, which decoding ignores.
     """
 
     def _encode(self, frames: Tensor, noise: torch.Generator | Tensor | None) -> Tensor:

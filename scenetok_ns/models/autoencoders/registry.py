@@ -1,4 +1,4 @@
-"""Build autoencoders, and their latent spaces, from an `AutoencoderConfig`: the one place that knows their names."""
+"""Build autoencoders and their latent spaces from an `AutoencoderConfig`. Only this module knows their names."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from scenetok_ns.models.presets import AutoencoderConfig, Encoding, Preset
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
 
 Use = Literal["online", "precompute"]
-"""online: images are encoded and latents decoded when needed. precompute: latents are made once and stored. The
-reference runs the same networks differently in the two."""
+"""online: images are encoded and latents decoded when needed. precompute: latents are computed once and stored. The
+published code runs the same networks with different settings in these two cases."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class _Pretrained:
 
 @dataclass(frozen=True)
 class _Entry:
-    """How to make one kind of autoencoder: `pretrained`, or `build` where there are no weights."""
+    """How to build one kind of autoencoder: with `pretrained`, or with `build` if it has no published weights."""
 
     space: Callable[[AutoencoderConfig], LatentSpace]
     pretrained: _Pretrained | None = None
     build: Callable[[LatentSpace], Autoencoder] | None = None
     samples: bool = False
-    """Whether images become a Gaussian, of which latents may be drawn."""
+    """Whether images become a Gaussian, from which latents may be sampled."""
 
 
 def _load_vavae(space: LatentSpace, path: Path, device: torch.device, dtype: torch.dtype, use: Use) -> Autoencoder:
@@ -53,7 +53,7 @@ def _load_video_dcae(space: LatentSpace, path: Path, device: torch.device, dtype
 
 def _load_wan(space: LatentSpace, path: Path, device: torch.device, dtype: torch.dtype, use: Use) -> Autoencoder:
     network = wan.load_network(path, wan.WanConfig(), device, dtype)
-    if device.type == "cuda":  # measured: 14 % faster; the other autoencoders lose (docs/performance.md)
+    if device.type == "cuda":  # measured: 14 % faster; the other autoencoders get slower (docs/performance.md)
         to_channels_last(network)
     return wan.WanVAE(space, network)
 
@@ -99,7 +99,7 @@ _ENTRIES: dict[str, _Entry] = {
 
 
 def latent_space(config: AutoencoderConfig) -> LatentSpace:
-    """Layout, sizes and statistics of an autoencoder; needs neither its weights nor its library."""
+    """Return layout, sizes and statistics of an autoencoder. Needs neither its weights nor its library."""
     return _entry(config).space(config)
 
 
@@ -124,14 +124,22 @@ def build_autoencoder(
     dtype: torch.dtype | None = None,
     use: Use = "online",
 ) -> Autoencoder:
-    """The frozen autoencoder on `device`, ready to use.
+    """Build a frozen autoencoder in eval mode.
 
-    `weights`: the file as published (or a folder in diffusers' format); None only for autoencoders without weights.
-    `use` picks the settings of the reference for encoding and decoding on the fly or for latents that are stored: for
-    the latter Video DC-AE encodes groups of 16 frames on their own.
-    `dtype` of the weights and of the computation; None: what the reference runs on CUDA (online: VA-VAE and Wan in
-    bfloat16, Video DC-AE in float32; precompute: Video DC-AE in bfloat16, the others in float32), float32 elsewhere.
-    Raises ValueError (wrong or missing weights, by name) and ImportError (names the extra to install).
+    Args:
+        config: The autoencoder.
+        weights: Published weight file, or a folder in diffusers' format. None only for autoencoders without published
+            weights.
+        device: Device of the weights.
+        dtype: Dtype of the weights and of the computation. None: that of the published code on CUDA (online: VA-VAE and
+            Wan in bfloat16, Video DC-AE in float32; precompute: Video DC-AE in bfloat16, the others in float32), and
+            float32 elsewhere.
+        use: Settings of the published code, for encoding and decoding on the fly or for stored latents. For the latter,
+            Video DC-AE encodes groups of 16 frames separately.
+
+    Raises:
+        ValueError: The weights are missing, or belong to something else.
+        ImportError: A library is missing; the message names the extra to install.
     """
     entry, device = _entry(config), torch.device(device)
     space = entry.space(config)
@@ -159,12 +167,12 @@ def default_dtype(config: AutoencoderConfig, device: torch.device, use: Use = "o
 
 
 def cuda_dtype(config: AutoencoderConfig) -> torch.dtype | None:
-    """Return the dtype of the published code on a GPU; None: an autoencoder without published weights keeps its own."""
+    """Return the dtype of the published code on a GPU; None for autoencoders without published weights."""
     return None if weights_file(config) is None else default_dtype(config, torch.device("cuda"))
 
 
 def weights_file(config: AutoencoderConfig) -> str | None:
-    """Published name of the file of weights; None: this autoencoder has none."""
+    """Published name of the weight file, or None if the autoencoder has none."""
     pretrained = _entry(config).pretrained
     return pretrained.file if pretrained else None
 

@@ -51,19 +51,19 @@ class VAVAEConfig:
     """Sizes of the network; the defaults are the published ones."""
 
     widths: tuple[int, ...] = (128, 128, 256, 256, 512)
-    """Widths of the levels, finest first. The coarsest level and both middles have attention."""
+    """Widths of the levels, finest first. The coarsest level and both middle blocks have attention."""
     blocks_per_level: int = 2
     latent_channels: int = 32
     norm_groups: int = 32
 
 
 def vavae_latent_space(config: AutoencoderConfig) -> LatentSpace:
-    """Channel statistics take the place of a scale; a further `scale` multiplies the normalised latents."""
+    """Latent space with the published channel statistics. `config.scale` multiplies the normalised latents."""
     return LatentSpace(IMAGE_LAYOUT, 16, 32, LATENT_MEAN, tuple(std / config.scale for std in LATENT_STD))
 
 
 def build_network(config: VAVAEConfig) -> nn.Module:
-    """The network with random weights. Needs diffusers."""
+    """Build the network with random weights. Needs diffusers."""
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
@@ -83,9 +83,9 @@ def build_network(config: VAVAEConfig) -> nn.Module:
 
 
 def key_rules(levels: int) -> tuple[tuple[str, str], ...]:
-    """Fragments of diffusers' keys -> fragments of the published keys, applied in this order.
+    """Replacements of fragments of diffusers' keys by fragments of the published keys, applied in this order.
 
-    The published decoder counts its levels from the finest, diffusers from the one that is run first.
+    The published decoder counts its levels from the finest; diffusers counts from the level that runs first.
     """
     return (
         *((f"decoder.up_blocks.{levels - 1 - i}.resnets.", f"decoder.up.{i}.block.") for i in range(levels)),
@@ -108,34 +108,34 @@ def key_rules(levels: int) -> tuple[tuple[str, str], ...]:
 
 
 def published_key(key: str, levels: int = 5) -> str:
-    """Name in the published file of a parameter of diffusers' class."""
+    """Name in the published file of a parameter of diffusers' class (`key` is its name there)."""
     for ours, theirs in key_rules(levels):
         key = key.replace(ours, theirs)
     return key
 
 
 REPLAYED_IMAGES = 6
-"""Number of images that a CUDA graph of the encoder works on: half of the usual twelve, in less than half a GiB."""
+"""Number of images in a CUDA graph of the encoder: half of the usual twelve, for which half a GiB is enough."""
 
 
 class VAVAE(Autoencoder):
-    """Images <-> latents of 1/16 the size with 32 channels.
+    """Image autoencoder with latents of 1/16 the height and width and 32 channels.
 
-    The encoder gives a diagonal Gaussian for each image. SceneTok was trained on samples of it, so pass `noise` to
+    The encoder outputs a diagonal Gaussian for each image. SceneTok was trained on samples from it, so pass `noise` to
     `encode` to reproduce its results; without noise, the mean is used. The network runs in the dtype of its weights
-    (the reference runs it under bf16 autocast); mean, deviation and sample are formed in float32.
+    (the published code runs it under bfloat16 autocast); mean, deviation and sample are computed in float32.
     """
 
     def __init__(self, space: LatentSpace, network: nn.Module, max_batch: int = 16) -> None:
-        """`max_batch`: images that go through the network at once, which bounds its memory."""
+        """Wrap a network. `max_batch` is the maximum number of images per pass, which bounds memory."""
         super().__init__(space)
         self.network: Any = network
         self.max_batch = max_batch
         self._fast: Callable[[Tensor], Tensor] | None = None
-        """Set in copies that `for_inference` makes; it then encodes instead of the network."""
+        """Encoder of copies from `for_inference`, which then replaces the network's."""
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VAVAE:
-        """Encodes; decoding is still this one's network's, wherever that is."""
+        """Return a copy that encodes faster. It decodes with this autoencoder's network, on that network's device."""
         inference_copy = copy.copy(self)
         inference_copy._fast = FastEncoder(self.network, device, dtype)
         if graphs:
@@ -146,7 +146,7 @@ class VAVAE(Autoencoder):
         return inference_copy
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [n, 3, h, w] in [-1, 1] -> mean and log-variance [n, c, h / 16, w / 16], float32."""
+        """Encode pixels [n, 3, h, w] in [-1, 1] to mean and log-variance [n, c, h / 16, w / 16] in float32."""
         if self._fast is not None:
             h = self._fast(pixels)
         else:
@@ -155,7 +155,7 @@ class VAVAE(Autoencoder):
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
-        """Raw latents [n, c, h, w] -> pixels [n, 3, 16 h, 16 w], about [-1, 1], not clamped."""
+        """Decode raw latents [n, c, h, w] to pixels [n, 3, 16 h, 16 w] of about [-1, 1], not clamped."""
         return self.network.decoder(self.network.post_quant_conv(latents.to(self.network.dtype)))
 
     def _encode(self, frames: Tensor, noise: torch.Generator | Tensor | None) -> Tensor:
@@ -176,7 +176,7 @@ class VAVAE(Autoencoder):
 
 
 def load_network(path: Path, config: VAVAEConfig, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """The network with the weights of the published file or of a folder in diffusers' format."""
+    """Build the network with the weights of the published file, or of a folder in diffusers' format."""
     network = weight_files.instantiate_on_meta(lambda: build_network(config))
     if path.is_dir():
         state, path = weight_files.read_diffusers_folder(path, "AutoencoderKL")

@@ -1,7 +1,7 @@
-"""The encoder of VA-VAE laid out for inference: the same function of the same weights, to rounding.
+"""The encoder of VA-VAE laid out for inference: the same function of the same weights, up to rounding.
 
-Channels lie last, where convolutions are fastest, and the group norms, which read memory channel by channel otherwise,
-are one kernel with the activation behind them and the bias before them.
+Channels are the last dimension, with which convolutions are fastest. Each group norm, the bias before it and the
+activation after it are one kernel; otherwise group norms read memory channel by channel.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FastEncoder:
         self._conv_out, self._quant = conv(encoder.conv_out), conv(network.quant_conv)
 
     def _add_attention(self, attention: Any, device: torch.device, dtype: torch.dtype) -> None:
-        if attention is not None:  # small maps: as it is
+        if attention is not None:  # the maps are small, so the module is used as it is
             self._layers.append(_Attention(copy.deepcopy(attention).to(device, dtype).eval()))
 
     def __call__(self, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 2*c h w"]:
@@ -59,7 +59,7 @@ class FastEncoder:
 
 
 class _Norm(NamedTuple):
-    """A group norm and the SiLU behind it."""
+    """A group norm and the SiLU after it."""
 
     weight: Tensor
     bias: Tensor
@@ -119,7 +119,7 @@ class _Residual(NamedTuple):
 
 
 class _Halving(NamedTuple):
-    """`Downsample2D`: a row and a column of zeros behind, then a convolution of stride 2."""
+    """`Downsample2D`: pads a row and a column of zeros at the end, then convolves with stride 2."""
 
     conv: _Conv
 

@@ -1,10 +1,10 @@
-"""Video DC-AE (f32 t4 c128): 4 frames <-> 1 latent of 1/32 the size, with 128 channels.
+"""Video DC-AE (f32 t4 c128): 4 frames share a latent of 1/32 the height and width, with 128 channels.
 
 Published as `F32T4C128_AE.safetensors` (https://huggingface.co/hpcai-tech/Open-Sora-v2-Video-DC-AE). Long clips and
 large frames run in overlapping tiles that are cross-faded, as published, which also bounds memory.
 
-The frames of a clip influence each other: inside a tile attention sums over all of time and space. Encoding or decoding
-a clip in other pieces therefore gives other numbers.
+The frames of a clip influence each other: inside a tile, attention sums over all of time and space. Encoding or
+decoding a clip in different pieces therefore gives different numbers.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 WEIGHTS_FILE = "F32T4C128_AE.safetensors"
 TIME, SPACE = 4, 32
-"""Frames of a latent, and pixels of a latent position in each direction."""
+"""Number of frames per latent, and of pixels per latent position in each direction."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How long clips and large frames are cut. A tile of `frames` x `pixels`^2 is what memory must hold."""
+    """How long clips and large frames are cut into tiles. Memory must hold one tile of `frames` x `pixels`^2."""
 
     frames: int = 32
     """Length of a tile; a multiple of 4, at least 8. Clips up to this length are not cut in time."""
     pixels: int = 256
     """Side of a tile; a multiple of 32. Frames up to this size are not cut in space."""
     overlap: float = 0.25
-    """Part of a tile that is cross-faded with the one before it."""
+    """Fraction of a tile that is cross-faded with the previous tile."""
 
     def __post_init__(self) -> None:
         if self.frames % TIME or self.pixels % SPACE or self.frames < 2 * TIME or self.pixels < SPACE:
@@ -66,7 +66,7 @@ class Tiling:
 ONLINE_TILING = Tiling()
 """Tiling with which the published code encodes and decodes on the fly."""
 REPLAYED_LATENTS = 2
-"""Paths of up to this many latents are decoded by a CUDA graph: the device is done sooner than the host can launch."""
+"""Maximum number of latents that a CUDA graph decodes: for so few, launching kernels takes longer than running them."""
 PRECOMPUTE_TILING = Tiling(frames=16, overlap=0.0)
 """Tiling with which the published code computes stored latents: independent groups of 16 frames."""
 
@@ -86,7 +86,7 @@ class _Axis:
         return cls(size_in, int(size_in * (1 - overlap)), size_out - blend, blend)
 
     def cut(self, x: Tensor, dim: int) -> list[Tensor]:
-        """Tiles along `dim`; the last ones may be short, and one starts even where the tail is covered already."""
+        """Cut `x` into tiles along `dim`. The last ones may be short, and may lie inside the tile before them."""
         length = x.shape[dim]
         return [x.narrow(dim, i, min(self.size, length - i)) for i in range(0, length, self.step)]
 
@@ -99,11 +99,12 @@ def video_dcae_latent_space(config: AutoencoderConfig) -> LatentSpace:
 
 
 class VideoDCAE(Autoencoder):
-    """Groups of 4 frames <-> latents; corrects the lengths that the network itself gets wrong.
+    """Autoencoder of groups of 4 frames. It corrects the lengths that the published network gets wrong.
 
     The published network decodes a tile of a single latent (a clip of one latent, or one left over for the last tile)
-    to ONE frame instead of four. `decode_raw` gives such a tile the latent twice and keeps the first 4 frames, so
-    n latents always give 4 n frames; all other tiles are as published. Deterministic: there is no noise.
+    to one frame instead of four. `decode_raw` repeats the latent in such a tile and keeps the first 4 frames, so
+    n latents always give 4 n frames; all other tiles are as published. The autoencoder is deterministic, so it ignores
+    noise.
     """
 
     def __init__(self, space: LatentSpace, network: VideoDCAENetwork, tiling: Tiling = ONLINE_TILING) -> None:
@@ -111,16 +112,16 @@ class VideoDCAE(Autoencoder):
         self.network = network
         self.tiling = tiling
         self._fast: FastDecoder | None = None
-        """Set in copies that `for_inference` makes; a tile then runs through it instead of the network."""
+        """Decoder of copies from `for_inference`, which then replaces the network's."""
         self._replayed: Replayed | None = None
-        """The same for small tiles."""
+        """The same decoder as a CUDA graph, for small tiles."""
 
     def encode_video(
         self, video: Float[Tensor, "b f 3 height width"], tiling: Tiling | None = None
     ) -> Float[Tensor, "b l c h w"]:
-        """Plainly as published: pixels in [-1, 1] -> raw latents, tiled where larger than a tile.
+        """Encode pixels in [-1, 1] to raw latents exactly as published, in tiles if the video is larger than a tile.
 
-        A single frame, or two, give one latent. Lengths whose time is odd where it is halved fail.
+        One frame or two frames give one latent. Other lengths fail if the number of frames is odd where it is halved.
         """
         time, space = (tiling or self.tiling).encode_axes()
         return _run_tiled(self.network.encoder, self._to_network(video), time, space).transpose(1, 2)
@@ -128,7 +129,7 @@ class VideoDCAE(Autoencoder):
     def decode_video(
         self, latents: Float[Tensor, "b l c h w"], tiling: Tiling | None = None
     ) -> Float[Tensor, "b f 3 height width"]:
-        """Plainly as published: raw latents -> pixels, about [-1, 1], not clamped; may give too few frames."""
+        """Decode raw latents exactly as published: pixels of about [-1, 1], not clamped, and maybe too few frames."""
         time, space = (tiling or self.tiling).decode_axes()
         return _run_tiled(self.network.decoder, self._to_network(latents), time, space).transpose(1, 2)
 
@@ -146,20 +147,20 @@ class VideoDCAE(Autoencoder):
         return video.to(latents.dtype) / 2 + 0.5
 
     def latents_needed(self, num_frames: int) -> int:
-        """At least two, where there are two: the network takes a lone one for a single frame."""
+        """Number of leading latents to decode: at least two, because the network treats a single one as an image."""
         return max(super().latents_needed(num_frames), 2)
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VideoDCAE:
-        """Decodes; encoding is not made faster, and not for this one's copies."""
+        """Return a copy that decodes faster. It encodes with this autoencoder's network, which is not faster."""
         inference_copy = copy.copy(self)
         inference_copy._fast = FastDecoder(self.network.decoder, device, dtype)
         inference_copy._replayed = Replayed(inference_copy._fast) if graphs else None
         return inference_copy
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
-        """A tile runs as soon as its latents are there.
+        """Decode each tile as soon as its latents have arrived.
 
-        The last frames of a tile are held back, since the next tile fades in over them.
+        The last frames of a tile are held back, because the next tile is faded in over them.
         """
         time, space = self.tiling.decode_axes()
         waiting: Tensor | None = None
@@ -169,7 +170,7 @@ class VideoDCAE(Autoencoder):
         def tile(latents: Tensor) -> Tensor:
             wanted = None if num_frames is None else num_frames - tiles * time.keep
             raw = self._to_network(self.space.denormalize(latents))
-            # The end of a long path needs no graph: by then the device is busy.
+            # Only the first tile uses a graph: later the device is busy, so launching kernels costs no time.
             video = _run_tiled_in_space(lambda x: self._decode_all_frames(x, wanted, replay=tiles == 0), raw, space)
             return video if before is None else cross_fade(before, video, time.blend, 2)
 
@@ -185,7 +186,7 @@ class VideoDCAE(Autoencoder):
         if waiting is None:
             return
         if tiles == 1 and waiting.shape[1] == time.size - time.step and before is not None:
-            # A clip of exactly one tile is not cut in time: nothing fades in over its end.
+            # A clip of exactly one tile is not cut in time, so nothing is faded in over its end.
             yield finished(before[:, :, time.keep :], waiting.dtype)
             return
         if tiles == 0:  # a clip shorter than a tile is not cut in time either
@@ -199,8 +200,13 @@ class VideoDCAE(Autoencoder):
     def _decode_all_frames(
         self, latents: Float[Tensor, "b c l h w"], wanted: int | None = None, *, replay: bool = False
     ) -> Float[Tensor, "b 3 f height width"]:
-        """Frames of one tile; those from `wanted` on need not be there, if it is at least one. replay: as a graph, if
-        the tile is small."""
+        """Decode one tile.
+
+        Args:
+            latents: Raw latents of the tile.
+            wanted: Number of leading frames that are needed; later ones may be missing. None: all.
+            replay: Use a CUDA graph if the tile is small.
+        """
         single = latents.shape[2] == 1
         if single:
             latents = latents.expand(-1, -1, 2, -1, -1)
@@ -245,14 +251,14 @@ def _run_tiled_in_space(network: Callable[[Tensor], Tensor], x: Tensor, space: _
 
 
 def _run_one_by_one(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Batch items share nothing, and memory holds one tile."""
+    """Run batch items one after the other. They are independent, and memory then holds only one tile."""
     return torch.cat([network(item) for item in x.split(1)])
 
 
 def cross_fade(before: Tensor, tile: Tensor, length: int, dim: int) -> Tensor:
-    """`tile` with its first positions along `dim` faded in over the last ones of `before`, itself faded already.
+    """Fade the first positions of `tile` along `dim` in over the last ones of `before`, which is already faded.
 
-    At offset y of n the new tile has weight y / n: the first position is the old tile's entirely.
+    At offset y of n the new tile has the weight y / n, so the first position comes from the old tile alone.
     """
     n = min(before.shape[dim], tile.shape[dim], length)
     if n == 0:
@@ -268,7 +274,7 @@ def cross_fade(before: Tensor, tile: Tensor, length: int, dim: int) -> Tensor:
 def load_network(
     path: Path, config: VideoDCAEConfig, device: torch.device | str, dtype: torch.dtype
 ) -> VideoDCAENetwork:
-    """The network with the weights of the published file."""
+    """Build the network with the weights of the published file."""
     network = weight_files.instantiate_on_meta(lambda: VideoDCAENetwork(config))
     weight_files.load_strict(
         network,

@@ -1,13 +1,13 @@
-"""The decoder of Video DC-AE laid out for inference: the same function of the same weights, to rounding.
+"""The decoder of Video DC-AE laid out for inference: the same function of the same weights, up to rounding.
 
-Differences from `video_dcae_layers.Decoder`, which the tests compare it with:
+Differences from `video_dcae_layers.Decoder`, with which the tests compare it:
 
-* channels lie last, so that 1 x 1 convolutions are matrix products and norms read whole rows;
-* nearest enlargement and the convolution behind it are one convolution of the small image with merged kernels: of the
-  27 taps that a fine position reads, those that fall on the same coarse position are added beforehand (12 or 8 stay);
-* the finest stage runs in horizontal strips with as much margin as its convolutions reach, which bounds memory;
-* frames that are not wanted are dropped as early as the reach of the convolutions behind allows. The coarse stages
-  attend to the whole clip and always run whole.
+* Channels are the last dimension, so that 1 x 1 convolutions are matrix products and norms read whole rows.
+* Nearest-neighbour enlargement and the convolution after it are one convolution of the small image with merged kernels:
+  of the 27 taps that a fine position reads, those on the same coarse position are added beforehand (12 or 8 remain).
+* The finest stage runs in horizontal strips, with a margin as wide as its convolutions reach, which bounds memory.
+* Frames that are not wanted are dropped as early as the reach of the later convolutions allows. The coarse stages
+  attend to the whole clip and always run on all of it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from scenetok_ns.models.autoencoders.video_dcae_layers import (
 from scenetok_ns.models.ops.dispatch import bias_silu, depthwise_conv, join_phases, norm_modulate
 
 STRIP_POSITIONS = 2**19
-"""8 frames of 256 x 256 pixels: maps of a strip take 128 MiB each in half precision, those of a whole tile four times
-as much."""
+"""Approximate number of output positions in a strip: 8 frames of 256 x 256 pixels. Each map of a strip then takes 128
+MiB in half precision; a map of a whole tile takes four times as much."""
 BLOCK_REACH = 2
 """Reach of a residual block of two convolutions, in positions to each side."""
 ALIGNED = 8
@@ -43,12 +43,19 @@ Maps = Float[Tensor, "b t h w c"]
 
 
 class FastDecoder:
-    """Twin of `Decoder`, from and to [b, c, t, h, w]."""
+    """The same function as `Decoder`, from and to [b, c, t, h, w]."""
 
     def __init__(
         self, decoder: Decoder, device: torch.device, dtype: torch.dtype, *, strip_positions: int = STRIP_POSITIONS
     ) -> None:
-        """Weights are copied to `device` in `dtype`. strip_positions: of the output, the most in a strip (about)."""
+        """Copy a decoder's weights.
+
+        Args:
+            decoder: The decoder.
+            device: Device of the copies.
+            dtype: Dtype of the copies and of the computation.
+            strip_positions: Approximate maximum number of output positions in a strip.
+        """
         self.dtype, self._strip_positions = dtype, strip_positions
         self._project_in = _Enlarging.of(cast(Residual, decoder.project_in), device, dtype)
         self._stages = [_Stage.of(cast(Any, stage), device, dtype) for stage in reversed(decoder.stages)]
@@ -59,9 +66,11 @@ class FastDecoder:
     def __call__(
         self, latents: Float[Tensor, "b c l h w"], frames: int | None = None
     ) -> Float[Tensor, "b 3 f height width"]:
-        """Decode at least two latents; the network takes a lone one for an image, which is not enlarged in time.
+        """Decode at least two latents; the network treats a single one as an image, which is not enlarged in time.
 
-        frames: how many leading frames are wanted; None: all.
+        Args:
+            latents: Raw latents.
+            frames: Number of leading frames that are wanted. None: all.
         """
         x = self._project_in(latents.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous())
         for stage in self._stages[:-1]:
@@ -70,7 +79,7 @@ class FastDecoder:
         return x.permute(0, 4, 1, 2, 3)
 
     def _needed(self, stage: _Stage, frames: int | None) -> int | None:
-        """Frames that have to come out of a stage for the first `frames` of the clip to be right; None: all."""
+        """Number of frames that a stage has to output for the first `frames` of the clip to be right; None: all."""
         behind = self._stages[self._stages.index(stage) + 1 :]
         if frames is None or any(each.whole or each.changes_time for each in behind):
             return None
@@ -151,9 +160,10 @@ class _Enlarging(NamedTuple):
 
 
 def merge_kernels(weight: Float[Tensor, "out c 3 3 3"], fold: Fold) -> Float[Tensor, "phases*out c kt kh kw"]:
-    """Kernels that compute on an image what `weight` computes on its nearest enlargement, for each phase of a position.
+    """Merge a kernel with nearest-neighbour enlargement: return a kernel for each phase of a position.
 
-    Along a doubled axis, phase 0 has the taps (before, own) = (w0, w1 + w2), phase 1 (own, after) = (w0 + w1, w2).
+    On the small image they compute what `weight` computes on the enlarged one. Along a doubled axis, phase 0 has the
+    taps (before, own) = (w0, w1 + w2), and phase 1 has (own, after) = (w0 + w1, w2).
     """
     halves = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1.0, 1, 0], [0, 0, 1]]], device=weight.device)
     whole = torch.eye(3, device=weight.device)[None]
@@ -163,7 +173,7 @@ def merge_kernels(weight: Float[Tensor, "out c 3 3 3"], fold: Fold) -> Float[Ten
 
 
 class _Stage:
-    """One resolution: enlargement, then blocks."""
+    """One resolution of the decoder: enlargement, then blocks."""
 
     def __init__(self, enlarge: _Enlarging | None, blocks: list[_ConvBlock | _AttentionBlock]) -> None:
         self.enlarge, self.blocks = enlarge, blocks
@@ -183,7 +193,7 @@ class _Stage:
 
     @property
     def whole(self) -> bool:
-        """Whether its blocks attend to everything."""
+        """Whether the blocks attend to the whole clip."""
         return any(isinstance(block, _AttentionBlock) for block in self.blocks)
 
     @property
@@ -192,11 +202,11 @@ class _Stage:
 
     @property
     def reach(self) -> int:
-        """Frames, and rows, that its convolutions look to each side of a position of its output."""
+        """Number of frames, and of rows, that the convolutions read on each side of an output position."""
         return (self.enlarge is not None) + BLOCK_REACH * len(self.blocks)
 
     def __call__(self, x: Maps, frames: int | None) -> Maps:
-        """`frames`: how many leading frames of the output have to be right, and are given; None: all."""
+        """Run the stage. Only the first `frames` frames (None: all) are returned, and have to be right."""
         if frames is None or self.whole:
             x = x if self.enlarge is None else self.enlarge(x)
             for block in self.blocks:
@@ -208,7 +218,7 @@ class _Stage:
         for block in cast("list[_ConvBlock]", self.blocks):
             x = _first(x, frames + behind)
             behind -= BLOCK_REACH
-            # Where the end of the clip is farther away than the block reaches, each convolution makes what is needed.
+            # If the end of the clip is beyond the block's reach, each convolution computes only the frames it needs to.
             x = block.leading(x) if len(x) == 1 and x.shape[1] == frames + behind + BLOCK_REACH else block(x)
         return _first(x, frames)
 
@@ -231,9 +241,9 @@ class _ConvBlock(NamedTuple):
         return cls(conv1, conv2, _Norm.of(norm, device, dtype))
 
     def leading(self, x: Maps) -> Maps:
-        """The first frames of the result, BLOCK_REACH fewer than those of `x`, of a longer clip's beginning."""
+        """Run the block on the beginning `x` of a longer clip. The result has BLOCK_REACH fewer frames than `x`."""
         inner = self.conv1(x, with_bias=False)[:, :-1]
-        # The second convolution must know of the zeros before the clip, and of nothing behind its input.
+        # The second convolution needs the zeros before the clip, but no padding after its input.
         padded = x.new_empty(1, 1 + inner.shape[1], *inner.shape[2:])
         padded[:, 0] = 0
         bias_silu(inner, cast(Tensor, self.conv1.bias), out=padded[:, 1:])
@@ -242,7 +252,7 @@ class _ConvBlock(NamedTuple):
         return self.norm(out, residual=x[:, : out.shape[1]])
 
     def __call__(self, x: Maps) -> Maps:
-        # No name for what is in between: it would live on beside what follows.
+        # Intermediate results have no names, which would keep their memory until the end.
         bias = cast(Tensor, self.conv1.bias)
         return self.norm(self.conv2(bias_silu(self.conv1(x, with_bias=False), bias)), residual=x)
 
@@ -295,7 +305,7 @@ class _AttentionBlock(NamedTuple):
         return self.narrow_norm(F.linear(gated, self.narrow), residual=x)
 
     def _attend(self, x: Maps) -> Maps:
-        """ReLU linear attention at two scales: of the projections, and of their mix over 5 x 5 x 5 positions."""
+        """Compute ReLU linear attention of the projections, and of the projections mixed over 5 x 5 x 5 positions."""
         b, t, h, w, _ = x.shape
         qkv = F.linear(x, self.qkv)
         spread = depthwise_conv(qkv, self.spread).view(b * t * h * w, -1, HEAD_SIZE).transpose(0, 1)
@@ -307,9 +317,10 @@ class _AttentionBlock(NamedTuple):
 def fast_relu_linear_attention(
     qkv: Float[Tensor, "b n 3*heads*32"], eps: float = 1e-15
 ) -> Float[Tensor, "b n heads*32"]:
-    """Compute `relu_linear_attention` of heads that hold 32 numbers each of q, k and v, one head after the other.
+    """Compute `relu_linear_attention` of heads stored one after the other, each with 32 numbers of q, k and v.
 
-    Like its twin, float16 is computed in float32: its sums over all positions exceed the largest float16.
+    Like `relu_linear_attention`, it computes float16 in float32, because sums over all positions exceed the largest
+    float16.
     """
     if qkv.dtype == torch.float16:
         return fast_relu_linear_attention(qkv.float(), eps).to(qkv.dtype)
@@ -317,7 +328,7 @@ def fast_relu_linear_attention(
     q, k, v = qkv.view(b, n, -1, 3, HEAD_SIZE).permute(3, 0, 2, 1, 4).unbind()
     q, k = F.relu(q).flatten(0, 1), F.relu(k).flatten(0, 1)
     sums = torch.cat([torch.bmm(k.mT, v.flatten(0, 1)), k.sum(dim=1, dtype=torch.float32).to(k)[..., None]], dim=-1)
-    # Fast matrix products want rows of 16 bytes or a multiple.
+    # Fast matrix products need rows of a multiple of 16 bytes.
     attended = torch.bmm(q, F.pad(sums, (0, ALIGNED - 1))).float()
     out = attended[..., :HEAD_SIZE] / (attended[..., HEAD_SIZE, None] + eps)
     return out.to(qkv.dtype).unflatten(0, (b, -1)).transpose(1, 2).flatten(2)

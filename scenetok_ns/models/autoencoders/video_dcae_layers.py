@@ -1,7 +1,7 @@
-"""The network of Video DC-AE (f32 t4 c128), key for key the published state dict.
+"""The network of Video DC-AE (f32 t4 c128), with the keys of the published state dict.
 
-Everything is 3-D: [b, channel, time, row, column]. Convolutions have cubic kernels and zero padding on all sides; time
-is not causal. No recorded or published name here is ours: `op_list`, `main`, `context_module`, ... are the file's keys.
+All tensors are [b, channel, time, row, column]. Convolutions have cubic kernels and zero padding on all sides; time is
+not causal. Names such as `op_list`, `main` and `context_module` are the keys of the published file.
 Checked against recorded runs of the published network (parity case `videodcae`).
 """
 
@@ -30,7 +30,7 @@ class VideoDCAEConfig:
 
     latent_channels: int = 128
     widths: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
-    """Widths of the stages, finest first; every step to the next halves height and width."""
+    """Widths of the stages, finest first. Each further stage halves height and width."""
     encoder_depths: tuple[int, ...] = (2, 2, 2, 3, 3, 3)
     decoder_depths: tuple[int, ...] = (3, 3, 3, 3, 3, 3)
     first_attention_stage: int = 3
@@ -44,7 +44,7 @@ class VideoDCAEConfig:
 
 
 class ChannelRMSNorm(nn.Module):
-    """x / sqrt(mean over channels of x^2 + eps), times weight, plus bias; the mean square is formed in float32."""
+    """x / sqrt(mean over channels of x^2 + eps) * weight + bias, with the mean square computed in float32."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ChannelRMSNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """A padded 3-D convolution, with a norm behind it if asked for."""
+    """A padded 3-D convolution, with an optional norm after it."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Residual(nn.Module):
 
 
 class AveragingShortcut(nn.Module):
-    """Space (and time) to channels, then means over consecutive channels."""
+    """Moves space (and time) to channels, then averages consecutive channels."""
 
     def __init__(self, out_channels: int, fold: Fold) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class AveragingShortcut(nn.Module):
 
 
 class DuplicatingShortcut(nn.Module):
-    """Channels repeated in place, then channels to space (and time)."""
+    """Repeats each channel, then moves channels to space (and time)."""
 
     def __init__(self, out_channels: int, fold: Fold) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class DuplicatingShortcut(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest enlargement, then a convolution."""
+    """Nearest-neighbour enlargement, then a convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, fold: Fold) -> None:
         super().__init__()
@@ -150,12 +150,13 @@ class Upsample(nn.Module):
 
 
 def effective_fold(fold: Fold, x: Tensor) -> Fold:
-    """A single time step is neither folded nor enlarged in time: the published network treats it as an image."""
+    """Return the fold for `x`. A single time step is not resampled in time: the published network treats it as an
+    image."""
     return (1, *fold[1:]) if x.shape[2] == 1 else fold
 
 
 class ResidualConvs(nn.Module):
-    """Two convolutions with SiLU between; a norm only behind the second."""
+    """Two convolutions with a SiLU between them and a norm after the second."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -197,9 +198,9 @@ class LinearAttention(nn.Module):
 def relu_linear_attention(
     q: Float[Tensor, "b n d l"], k: Float[Tensor, "b n d l"], v: Float[Tensor, "b n d l"], eps: float = 1e-15
 ) -> Float[Tensor, "b n d l"]:
-    """out_i = sum_j v_j (k_j . q_i) / (sum_j k_j . q_i + eps), with ReLU on q and k and no scale.
+    """Compute out_i = sum_j v_j (k_j . q_i) / (sum_j k_j . q_i + eps), with ReLU on q and k and without a scale.
 
-    float16 is computed in float32; bfloat16 is raised before the division only.
+    float16 is computed in float32 throughout, bfloat16 only from the division on.
     """
     if q.dtype == torch.float16:
         q, k, v = q.float(), k.float(), v.float()
@@ -211,7 +212,7 @@ def relu_linear_attention(
 
 
 class GatedConvs(nn.Module):
-    """Expansion, depthwise convolution, gate by SiLU, projection."""
+    """Expansion, depthwise convolution, SiLU gate, projection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -226,7 +227,7 @@ class GatedConvs(nn.Module):
 
 
 class EfficientViTBlock(nn.Module):
-    """Attention over everything, then local convolutions, each with its residual sum."""
+    """Attention over all positions, then local convolutions, each with a residual sum."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -238,7 +239,7 @@ class EfficientViTBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """[b, 3, t, h, w] -> [b, latent_channels, t / 4, h / 32, w / 32]; a single frame stays one time step."""
+    """Encodes [b, 3, t, h, w] to [b, latent_channels, t / 4, h / 32, w / 32]. A single frame stays one time step."""
 
     def __init__(self, config: VideoDCAEConfig) -> None:
         super().__init__()
@@ -261,7 +262,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[b, latent_channels, t, h, w] -> [b, 3, 4 t, 32 h, 32 w]; a single time step stays one frame."""
+    """Decodes [b, latent_channels, t, h, w] to [b, 3, 4 t, 32 h, 32 w]. A single time step stays one frame."""
 
     def __init__(self, config: VideoDCAEConfig) -> None:
         super().__init__()
@@ -289,7 +290,7 @@ def _blocks(config: VideoDCAEConfig, stage: int, depth: int) -> list[nn.Module]:
 
 
 class VideoDCAENetwork(nn.Module):
-    """Encoder and decoder, deterministic: there is no distribution over latents."""
+    """Encoder and decoder. Both are deterministic: there is no distribution over latents."""
 
     def __init__(self, config: VideoDCAEConfig) -> None:
         super().__init__()

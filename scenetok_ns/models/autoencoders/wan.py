@@ -1,4 +1,4 @@
-"""Wan 2.2 VAE (48 channels): 17 frames <-> 5 latents, through diffusers' AutoencoderKLWan.
+"""Wan 2.2 VAE (48 channels), which encodes 17 frames to 5 latents, through diffusers' AutoencoderKLWan.
 
 Published as `Wan2.2_VAE.pth` (https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B). The converter in diffusers' single-file
 loader is for Wan 2.1 and does not fit it. Checked against recorded runs (parity case `wan22vae`).
@@ -50,7 +50,7 @@ class WanConfig:
     decoder_width: int = 256
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
     blocks_per_level: int = 2
-    """Residual blocks of an encoder level; a decoder level has one more."""
+    """Number of residual blocks in an encoder level; a decoder level has one more."""
     latent_channels: int = 48
     temporal_downsample: tuple[bool, ...] = (False, True, True)
 
@@ -60,7 +60,7 @@ def wan_latent_space(config: AutoencoderConfig) -> LatentSpace:
 
 
 def build_network(config: WanConfig) -> nn.Module:
-    """The network with random weights. Needs diffusers."""
+    """Build the network with random weights. Needs diffusers."""
     try:
         from diffusers import AutoencoderKLWan
     except ImportError as error:
@@ -85,7 +85,7 @@ def build_network(config: WanConfig) -> nn.Module:
 
 
 def key_rules(levels: int, blocks_per_level: int) -> tuple[tuple[str, str], ...]:
-    """Fragments of diffusers' keys -> fragments of the published keys, applied in this order.
+    """Replacements of fragments of diffusers' keys by fragments of the published keys, applied in this order.
 
     The published file numbers a level's resampling after its residual blocks.
     """
@@ -105,40 +105,40 @@ def key_rules(levels: int, blocks_per_level: int) -> tuple[tuple[str, str], ...]
         (".conv_shortcut.", ".shortcut."),
         (".norm_out.", ".head.0."),
         (".conv_out.", ".head.2."),
-        (".conv_in.", ".conv1."),  # after the rule for a block's conv1, which would catch it
+        (".conv_in.", ".conv1."),  # must follow the rule for a block's conv1, which would match it
         ("post_quant_conv.", "conv2."),
         ("quant_conv.", "conv1."),
     )
 
 
 def published_key(key: str, levels: int = 4, blocks_per_level: int = 2) -> str:
-    """Name in the published file of a parameter of diffusers' class."""
+    """Name in the published file of a parameter of diffusers' class (`key` is its name there)."""
     for ours, theirs in key_rules(levels, blocks_per_level):
         key = key.replace(ours, theirs)
     return key
 
 
 class WanVAE(Autoencoder):
-    """Chunks of 17 frames <-> 5 latents of 1/16 the size with 48 channels; each chunk on its own.
+    """Autoencoder of chunks of 17 frames, with 5 latents of 1/16 the height and width and 48 channels.
 
-    Inside a chunk the network is causal: its first latent is its first frame, each further latent adds 4 frames and
-    depends on those before. Chunks share nothing, so running them one after the other (which bounds memory) is
-    exactly what running them together gives. The mean of the encoder's Gaussian is taken: there is no noise.
+    Inside a chunk the network is causal: the first latent is the first frame, and each further latent adds 4 frames and
+    depends on those before it. Chunks are independent, so running them one after the other (which bounds memory) gives
+    exactly the same as running them together. Latents are the means of the encoder's Gaussians, so noise is ignored.
     """
 
     def __init__(self, space: LatentSpace, network: nn.Module, max_batch: int = 1) -> None:
-        """`max_batch`: chunks that go through the network at once."""
+        """Wrap a network. `max_batch` is the maximum number of chunks per pass."""
         super().__init__(space)
         self.network: Any = network
         self.max_batch = max_batch
         self._fast: Callable[[Tensor], Tensor] | None = None
-        """Set in copies that `for_inference` makes; it then decodes instead of the network."""
+        """Decoder of copies from `for_inference`, which then replaces the network's."""
 
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> WanVAE:
-        """Decodes, in the memory layout that convolutions are fastest in; encoding is still this one's network's."""
+        """Return a copy that decodes faster, in the best memory layout. It encodes with this autoencoder's network."""
         inference_copy = copy.copy(self)
         network = copy.deepcopy(self.network, {id(self.network.encoder): None})
-        nn.Module.to(network, device, dtype)  # diffusers' own `to` warns of dtypes
+        nn.Module.to(network, device, dtype)  # diffusers' own `to` warns about dtypes
         if device.type == "cuda":
             to_channels_last(network)
         speed_up(network.decoder)
@@ -147,15 +147,16 @@ class WanVAE(Autoencoder):
         return inference_copy
 
     def encode_video(self, video: Tensor) -> Tensor:
-        """One causal run, plainly as published: video [b, f, 3, h, w] in [-1, 1], f = 4 n + 1 -> raw means.
+        """Encode a video [b, f, 3, h, w] in [-1, 1], f = 4 n + 1, to raw means in one causal run, exactly as published.
 
-        Frames beyond the last 4 n + 1 are dropped without a warning, as upstream: `encode_raw` refuses such clips.
+        Frames beyond the last 4 n + 1 are dropped without a warning, as in the published code. `encode_raw` raises an
+        error for such clips.
         """
         moments = self.network.encode(video.transpose(1, 2).to(self.network.dtype)).latent_dist
         return moments.mean.transpose(1, 2)
 
     def decode_video(self, latents: Tensor) -> Tensor:
-        """One causal run, plainly as published: raw latents [b, l, 48, h, w] -> 4 l - 3 frames, clamped to [-1, 1]."""
+        """Decode raw latents [b, l, 48, h, w] to 4 l - 3 frames in [-1, 1] in one causal run, exactly as published."""
         run = self._fast or partial(_run_decoder, self.network)
         return run(latents.transpose(1, 2)).transpose(1, 2)
 
@@ -166,7 +167,7 @@ class WanVAE(Autoencoder):
         return self._by_chunk(latents, self.space.layout.latents_per_chunk, self.decode_video) / 2 + 0.5
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
-        """Chunk by chunk, and of the last one no more latents than its wanted frames need: it is causal."""
+        """Decode chunk by chunk. Chunks are causal, so of the last one only the latents that are needed are decoded."""
         layout, given = self.space.layout, 0
         for piece in pieces:
             for chunk in piece.split(layout.latents_per_chunk, dim=1):
@@ -186,13 +187,13 @@ class WanVAE(Autoencoder):
 
 
 def _run_decoder(network: Any, latents: Tensor) -> Tensor:
-    """Raw latents [b, c, l, h, w] -> pixels."""
+    """Decode raw latents [b, c, l, h, w] to pixels."""
     decoded: Tensor = network.decode(latents.to(network.dtype), return_dict=False)[0]
     return decoded
 
 
 def load_network(path: Path, config: WanConfig, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """The network with the weights of the published file or of a folder in diffusers' format."""
+    """Build the network with the weights of the published file, or of a folder in diffusers' format."""
     network = weight_files.instantiate_on_meta(lambda: build_network(config))
     if path.is_dir():
         state, path = weight_files.read_diffusers_folder(path, "AutoencoderKLWan")

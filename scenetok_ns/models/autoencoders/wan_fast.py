@@ -1,11 +1,11 @@
 """The decoder of diffusers' AutoencoderKLWan with its element-wise work done in fewer passes over memory.
 
-The same modules with the same weights; only how some of them compute is replaced:
+The modules and weights are the same; only the computation of some modules is replaced:
 
-* norms, which raise to float32 and pass over memory seven times, are one kernel that reads rows of channels;
-* convolutions pad in space by themselves instead of working on a padded copy;
-* nearest enlargement copies numbers as they are instead of in float32, and shortcuts copy rows of channels;
-* activations, which follow norms, overwrite what the norm gave.
+* Norms are one kernel that reads rows of channels. Diffusers' norms convert to float32 and read memory seven times.
+* Convolutions pad in space by themselves instead of working on a padded copy.
+* Nearest-neighbour enlargement copies numbers without converting them to float32, and shortcuts copy rows of channels.
+* Activations, which follow norms, overwrite the result of the norm.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from scenetok_ns.models.ops.dispatch import norm_modulate
 
 EPS = 1e-24
-"""Keeps positions of zeros zero, and changes nothing else."""
+"""Epsilon of the norms. It keeps zeros zero, and changes nothing else."""
 
 
 def speed_up(decoder: nn.Module) -> None:
-    """Replace, in place, how the parts of a decoder compute."""
+    """Replace the computation of a decoder's modules by the faster one, in place."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import DupUp3D, WanCausalConv3d, WanRMS_norm, WanUpsample
 
     for module in list(decoder.modules()):
@@ -55,7 +55,7 @@ class _Norm(nn.Module):
 
 
 def _convolve(conv: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-    """`WanCausalConv3d.forward`: the frames before `x`, as far as it looks back, are cached or zeros."""
+    """`WanCausalConv3d.forward`. The frames before `x` that it needs come from the cache, or are zeros."""
     columns, _, rows, _, before, _ = conv._padding
     if cache_x is not None and before > 0:
         x = torch.cat([cache_x, x], dim=2)
@@ -66,8 +66,11 @@ def _convolve(conv: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
 
 
 def _duplicate(up: Any, x: Tensor, first_chunk: bool = False) -> Tensor:
-    """`DupUp3D.forward` of as many channels as come out, each of which goes to all places, or of twice as many, which
-    share the places: an even channel has the first half of the frames, or else of the rows."""
+    """`DupUp3D.forward` for as many input as output channels, or twice as many.
+
+    In the first case, each channel is copied to all new positions. In the second, two channels share the positions: the
+    even one gets the first half of the frames, or of the rows if the number of frames stays the same.
+    """
     t, s, out = up.factor_t, up.factor_s, up.out_channels
     rows = x.movedim(1, -1)
     b, frames, h, w, channels = rows.shape

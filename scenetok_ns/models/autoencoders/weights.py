@@ -1,4 +1,4 @@
-"""Weight files of autoencoders as they are published: safe reading, strict loading, errors that name the file."""
+"""Read the published weight files of autoencoders safely, and load them strictly. Errors name the file."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ TELLTALE_KEYS: dict[str, str] = {
     "compressor.scene_tokens": "a SceneTok checkpoint",
     "denoiser.x_embedder.proj.weight": "a SceneTok checkpoint",
 }
-"""A key that only one kind of file has, and what that file is."""
+"""Keys that only one kind of file has -> the kind of file."""
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def instantiate_on_meta(make: Callable[[], Network]) -> Network:
-    """Build a network without memory for its weights; `load_strict` then puts the file's tensors in their place."""
+    """Build a network without memory for its weights. `load_strict` then sets its tensors to those of the file."""
     with torch.device("meta"):
         return make()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file or of a torch file (also nested under `state_dict`), memory-mapped.
+    """Read the tensors of a .safetensors file or a torch file (also nested under `state_dict`), memory-mapped.
 
-    Raises ValueError, with the path, for a missing, truncated or foreign file. Never unpickles code.
+    Raises ValueError, which names the path, for a file that is missing, truncated or of another kind. Never runs code
+    from the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,7 +48,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # what a reader raises on damaged bytes differs with the damage
+    except Exception as error:  # damaged bytes can raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"autoencoder weights {path} cannot be read ({reason}); the file is damaged, truncated or of another "
@@ -60,12 +61,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def diffusers_file(folder: Path) -> Path:
-    """The weight file of a model saved by diffusers, or of the `vae` part of a saved pipeline."""
+    """Path of the weight file of a model saved by diffusers, or of the `vae` part of a saved pipeline."""
     return (folder / "vae" if (folder / "vae").is_dir() else folder) / DIFFUSERS_WEIGHTS
 
 
 def read_diffusers_folder(folder: Path, class_name: str) -> tuple[dict[str, Tensor], Path]:
-    """State and weight file of a model saved by diffusers; raises ValueError if it is of another class."""
+    """Read the state of a model saved by diffusers. Also returns its weight file.
+
+    Raises ValueError if the model is of another class.
+    """
     file = diffusers_file(folder)
     config = file.with_name("config.json")
     if not config.is_file():
@@ -87,11 +91,23 @@ def load_strict(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Replace the network's tensors by those of `state`; nothing may be missing, left over or misshapen.
+    """Replace the network's tensors by those of `state`.
 
-    file_key: from a key of the network to its name in the file. dropped: prefix of names that are left out on
-    purpose -> reason. A tensor with trailing axes of length 1 that the network's lacks is squeezed (1x1 convolutions
-    that the network holds as linear layers). Tensors are copied to `device` as `dtype`.
+    Tensors with trailing axes of length 1 that the network's tensors lack are squeezed (1x1 convolutions that the
+    network holds as linear layers).
+
+    Args:
+        network: The network.
+        state: Tensors of the file.
+        what: Name of the expected weights, for messages.
+        path: Path of the file, for messages.
+        file_key: Function from a key of the network to its name in the file.
+        dropped: Prefix of names that are left out on purpose -> reason.
+        device: Device of the network's new tensors.
+        dtype: Dtype of the network's new tensors.
+
+    Raises:
+        ValueError: A tensor is missing, left over or has another shape.
     """
     own = network.state_dict()
     wanted = {file_key(key): key for key in own}

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 SEPARATOR = "/"
-"""Stands for the dots of layer names, which names of parameters may not have."""
+"""Replaces the dots of layer names, which names of parameters may not contain."""
 
 
 class LowRankAdapters(nn.Module):
-    """For chosen linear layers of a network: weight W -> W + up @ down, with `down` and `up` of rank `rank`.
+    """Add low-rank matrices to the linear layers of attention and feed-forward: weight W -> W + up @ down.
 
-    At first they change nothing: `up` is zero. The network's parameters and state are left as they are; while
-    `enabled`, its layers compute with the sum, also for other code that reads their weight. `merged` gives a copy whose
-    weights are the sums.
+    At first they change nothing, because `up` is zero. The network's own parameters and state stay the same. While
+    `enabled` is set, `layer.weight` is the sum, also for other code that reads it. `merged` returns a copy of the
+    network whose weights are the sums.
     """
 
     def __init__(self, network: nn.Module, rank: int) -> None:
@@ -41,7 +41,7 @@ class LowRankAdapters(nn.Module):
 
     @torch.no_grad()
     def merged(self, network: Network) -> Network:
-        """A plain copy of the network whose weights hold the adapters."""
+        """Return a copy of the network with plain layers, whose weights include the adapters."""
         layers = adapted_layers(network)
         copy = deepcopy(network, {id(self): self})
         for name, layer in adapted_layers(copy).items():
@@ -52,7 +52,7 @@ class LowRankAdapters(nn.Module):
 
 
 class _AdaptedLinear(nn.Linear):
-    """A linear layer whose weight, when read, has its adapter in."""
+    """A linear layer whose `weight` includes its adapter while adapters are enabled."""
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
@@ -68,7 +68,7 @@ def adapters_in_use(layer: nn.Module) -> tuple[Tensor, ...]:
 
 
 def adapted_layers(network: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of attention and feed-forward in a network's blocks, by name, without those of conditions."""
+    """The linear layers of attention and feed-forward in a network's blocks, by name. Those of adaLN are left out."""
     return {
         name: layer
         for name, layer in network.named_modules()

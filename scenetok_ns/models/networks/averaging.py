@@ -1,4 +1,4 @@
-"""Exponential moving average of trained weights (EMA), to evaluate and render with."""
+"""Exponential moving average (EMA) of trained weights, for evaluation and rendering."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 WARM_UP = 10
-"""Number of steps over which the decay grows, so that the average forgets the weights that training began with."""
+"""Constant of the decay's warm-up, (1 + n) / (WARM_UP + n), with which the average forgets the initial weights."""
 
 
 class WeightAverage(nn.Module):
-    """Copies of networks whose weights follow theirs: average <- decay * average + (1 - decay) * weights.
+    """Keeps averaged copies of networks: average <- decay * average + (1 - decay) * weights.
 
     The decay grows to `decay` as (1 + n) / (10 + n) over the n updates so far. The average is part of the model's state
     dict, so that a resumed run continues it.
@@ -39,20 +39,20 @@ class WeightAverage(nn.Module):
         self.num_updates = 0
 
     def update(self) -> None:
-        """Follow the weights once. Call this after each step of the optimizer."""
+        """Update the average. Call this after each step of the optimizer."""
         own, current = zip(*self._pairs(), strict=True)
         update_average(own, current, min(self.decay, (1 + self.num_updates) / (WARM_UP + self.num_updates)))
         self.num_updates += 1
 
     def restart(self) -> None:
-        """Set the average to the networks' present trained weights."""
+        """Set the average to the networks' current trained weights."""
         with torch.no_grad(), self.swapped_out():
             for own, current in self._pairs():
                 own.copy_(current)
         self.num_updates = 0
 
     def swap_in(self) -> None:
-        """Exchange weights, so that the networks have the averaged ones. Nothing is copied."""
+        """Give the networks the averaged weights. The weights are exchanged, not copied."""
         if not self.swapped_in:
             self._exchange()
 

@@ -45,12 +45,12 @@ class Part(nn.Module):
     repeated: ClassVar[bool] = False
     """Whether a network consists mainly of such parts, so that checkpointing them is worth the time."""
     runner: Runner | None = None
-    """Runs the part where gradients are wanted; None: the part is called as it is."""
+    """Runs the part if gradients are wanted. None: the part is called as it is."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """How a part runs where gradients are wanted."""
+    """How a part runs if gradients are wanted."""
 
     checkpointing: Checkpointing = "none"
     compiled: Callable[..., Any] | None = None
@@ -77,9 +77,9 @@ class Runner:
 
 
 def run_block(part: nn.Module, *args: Any) -> Any:
-    """Call a part of a network, by its runner if it has one and gradients are wanted.
+    """Call a part of a network, through its runner if it has one and gradients are wanted.
 
-    Without gradients the part is called as it is: rendering has other shapes and would compile for each of them.
+    Without gradients the part is called as it is: rendering has other shapes, and each of them would be compiled.
     """
     runner = getattr(part, "runner", None)
     if runner is None or not torch.is_grad_enabled():
@@ -105,10 +105,10 @@ def checkpoint_for_training(network: nn.Module, checkpointing: Checkpointing) ->
 
 
 def compile_for_training(network: nn.Module) -> None:
-    """Compile the parts of a network, once for each kind and shape however many there are."""
+    """Compile the parts of a network. Parts of the same kind and shape are compiled only once."""
     import torch._dynamo
 
-    # A block is smaller than a bucket of gradients: cut at bucket borders, it would be compiled in pieces.
+    # DDP would split the compiled graph at the borders of its gradient buckets. Blocks are smaller than a bucket.
     torch._dynamo.config.optimize_ddp = False
     for part in parts_of(network):
         set_runner(part, compiled=torch.compile(partial(_forward, part), backend=BACKEND, dynamic=False))
@@ -119,7 +119,7 @@ def _on_gpu(x: Any) -> bool:
 
 
 def _forward(part: Part, selective: bool, *args: Any) -> Any:
-    """The function to compile. The compiler itself carries out the selection, and fuses what is recomputed."""
+    """Function to compile. The compiler itself applies selective checkpointing, and fuses what is recomputed."""
     return _selective(part.forward, *args) if selective else part.forward(*args)
 
 

@@ -1,4 +1,7 @@
-"""Context views and their cameras -> a distribution over scene tokens (paper: multi-view compressor; parity c02)."""
+"""Compressor of context views and their cameras to a distribution over scene tokens (parity c02).
+
+The paper calls it the multi-view compressor.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +43,14 @@ LOGVAR_RANGE = (-30.0, 20.0)
 
 @dataclass(frozen=True)
 class TokenDistribution:
-    """A diagonal Gaussian over scene tokens; float32."""
+    """A diagonal Gaussian over scene tokens, in float32."""
 
     mean: Float[Tensor, "b N dim"]
     logvar: Float[Tensor, "b N dim"]
 
     @classmethod
     def from_parameters(cls, parameters: Float[Tensor, "b N 2*dim"]) -> TokenDistribution:
-        """Split mean and log-variance, which lie side by side, and clamp the log-variance to LOGVAR_RANGE."""
+        """Split parameters into mean and log-variance along the last axis, and clamp the latter to LOGVAR_RANGE."""
         mean, logvar = parameters.float().chunk(2, dim=-1)
         return cls(mean, logvar.clamp(*LOGVAR_RANGE))
 
@@ -60,12 +63,12 @@ class TokenDistribution:
         return self.mean + self.std * noise
 
     def kl(self) -> Float[Tensor, " b"]:
-        """Return the divergence from the standard normal in nats, summed over tokens and channels."""
+        """Return the KL divergence from the standard normal in nats, summed over tokens and channels."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2))
 
 
 class CompressorBlock(Part):
-    """One round: views attend to views, tokens to tokens, tokens to views; then both have feed-forwards."""
+    """One block: views attend to views, tokens to tokens, and tokens to views; then both go through feed-forwards."""
 
     repeated = True
 
@@ -91,18 +94,18 @@ class CompressorBlock(Part):
         activated: Float[Tensor, "b n hidden"],
         rotary: RotaryTable,
     ) -> tuple[Float[Tensor, "b N hidden"], Float[Tensor, "b n hidden"]]:
-        """Return tokens and views after one round.
+        """Return tokens and views after one block.
 
         Args:
             tokens: Scene tokens.
             views: Tokens of all views' patches.
             activated: Result of `layers.activate` for the pose embedding of each patch.
-            rotary: Rotation by the place of each patch in its view.
+            rotary: Rotation by the position of each patch in its view.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = modulations(self.adaLN_modulation, activated, 6)
         views = views + gate1 * self.attn1(modulate(self.norm1(views), shift1, scale1), rotary)
         tokens = tokens + self.attn2(self.norm2(tokens))
-        # Neither side is normed here, and only the keys have a position to rotate by.
+        # There is no norm on either side, and only the keys have a position for the rotation.
         tokens = tokens + self.attn3(tokens, self.attn3.keys_values(views, rotary))
         if self.norm3 is not None and self.mlp1 is not None:
             views = views + gate2 * self.mlp1(modulate(self.norm3(views), shift2, scale2))
@@ -113,11 +116,11 @@ class Compressor(nn.Module):
     """Perceiver over the tokens of all context views. The views have no order."""
 
     def __init__(self, config: CompressorConfig, *, latent_channels: int, latent_size: tuple[int, int]) -> None:
-        """Build the network with fresh weights.
+        """Build the network with random weights.
 
         Args:
-            config: Sizes.
-            latent_channels: Channels of one view's latent.
+            config: Sizes of the network.
+            latent_channels: Number of channels of one view's latent.
             latent_size: Height and width of one view's latent.
         """
         super().__init__()
@@ -145,14 +148,14 @@ class Compressor(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw weights for training from scratch: framework defaults, and large scene tokens."""
+        """Initialise weights for training from scratch: framework defaults, and large scene tokens."""
         reset_to_defaults(self)
         nn.init.normal_(self.scene_tokens, std=TOKEN_STD)
 
     def gaussian_parameters(
         self, latents: Float[Tensor, "b v c h w"], cameras: CameraBatch
     ) -> Float[Tensor, "b N 2*dim"]:
-        """Return mean and unclamped log-variance side by side, the output of the last layer.
+        """Return mean and unclamped log-variance, joined along the last axis: the output of the last layer.
 
         Args:
             latents: Normalised latents of the context views.

@@ -1,4 +1,7 @@
-"""Scene tokens and target cameras -> velocity of noisy target latents (paper: rendering decoder; parity c03, c04)."""
+"""Denoiser: predicts the velocity of noisy target latents from scene tokens and target cameras (parity c03, c04).
+
+The paper calls it the rendering decoder.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 
 class DenoiserTrunk(Trunk):
-    """The part of the denoiser whose linear layers start from Xavier-uniform."""
+    """The part of the denoiser whose linear layers are initialised with Xavier-uniform weights."""
 
     def __init__(self, config: DenoiserConfig, latent_channels: int) -> None:
         features = latent_channels * config.patch_size**2
@@ -30,8 +33,8 @@ class DenoiserTrunk(Trunk):
 class Denoiser(nn.Module):
     """Rectified-flow transformer over a window of latents that attends to the scene tokens.
 
-    A sampler calls `velocity(latents, poses, t_net, context)` at each step. Before, it calls `embed_poses` once for a
-    window, and `project` and `cross_attention_kv` once for a scene.
+    A sampler calls `velocity(latents, poses, t_net, context)` at each step. Before that, it calls `embed_poses` once
+    per window, and `project` and `cross_attention_kv` once per scene.
     """
 
     def __init__(
@@ -44,15 +47,15 @@ class Denoiser(nn.Module):
         token_dim: int,
         num_tokens: int,
     ) -> None:
-        """Build the network with fresh weights.
+        """Build the network with random weights.
 
         Args:
-            config: Sizes.
-            latent_channels: Channels of the target autoencoder's latents.
+            config: Sizes of the network.
+            latent_channels: Number of channels of the target autoencoder's latents.
             latent_size: Height and width of these latents.
             layout: Temporal layout of the target autoencoder.
-            token_dim: Channels of a scene token.
-            num_tokens: Scene tokens of a scene.
+            token_dim: Number of channels of a scene token.
+            num_tokens: Number of tokens of a scene.
         """
         super().__init__()
         self.config, self.num_tokens = config, num_tokens
@@ -82,19 +85,19 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw weights for training from scratch: `Trunk.initialize`, and framework defaults outside the trunk."""
+        """Initialise weights for training from scratch: `Trunk.initialize`, framework defaults outside the trunk."""
         reset_to_defaults(self)
         self.model.initialize()
         if self.config.null_token:
             nn.init.zeros_(self.null_tokens)
 
     def project(self, tokens: Float[Tensor, "b N token"]) -> Float[Tensor, "b N hidden"]:
-        """Map scene tokens to the state that the blocks attend to."""
+        """Project scene tokens to the state that the blocks attend to."""
         check_shape("Denoiser.project: tokens", tokens, (None, None, self.cnd_proj.in_features))
         return self.cnd_proj(tokens.to(self.cnd_proj.weight.dtype))
 
     def null_state(self, batch_size: int) -> Float[Tensor, "b N hidden"]:
-        """Return the state of the unconditional branch, which is not projected.
+        """Return the state of the unconditional branch. It is learned, not projected from tokens.
 
         Raises:
             ValueError: The model has no null token.
@@ -150,7 +153,7 @@ class Denoiser(nn.Module):
         return self._maps(patches, latents), features.unflatten(1, poses.shape[1:3])
 
     def _inputs(self, latents: Tensor, poses: Tensor, t_net: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and their conditions."""
+        """Embed latents, times and poses as tokens and their conditions."""
         b, num_latents = latents.shape[:2]
         check_shape("Denoiser: latents", latents, (b, num_latents, *self.latent_shape))
         check_shape("Denoiser: t_net", t_net, (b, num_latents))
@@ -172,7 +175,7 @@ class Denoiser(nn.Module):
         return self.velocity(latents, self.embed_poses(cameras), t_net, state)
 
     def rotary(self, num_latents: int, device: torch.device | str | None = None) -> RotaryTable:
-        """Return the rotation table of a window: `target_splits` equal parts, each with positions from 0."""
+        """Return the rotary table of a window, whose `target_splits` equal parts each have positions from 0."""
         splits = self.config.target_splits
         if num_latents > self.config.num_latents or num_latents % splits:
             raise ValueError(

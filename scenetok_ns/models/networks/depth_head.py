@@ -1,7 +1,8 @@
-"""Depth of target frames from the denoiser's last features: a small network beside its output projection.
+"""Depth head: a small network that predicts the depth of target frames from the denoiser's last features.
 
-The features are those of the last denoising step, with the scene, so depth needs no extra denoising. The head
-predicts the logarithm of inverse depth and of the scale b of its Laplace distribution: b is a relative error.
+The features are those of the last denoising step with the scene's tokens, so depth needs no extra denoising. The head
+predicts the logarithm of inverse depth, and the logarithm of the scale b of its Laplace distribution. b is a relative
+error.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.temporal import TemporalLayout
 
 LARGEST_PATCH = 8
-"""Side of the depth map's part that belongs to a token, at most; beyond, the map is enlarged."""
+"""Maximum side in pixels of a token's patch of the depth map. If tokens cover more, the map is enlarged."""
 PIXEL_FEATURES = 16
-"""Number of features of a pixel between the tokens and the last convolutions."""
+"""Number of features per pixel between the tokens and the last convolutions."""
 HEAD_WIDTH = 64
 """Width of an attention head."""
 LOG_LIMIT = 8.0
-"""Largest magnitude of a logarithm that is predicted."""
+"""Maximum magnitude of a predicted logarithm."""
 TYPICAL_INVERSE = 0.4
 """Inverse depth that an untrained head predicts, in units of the training data."""
 NORM_EPS = 1e-6
@@ -35,26 +36,26 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class DepthHeadConfig:
-    """Sizes of a head."""
+    """Sizes of a depth head."""
 
     features: int
     """Width of the denoiser."""
     grid: tuple[int, int]
-    """Tokens of a latent."""
+    """Rows and columns of tokens in a latent."""
     patch: int
-    """Side of the map's part that belongs to a token."""
+    """Side in pixels of a token's patch of the depth map."""
     width: int = 192
     depth: int = 4
 
     @classmethod
     def for_preset(cls, preset: Preset, grid: tuple[int, int]) -> DepthHeadConfig:
-        """The sizes that fit a preset's denoiser, whose latents have `grid` tokens."""
+        """Sizes that fit a preset's denoiser, whose latents have `grid` (rows, columns) of tokens."""
         patch = min(LARGEST_PATCH, max(preset.data.image_size // grid[0], 1))
         return cls(preset.denoiser.hidden_size, grid, patch)
 
 
 class HeadBlock(nn.Module):
-    """Depth-wise convolution within a latent, attention over the window, feed-forward; all residual."""
+    """Depth-wise convolution within a latent, attention over the window, and feed-forward, each with a residual sum."""
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class HeadBlock(nn.Module):
 
 
 class DepthHead(nn.Module):
-    """Features and camera embeddings of a window -> depth and its uncertainty for each frame."""
+    """Predicts depth and its uncertainty for each frame, from the features and camera embeddings of a window."""
 
     def __init__(self, config: DepthHeadConfig, layout: TemporalLayout) -> None:
         super().__init__()
@@ -93,11 +94,11 @@ class DepthHead(nn.Module):
     def forward(
         self, features: Float[Tensor, "b l n hidden"], poses: Float[Tensor, "b l n hidden"]
     ) -> tuple[Float[Tensor, "b f 1 h w"], Float[Tensor, "b f 1 h w"]]:
-        """Predict for all frames of whole chunks of latents, in float32 whatever the surroundings.
+        """Predict depth for all frames of whole chunks of latents, always in float32.
 
         Args:
-            features: `Denoiser.velocity_and_features`.
-            poses: `Denoiser.embed_poses` of the same latents.
+            features: Features from `Denoiser.velocity_and_features`.
+            poses: Result of `Denoiser.embed_poses` for the same latents.
 
         Returns:
             Logarithm of inverse depth, in the networks' units (positions relative to the reference, times the pose
@@ -122,9 +123,10 @@ class DepthHead(nn.Module):
 def as_depth(
     log_inverse: Float[Tensor, "b f 1 h w"], log_scale: Float[Tensor, "b f 1 h w"], size: tuple[int, int]
 ) -> tuple[Float[Tensor, "b f 1 height width"], Float[Tensor, "b f 1 height width"]]:
-    """Depth and confidence, 0 to 1, at a frame's size.
+    """Convert a head's outputs to depth and confidence at the size of the frames.
 
-    Confidence is the probability, under the predicted distribution, that the depth is within `CLOSE` of the truth.
+    Confidence is the probability, from 0 to 1, that the depth is within `CLOSE` of the truth, under the predicted
+    distribution.
     """
     found = []
     for maps in (log_inverse, log_scale):
@@ -141,11 +143,15 @@ def depth_loss(
     truth: Float[Tensor, "b f 1 h w"],
     weight: Float[Tensor, "b f 1 h w"] | Bool[Tensor, "b f 1 h w"],
 ) -> Float[Tensor, ""]:
-    """Negative log-likelihood of true depths under Laplace distributions of the logarithm, and of their differences.
+    """Negative log-likelihood of the true depth's logarithm under Laplace distributions, plus a loss on differences.
+
+    The second term is the absolute error of the differences between neighbouring pixels.
 
     Args:
-        truth: Depth in the networks' units; above 0 where `weight` is.
-        weight: How much each pixel counts; 0: its depth is not known.
+        log_inverse: Predicted logarithm of inverse depth.
+        log_scale: Predicted logarithm of b.
+        truth: True depth in the networks' units; above 0 wherever `weight` is.
+        weight: Weight of each pixel; 0 if its depth is not known.
     """
     weight = weight.to(truth.dtype)
     target = -truth.clamp(min=1e-6).log()

@@ -27,7 +27,7 @@ from scenetok_ns.models.networks.layers import (
 from scenetok_ns.models.ops.rope import RotaryTable
 
 NORM_EPS = 1e-6
-"""Epsilon of all norms of denoiser and scene generator. The compressor's differs."""
+"""Epsilon of all norms of denoiser and scene generator. The compressor has another one."""
 
 FREQUENCIES = 256
 """Width of the sinusoidal time embedding."""
@@ -83,7 +83,7 @@ class Block(Part):
             x: Tokens.
             activated: Result of `layers.activate` for the condition of each token.
             context: Sequence to attend to, or its keys and values from `attn2.keys_values`.
-            rotary: Rotation of the queries and of the self-attention's keys; None: no rotation.
+            rotary: Rotation of the queries, and of the keys of the self-attention. None: no rotation.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = modulations(self.adaLN_modulation, activated, 6)
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rotary)
@@ -115,7 +115,7 @@ class FinalLayer(Part):
 
 
 Context = Tensor | list[KeyValues]
-"""Sequence that all blocks attend to, [b, keys, hidden], or its keys and values in each block (`Trunk.keys_values`)."""
+"""Sequence [b, keys, hidden] that all blocks attend to, or its keys and values for each block (`Trunk.keys_values`)."""
 
 
 class Trunk(nn.Module):
@@ -150,7 +150,7 @@ class Trunk(nn.Module):
         context: Context,
         rotary: RotaryTable | None = None,
     ) -> tuple[Float[Tensor, "b n out"], Float[Tensor, "b n hidden"]]:
-        """Return the result of `forward`, and the features that its last linear layer got."""
+        """Return the result of `forward`, and the features before the last linear layer."""
         activated = activate(condition)
         features = self.final_layer.features(self._through_blocks(x, activated, context, rotary), activated)
         return self.final_layer.linear(features), features
@@ -163,7 +163,7 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw weights for training from scratch: Xavier-uniform, with zero adaLN and final layers, as published."""
+        """Initialise weights for training as published: Xavier-uniform, with zeros in adaLN and final layers."""
         reset_to_defaults(self)
         for linear in linears(self):
             nn.init.xavier_uniform_(linear.weight)

@@ -18,7 +18,7 @@ KeyValues = tuple[Float[Tensor, "b heads keys d"], Float[Tensor, "b heads keys d
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, in float32, cast back last."""
+    """x / rms(x) * weight over the last axis, computed in float32 and then cast back."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ FEED_FORWARD_MULTIPLE = 64
 
 
 class SwiGLU(nn.Module):
-    """w3(SiLU(u) * w) with (u, w) the halves of w12(x)."""
+    """Feed-forward w3(SiLU(u) * w), where (u, w) are the halves of w12(x)."""
 
     def __init__(self, dim: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -59,10 +59,13 @@ class SwiGLU(nn.Module):
 def padded_feed_forward(
     w12: Float[Tensor, "2*hidden dim"], bias: Float[Tensor, " 2*hidden"], w3: Float[Tensor, "dim hidden"], multiple: int
 ) -> tuple[Float[Tensor, "2*padded dim"], Float[Tensor, " 2*padded"], Float[Tensor, "dim padded"]]:
-    """Weights of a SwiGLU that is wider by hidden units that are always zero: the same function.
+    """Widen a SwiGLU by hidden units that are always zero, which does not change the function.
 
-    The released width 2730 puts the rows of half-precision matrices at multiples of 4 bytes. Tensor cores' fast
-    kernels want 16; with 2752 they serve all products, forward and backward.
+    With the released width of 2730, rows of half-precision matrices start at multiples of 4 bytes. The fast kernels of
+    tensor cores need multiples of 16; with 2752 they can do all products, forward and backward.
+
+    Returns:
+        The weights, padded to a width that is a multiple of `multiple`.
     """
     extra = -w3.shape[1] % multiple
     if not extra:
@@ -72,7 +75,7 @@ def padded_feed_forward(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; `qk_norm_eps` adds an RMSNorm per head to queries and keys, before the rotation."""
+    """Multi-head self-attention. `qk_norm_eps` adds an RMSNorm of each head's queries and keys before the rotation."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm_eps: float | None = None) -> None:
         super().__init__()
@@ -90,7 +93,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from `x` to a context, whose keys and values can be computed once and used often."""
+    """Multi-head attention from `x` to a context, whose keys and values can be computed once and reused."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm_eps: float | None = None) -> None:
         super().__init__()
@@ -108,7 +111,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n dim"], context: KeyValues, rotary: RotaryTable | None = None
     ) -> Float[Tensor, "b n dim"]:
-        """`rotary` turns the queries; that of the keys belongs to `keys_values`."""
+        """Attend to a context. `rotary` rotates the queries; `keys_values` has already rotated the keys."""
         q = self.q_norm(self._heads(self.to_q(x)))
         if rotary is not None:
             q = apply_rotary(q, rotary)
@@ -119,14 +122,14 @@ class CrossAttention(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Square patches of every view to tokens, view by view and row by row."""
+    """Embeds square patches of every view as tokens, view by view and row by row."""
 
     def __init__(self, channels: int, dim: int, patch_size: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def initialize_as_linear(self) -> None:
-        """Xavier-uniform over the fan of the equivalent linear layer, no bias."""
+        """Initialise with Xavier-uniform weights, with the fan of the equivalent linear layer, and zero bias."""
         nn.init.xavier_uniform_(self.proj.weight.flatten(1))
         if self.proj.bias is not None:
             nn.init.zeros_(self.proj.bias)
@@ -138,7 +141,7 @@ class PatchEmbed(nn.Module):
 def embed_patches(
     x: Float[Tensor, "b v c h w"], weight: Float[Tensor, "dim c p p"], bias: Float[Tensor, " dim"] | None
 ) -> Float[Tensor, "b v n dim"]:
-    """A convolution whose stride is its kernel, as one matrix product that leaves the tokens in order."""
+    """Compute a convolution with stride equal to kernel size as one matrix product, which keeps the tokens in order."""
     p, q = weight.shape[-2:]
     patches = rearrange(x, "b v c (h p) (w q) -> b v (h w) (c p q)", p=p, q=q)
     return F.linear(patches, weight.flatten(1), bias)
@@ -149,12 +152,12 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def adaln(dim: int, chunks: int) -> nn.Sequential:
-    """Condition -> `chunks` shifts, scales and gates."""
+    """Layers that compute `chunks` shifts, scales and gates from the condition."""
     return nn.Sequential(nn.SiLU(), nn.Linear(dim, chunks * dim))
 
 
 def activate(condition: Float[Tensor, "b n dim"]) -> Float[Tensor, "b n dim"]:
-    """The first layer of `adaln`: the same for all blocks, so it is computed, and kept for the backward pass, once."""
+    """Apply the first layer of `adaln`. It is the same for all blocks, so it is computed and saved only once."""
     activated = F.silu(condition)
     device = condition.device.type
     return activated.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else activated
@@ -163,7 +166,7 @@ def activate(condition: Float[Tensor, "b n dim"]) -> Float[Tensor, "b n dim"]:
 def modulations(
     layers: nn.Module, activated: Float[Tensor, "b n dim"], chunks: int
 ) -> tuple[Float[Tensor, "b n dim"], ...]:
-    """The second layer of `adaln`, given what `activate` made of the condition."""
+    """Apply the second layer of `adaln` to the result of `activate`, and split it into `chunks` modulations."""
     return cast(nn.Sequential, layers)[1](activated).chunk(chunks, dim=-1)
 
 
@@ -172,7 +175,8 @@ def linears(module: nn.Module) -> list[nn.Linear]:
 
 
 def reset_to_defaults(module: nn.Module) -> None:
-    """Framework initialisation of every layer (kaiming-uniform weights, uniform biases, norms 1), tables computed."""
+    """Initialise every layer with the framework's defaults (kaiming-uniform weights, uniform biases, norms 1), and
+    compute its tables."""
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, RMSNorm)):
             layer.reset_parameters()
@@ -181,7 +185,7 @@ def reset_to_defaults(module: nn.Module) -> None:
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...]) -> None:
-    """Raise ValueError unless `tensor` has the expected sizes; None: any size."""
+    """Raise ValueError unless `tensor` has the expected sizes. None stands for any size."""
     fits = tensor.dim() == len(expected) and all(e in (None, n) for e, n in zip(expected, tensor.shape, strict=True))
     if not fits:
         wanted = ", ".join("any" if e is None else str(e) for e in expected)

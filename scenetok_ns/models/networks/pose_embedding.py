@@ -1,4 +1,4 @@
-"""Embedding of cameras as tokens: ray maps, packed in time, then a linear map or positioned patches (parity c01)."""
+"""Embed cameras as tokens: ray maps, packed in time, then a linear layer, or patches with positions (parity c01)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 
 class PoseEmbedding(Part):
-    """Embed cameras as one token for each patch of each latent: ray maps, packed in time, then embedded, in float32.
+    """Embeds cameras as one token for each patch of each latent: ray maps, packed in time, then embedded, in float32.
 
-    `channels_last` orders the features of a patch (row, col, frame, channel): quirk of the released Wan weights.
+    `channels_last` orders the features of a patch as (row, col, frame, channel), a quirk of the released Wan weights.
     """
 
     model: LvsmEmbedding | PatchEmbedding
@@ -44,7 +44,7 @@ class PoseEmbedding(Part):
         return side, side
 
     def check_grid(self, latent_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-        """Return the token grid; raise ValueError unless latents in patches of `patch_size` have the same one."""
+        """Return the token grid. Raises ValueError unless latents in patches of `patch_size` have the same grid."""
         height, width = latent_size
         if self.grid != (height / patch_size, width / patch_size):
             raise ValueError(
@@ -56,8 +56,8 @@ class PoseEmbedding(Part):
     def forward(self, cameras: CameraBatch, drop: Bool[Tensor, " b"] | None = None) -> Float[Tensor, "b l n d"]:
         """Embed the cameras of whole chunks of frames: `n` tokens, row by row, for each of `l` latents.
 
-        `drop` marks batch elements whose whole embedding becomes zero. None: drawn with the preset's probability in
-        training mode.
+        `drop` marks batch elements whose whole embedding becomes zero. None: in training mode, elements are dropped
+        with the preset's probability.
         """
         config = self.config
         maps = ray_map(cameras, (config.input_size,) * 2, rays=config.rays, normalize=config.normalize)
@@ -69,7 +69,7 @@ class PoseEmbedding(Part):
 
 
 class LvsmEmbedding(nn.Module):
-    """One linear map without bias of square patches; features ordered (frame, row, col, channel)."""
+    """A linear layer without bias on square patches, whose features are ordered (frame, row, col, channel)."""
 
     def __init__(self, channels: int, frames: int, packed: int, hidden_size: int, patch_size: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class LvsmEmbedding(nn.Module):
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer without bias that computes in float32 whatever its weight's precision."""
+    """A linear layer without bias that computes in float32, whatever the precision of its weight."""
 
     def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch d"]:
         return F.linear(x, self.weight.float())
@@ -130,9 +130,9 @@ class _PositionedPatches(Float32Tables):
 
 
 def sine_cosine_table(dim: int, size: int, grid: int) -> Float[Tensor, "1 positions dim"]:
-    """Positions of a `size` x `size` table, coordinate i * grid / size, row-major (parity README, c01).
+    """Sine-cosine table of `size` x `size` positions, row-major, with coordinates i * grid / size (parity README, c01).
 
-    First half of the features from the column, second half from the row; in each sines, then cosines.
+    The first half of the features comes from the column, the second from the row. Each half has sines, then cosines.
     """
     if dim % 4:
         raise ValueError(f"patch_embed: hidden_size {dim} is not a multiple of 4")

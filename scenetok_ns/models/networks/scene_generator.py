@@ -1,4 +1,4 @@
-"""Condition views and anchor poses -> velocity of noisy scene tokens (paper: SceneGen; parity c05)."""
+"""SceneGen: predicts the velocity of noisy scene tokens from condition views and anchor poses (parity c05)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scenetok_ns.models.temporal import IMAGE_LAYOUT
 
 
 class SceneGeneratorTrunk(Trunk):
-    """The part of the generator whose linear layers start from Xavier-uniform."""
+    """The part of the generator whose linear layers are initialised with Xavier-uniform weights."""
 
     def __init__(self, config: SceneGeneratorConfig, latent_channels: int, token_dim: int, num_tokens: int) -> None:
         hidden = config.hidden_size
@@ -50,14 +50,14 @@ class SceneGenerator(nn.Module):
         token_dim: int,
         num_tokens: int,
     ) -> None:
-        """Build the network with fresh weights.
+        """Build the network with random weights.
 
         Args:
-            config: Sizes.
-            latent_channels: Channels of a condition view's latent.
+            config: Sizes of the network.
+            latent_channels: Number of channels of a condition view's latent.
             latent_size: Height and width of a condition view's latent.
-            token_dim: Channels of a scene token.
-            num_tokens: Scene tokens of a scene.
+            token_dim: Number of channels of a scene token.
+            num_tokens: Number of tokens of a scene.
         """
         super().__init__()
         self.config = config
@@ -85,7 +85,7 @@ class SceneGenerator(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw weights for training from scratch: `Trunk.initialize`, and framework defaults for pose embeddings."""
+        """Initialise weights for training from scratch: `Trunk.initialize`, framework defaults for pose embeddings."""
         reset_to_defaults(self)
         self.model.initialize()
 
@@ -106,8 +106,8 @@ class SceneGenerator(nn.Module):
             cameras: Cameras of the condition views, relative to view 0.
             anchors: Poses from which the scene will be seen, relative to condition view 0. They always count.
             mask: True for condition views that count. The others become null tokens, pose included.
-            pose_drop: Batch elements whose pose embedding becomes zero. None: drawn in training mode.
-            anchor_drop: Batch elements whose anchor embedding becomes zero. None: drawn in training mode.
+            pose_drop: Batch elements whose pose embedding becomes zero. None: chosen at random in training mode.
+            anchor_drop: Batch elements whose anchor embedding becomes zero. None: chosen at random in training mode.
 
         Raises:
             ValueError: The shapes do not fit.

@@ -1,18 +1,19 @@
 """Element-wise work between matrix products, each operation as one pass over memory.
 
-How fast operations and their plain twins are named, here, in triton_*.py, in models/fused and in models/engine:
+Fast operations and their plain twins have the following names, here, in triton_*.py, models/fused and models/engine:
 
-* `NAME` is the operation that others call. It chooses.
-* `NAME_plain` follows it directly: the same in torch's own operations, for every device.
-* `NAME_triton`, in a triton_*.py, launches the Triton kernel `_NAME_kernel` (for a group norm, three of them).
-* `NAME_backward` takes the gradient of the result of `NAME`. A trailing underscore: an argument is overwritten.
-* `FusedX` in models/fused is the module `X` in models/networks with its backward pass written out.
+* `NAME` is the operation that others call. It chooses between the next two.
+* `NAME_plain` follows it directly. It does the same with torch's own operations, on every device.
+* `NAME_triton`, in a triton_*.py, launches the Triton kernel `_NAME_kernel` (for a group norm, three kernels).
+* `NAME_backward` takes the gradient of the result of `NAME`. A trailing underscore means that an argument is
+  overwritten.
+* `FusedX` in models/fused is the module `X` in models/networks with an explicit backward pass.
 * `FastX` or `fast_x` in models/autoencoders is the module `X` or the function `x` laid out for inference.
 * In models/engine, `x_forward` is `X.forward` over weights laid out for inference; other functions have the names of
   the functions in models/networks and models/flow that they replace.
 
-Triton kernels run on CUDA with Triton, which comes with torch on Linux. They compile in about a second in all, and
-Triton keeps them between processes. Results are formed in float32 and rounded once.
+Triton kernels run on CUDA with Triton, which comes with torch on Linux. All of them compile in about a second, and
+Triton caches them on disk. Results are computed in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def norm_modulate(
         x: Contiguous rows.
         scale, shift: [dim], or [b, n, dim] with contiguous rows; they broadcast over leading dimensions of `x`.
         eps: Epsilon of the norm.
-        residual: Contiguous rows to add; None: none.
+        residual: Contiguous rows to add. None: nothing is added.
         out: Contiguous tensor for the result; None: a new one.
     """
     if _usable(x) and (layout := _layout(scale, x)) is not None and layout == _layout(shift, x):
@@ -94,7 +95,7 @@ def residual_norm(
     shift: Float[Tensor, "b1 n1 dim"],
     eps: float,
 ) -> tuple[Float[Tensor, "c b n dim"], Float[Tensor, "c b n dim"]]:
-    """Return x + gate * y (without a gate: x + y), and `norm_modulate` of that.
+    """Return x + gate * y (without a gate: x + y), and `norm_modulate` of this sum.
 
     Gate, scale and shift broadcast over leading dimensions.
     """
@@ -114,7 +115,7 @@ def residual_norm_plain(
     shift: Float[Tensor, "b1 n1 dim"],
     eps: float,
 ) -> tuple[Float[Tensor, "c b n dim"], Float[Tensor, "c b n dim"]]:
-    """The sum, then `norm_modulate`, which chooses again."""
+    """Compute the sum, then call `norm_modulate`, which chooses its implementation itself."""
     total = x + y if gate is None else torch.addcmul(x, gate, y)
     return total, norm_modulate(total, scale, shift, eps)
 
@@ -122,9 +123,10 @@ def residual_norm_plain(
 def norm_rotate(
     x: Float[Tensor, "b n heads d"], weight: Float[Tensor, "heads d"] | None, rotary: RotaryTable | None, eps: float
 ) -> Float[Tensor, "b heads n d"]:
-    """Norm each head, then rotate it by its position. `x` may be a slice of a product.
+    """Normalise each head, then rotate it by its position. `x` may be a slice of the result of a matrix product.
 
-    The result lies in memory as [b, n, heads, d]: attention then returns its own like that, ready for the next product.
+    The result is stored as [b, n, heads, d]. Attention then stores its own result in the same way, ready for the next
+    matrix product.
 
     Args:
         x: Heads of each token.
@@ -156,7 +158,7 @@ def attend(
     values: Float[Tensor, "b heads m d"],
     eps: float,
 ) -> Float[Tensor, "b n heads d"]:
-    """Norm and rotate queries as `norm_rotate` does, and attend to keys for which that is done."""
+    """Normalise and rotate queries like `norm_rotate`, and attend to keys that are already normalised and rotated."""
     rows_lie_together = all(tensor.stride(-1) == 1 for tensor in (q, keys, values))
     if _usable(q) and rows_lie_together and _products().suits_attend(q, keys):
         return _products().attend_triton(q, weight, rotary, keys, values, eps)
@@ -171,7 +173,7 @@ def attend_plain(
     values: Float[Tensor, "b heads m d"],
     eps: float,
 ) -> Float[Tensor, "b n heads d"]:
-    """The two operations one after the other, each of which chooses again."""
+    """Call both operations one after the other; each chooses its implementation itself."""
     return attention(norm_rotate(q, weight, rotary, eps), keys, values).transpose(1, 2)
 
 
@@ -197,7 +199,7 @@ def linear_gated_plain(
     residual: Float[Tensor, "c b n dim"],
     gate: Float[Tensor, "b1 n1 dim"],
 ) -> Float[Tensor, "c b n dim"]:
-    """The library's product, then `gated_residual`, which chooses again."""
+    """Compute the product with the library, then call `gated_residual`, which chooses its implementation itself."""
     return gated_residual(residual, gate, F.linear(x, weight, bias))
 
 
@@ -239,7 +241,7 @@ def group_norm(
     *,
     silu: bool,
 ) -> Float[Tensor, "n h w c"]:
-    """Return the group norm of x + before, with SiLU behind it if `silu`. `x` is contiguous, channels last."""
+    """Return the group norm of x + before, followed by SiLU if `silu` is set. `x` is contiguous, with channels last."""
     if _usable(x):
         return _maps().group_norm_triton(x, weight, bias, groups, eps, before, silu)
     return group_norm_plain(x, weight, bias, groups, eps, before, silu=silu)
@@ -286,8 +288,8 @@ def depthwise_conv(
 
     Args:
         x: Contiguous maps.
-        weight: Kernels of 3 or 5 taps to a side, row by row.
-        bias: Added to the result; None: none.
+        weight: Kernels with 3 or 5 taps per side, row by row.
+        bias: Bias to add to the result. None: nothing is added.
         gated: Return value * SiLU(gate) of the halves of the channels.
     """
     if _usable(x):
@@ -320,8 +322,9 @@ def join_phases(
 ) -> Float[Tensor, "b t2 h2 w2 c"]:
     """Return the image that is `fold` times as large as `x` in time, height and width. All tensors are contiguous.
 
-    Its position (fold * p + phase) is `computed` at p + phase, of the channels of that phase, plus `bias`, plus the
-    channels of `x` at p, repeated evenly over all phases' channels, a channel's phases one after the other.
+    Its value at position fold * p + phase is the sum of three terms: `computed` at p + phase, of which the channels of
+    this phase; `bias`; and the channels of `x` at p, repeated evenly over the channels of all phases, where the phases
+    of a channel follow one another.
     """
     if _usable(x):
         return _maps().join_phases_triton(computed, x, bias, fold)
@@ -353,7 +356,7 @@ def _usable(x: Tensor) -> bool:
 
 @cache
 def triton_available() -> bool:
-    """Whether Triton is installed and works, which takes a C compiler and a GPU that it knows; tried once."""
+    """Whether Triton is installed and works, which needs a C compiler and a supported GPU. Tried only once."""
     if importlib.util.find_spec("triton") is None:
         return False
     try:
@@ -381,8 +384,8 @@ def _maps() -> ModuleType:
 
 
 def _layout(modulation: Tensor, x: Tensor) -> tuple[int, int, int, int] | None:
-    """Memory layout of a modulation that broadcasts over the last leading dimensions of `x`: number and distance of the
-    inner rows, then of the outer rows. None: the kernel cannot follow it."""
+    """Memory layout of a modulation that broadcasts over leading dimensions of `x`: number and stride of the inner
+    rows, then of the outer rows. None: the kernels do not support it."""
     if modulation.shape[-1] != x.shape[-1] or modulation.stride(-1) != 1:
         return None
     if modulation.ndim == 1:

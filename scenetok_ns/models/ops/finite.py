@@ -1,4 +1,4 @@
-"""Whether numbers are numbers: NaN and infinite ones show as black pictures."""
+"""Check that results are finite: NaN and infinite numbers would give black pictures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class NotFiniteError(ValueError):
-    """Networks gave NaN or infinite numbers."""
+    """Raised if networks computed NaN or infinite numbers."""
 
 
 def is_finite(value: Tensor) -> bool:
     """Whether a tensor holds no NaN and no infinite number. Allocates no second tensor of its size."""
     if not value.is_floating_point() or value.numel() == 0:
         return True
-    smallest, largest = torch.aminmax(value.detach())  # NaN comes through
+    smallest, largest = torch.aminmax(value.detach())  # both are NaN if any value is
     return bool(torch.isfinite(smallest) & torch.isfinite(largest))
 
 
@@ -22,6 +22,6 @@ def require_finite(value: Tensor, what: str) -> None:
     """Raise NotFiniteError, which begins with `what`, if a result of networks is not finite."""
     if not is_finite(value):
         raise NotFiniteError(
-            f"{what} came out as numbers that are not finite: check poses and their units, --guidance, and the weights "
-            "of the run"
+            f"{what} came out as numbers that are not finite: check the poses and their units, --guidance, and the "
+            "weights of the run"
         )

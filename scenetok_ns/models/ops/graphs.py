@@ -1,4 +1,4 @@
-"""CUDA graphs: capture and replay of work on buffers that stay where they are."""
+"""CUDA graphs: capture and replay work on buffers whose addresses do not change."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def capture(
     """Record `function` as a CUDA graph. Other threads may use the device meanwhile.
 
     Args:
-        function: Work on tensors that stay where they are. It must have run before (`warm_up`) and must not wait for
-            the device.
-        generators: Random generators on the device that `function` draws from; each replay draws new numbers.
-        pool: Memory pool to share with other graphs that never run at the same time; None: a pool of its own.
-        stream: Stream to record on; None: one that all such captures share. Memory freed on one stream is not used
-            again on another.
+        function: Work on tensors whose addresses do not change. It must have run before (`warm_up`), and must not wait
+            for the device.
+        generators: Random generators on the device that `function` uses; each replay draws new numbers.
+        pool: Memory pool to share with other graphs that never run at the same time. None: a separate pool.
+        stream: Stream to record on. None: a stream that all captures share. Memory freed on one stream is not reused on
+            another.
 
     Returns:
         The graph, and the result of `function`, whose tensors each replay overwrites.
     """
-    # A surrounding autocast keeps casts of weights. The graph must cast them itself, or each replay would use those of
-    # today; nor may others use the graph's.
+    # A surrounding autocast caches its casts of weights. The graph must cast them itself, or each replay would use the
+    # old ones. Nor may later code use the graph's casts.
     torch.clear_autocast_cache()
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
@@ -56,9 +56,9 @@ def capture(
 
 
 class StepGraphs:
-    """CUDA graphs by name, in one memory pool, since they never run at the same time.
+    """CUDA graphs by name. They share a memory pool, because they never run at the same time.
 
-    Use it from one thread, on the current stream, which must not be the default one.
+    Use an object from one thread, on the current stream, which must not be the default one.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class StepGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, name: Hashable, function: Callable[[], None]) -> None:
-        """Run `function` once and record it, unless there is a graph of this name."""
+        """Run `function` once and record it, unless there already is a graph of this name."""
         if name in self._graphs:
             return
         function()
@@ -77,7 +77,7 @@ class StepGraphs:
 
 
 KEPT = 6
-"""Number of shapes and settings whose graphs are kept. One more drops them all."""
+"""Maximum number of graphs, for different shapes and settings, that are kept. One more drops them all."""
 
 
 @dataclass
@@ -91,15 +91,15 @@ class _Buffers:
 class Replayed:
     """A function of one tensor that runs as a CUDA graph: `replayed(x, *settings)` is `function(x, *settings)`.
 
-    There is one graph for each shape and dtype of `x` and each of the settings; all share their memory. Results are
-    copies. Use it from one thread and on one stream at a time.
+    There is a graph for each combination of settings with shape and dtype of `x`; all graphs share their memory.
+    Results are copies. Use an object from one thread and on one stream at a time.
     """
 
     def __init__(self, function: Callable[..., Tensor], *, rows: int | None = None) -> None:
         """Wrap a function that returns one tensor and does not wait for the device.
 
-        rows: Most rows of `x`. The function must treat rows independently: one graph works on this many, however few
-        are given. None: a graph for each number of rows.
+        `rows` is the maximum number of rows of `x`. The function must then treat rows independently: a single graph
+        always works on this many rows, even if `x` has fewer. None: there is a graph for each number of rows.
         """
         self._function, self._rows = function, rows
         self._drop_all()
@@ -131,7 +131,7 @@ class Replayed:
 
 @contextmanager
 def working(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Turn gradients off and work on `stream`, if there is one. Never span a yield: both would leak into the caller."""
+    """Turn gradients off and use `stream`, if there is one. Do not yield inside: both would leak into the caller."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if stream is not None:

@@ -13,7 +13,7 @@ RotaryTable = tuple[Float[Tensor, "length d"], Float[Tensor, "length d"]]
 
 
 def apply_rotary(x: Float[Tensor, "b heads length d"], table: RotaryTable) -> Float[Tensor, "b heads length d"]:
-    """Rotate each pair (x[2i], x[2i+1]) by its position's angle; in float32, returned in the dtype of `x`."""
+    """Rotate each pair (x[2i], x[2i+1]) by its position's angle. Computes in float32, returns the dtype of `x`."""
     cos, sin = table
     pairs = x.float().unflatten(-1, (-1, 2))
     quarter_turn = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
@@ -21,7 +21,7 @@ def apply_rotary(x: Float[Tensor, "b heads length d"], table: RotaryTable) -> Fl
 
 
 def axis_angles(length: int, dim: int, device: torch.device | str | None = None) -> Float[Tensor, "length dim"]:
-    """Angles of one axis: position * 10000^(-2i/dim) for pair i, positions from 0, each angle for two neighbours."""
+    """Angles of one axis: position * 10000^(-2i/dim) for both dimensions of pair i, with positions from 0."""
     frequencies = 1.0 / THETA ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
     angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
     return angles.repeat_interleave(2, dim=-1)
@@ -40,9 +40,9 @@ def grid_angles(
 
 
 def split_head_dim(head_dim: int) -> tuple[int, int, int]:
-    """Head dimensions of the axes (time, row, column): as even as whole pairs allow, rows and columns alike.
+    """Split head dimensions among the axes (time, row, column), as evenly as whole pairs allow.
 
-    64 -> 20, 22, 22; 48 -> 16, 16, 16 (parity README, c03).
+    Rows and columns get the same number: 64 -> 20, 22, 22; 48 -> 16, 16, 16 (parity README, c03).
     """
     pairs = _pairs(head_dim, 2)
     third, rest = divmod(pairs, 3)
@@ -53,7 +53,7 @@ def split_head_dim(head_dim: int) -> tuple[int, int, int]:
 def angles_2d(
     head_dim: int, grid: tuple[int, int], device: torch.device | str | None = None
 ) -> Float[Tensor, "positions d"]:
-    """First half of the head dimensions from the row, second half from the column."""
+    """Angles of a grid: the first half of the head dimensions from the row, the second half from the column."""
     half = _pairs(head_dim, 4) * 2
     return grid_angles(grid, (half, half), device)
 
@@ -66,16 +66,16 @@ def angles_3d(
 
 
 def rotary_table(angles: Float[Tensor, "length d"], repeats: int = 1) -> RotaryTable:
-    """Cosine and sine of a table, `repeats` times over for equal consecutive parts of a sequence."""
+    """Cosine and sine of a table of angles, repeated `repeats` times for equal consecutive parts of a sequence."""
     angles = angles.repeat(repeats, 1)
     return angles.cos(), angles.sin()
 
 
 class Float32Tables(nn.Module):
-    """A module of constant buffers that keep float32 when the model is cast: rounded angles would move the rotation."""
+    """A module with constant buffers that stay float32 when the model is cast: rounded angles would shift rotations."""
 
     def fill_tables(self) -> None:
-        """Recompute the buffers in place, for a model that left the meta device without weights."""
+        """Recompute the buffers in place, for a model that was moved from the meta device without weights."""
         raise NotImplementedError
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
@@ -89,7 +89,7 @@ class Float32Tables(nn.Module):
 
 
 class GridRotary(Float32Tables):
-    """2D table of one view's grid; persistent, because the released compressors carry it in their state dict."""
+    """2D table of a view's grid. It is persistent, because the released compressors have it in their state dict."""
 
     freqs_cos: Tensor
     freqs_sin: Tensor
@@ -107,7 +107,7 @@ class GridRotary(Float32Tables):
         self.freqs_sin.copy_(sin)
 
     def forward(self, num_views: int) -> RotaryTable:
-        """The same table for every view: views have no order."""
+        """Return the same table for every view, because views have no order."""
         return self.freqs_cos.repeat(num_views, 1), self.freqs_sin.repeat(num_views, 1)
 
 

@@ -1,4 +1,4 @@
-"""Triton kernels of autoencoders on maps with channels last, called by dispatch.py."""
+"""Triton kernels of the autoencoders, for maps with channels last. dispatch.py calls them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import triton.language as tl
 from torch import Tensor
 
 COLUMNS = 4
-"""Neighbouring columns that a thread of `_depthwise_conv_kernel` works on; written out in the kernel."""
+"""Number of neighbouring columns that a thread of `_depthwise_conv_kernel` works on. The kernel's code is for 4."""
 GROUPS, CHANNELS, WARPS = 16, 64, 4
-"""Groups of columns, and channels, of a program of `_depthwise_conv_kernel`."""
+"""Number of groups of columns, channels and warps of a program of `_depthwise_conv_kernel`."""
 
 
 PROGRAMS = 4 * 132
@@ -89,7 +89,7 @@ def join_phases_triton(computed: Tensor, x: Tensor, bias: Tensor, fold: tuple[in
 def group_norm_triton(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, before: Tensor | None, silu: bool
 ) -> Tensor:
-    """Sum each channel over stretches of positions, derive a factor and an offset for each channel, and apply them."""
+    """Sum each channel over stretches of positions, compute a factor and an offset per channel, and apply them."""
     n, channels = x.shape[0], x.shape[-1]
     positions = x.numel() // (n * channels)
     block = triton.next_power_of_2(channels)
@@ -213,7 +213,7 @@ def _depthwise_conv_kernel(
 ):
     groups_in_line = (w + 3) // 4
     group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)[:, None]
-    line = group // groups_in_line  # of one element, frame and row
+    line = group // groups_in_line  # line of one batch element, frame and row
     column = group % groups_in_line * 4
     frame, row = (line // h) % t, line % h
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -269,7 +269,8 @@ def _join_phases_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """STEP: channels of x for each of the result, if 1 or 2; these are loaded once for all phases. 0: anything else."""
+    """STEP is the number of channels of x per channel of the result if it is 1 or 2; these are loaded once for all
+    phases. 0 stands for any other ratio."""
     phases: tl.constexpr = FT * FH * FW
     position = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -291,7 +292,7 @@ def _join_phases_kernel(
         dt = phase // (FH * FW)
         dy = phase // FW % FH
         dx = phase % FW
-        # A doubled axis was computed on one position more than there are.
+        # On a doubled axis, `computed` has one more position than `x`.
         line = ((element * (t + FT - 1) + frame + dt) * (h + FH - 1) + row + dy).to(tl.int64)
         source = computed + ((line * (w + FW - 1) + column + dx) * phases + phase) * width + channel
         values = tl.load(source, mask=mask, other=0.0).to(tl.float32)
@@ -354,7 +355,7 @@ def _channel_factors_kernel(
     ROWS: tl.constexpr,
     BEFORE: tl.constexpr,
 ):
-    """Factor of each channel of an image, and then its offset."""
+    """Factors of all channels of an image, followed by their offsets."""
     image, group = tl.program_id(0), tl.program_id(1)
     own = tl.arange(0, BLOCK) < GROUP
     channel = group * GROUP + tl.arange(0, BLOCK)
@@ -368,7 +369,7 @@ def _channel_factors_kernel(
         squared += tl.load(place + channels, mask=mask, other=0.0)
     number = positions * GROUP
     mean = tl.sum(tl.sum(plain, axis=0), axis=0) / number
-    # Rounding can make the difference negative where a group is nearly constant, and its root NaN.
+    # If a group is nearly constant, rounding can make the difference negative, and its root NaN.
     variance = tl.maximum(tl.sum(tl.sum(squared, axis=0), axis=0) / number - mean * mean, 0.0)
     scale = tl.rsqrt(variance + eps) * tl.load(weight + channel, mask=own, other=0.0).to(tl.float32)
     offset = tl.load(bias + channel, mask=own, other=0.0).to(tl.float32) - mean * scale

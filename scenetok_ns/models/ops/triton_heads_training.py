@@ -1,8 +1,8 @@
 """Triton kernels of the fused blocks in attention and feed-forward: norms and rotations of heads, SiLU products.
 
-Kernels that compute gradients run a fixed number of programs, which walk over the rows and each add up their share of
-what biases and norm weights get: one row of sums each, which are added once for a whole block. Rows to come are loaded
-while one is worked on (STAGES of them are on their way). Numbers are formed in float32 and rounded once.
+Kernels that compute gradients run a fixed number of programs that iterate over the rows. Each program adds up its share
+of the gradients of biases and norm weights in a row of sums; these rows are added once for a whole block. The next
+STAGES rows are loaded while a program works on one. Numbers are computed in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _norm_rotate_kernel(
     NORM: tl.constexpr,
     ROTARY: tl.constexpr,
 ):
-    """Norm and rotation of each head, in place. Rows are `stride` apart; parts (queries, keys) lie side by side."""
+    """Normalise and rotate each head in place. Rows are `stride` apart; queries and keys lie side by side in a row."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     if part == 1:
@@ -162,8 +162,8 @@ def _norm_rotate_backward_kernel(
     ROTARY: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Gradient before norm and rotation, from what they gave: turned back, it is the normed value. Only the first
-    CHANGED parts were normed and rotated."""
+    """Compute the gradient before norm and rotation from their result, which is the normed value when rotated back.
+    Only the first CHANGED parts were normalised and rotated."""
     part = tl.program_id(1)
     if part == 1:
         gradient = second
@@ -227,7 +227,7 @@ def _silu_product_backward_kernel(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Gradients of both halves of x, in their places, and the product once more."""
+    """Compute the gradients of both halves of x, which replace the halves, and the product once more."""
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < dim
     for_u = tl.zeros((BLOCK,), tl.float32)

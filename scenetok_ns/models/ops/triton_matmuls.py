@@ -1,7 +1,7 @@
-"""Triton kernels around matrix products of few rows, where cuDNN and cuBLAS leave a GPU half empty.
+"""Triton kernels around matrix products of few rows, for which cuDNN and cuBLAS use only half of a GPU.
 
-dispatch.py calls them. They are faster because of the work that they do along with the product (norm and rotation of
-queries; gate and residual sum), which otherwise is a kernel of its own that waits for the one before it.
+dispatch.py calls them. They are faster because they do other work along with the product (norm and rotation of queries;
+gate and residual sum), for which a separate kernel would have to wait for the product.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 from scenetok_ns.models.ops.rope import RotaryTable
 
 FEW_KEYS = 1024
-"""Largest number of keys for `attend_triton`; 512 were measured."""
+"""Maximum number of keys for `attend_triton`; it was measured with 512."""
 ROWS = 64
-"""Number of queries of a program of `attend_triton`. Fewer, so that each processor has two programs, were slower on an
+"""Number of queries per program of `attend_triton`. Fewer queries, with two programs per processor, were slower on an
 H100."""
 BLOCKS = ((128, 4), (64, 3), (64, 2), (32, 2))
-"""Keys at a time and blocks of them in flight, best first (10.1, 10.7, 11 us for 512 keys on an H100; 8 warps, and more
-keys at a time, were slower). GPUs differ in how much they can hold."""
+"""Number of keys in a block, and of blocks in flight, best first (10.1, 10.7 and 11 us for 512 keys on an H100; 8 warps
+and larger blocks were slower). GPUs differ in how much they can hold."""
 EVERY_GPUS_SHARED_MEMORY = 48 * 1024
 TILE, DEPTH, IN_FLIGHT = 64, 128, 4
-"""Output rows and columns of a program of `linear_gated_triton`; length of the part of a sum that it takes at a time;
-number of parts on their way at once."""
+"""Number of output rows and columns per program of `linear_gated_triton`, number of terms of the sum that it loads at a
+time, and number of such loads in flight."""
 
 
 def attend_triton(
@@ -68,19 +68,19 @@ def attend_triton(
 
 @cache
 def _shared_memory(device: torch.device) -> int:
-    """Bytes that a program may have. torch 2.6 does not report it: the amount that every GPU has."""
+    """Bytes of shared memory that a program may use. For torch 2.6, which does not report them, those of any GPU."""
     properties = torch.cuda.get_device_properties(device)
     return int(getattr(properties, "shared_memory_per_block_optin", EVERY_GPUS_SHARED_MEMORY))
 
 
 def _block_of_keys(d: int, device: torch.device) -> tuple[int, int]:
-    """Best of `BLOCKS` that fits with keys and values of `d` numbers of two bytes, and the queries."""
+    """Best of `BLOCKS` whose keys and values of `d` two-byte numbers fit into shared memory, with the queries."""
     fitting = (size for size in BLOCKS if 4 * d * size[0] * size[1] + 2 * d * ROWS <= _shared_memory(device))
     return next(fitting, BLOCKS[-1])
 
 
 def suits_attend(q: Tensor, keys: Tensor) -> bool:
-    """Whether `attend_triton` accepts these sizes, and each of its programs has a processor. Where some have to wait,
+    """Whether `attend_triton` accepts these sizes, with a processor for each of its programs. If programs have to wait,
     cuDNN or flash-attn are faster."""
     b, n, heads, d = q.shape
     taken = d in (16, 32, 64, 128) and keys.shape[2] <= FEW_KEYS and q.stride(2) == d
@@ -88,7 +88,8 @@ def suits_attend(q: Tensor, keys: Tensor) -> bool:
 
 
 def suits_linear_gated(rows: int, columns: int, inner: int, device: torch.device) -> bool:
-    """Whether the same holds for `linear_gated_triton`. Elsewhere the library's product and a kernel are faster."""
+    """Whether `linear_gated_triton` accepts these sizes, with a processor for each of its programs. Otherwise the
+    library's product and a separate kernel are faster."""
     aligned = rows % TILE == 0 and columns % TILE == 0 and inner % DEPTH == 0
     held = _shared_memory(device) >= 2 * (TILE + TILE) * DEPTH * IN_FLIGHT
     return aligned and held and rows * columns // TILE**2 <= _processors(device)
@@ -151,7 +152,7 @@ def _attend_kernel(
     ROTARY: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Softmax in base 2, over blocks of keys with a running maximum."""
+    """Attend to blocks of keys with a running maximum. The softmax uses powers of 2."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     element, head = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
     column = tl.arange(0, D)[None, :]

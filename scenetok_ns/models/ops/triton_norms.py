@@ -1,4 +1,4 @@
-"""Triton kernels of norms, modulations, gates and other element-wise work, called by dispatch.py."""
+"""Triton kernels of norms, modulations, gates and other element-wise work. dispatch.py calls them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from scenetok_ns.models.ops.rope import RotaryTable
 
 ELEMENTS = 4096
-"""Approximate number of values of a program: what 4 to 8 warps hold in registers."""
+"""Approximate number of values per program, which 4 to 8 warps can hold in registers."""
 
 
 def norm_modulate_triton(
@@ -27,7 +27,7 @@ def norm_modulate_triton(
     out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     block = triton.next_power_of_2(dim)
     together = max(1, min(16, ELEMENTS // block))
-    if rows < 132 * 4 * together:  # few rows: spread them over all processors
+    if rows < 132 * 4 * together:  # with few rows, spread them over all processors
         together = max(1, rows // (132 * 4))
         together = 1 << (together.bit_length() - 1)
     _norm_modulate_kernel[(triton.cdiv(rows, together),)](
@@ -209,7 +209,7 @@ def _residual_norm_kernel(
     total = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) + added
     rounded = total.to(total_out.dtype.element_ty)
     tl.store(total_out + place, rounded, mask=mask)
-    total = rounded.to(tl.float32)  # what the next residual sum starts from
+    total = rounded.to(tl.float32)  # the next residual sum starts from this value
     result = total * tl.rsqrt(tl.sum(total * total, axis=0) / dim + eps)
     result = result * tl.load(scale + modulated, mask=mask, other=0.0).to(tl.float32)
     result += tl.load(shift + modulated, mask=mask, other=0.0).to(tl.float32)
@@ -235,7 +235,7 @@ def _norm_rotate_kernel(
     NORM: tl.constexpr,
     ROTARY: tl.constexpr,
 ):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]  # of a head of a token
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]  # each row is a head of a token
     token, head = row // heads, row % heads
     position = token % n
     column = tl.arange(0, BLOCK)[None, :]

@@ -1,8 +1,8 @@
 """Triton kernels of the fused blocks around residual sums, norms and their modulations (`fused/operations.py`).
 
-Kernels that compute gradients run a fixed number of programs, which walk over the rows and each add up their share of
-what biases and norm weights get: one row of sums each, which are added once for a whole block. Rows to come are loaded
-while one is worked on (STAGES of them are on their way). Numbers are formed in float32 and rounded once.
+Kernels that compute gradients run a fixed number of programs that iterate over the rows. Each program adds up its share
+of the gradients of biases and norm weights in a row of sums; these rows are added once for a whole block. The next
+STAGES rows are loaded while a program works on one. Numbers are computed in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_and_norm_triton(
     dtype: torch.dtype | None,
     over_shift: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """columns: first columns of shift, scale and gate in `modulations`."""
+    """Launch `_add_and_norm_kernel`. `columns` are the first columns of shift, scale and gate in `modulations`."""
     rows, dim = x.shape
     shift, scale, gate = columns
     norm, copy = weight is not None, weight is None and dtype is not None and dtype != x.dtype
@@ -87,8 +87,8 @@ def _add_and_norm_kernel(
     MODULATE: tl.constexpr,
     COPY: tl.constexpr,
 ):
-    """total = x + gate * added; out = norm(total) * weight * (1 + scale) + shift, or total in another precision. `out`
-    may lie where the shift does."""
+    """Compute total = x + gate * added, and out = norm(total) * weight * (1 + scale) + shift, or total in another
+    precision. `out` may overwrite the shift."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     mask = column < dim
@@ -101,7 +101,7 @@ def _add_and_norm_kernel(
             more = more * tl.load(modulation + gate, mask=mask, other=0.0).to(tl.float32)
         rounded = (value + more).to(total.dtype.element_ty)
         tl.store(total + place, rounded, mask=mask)
-        value = rounded.to(tl.float32)  # what the backward pass will see
+        value = rounded.to(tl.float32)  # the backward pass sees this value
     if NORM:
         root = tl.rsqrt(tl.sum(value * value, axis=0) / dim + eps)
         tl.store(inverse + row, root)
@@ -124,7 +124,8 @@ def norm_backward_triton(
     columns: tuple[int, int, int],
     added_sums: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """modulation: values, and places for their gradients and for sums of these."""
+    """Launch `_norm_backward_kernel`. `modulation` holds the values, and tensors for their gradients and the sums of
+    these gradients."""
     rows, dim = total.shape
     shift, scale, _ = columns
     gradient_total = torch.empty_like(total)
@@ -189,8 +190,8 @@ def _norm_backward_kernel(
     COPY: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Gradient of `total` from those of the norm's result and of what else reads it. Gradients of modulations may take
-    the places of modulations."""
+    """Compute the gradient of `total` from the gradients of the norm's result and of other uses of `total`. Gradients
+    of modulations may overwrite the modulations."""
     column = tl.arange(0, BLOCK)
     mask = column < dim
     weights = tl.load(weight + column, mask=mask, other=0.0)
@@ -293,7 +294,8 @@ def _residual_backward_kernel(
     COPY: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Gradients of what was added, and of its gate, whose place it may take; `gradient` and `second` are added up."""
+    """Compute the gradients of `added` and of its gate from the sum of `gradient` and `second`. The gradient of the
+    gate may overwrite the gate."""
     column = tl.arange(0, BLOCK)
     mask = column < dim
     for_added = tl.zeros((BLOCK,), tl.float32)

@@ -1,4 +1,4 @@
-"""The recorded cases as fixtures."""
+"""Fixtures with the recorded cases."""
 
 from __future__ import annotations
 

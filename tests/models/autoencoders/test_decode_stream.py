@@ -1,4 +1,4 @@
-"""Decoding latents as they arrive gives the frames that decoding the whole clip gives."""
+"""Decoding latents as they arrive gives the same frames as decoding the whole clip."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def video_dcae(video_dcae_case: Case) -> VideoDCAE:
 
 
 def pieces(latents: torch.Tensor, first: int, others: int) -> list[torch.Tensor]:
-    """A first window, then as many new latents at a time as later windows give."""
+    """Cut latents into a first window and pieces of the size that each later window adds."""
     return [latents[:, :first], *latents[:, first:].split(others, dim=1)] if latents.shape[1] > first else [latents]
 
 

@@ -1,4 +1,4 @@
-"""The memory layout that Wan runs in on CUDA changes the speed and nothing else."""
+"""Wan's memory layout on CUDA changes only the speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The low-VRAM wrapper: where the weights are while what happens, and equal results."""
+"""The low-VRAM wrapper moves the weights at the right moments and does not change results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPACE = pixel_latent_space(AutoencoderConfig("pixel", spatial_factor=8))
 
 
 class Watched(PixelAutoencoder):
-    """Notes where it is sent; holds one piece back and decodes it after the last one, as Video DC-AE does."""
+    """Records the devices that it is moved to. Like Video DC-AE, it holds one piece back and decodes it at the end."""
 
     def __init__(self) -> None:
         super().__init__(SPACE)
@@ -50,7 +50,7 @@ def test_results_are_those_of_the_inner_one() -> None:
 
 
 def test_weights_are_away_only_while_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Everything is on the CPU here, so the device is told apart by identity: the wrapper's HOME is replaced.
+    # Everything is on the CPU here, so the test replaces the wrapper's HOME and distinguishes devices by identity.
     from scenetok_ns.models.autoencoders import offload
 
     home = torch.device("meta")

@@ -1,6 +1,6 @@
-"""Every recorded tensor of the three published autoencoders, from weights loaded as they are published.
+"""Our three autoencoders, with weights loaded from files as published, reproduce every recorded tensor.
 
-`SCENETOK_PARITY_AE` names another folder of recorded cases than the shipped one.
+`SCENETOK_PARITY_AE` names another folder of recorded cases than the one in the repository.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def no_gradients():
 
 
 def make_vavae(case: Case, folder: Path) -> VAVAE:
-    """From a training checkpoint as published: nested, with keys that are dropped on purpose."""
+    """Load VA-VAE from a training checkpoint like the published one: nested, with keys that are dropped on purpose."""
     path = folder / "vavae.pt"
     extra = {"loss.logvar": torch.zeros(()), "foundation_model.x": torch.zeros(1), "linear_proj.weight": torch.zeros(1)}
     torch.save({"state_dict": {**case.state, **extra}}, path)
@@ -98,7 +98,7 @@ def video_dcae_outputs(case: Case, folder: Path) -> dict[str, Tensor]:
 
 
 class recorded_modules:  # noqa: N801 - reads as a function
-    """Outputs of the named submodules, under the names of the recorded tensors."""
+    """Collects the outputs of named submodules, under the names of the recorded tensors."""
 
     def __init__(self, network: VideoDCAENetwork) -> None:
         self.network, self.seen, self.hooks = network, {}, []
@@ -143,7 +143,7 @@ def wan_outputs(case: Case, folder: Path) -> dict[str, Tensor]:
 
 
 def failures(case: Case, outputs: dict[str, Tensor]) -> list[str]:
-    """Recorded tensors that are not met, with the largest difference."""
+    """List the recorded tensors that are not reproduced, with the largest difference."""
     wrong = []
     for name, expected in case.outputs.items():
         if name.startswith("dec_") and "latents_mean" in case.settings:
@@ -207,7 +207,7 @@ def inventory(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def linear_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1x1 convolution and a linear layer are the same weights."""
+    """Shape without trailing ones: a 1x1 convolution and a linear layer have the same weights."""
     return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
 
 
@@ -244,7 +244,8 @@ def test_lengths_of_video_dcae(video_dcae_case, tmp_path):
 
 
 def test_a_latent_left_over_gives_its_four_frames(video_dcae_case, tmp_path):
-    """The frames of all latents before it are as published. (Its one published frame is the last of the four.)"""
+    """A latent left over for the last tile gives four frames. The frames before them are as published. (The only
+    published frame of that latent is the last of the four.)"""
     model = make_video_dcae(video_dcae_case, tmp_path)
     left_over = 2 * (model.tiling.frames // 4 * 3 // 4) + 1
     latents = torch.randn(1, left_over, model.space.channels, 1, 1)

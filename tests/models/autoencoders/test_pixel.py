@@ -1,4 +1,4 @@
-"""The lossless autoencoder and the latent space arithmetic all autoencoders share."""
+"""The lossless autoencoder, and the arithmetic of latent spaces that all autoencoders share."""
 
 from __future__ import annotations
 

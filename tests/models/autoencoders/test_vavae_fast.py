@@ -1,4 +1,4 @@
-"""The encoder laid out for inference against diffusers', in float32: the same function."""
+"""The encoder laid out for inference computes the same function as diffusers' encoder, in float32."""
 
 from __future__ import annotations
 

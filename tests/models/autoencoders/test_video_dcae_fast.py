@@ -1,4 +1,4 @@
-"""The decoder laid out for inference against the plain one, in float32: the same function."""
+"""The decoder laid out for inference computes the same function as the plain one, in float32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def network() -> VideoDCAENetwork:
     torch.manual_seed(0)
     network = VideoDCAENetwork(SMALL).eval().requires_grad_(False)
     for name, parameter in network.named_parameters():
-        if "norm" in name:  # as trained ones, not 1 and 0
+        if "norm" in name:  # random, like trained norms, instead of 1 and 0
             nn.init.normal_(parameter, 1.0 if "weight" in name else 0.0, 0.3)
     return network
 
@@ -86,7 +86,7 @@ def test_a_stream_of_tiles_for_inference(network: VideoDCAENetwork, num_frames: 
 
 
 def test_attention_in_half_precision_does_not_overflow() -> None:
-    """Sums over all positions exceed the largest float16, so both twins compute them in float32."""
+    """Sums over all positions exceed the largest float16, so both implementations must compute them in float32."""
     qkv = (torch.rand(1, 4096, 3 * 2 * HEAD_SIZE, generator=torch.Generator().manual_seed(0)) * 30).half()
     q, k, v = qkv.view(1, 4096, 2, 3, HEAD_SIZE).permute(3, 0, 2, 4, 1).unbind()
     expected = relu_linear_attention(q, k, v).permute(0, 3, 1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""Wan's decoder prepared for inference: the same frames, from copies of the weights."""
+"""Wan's decoder prepared for inference gives the same frames, from copies of the weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_frames_are_those_of_the_plain_decoder() -> None:
     expected = model.decode(latents)
     parameters = len(list(model.parameters()))
     inference_copy = model.for_inference(CPU, torch.float32)
-    assert len(list(model.parameters())) == parameters  # the copies are nobody's submodule
+    assert len(list(model.parameters())) == parameters  # the copies are not submodules
     model.network.decoder.to("meta")
     found = torch.cat(list(inference_copy.decode_stream([latents], num_frames=20)), dim=1)
     torch.testing.assert_close(found, expected[:, :20], atol=1e-5, rtol=1e-5)

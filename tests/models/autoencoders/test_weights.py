@@ -1,4 +1,4 @@
-"""Weight files: what is accepted, and that what is not is refused by name."""
+"""Weight files of autoencoders: published files load, and all others are refused with their name."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_another_model_is_named(vavae_case, video_dcae_case, wan_case, tmp_path)
 
 @pytest.mark.parametrize("pipeline", [False, True])
 def test_diffusers_folders(pipeline, vavae_case, wan_case, tmp_path):
-    """What diffusers itself saves gives the same network, with and without the rest of a pipeline."""
+    """A model saved by diffusers, alone or within a pipeline, gives the same network."""
     for name, module, config, case in (
         ("vavae", vavae, vavae_config(vavae_case), vavae_case),
         ("wan", wan, wan_config(wan_case), wan_case),
@@ -139,7 +139,7 @@ def test_folder_without_a_model(wan_case, tmp_path):
 
 
 def test_dtype_and_a_sealed_copy(video_file, video_dcae_case):
-    """Weights take the wanted dtype, and do not change with the file they were mapped from."""
+    """Weights have the requested dtype, and do not change when the file that they were mapped from changes."""
     network = video_dcae.load_network(video_file, video_dcae_config(video_dcae_case), "cpu", torch.bfloat16)
     assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
     video = torch.zeros(1, 8, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""Low-rank adapters: nothing at first, the same merged as added, gradients for them alone."""
+"""Low-rank adapters change nothing at first, give the same result merged, and are the only ones with gradients."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_merged_copy_does_the_same_by_itself() -> None:
     adapters.enabled = True
     merged = adapters.merged(denoiser)
     expected = run(denoiser)
-    stir(adapters)  # no longer the copy's
+    stir(adapters)  # must not change the copy
     torch.testing.assert_close(run(merged), expected, atol=1e-5, rtol=1e-4)
     assert denoiser.state_dict().keys() == merged.state_dict().keys()
     assert {type(layer) for layer in adapted_layers(merged).values()} == {torch.nn.Linear}
@@ -65,7 +65,7 @@ def test_a_merged_copy_does_the_same_by_itself() -> None:
 
 @pytest.mark.parametrize("checkpointing", ["none", "full"])
 def test_gradients_are_those_of_the_merged_weights(checkpointing: str) -> None:
-    """Also where blocks are computed again in the backward pass."""
+    """The gradients also hold if blocks are recomputed in the backward pass."""
     denoiser, adapters = network()
     checkpoint_for_training(denoiser, checkpointing)  # type: ignore[arg-type]
     stir(adapters)

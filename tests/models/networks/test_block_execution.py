@@ -1,4 +1,4 @@
-"""Compiled blocks and checkpointing: the same results, one compilation for each kind of block, the same keys."""
+"""Compilation and checkpointing do not change results or keys, and compile each kind of block only once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ every_network = pytest.mark.parametrize("name", sorted(NETWORKS))
 
 @pytest.fixture(autouse=True)
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Graphs are made as always, and run operation by operation."""
+    """Compile graphs as usual, but run them operation by operation, without building kernels."""
     monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
     torch._dynamo.reset()
     yield
@@ -92,7 +92,7 @@ def test_a_runner_serves_training_only_and_belongs_to_its_part(name: str) -> Non
 
 
 def test_copies_of_a_part_keep_neither_its_compiled_nor_its_fused_pass() -> None:
-    """Both are bound to the weights of the original."""
+    """Both passes are bound to the weights of the original, so a copy must not keep them."""
     network = NETWORKS["denoiser"][0]()
     checkpoint_for_training(network, "selective")
     compile_for_training(network)

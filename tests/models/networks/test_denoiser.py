@@ -42,7 +42,7 @@ def test_every_latent_has_its_own_time() -> None:
 
 @torch.no_grad()
 def test_clips_of_a_window_can_change_places() -> None:
-    """Two splits have equal positions; as one split the same latents have others."""
+    """Two splits of a window have equal positions, so exchanging them changes nothing. Within one split, it would."""
     network = randomized(small_denoiser(CHUNKED, num_latents=10, target_splits=2))
     latents, cameras, t_net, tokens = denoiser_inputs(1, 10, CHUNKED)
     state = network.project(tokens)

@@ -1,4 +1,4 @@
-"""The depth head: its units and confidence, its loss, frames of every temporal layout."""
+"""The depth head: units and confidence, loss, and frames in every temporal layout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_frame_has_a_map_of_its_own(layout: str) -> None:
 
 
 def test_places_of_tokens_are_places_of_the_map() -> None:
-    """Without the mixing of its blocks, a token decides about its own part of the map."""
+    """If the blocks do not mix tokens, a token changes only its own patch of the map."""
     head = small_head()
     head.blocks = torch.nn.ModuleList()
     features, poses = torch.zeros(1, 1, 6, 8), torch.zeros(1, 1, 6, 8)
@@ -66,7 +66,7 @@ def test_the_loss_is_least_at_the_truth_with_the_scale_of_the_error() -> None:
 
     assert loss(2.0, 0.1) < loss(2.2, 0.1) < loss(2.5, 0.1)
     assert loss(2.2, math.log(1.1)) < min(loss(2.2, 0.03), loss(2.2, 0.3))
-    # A pixel whose depth is not known changes nothing, whatever it holds.
+    # A pixel whose depth is not known changes nothing, whatever its value.
     known[..., 0, 0], truth[..., 0, 0] = False, 0.0
     assert loss(2.0, 0.1) == pytest.approx(math.log(0.1), abs=1e-5)
 

@@ -1,4 +1,4 @@
-"""What compressor, denoiser and scene generator have in common: start values, precision, checkpointing, compilation."""
+"""Compressor, denoiser and scene generator alike: initial values, precision, checkpointing, compilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks on a CUDA device: the recorded results, no waiting for the device, graphs and compiled blocks."""
+"""On a CUDA device, the networks give the recorded results without waiting for it, also as graphs and compiled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Any operation that makes the host wait for the device raises."""
+    """Raise an error for any operation that makes the host wait for the device."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -31,7 +31,7 @@ def no_waiting() -> Iterator[None]:
 
 
 def video() -> tuple[Denoiser, Tensor, CameraBatch, Tensor, Tensor]:
-    """Denoiser, latents, cameras, network times and tokens of c03, on the device."""
+    """Denoiser, latents, cameras, network times and tokens of the recorded case c03, on the device."""
     case = load_case("c03_denoiser_vdc")
     moved = {name: tensor.cuda() for name, tensor in case.inputs.items()}
     return build_denoiser(case).cuda(), moved["latents"], case.cameras().to("cuda"), moved["timestep"], moved["tokens"]

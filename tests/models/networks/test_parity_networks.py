@@ -1,4 +1,4 @@
-"""The networks against recorded runs of the published code (c01 to c05), and proof that the comparison can fail."""
+"""The networks reproduce recorded runs of the published code (c01 to c05). Other tests show that this can fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Outputs = Iterator[tuple[str, Tensor]]
 
 
 def maps(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[b, l, n, d] -> the recorded [b, l, d, h, w]."""
+    """Reshape tokens [b, l, n, d] to recorded maps [b, l, d, h, w]."""
     return rearrange(tokens, "b l (h w) d -> b l d h w", h=grid[0], w=grid[1])
 
 
@@ -161,7 +161,7 @@ COMPUTE: dict[str, Callable[[Case], Outputs]] = {
 
 
 def limits(case: Case, name: str) -> Limits:
-    """Velocities after a bfloat16 rounding have the limits of the recording, everything else the float32 limit."""
+    """Limits of the difference: the recording's for velocities after a bfloat16 rounding, else the float32 limit."""
     rounded = name.startswith("velocity") and not name.endswith("nocast")
     return case.limits if rounded or "mean_abs" not in case.info["tolerance"] else Limits(FLOAT32_LIMIT)
 
@@ -175,7 +175,7 @@ def test_every_recorded_output_is_met(name: str) -> None:
 
 @torch.no_grad()
 def is_seen(case: Case) -> bool:
-    """Whether any output differs from the recording; stops at the first."""
+    """Whether any output differs from the recording. Stops at the first difference."""
     recorded = case.outputs
     try:
         return any(difference(value, recorded[n], limits(case, n)) for n, value in COMPUTE[case.name](case))
@@ -185,7 +185,8 @@ def is_seen(case: Case) -> bool:
 
 @pytest.mark.parametrize("name", [name for name in COMPUTE if name not in ("c01_ray", "c01_plucker")])
 def test_no_weight_can_change_unseen(name: str) -> None:
-    """Each tensor of the state in turn, made a tenth larger: otherwise a network could ignore it and still pass."""
+    """Make each tensor of the state in turn a tenth larger. If no output changed, a network could ignore this tensor
+    and still pass."""
     case = load_case(name)
     unseen = [key for key in case.tensors if key.startswith("state.") and not is_seen(scaled(case, key, 1.1))]
     assert unseen == []
@@ -193,11 +194,11 @@ def test_no_weight_can_change_unseen(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMPUTE)
 def test_no_camera_can_change_unseen(name: str) -> None:
-    """Cameras moved, turned and zoomed a little, one input at a time."""
+    """Move, turn and zoom the cameras of one input at a time a little. Each change must be noticed."""
     case = load_case(name)
     keys = [key for key in case.inputs if "trinsics" in key]
     assert keys
-    # Not the last row of the intrinsics: times a number they are the same camera.
+    # The last row of the intrinsics is not scaled: a multiple of the whole matrix is the same camera.
     zoom = torch.tensor([1.01, 1.01, 1.0])[:, None]
     factors = {key: zoom if key.endswith("intrinsics") else 1.01 for key in keys}
     assert [key for key in keys if not is_seen(scaled(case, f"in.{key}", factors[key]))] == []
@@ -208,7 +209,7 @@ def scaled(case: Case, key: str, factor: float | Tensor) -> Case:
 
 
 def rotate_halves(x: Tensor, table: RotaryTable) -> Tensor:
-    """The other common pairing: dimension i with i + d/2."""
+    """Rotate with the other common pairing: dimension i with i + d/2."""
     cos, sin = table
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
@@ -245,7 +246,7 @@ def always_rounded(self: PoseEmbedding, *args) -> Tensor:
 
 
 def one_part(angles: Tensor, repeats: int = 1) -> RotaryTable:
-    """Positions that run on over all splits of a window."""
+    """Rotary table whose positions continue over all splits of a window."""
     angles = torch.cat([angles, angles + (angles[-1] + 1)] if repeats == 2 else [angles] * repeats)
     return angles.cos(), angles.sin()
 

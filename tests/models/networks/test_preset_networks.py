@@ -1,4 +1,4 @@
-"""Networks of the published presets at full size, against the recorded inventories of keys (parity c12)."""
+"""Networks of the published presets at full size have the recorded keys (parity c12)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INVENTORIES = {
     **dict.fromkeys(["dl3dv-wan-shift4", "dl3dv-wan-shift8"], WAN),
     **dict.fromkeys(["scenegen-shift1", "scenegen-shift4", "scenegen-shift12"], "scenegen_shift4_re10k"),
 }
-"""The published experiment whose full-size keys were recorded (parity c12) and that the preset's networks equal."""
+"""Preset -> published experiment whose full-size keys were recorded (parity c12), with equal networks."""
 
 PARAMETERS = {
     RE10K: {"compressor": 238_013_824, "denoiser": 564_188_256},
@@ -36,7 +36,7 @@ PARAMETERS = {
 
 
 def inventory(experiment: str) -> dict[str, tuple[list[int], bool]]:
-    """Key -> shape and whether it is a parameter, of everything in a state dict."""
+    """Key of a state dict -> shape, and whether it is a parameter."""
     path = Path(__file__).parents[2] / "parity" / "keys" / f"keys_{experiment}.txt.gz"
     entries = {}
     for line in gzip.decompress(path.read_bytes()).decode().splitlines():

@@ -29,7 +29,7 @@ def expected(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class StandIn(ModuleType):
-    """A flash_attn that works on the processor and counts its calls."""
+    """A stand-in for flash_attn that works on the CPU and counts its calls."""
 
     calls = 0
     with_sums = False
@@ -41,7 +41,7 @@ class StandIn(ModuleType):
 
 
 def use_on(monkeypatch: pytest.MonkeyPatch, generation: int) -> None:
-    """Tensors of the processor pass for those of a GPU."""
+    """Let CPU tensors pass for tensors of a GPU."""
     monkeypatch.setattr(module, "_flash_usable", lambda q, k, v: True)
     monkeypatch.setattr(module, "_generation", lambda q: generation)
 
@@ -64,9 +64,9 @@ def test_flash_attention_is_used_in_its_own_layout(monkeypatch: pytest.MonkeyPat
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *versions: int) -> dict[int, StandIn]:
-    """Stand-ins for some versions; the others are not installed."""
+    """Install stand-ins for some versions. Others are missing."""
     installed = {version: StandIn(name) for version, name in module._MODULES.items() if version in versions}
-    if 4 in versions and 2 not in versions:  # a folder, which has no file of its own
+    if 4 in versions and 2 not in versions:  # a namespace package, which has no file
         monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
         sys.modules["flash_attn"].__file__ = None
     for version, name in module._MODULES.items():
@@ -198,7 +198,7 @@ def test_flash_attention_needs_one_precision() -> None:
 
 
 def test_the_mark_for_the_compiler_is_the_one_that_torch_sets() -> None:
-    """Set by hand, since torch's decorator imports the compiler."""
+    """attention.py sets this mark by hand, because torch's decorator imports the compiler."""
 
     @torch.compiler.assume_constant_result
     def marked() -> int:

@@ -1,7 +1,7 @@
-"""Triton kernels against their plain twins, at small sizes and in float32, for all options of each operation.
+"""Triton kernels agree with their plain twins, at small sizes and in float32, for all options of each operation.
 
-On a GPU if there is one. Without, the kernels run in Triton's interpreter, which is chosen when Triton is imported: in
-another process, that runs this file once more. test_dispatch_gpu.py has the published sizes in bfloat16.
+They run on a GPU if there is one. Otherwise they run in Triton's interpreter. It is chosen when Triton is imported, so
+another process runs this file once more. test_dispatch_gpu.py tests the published sizes in bfloat16.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check(fast: Callable[..., Any], plain: Callable[..., Any], *args: Any, **opt
 
 
 def test_every_operation_has_a_plain_twin_and_a_kernel() -> None:
-    """The naming rule at the top of dispatch.py."""
+    """Checks the naming rule at the top of dispatch.py."""
     public = [name for name, value in vars(ops).items() if getattr(value, "__module__", "") == ops.__name__]
     operations = [name for name in public if not name.startswith("_") and name != "triton_available"]
     names = {name for name in operations if not name.endswith("_plain")}
@@ -146,7 +146,7 @@ def test_group_norm(silu: bool) -> None:
 
 @kernels_run
 def test_group_norm_of_a_nearly_constant_group_is_finite() -> None:
-    """Rounding makes the mean of squares less than the square of the mean in some of these groups."""
+    """In some of these groups, rounding makes the mean of squares smaller than the square of the mean."""
     x = (1000 + 100 * torch.rand(24, 1, 1, 1, device=DEVICE)).expand(24, 3, 5, 16).contiguous()
     weight, bias = torch.ones(16, device=DEVICE), normal(16)
     found = ops.group_norm(x, weight, bias, 4, 1e-6, None, silu=False)

@@ -1,4 +1,4 @@
-"""Triton kernels in bfloat16, at the sizes of the published networks, against their plain twins in float32."""
+"""Triton kernels in bfloat16, at the sizes of the published networks, agree with their plain twins in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which graph serves which call, with a stand-in for CUDA graphs that records and calls functions."""
+"""Calls use the right graph, checked with a stand-in for CUDA graphs that records and calls functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scenetok_ns.models.ops.graphs import KEPT, Replayed
 
 
 class Recorded:
-    """In place of `StepGraphs`."""
+    """Stand-in for `StepGraphs`."""
 
     captures = 0
 
