@@ -1,6 +1,6 @@
 """Recognise errors about a user's input, and print one line for them.
 
-All others are bugs: they keep their traceback.
+All other errors are bugs, and keep their traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class UsageError(ValueError):
-    """Options of a command that are out of range, or exclude each other; the message is one line with their flags."""
+    """Options of a command are out of range or exclude each other; the message is one line that names their flags."""
 
 
 def wants_traceback() -> bool:
@@ -31,8 +31,9 @@ def wants_traceback() -> bool:
 def described(error: BaseException) -> str | None:
     """Describe an error that is about the input or the machine; None for a bug.
 
-    Complaints that this package raises are shown as they are. Libraries' are shown where their kind tells that the
-    input or the machine is the reason: files that cannot be read or written, memory, packages that are missing.
+    Messages of errors that this package raises about its input are returned unchanged. Errors of libraries are
+    described if their type shows that the input or the machine is the reason: files that cannot be read or written,
+    not enough memory, missing packages.
     """
     if is_complaint(error):
         return str(error)
