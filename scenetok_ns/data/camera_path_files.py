@@ -1,4 +1,4 @@
-"""Files of camera poses, read and written: Nerfstudio's camera paths (viewer, ns-render) and transforms.json."""
+"""Read and write files of camera poses: Nerfstudio's camera paths (viewer, ns-render) and transforms.json."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from scenetok_ns.tools.json_files import JsonError, number, read_json
 
 FRAME_RATE = 24.0
 LARGEST_SIDE = 16384
-"""Pixels of a picture's side; more is a typing error, or needs more memory than machines have."""
+"""Maximum side of a picture in pixels. A larger one is a typing error, or needs more memory than machines have."""
 NARROWEST, WIDEST = 0.01, 179.9
-"""Fields of view in degrees that cameras can have."""
+"""Range of accepted fields of view in degrees."""
 
 
 @dataclass(frozen=True)
 class CameraPath:
-    """Pictures to be taken: `size` = (height, width) pixels, cut from the middle of squares (`PictureRequest`)."""
+    """Pictures to render: `size` = (height, width) pixels, cut from the middle of squares (`PictureRequest`)."""
 
     c2w: Float[Tensor, "n 4 4"]
     """Camera-to-world, OpenCV axes, in the capture's world and units."""
@@ -59,7 +59,7 @@ class CameraPath:
 
 
 def square_lens(focal: float) -> Float[Tensor, "3 3"]:
-    """Intrinsics of a square picture of focal length `focal` sides, looked at straight."""
+    """Intrinsics of a square picture, divided by its side: focal length `focal`, principal point in the middle."""
     return torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
 
 
@@ -86,11 +86,12 @@ def read_path(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath
 
     Args:
         path: File to read.
-        size: (height, width) of the pictures; None: as the camera path says; of transforms.json, the square crop of
-            its photographs that models of `side` pixels see.
+        size: (height, width) of the pictures. None: the size that the camera path states; for transforms.json, a
+            square of `side` pixels, as the model sees the photographs.
         side: Side of the model's pictures in pixels.
 
-    Raises DataError, in one line.
+    Raises:
+        DataError: The file cannot be read as either; one line.
     """
     if not path.is_file():
         raise DataError(f"no file {path}; expected a camera path of the viewer, or transforms.json")
@@ -109,7 +110,7 @@ CAMERA_PATH = "a camera path of Nerfstudio (camera_path_*.json)"
 
 @contextmanager
 def _naming(path: Path, expected: str) -> Iterator[None]:
-    """Turn what a broken file leads to into a DataError with the file's name and what was expected."""
+    """Turn the errors that a broken file causes into a DataError with the file's name and what was expected."""
     try:
         yield
     except (JsonError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
@@ -140,7 +141,7 @@ def _entry(value: Any, place: int) -> dict[str, Any]:
 
 
 def _poses(rows: list[Any]) -> Float[Tensor, "n 4 4"]:
-    """OpenGL poses of a file as OpenCV ones. Raises JsonError unless all are a camera's."""
+    """Convert a file's OpenGL poses to OpenCV. Raises JsonError if one is not a pose that a camera can have."""
     matrices = []
     for place, row in enumerate(rows):
         try:
@@ -162,7 +163,7 @@ def _with_lenses(c2w: Float[Tensor, "n 4 4"], content: dict[str, Any], size: tup
         number(entry["fov"], f"fov of frame {place}", above=NARROWEST, below=WIDEST)
         for place, entry in enumerate(content["camera_path"])
     ]
-    # The field of view is that of the picture's height; the square is as high as the longer side.
+    # The field of view spans the picture's height; the square's side is the longer side of the picture.
     focal = [height / 2 / math.tan(math.radians(field) / 2) / max(height, width) for field in fields]
     return CameraPath(c2w, torch.stack([square_lens(one) for one in focal]), (height, width))
 
@@ -186,7 +187,7 @@ def _of_photographs(path: Path, size: tuple[int, int] | None, side: int) -> Came
 
 
 def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: int) -> Float[Tensor, "3 3"]:
-    """Normalised intrinsics of a photograph's square crop: those that encoding uses, so without lens distortion."""
+    """Normalised intrinsics of a photograph's square crop after lens distortion is removed, as encoding uses them."""
     try:
         width, height = picture_size(pictures.find(frame.file_path))
     except DataError as error:  # a path needs no pictures
@@ -200,15 +201,22 @@ def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: in
 
 
 def write_camera_path(path: Path, c2w: Float[Tensor, "n 4 4"], fov: float, side: int) -> None:
-    """Square pictures of `side` pixels and `fov` degrees along a path, in the form that ns-render camera-path reads."""
+    """Write a path of square pictures of `side` pixels and `fov` degrees, in the form that ns-render camera-path reads.
+
+    Args:
+        path: File to write.
+        c2w: Poses, camera-to-world, OpenCV axes.
+        fov: Field of view in degrees.
+        side: Side of the pictures in pixels.
+    """
     focal = 0.5 / math.tan(math.radians(fov) / 2)
     write_path(path, CameraPath(c2w, square_lens(focal).expand(len(c2w), 3, 3), (side, side)))
 
 
 def write_path(file: Path, path: CameraPath, frame_rate: float = FRAME_RATE) -> None:
-    """A path in the form that the viewer and ns-render camera-path read, whole or not at all.
+    """Write a path in the form that the viewer and ns-render camera-path read. The file is complete or absent.
 
-    The form knows a field of view for each frame, but no principal point off the middle.
+    The form has a field of view for each frame, but no principal point, which is always in the middle.
     """
     height, width = path.size
     frames: list[dict[str, Any]] = [

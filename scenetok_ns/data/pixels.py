@@ -1,4 +1,4 @@
-"""Pixels of picture files as RGB bytes, however they are stored, and the lens that a camera noted in EXIF."""
+"""Convert pictures of any mode to RGB bytes, and read the focal length from EXIF."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> tupl
     Transparency is laid on `background`, 16 bits are rounded to 8, other colour spaces lose their profile.
 
     Returns:
-        Pixels [h, w, 3] as uint8, and notes on what was done.
+        Pixels [h, w, 3] as uint8, and a note for each conversion.
 
     Raises:
         ValueError: The pixels are floating-point numbers, or exceed 16 bits.
@@ -62,11 +62,11 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> tupl
 
 
 def exif_tags(image: Image.Image) -> dict[int, Any]:
-    """All EXIF tags, main and photographic; an empty dictionary where they are missing or damaged."""
+    """Read all EXIF tags of the main and the Exif directory; an empty dictionary if they are missing or damaged."""
     try:
         tags = image.getexif()
         return {**tags, **tags.get_ifd(EXIF_IFD)}
-    except Exception:  # damaged EXIF raises almost anything, and a photograph without EXIF is as good
+    except Exception:  # damaged EXIF raises almost anything, and a photograph without EXIF is usable
         return {}
 
 
@@ -79,7 +79,7 @@ def focal_pixels(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None
     if length is None or resolution is None:
         return None
     pixels = length * resolution / _UNIT_MM.get(tags.get(PLANE_UNIT, 2), 25.4)
-    # The resolution belongs to the picture as it was taken; it may have been made smaller since.
+    # The resolution refers to the picture as it was taken; it may have been reduced since.
     taken = max(_positive(tags.get(tag)) or 0.0 for tag in (PIXELS_X, PIXELS_Y))
     return pixels * (max(size) / taken if taken else 1.0)
 

@@ -40,7 +40,7 @@ PALETTES = {
 
 
 class Draws:
-    """Uniform numbers of b rooms, handed out in order, each room's from its own seed."""
+    """Uniform random numbers for b rooms, handed out in order. Each room's numbers come from its own seed."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         streams = [np.random.Generator(np.random.PCG64(seed)).random(DRAWS_PER_ROOM) for seed in seeds]
