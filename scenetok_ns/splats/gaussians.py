@@ -155,7 +155,7 @@ def ply_header(count: int, properties: dict[str, str]) -> bytes:
 
 
 def read_vertices(path: Path) -> dict[str, np.ndarray]:
-    """Read the vertices of a binary little-endian PLY as columns. Raises FileNotFoundError or ValueError, in one line."""
+    """Read the vertices of a binary little-endian PLY as columns. Raises FileNotFoundError or ValueError."""
     if not path.is_file():
         raise FileNotFoundError(f"no splat at {path}; `scenetok export-splat` makes them")
     data = path.read_bytes()
