@@ -1,4 +1,4 @@
-"""Downloads: the same bytes whatever happens on the way, and one clear line for what cannot work."""
+"""Downloads give the same bytes whatever happens on the way, and one clear line for errors that cannot be overcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub: its library's settings count, its errors become one line."""
+"""Downloads from the Hugging Face Hub respect its library's settings, and its errors become one line."""
 
 from __future__ import annotations
 
