@@ -1,4 +1,4 @@
-"""Demo scenes as files: both layouts, the same bytes every time, nothing half-written."""
+"""Demo scenes as files: both layouts, the same bytes every time, and no incomplete folders."""
 
 from __future__ import annotations
 

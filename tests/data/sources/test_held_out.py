@@ -1,4 +1,4 @@
-"""Training and evaluation on the same scenes."""
+"""Training on evaluation scenes leaves out their target views."""
 
 from __future__ import annotations
 
