@@ -75,7 +75,7 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
         return config.setup()
     if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
         kind = KINDS[type(find_dataparser(config.data))]
-        raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: write {kind} at the command's end")
+        raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: add {kind} at the end of the command")
     return dataparser
 
 
@@ -92,7 +92,7 @@ def _dl3dv(data: Path) -> DataParserConfig | None:
         names = ", ".join(path.name for path in captures[:SHOWN])
         more = f" and {len(captures) - SHOWN} more" if len(captures) > SHOWN else ""
         raise DataError(
-            f"{data} holds {len(captures)} captures ({names}{more}), each with a scale and a lens of its own: give one "
+            f"{data} holds {len(captures)} captures ({names}{more}), each with its own scale and lens: give one "
             f"of them, such as {captures[0]}"
         )
     return Dl3dvDataParserConfig(data=data)

@@ -175,13 +175,15 @@ def _with_pictures(pictures: PictureFolder, frames: Sequence[FileFrame], chosen:
         file = pictures.find(frame.file_path)
         size, lens = picture_size(file), frame.lens
         if check_proportions(file, size, lens.width, lens.height):
-            scaled = scaled or f"{size[0]} x {size[1]} pixels where cameras are for {lens.width:g} x {lens.height:g}"
+            scaled = (
+                scaled or f"{size[0]} x {size[1]} pixels, but their cameras are for {lens.width:g} x {lens.height:g}"
+            )
         c2w = flip_axes(torch.from_numpy(frame.c2w)).numpy()
         depth = None if frame.depth_file_path is None else pictures.folder / frame.depth_file_path
         matrix, distortion = lens.matrix(*size), np.array(lens.distortion)
         found.append(CaptureFrame(file, c2w, matrix, distortion, size, depth=depth))
     if scaled is not None:
-        logger.info("%s: pictures have %s: intrinsics are scaled along", pictures.folder, scaled)
+        logger.info("%s: pictures have %s; intrinsics are scaled", pictures.folder, scaled)
     return found
 
 

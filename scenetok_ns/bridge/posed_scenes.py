@@ -114,7 +114,7 @@ def open_scenes(
     parser = config.setup()
     if hasattr(parser, "scene_source"):
         if pose_scale is not None:
-            raise DataError(f"{data} is a data set, whose units are its own: leave out pose_scale=")
+            raise DataError(f"{data} is a data set, whose units are fixed: leave out pose_scale=")
         source = parser.scene_source(split)
     else:
         source = read_capture(parser, split, pose_scale=pose_scale, typical_spread=preset.data.camera_spread)

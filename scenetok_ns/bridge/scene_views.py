@@ -160,8 +160,8 @@ def unrefined_note(preset: str, data: Path) -> str:
     """Note that a model trained on synthetic rooms shows photographs poorly, and how to improve the result."""
     refining = command("ns-train", "scenetok-refine", "--data", data)
     return (
-        f"{preset} was trained on synthetic rooms only: of photographs it keeps colours and rough shapes. This refines "
-        f"the scene on its photographs, and helps much: {refining}"
+        f"{preset} was trained on synthetic rooms only, so it keeps only colours and rough shapes of photographs. To "
+        f"improve the scene a lot, refine it on its photographs: {refining}"
     )
 
 

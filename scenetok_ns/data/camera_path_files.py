@@ -66,7 +66,7 @@ def square_lens(focal: float) -> Float[Tensor, "3 3"]:
 def read_camera_path(path: Path) -> Float[Tensor, "n 4 4"]:
     """Read the camera-to-world poses (OpenCV axes) of all frames of a path. Raises DataError, in one line."""
     if not path.is_file():
-        raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
+        raise DataError(f"no camera path at {path}; create one in the viewer's render tab")
     with _naming(path, CAMERA_PATH):
         return _poses_of_path(read_json(path))
 
@@ -74,7 +74,7 @@ def read_camera_path(path: Path) -> Float[Tensor, "n 4 4"]:
 def check_camera_path(path: Path) -> None:
     """Raise DataError, in one line, unless a file is a path that `ns-render camera-path` can render with this model."""
     if not path.is_file():
-        raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
+        raise DataError(f"no camera path at {path}; create one in the viewer's render tab")
     with _naming(path, CAMERA_PATH):
         content = read_json(path)
         _with_lenses(_poses_of_path(content), content, None)

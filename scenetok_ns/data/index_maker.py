@@ -128,7 +128,7 @@ def check_index(
 def _entry_problem(index: EvaluationIndex, source: SceneSource, key: str, views: ViewIndices) -> str | None:
     for role, frames in (("context", views.context.tolist()), ("target", views.target.tolist())):
         if len(set(frames)) < len(frames):
-            return f"a {role} frame stands there twice"
+            return f"a {role} frame is listed twice"
     try:
         index.views(source.scene(key))
     except DataError as error:

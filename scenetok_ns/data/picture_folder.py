@@ -43,7 +43,7 @@ class PictureFolder:
                 return smaller[min(smaller)]
             if full is not None:
                 return self._not_too_large(full, smaller)
-        of = f" made smaller by {self.downscale}" if self.downscale not in (None, 1) else ""
+        of = f" downscaled by {self.downscale}" if self.downscale not in (None, 1) else ""
         raise DataError(f"no picture {name}{of} in {self.folder}")
 
     def _places(self, path: PurePosixPath) -> Iterator[Path]:

@@ -51,13 +51,15 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> tupl
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError(f"its values go from {values.min()} to {values.max()}; expected 16 bits, 0 to 65535")
         grey = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2), ["16 bits taken to 8"]
+        return np.repeat(grey[:, :, None], 3, axis=2), ["16 bits reduced to 8"]
     if has_alpha(image):
         layer = image.convert("RGBA")
         behind = Image.new("RGBA", layer.size, (*background, 255))
         note = "transparency laid on white" if background == WHITE else f"transparency laid on {background}"
         return np.array(Image.alpha_composite(behind, layer).convert("RGB")), [note]
-    notes = [f"{image.mode} taken to RGB without its colour profile"] if image.mode in ("CMYK", "YCbCr", "LAB") else []
+    notes = (
+        [f"{image.mode} converted to RGB without its colour profile"] if image.mode in ("CMYK", "YCbCr", "LAB") else []
+    )
     return np.array(image.convert("RGB")), notes
 
 

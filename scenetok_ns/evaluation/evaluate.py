@@ -80,7 +80,7 @@ def evaluate_quickly(renderer: SceneRenderer, *, baselines: bool = False) -> dic
 def check_photographs(scenes: EvaluationScenes) -> None:
     """Raise DataError if the scenes have no photographs to compare with."""
     if scenes.stored_tokens(scenes.active) is not None:
-        raise DataError(f"{scenes.data} holds tokens alone: there are no photographs to compare with")
+        raise DataError(f"{scenes.data} holds only tokens: there are no photographs to compare with")
 
 
 def run_with_progress(evaluation: SceneEvaluation, settings: dict[str, Any], label: str) -> Summary | None:

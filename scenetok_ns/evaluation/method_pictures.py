@@ -126,9 +126,9 @@ def _read(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     try:
         with Image.open(path) as image:
             if image.mode not in ("RGB", "L", "P", "RGBA"):
-                raise DataError(f"{path} has pixels of the kind {image.mode}; expected 8 bits for each of 3 colours")
+                raise DataError(f"{path} has pixels of mode {image.mode}; expected 8 bits for each of 3 colours")
             if image.mode in ("P", "RGBA") and image.convert("RGBA").getextrema()[3] != (255, 255):
-                raise DataError(f"{path} is transparent in parts: lay it on its background first")
+                raise DataError(f"{path} is partly transparent: put it on a background first")
             pixels = np.array(image.convert("RGB"))
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise DataError(f"{path} cannot be decoded: {error}") from error

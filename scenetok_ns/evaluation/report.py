@@ -43,7 +43,7 @@ def _variants(figures: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(entries, list) or not all(isinstance(one, dict) and "folder" in one for one in entries):
         entries = []
     if not entries:
-        raise DataError(f"{folder / FIGURES} is not of a whole evaluation: give the folder of scenetok evaluate")
+        raise DataError(f"{folder / FIGURES} is not from a whole evaluation: give the folder of scenetok evaluate")
     return {one["folder"]: one for one in entries}
 
 

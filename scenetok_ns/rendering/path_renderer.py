@@ -172,9 +172,11 @@ def check_cameras_of_path(cameras: CameraBatch) -> None:
     """Raise DataError, which names the first invalid frame, unless all cameras of a path are valid."""
     c2w, intrinsics = cameras.c2w[0].cpu(), cameras.intrinsics[0].cpu()
     if (wrong := bad_pose(c2w)) is not None:
-        raise DataError(f"frame {wrong[0]} of the camera path: its pose {wrong[1]}; make the path again in the viewer")
+        raise DataError(
+            f"frame {wrong[0]} of the camera path: its pose {wrong[1]}; create the path again in the viewer"
+        )
     if (wrong := bad_lens(intrinsics)) is not None:
-        raise DataError(f"frame {wrong[0]} of the camera path {wrong[1]}; make the path again in the viewer")
+        raise DataError(f"frame {wrong[0]} of the camera path {wrong[1]}; create the path again in the viewer")
 
 
 def scene_path(camera: Cameras, active_scene: int) -> tuple[int, Cameras, int]:

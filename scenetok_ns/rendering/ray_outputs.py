@@ -58,7 +58,7 @@ class RayOutputs:
         frames, maps = self.render(batch)
         batch = batch.to(frames.device)
         if not (maps.confidence > LEAST).any():
-            raise UsageError("the depth of no pixel of the context views is certain enough to export points")
+            raise UsageError("no pixel of the context views has a depth that is certain enough to export")
         distance = maps.depth * ray_lengths(batch.intrinsics[0], (frames.shape[-2], frames.shape[-1]))
         normals = normals_of(maps.depth, batch) / 2 + 0.5
         return {

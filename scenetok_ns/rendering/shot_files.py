@@ -78,7 +78,7 @@ def check_folder(folder: Path) -> None:
     found = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     if found and not any(name.endswith(PATH_SUFFIX) for name in found):
         shown = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
-        raise FileExistsError(f"--output: {folder} holds other things than renders ({shown}); choose another folder")
+        raise FileExistsError(f"--output: {folder} holds files other than renders ({shown}); choose another folder")
 
 
 def check_names(folder: Path, names: Sequence[str], formats: Sequence[str]) -> None:
@@ -143,17 +143,13 @@ def _video(path: Path, size: tuple[int, int], frame_rate: float) -> Iterator[Any
         writer = mediapy.VideoWriter(path, size, fps=frame_rate, crf=12)
         writer.__enter__()
     except RuntimeError as error:
-        raise OSError(
-            f"cannot write {path.name}: {error}; pip install imageio-ffmpeg, or take --formats png"
-        ) from error
+        raise OSError(f"cannot write {path.name}: {error}; pip install imageio-ffmpeg, or use --formats png") from error
     try:
         yield writer
         writer.close()
     except (RuntimeError, BrokenPipeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise OSError(
-            f"ffmpeg cannot write {path.name}: {reason}; try another --size, or take --formats png"
-        ) from error
+        raise OSError(f"ffmpeg cannot write {path.name}: {reason}; try another --size, or use --formats png") from error
     finally:
         with suppress(RuntimeError, BrokenPipeError):
             writer.close()

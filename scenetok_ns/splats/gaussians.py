@@ -157,7 +157,7 @@ def ply_header(count: int, properties: dict[str, str]) -> bytes:
 def read_vertices(path: Path) -> dict[str, np.ndarray]:
     """Read the vertices of a binary little-endian PLY as columns. Raises FileNotFoundError or ValueError."""
     if not path.is_file():
-        raise FileNotFoundError(f"no splat at {path}; `scenetok export-splat` makes them")
+        raise FileNotFoundError(f"no splat at {path}; create one with `scenetok export-splat`")
     data = path.read_bytes()
     header, end, body = data[:HEADER_LIMIT].partition(b"end_header\n")
     lines = header.decode("ascii", "replace").split("\n")

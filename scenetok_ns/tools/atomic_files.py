@@ -42,7 +42,7 @@ class CannotWriteError(OSError):
 
     def __init__(self, path: Path, error: OSError) -> None:
         self.reason: object = error.reason if isinstance(error, CannotWriteError) else error.strerror or error
-        super().__init__(f"cannot write {path}: {self.reason}; nothing of it is left")
+        super().__init__(f"cannot write {path}: {self.reason}; no partial copy is left")
 
 
 # --- Files ---

@@ -172,7 +172,7 @@ def _attempt(url: str, target: Path, size: int | None, report: Report, patience:
     except requests.RequestException as error:
         _raise_for(error, part, patience)
     except ValueError as error:  # from urllib.parse
-        raise DownloadError(f"the server redirects to what is not an address ({error})") from error
+        raise DownloadError(f"the server redirects to an invalid address ({error})") from error
     if size is not None and _size(part) != size:
         _discard(target)
         raise DownloadError(f"the server sent {_size(part)} bytes, the released file has {size}")

@@ -43,7 +43,7 @@ def described(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MemoryError) or _is_named(error, "torch", "OutOfMemoryError"):
         reason = first_line(error)
-        return f"not enough memory ({reason}): take fewer or smaller pictures, or a GPU option such as --low-vram"
+        return f"not enough memory ({reason}): use fewer or smaller pictures, or a GPU option such as --low-vram"
     if _is_named(error, "PIL", "DecompressionBombError"):
         return f"an image is too large to be read ({first_line(error)}): make it smaller"
     if isinstance(error, ValueError):

@@ -72,7 +72,7 @@ def _reason(error: Exception, repository: str) -> str:
             "with `hf auth login` or HF_TOKEN"
         )
     if isinstance(error, errors.RepositoryNotFoundError):  # the Hub also answers 401 to users who are not logged in
-        return f"{constants.ENDPOINT} has no repository {repository}, or wants a token: set HF_TOKEN"
+        return f"{constants.ENDPOINT} has no repository {repository}, or requires a token: set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the repository {repository} does not have the pinned revision any more"
     if status == 404:

@@ -35,7 +35,7 @@ def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], ki
         kind: Contents of the command's folders, in words for the message.
     """
     if folder.is_symlink() and not folder.exists():
-        raise FileNotFoundError(f"--output: {folder} is a link to something that is not there; choose another folder")
+        raise FileNotFoundError(f"--output: {folder} is a broken link; choose another folder")
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -200,7 +200,7 @@ def test_smaller_pictures_scale_the_lens(capture: Path, clean: Path, caplog: pyt
     edit(capture, lambda meta: meta.update({name: 2 * meta[name] for name in ("w", "h", "fl_x", "fl_y", "cx", "cy")}))
     with caplog.at_level(logging.INFO):
         found = scene_at(capture)
-    assert "72 x 72 pixels where cameras are for 144 x 144" in caplog.text
+    assert "72 x 72 pixels, but their cameras are for 144 x 144" in caplog.text
     assert_same(found, expected)
 
 

@@ -72,7 +72,7 @@ def test_a_data_set_gives_the_views_of_the_pipeline(tmp_path: Path) -> None:
     assert torch.equal(scenes.targets(expected.keys[1]).images, expected.target_views(1).images)
     with pytest.raises(DataError, match="there is no scene 'nowhere'"):
         scenes.context("nowhere")
-    with pytest.raises(DataError, match="whose units are its own"):
+    with pytest.raises(DataError, match="whose units are fixed"):
         open_scenes(data, preset, pose_scale=2.0)
     with pytest.raises(DataError, match="no data at"):
         open_scenes(tmp_path / "nowhere", preset)

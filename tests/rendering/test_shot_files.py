@@ -148,7 +148,7 @@ def test_folders_of_renders_and_empty_ones_are_taken(tmp_path: Path) -> None:
 def test_other_folders_are_named_with_what_they_hold(tmp_path: Path) -> None:
     for name in "abcd":
         (tmp_path / name).touch()
-    with pytest.raises(FileExistsError, match=r"holds other things than renders \(a, b, c, \.\.\.\); choose another"):
+    with pytest.raises(FileExistsError, match=r"holds files other than renders \(a, b, c, \.\.\.\); choose another"):
         check_folder(tmp_path)
     with pytest.raises(FileExistsError, match="a is a file; expected a folder"):
         check_folder(tmp_path / "a")

@@ -34,7 +34,7 @@ def small_disk() -> Iterator[int]:
 def test_a_failed_write_is_named_and_leaves_the_old_file(tmp_path: Path, small_disk: int) -> None:
     path = tmp_path / "folder" / "file"
     write_atomically(path, b"old")
-    with pytest.raises(OSError, match=r"cannot write .*/folder/file: File too large; nothing of it is left$"):
+    with pytest.raises(OSError, match=r"cannot write .*/folder/file: File too large; no partial copy is left$"):
         write_atomically(path, bytes(2 * small_disk))
     assert [p.name for p in path.parent.iterdir()] == ["file"] and path.read_bytes() == b"old"
 

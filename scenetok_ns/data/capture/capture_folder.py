@@ -183,7 +183,7 @@ def _notes(pictures: Sequence[Picture], quality: Quality, options: CaptureOption
     lines = [
         f"{count} of {len(pictures)} pictures have a camera ({count / len(pictures):.0%}); {quality.points:,} points",
         f"reprojection error {quality.reprojection_error:.2f} pixels; {quality.joined_matches:.0%} of the matches fit "
-        f"the cameras; points are seen under {quality.triangulation_angle:.1f} degrees",
+        f"the cameras; the median triangulation angle is {quality.triangulation_angle:.1f} degrees",
     ]
     groups = lens_groups(pictures, options.estimation.separate_lenses)
     if len(groups) > 1:
@@ -241,7 +241,7 @@ def _claimed(part: Path, wanted: dict[str, Any]) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CaptureError(
-                    f"another process is at work on {part}: wait for it, or choose another --output"
+                    f"another process is working on {part}: wait for it, or choose another --output"
                 ) from None
         if _read_json(part / STATE).get("wanted") != wanted:
             for path in part.iterdir():

@@ -208,7 +208,7 @@ def _prepare(file: Path, name: str, source: str, images: Path) -> tuple[Picture,
                 if is_invisible(upright):
                     return LeftOut(source, "transparent everywhere")
                 if _contrast(upright) < BLANK_CONTRAST:
-                    return LeftOut(source, "blank: all of it has one colour")
+                    return LeftOut(source, "blank: a single colour")
                 target.unlink(missing_ok=True)
                 if as_is:
                     _link(file, target)

@@ -175,27 +175,27 @@ def warnings_of(quality: Quality, pictures: Sequence[Picture]) -> list[str]:
         known |= set(other)
     if rest := [index for index in range(total) if index not in known]:
         lines.append(
-            f"{len(rest)} of {total} pictures found no place ({listed(pictures, rest)}): they overlap too little with "
-            "the others, or are blurred or without detail"
+            f"{len(rest)} of {total} pictures could not be placed ({listed(pictures, rest)}): they overlap too little "
+            "with the others, or are blurred or without detail"
         )
     if quality.joined_matches < FEW_JOINED and not quality.is_broken:
         lines.append(
-            f"only {quality.joined_matches:.0%} of the matches agree with the cameras (usually 90 %): things moved, or "
-            "places look alike; check the result in the viewer"
+            f"only {quality.joined_matches:.0%} of the matches agree with the cameras (usually 90 %): objects moved, "
+            "or places look alike; check the result in the viewer"
         )
     if quality.triangulation_angle < SMALL_ANGLE:
         lines.append(
-            f"the camera hardly moved (points are seen under {quality.triangulation_angle:.1f} degrees): depths are "
-            "unsure; walk sideways around the scene, do not turn on the spot"
+            f"the camera hardly moved (the median triangulation angle is {quality.triangulation_angle:.1f} degrees), "
+            "so depths are uncertain; walk sideways around the scene, do not turn on the spot"
         )
     size = max(max(pictures[index].width, pictures[index].height) for index in quality.registered)
     if quality.reprojection_error > LARGE_ERROR * max(size, 1000) / 1000:
         lines.append(
-            f"the reprojection error is large ({quality.reprojection_error:.2f} pixels): things moved, or pictures "
+            f"the reprojection error is large ({quality.reprojection_error:.2f} pixels): objects moved, or pictures "
             "were cropped or zoomed (--separate-lenses gives each a lens of its own)"
         )
     if count < 0.5 * total:
-        lines.append(f"less than half of the pictures ({count} of {total}) have a camera")
+        lines.append(f"fewer than half of the pictures ({count} of {total}) have a camera")
     return lines
 
 
@@ -232,7 +232,7 @@ def failure_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> 
     if poor > len(pictures) / 2:
         return (
             f"{poor} of {len(pictures)} pictures show almost no detail (blank walls, blur, darkness); take pictures "
-            "with texture in them"
+            "of textured surfaces"
         )
     pairs = len(list(_motions(database, pycolmap)))
     if pairs < len(pictures) / 2:
@@ -241,8 +241,8 @@ def failure_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> 
             "overlapping the last by two thirds"
         )
     return (
-        f"the matches of {len(pictures)} pictures fit no camera path; take more pictures, with two thirds of overlap, "
-        "walking sideways"
+        f"the matches of {len(pictures)} pictures fit no camera path; walk sideways and take more pictures, each "
+        "overlapping the last by two thirds"
     )
 
 

@@ -74,7 +74,7 @@ def extract_frames(
         pictures.append(Picture(name, names[index], width, height, None, "video"))
         progress("video", len(sharpness) + index + 1, 2 * len(sharpness))
     progress("video", 2 * len(sharpness), 2 * len(sharpness))
-    return pictures, [LeftOut(names[index], "blank: all of it has one colour") for index in blank]
+    return pictures, [LeftOut(names[index], "blank: a single colour") for index in blank]
 
 
 def choose_frames(sharpness: list[tuple[float, float]], count: int) -> tuple[list[int], list[int]]:

@@ -97,7 +97,7 @@ class MappedLatents:
             arrays = _map_npz(path)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BadScene(
-                f"latents {path} cannot be read ({error}); delete the file and make it again", scene
+                f"latents {path} cannot be read ({error}); delete the file and create it again", scene
             ) from error
         for name, axes in ARRAYS.items():
             if name not in arrays or arrays[name].ndim != axes or arrays[name].dtype.kind != "f":

@@ -26,7 +26,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            raise ValueError(f"shard {self.index}/{self.count}: the first number counts from 0 up to the second")
+            raise ValueError(
+                f"shard {self.index}/{self.count}: the first number must be at least 0 and below the second"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Shard:

@@ -146,7 +146,7 @@ class TokenStore:
                 values = {name: part[number : number + 1][0] for name, part in slices.items()}
         except (OSError, SafetensorError, ValueError, IndexError) as error:
             raise BadScene(
-                f"tokens {path} cannot be read ({error}); delete the file and make it again", scene
+                f"tokens {path} cannot be read ({error}); delete the file and create it again", scene
             ) from error
         return Encoding(
             mean=values["mean"].float(),

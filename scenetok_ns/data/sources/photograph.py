@@ -51,7 +51,7 @@ class Photograph:
             return fov, "as given"
         if self.fov is not None:
             return self.fov, "from EXIF"
-        return DEFAULT_FOV, "assumed, as EXIF does not tell; give --fov if you know it"
+        return DEFAULT_FOV, "assumed, because EXIF has none; give --fov if you know it"
 
     def intrinsics(self, fov: float) -> Float[Tensor, "3 3"]:
         """Intrinsics divided by the image size, principal point in the middle; `fov` along the shorter side."""

@@ -46,13 +46,13 @@ class TokenSource(OneScene):
             )
         if not shares_tokens(preset, self.tokens.preset):
             raise DataError(
-                f"{self.path} was made by preset {self.tokens.preset}, whose tokens mean nothing to this run's preset "
-                f"{preset.name}: encode the scene with this run, or give --run a run of that preset"
+                f"{self.path} was made by preset {self.tokens.preset}, whose tokens cannot be used with this run's "
+                f"preset {preset.name}: encode the scene with this run, or give --run a run of that preset"
             )
         if (self.tokens.subset_of or count) != expected.num_tokens:
             raise DataError(
                 f"{self.path}: {count} tokens of {self.tokens.subset_of or count}, but this run's model makes "
-                f"{expected.num_tokens}; they are of other weights, perhaps of an earlier version: encode again"
+                f"{expected.num_tokens}; they come from other weights, perhaps of an earlier version: encode again"
             )
 
     def read(self) -> Scene:

@@ -104,7 +104,7 @@ def test_another_process_at_work_is_not_disturbed(room: Made, tmp_path: Path) ->
     ) as other:
         while _is_free(tmp_path / ".out.capture-part/lock"):
             time.sleep(0.02)
-        with pytest.raises(CaptureError, match=r"another process is at work on .*\.out\.capture-part"):
+        with pytest.raises(CaptureError, match=r"another process is working on .*\.out\.capture-part"):
             make_capture(room.source, tmp_path / "out", OPTIONS, Stages())
         other.communicate("done")
 
@@ -148,7 +148,7 @@ def test_mixed_photographs_are_used_or_named(tmp_path: Path) -> None:
         "left out 1 (IMG_1 (2).jpg): a copy of another",
         "left out 1 (IMG_10.jpg): cannot be read",
         "left out 1 (wall.jpg): blank",
-        "1 of 10 pictures found no place (elsewhere.png)",
+        "1 of 10 pictures could not be placed (elsewhere.png)",
         "2 lenses or picture formats",
         f"1 of {HEIGHT} x {WIDTH}",
     ):
@@ -279,7 +279,7 @@ BAD = {
     "transparent": ("clear", each(lambda image, _: Image.new("RGBA", image.size)), "0 of 5 pictures are usable"),
     "floating-point": ("float", each(lambda image, _: image.convert("F"), ".tif"), "floating-point numbers"),
     "tiny": ("tiny", each(lambda image, _: image.resize((40, 30))), "40 x 30 pixels, too small"),
-    "white": ("white", each(lambda image, _: Image.new("RGB", image.size, "white")), "blank: all of it has one colour"),
+    "white": ("white", each(lambda image, _: Image.new("RGB", image.size, "white")), "blank: a single colour"),
     "bombs": ("bombs", bombs, "more than 178 million pixels"),
     "plain walls": ("walls", plain_walls, "no cameras were found .*almost no detail"),
     "unrelated": ("unrelated", unrelated, "no cameras were found .*pairs of 5 pictures have enough in common"),

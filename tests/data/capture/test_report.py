@@ -94,13 +94,13 @@ def test_warnings_name_pictures_and_what_to_do() -> None:
     assert warnings_of(GOOD, PICTURES[:6]) == []
     lines = warnings_of(replace(GOOD, other_models=((6,),)), PICTURES)
     assert len(lines) == 2 and "1 pictures show a place that is not connected" in lines[0] and "IMG 6.JPG" in lines[0]
-    assert "1 of 8 pictures found no place (IMG 7.JPG)" in lines[1]
+    assert "1 of 8 pictures could not be placed (IMG 7.JPG)" in lines[1]
     few = replace(GOOD, registered=(0, 1, 2), parts=((0, 1, 2),))
     assert "IMG 3.JPG, IMG 4.JPG, IMG 5.JPG, IMG 6.JPG, IMG 7.JPG" in warnings_of(few, PICTURES)[0]
-    assert "less than half of the pictures (3 of 8)" in warnings_of(few, PICTURES)[1]
+    assert "fewer than half of the pictures (3 of 8)" in warnings_of(few, PICTURES)[1]
     for changed, words in (
         ({"joined_matches": 0.7}, "only 70% of the matches agree"),
-        ({"triangulation_angle": 1.2}, "hardly moved (points are seen under 1.2 degrees)"),
+        ({"triangulation_angle": 1.2}, "hardly moved (the median triangulation angle is 1.2 degrees)"),
         ({"reprojection_error": 2.5}, "reprojection error is large (2.50 pixels)"),
     ):
         (line,) = warnings_of(replace(GOOD, **changed), PICTURES[:6])

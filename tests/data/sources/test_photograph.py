@@ -133,7 +133,7 @@ def test_where_the_field_of_view_is_from_is_said(tmp_path: Path) -> None:
         PhotographSource(*case, fov=given).focal_note for *case, given in ((plain, path, None), (told, path, None))
     ]
     assert (
-        notes[0] == f"field of view {DEFAULT_FOV} degrees along the shorter side (assumed, as EXIF does not tell; "
+        notes[0] == f"field of view {DEFAULT_FOV} degrees along the shorter side (assumed, because EXIF has none; "
         "give --fov if you know it)"
     )
     assert notes[1] == f"field of view {fov(28):.1f} degrees along the shorter side (from EXIF)"
