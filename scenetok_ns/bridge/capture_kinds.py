@@ -111,7 +111,7 @@ def captures_in(data: Path) -> list[Path]:
 
 def _advice(data: Path) -> str:
     """Describe what to do with data whose cameras no dataparser can read."""
-    data = data if data.name else data.absolute()  # `.`
+    data = data if data.name else data.absolute()  # "." has no name
     capturing = command("scenetok", "capture", data, "--output", f"{data.with_suffix('')}-capture")
     if is_unposed(data):
         return unposed_line(data)

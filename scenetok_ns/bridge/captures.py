@@ -59,7 +59,7 @@ class CaptureFrame:
     distortion: np.ndarray
     """Distortion parameters k1, k2, k3, k4, p1, p2."""
     size: tuple[int, int]
-    """(width, height)."""
+    """(width, height) in pixels."""
     background: tuple[int, int, int] = WHITE
     depth: Path | None = None
     """File of the depth map; None: there is none."""

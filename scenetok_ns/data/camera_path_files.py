@@ -53,7 +53,7 @@ class CameraPath:
 
     @property
     def fields_of_view(self) -> list[float]:
-        """Field of view of each picture from top to bottom, in degrees."""
+        """Vertical field of view of each picture in degrees."""
         half = self.size[0] / 2 / (self.intrinsics[:, 1, 1].double() * self.request.side)
         return (2 * half.atan()).rad2deg().tolist()
 
@@ -169,7 +169,7 @@ def _with_lenses(c2w: Float[Tensor, "n 4 4"], content: dict[str, Any], size: tup
 
 
 def _pixels(values: dict[str, Any], name: str) -> int:
-    """A side of a picture."""
+    """Read a side of a picture in pixels. Raises JsonError."""
     return int(number(values.get(name), name, above=0.999, below=LARGEST_SIDE + 1))
 
 
@@ -190,7 +190,7 @@ def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: in
     """Normalised intrinsics of a photograph's square crop after lens distortion is removed, as encoding uses them."""
     try:
         width, height = picture_size(pictures.find(frame.file_path))
-    except DataError as error:  # a path needs no pictures
+    except DataError as error:  # a path also works without the pictures, if the file states their sizes
         if frame.lens.width is None or frame.lens.height is None:
             raise DataError(f"{path}: frame {frame.file_path} has no w and h, and {error}") from error
         width, height = round(frame.lens.width), round(frame.lens.height)

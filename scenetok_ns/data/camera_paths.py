@@ -69,12 +69,12 @@ def zoom_factors(name: PathName, count: int) -> Float[Tensor, " count"]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Common geometry of the cameras."""
+    """Geometry of all cameras together."""
 
     focus: Float[Tensor, "3"]
     """Point at which their optical axes come nearest to one another."""
     inward: bool
-    """Whether the focus is before the cameras, not behind them."""
+    """Whether the focus is in front of the cameras, not behind them."""
     up: Float[Tensor, "3"]
 
 
@@ -111,7 +111,7 @@ def _orbit(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"
 
 
 def _sweep(azimuth: Float[Tensor, " v"], count: int) -> Float[Tensor, " count"]:
-    """Directions of an orbit: round once from 0, or smoothly over the directions taken and back."""
+    """Directions of an orbit: a full circle from 0, or a smooth swing over the cameras' directions and back."""
     taken = azimuth.sort().values
     gaps = torch.cat([taken[1:], taken[:1] + 2 * math.pi]) - taken
     widest = int(gaps.argmax())
@@ -177,7 +177,7 @@ def _reach(c2w: Float[Tensor, "v 4 4"], name: str) -> float:
 
 
 def _interpolate(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:
-    """Catmull-Rom splines through positions and rotation matrices, the latter brought back to rotations."""
+    """Catmull-Rom splines through positions and rotation matrices, which are then projected to rotations."""
     if len(c2w) < 2:
         raise DataError("a path through the cameras needs at least two of them")
     scaled = c2w.clone()

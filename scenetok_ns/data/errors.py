@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """A data set, or a request to it, is unusable; the message is one line for the user."""
+    """A data set, or a request for some of its data, is unusable; the message is one line for the user."""
 
 
 class BadScene(DataError):  # noqa: N818  a condition of the data, not of the program

@@ -68,7 +68,7 @@ class EvaluationIndex:
         return [key for _, key in pairs if key in known]
 
     def views(self, scene: Scene) -> ViewIndices:
-        """The entry of a scene. Raises DataError if there is none, BadScene if it names a frame that does not exist."""
+        """Return the views of a scene. Raises DataError if it has no entry, BadScene if a frame does not exist."""
         matches = [name for name in self.entries if scene_key(name, {scene.key})]
         if not matches:
             raise DataError(f"evaluation index {self.path} has no entry for scene {scene.key!r}")

@@ -30,7 +30,7 @@ class PictureFolder:
         self._listed: dict[Path, dict[str, Path]] = {}
 
     def find(self, name: str) -> Path:
-        """The file of a picture. Raises DataError if there is none."""
+        """Find the file of a picture. Raises DataError if there is none."""
         path = PurePosixPath(re.sub(r"^[A-Za-z]:", "", name.replace("\\", "/")))
         for place in self._places(path):
             full = self._in(place, path.name)

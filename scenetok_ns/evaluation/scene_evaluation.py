@@ -115,7 +115,10 @@ class SceneEvaluation:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Create the missing records of this shard's scenes. Raises DataError if no scene is left."""
+        """Create the missing records of this shard's scenes, and skip unusable scenes.
+
+        Raises DataError if scenes have fewer tokens than the conditions ask for.
+        """
         pending: Future[None] | None = None
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as measuring:
             try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 TRACEBACK = "SCENETOK_TRACEBACK"
-"""Environment variable; if set, every error also shows where it comes from."""
+"""Environment variable; if it is set, every error also shows its traceback."""
 USAGE, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 """Exit codes of commands: wrong options, everything else that failed, Ctrl-C, SIGTERM."""
 REPORT = "this is a bug in scenetok_ns: please report it with the traceback above"
@@ -83,13 +83,13 @@ def _file_problem(error: OSError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind if it has none."""
+    """The first line of an error's message, or the name of its class if it has no message."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def _is_named(error: BaseException, package: str, name: str) -> bool:
-    """Whether `error` is of a library's class, without importing the library."""
+    """Whether `error` is an instance of a library's class. The library is not imported for this."""
     return any(kind.__name__ == name and kind.__module__.split(".")[0] == package for kind in type(error).__mro__)
 
 

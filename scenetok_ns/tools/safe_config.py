@@ -113,7 +113,7 @@ class ConfigLoader(yaml.SafeLoader):
     """YAML's safe loader, plus the classes listed in this module; raises yaml.YAMLError for anything else."""
 
     def _tuple(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
-        # Deep, as a tuple cannot be filled later.
+        # Constructed deeply, because a tuple cannot be filled later.
         return tuple(self.construct_sequence(node, deep=True))
 
     def _name(self, suffix: str, node: yaml.Node) -> Any:

@@ -424,7 +424,7 @@ def test_several_captures_in_a_folder_are_listed(clean: Path, tmp_path: Path) ->
         find_dataparser(tmp_path / "house")
     attic, cellar = (source(tmp_path / "house" / name) for name in ("attic", "cellar"))
     assert attic.pose_scale == pytest.approx(cellar.pose_scale / 10, rel=1e-4)
-    # What DL3DV's layout shows to be a data set stays one.
+    # A folder in DL3DV's layout is still a data set.
     (tmp_path / "house/attic/images").rename(tmp_path / "house/attic/images_4")
     assert isinstance(find_dataparser(tmp_path / "house"), Dl3dvDataParserConfig)
 

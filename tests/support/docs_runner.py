@@ -178,7 +178,7 @@ def _run_viewer(command: Command) -> None:
         port = free.getsockname()[1]
 
     def sleep(seconds: float) -> None:
-        # The tool's last words: from here on it would only wait.
+        # The tool has started and would only wait from here on.
         with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=20) as page:
             if b"<html" not in page.read():
                 raise CommandError(f"{command}: no page")

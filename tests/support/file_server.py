@@ -27,7 +27,7 @@ class Answer:
     body: bytes = b"no"
     """Body of an error or a page."""
     page: bool = False
-    """Send `body` with status 200."""
+    """Send `body` with status 200 instead of the file."""
     cut_after: int | None = None
     """Close the connection after this number of bytes."""
     stall_after: int | None = None

@@ -180,7 +180,7 @@ def _digest(path: Path, command: str) -> str:
     if path.suffix == ".ckpt" and command == "ns-train":
         # A resumed training shares fewer objects in what it saves, so pickle writes other bytes for the same values.
         data = _plain(torch_content(path)).encode()
-    elif path.name == "sha256.json":  # what is remembered of files, by their time of change
+    elif path.name == "sha256.json":  # cached digests of files, by their modification times
         data = str(sorted(re.findall(r"[0-9a-f]{64}", data.decode()))).encode()
     elif path.suffix == ".json":
         data = json.dumps(_plain_text(data.decode()), sort_keys=True).encode()

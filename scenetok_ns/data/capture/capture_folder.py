@@ -67,9 +67,9 @@ class Capture:
     notes: tuple[str, ...]
     """Actions and results, one line each."""
     warnings: tuple[str, ...]
-    """Warnings, one line each with what to do."""
+    """Warnings, each in one line with advice."""
     is_new: bool = True
-    """False: the folder had been made from the same source before."""
+    """False: the folder already held a capture of the same source."""
 
 
 def make_capture(source: Path, output: Path, options: CaptureOptions, progress: Progress) -> Capture:

@@ -36,13 +36,13 @@ FEWEST = 4
 """Number of pictures below which structure from motion is not attempted."""
 SMALLEST_SIDE = 64
 THUMBNAIL = 160
-"""Longer side in pixels of the pictures of the thumbnail sheet."""
+"""Longer side of the thumbnails in pixels."""
 BLANK_CONTRAST = 4.0
 """Standard deviation of grey values below which a picture shows nothing."""
 
 
 class CaptureError(ValueError):
-    """Pictures that cannot become a capture; the message is one line for the user."""
+    """Pictures cannot become a capture; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Picture:
     width: int
     height: int
     focal: float | None
-    """Focal length in pixels from EXIF; None if EXIF does not say."""
+    """Focal length in pixels from EXIF; None if EXIF has none."""
     lens: str
     """Key that is equal for pictures with the same lens and focal length."""
 
@@ -70,7 +70,7 @@ class LeftOut:
 
 
 def find_photographs(folder: Path) -> list[Path]:
-    """Picture files in a folder and its subfolders, in natural order. Raises CaptureError if there is none."""
+    """Find picture files in a folder and its subfolders, in natural order. Raises CaptureError if there is none."""
     files = [
         file for file in folder.rglob("*") if file.is_file() and not _is_passed_over(file.relative_to(folder), folder)
     ]
@@ -228,7 +228,7 @@ def _prepare(file: Path, name: str, source: str, images: Path) -> tuple[Picture,
 
 
 _CAMERA = (0x010F, 0x0110, 0xA434)
-"""EXIF: maker, model, lens model."""
+"""EXIF tags of the maker, the model and the lens model."""
 
 
 def _contrast(image: Image.Image) -> float:

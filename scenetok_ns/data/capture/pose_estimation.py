@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, how much of it is done, and how much there is."""
+"""Called with the name of a stage, the number of items done, and their total."""
 
 EXHAUSTIVE_PICTURES = 80
 """Number of pictures up to which all pairs are matched. Of more pictures, at most this number are key pictures."""
@@ -38,7 +38,7 @@ MOST_FEATURES = 4096
 FULL_LENS_PICTURES = 8
 """Number of pictures from which a lens gets two focal lengths and four distortion terms; with fewer, one of each."""
 PRINCIPAL_POINT_PICTURES = 12
-"""Number of pictures from which a lens gets a principal point off the middle."""
+"""Number of pictures from which the principal point of a lens is estimated."""
 DEFAULT_FOCAL = 1.2
 """Initial focal length as a multiple of the longer side, if EXIF has none."""
 SMALLEST_MODEL = 3
@@ -52,7 +52,7 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class EstimationOptions:
-    """How cameras are estimated."""
+    """Options of the estimation of cameras."""
 
     seed: int = 0
     threads: int = -1

@@ -28,7 +28,7 @@ SMALL_ANGLE = 3.0
 LARGE_ERROR = 1.5
 """Reprojection error in pixels, for pictures of 1,000 pixels, above which something moved or the lens is wrong."""
 FEW_FEATURES = 100
-"""Number of features below which a picture shows next to nothing."""
+"""Number of features below which a picture shows almost no detail."""
 SOME = 5
 """Maximum number of names in a message; the others are only counted."""
 
@@ -54,7 +54,7 @@ class Quality:
     """Pictures of further models, which share no coordinate system with the first."""
     points: int
     reprojection_error: float
-    """Mean, in pixels."""
+    """Mean reprojection error in pixels."""
     joined_matches: float
     """Among the verified matches between registered pictures with an end in a track: share with both ends in one."""
     triangulation_angle: float
@@ -163,7 +163,7 @@ def _median_angle(model: pycolmap.Reconstruction, most: int = 2000) -> float:
 
 
 def warnings_of(quality: Quality, pictures: Sequence[Picture]) -> list[str]:
-    """Warnings about a reconstruction, each in one line with what to do; empty if all is well."""
+    """Warnings about a reconstruction, each in one line with advice; empty if there are none."""
     lines = []
     total, count = len(pictures), len(quality.registered)
     known = set(quality.registered)

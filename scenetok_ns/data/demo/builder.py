@@ -1,4 +1,4 @@
-"""Build furnished rooms from uniform numbers: walls and what is on them, furniture and small things, lamps and sun."""
+"""Build furnished rooms from uniform random numbers: the shell, furniture, and small objects such as lamps."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def even_split(num_views: int, num_context: int) -> tuple[Int[Tensor, " context"
 
 
 def nearest_views(target: Float[Tensor, "t 4 4"], context: Float[Tensor, "c 4 4"]) -> Int[Tensor, " t"]:
-    """The context view nearest to each target: angle between the cameras in radians plus distance in metres."""
+    """Find the context view nearest to each target, by the angle between the cameras in radians plus their distance in
+    metres."""
     relative = torch.einsum("tji,cjk->tcik", target[:, :3, :3], context[:, :3, :3])
     cosine = (relative.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     distance = (target[:, None, :3, 3] - context[None, :, :3, 3]).norm(dim=-1)

@@ -23,7 +23,7 @@ GRAINS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A box: middle and half size (along the wall, away from it, up) in units of the piece, and its look."""
+    """A box: middle and half size (along the wall, away from it, up) in units of the piece, and its material."""
 
     middle: tuple[float, float, float]
     half: tuple[float, float, float]

@@ -1,4 +1,4 @@
-"""Lamps, windows as lights, sun and the outside of procedural rooms, from bright day to evening."""
+"""Draw the lights of procedural rooms (lamps, windows, sun) and the scenery outside, from bright day to evening."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def own_group(rooms: RoomBatch, surface: Int[Tensor, "n rays"]) -> Float[Tensor,
 def ambient_occlusion(
     rooms: RoomBatch, point: Float[Tensor, "n 3 rays"], own: Float[Tensor, "n rays"]
 ) -> Float[Tensor, "n rays"]:
-    """A stand-in for shadows of ambient light: below 1 near the room's edges and next to furniture."""
+    """Approximate ambient occlusion: a factor below 1 near the room's edges and next to furniture."""
     half = rooms.extent[:, :2, None] / 2
     sides = half - point[:, :2].abs()
     low, high = point[:, 2:], rooms.extent[:, 2, None, None] - point[:, 2:]
