@@ -1,6 +1,6 @@
-"""Requests in the cameras of Nerfstudio's tools: a picture's size, the square around it, and the path behind it.
+"""Read what the cameras of Nerfstudio's tools ask for: a picture's size, its square, and the path that it is part of.
 
-Cameras stay Nerfstudio's here; `dataparsers.camera_conversion` turns them into ours.
+Cameras stay Nerfstudio's here; `dataparsers.camera_conversion` converts them to ours.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TENSOR_FIELDS = (
 
 
 def request_of(camera: Cameras, wide: Aspect = "border") -> PictureRequest:
-    """Picture size of a one-camera slice. One host sync."""
+    """Read the picture size of a one-camera slice. On a GPU this waits for the device."""
     return PictureRequest(height=int(camera.height.flatten()[0]), width=int(camera.width.flatten()[0]), wide=wide)
 
 
 def square_cameras(cameras: Cameras, wide: Aspect = "border") -> Cameras:
-    """Change each camera's picture to its square (`PictureRequest`): same rays, principal point moved along.
+    """Change each camera's picture to its square (`PictureRequest`). Rays stay the same; the principal point moves.
 
-    A principal point off the centre of the request stays off the centre of the square.
+    A principal point that is not in the centre of the request is not in the centre of the square either.
     """
     side = (torch.minimum if wide == "border" else torch.maximum)(cameras.height, cameras.width)
     return Cameras(
@@ -52,12 +52,15 @@ def square_cameras(cameras: Cameras, wide: Aspect = "border") -> Cameras:
 
 
 def recover_path(camera: Cameras) -> tuple[Cameras, int]:
-    """The whole trajectory that a one-camera slice was cut from, and the slice's place in it.
+    """Recover the whole trajectory from which a one-camera slice was cut.
 
     Nerfstudio's tools ask for one camera at a time (`cameras[i : i + 1]`), but frames of a path must be denoised
-    together. A basic slice shares its parent's storage and strides, which show its place in the parent. Every
-    field is recovered on its own, and all must agree; where they don't (copied, indexed or converted cameras) the
-    result is the camera alone. The result is a copy.
+    together. A basic slice shares its parent's storage and strides, which reveal its place in the parent. Every field
+    is recovered separately, and all must agree. Where they don't (copied, indexed or converted cameras), the result is
+    the camera itself.
+
+    Returns:
+        A copy of the trajectory, and the index of the slice in it.
     """
     alone = camera, 0
     if camera.shape != (1,):
@@ -81,7 +84,7 @@ def recover_path(camera: Cameras) -> tuple[Cameras, int]:
 
 
 def _place_in_parent(row: Tensor) -> tuple[int, int] | None:
-    """(index, number of rows) of a slice of one row; None: the field is broadcast and says nothing."""
+    """(index, number of rows) of a one-row slice in its parent; None: the field is broadcast and does not tell."""
     stride = row.stride(0)
     if stride == 0:
         return None
@@ -104,7 +107,7 @@ def _span(row: Tensor) -> int:
 
 
 def _are_poses(c2w: Float[Tensor, "n 3 4"]) -> bool:
-    """Whether memory read as camera poses holds camera poses: finite, with orthonormal rotations."""
+    """Whether recovered poses are valid: finite, with orthonormal rotations."""
     rotation = c2w[:, :, :3].double()
     gram = rotation.transpose(1, 2) @ rotation
     eye = torch.eye(3, dtype=gram.dtype, device=gram.device)

@@ -18,8 +18,7 @@ from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.tools.printing import command
 
 MODELS = ("colmap/sparse/0", "sparse/0", "sparse")
-"""Folders of COLMAP's cameras, as written by ns-process-data, by scenetok capture and COLMAP, and by COLMAP's
-undistorter."""
+"""Folders of COLMAP models: of ns-process-data, of scenetok capture and COLMAP itself, and of COLMAP's undistorter."""
 SHOWN = 5
 """Maximum number of names in a message."""
 
@@ -28,9 +27,14 @@ KINDS = {ColmapDataParserConfig: "colmap", Re10kDataParserConfig: "re10k-data", 
 
 
 def find_dataparser(data: Path) -> DataParserConfig:
-    """Configuration of the dataparser that reads `data`: nerfstudio-data, colmap, re10k-data or dl3dv-data.
+    """Choose the dataparser that reads `data`: nerfstudio-data, colmap, re10k-data or dl3dv-data.
 
-    Raises DataError, which names the command that prepares photographs, videos and exports of Polycam or Record3D.
+    Returns:
+        Its configuration.
+
+    Raises:
+        DataError: None of them reads `data`. For photographs, videos and exports of Polycam or Record3D, the message
+            names the command that prepares them.
     """
     if not data.exists():
         raise DataError(f"no data at {data}")
@@ -57,10 +61,10 @@ def _colmap(data: Path) -> ColmapDataParserConfig | None:
 
 
 def fitting_dataparser(dataparser: DataParser) -> DataParser:
-    """Adapt the dataparser that a command names to its folder, as `find_dataparser` would.
+    """Adapt the dataparser that a command names to its folder.
 
-    colmap looks for its model in all usual places, unless the command says where it is. Raises DataError, with what to
-    do, for nerfstudio-data (the default) and a folder that has no transforms.json.
+    colmap looks for its model in all usual places, unless the command names the place. Raises DataError, with advice,
+    for nerfstudio-data (the default) and a folder without transforms.json.
     """
     config = dataparser.config
     if isinstance(config, ColmapDataParserConfig):
@@ -71,7 +75,7 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
         return config.setup()
     if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
         kind = KINDS[type(find_dataparser(config.data))]
-        raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: write {kind} at the command's end")
+        raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: add {kind} at the end of the command")
     return dataparser
 
 
@@ -88,17 +92,17 @@ def _dl3dv(data: Path) -> DataParserConfig | None:
         names = ", ".join(path.name for path in captures[:SHOWN])
         more = f" and {len(captures) - SHOWN} more" if len(captures) > SHOWN else ""
         raise DataError(
-            f"{data} holds {len(captures)} captures ({names}{more}), each with a scale and a lens of its own: give one "
+            f"{data} holds {len(captures)} captures ({names}{more}), each with its own scale and lens: give one "
             f"of them, such as {captures[0]}"
         )
     return Dl3dvDataParserConfig(data=data)
 
 
 def captures_in(data: Path) -> list[Path]:
-    """Captures in the subfolders of a folder; none where it is a data set in the layout of DL3DV.
+    """Find the captures in the subfolders of a folder; none if it is a data set in the layout of DL3DV.
 
-    A data set has scenes in folders of its splits, or in folders named nerfstudio, or their pictures are smaller ones
-    (images_4, images_8); it shares one scale, and lens distortion is left in its pictures.
+    A data set has its scenes in folders of splits or in folders named nerfstudio, or their pictures are downscaled
+    (images_4, images_8). Its scenes share one scale, and lens distortion is left in its pictures.
     """
     found = sorted(path for path in data.iterdir() if (path / TRANSFORMS).is_file() and path.name != "nerfstudio")
     smaller = any(folder.is_dir() for path in found for folder in path.glob("images_[0-9]*"))
@@ -106,8 +110,8 @@ def captures_in(data: Path) -> list[Path]:
 
 
 def _advice(data: Path) -> str:
-    """What to do with data without cameras that we read."""
-    data = data if data.name else data.absolute()  # `.`
+    """Describe what to do with data whose cameras no dataparser can read."""
+    data = data if data.name else data.absolute()  # "." has no name
     capturing = command("scenetok", "capture", data, "--output", f"{data.with_suffix('')}-capture")
     if is_unposed(data):
         return unposed_line(data)

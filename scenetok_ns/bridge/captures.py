@@ -1,8 +1,8 @@
-"""A capture that a stock dataparser reads (nerfstudio-data, colmap, polycam, ...) as one of our scenes.
+"""Read a capture of a stock dataparser (nerfstudio-data, colmap, polycam, ...) as a scene of this package.
 
-transforms.json and COLMAP models are read by our own reader, in float64 and frame by frame; the dataparser's options
-say which frames are for evaluation, and which of images_2, images_4, ... are taken. The outputs of other dataparsers
-are used as they are.
+transforms.json and COLMAP models are read by our own reader, in float64 and frame by frame. The dataparser's options
+choose the frames for evaluation, and the folder of pictures (images_2, images_4, ...). Of other dataparsers, the
+outputs are used.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class CaptureFrame:
     matrix: np.ndarray
     """Intrinsics [3, 3] in pixels of the picture, float64."""
     distortion: np.ndarray
-    """k1, k2, k3, k4, p1, p2."""
+    """Distortion parameters k1, k2, k3, k4, p1, p2."""
     size: tuple[int, int]
-    """(width, height)."""
+    """(width, height) in pixels."""
     background: tuple[int, int, int] = WHITE
     depth: Path | None = None
-    """File of its depth map; None: there is none."""
+    """File of the depth map; None: there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +74,18 @@ class CaptureViews:
 
 
 def read_views(key: str, dataparser: DataParser, split: str) -> CaptureViews:
-    """The views of a dataparser, with those of `split` ("val", "test") for evaluation.
+    """Read the training views of a dataparser, and those of `split` ("val", "test") for evaluation.
 
-    Poses are those of the capture's files, in their world and units, except for the origin of georeferenced ones (see
-    `transforms_file.origin_of`). This undoes the dataparser's orientation, centring and scale. Raises DataError, also
-    for cameras that are not perspective.
+    Poses are in the world and units of the capture's files: the dataparser's orientation, centring and scale are
+    undone. Only georeferenced captures get another origin (see `transforms_file.origin_of`).
+
+    Args:
+        key: Name of the scene.
+        dataparser: A stock dataparser.
+        split: Split for evaluation.
+
+    Raises:
+        DataError: The capture cannot be read, or its cameras are not perspective.
     """
     if isinstance(dataparser, Nerfstudio):
         data = Path(dataparser.config.data)
@@ -108,12 +115,18 @@ def read_views(key: str, dataparser: DataParser, split: str) -> CaptureViews:
 
 
 def scene_of_outputs(key: str, outputs: Sequence[DataparserOutputs]) -> Scene:
-    """All views of some outputs of one dataparser, in order, as one scene.
+    """Join all views of some outputs of a dataparser, in order, as one scene.
 
-    Poses are those of the original data: this undoes the dataparser's orientation, centring and scale. Lens
-    distortion is removed: frames and cameras are those of the largest upright rectangle without empty pixels, at the
-    stored size. Transparent images are laid on `alpha_color`; masks are not used. Raises BadScene, also for cameras
-    that are not perspective.
+    Poses are those of the original data: the dataparser's orientation, centring and scale are undone. Lens distortion
+    is removed: frames and cameras are those of the largest rectangle without empty pixels, at the stored size.
+    Transparent images are laid on `alpha_color`; masks are not used.
+
+    Args:
+        key: Name of the scene.
+        outputs: Outputs of one dataparser for one or more splits.
+
+    Raises:
+        BadScene: There are no images, or cameras are not perspective.
     """
     frames = [frame for part in outputs if len(part.image_filenames) for frame in _frames_of_part(key, part)]
     if not frames:
@@ -143,7 +156,7 @@ def _frames_of_part(key: str, outputs: DataparserOutputs) -> list[CaptureFrame]:
 
 
 def in_original_world(c2w: Float[Tensor, "v 4 4"], outputs: DataparserOutputs) -> Float[Tensor, "v 4 4"]:
-    """A dataparser's poses in the world of the original data, float64."""
+    """Convert a dataparser's poses to the world of the original data, in float64."""
     transform = torch.eye(4, dtype=torch.float64)
     transform[:3] = outputs.dataparser_transform[:3].double()
     poses = c2w.double()
@@ -155,27 +168,29 @@ def in_original_world(c2w: Float[Tensor, "v 4 4"], outputs: DataparserOutputs) -
 
 
 def _with_pictures(pictures: PictureFolder, frames: Sequence[FileFrame], chosen: Sequence[int]) -> list[CaptureFrame]:
-    """The chosen frames with their pictures, whose sizes intrinsics are scaled to."""
+    """Find the pictures of the chosen frames, and scale the intrinsics to the pictures' sizes."""
     found, scaled = [], None
     for index in chosen:
         frame = frames[index]
         file = pictures.find(frame.file_path)
         size, lens = picture_size(file), frame.lens
         if check_proportions(file, size, lens.width, lens.height):
-            scaled = scaled or f"{size[0]} x {size[1]} pixels where cameras are for {lens.width:g} x {lens.height:g}"
+            scaled = (
+                scaled or f"{size[0]} x {size[1]} pixels, but their cameras are for {lens.width:g} x {lens.height:g}"
+            )
         c2w = flip_axes(torch.from_numpy(frame.c2w)).numpy()
         depth = None if frame.depth_file_path is None else pictures.folder / frame.depth_file_path
         matrix, distortion = lens.matrix(*size), np.array(lens.distortion)
         found.append(CaptureFrame(file, c2w, matrix, distortion, size, depth=depth))
     if scaled is not None:
-        logger.info("%s: pictures have %s: intrinsics are scaled along", pictures.folder, scaled)
+        logger.info("%s: pictures have %s; intrinsics are scaled", pictures.folder, scaled)
     return found
 
 
 def _transforms_split(
     config: NerfstudioDataParserConfig, file: TransformsFile, frames: Sequence[FileFrame], split: str
 ) -> list[int]:
-    """Places in `frames` of a split: as the file lists them, else as nerfstudio-data's options say."""
+    """Indices of a split in `frames`: as listed in the file, else by nerfstudio-data's options."""
     if file.splits:
         for name in (split, *({"val": ("test",), "test": ("val",)}.get(split, ()))):
             if name not in file.splits:
@@ -236,7 +251,8 @@ def _scene_of_frames(key: str, frames: Sequence[CaptureFrame], depth_unit: float
 def _depth_reader(
     frames: Sequence[CaptureFrame], lenses: Sequence[np.ndarray], unit: float
 ) -> Callable[[int], Float[Tensor, "h w"]] | None:
-    """Reader of the frames' depth maps; None: some have none, or a lens whose distortion is taken out of pictures."""
+    """Create a reader of the frames' depth maps; None if a frame has none, or a lens has distortion, which is removed
+    from pictures only."""
     files = [frame.depth for frame in frames if frame.depth is not None]
     if len(files) < len(frames) or any(lens.any() for lens in lenses):
         return None

@@ -1,4 +1,4 @@
-"""Frames of a COLMAP model, binary or text, with one lens for each camera."""
+"""Read the frames of a COLMAP model, binary or text."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ PARAMETERS = {
     "OPENCV": ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2"),
     "FULL_OPENCV": ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"),
 }
-"""Camera models of COLMAP that are perspective, with the names of their parameters in transforms.json."""
+"""Perspective camera model of COLMAP -> names of its parameters in transforms.json; f stands for fl_x and fl_y."""
 
 
 def read_colmap_model(model: Path) -> list[FileFrame]:
-    """Frames by their numbers in the model; `file_path` is the picture's name. Poses are OpenGL camera-to-world.
+    """Read the frames of a model in the order of their image numbers.
 
-    Raises DataError.
+    `file_path` is the picture's name, and poses are OpenGL camera-to-world. Raises DataError if the model is damaged,
+    or a camera is not perspective.
     """
     try:
         if (model / "cameras.txt").is_file():
@@ -35,7 +36,7 @@ def read_colmap_model(model: Path) -> list[FileFrame]:
             cameras = colmap.read_cameras_binary(model / "cameras.bin")
             binary = colmap.read_images_binary(model / "images.bin")
             images = {number: (one.name, one.camera_id, one.qvec, one.tvec) for number, one in binary.items()}
-    # Damaged files show as whatever they lead to: struct.error, EOFError, IndexError, UnicodeDecodeError, ...
+    # Damaged files raise various errors: struct.error, EOFError, IndexError, UnicodeDecodeError, ...
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{model} cannot be read as a COLMAP model: {reason}") from error
@@ -57,7 +58,7 @@ def read_colmap_model(model: Path) -> list[FileFrame]:
 
 
 def _lens(camera: Any) -> dict[str, Any]:
-    """The entries that a transforms.json would have."""
+    """Convert a camera to the entries of a transforms.json."""
     names = PARAMETERS.get(camera.model, ())
     values: dict[str, Any] = dict(zip(names, map(float, camera.params), strict=False))
     if "f" in values:
@@ -66,7 +67,7 @@ def _lens(camera: Any) -> dict[str, Any]:
 
 
 def _read_images_text(file: Path) -> dict[int, tuple[str, int, np.ndarray, np.ndarray]]:
-    """Number -> name, camera, quaternion, translation. Names may hold spaces."""
+    """Read images.txt: number -> name, camera, quaternion, translation. Names may contain spaces."""
     images = {}
     lines = iter(file.read_text("utf8").splitlines())
     for line in lines:
@@ -75,5 +76,5 @@ def _read_images_text(file: Path) -> dict[int, tuple[str, int, np.ndarray, np.nd
         number, *pose, camera, name = line.strip().split(maxsplit=9)
         values = np.array([float(value) for value in pose])
         images[int(number)] = (name, int(camera), values[:4], values[4:])
-        next(lines, None)  # its points, a line that may be empty
+        next(lines, None)  # the line of its points, which may be empty
     return images

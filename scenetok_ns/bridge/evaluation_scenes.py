@@ -1,5 +1,4 @@
-"""The scenes that tools show and evaluate: their names, and the views of each that the model is given and compared
-with."""
+"""Scenes for the tools to display and evaluate: their names, and the context and target views of each."""
 
 from __future__ import annotations
 
@@ -29,50 +28,51 @@ from scenetok_ns.models.tokens import SceneTokens
 
 EvaluationProtocol = Literal["default", "published", "notebook"]
 SMALLEST_BASELINE = 1e-3
-"""Two context views that are nearer to one another (in units of the data) are skipped in the published evaluation."""
+"""Minimum distance of two context views in units of the data. The published evaluation skips scenes below it."""
 
 
 @dataclass
 class EvaluationViewsConfig:
-    """How many scenes and views are shown and evaluated. The data manager's configuration has these options too."""
+    """Numbers of scenes and views to display and evaluate. The data manager's configuration also has these options."""
 
     num_context: int | None = None
-    """Context views of a scene in evaluation, rendering and viewing. Default: as many as the dataparser's evaluation
-    index names, or without one the preset's number. SceneGen: number of anchor poses."""
+    """Number of context views of a scene in evaluation, rendering and viewing. Default: as many as the dataparser's
+    evaluation index names, or without an index the preset's number. SceneGen: number of anchor poses."""
     num_condition: int | None = None
-    """SceneGen: number of photographs to generate a scene from. Default: those that the evaluation index names if the
-    model takes as many, else one."""
+    """SceneGen: number of photographs to generate a scene from. Default: as many as the evaluation index names if the
+    model accepts that many, else one."""
     eval_scenes: int = 16
     """Number of evaluation scenes, if no evaluation index names them."""
     eval_targets: int | None = None
     """Number of target views of each evaluation scene, from its beginning. Default: all."""
     eval_protocol: EvaluationProtocol = "default"
-    """published: as the published command evaluates (docs/reproduce.md): positions divided by the distance of the two
-    context views where an index names two, one condition view of a generator, and four more frames after a target clip
-    that Wan cannot end with. notebook: the first context view is the reference, as in the published notebooks."""
+    """published: evaluate like the published command (docs/reproduce.md). Positions are divided by the distance of the
+    two context views if an index names two, generators get one condition view, and four more frames are rendered after
+    a target clip that Wan cannot end with. notebook: the first context view is the reference, as in the published
+    notebooks."""
 
 
 @dataclass(frozen=True)
 class EvaluationScene:
-    """A scene with the views that evaluation, renderer and viewer use of it."""
+    """A scene with the views that evaluation, renderer and viewer use."""
 
     number: int
     scene: Scene
     context: Int64[Tensor, " context"]
-    """Views whose photographs the model is given: SceneGen's condition views, else those to be encoded."""
+    """Views whose photographs the model gets: SceneGen's condition views, else the views to encode."""
     target: Int64[Tensor, " target"]
     anchors: Float[Tensor, "a 4 4"] | None = None
     """SceneGen: poses from which the scene will be seen."""
     further: Int64[Tensor, " further"] = torch.zeros(0, dtype=torch.int64)  # noqa: RUF009  never changed
-    """Views that are rendered after the targets and not compared."""
+    """Views that are rendered after the targets but not compared."""
 
 
 class EvaluationScenes:
-    """Scenes of the evaluation split by their number in `keys`; `active` is the one that Nerfstudio's tools show.
+    """Scenes of the evaluation split by their number in `keys`. Nerfstudio's tools display the scene `active`.
 
     Scenes are read on demand, and may then turn out to be unusable (BadScene): report them with `skip`. `context_set`
-    and `target_set` are the active scene's views. The numbers of views are fixed; `with_views` and `with_keys` return
-    other scenes of the same source.
+    and `target_set` are the active scene's views. The numbers of views cannot be changed: `with_views` returns a copy
+    with other views, and `with_keys` one with other scenes of the same source.
     """
 
     def __init__(
@@ -83,15 +83,18 @@ class EvaluationScenes:
         preset: Preset,
         split: str = "test",
     ) -> None:
-        """Read the views of scenes until one can be shown. Raises DataError if none can.
+        """Read the views of scenes until one can be displayed.
 
         Args:
             source: All scenes of the split.
-            dataparser: Configuration of the dataparser that reads them. It names the evaluation index, the scene to
-                show and the downscale factor, where it has such options.
+            dataparser: Configuration of the dataparser that reads them. If it has such options, it names the evaluation
+                index, the scene to display and the downscale factor.
             views: Numbers of scenes and views; they are copied.
-            preset: Recipe whose numbers hold where `views` names none.
+            preset: Recipe whose numbers are used if `views` leaves them None.
             split: Name of the split, for records.
+
+        Raises:
+            DataError: No scene can be displayed.
         """
         self.source, self.dataparser, self.preset, self.split = source, dataparser, preset, split
         self.views = EvaluationViewsConfig(**{f.name: getattr(views, f.name) for f in fields(EvaluationViewsConfig)})
@@ -102,7 +105,7 @@ class EvaluationScenes:
         else:
             self.keys = list(source.keys)[: self.views.eval_scenes]
         self._indexed = frozenset() if self.index is None else frozenset(self.keys)
-        _ = self._active  # raises if no scene can be shown
+        _ = self._active  # raises if no scene can be displayed
 
     @property
     def data(self) -> Path:
@@ -110,11 +113,11 @@ class EvaluationScenes:
         return self.dataparser.data
 
     def with_views(self, **changes: Any) -> EvaluationScenes:
-        """The same scenes with other numbers of views (fields of `EvaluationViewsConfig`)."""
+        """Return the same scenes with other numbers of views (fields of `EvaluationViewsConfig`)."""
         return self._changed(views=replace(self.views, **changes))
 
     def with_keys(self, keys: Sequence[str]) -> EvaluationScenes:
-        """Other scenes of the same source, in this order."""
+        """Return other scenes of the same source, in the given order."""
         return self._changed(keys=list(keys))
 
     def _changed(self, **attributes: Any) -> EvaluationScenes:
@@ -125,7 +128,7 @@ class EvaluationScenes:
 
     @property
     def active(self) -> int:
-        """Number of the scene that Nerfstudio's tools show."""
+        """Number of the scene that Nerfstudio's tools display."""
         return self._active[0]
 
     @property
@@ -138,19 +141,19 @@ class EvaluationScenes:
 
     @cached_property
     def _active(self) -> tuple[int, SceneViews, SceneViews]:
-        """Number of the scene to show, its context views and its target views."""
+        """Number of the scene to display, its context views and its target views."""
         if getattr(self.dataparser, "scene", None) is not None:
             number = self.number_of(self.dataparser.scene)  # type: ignore[attr-defined]
             return number, self.data_set(number, "context"), self.data_set(number, "target")
         for scene in self.usable():
             try:
                 return scene.number, self.data_set(scene.number, "context"), self.data_set(scene.number, "target")
-            except BadScene as error:  # of a target view
+            except BadScene as error:  # a target view is unusable
                 self.skip(scene.number, error)
         raise self.none_usable()
 
     def number_of(self, key: str) -> int:
-        """Number of a scene by its name; adds it to the scenes to evaluate. Raises DataError."""
+        """Return the number of a scene, adding it to the scenes to evaluate. Raises DataError if it does not exist."""
         if key not in self.keys:
             if key not in self.source.keys:
                 some = ", ".join(list(self.source.keys)[:5])
@@ -159,7 +162,7 @@ class EvaluationScenes:
         return self.keys.index(key)
 
     def usable(self) -> Iterator[EvaluationScene]:
-        """All scenes whose context views can be read; the others are skipped. Raises DataError if there is none."""
+        """Yield all scenes whose context views can be read, and skip the others. Raises DataError if there is none."""
         found = False
         for number in range(len(self.keys)):
             try:
@@ -173,7 +176,7 @@ class EvaluationScenes:
             raise self.none_usable()
 
     def skip(self, number: int, error: BadScene) -> None:
-        """Log, count and name a scene as unusable, once."""
+        """Record a scene as unusable. It is logged the first time."""
         self.source.skipped.add(error if error.key else BadScene(error.reason, self.keys[number]))
 
     def none_usable(self) -> DataError:
@@ -182,7 +185,7 @@ class EvaluationScenes:
     # --- One scene ---
 
     def scene(self, number: int) -> EvaluationScene:
-        """A scene with its views. Raises BadScene."""
+        """Read a scene with its views. Raises BadScene."""
         scene = self.source.scene(self.keys[number])
         views = self._views(scene)
         given, anchors = views.context, None
@@ -196,7 +199,7 @@ class EvaluationScenes:
                 path = scene.c2w[path_of(views, self._num_context)]
             anchors = anchors_along(path, self._num_context)
         elif self.views.eval_protocol == "notebook":
-            given = given.roll(len(given) // 2)  # the first one to the middle, which is the reference
+            given = given.roll(len(given) // 2)  # moves the first view to the middle, which is the reference
         target = views.target[: self.views.eval_targets]
         return EvaluationScene(number, scene, given, target, anchors, self._further(scene, target))
 
@@ -223,7 +226,7 @@ class EvaluationScenes:
 
     @property
     def views_by_index(self) -> Callable[[Scene], ViewIndices]:
-        """Evaluation views of any scene of a data set, as a function that can be sent to workers."""
+        """Function that returns the evaluation views of any scene of a data set. It can be sent to workers."""
         return partial(views_by_index, self.index, self._indexed, self.views.num_context, self._num_context)
 
     @property
@@ -232,32 +235,32 @@ class EvaluationScenes:
         return self.preset.data.views.num_context if given is None else given
 
     def spread_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
-        """`count` views spread over a scene, whatever its index says. Raises BadScene."""
+        """Choose `count` views spread over a scene, regardless of the evaluation index. Raises BadScene."""
         fixed = self.source.fixed_views(count)
         if fixed is not None:
             return fixed.context
         return default_views(self.source.scene(self.keys[number]).c2w, count).context
 
     def condition_views(self, number: int, count: int) -> Int64[Tensor, " count"]:
-        """SceneGen: `count` photographs of a scene to generate from. Raises BadScene and DataError."""
+        """SceneGen: choose `count` photographs of a scene to generate it from. Raises BadScene and DataError."""
         return condition_of(self._views(self.source.scene(self.keys[number])), self.preset, count)
 
     def context_indices(self, number: int) -> Int64[Tensor, " context"]:
-        """Views that a scene is encoded from, also where a generator is given fewer. Raises BadScene."""
+        """Views that a scene is encoded from; a generator may get fewer of them. Raises BadScene."""
         return self._views(self.source.scene(self.keys[number])).context
 
     def context_views(self, number: int) -> Views:
-        """Images and cameras that a scene is encoded, or generated, from."""
+        """Read the images and cameras from which a scene is encoded or generated. Raises BadScene."""
         scene = self.scene(number)
         return scene.scene.load_views(scene.context, (self.preset.data.image_size,) * 2)
 
     def target_views(self, number: int) -> Views:
-        """Images and cameras that a scene is compared with."""
+        """Read the images and cameras that renders are compared with. Raises BadScene."""
         scene = self.scene(number)
         return scene.scene.load_views(scene.target, (self.preset.data.image_size,) * 2)
 
     def conditions(self, number: int) -> GenerationInputs | None:
-        """Inputs that a scene is generated from; None if scenes are encoded from their context views."""
+        """Inputs for generating a scene; None if scenes are encoded from their context views. Raises BadScene."""
         anchors = self.scene(number).anchors
         return (
             None if anchors is None else GenerationInputs(self.context_views(number), anchors, self.pose_scale(number))
@@ -291,8 +294,12 @@ class EvaluationScenes:
 def views_by_index(
     index: EvaluationIndex | None, indexed: Collection[str], limit: int | None, default: int, scene: Scene
 ) -> ViewIndices:
-    """Evaluation views of a scene: those of the index if `indexed` has it, with at most `limit` of its context views,
-    spread evenly, else `default` context views spread over the scene. A function, so that it can be sent to workers."""
+    """Evaluation views of a scene.
+
+    Scenes in `indexed` get the views of the index, with at most `limit` of its context views, spread evenly. Other
+    scenes get `default` context views spread over the scene. This is a plain function so that it can be sent to
+    workers.
+    """
     if index is None or scene.key not in indexed:
         return default_views(scene.c2w, default)
     views = index.views(scene)
@@ -305,10 +312,10 @@ def views_by_index(
 
 
 class EvaluationViews:
-    """Iterates over (one-camera slice, batch) of all target views, scene after scene, as Nerfstudio's loaders do.
+    """Iterates over (one-camera slice, batch) of all target views, scene after scene, like Nerfstudio's loaders.
 
-    A scene is read when its turn comes. If a target view turns out to be damaged, the scene is skipped as a whole, and
-    `scenes` and the length are without it from then on.
+    A scene is read when its turn comes. If one of its target views is damaged, the whole scene is skipped and removed
+    from `scenes` and the length.
     """
 
     def __init__(self, scenes: EvaluationScenes, device: torch.device | str) -> None:

@@ -1,4 +1,4 @@
-"""Captures and data sets in Python: scene after scene, the views to encode and the views to compare with.
+"""Open captures and data sets in Python, and read for each scene the views to encode and the views to compare with.
 
 Imports Nerfstudio, whose dataparsers read captures.
 """
@@ -28,7 +28,7 @@ from scenetok_ns.models.presets import Preset
 
 
 class PosedScenes:
-    """Scenes of a capture (one) or of a data set (many), with the views that evaluation gives a model.
+    """The scene of a capture, or the scenes of a data set, with the views that evaluation uses.
 
     >>> scenes = open_scenes("my-capture", model.preset)
     >>> for views in scenes:
@@ -36,7 +36,7 @@ class PosedScenes:
     """
 
     def __init__(self, scenes: EvaluationScenes) -> None:
-        """Users call `open_scenes`."""
+        """Create from evaluation scenes. Call `open_scenes` instead."""
         self._scenes = scenes
 
     @property
@@ -48,12 +48,12 @@ class PosedScenes:
         return len(self._scenes.keys)
 
     def __iter__(self) -> Iterator[PosedViews]:
-        """Context views of one scene after the other. Scenes that cannot be read are skipped, with a warning."""
+        """Iterate over the context views of all scenes. Scenes that cannot be read are skipped with a warning."""
         for scene in self._scenes.usable():
             yield self._views(scene.number, target=False)
 
     def context(self, name: str | None = None) -> PosedViews:
-        """Read the photographs of a scene that are to be encoded.
+        """Read the photographs of a scene to encode.
 
         Args:
             name: Name of the scene. None: the first.
@@ -64,7 +64,7 @@ class PosedScenes:
         return self._views(self._number(name), target=False)
 
     def targets(self, name: str | None = None) -> PosedViews:
-        """Read the photographs of a scene that renders are compared with; arguments and errors as in `context`."""
+        """Read the photographs of a scene to compare renders with. Arguments and errors are those of `context`."""
         return self._views(self._number(name), target=True)
 
     def _number(self, name: str | None) -> int:
@@ -88,17 +88,17 @@ def open_scenes(
     """Open a capture or a data set for a model.
 
     Args:
-        data: A capture (of `scenetok capture` or ns-process-data, a transforms.json, or a COLMAP model with its
+        data: A capture (from `scenetok capture` or ns-process-data, a transforms.json, or a COLMAP model with its
             pictures), or a data set in the layout of RealEstate10K or DL3DV.
-        preset: Preset of the model (`model.preset`): its image size and number of context views.
+        preset: Preset of the model (`model.preset`), which determines image size and number of context views.
         num_context: Number of context views. None: as many as the index names, else the preset's number.
         pose_scale: Factor from capture units to training units. None: for a capture, match the camera spread of the
             training data; for a data set, 1.
         index: Evaluation index of a data set. None: context views are spread over each scene.
-        split: Part of a data set.
+        split: Split of a data set.
 
     Returns:
-        The scenes. Photographs are read when they are asked for.
+        The scenes. Photographs are read on demand.
 
     Raises:
         DataError: The data cannot be read, or no scene of it can be used; one line.
@@ -114,7 +114,7 @@ def open_scenes(
     parser = config.setup()
     if hasattr(parser, "scene_source"):
         if pose_scale is not None:
-            raise DataError(f"{data} is a data set, whose units are its own: leave out pose_scale=")
+            raise DataError(f"{data} is a data set, whose units are fixed: leave out pose_scale=")
         source = parser.scene_source(split)
     else:
         source = read_capture(parser, split, pose_scale=pose_scale, typical_spread=preset.data.camera_spread)
@@ -126,11 +126,12 @@ def cameras_from_colmap(model: str | Path, size: int) -> CameraBatch:
 
     Args:
         model: Folder with cameras and images, such as sparse/0.
-        size: Side of the model's squares in pixels: cameras are those of the photographs' middle squares, without lens
-            distortion.
+        size: Side of the model's squares in pixels: the cameras are adjusted to the photographs' middle squares,
+            without lens distortion.
 
     Returns:
-        CameraBatch of shape [1, v], in the order of the model's image numbers: OpenCV camera-to-world in its units.
+        CameraBatch of shape [1, v], in the order of the model's image numbers: OpenCV camera-to-world in the model's
+        units.
 
     Raises:
         DataError: The model cannot be read, or a lens is not perspective; one line.

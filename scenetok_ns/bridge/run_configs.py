@@ -1,4 +1,4 @@
-"""The configuration of a run folder, read safely, and the checkpoints that belong to it."""
+"""Read the configuration of a run folder safely, and find the checkpoints that belong to it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from scenetok_ns.tools.safe_config import read_config
 
 
 def read_run(run: Path) -> TrainerConfig:
-    """Read the configuration of a run folder, or of the config.yml in it, without running code that the file might
-    name.
+    """Read the configuration of a run without running code that the file may name.
+
+    Args:
+        run: The run folder, or the config.yml in it.
 
     Raises:
         FileNotFoundError: There is no config.yml.
-        ValueError: It is not the configuration of a scenetok run.
+        ValueError: The file is not the configuration of a scenetok run.
     """
     path = config_file(run)
     if not path.is_file():
@@ -30,33 +32,33 @@ def read_run(run: Path) -> TrainerConfig:
 
 
 def config_file(run: Path) -> Path:
-    """The config.yml of a run that is given as its folder or as that file."""
+    """Return the config.yml of a run. `run` is the run folder, or that file."""
     return run / CONFIG if run.is_dir() else run
 
 
 def run_checkpoints(run: Path, config: TrainerConfig) -> Path:
-    """The folder of a run's checkpoints: beside its config.yml, so that a copied or moved run has its own.
+    """Find the folder of a run's checkpoints. A copied or moved run uses the checkpoints beside its config.yml.
 
-    Where there is none, the folder that the configuration names; a warning says so if that is another run's.
+    If there are none, the folder is the one that the configuration names; a warning is logged if it is another run's.
     """
     return checkpoint_folder(config_file(run), config.relative_model_dir, config.get_checkpoint_dir())
 
 
 LAST_FIELDS = ("viewer", "vis")
-"""Fields at the end of every config.yml, whose fields are in alphabetical order."""
+"""Last fields of every config.yml, as fields are in alphabetical order."""
 
 
 class OwnCheckpoints:
-    """Mixin of configurations whose run may be copied or moved: Nerfstudio's tools, too, use the checkpoints beside."""
+    """Mixin for run configurations: Nerfstudio's tools use the checkpoints beside config.yml, even in a moved run."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the fields that were read from a config.yml. Raises ValueError if the file ends early."""
+        """Set the fields that were read from a config.yml. Raises ValueError if the file ends early."""
         if missing := [name for name in LAST_FIELDS if name not in state]:
             raise ValueError(f"the file ends early: it has no {missing[0]!r}; copy config.yml again")
         vars(self).update(state)
 
     def get_checkpoint_dir(self) -> Path:
-        """The checkpoints beside the config.yml that a tool is opening, else where the configuration says."""
+        """Folder of checkpoints beside the config.yml that a tool is opening, else the one in the configuration."""
         opened, named = opened_config(), super().get_checkpoint_dir()  # type: ignore[misc]
         if opened is None:
             return named

@@ -1,4 +1,4 @@
-"""Scenes between our data layer and Nerfstudio: a scene as a Nerfstudio data set, a stock dataparser as a scene."""
+"""Connect our scenes with Nerfstudio: a scene as a Nerfstudio data set, a stock dataparser as the source of a scene."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class SceneViews(InputDataset):
     """Some views of one scene, cropped to squares of `side` pixels, as the data set that Nerfstudio's tools expect.
 
-    Images are decoded when asked for. Camera metadata `scene_idx` is the number of the evaluation scene.
+    Images are decoded on demand. The camera metadata `scene_idx` is the number of the evaluation scene.
     """
 
     def __init__(self, scene: Scene, indices: Int64[Tensor, " v"], side: int, number: int) -> None:
@@ -42,11 +42,11 @@ class SceneViews(InputDataset):
 
 
 class StockSceneSource(OneScene):
-    """The one scene of a stock dataparser (nerfstudio-data, colmap, ...): its training views, then those of evaluation.
+    """The scene of a stock dataparser (nerfstudio-data, colmap, ...): its training views, then its evaluation views.
 
-    Poses are those of the capture's files (`captures.read_views`). `pose_scale` brings their units to those of the
-    training data; poses leave this class unscaled, except in `training_part`. Cameras that are far from all others
-    (`poses.stray_cameras`) are in the scene, but are ignored for its scale, and are neither context nor target.
+    Poses are those of the capture's files (`captures.read_views`). `pose_scale` is the factor from their units to those
+    of the training data; only `training_part` applies it. Cameras that are far from all others (`poses.stray_cameras`)
+    are in the scene, but do not affect its scale, and are neither context nor target.
     """
 
     is_capture = True
@@ -59,9 +59,17 @@ class StockSceneSource(OneScene):
         pose_scale: float | None = None,
         typical_spread: float | None = None,
     ) -> None:
-        """pose_scale: None: such that the cameras spread by `typical_spread` (see `poses.pose_scale`).
+        """Create the source.
 
-        Raises DataError if the size of the scene is unknown: one camera, or all in one place.
+        Args:
+            key: Name of the scene.
+            views: Views of the dataparser.
+            pose_scale: Factor from capture units to training units. None: match the spread of the cameras to
+                `typical_spread` (see `poses.pose_scale`).
+            typical_spread: Spread of the cameras in the training data; None: unknown.
+
+        Raises:
+            DataError: The scale of the scene cannot be found: there is one camera, or all are in one place.
         """
         super().__init__(key)
         self.num_train = views.num_train
@@ -93,8 +101,11 @@ class StockSceneSource(OneScene):
         return self._scene
 
     def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices:
-        """Context: training views spread over the scene. Targets: the evaluation views; where the dataparser left none,
-        the training views that are not context, or, for a handful of photographs, the context. Raises BadScene."""
+        """Choose context views, spread over the training views, and targets.
+
+        Targets are the evaluation views. If the dataparser has none, they are the training views that are not context
+        or, if none is left, the context views. See `SceneSource.fixed_views` for arguments and errors.
+        """
         candidates = self._sound[: self.num_train].nonzero().flatten()
         if fewer:  # fewer context views are worse, but better than none
             count = min(count, max(len(candidates), 1))
@@ -114,7 +125,7 @@ class StockSceneSource(OneScene):
         return ViewIndices(context, target)
 
     def training_part(self) -> StockSceneSource:
-        """The same source without the evaluation views and stray cameras, in units of the training data."""
+        """Return the source without evaluation views and stray cameras, in units of the training data."""
         part = copy(self)
         chosen = self._sound[: self.num_train].nonzero().flatten()
         scene = scene_part(self._scene, chosen)
@@ -127,7 +138,7 @@ class StockSceneSource(OneScene):
         return part
 
     def summary(self) -> str:
-        """One line: how many views, and how their units become those of the training data."""
+        """One line with the numbers of views, and the factor to the units of the training data."""
         held_out = self._scene.num_frames - self.num_train
         views = f"{self.num_train} views to encode or train on, {held_out} to evaluate on"
         if not held_out:
@@ -142,22 +153,32 @@ class StockSceneSource(OneScene):
 
 
 SHOWN = 5
-"""Maximum number of names that a line lists."""
+"""Maximum number of names in a message."""
 
 
 def unrefined_note(preset: str, data: Path) -> str:
-    """Note on photographs in a model that was trained on synthetic rooms, and on how to improve the result."""
+    """Note that a model trained on synthetic rooms shows photographs poorly, and how to improve the result."""
     refining = command("ns-train", "scenetok-refine", "--data", data)
     return (
-        f"{preset} was trained on synthetic rooms only: of photographs it keeps colours and rough shapes. This refines "
-        f"the scene on its photographs, and helps much: {refining}"
+        f"{preset} was trained on synthetic rooms only, so it keeps only colours and rough shapes of photographs. To "
+        f"improve the scene a lot, refine it on its photographs: {refining}"
     )
 
 
 def read_capture(
     dataparser: DataParser, split: str, *, pose_scale: float | None = None, typical_spread: float | None = None
 ) -> StockSceneSource:
-    """Views that a stock dataparser reads, with those of `split` ("val", "test") for evaluation. Raises DataError."""
+    """Read a capture with a stock dataparser.
+
+    Args:
+        dataparser: The dataparser.
+        split: Split for evaluation, "val" or "test".
+        pose_scale: See `StockSceneSource`.
+        typical_spread: See `StockSceneSource`.
+
+    Raises:
+        DataError: The capture cannot be read, or `pose_scale` is not above 0.
+    """
     data = Path(dataparser.config.data).absolute()
     if pose_scale is not None and not 0 < pose_scale < float("inf"):
         raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
@@ -166,7 +187,7 @@ def read_capture(
         views = read_views(key, fitting_dataparser(dataparser), split)
     except DataError:
         raise
-    # Stock dataparsers check little: a missing file, key or number shows as whatever it leads to.
+    # Stock dataparsers check little: a missing file, key or number raises various errors.
     except (AssertionError, LookupError, RuntimeError, TypeError, ValueError, OSError, EOFError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{data} cannot be read by {type(dataparser).__name__}: {reason}") from error

@@ -1,4 +1,4 @@
-"""Changes to Nerfstudio's own tools: loading checkpoints with newer torch, and readable errors of our runs."""
+"""Change Nerfstudio's own tools: load checkpoints with newer torch, and print readable errors for our runs."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def allow_numpy_scalars() -> None:
 
 
 def shorten_errors() -> None:
-    """Let errors about the input of our runs end a tool of Nerfstudio with one line instead of a traceback.
+    """Print one line instead of a traceback when a tool of Nerfstudio ends with an error about the input of our runs.
 
-    Wraps `sys.excepthook`. Errors of other methods' runs go to the earlier hook, untouched; so do our bugs, followed by
-    a line that says so.
+    Wraps `sys.excepthook`. Errors of other methods' runs go to the earlier hook unchanged. So do our own bugs, followed
+    by a request to report them.
     """
     stock = sys.excepthook
 
@@ -58,9 +58,10 @@ def shorten_errors() -> None:
 
 
 def is_our_run(frames: Sequence[FrameType]) -> bool:
-    """Whether a tool of Nerfstudio was at work on a run of one of our methods.
+    """Whether a tool of Nerfstudio was working on a run of one of our methods.
 
-    Frames of this package tell, and so does a configuration, a pipeline or a config.yml of ours in the tool's frames.
+    That is the case if there are frames of this package, or the tool's frames hold a configuration, a pipeline or a
+    config.yml of this package.
     """
     return any(is_inside(frame.f_code.co_filename) or _holds_ours(frame) for frame in frames)
 
@@ -74,7 +75,10 @@ def _holds_ours(frame: FrameType) -> bool:
 
 
 def _is_stock(frame: FrameType, function: str) -> bool:
-    """Whether a frame is of a function in nerfstudio.utils.eval_utils, which cannot be imported while plugins are."""
+    """Whether a frame is a call of this function in nerfstudio.utils.eval_utils.
+
+    The module itself cannot be imported while plugins are being imported.
+    """
     return frame.f_code.co_name == function and frame.f_globals.get("__name__") == "nerfstudio.utils.eval_utils"
 
 
@@ -83,7 +87,7 @@ def _is_ours(value: Any) -> bool:
 
 
 def _names_us(config: Path) -> bool:
-    """Whether a config.yml, be it damaged, has classes of ours."""
+    """Whether a config.yml, which may be damaged, names classes of this package."""
     try:
         return b"scenetok_ns." in config.read_bytes()
     except OSError:
@@ -91,9 +95,9 @@ def _names_us(config: Path) -> bool:
 
 
 def opened_config() -> Path | None:
-    """The config.yml that a tool of Nerfstudio is opening, from the frame that reads it; None outside of one.
+    """Return the config.yml that a tool of Nerfstudio is opening, taken from the tool's frame; None if there is none.
 
-    A configuration does not know which file it was read from, and the tools ask it where its checkpoints are.
+    A configuration does not know the file that it was read from, but the tools ask it for the folder of checkpoints.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -108,7 +112,7 @@ def opened_config() -> Path | None:
 
 
 def _about_file(error: Exception, frames: Sequence[FrameType]) -> str | None:
-    """One line about a file that a tool of Nerfstudio could not read; None: `error` is about something else."""
+    """Describe in one line a file or option that a tool of Nerfstudio could not use; None for other errors."""
     for frame in frames:
         code, values = frame.f_code, frame.f_locals
         if code is torch.load.__code__:
@@ -133,7 +137,7 @@ def _goes_on(frame: FrameType, frames: Sequence[FrameType]) -> bool:
 
 
 def _about_config(path: Path, error: Exception, *, is_read: bool) -> str | None:
-    """What is wrong with a config.yml that the stock loader, which checks nothing, may have read."""
+    """Describe the problem with a config.yml, which the stock loader does not check; None if there is none."""
     from scenetok_ns.tools.safe_config import read_config
 
     try:

@@ -1,7 +1,7 @@
-"""Rendering inside Nerfstudio's viewer: cheap interrupts, and the browser that asked.
+"""Render inside Nerfstudio's viewer: cheap interrupts, and control of the thread that renders for a browser.
 
-The viewer renders under `sys.settrace` and interrupts by raising from the trace function at any Python line. Traced
-Python is two to three times slower, and an exception at any line can leave a cache half updated.
+The viewer renders under `sys.settrace` and interrupts by raising an exception from the trace function at any Python
+line. Traced Python is two to three times slower, and an exception at any line can leave a cache half updated.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 LARGE_PICTURES = 1e-6
-"""Frame rate for which the viewer chooses the size of its moving pictures; low enough that it always uses its size at
-rest. The time of our renders does not depend on the size."""
+"""Target frame rate from which the viewer chooses the size of pictures while the camera moves. It is so low that the
+size is always the full one, because the time of our renders does not depend on the size."""
 
 
 class Untraced:
-    """Runs a block without the thread's trace function, which looks only when `check` is called.
+    """Runs a block without the thread's trace function, which is called only in `check`.
 
     >>> with Untraced() as untraced:
     ...     for _ in range(3):  # heavy work
@@ -40,7 +40,7 @@ class Untraced:
         sys.settrace(self._trace)
 
     def check(self) -> None:
-        """Let the trace function see one line, and raise if it wants to."""
+        """Run one traced line, at which the trace function can raise."""
         if self._trace is None:
             return
         sys.settrace(self._trace)
@@ -51,36 +51,35 @@ class Untraced:
 
 
 def _traced_line() -> None:
-    """Its one line is what a trace function gets to see."""
+    """Run the only line that the trace function sees."""
     return
 
 
 def asked_by_viewer() -> bool:
-    """Whether this thread is one of a viewer's render threads, which an exception would end.
+    """Whether this thread is a render thread of a viewer, which an exception would end.
 
-    Compares names, so that the viewer is not imported without need; the legacy viewer has its own class of that
-    name.
+    Names are compared so that the viewer need not be imported. The legacy viewer has its own class with this name.
     """
     return any(cls.__name__ == "RenderStateMachine" for cls in type(threading.current_thread()).__mro__)
 
 
 def _look_at_nothing(frame: Any, event: str, arg: Any) -> None:
-    """A trace function that has no lines traced."""
+    """A trace function that traces no lines."""
 
 
 def _send_at_once(thread: Any, outputs: dict[str, Any], static_render: bool = True) -> None:
-    """What the viewer does with a picture, without the 17 ms in which its server waits for more messages to send."""
+    """Send a picture like the viewer does, but without the 17 ms for which its server waits for more messages."""
     type(thread)._send_output_to_viewer(thread, outputs, static_render)
     with contextlib.suppress(KeyError):  # the browser has just been closed
         thread.client.flush()
 
 
 class RenderThread:
-    """The viewer's thread that renders for one browser: this one.
+    """The current thread, which is the viewer's render thread for one browser.
 
-    Without changes, it asks for a picture of each pose three times: while the camera moves (`low_move`), again after
-    0.2 s without message (`low_static`), and after as much again at full size (`high`). The legacy viewer's threads
-    always count as resting, and are left to their own pace.
+    Without changes, it requests three pictures of each pose: one while the camera moves (`low_move`), one after 0.2 s
+    without a message (`low_static`), and after another 0.2 s one at full size (`high`). Threads of the legacy viewer
+    always count as resting and are not changed.
     """
 
     def __init__(self) -> None:
@@ -95,20 +94,20 @@ class RenderThread:
 
     @property
     def waiting(self) -> bool:
-        """Whether it only asks for the last preview once more, which comes before a full picture that was given up is
-        begun again."""
+        """Whether the thread only requests the last preview again, as it does before it restarts an aborted full
+        picture."""
         return self._paced and self._thread.state == "low_static"
 
     def adopt(self) -> bool:
-        """Have all pictures of this browser made at the size that they have at rest and sent at once, none of them
-        twice, and interrupts left to `check`.
+        """Change how the thread renders: pictures have full size, none is rendered twice, each is sent at once, and
+        interrupts happen only in `check`.
 
-        The viewer notes an interrupt whenever the camera moves after a rest, also if nothing is being rendered, and its
-        trace function then ends the preview that the move asked for.
+        The viewer records an interrupt whenever the camera moves after a rest, even if nothing is being rendered. Its
+        trace function would then abort the preview that this movement requested.
 
         Returns:
-            Whether the picture was asked for before this was set. Its size then follows the speed of earlier renders
-            and may be as low as 30 pixels.
+            Whether the current picture was requested before this change. Its size then depends on the speed of earlier
+            renders, and may be as low as 30 pixels.
         """
         early = self._paced and self._thread.target_fps != LARGE_PICTURES
         if self._paced:
@@ -121,8 +120,8 @@ class RenderThread:
         return early
 
     def check(self) -> None:
-        """Raise IOChangeException, which the viewer expects, if the camera has moved since this picture was asked for
-        in full quality. Previews are finished: else a steady movement would show none."""
+        """Raise IOChangeException, which the viewer expects, if the camera has moved since this full picture was
+        requested. Previews are always finished: otherwise a steady movement would display none."""
         if self._paced and not self.moving and self._thread.interrupt_render_flag:
             self._thread.interrupt_render_flag = False
             raise IOChangeException
@@ -131,31 +130,33 @@ class RenderThread:
         """Whether another browser waits for a preview while this thread renders a full picture."""
         if not self._paced or self.moving:
             return False
-        # One that has its preview is no longer in this state: it goes on at once.
+        # A browser that already has its preview is no longer in this state.
         threads = list(self._thread.viewer.render_statemachines.values())
         return any(thread.state == "low_move" for thread in threads if thread is not self._thread)
 
     def ask_again(self) -> None:
-        """Have this picture asked for once more, later: it is about to be given up in favour of another browser."""
+        """Make the viewer request this picture again later. Call this before aborting it for another browser."""
         self._act("rerender")
-        self._thread.interrupt_render_flag = False  # set by that, but there is nothing left to interrupt
+        self._thread.interrupt_render_flag = False  # the action sets it, but there is nothing left to interrupt
 
     def starts_over(self) -> bool:
-        """Have the viewer ask for this view from the beginning, its preview first; whether it does so."""
+        """Make the viewer request this view from the beginning, with its preview first. Returns whether it does so."""
         if not self._paced:
             return False
         self._act("move")
-        self._thread.interrupt_render_flag = False  # set by that, but there is nothing left to interrupt
+        self._thread.interrupt_render_flag = False  # the action sets it, but there is nothing left to interrupt
         return True
 
     def go_on(self) -> None:
-        """Have the viewer ask for the next better picture of the pose at once, where it would wait for 0.2 s."""
+        """Make the viewer request the next better picture of the pose at once, instead of waiting for 0.2 s."""
         if self.moving and self._thread.next_action is None:
             self._act("static")
 
     def catch_up(self, c2w: torch.Tensor) -> None:
-        """Have the viewer ask again if the camera has moved on from `c2w` without the viewer having noticed: two
-        threads may have written its next action at once."""
+        """Make the viewer request a picture if the camera has moved on from `c2w` without the viewer noticing.
+
+        That happens if two threads write its next action at the same time.
+        """
         if not self._paced or self.moving or self._thread.next_action is not None:
             return
         now = self._thread.viewer.get_camera_state(self._thread.client).c2w.to(c2w)

@@ -15,9 +15,9 @@ TRAJECTORY_POSES = 48
 
 
 def anchors_along(path: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor, "n 4 4"]:
-    """`count` poses spread evenly over a path, both ends included, as the published notebook takes its anchors.
+    """Choose `count` poses evenly along a path, both ends included, as the published notebook does.
 
-    A path of fewer poses is interpolated; a single pose stays single.
+    A path with fewer poses is interpolated; a path of one pose is returned unchanged.
     """
     if 1 < len(path) < count:
         path = interpolate_poses(path, count)
@@ -32,17 +32,17 @@ def home_pose() -> Float[Tensor, "4 4"]:
 
 
 def trajectory(name: Trajectory, num_poses: int = TRAJECTORY_POSES) -> Float[Tensor, "num_poses 4 4"]:
-    """A path from `home_pose` on, in units of which indoor scenes of RealEstate10K are a few wide.
+    """Create a path that starts at `home_pose`. Indoor scenes of RealEstate10K are a few of its units wide.
 
     forward: 1 unit straight ahead. sideways: 1 unit to the right, looking ahead. turn: a walk along a quarter of a
-    circle of radius 1 to the right, looking where it goes.
+    circle of radius 1 to the right, looking in the direction of travel.
     """
     made = {"forward": _forward, "sideways": _sideways, "turn": _turn}[name]
     return torch.stack([home_pose() @ made(along) for along in torch.linspace(0, 1, num_poses).tolist()])
 
 
 def _moved(x: float, z: float, angle: float = 0.0) -> Float[Tensor, "4 4"]:
-    """Relative to the first camera: x to the right, z ahead, turned by `angle` (radians) to the right."""
+    """Pose relative to the first camera: x to the right, z ahead, turned by `angle` (radians) to the right."""
     pose = torch.eye(4)
     pose[0, 3], pose[2, 3] = x, z
     pose[0, 0] = pose[2, 2] = math.cos(angle)

@@ -1,4 +1,4 @@
-"""Files of camera poses, read and written: Nerfstudio's camera paths (viewer, ns-render) and transforms.json."""
+"""Read and write files of camera poses: Nerfstudio's camera paths (viewer, ns-render) and transforms.json."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from scenetok_ns.tools.json_files import JsonError, number, read_json
 
 FRAME_RATE = 24.0
 LARGEST_SIDE = 16384
-"""Pixels of a picture's side; more is a typing error, or needs more memory than machines have."""
+"""Maximum side of a picture in pixels. A larger one is a typing error, or needs more memory than machines have."""
 NARROWEST, WIDEST = 0.01, 179.9
-"""Fields of view in degrees that cameras can have."""
+"""Range of accepted fields of view in degrees."""
 
 
 @dataclass(frozen=True)
 class CameraPath:
-    """Pictures to be taken: `size` = (height, width) pixels, cut from the middle of squares (`PictureRequest`)."""
+    """Pictures to render: `size` = (height, width) pixels, cut from the middle of squares (`PictureRequest`)."""
 
     c2w: Float[Tensor, "n 4 4"]
     """Camera-to-world, OpenCV axes, in the capture's world and units."""
@@ -53,20 +53,20 @@ class CameraPath:
 
     @property
     def fields_of_view(self) -> list[float]:
-        """Field of view of each picture from top to bottom, in degrees."""
+        """Vertical field of view of each picture in degrees."""
         half = self.size[0] / 2 / (self.intrinsics[:, 1, 1].double() * self.request.side)
         return (2 * half.atan()).rad2deg().tolist()
 
 
 def square_lens(focal: float) -> Float[Tensor, "3 3"]:
-    """Intrinsics of a square picture of focal length `focal` sides, looked at straight."""
+    """Intrinsics of a square picture, divided by its side: focal length `focal`, principal point in the middle."""
     return torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
 
 
 def read_camera_path(path: Path) -> Float[Tensor, "n 4 4"]:
     """Read the camera-to-world poses (OpenCV axes) of all frames of a path. Raises DataError, in one line."""
     if not path.is_file():
-        raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
+        raise DataError(f"no camera path at {path}; create one in the viewer's render tab")
     with _naming(path, CAMERA_PATH):
         return _poses_of_path(read_json(path))
 
@@ -74,7 +74,7 @@ def read_camera_path(path: Path) -> Float[Tensor, "n 4 4"]:
 def check_camera_path(path: Path) -> None:
     """Raise DataError, in one line, unless a file is a path that `ns-render camera-path` can render with this model."""
     if not path.is_file():
-        raise DataError(f"no camera path at {path}; the viewer's render tab makes them")
+        raise DataError(f"no camera path at {path}; create one in the viewer's render tab")
     with _naming(path, CAMERA_PATH):
         content = read_json(path)
         _with_lenses(_poses_of_path(content), content, None)
@@ -86,11 +86,12 @@ def read_path(path: Path, size: tuple[int, int] | None, side: int) -> CameraPath
 
     Args:
         path: File to read.
-        size: (height, width) of the pictures; None: as the camera path says; of transforms.json, the square crop of
-            its photographs that models of `side` pixels see.
+        size: (height, width) of the pictures. None: the size that the camera path states; for transforms.json, a
+            square of `side` pixels, as the model sees the photographs.
         side: Side of the model's pictures in pixels.
 
-    Raises DataError, in one line.
+    Raises:
+        DataError: The file cannot be read as either; one line.
     """
     if not path.is_file():
         raise DataError(f"no file {path}; expected a camera path of the viewer, or transforms.json")
@@ -109,7 +110,7 @@ CAMERA_PATH = "a camera path of Nerfstudio (camera_path_*.json)"
 
 @contextmanager
 def _naming(path: Path, expected: str) -> Iterator[None]:
-    """Turn what a broken file leads to into a DataError with the file's name and what was expected."""
+    """Turn the errors that a broken file causes into a DataError with the file's name and what was expected."""
     try:
         yield
     except (JsonError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
@@ -140,7 +141,7 @@ def _entry(value: Any, place: int) -> dict[str, Any]:
 
 
 def _poses(rows: list[Any]) -> Float[Tensor, "n 4 4"]:
-    """OpenGL poses of a file as OpenCV ones. Raises JsonError unless all are a camera's."""
+    """Convert a file's OpenGL poses to OpenCV. Raises JsonError if one is not a pose that a camera can have."""
     matrices = []
     for place, row in enumerate(rows):
         try:
@@ -162,13 +163,13 @@ def _with_lenses(c2w: Float[Tensor, "n 4 4"], content: dict[str, Any], size: tup
         number(entry["fov"], f"fov of frame {place}", above=NARROWEST, below=WIDEST)
         for place, entry in enumerate(content["camera_path"])
     ]
-    # The field of view is that of the picture's height; the square is as high as the longer side.
+    # The field of view spans the picture's height; the square's side is the longer side of the picture.
     focal = [height / 2 / math.tan(math.radians(field) / 2) / max(height, width) for field in fields]
     return CameraPath(c2w, torch.stack([square_lens(one) for one in focal]), (height, width))
 
 
 def _pixels(values: dict[str, Any], name: str) -> int:
-    """A side of a picture."""
+    """Read a side of a picture in pixels. Raises JsonError."""
     return int(number(values.get(name), name, above=0.999, below=LARGEST_SIDE + 1))
 
 
@@ -186,10 +187,10 @@ def _of_photographs(path: Path, size: tuple[int, int] | None, side: int) -> Came
 
 
 def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: int) -> Float[Tensor, "3 3"]:
-    """Normalised intrinsics of a photograph's square crop: those that encoding uses, so without lens distortion."""
+    """Normalised intrinsics of a photograph's square crop after lens distortion is removed, as encoding uses them."""
     try:
         width, height = picture_size(pictures.find(frame.file_path))
-    except DataError as error:  # a path needs no pictures
+    except DataError as error:  # a path also works without the pictures, if the file states their sizes
         if frame.lens.width is None or frame.lens.height is None:
             raise DataError(f"{path}: frame {frame.file_path} has no w and h, and {error}") from error
         width, height = round(frame.lens.width), round(frame.lens.height)
@@ -200,15 +201,22 @@ def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: in
 
 
 def write_camera_path(path: Path, c2w: Float[Tensor, "n 4 4"], fov: float, side: int) -> None:
-    """Square pictures of `side` pixels and `fov` degrees along a path, in the form that ns-render camera-path reads."""
+    """Write a path of square pictures of `side` pixels and `fov` degrees, in the form that ns-render camera-path reads.
+
+    Args:
+        path: File to write.
+        c2w: Poses, camera-to-world, OpenCV axes.
+        fov: Field of view in degrees.
+        side: Side of the pictures in pixels.
+    """
     focal = 0.5 / math.tan(math.radians(fov) / 2)
     write_path(path, CameraPath(c2w, square_lens(focal).expand(len(c2w), 3, 3), (side, side)))
 
 
 def write_path(file: Path, path: CameraPath, frame_rate: float = FRAME_RATE) -> None:
-    """A path in the form that the viewer and ns-render camera-path read, whole or not at all.
+    """Write a path in the form that the viewer and ns-render camera-path read. The file is complete or absent.
 
-    The form knows a field of view for each frame, but no principal point off the middle.
+    The form has a field of view for each frame, but no principal point, which is always in the middle.
     """
     height, width = path.size
     frames: list[dict[str, Any]] = [

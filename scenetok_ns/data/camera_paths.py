@@ -19,25 +19,35 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.cameras import camera_spread, pose_distances
 
 FULL_CIRCLE_GAP = math.radians(120)
-"""Directions that no camera looks in, in one piece; with more of them an orbit swings instead of going round."""
+"""Widest gap between the cameras' directions (radians) with which an orbit is a full circle; otherwise it swings."""
 PARALLEL = 1e-3
-"""Smallest eigenvalue of the optical axes' normal matrix (some 2 degrees apart) from which they meet in a point."""
+"""Smallest eigenvalue of the optical axes' normal matrix from which they meet in a point (about 2 degrees apart)."""
 SPIRAL_TURNS = 2
 LARGEST_ZOOM = 2.0
 REACH_TO_FOCUS = 0.25
-"""Dolly and spiral go no farther from their camera than this part of the way to what it looks at."""
+"""Dolly, spiral and lemniscate go at most this share of the distance from the middle camera to what it looks at."""
 
 
 def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:
-    """A path of `count` poses for a scene photographed from `c2w`, in the order of the photographs.
+    """Create a camera path for a photographed scene.
 
-    orbit: round what the cameras look at, or round their middle where they look outwards, at their height, distance and
+    orbit: round what the cameras look at, or round their middle if they look outwards, at their height, distance and
     tilt; a full circle if they look in all directions, else a swing over the directions that they look in, and back.
-    dolly: straight ahead along the middle camera's view. spiral: two turns before the middle camera, eyes on what it
-    looks at. interpolate: smoothly through all cameras at even speed. lemniscate: a lying figure of eight before the
-    middle camera, eyes on what it looks at. zoom: the middle camera stays where it is; `zoom_factors` change its lens.
+    dolly: straight ahead along the middle camera's view. spiral: two turns around the middle camera, looking at what it
+    looks at. interpolate: smoothly through all cameras at constant speed. lemniscate: a horizontal figure of eight
+    around the middle camera, looking at what it looks at. zoom: the middle camera stays in place; `zoom_factors` change
+    its lens.
 
-    Raises DataError: no cameras; too few or too close together for this path.
+    Args:
+        name: One of `PATH_NAMES`.
+        c2w: Poses of the photographs in their order, camera-to-world, OpenCV axes.
+        count: Number of poses.
+
+    Returns:
+        Poses in the world and units of `c2w`.
+
+    Raises:
+        DataError: There are no cameras, or too few or too close together for this path.
     """
     if name not in PATH_NAMES:
         raise DataError(f"unknown path {name!r}; there are {', '.join(PATH_NAMES)}")
@@ -50,7 +60,7 @@ def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Floa
 
 
 def zoom_factors(name: PathName, count: int) -> Float[Tensor, " count"]:
-    """Factors of the focal length along a path: 1, except for zoom, which goes up to `LARGEST_ZOOM` and back."""
+    """Factors of the focal length along a path: 1 everywhere, except for zoom: up to `LARGEST_ZOOM` and back."""
     if name != "zoom":
         return torch.ones(count)
     turn = torch.arange(count) / count * 2 * math.pi
@@ -59,12 +69,12 @@ def zoom_factors(name: PathName, count: int) -> Float[Tensor, " count"]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Common geometry of the cameras."""
+    """Geometry of all cameras together."""
 
     focus: Float[Tensor, "3"]
     """Point at which their optical axes come nearest to one another."""
     inward: bool
-    """Whether the focus is before the cameras, not behind them."""
+    """Whether the focus is in front of the cameras, not behind them."""
     up: Float[Tensor, "3"]
 
 
@@ -75,7 +85,7 @@ def _layout(c2w: Float[Tensor, "v 4 4"]) -> _Layout:
     across = torch.eye(3).to(c2w) - forward[:, :, None] * forward[:, None, :]
     normal, wanted = across.mean(0), (across @ positions[:, :, None]).mean(0)[:, 0]
     if torch.linalg.eigvalsh(normal)[0] < PARALLEL:
-        # Parallel axes meet nowhere: something a few steps ahead of the middle is as good.
+        # Parallel axes meet nowhere; a point some way ahead of the middle serves instead.
         ahead = 4 * max(camera_spread(c2w), 1e-6)
         return _Layout(positions.mean(0) + ahead * _unit(forward.mean(0)), True, up)
     focus = torch.linalg.solve(normal, wanted)
@@ -101,7 +111,7 @@ def _orbit(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"
 
 
 def _sweep(azimuth: Float[Tensor, " v"], count: int) -> Float[Tensor, " count"]:
-    """Directions of an orbit: round once from 0, or smoothly over the directions taken and back."""
+    """Directions of an orbit: a full circle from 0, or a smooth swing over the cameras' directions and back."""
     taken = azimuth.sort().values
     gaps = torch.cat([taken[1:], taken[:1] + 2 * math.pi]) - taken
     widest = int(gaps.argmax())
@@ -137,7 +147,10 @@ def _lemniscate(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count
 def _before_middle(
     c2w: Float[Tensor, "v 4 4"], inside: Float[Tensor, "count 3"], name: str
 ) -> Float[Tensor, "count 4 4"]:
-    """Cameras at `inside`, in the middle camera's axes and in reaches of the path, that look at what it looks at."""
+    """Cameras around the middle camera that look at what it looks at.
+
+    `inside` gives their offsets from it, along its axes and in units of `_reach`.
+    """
     middle = c2w[len(c2w) // 2]
     positions = middle[:3, 3] + inside * _reach(c2w, name) @ middle[:3, :3].mT
     target = middle[:3, 3] + _distance(c2w) * middle[:3, 2]
@@ -149,7 +162,8 @@ def _still(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"
 
 
 def _distance(c2w: Float[Tensor, "v 4 4"]) -> float:
-    """How far ahead the middle camera looks: to the focus, or, where it is behind, a few times the cameras' spread."""
+    """Distance ahead of the middle camera to what it looks at: to the focus or, if that lies behind it, four times the
+    cameras' spread."""
     layout, middle = _layout(c2w), c2w[len(c2w) // 2]
     depth = float((layout.focus - middle[:3, 3]) @ middle[:3, 2])
     return depth if depth > 0 else 4 * camera_spread(c2w)
@@ -163,7 +177,7 @@ def _reach(c2w: Float[Tensor, "v 4 4"], name: str) -> float:
 
 
 def _interpolate(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:
-    """Catmull-Rom splines through positions and rotation matrices, the latter brought back to rotations."""
+    """Catmull-Rom splines through positions and rotation matrices, which are then projected to rotations."""
     if len(c2w) < 2:
         raise DataError("a path through the cameras needs at least two of them")
     scaled = c2w.clone()
@@ -194,7 +208,7 @@ def _looking(
     """Level cameras at `positions` that look `forward`."""
     z = _unit(forward)
     x = torch.linalg.cross(z, up.expand_as(z))
-    # Straight up or down nothing is level, and any axis across will do.
+    # For a camera that looks straight up or down, any horizontal axis will do.
     x = torch.where(x.norm(dim=1, keepdim=True) > 1e-6, x, _level_axis(up).expand_as(z))
     x = _unit(x - (x * z).sum(1, keepdim=True) * z)
     poses = torch.eye(4).to(positions).repeat(len(z), 1, 1)
@@ -207,7 +221,7 @@ def _level(vectors: Float[Tensor, "*n 3"], up: Float[Tensor, "3"]) -> Float[Tens
 
 
 def _level_axis(up: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
-    """Some direction across `up`."""
+    """Some unit vector perpendicular to `up`."""
     axis = torch.eye(3).to(up)[int(up.abs().argmin())]
     return _unit(_level(axis, up))
 

@@ -1,4 +1,4 @@
-"""Camera paths that look at what a few photographs leave out: turns on the spot, and walks round the middle.
+"""Camera paths that see what a few photographs miss: turns on the spot, and walks round the middle.
 
 Poses are camera-to-world with OpenCV axes, in the world of the photographs' cameras.
 """
@@ -19,16 +19,17 @@ STANDPOINTS = 2
 
 
 def covering_paths(c2w: Float[Tensor, "v 4 4"], unit: float, count: int) -> list[Float[Tensor, "n 4 4"]]:
-    """Paths whose views together see most of the scene around the photographs, each to be rendered jointly.
+    """Create paths whose views together see most of the scene around the photographs.
 
-    A third of the views walks once round a point one unit ahead of the cameras and looks across it, a third turns on
-    the spot at up to two photographs' places, and, where there are two photographs or more, a third goes through all
-    of them.
+    The views of each path are meant to be rendered jointly. With two photographs or more, a third of the views walks
+    once round a point one unit ahead of the cameras and looks across it, a third turns on the spot at up to two
+    photographs' places, and a third goes through all photographs. With one photograph, half of the views walk and half
+    turn.
 
     Args:
         c2w: Poses of the photographs.
-        unit: Size of the scene: the spread that cameras of the training data have, in units of the poses.
-        count: Views of all paths together, at least 6.
+        unit: Size of the scene: the spread of the cameras in the training data, in units of the poses.
+        count: Number of views of all paths together, at least 6.
 
     Raises:
         DataError: There are no cameras, or too few views.
@@ -49,7 +50,7 @@ def covering_paths(c2w: Float[Tensor, "v 4 4"], unit: float, count: int) -> list
 
 
 def _walk(poses: Float[Tensor, "v 4 4"], unit: float, count: int) -> Float[Tensor, "count 4 4"]:
-    """Round the place that lies a unit ahead of the cameras, at their median height above it, looking across it."""
+    """Walk round the point that lies one unit ahead of the cameras, at their median height, looking across it."""
     positions, forward = poses[:, :3, 3], poses[:, :3, 2]
     up = _up(poses)
     middle = (positions + unit * _level(forward, up)).mean(dim=0)
@@ -65,7 +66,7 @@ def _walk(poses: Float[Tensor, "v 4 4"], unit: float, count: int) -> Float[Tenso
 
 
 def _turn(pose: Float[Tensor, "4 4"], count: int) -> Float[Tensor, "count 4 4"]:
-    """Once round on the spot, from where the camera looks, about its own vertical axis."""
+    """Turn once round on the spot about the camera's own vertical axis, starting with its viewing direction."""
     angle = torch.arange(count, dtype=pose.dtype, device=pose.device) / count * 2 * math.pi
     path = pose.repeat(count, 1, 1)
     right, ahead = pose[:3, 0], pose[:3, 2]
@@ -75,7 +76,10 @@ def _turn(pose: Float[Tensor, "4 4"], count: int) -> Float[Tensor, "count 4 4"]:
 
 
 def far_apart(poses: Float[Tensor, "v 4 4"], count: int) -> list[int]:
-    """Numbers of cameras that are far from one another: the middle one, then always the farthest from those chosen."""
+    """Choose cameras that are far from one another: the middle one, then always the farthest from those chosen.
+
+    Returns their indices.
+    """
     chosen = [len(poses) // 2]
     while len(chosen) < count:
         distance = torch.cdist(poses[:, :3, 3], poses[chosen, :3, 3]).amin(dim=1)

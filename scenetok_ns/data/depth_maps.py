@@ -1,4 +1,4 @@
-"""Depth maps that a data set holds beside its photographs."""
+"""Read the depth maps of a data set."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from PIL import Image
 from torch import Tensor
 
 MILLIMETRES = 1e-3
-"""Unit of depth files whose data set states none, as in Nerfstudio."""
+"""Unit of depth files in metres if their data set states none, as in Nerfstudio."""
 
 
 def read_depth_map(path: Path, unit: float) -> Float[Tensor, "h w"]:
-    """Read a depth map: a 16-bit PNG, or a NumPy array (.npy), with values in multiples of `unit`.
+    """Read a depth map: a 16-bit PNG, or a NumPy array (.npy).
+
+    Args:
+        path: The file.
+        unit: Factor from the values in the file to the depth that is returned.
 
     Returns:
-        Depth along the optical axis; 0 where it is not known (0, negative or not finite in the file).
+        Depth along the optical axis; 0 where it is unknown (0, negative or not finite in the file).
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not a depth map.
+        ValueError: The file is not a depth map.
     """
     if path.suffix == ".npy":
         values = np.load(path, allow_pickle=False)
@@ -41,7 +45,10 @@ def read_depth_map(path: Path, unit: float) -> Float[Tensor, "h w"]:
 
 
 def crop_depth(depth: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "1 height width"]:
-    """Rescale and centre-crop a depth map as its photograph is (`images.rescale_and_crop`), without mixing depths."""
+    """Rescale and centre-crop a depth map like its photograph (`images.rescale_and_crop`), without mixing depths.
+
+    `size`: (height, width) of the crop.
+    """
     height, width = depth.shape
     scale = max(size[0] / height, size[1] / width)
     scaled = (max(round(height * scale), size[0]), max(round(width * scale), size[1]))

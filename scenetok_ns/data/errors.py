@@ -1,14 +1,14 @@
-"""Complaints about data. Imports nothing heavy: commands know them before anything is loaded."""
+"""Errors about data. Imports nothing heavy, so that commands can use them before torch is loaded."""
 
 from __future__ import annotations
 
 
 class DataError(ValueError):
-    """A data set, or a request to it, is unusable; the message is one line for the user."""
+    """A data set, or a request for some of its data, is unusable; the message is one line for the user."""
 
 
 class BadScene(DataError):  # noqa: N818  a condition of the data, not of the program
-    """One scene is unusable; callers that have others skip it and record it in `SkippedScenes`."""
+    """One scene is unusable; callers with several scenes skip it and record it in `SkippedScenes`."""
 
     def __init__(self, reason: str, key: str = "") -> None:
         # One positional argument is enough, because DataLoader rebuilds a worker's exception from its text alone.

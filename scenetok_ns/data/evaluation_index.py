@@ -14,23 +14,27 @@ from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, Vie
 from scenetok_ns.tools.json_files import JsonError, read_json
 
 MOST_FRAMES = 10_000_000
-"""Maximum number of frames of a scene; larger numbers are typing errors."""
+"""Maximum number of frames of a scene; a larger frame number is a typing error."""
 
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """`{scene: {"context": [...], "target": [...]}}` with frame numbers, as SceneTok and pixelSplat publish it."""
+    """An evaluation index: `{scene: {"context": [...], "target": [...]}}` with frame numbers.
+
+    This is the form in which SceneTok and pixelSplat publish their indices.
+    """
 
     path: Path
     entries: dict[str, ViewIndices]
 
     @classmethod
     def load(cls, path: Path) -> EvaluationIndex:
-        """Read an index. An entry may be in a list of one, and null entries are ignored, as in published files.
+        """Read an index. As in published files, an entry may be in a list of one, and null entries are ignored.
 
-        The JSON file of ns-eval or `scenetok evaluate` is an index of the views that it measured.
+        The JSON file of ns-eval or `scenetok evaluate` also works, as an index of the views that were measured.
 
-        Raises DataError if the file is missing or says something else.
+        Raises:
+            DataError: The file is missing or has another content.
         """
         try:
             content = read_json(Path(path))
@@ -47,8 +51,10 @@ class EvaluationIndex:
     def keys_in(self, source: SceneSource) -> Sequence[str]:
         """Scenes of `source` that the index names, in the order of the index.
 
-        A data set may be a part of the published one: scenes that it lacks are counted and named as skipped. Raises
-        DataError if it has none of the index's scenes.
+        A data set may be a part of the published one: scenes that it lacks are recorded as skipped.
+
+        Raises:
+            DataError: The data set has none of the index's scenes.
         """
         known = set(source.keys)
         pairs = [(name, scene_key(name, known | source.skipped.reasons.keys())) for name in self.entries]
@@ -62,7 +68,7 @@ class EvaluationIndex:
         return [key for _, key in pairs if key in known]
 
     def views(self, scene: Scene) -> ViewIndices:
-        """The entry of a scene. Raises DataError if there is none, BadScene if it names a frame that does not exist."""
+        """Return the views of a scene. Raises DataError if it has no entry, BadScene if a frame does not exist."""
         matches = [name for name in self.entries if scene_key(name, {scene.key})]
         if not matches:
             raise DataError(f"evaluation index {self.path} has no entry for scene {scene.key!r}")
@@ -78,7 +84,10 @@ class EvaluationIndex:
 
 
 def scene_key(name: str, known: set[str]) -> str | None:
-    """The scene that an index means by `name`: itself, or without a trailing `_1`, as in published DL3DV indices."""
+    """Key of the scene that an index calls `name`; None if it is unknown.
+
+    The key is `name`, or `name` without a trailing number such as `_1`, as in published DL3DV indices.
+    """
     if name in known:
         return name
     base = re.sub(r"_\d+$", "", name)
@@ -86,7 +95,7 @@ def scene_key(name: str, known: set[str]) -> str | None:
 
 
 def _measured_views(content: dict[str, Any]) -> dict[str, Any]:
-    """The views of an evaluation, as an index; other content as it is."""
+    """Convert the results of an evaluation to an index; return other content unchanged."""
     figures = content.get("results") if "per_scene" not in content else content
     scenes = figures.get("per_scene") if isinstance(figures, dict) else None
     if not isinstance(scenes, dict) or not all(isinstance(scene, dict) for scene in scenes.values()):

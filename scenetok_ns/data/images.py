@@ -1,4 +1,4 @@
-"""Decoding, rescaling and centre-cropping of photographs, with what that does to the cameras."""
+"""Decode, rescale and centre-crop photographs, and adjust their intrinsics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from scenetok_ns.data.pixels import WHITE, to_rgb
 def decode_image(file: bytes | Path, background: tuple[int, int, int] = WHITE) -> UInt8[Tensor, "3 h w"]:
     """Read a picture, from its bytes or its file, as RGB; transparency is laid on `background`.
 
-    Pixels stay as they are stored: poses are those of stored pixels, whatever EXIF says of turning them.
-    Raises OSError, SyntaxError or ValueError, as Pillow does, if it is damaged, cut short or absurdly large.
+    EXIF rotation is ignored, because poses refer to the pixels as they are stored. Raises OSError, SyntaxError or
+    ValueError, as Pillow does, if the picture is damaged, cut short or absurdly large.
     """
     try:
         with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
@@ -29,16 +29,16 @@ def decode_image(file: bytes | Path, background: tuple[int, int, int] = WHITE) -
 
 
 def scaled_size(stored: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the smallest image in the proportions of `stored` that holds `crop`.
+    """(height, width) of the smallest image with the proportions of `stored` that contains `crop`.
 
-    Halves round to even, as in the published code: weights were trained on crops made with these sizes.
+    Halves round to even, as in the published code, because the weights were trained on crops of these images.
     """
     scale = max(crop[0] / stored[0], crop[1] / stored[1])
     return round(stored[0] * scale), round(stored[1] * scale)
 
 
 def rescale_and_crop(image: UInt8[Tensor, "3 h_in w_in"], crop: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
-    """Rescale with Pillow's Lanczos filter so that `crop` = (height, width) just fits, and cut out the centre.
+    """Rescale with Pillow's Lanczos filter so that `crop` = (height, width) just fits, then cut out the centre.
 
     The result equals the published code's training images, byte for byte (parity c11_rescale_crop). An odd margin
     leaves the larger half at the bottom and right.
@@ -55,8 +55,8 @@ def crop_intrinsics(
 ) -> Float[Tensor, "*v 3 3"]:
     """Intrinsics, divided by the image size, of `rescale_and_crop(image, crop)` for images of size `stored`.
 
-    The principal point is left as it is, and so moves by up to half a pixel for odd margins, as in the published code
-    (parity c11_rescale_crop).
+    The normalised principal point is not changed, so for odd margins it is off by up to half a pixel, as in the
+    published code (parity c11_rescale_crop).
     """
     height, width = scaled_size(stored, crop)
     scale = intrinsics.new_tensor([[width / crop[1], 1.0, 1.0], [1.0, height / crop[0], 1.0], [1.0, 1.0, 1.0]])

@@ -1,5 +1,7 @@
-"""Creates evaluation indices for a data set, always the same for the same rule, and checks given indices against their
-data."""
+"""Create evaluation indices for a data set, and check existing indices against their data.
+
+The same rule always gives the same index.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,11 @@ class IndexRule:
     num_context: int
     num_targets: int
     mode: Literal["bounded", "farthest"]
-    """bounded: context views lie among the targets. farthest: they are spread over the whole scene."""
+    """bounded: context views are some of the targets. farthest: they are spread over the whole scene."""
     start: Literal["first", "middle", "random"]
-    """Place of the targets, which are consecutive frames, in the scene."""
+    """Position in the scene of the targets, which are consecutive frames."""
     seed: int = 0
-    """Random seed for random starts; each scene uses it with the scene's name."""
+    """Random seed for random starts; it is combined with the name of each scene."""
 
     def __post_init__(self) -> None:
         if self.num_context < 1 or self.num_targets < 1:
@@ -45,7 +47,11 @@ class IndexRule:
             )
 
     def views(self, scene: Scene) -> ViewIndices:
-        """The views of a scene. Context views are farthest points from the first frame. Raises BadScene."""
+        """Choose the views of a scene. Context views are chosen by farthest-point sampling from the first frame.
+
+        Raises:
+            BadScene: The scene has too few frames.
+        """
         needed = max(self.num_context, self.num_targets)
         if scene.num_frames < needed:
             raise BadScene(f"{scene.num_frames} frames, but {needed} are needed", scene.key)
@@ -58,7 +64,7 @@ class IndexRule:
         return ViewIndices(context, target)
 
     def _first(self, key: str, last: int) -> int:
-        """First target of a scene in which it can be `last` at most."""
+        """Frame number of a scene's first target, from 0 to `last`."""
         if self.start == "random":
             return named_seed(self.seed, key) % (last + 1)
         return last // 2 if self.start == "middle" else 0
@@ -67,9 +73,13 @@ class IndexRule:
 def make_index(
     source: SceneSource, rule: IndexRule, on_scene: Callable[[str], None] = lambda key: None
 ) -> tuple[dict[str, ViewIndices], SkippedScenes]:
-    """Entries of all scenes that are long enough and can be read, and the others with reasons.
+    """Create entries for all scenes that are long enough and can be read.
 
-    Raises DataError if no scene is left.
+    Returns:
+        The entries, and the skipped scenes with reasons.
+
+    Raises:
+        DataError: No scene is left.
     """
     entries, skipped = {}, SkippedScenes()
     skipped.reasons.update(source.skipped.reasons)
@@ -96,7 +106,11 @@ def save_index(path: Path, entries: Mapping[str, ViewIndices]) -> None:
 def check_index(
     index: EvaluationIndex, source: SceneSource, on_scene: Callable[[str], None] = lambda key: None
 ) -> dict[str, str]:
-    """Entries that cannot be evaluated on this data set -> why; photographs are not decoded."""
+    """Find the entries that cannot be evaluated on this data set. Photographs are not decoded.
+
+    Returns:
+        Name of the entry -> reason.
+    """
     known = set(source.keys)
     problems = {}
     for name, views in index.entries.items():
@@ -114,7 +128,7 @@ def check_index(
 def _entry_problem(index: EvaluationIndex, source: SceneSource, key: str, views: ViewIndices) -> str | None:
     for role, frames in (("context", views.context.tolist()), ("target", views.target.tolist())):
         if len(set(frames)) < len(frames):
-            return f"a {role} frame stands there twice"
+            return f"a {role} frame is listed twice"
     try:
         index.views(source.scene(key))
     except DataError as error:
@@ -123,6 +137,6 @@ def _entry_problem(index: EvaluationIndex, source: SceneSource, key: str, views:
 
 
 def has_clips(views: ViewIndices) -> bool:
-    """Whether the targets are consecutive frames, as FVD needs them."""
+    """Whether the targets are frames at equal distances, such as consecutive frames, as FVD needs them."""
     frames: Sequence[int] = views.target.tolist()
     return len({b - a for a, b in pairwise(frames)}) <= 1

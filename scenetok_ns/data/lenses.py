@@ -1,27 +1,27 @@
-"""Lens distortion: straight cameras for distorted pictures, and the pictures made straight."""
+"""Remove lens distortion: intrinsics without distortion for distorted pictures, and the undistorted pictures."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# For OpenCV the middle of the first pixel is 0, for us and Nerfstudio it is one half.
+# OpenCV puts the middle of the first pixel at 0, Nerfstudio and this package at one half.
 HALF_PIXEL = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
 
 
 def opencv_distortion(distortion: np.ndarray) -> np.ndarray:
-    """Nerfstudio's k1, k2, k3, k4, p1, p2 [6] in OpenCV's order [5]. Raises ValueError for a lens with k4."""
+    """Convert Nerfstudio's k1, k2, k3, k4, p1, p2 [6] to OpenCV's k1, k2, p1, p2, k3 [5]. Raises ValueError for k4."""
     if distortion[3] != 0:
         raise ValueError("lens distortion with k4, which OpenCV does not undo")
     return np.asarray(distortion, dtype=np.float64)[[0, 1, 4, 5, 2]]
 
 
 def straight_matrix(matrix: np.ndarray, distortion: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Intrinsics of the largest upright rectangle without empty pixels, at the same size.
+    """Intrinsics of an undistorted picture of the same size: the largest rectangle without empty pixels.
 
     Args:
-        matrix: Intrinsics [3, 3] in pixels of the distorted picture.
-        distortion: OpenCV's [5].
-        size: (width, height).
+        matrix: Intrinsics [3, 3] of the distorted picture in pixels.
+        distortion: Distortion parameters [5] in OpenCV's order.
+        size: (width, height) of the picture in pixels.
     """
     if not np.any(distortion):
         return matrix
@@ -39,5 +39,5 @@ def straighten(pixels: np.ndarray, matrix: np.ndarray, distortion: np.ndarray, s
     x, y = cv2.initUndistortRectifyMap(
         matrix - HALF_PIXEL, distortion, np.eye(3), straight - HALF_PIXEL, size, cv2.CV_32FC1
     )
-    # The largest view touches the border of the photograph, outside of which black would seep in.
+    # The rectangle touches the border of the photograph; without replication, black from outside would bleed in.
     return cv2.remap(np.ascontiguousarray(pixels), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

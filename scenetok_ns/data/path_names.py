@@ -1,4 +1,4 @@
-"""Names of camera paths that options choose among. Imports nothing heavy: help texts need them."""
+"""Names of camera paths for options. Imports nothing heavy, because help texts need them."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ PathName = Literal["orbit", "dolly", "spiral", "interpolate", "lemniscate", "zoo
 """Paths around the cameras of a scene, see `camera_paths.preset_path`."""
 PATH_NAMES: tuple[str, ...] = get_args(PathName)
 Trajectory = Literal["forward", "sideways", "turn"]
-"""Paths from a lone photograph on, see `anchors.trajectory`."""
+"""Paths that start at a single photograph, see `anchors.trajectory`."""

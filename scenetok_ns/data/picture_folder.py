@@ -1,4 +1,4 @@
-"""Picture files that a transforms.json or a COLMAP model names, located on this disk."""
+"""Find the picture files that a transforms.json or a COLMAP model names."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from scenetok_ns.data.scenes import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 LARGEST = 1600
-"""Longer side in pixels from which pictures of images_2, images_4, ... are taken, where there are some (Nerfstudio)."""
+"""Longer side in pixels above which pictures from images_2, images_4, ... are used, if they exist (as Nerfstudio)."""
 ASPECT_TOLERANCE = 0.02
-"""Pictures that were made smaller are rounded to whole pixels; a larger difference of proportions is a crop."""
+"""Relative difference of aspect ratios that rounding to whole pixels explains; with a larger one, it is a crop."""
 
 
 class PictureFolder:
     """Looks up pictures below a folder.
 
-    Names may have backslashes, drive letters or folders of another machine, a suffix in another case, a wrong one, or
-    none; pictures may be in images_2, images_4, ... beside the folder that is named.
+    Names may have backslashes, or drive letters and folders of another machine. Their suffix may have another case, be
+    wrong or be missing. Pictures may be in images_2, images_4, ... beside the folder in the name.
     """
 
     def __init__(self, folder: Path, downscale: int | None = None) -> None:
-        """downscale: take pictures of the folder whose name ends in it; None: the largest up to LARGEST pixels."""
+        """downscale: N takes pictures from the folder images_N. None: the largest pictures up to LARGEST pixels."""
         self.folder, self.downscale = folder, downscale
         self._listed: dict[Path, dict[str, Path]] = {}
 
     def find(self, name: str) -> Path:
-        """The file of a picture. Raises DataError if there is none."""
+        """Find the file of a picture. Raises DataError if there is none."""
         path = PurePosixPath(re.sub(r"^[A-Za-z]:", "", name.replace("\\", "/")))
         for place in self._places(path):
             full = self._in(place, path.name)
@@ -43,11 +43,11 @@ class PictureFolder:
                 return smaller[min(smaller)]
             if full is not None:
                 return self._not_too_large(full, smaller)
-        of = f" made smaller by {self.downscale}" if self.downscale not in (None, 1) else ""
+        of = f" downscaled by {self.downscale}" if self.downscale not in (None, 1) else ""
         raise DataError(f"no picture {name}{of} in {self.folder}")
 
     def _places(self, path: PurePosixPath) -> Iterator[Path]:
-        """Folders in which a picture may be: as it is named, then with ever fewer of the leading folders."""
+        """Folders in which a picture may be: the named one, then with fewer and fewer of its leading folders."""
         if path.is_absolute():
             yield Path(path).parent
         parts = [part for part in path.parts[:-1] if part not in ("/", ".")]
@@ -77,7 +77,7 @@ class PictureFolder:
         return smaller[fitting[0] if fitting else max(smaller)]
 
     def _in(self, folder: Path, name: str) -> Path | None:
-        """A file by its name; in another case; with another suffix, if only one fits."""
+        """Find a file by its exact name, else in another case, else with another suffix, if only one file matches."""
         listed = self._list(folder)
         if not listed:
             return None
@@ -103,7 +103,7 @@ class PictureFolder:
 
 
 def picture_size(file: Path) -> tuple[int, int]:
-    """(width, height) as stored, from the header. Raises DataError."""
+    """Read (width, height) of a picture as stored, from its header. Raises DataError."""
     try:
         with Image.open(file) as image:
             return image.size
@@ -113,9 +113,16 @@ def picture_size(file: Path) -> tuple[int, int]:
 
 
 def check_proportions(file: Path, size: tuple[int, int], width: float | None, height: float | None) -> bool:
-    """Whether a picture of `size` has other pixels than its camera, which is then scaled along.
+    """Whether a picture has another resolution than its intrinsics refer to, which then must be scaled.
 
-    Raises DataError if it was cropped or turned.
+    Args:
+        file: The picture, for messages.
+        size: Its (width, height).
+        width: Width that the intrinsics refer to; None: unknown.
+        height: Height that they refer to; None: unknown.
+
+    Raises:
+        DataError: The picture was cropped or turned.
     """
     if width is None or height is None or size == (width, height):
         return False

@@ -1,4 +1,4 @@
-"""Pixels of picture files as RGB bytes, however they are stored, and the lens that a camera noted in EXIF."""
+"""Convert pictures of any mode to RGB bytes, and read the focal length from EXIF."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> tupl
     Transparency is laid on `background`, 16 bits are rounded to 8, other colour spaces lose their profile.
 
     Returns:
-        Pixels [h, w, 3] as uint8, and notes on what was done.
+        Pixels [h, w, 3] as uint8, and a note for each conversion.
 
     Raises:
         ValueError: The pixels are floating-point numbers, or exceed 16 bits.
@@ -51,22 +51,24 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> tupl
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError(f"its values go from {values.min()} to {values.max()}; expected 16 bits, 0 to 65535")
         grey = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2), ["16 bits taken to 8"]
+        return np.repeat(grey[:, :, None], 3, axis=2), ["16 bits reduced to 8"]
     if has_alpha(image):
         layer = image.convert("RGBA")
         behind = Image.new("RGBA", layer.size, (*background, 255))
         note = "transparency laid on white" if background == WHITE else f"transparency laid on {background}"
         return np.array(Image.alpha_composite(behind, layer).convert("RGB")), [note]
-    notes = [f"{image.mode} taken to RGB without its colour profile"] if image.mode in ("CMYK", "YCbCr", "LAB") else []
+    notes = (
+        [f"{image.mode} converted to RGB without its colour profile"] if image.mode in ("CMYK", "YCbCr", "LAB") else []
+    )
     return np.array(image.convert("RGB")), notes
 
 
 def exif_tags(image: Image.Image) -> dict[int, Any]:
-    """All EXIF tags, main and photographic; an empty dictionary where they are missing or damaged."""
+    """Read all EXIF tags of the main and the Exif directory; an empty dictionary if they are missing or damaged."""
     try:
         tags = image.getexif()
         return {**tags, **tags.get_ifd(EXIF_IFD)}
-    except Exception:  # damaged EXIF raises almost anything, and a photograph without EXIF is as good
+    except Exception:  # damaged EXIF raises almost anything, and a photograph without EXIF is usable
         return {}
 
 
@@ -79,7 +81,7 @@ def focal_pixels(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None
     if length is None or resolution is None:
         return None
     pixels = length * resolution / _UNIT_MM.get(tags.get(PLANE_UNIT, 2), 25.4)
-    # The resolution belongs to the picture as it was taken; it may have been made smaller since.
+    # The resolution refers to the picture as it was taken; it may have been reduced since.
     taken = max(_positive(tags.get(tag)) or 0.0 for tag in (PIXELS_X, PIXELS_Y))
     return pixels * (max(size) / taken if taken else 1.0)
 

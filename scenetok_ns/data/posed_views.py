@@ -1,4 +1,4 @@
-"""Photographs with cameras, ready to encode or to generate from, in plain tensors."""
+"""Photographs with cameras as plain tensors, ready for encoding or scene generation."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ class PosedViews:
     pose_scale: float = 1.0
     """Factor from capture units to training units."""
     anchors: CameraBatch | None = None
-    """Poses [1, a] along which a scene generator is asked to make the scene. None: scenes are encoded."""
+    """Poses [1, a] along which a scene generator generates the scene. None: the scene is encoded."""
 
     @staticmethod
     def of(views: Views, scene: str, pose_scale: float) -> PosedViews:
-        """Create from the views of a scene of the data layer."""
+        """Create from the views that `Scene.load_views` returns."""
         return PosedViews(views.images, CameraBatch(views.c2w[None], views.intrinsics[None]), scene, pose_scale)
 
 
 def square_views(images: Pictures, cameras: CameraBatch, size: int) -> tuple[UInt8[Tensor, "v 3 s s"], CameraBatch]:
-    """Rescale photographs and cut out their middle squares, with what that does to their cameras.
+    """Rescale photographs, cut out their middle squares, and adjust their cameras.
 
-    Pillow's Lanczos filter, byte for byte as the published code prepares its training data.
+    Uses Pillow's Lanczos filter. The squares equal the published code's training images, byte for byte.
 
     Args:
-        images: Photographs of one scene, of any size from `size` up; kinds as in `SceneTok.encode`.
+        images: Photographs of one scene, of any size from `size` up, in any form that `SceneTok.encode` accepts.
         cameras: Their cameras: CameraBatch of shape [1, v], intrinsics divided by image width and height.
         size: Side of the squares in pixels, such as `model.image_size[0]`.
 
@@ -63,7 +63,7 @@ def square_views(images: Pictures, cameras: CameraBatch, size: int) -> tuple[UIn
         Squares as bytes, and their cameras.
 
     Raises:
-        ValueError: The photographs are smaller, or there are not as many cameras.
+        ValueError: The photographs are smaller than `size`, or their number differs from that of the cameras.
 
     >>> images, cameras = square_views(pictures, cameras, model.image_size[0])
     """
@@ -86,7 +86,7 @@ def cameras_from_transforms(file: str | Path, size: int) -> CameraBatch:
 
     Args:
         file: transforms.json (frames in the order of their file names) or camera_path.json.
-        size: Side of the model's squares in pixels: cameras are those of the photographs' middle squares.
+        size: Side of the model's squares in pixels: the cameras are adjusted to the photographs' middle squares.
 
     Returns:
         CameraBatch of shape [1, v]: OpenCV camera-to-world in the units of the file.
@@ -107,12 +107,12 @@ def photograph_views(
     fov: float | None = None,
     pose_scale: float = 1.0,
 ) -> PosedViews:
-    """Read one photograph to generate a scene from, and the path from which the scene will be seen.
+    """Prepare one photograph for scene generation, with anchors along the path from which the scene will be seen.
 
     Args:
-        file: Picture of any kind that Pillow reads. Its middle square is used.
+        file: Picture in any format that Pillow reads. Its middle square is used.
         preset: Preset of a scene generator.
-        path: Cameras of the path to come, [1, k], the first of them the photograph's; or forward, sideways or turn.
+        path: Cameras of the path, [1, k], starting with the photograph's camera; or forward, sideways or turn.
         fov: Field of view along the shorter side in degrees. None: from EXIF, else 58.
         pose_scale: Factor from the units of the path to training units.
 
@@ -121,7 +121,7 @@ def photograph_views(
 
     Raises:
         DataError: The file is not a picture, is too small, or the field of view is not plausible.
-        ValueError: The preset generates no scenes.
+        ValueError: The preset has no scene generator.
 
     >>> views = photograph_views("room.jpg", model.preset)
     >>> tokens = generate(model, views.images, views.cameras, views.anchors)
@@ -139,7 +139,7 @@ def photograph_views(
 
 
 def as_pictures(frames: Tensor) -> np.ndarray:
-    """Turn frames [f, 3, h, w] in [0, 1] into bytes [f, h, w, 3], for PIL, imageio or mediapy.
+    """Convert frames [f, 3, h, w] in [0, 1] to bytes [f, h, w, 3], for PIL, imageio or mediapy.
 
     >>> Image.fromarray(as_pictures(frames)[0]).save("frame.png")
     """

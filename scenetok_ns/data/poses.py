@@ -1,4 +1,4 @@
-"""Arithmetic on camera-to-world matrices: camera rows, reflection, interpolation, distances, scale, farthest points."""
+"""Operations on camera-to-world matrices: reading, checks, reflection, interpolation, scale, farthest points."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 from scenetok_ns.models.cameras import are_rigid, camera_spread, pose_distances
 
 ONE_PLACE = 1e-6
-"""Spread of cameras, over the size of their positions, below which they are in one place."""
+"""Spread of cameras, relative to their largest coordinate, below which they are in one place."""
 FARTHEST = 1e9
-"""Largest coordinate of a camera; the numbers of a map's projection have seven digits before the point."""
+"""Largest coordinate of a camera. Map coordinates have seven digits before the point."""
 SHORTEST_FOCAL, LONGEST_FOCAL = 1e-3, 1e4
-"""Focal lengths over the side of the picture. Others come from wrong units or damaged files."""
+"""Range of focal lengths, divided by the picture's side. Others come from wrong units or damaged files."""
 
 
 def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 3 3"]]:
-    """RealEstate10K camera rows -> camera-to-world matrices and normalised intrinsics (parity c11_poses).
+    """Convert RealEstate10K camera rows to camera-to-world matrices and normalised intrinsics (parity c11_poses).
 
     A row is fx, fy, cx, cy divided by the image size, two unused numbers, and the 3 x 4 OpenCV world-to-camera matrix
     row by row. Raises ValueError if a matrix has no inverse.
@@ -33,7 +33,10 @@ def cameras_from_rows(rows: Float[Tensor, "v 18"]) -> tuple[Float[Tensor, "v 4 4
 
 
 def bad_pose(c2w: Float[Tensor, "n 4 4"]) -> tuple[int, str] | None:
-    """Find a camera-to-world matrix that no camera can have: its number and what is wrong; None if all are right."""
+    """Find a camera-to-world matrix that no camera can have.
+
+    Returns its index and the problem; None if all are valid.
+    """
     position = c2w[:, :3, 3]
     problems = (
         (~c2w.flatten(1).isfinite().all(1), "is not finite (NaN or infinite)"),
@@ -48,7 +51,7 @@ def bad_pose(c2w: Float[Tensor, "n 4 4"]) -> tuple[int, str] | None:
 
 
 def bad_lens(intrinsics: Float[Tensor, "n 3 3"]) -> tuple[int, str] | None:
-    """Find intrinsics, divided by the image size, that no camera can have: as `bad_pose`."""
+    """Find intrinsics, divided by the image size, that no camera can have. Returns the same as `bad_pose`."""
     focal, centre = intrinsics[:, [0, 1], [0, 1]], intrinsics[:, :2, 2]
     usual = (focal >= SHORTEST_FOCAL) & (focal <= LONGEST_FOCAL) & (centre.abs() <= LONGEST_FOCAL)
     wrong = ~usual.all(1)
@@ -57,25 +60,26 @@ def bad_lens(intrinsics: Float[Tensor, "n 3 3"]) -> tuple[int, str] | None:
     place = int(wrong.nonzero()[0])
     (x, y), (cx, cy) = focal[place].tolist(), centre[place].tolist()
     found = f"focal lengths of {x:g} and {y:g} and a centre of {cx:g}, {cy:g}"
-    return place, f"has {found}, in picture sides; expected focal lengths above 0 of the picture's own scale"
+    return place, f"has {found}, in picture sides; expected focal lengths from {SHORTEST_FOCAL:g} to {LONGEST_FOCAL:g}"
 
 
 def reflect(
     images: Shaped[Tensor, "*v 3 h w"], c2w: Float[Tensor, "*v 4 4"]
 ) -> tuple[Shaped[Tensor, "*v 3 h w"], Float[Tensor, "*v 4 4"]]:
-    """The scene in a mirror, left and right exchanged: the published training augmentation (parity c11_poses).
+    """Mirror a scene, exchanging left and right: the published training augmentation (parity c11_poses).
 
-    Intrinsics stay as they are, which is exact only for a centred principal point.
+    Intrinsics do not change, which is exact only for a centred principal point.
     """
     mirror = c2w.new_tensor([-1.0, 1.0, 1.0, 1.0]).diag()
     return images.flip(-1), mirror @ c2w @ mirror
 
 
 def interpolate_poses(keys: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor, "n 4 4"]:
-    """A path through all `keys` in order, with n = count + k - 1 poses (parity c11_poses).
+    """Create a path through all `keys` in order, with n = count + k - 1 poses (parity c11_poses).
 
-    `count` - 1 poses are added between the keys, as evenly over the segments as possible, the first ones getting one
-    more. In a segment, positions are linear and rotations turn about one axis. Raises ValueError if count < k.
+    `count` - 1 poses are added between the keys, as evenly over the segments as possible; the first segments get one
+    more if needed. Within a segment, positions are linear and rotations turn about one axis. Raises ValueError if
+    k < 2 or count < k.
     """
     k = len(keys)
     if k < 2 or count < k:
@@ -95,9 +99,9 @@ def interpolate_poses(keys: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor,
 
 
 def pose_scale(c2w: Float[Tensor, "v 4 4"], typical_spread: float | None) -> float:
-    """Factor of positions that matches the spread of the cameras to that of the training scenes.
+    """Factor for positions that matches the spread of the cameras to that of the training scenes.
 
-    1 where that is not known (None), and where all cameras are in one place.
+    It is 1 if `typical_spread`, the spread in training, is unknown (None), or if all cameras are in one place.
     """
     if typical_spread is None or in_one_place(c2w):
         return 1.0
@@ -105,7 +109,7 @@ def pose_scale(c2w: Float[Tensor, "v 4 4"], typical_spread: float | None) -> flo
 
 
 def in_one_place(c2w: Float[Tensor, "v 4 4"]) -> bool:
-    """Whether all cameras are at one position, up to rounding; in any unit."""
+    """Whether all cameras are at one position, up to rounding. The result does not depend on the unit."""
     return camera_spread(c2w) <= ONE_PLACE * float(c2w[:, :3, 3].abs().amax())
 
 
@@ -113,11 +117,14 @@ STRAY_DISTANCE = 5.0
 """A camera is a stray if it is farther from the middle than this many times the distance of nine tenths of the
 cameras."""
 MOST_STRAYS = 0.1
-"""Largest share of the cameras that can be strays; more are a part of the scene."""
+"""Largest share of the cameras that can be strays; a larger group is a part of the scene."""
 
 
 def stray_cameras(c2w: Float[Tensor, "v 4 4"]) -> Bool[Tensor, " v"]:
-    """Cameras that are far away from all others, most likely by a failed pose: they would set the scene's scale."""
+    """Mark cameras that are far away from all others, most likely through a failed pose.
+
+    Such cameras would determine the scene's scale.
+    """
     positions = c2w[:, :3, 3].double()
     distances = (positions - positions.median(0).values).norm(dim=1)
     usual = distances.sort().values[int((1 - MOST_STRAYS) * (len(c2w) - 1))]
@@ -127,11 +134,11 @@ def stray_cameras(c2w: Float[Tensor, "v 4 4"]) -> Bool[Tensor, " v"]:
 
 
 def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int64[Tensor, " count"]:
-    """`count` different frames, spread out: from `start`, always the one farthest from those taken; sorted.
+    """Choose `count` different frames by farthest-point sampling, starting with frame `start`. Returns them sorted.
 
-    The published context selection (parity c11_fps); it draws `start` uniformly. No frame comes twice, because two
-    frames of equal pose still count as an angle of arccos(COSINE_LIMIT) apart. Raises ValueError if there are fewer
-    than `count` poses.
+    This is the published context selection (parity c11_fps), which draws `start` uniformly. No frame comes twice,
+    because two frames with equal poses still count as an angle of arccos(COSINE_LIMIT) apart. Raises ValueError if
+    there are fewer than `count` poses.
     """
     if not 0 < count <= len(c2w):
         raise ValueError(f"farthest_points: {count} of {len(c2w)} poses were asked for")
@@ -145,7 +152,7 @@ def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int6
 
 
 def _partial_rotation(rotation: Float[Tensor, "n 3 3"], fraction: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
-    """Turn by `fraction` of each rotation's angle (at most pi) about its axis; float64."""
+    """Rotations by `fraction` of each given rotation's angle (at most pi) about its axis; float64."""
     w, axis = _quaternion(rotation).split([1, 3], dim=-1)
     sine = axis.norm(dim=-1, keepdim=True)
     angle = 2 * torch.atan2(sine, w) * fraction[:, None]
@@ -159,8 +166,8 @@ def _partial_rotation(rotation: Float[Tensor, "n 3 3"], fraction: Float[Tensor, 
 def _quaternion(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
     """Unit quaternion (w, x, y, z) with w >= 0.
 
-    The rows of the matrix below are the quaternion times four times one of its parts; the row of the largest part is
-    accurate for every rotation, those by pi included.
+    Each row of the matrix below is the quaternion multiplied by four times one of its components. The row of the
+    largest component is accurate for every rotation, including those by pi.
     """
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rotation.unbind(-2))
     rows = [

@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 class Views(NamedTuple):
-    """Some frames of a scene as a model sees them: rescaled and centre-cropped, with the cameras of the crops."""
+    """Some frames of a scene as a model sees them: rescaled, centre-cropped, and with the cameras of the crops."""
 
     images: UInt8[Tensor, "v 3 h w"]
-    """Bytes, a quarter of the traffic between worker and device; divide by 255 there."""
+    """Images as bytes, which are a quarter of the traffic of floats; divide by 255 on the device."""
     c2w: Float[Tensor, "v 4 4"]
     intrinsics: Float[Tensor, "v 3 3"]
 
@@ -38,11 +38,12 @@ class ViewIndices:
     """Frame numbers of one scene."""
 
     context: Int64[Tensor, " context"]
-    """Sorted."""
+    """Context views: sorted if they are drawn, in the order of the evaluation index if it names them."""
     target: Int64[Tensor, " target"]
-    """In training: clips of consecutive frames one after another, each of whole chunks of the temporal layout."""
+    """Target views. In training: one or more clips of consecutive frames, each of whole chunks of the temporal
+    layout."""
     condition: Int64[Tensor, " condition"] | None = None
-    """SceneGen's condition views; the first is a context view, the camera that poses are relative to."""
+    """SceneGen's condition views. The first is a context view, the reference that poses are relative to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +59,15 @@ class Scene:
     intrinsics: Float[Tensor, "v 3 3"]
     """Intrinsics of the uncropped images, divided by their width (first row) and height (second row)."""
     frame_names: tuple[str, ...]
-    """File names without folder and suffix; they name rendered frames."""
+    """File names without folder and suffix, which rendered frames get as well."""
     read_frame: Callable[[int], UInt8[Tensor, "3 h w"]]
+    """Decodes a frame at its stored size."""
     timestamps: Int64[Tensor, " v"] | None = None
     sizes: tuple[tuple[int, int], ...] | None = None
-    """(height, width) of each frame as stored, where frames may differ; None: all are of one size."""
+    """(height, width) of each frame as stored, if frames may differ; None: all have one size."""
     read_depth: Callable[[int], Float[Tensor, "h w"]] | None = None
-    """Depth of the whole frame along the optical axis, at any resolution, 0 where unknown; None: the data has none."""
+    """Reads the depth of a whole frame along the optical axis, at any resolution, 0 where unknown. None: the data has
+    no depth."""
     depth_scale: float = 1.0
     """Factor from `read_depth` to the units of `c2w`."""
 
@@ -78,11 +81,15 @@ class Scene:
         return len(self.c2w)
 
     def load_images(self, indices: Sequence[int] | Tensor) -> list[UInt8[Tensor, "3 h w"]]:
-        """Decode frames at their stored size; raises BadScene that names the frame."""
+        """Decode frames at their stored size. Raises BadScene, which names the frame."""
         return [self._load_image(int(index)) for index in indices]
 
     def load_views(self, indices: Sequence[int] | Tensor, image_size: tuple[int, int]) -> Views:
-        """Decode, rescale and centre-crop frames to `image_size` = (height, width); raises BadScene."""
+        """Decode, rescale and centre-crop frames to `image_size` = (height, width).
+
+        Raises:
+            BadScene: A frame is missing, damaged or smaller than `image_size`, or sizes differ unexpectedly.
+        """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         images = self.load_images(chosen)
         stored = [(image.shape[1], image.shape[2]) for image in images]
@@ -105,9 +112,9 @@ class Scene:
         return Views(cropped, self.c2w[chosen], intrinsics)
 
     def load_depths(self, indices: Sequence[int] | Tensor, image_size: tuple[int, int]) -> Float[Tensor, "v 1 h w"]:
-        """Depth of frames, cropped as `load_views` crops them, in the units of the poses; 0: not known.
+        """Read the depth of frames, cropped as `load_views` crops them, in the units of the poses; 0: unknown.
 
-        Raises BadScene; ask only where there is `read_depth`.
+        Only call this if the scene has `read_depth`. Raises BadScene if a depth map cannot be read.
         """
         assert self.read_depth is not None
         found = []
@@ -132,7 +139,7 @@ class Scene:
 
 
 def scene_part(scene: Scene, indices: Int64[Tensor, " v"]) -> Scene:
-    """The scene with only the frames `indices`, in that order."""
+    """Return the scene with only the frames `indices`, in that order."""
     chosen = indices.tolist()
     return Scene(
         key=scene.key,
@@ -157,7 +164,7 @@ def _read_chosen(scene: Scene, chosen: Sequence[int], index: int) -> UInt8[Tenso
 
 
 class SkippedScenes:
-    """Scenes left out and why. Each is logged once: by name, or, left out together, by their number."""
+    """Scenes that are left out, with reasons. Each is logged once: by name, or as part of a group by their number."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
@@ -168,7 +175,7 @@ class SkippedScenes:
             logger.warning("skipped scene %s: %s (%d skipped so far)", error.key, error.reason, len(self.reasons))
 
     def add_all(self, keys: Iterable[str], reason: str) -> None:
-        """Leave out scenes for one reason that holds for all of them, such as a partial download."""
+        """Leave out several scenes for the same reason, such as a partial download."""
         new = [key for key in keys if key not in self.reasons]
         self.reasons.update(dict.fromkeys(new, reason))
         if new:
@@ -181,7 +188,7 @@ class SkippedScenes:
         return key in self.reasons
 
     def summary(self, limit: int = 10) -> str:
-        """One line: how many, and the first `limit` names with reasons."""
+        """One line with the number of scenes, and the first `limit` names with reasons."""
         named = [f"{key} ({reason})" for key, reason in islice(self.reasons.items(), limit)]
         more = f", and {len(self) - limit} more" if len(self) > limit else ""
         return f"{len(self)} scenes skipped" + (f": {', '.join(named)}{more}" if named else "")
@@ -190,8 +197,8 @@ class SkippedScenes:
 class SceneSource(ABC):
     """Scenes that are read one at a time: a data set with many, or a capture, photograph or token file with one.
 
-    A source is sent to DataLoader workers without the data that it has read. Subclasses override the methods that
-    differ from a data set's.
+    A source is sent to DataLoader workers without the data that it has read. The defaults here are those of a data
+    set; other sources override what differs.
     """
 
     pose_scale: float = 1.0
@@ -199,7 +206,7 @@ class SceneSource(ABC):
     tokens: SceneTokens | None = None
     """Tokens of the scene, if the source has them instead of photographs."""
     anchors_path: Float[Tensor, "k 4 4"] | None = None
-    """Path along which a scene generator places its anchors; None: through the cameras of the scene."""
+    """Poses of the path along which a scene generator places its anchors; None: the cameras of the scene."""
     is_capture: bool = False
     """Whether the source is one capture, whose photographs can be trained on (`training_part`)."""
 
@@ -213,21 +220,22 @@ class SceneSource(ABC):
 
     @abstractmethod
     def scene(self, key: str) -> Scene:
-        """Read cameras and file names of one scene; raises BadScene, or DataError for an unknown key."""
+        """Read the cameras and file names of one scene. Raises BadScene, or DataError for an unknown key."""
 
     def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices | None:
-        """Evaluation views, where the source itself decides about them; None: an index does, or they are spread evenly.
+        """Evaluation views, if the source itself chooses them. None: the evaluation index or `default_views` does.
 
         Args:
             count: Number of context views wanted.
-            fewer: Whether fewer context views will do if there are not as many.
+            fewer: Accept fewer context views if there are not `count`.
 
-        Raises BadScene if there are too few.
+        Raises:
+            BadScene: There are too few views.
         """
         return None
 
     def training_part(self) -> SceneSource:
-        """The source without the views that are kept for evaluation, in units of the training data."""
+        """Return the source without its evaluation views, in units of the training data."""
         return self
 
 
@@ -249,13 +257,13 @@ class OneScene(SceneSource):
 
     @abstractmethod
     def read(self) -> Scene:
-        """The scene; raises BadScene."""
+        """Read the scene. Raises BadScene."""
 
 
 def first_good(source: SceneSource, keys: Iterable[str], load: Callable[[Scene], T]) -> T:
-    """`load` of the first scene of `keys` for which reading and `load` succeed.
+    """Return the result of `load` for the first scene of `keys` for which reading and `load` succeed.
 
-    Scenes that raise BadScene are recorded in `source.skipped`; if `keys` ends without a good one, raises DataError.
+    Scenes that raise BadScene are recorded in `source.skipped`. Raises DataError if no scene can be used.
     """
     tried = 0
     for key in keys:
@@ -272,9 +280,9 @@ def first_good(source: SceneSource, keys: Iterable[str], load: Callable[[Scene],
 def check_cameras(
     key: str, c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"], names: Sequence[str] = ()
 ) -> None:
-    """Raise BadScene unless there is a frame and all cameras are finite, rigid, with positive focal lengths.
+    """Raise BadScene unless there is a frame, and all cameras are finite and rigid with positive focal lengths.
 
-    The message gives the first bad frame its name, if there are names.
+    The message contains the name of the first bad frame, if `names` has it.
     """
     if len(c2w) == 0 or c2w.shape[1:] != (4, 4) or intrinsics.shape != (len(c2w), 3, 3):
         raise BadScene(

@@ -1,4 +1,4 @@
-"""Pictures of any shape from the square pictures of the networks."""
+"""Make pictures of any aspect ratio from the square pictures of the networks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Aspect = Literal["border", "fill"]
-"""Treatment of requests that are not square: the square view and its border, or a part of a larger square."""
+"""Treatment of requests that are not square: "border" shows the square with a border, "fill" cuts from a larger one."""
 
 
 BEYOND, FRAME = (0.11, 0.11, 0.13), (0.45, 0.45, 0.5)
-"""Colours beside the square and of the line around it."""
+"""Colours of the area beside the square and of the line around the square."""
 
 
 LINES_PER_SIDE = 256
@@ -23,12 +23,12 @@ LINES_PER_SIDE = 256
 
 @dataclass(frozen=True)
 class PictureRequest:
-    """A picture of `height` x `width` pixels, and the square that the model makes for it.
+    """A picture of `height` x `width` pixels, and the square that the model renders for it.
 
-    The networks see square pictures. Square and request have one centre (to the pixel: `top` and `left` are whole) and
-    the same pixels, so nothing is stretched at any aspect ratio. `border`: the square has the short side of the
-    request; the whole square is shown, with a border beside it. `fill`: the square has the long side,
-    and the request is cut out of it.
+    The networks render square pictures. Square and request have the same centre (up to rounding, as `top` and `left`
+    are whole pixels) and the same pixel size, so nothing is stretched at any aspect ratio. `border`: the square has the
+    short side of the request, and the whole square is displayed with a border beside it. `fill`: the square has the
+    long side, and the request is cut out of it.
     """
 
     height: int
@@ -55,10 +55,14 @@ class PictureRequest:
         made_for: Float[Tensor, "3 3"] | None = None,
         wanted: Float[Tensor, "3 3"] | None = None,
     ) -> Float[Tensor, "n c height width"]:
-        """Pictures of the square at any resolution -> pictures of the request; its edge is repeated where it ends.
+        """Convert pictures of the square at any resolution to pictures of the request.
 
-        Where the square was `made_for` intrinsics that are nearly, not quite, those `wanted` (both normalised, of the
-        square), it is scaled and moved to fit, to whole pixels of the request.
+        Beyond the square, its edge is repeated. If the square was rendered with the intrinsics `made_for`, which differ
+        slightly from those `wanted` (both normalised, of the square), it is scaled and moved to fit, to whole pixels of
+        the request.
+
+        Raises:
+            ValueError: The pictures are not square.
         """
         if square.shape[-2] != square.shape[-1]:
             raise ValueError(f"PictureRequest.fit: expected square pictures, got {tuple(square.shape[-2:])}")
@@ -76,14 +80,14 @@ class PictureRequest:
         return square[..., rows[:, None], columns]
 
     def inside(self, device: torch.device | str = "cpu", margin: int = 0) -> Bool[Tensor, "height width"]:
-        """Pixels of the request that the square covers, or are at most `margin` pixels beside it."""
+        """Mask of the request's pixels that lie in the square, or at most `margin` pixels beside it."""
         rows = torch.arange(self.top, self.top + self.height, device=device)
         columns = torch.arange(self.left, self.left + self.width, device=device)
         near = [(-margin <= place) & (place < self.side + margin) for place in (rows, columns)]
         return near[0][:, None] & near[1]
 
     def with_border(self, picture: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
-        """The picture with a frame around the square, and plain beyond."""
+        """Draw a frame around the square, and a plain colour beyond it."""
         if self.height == self.width or self.wide == "fill":
             return picture
         line = max(1, self.side // LINES_PER_SIDE)
@@ -93,6 +97,8 @@ class PictureRequest:
 
 
 def square_offset(side: Any, length: Any) -> Any:
-    """Where a request of `length` pixels begins on a square of `side` pixels with the same centre: whole pixels, of
-    numbers or tensors."""
+    """Offset, in whole pixels, of a request of `length` pixels in a square of `side` pixels with the same centre.
+
+    Both can be numbers or tensors.
+    """
     return (side - length) // 2

@@ -1,4 +1,4 @@
-"""Training batches from a source of scenes: the samples of a step depend only on the seed and the step.
+"""Training batches from a source of scenes. The samples of a step depend only on seed, step and sharding.
 
 A resumed run therefore continues with the same data, and ranks and workers never share state.
 """
@@ -24,22 +24,21 @@ from scenetok_ns.models.temporal import TemporalLayout
 from scenetok_ns.tools.seeds import mix
 
 REPLACEMENTS = 50
-"""Maximum number of scenes to try, one after another, instead of an unusable one, before training ends with an
-error."""
+"""Maximum number of scenes to try for one sample before training ends with an error."""
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Frames, or the latents made of them, with the frames' cameras; in a batch with a leading batch dimension."""
+    """Frames, or their latents, with the frames' cameras. In a batch there is a leading batch dimension."""
 
     images: UInt8[Tensor, "*b v 3 h w"] | None
-    """Photographs; None if there are latents, or scene tokens, in their place."""
+    """Photographs; None if there are latents or scene tokens instead."""
     c2w: Float[Tensor, "*b v 4 4"]
     intrinsics: Float[Tensor, "*b v 3 3"]
     latents: Float[Tensor, "*b l c h w"] | None = None
-    """Raw, in the precision they are stored in; None if there are photographs or scene tokens."""
+    """Raw latents in their stored precision; None if there are photographs or scene tokens instead."""
     depths: Float[Tensor, "*b v 1 h w"] | None = None
-    """Depth of photographs along the optical axis, in the units of the poses; 0: not known. None: there is none."""
+    """Depth of the photographs along the optical axis, in the units of the poses; 0: unknown. None: there is none."""
 
     @staticmethod
     def stack(items: list[Clips]) -> Clips:
@@ -55,7 +54,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class TokenMoments:
-    """Gaussians of scene tokens that were computed before."""
+    """Gaussians of precomputed scene tokens."""
 
     mean: Float[Tensor, "*b n dim"]
     logvar: Float[Tensor, "*b n dim"]
@@ -75,11 +74,11 @@ class Sample:
     context: Clips
     """Views that are encoded, or that the tokens were encoded from."""
     target: Clips | None = None
-    """SceneTok: clips to be denoised."""
+    """SceneTok: clips to denoise."""
     condition: Clips | None = None
-    """SceneGen: views that the scene is to be generated from."""
+    """SceneGen: views to generate the scene from."""
     tokens: TokenMoments | None = None
-    """SceneGen: tokens of the context views, if they are not to be encoded at each step."""
+    """SceneGen: precomputed tokens of the context views; None: the context views are encoded at each step."""
 
     def map(self, change: Callable[[Any], Any]) -> Sample:
         parts = (self.context, self.target, self.condition, self.tokens)
@@ -97,13 +96,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Samples of one step, each from a scene of its own."""
+    """Samples of one step, each from one scene."""
 
     step: int
     scenes: tuple[str, ...]
     sample: Sample
     skipped: tuple[tuple[str, str], ...] = ()
-    """Names and reasons of scenes that were to be in this batch and are unusable."""
+    """Names of scenes that this batch would have used but that are unusable, with reasons."""
 
     @property
     def context(self) -> Clips:
@@ -121,7 +120,7 @@ class TrainingBatch:
 
     @property
     def has_images(self) -> bool:
-        """Whether photographs are to be encoded; False: there are latents, or scene tokens."""
+        """Whether the batch has photographs; False: it has latents or scene tokens only."""
         clips = (self.sample.context, self.sample.target, self.sample.condition)
         return any(part is not None and part.images is not None for part in clips)
 
@@ -143,22 +142,22 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Sharding:
-    """Samples of a step that belong to this process."""
+    """This process's share of the samples of a step."""
 
     batch_size: int
     rank: int = 0
     world_size: int = 1
 
     def sample_number(self, step: int, element: int) -> int:
-        """Place of a sample in the endless sequence of all samples of all ranks."""
+        """Index of a sample in the endless sequence of the samples of all ranks."""
         return (step * self.world_size + self.rank) * self.batch_size + element
 
 
 class TrainingSamples(Dataset[TrainingBatch]):
     """Item `step` is the whole batch of that step.
 
-    Each pass over the data shuffles the scenes again and uses each scene once. An unusable
-    scene is replaced by the next of the order.
+    Each pass over the data shuffles the scenes again and uses each scene once. An unusable scene is replaced with the
+    next one in that order.
     """
 
     def __init__(
@@ -169,7 +168,7 @@ class TrainingSamples(Dataset[TrainingBatch]):
         if not self.keys:
             raise DataError("there is no scene to train on")
         self.reads_depth = False
-        """Whether photographs come with their depth, in data sets that have it."""
+        """Read the depth of photographs as well, if the data set has it."""
         self._pass: tuple[int, Tensor] | None = None
 
     def __getitem__(self, step: int) -> TrainingBatch:
@@ -235,8 +234,9 @@ def wanted_views(views: ViewIndices) -> dict[str, Int64[Tensor, " v"]]:
 class LatentSamples(TrainingSamples):
     """Like `TrainingSamples`, but from precomputed latents; nothing is decoded or encoded.
 
-    Views are drawn from the frames that have target latents; where these are all frames, they are the views that
-    training from photographs would take. A mirrored sample takes the latents of the mirrored scene, where both exist.
+    Views are drawn from the frames that have target latents. If these are all frames, the views are the same as in
+    training from photographs. A mirrored sample needs the mirrored scene's latents of both autoencoders; without them,
+    the sample is not mirrored.
     """
 
     source: LatentScenes  # type: ignore[assignment]
@@ -267,7 +267,7 @@ class LatentSamples(TrainingSamples):
 class TokenSamples(TrainingSamples):
     """Like `TrainingSamples`, for a scene generator with precomputed scene tokens.
 
-    Only the condition views are read as photographs. Each time, one of a scene's encodings is drawn at random.
+    Only the condition views are read as photographs. For each sample, one of the scene's encodings is drawn at random.
     """
 
     def __init__(
@@ -317,7 +317,7 @@ class StepsFrom(Sampler[int]):
 
 
 class TrainingLoader:
-    """`batch(step)` of `TrainingSamples`, prepared ahead by worker processes while steps come in order."""
+    """Loads the batches of `TrainingSamples`. Worker processes prepare them ahead as long as steps come in order."""
 
     def __init__(self, samples: TrainingSamples, num_workers: int, pin_memory: bool) -> None:
         self.samples, self.num_workers, self.pin_memory = samples, num_workers, pin_memory
@@ -330,7 +330,7 @@ class TrainingLoader:
         self._next_step = step + 1
         try:
             batch = next(self._batches)
-        except DataError as error:  # from a worker, its text is a whole traceback
+        except DataError as error:  # if it comes from a worker, its text is a whole traceback
             self._batches = None
             raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from error
         for key, reason in batch.skipped:  # workers have sources of their own
@@ -344,6 +344,6 @@ class TrainingLoader:
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
-            # Its own generator: the loader draws seeds for its workers, which must not move the global one.
+            # The loader draws seeds for its workers; a generator of its own leaves the global one unchanged.
             generator=torch.Generator(),
         )

@@ -1,4 +1,4 @@
-"""transforms.json, as Nerfstudio and instant-ngp write it: one reader for captures, data sets and camera paths."""
+"""Read transforms.json as Nerfstudio and instant-ngp write it, for captures, data sets and camera paths."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from scenetok_ns.tools import json_files
 
 TRANSFORMS = "transforms.json"
 PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "FULL_OPENCV", "PERSPECTIVE")
-"""Perspective camera models, with the distortion below."""
+"""Supported camera models: perspective, with the distortion below."""
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
-"""Distortion parameters in Nerfstudio's order, which `distortion_params` has too."""
+"""Distortion parameters in Nerfstudio's order, which is also the order of `distortion_params`."""
 FOCAL = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
 LARGEST = 1_000_000
 """Largest size and focal length in pixels."""
 GEOREFERENCED = 100.0
-"""Spreads of the cameras; positions farther than about this from zero are moved."""
+"""Positions are moved if they are farther from zero than about this number times the spread of the cameras."""
 
 
 @dataclass(frozen=True, eq=False)
 class FileLens:
-    """Intrinsics of a frame as its file gives them. None: not given."""
+    """Intrinsics of a frame as stated in the file. None: not stated."""
 
     width: float | None
     height: float | None
-    """Pixels of the picture that the other values refer to."""
+    """Width and height in pixels of the picture that the other values refer to."""
     fl_x: float | None
     fl_y: float | None
     angle_x: float | None
-    """Field of view from left to right in radians, where there is no focal length."""
+    """Horizontal field of view in radians, used if there is no focal length."""
     cx: float | None
     cy: float | None
     distortion: tuple[float, ...]
     """Distortion parameters in the order of DISTORTION."""
 
     def matrix(self, width: int, height: int) -> np.ndarray:
-        """Intrinsics [3, 3] in pixels of a picture of width x height: those of the file, scaled to that size."""
+        """Intrinsics [3, 3] in pixels, scaled from the file's size to a picture of `width` x `height` pixels."""
         across, down = width / (self.width or width), height / (self.height or height)
         if self.fl_x is not None:
             fl_x, fl_y = self.fl_x, self.fl_x if self.fl_y is None else self.fl_y
@@ -55,15 +55,15 @@ class FileLens:
 
 @dataclass(frozen=True, eq=False)
 class FileFrame:
-    """A frame of the file."""
+    """A frame of a transforms.json."""
 
     file_path: str
-    """Path of the picture as in the file, with forward slashes."""
+    """Path of the picture as stated in the file, with forward slashes."""
     c2w: np.ndarray
     """Camera-to-world [4, 4], OpenGL axes, float64, in the file's world."""
     lens: FileLens
     depth_file_path: str | None = None
-    """File of its depth map; None: it has none."""
+    """Path of the frame's depth map; None: it has none."""
 
     @property
     def name(self) -> str:
@@ -79,7 +79,7 @@ class TransformsFile:
     frames: tuple[FileFrame, ...]
     """Frames in the order of the file."""
     splits: Mapping[str, tuple[str, ...]]
-    """Split ("train", "val", "test") -> file paths, where the file lists some."""
+    """Split ("train", "val", "test") -> file paths, for the splits that the file lists."""
 
 
 SPLIT_LISTS = ("train_filenames", "val_filenames", "test_filenames")
@@ -88,12 +88,12 @@ SPLIT_LISTS = ("train_filenames", "val_filenames", "test_filenames")
 def read_transforms(path: Path) -> TransformsFile:
     """Read a transforms.json.
 
-    Values of a frame override the values of the file for all frames. A missing principal point is the middle; matrices
-    may have three rows; a byte order mark and backslashes do no harm.
+    Values of a frame override the values for all frames. A missing principal point is the middle of the picture.
+    Matrices with three rows, a byte order mark and backslashes are accepted.
 
     Raises:
-        DataError: In one line, naming the frame: no JSON, no frames, numbers that are missing, not finite, or not of a
-            perspective camera.
+        DataError: The file is not JSON or has no frames, numbers are missing or not finite, or a camera is not a
+            perspective camera; one line, which names the frame.
     """
     content = read_json(path)
     frames = content.get("frames")
@@ -114,7 +114,7 @@ def read_transforms(path: Path) -> TransformsFile:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file, with or without a byte order mark. Raises DataError."""
+    """Read the object in a JSON file, with or without a byte order mark. Raises DataError."""
     try:
         content = json_files.read_json(path)
     except json_files.JsonError as error:
@@ -127,8 +127,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def origin_of(positions: np.ndarray) -> np.ndarray:
     """Origin to subtract from camera positions [v, 3] before they become float32: zero, except for georeferenced ones.
 
-    Metres of a map have seven digits before the point, of which float32 leaves half a metre. The origin is the middle
-    of the cameras, rounded to a power of ten near GEOREFERENCED spreads, so that files of one place have the same.
+    Map coordinates in metres have seven digits before the point, which float32 stores only to half a metre. The origin
+    is the middle of the cameras, rounded to a multiple of a power of ten near GEOREFERENCED times their spread, so that
+    different files of one place get the same origin.
     """
     middle = np.median(positions, axis=0)
     spread = float(np.median(np.linalg.norm(positions - middle, axis=1)))
@@ -139,7 +140,7 @@ def origin_of(positions: np.ndarray) -> np.ndarray:
 
 
 def frame_of(path: Path | str, number: int, frame: Any, content: Mapping[str, Any]) -> FileFrame:
-    """A frame from its entry, and from the values for all frames; `path` begins messages. Raises DataError."""
+    """Read a frame from its entry and the values for all frames. `path` begins messages. Raises DataError."""
     where = f"{path}: frame {number}"
     if not isinstance(frame, Mapping):
         raise DataError(f"{where} is a {type(frame).__name__}: expected an object with file_path and transform_matrix")
@@ -169,13 +170,13 @@ def _pose(where: str, rows: Any) -> np.ndarray:
 
 
 def lens_of(where: str, frame: Mapping[str, Any], content: Mapping[str, Any]) -> FileLens:
-    """The lens of a frame from its own values and those for all frames; `where` begins messages. Raises DataError."""
+    """Read the lens of a frame from its values and those for all frames. `where` begins messages. Raises DataError."""
     for values in (content, frame):
         model = str(values.get("camera_model", "OPENCV")).upper()
         if model not in PERSPECTIVE or values.get("is_fisheye"):
             kind = "fisheye (is_fisheye)" if values.get("is_fisheye") else model
             raise DataError(f"{where}: SceneTok reads perspective cameras only, got {kind}")
-    # Focal lengths and angles say the same in two ways, so a frame's own replace all of the file's.
+    # Focal lengths and angles describe the same thing, so any value of the frame replaces all values of the file.
     focal = {name: _number(where, frame, name) for name in FOCAL}
     for_all = {name: _number(where, content, name) for name in FOCAL}
     if focal["fl_x"] is None and focal["fl_y"] is not None:

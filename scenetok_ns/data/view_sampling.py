@@ -1,6 +1,6 @@
-"""Choose the frames of a scene that a model is given (context, condition) and compared with (targets).
+"""Choose the frames of a scene that a model gets (context, condition) and is compared with (targets).
 
-In evaluation the views are spread over the scene; in training they are drawn.
+In evaluation the views are spread over the scene; in training they are drawn at random.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 
 def default_views(c2w: Float[Tensor, "v 4 4"], num_context: int) -> ViewIndices:
-    """Evaluation views of a scene without an evaluation index: farthest points from frame 0, and all other frames.
+    """Evaluation views of a scene without an evaluation index.
 
-    Raises BadScene if no frame is left for a target.
+    Context views are chosen by farthest-point sampling from frame 0; all other frames are targets. Raises BadScene if
+    no frame is left for a target.
     """
     if len(c2w) <= num_context:
         raise BadScene(f"{len(c2w)} frames, but {num_context} context views and at least one target view are needed")
@@ -32,10 +33,10 @@ def default_views(c2w: Float[Tensor, "v 4 4"], num_context: int) -> ViewIndices:
 
 
 def condition_of(views: ViewIndices, preset: Preset, count: int | None) -> Int64[Tensor, " condition"]:
-    """The condition views: context views spread evenly from the first on.
+    """Choose the condition views: context views, spread evenly from the first one on.
 
-    None as the count: all of them if the generator takes as many (evaluation indices for generation name one to a
-    few), else the first alone. Raises DataError for a count that the generator does not take.
+    With `count` None, all context views are taken if the generator accepts that many (evaluation indices for generation
+    name one or a few), else only the first. Raises DataError for a count that the generator does not accept.
     """
     most, there = preset.data.views.max_condition_views, len(views.context)
     if count is None:
@@ -49,8 +50,11 @@ def condition_of(views: ViewIndices, preset: Preset, count: int | None) -> Int64
 
 
 def path_of(views: ViewIndices, num_anchors: int) -> Int64[Tensor, " k"]:
-    """Frames whose poses the anchors are taken from: the context views where they are as many as anchors are needed,
-    as in training, else all views in the order of the frames."""
+    """Frames whose poses form the path of the anchors.
+
+    They are the context views if there are exactly `num_anchors`, as in training, else all views in the order of the
+    frames.
+    """
     if len(views.context) == num_anchors:
         return views.context
     return torch.cat([views.context, views.target]).unique()
@@ -67,13 +71,23 @@ def sample_views(
     step: int,
     generator: Generator,
 ) -> ViewIndices:
-    """Draw the views of one training sample; the same generator state gives the same views.
+    """Draw the views of one training sample. The same generator state gives the same views.
 
-    `unbounded` takes contexts and targets from all frames. `bounded` first draws an interval between the first and the
-    last context view, whose length is limited by `min_gap` and `max_gap`; these grow with the training step. Target
-    clips start at a multiple of `target_alignment` latents, counted from the first frame, as precomputed latents do.
-    `layout` is that of the target autoencoder. Published code: src/dataset/view_sampler. Raises BadScene if the
-    scene, or the interval, has too few frames, and ValueError for a configuration that no scene can satisfy.
+    `unbounded` draws context views and targets from all frames. `bounded` first draws the interval between the first
+    and the last context view. Its length is limited by `min_gap` and `max_gap`, which may change during a warm-up.
+    Target clips start at a multiple of `target_alignment` latents, counted from the first frame, because precomputed
+    latents do. Published code: src/dataset/view_sampler.
+
+    Args:
+        c2w: Poses of all frames of the scene.
+        config: Options of the sampling.
+        layout: Temporal layout of the target autoencoder.
+        step: Training step.
+        generator: Source of the random numbers.
+
+    Raises:
+        BadScene: The scene, or the interval, has too few frames.
+        ValueError: No scene can satisfy the configuration.
     """
     frames = len(c2w)
     if config.mode == "bounded":
@@ -94,12 +108,12 @@ def sample_views(
 def sample_target(
     frames: int, config: ViewSamplingConfig, layout: TemporalLayout, generator: Generator
 ) -> Int64[Tensor, " target"]:
-    """Target clips of a training sample from anywhere among `frames` frames. Raises BadScene if there are too few."""
+    """Draw the target clips of a training sample from all `frames` frames. Raises BadScene if there are too few."""
     return _draw_clips(0, frames - 1, config, layout, generator)
 
 
 def condition_views(reference: int, frames: int, count: int, generator: Generator) -> Int64[Tensor, " condition"]:
-    """SceneGen's condition views of a training sample: `reference` and, from all other frames, `count` - 1 more.
+    """Draw SceneGen's condition views of a training sample: `reference`, then `count` - 1 of all other frames.
 
     Raises BadScene if there are too few frames.
     """
@@ -110,7 +124,7 @@ def condition_views(reference: int, frames: int, count: int, generator: Generato
 
 
 def _draw_interval(frames: int, config: ViewSamplingConfig, step: int, generator: Generator) -> tuple[int, int]:
-    """First and last context view of a bounded sample."""
+    """Draw the first and the last context view of a bounded sample."""
     smallest, largest = config.min_gap, config.max_gap or frames
     if config.gap_warmup_steps:
         smallest = _grow(config.initial_min_gap, smallest, step, config.gap_warmup_steps)
@@ -128,14 +142,17 @@ def _grow(initial: int, final: int, step: int, steps: int) -> int:
 
 
 def _draw(low: int, high: int, generator: Generator) -> int:
-    """Uniform integer, both ends included."""
+    """Draw a uniform integer from `low` to `high`, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def _draw_clips(
     low: int, high: int, config: ViewSamplingConfig, layout: TemporalLayout, generator: Generator
 ) -> Int64[Tensor, " target"]:
-    """Clips between two frames, in random order: `target_splits` with their probability and if they fit, else one."""
+    """Draw the target clips between two frames.
+
+    With `target_split_prob` there are `target_splits` clips in random order, if they fit, else one.
+    """
     if config.num_target_latents % config.target_splits:
         raise ValueError(
             f"view sampling: {config.num_target_latents} target latents cannot be split into {config.target_splits} "
@@ -152,20 +169,20 @@ def _draw_clips(
 
 
 def _frame_stride(config: ViewSamplingConfig, layout: TemporalLayout) -> int:
-    """Frames from one possible start of a clip to the next: the alignment in latents, rounded up to whole chunks."""
+    """Frames between possible starts of a clip: the alignment in latents, rounded up to whole chunks."""
     return layout.num_frames(-(-config.target_alignment // layout.latents_per_chunk) * layout.latents_per_chunk)
 
 
 def _draw_starts(
     low: int, high: int, clips: int, length: int, stride: int, generator: Generator
 ) -> Int64[Tensor, " clips"] | None:
-    """First frames of clips that do not overlap, multiples of `stride`; None if they do not fit.
+    """Draw the first frames of clips that do not overlap, at multiples of `stride`; None if the clips do not fit.
 
-    Like the published code, the first clip may begin up to `stride` - 1 frames before `low`.
+    As in the published code, a clip may begin up to `stride` - 1 frames before `low`.
     """
     smallest, largest = low // stride, (high + 1 - length) // stride
     occupied = -(-length // stride)
-    # Draw with the clips taken out of the line, then put them back: this gives every arrangement a chance.
+    # Draw the gaps without the clips, then insert the clips: this way every arrangement can occur.
     spare = largest - smallest - (clips - 1) * occupied
     if spare < 0:
         return None
@@ -182,7 +199,7 @@ def _draw_context(
     start = _draw(0, last - first, generator)
     context = first + farthest_points(c2w[first : last + 1], config.num_context, start)
     if config.mode == "bounded":
-        # The published code replaces the outermost picks by the ends of the interval.
+        # The published code replaces the outermost picks with the ends of the interval.
         context[0], context[-1] = first, last
     return context
 
@@ -190,7 +207,7 @@ def _draw_context(
 def _draw_condition(
     context: Int64[Tensor, " context"], frames: int, count: int, generator: Generator
 ) -> Int64[Tensor, " condition"] | None:
-    """A context view and, from all other frames, `count` - 1 more."""
+    """Draw condition views: a context view, then `count` - 1 of all other frames. None if `count` is 0."""
     if not count:
         return None
     reference = context[_draw(0, len(context) - 1, generator)]

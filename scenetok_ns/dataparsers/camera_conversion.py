@@ -1,4 +1,4 @@
-"""The one place where Nerfstudio's cameras become ours and back.
+"""Convert Nerfstudio's cameras to this package's cameras and back. All such conversions are in this module.
 
 Nerfstudio: OpenGL axes (x right, y up, looking along -z), camera-to-world 3 x 4, focal length and centre in pixels.
 SceneTok: OpenCV axes (x right, y down, looking along +z), camera-to-world 4 x 4, intrinsics divided by the image size.
@@ -17,9 +17,9 @@ from scenetok_ns.models.cameras import CameraBatch
 
 
 def nerfstudio_to_camera_batch(cameras: Cameras) -> CameraBatch:
-    """N perspective cameras -> a batch of one element with N views, float32, on the cameras' device.
+    """Convert N perspective cameras to a batch of one element with N views, float32, on the cameras' device.
 
-    Lens distortion is ignored, as all of SceneTok ignores it. Raises ValueError for other camera types.
+    Lens distortion is ignored, as everywhere in SceneTok. Raises ValueError for other camera types.
     """
     require_perspective(cameras)
     cameras = cameras.reshape((-1,))
@@ -39,7 +39,7 @@ def nerfstudio_to_camera_batch(cameras: Cameras) -> CameraBatch:
 def camera_batch_to_nerfstudio(
     batch: CameraBatch, height: int, width: int, metadata: dict[str, Any] | None = None
 ) -> Cameras:
-    """A batch of one element with N views -> N perspective cameras of `height` x `width` pixels."""
+    """Convert a batch of one element with N views to N perspective cameras of `height` x `width` pixels."""
     if batch.c2w.shape[0] != 1:
         raise ValueError(f"camera_batch_to_nerfstudio: expected a batch of one element, got {batch.c2w.shape[0]}")
     intrinsics = batch.intrinsics[0]
@@ -57,7 +57,7 @@ def camera_batch_to_nerfstudio(
 
 
 def require_perspective(cameras: Cameras) -> None:
-    """Raise ValueError unless every camera is a pinhole."""
+    """Raise ValueError unless all cameras are perspective cameras."""
     kinds = set(cameras.camera_type.flatten().tolist()) - {CameraType.PERSPECTIVE.value}
     if kinds:
         names = ", ".join(sorted(CameraType(kind).name.lower() for kind in kinds))

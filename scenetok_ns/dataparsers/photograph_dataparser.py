@@ -18,7 +18,7 @@ from scenetok_ns.data.sources.photograph import PhotographSource
 
 @dataclass
 class PhotographDataParserConfig(DataParserConfig):
-    """One photograph, from which a scenegen method makes a scene along a path."""
+    """One photograph, from which a scenegen method generates a scene along a path."""
 
     _target: type = field(default_factory=lambda: PhotographDataParser)
     data: Path = Path("photo.jpg")
@@ -28,8 +28,8 @@ class PhotographDataParserConfig(DataParserConfig):
     trajectory: Trajectory = "forward"
     """Trajectory if there is no path: 1 unit straight ahead, or to the right, or a quarter of a circle of radius 1."""
     photo_at: Literal["first", "origin"] = "first"
-    """Camera of the photograph: at the first camera of the path, or at the world's origin, level, looking along +y, as
-    for a photograph with a trajectory."""
+    """Camera of the photograph. first: the first camera of the path. origin: at the world's origin, level, looking
+    along +y, which is also where every trajectory begins."""
     fov: float | None = None
     """Field of view along the photograph's shorter side in degrees; None: from EXIF, else 58."""
     pose_scale: float = 1.0
@@ -41,7 +41,7 @@ class PhotographDataParser(DataParser):
     config: PhotographDataParserConfig
 
     def scene_source(self, split: str) -> PhotographSource:
-        """The scene, for every split but training. Raises DataError."""
+        """Open the scene. Raises DataError for the training split, and for files that cannot be read."""
         if split == "train":
             raise DataError("cannot train on a single photograph; give ns-train re10k-data, dl3dv-data, ...")
         config = self.config

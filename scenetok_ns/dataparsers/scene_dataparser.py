@@ -1,8 +1,8 @@
 """Common base of the dataparsers of data sets with many scenes.
 
-The scenetok methods ask for whole splits (`scene_source`). Methods that fit one scene (splatfacto, nerfacto) ask for
-`get_dataparser_outputs`, and get the context views of one evaluation scene to train on and its target views to be
-evaluated on: the task that SceneTok solves for that scene.
+The scenetok methods open whole splits with `scene_source`. Methods that fit one scene (splatfacto, nerfacto) call
+`get_dataparser_outputs`. They train on the context views of one evaluation scene and are evaluated on its target views,
+the same task that SceneTok solves for that scene.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ class SceneDataParserConfig(DataParserConfig):
     eval_split: str = "test"
     """Folder in the data folder with the scenes to evaluate, render and view."""
     downscale_factor: float | None = None
-    """Render and compare at the image size divided by this (ns-render dataset --downscale-factor sets it)."""
+    """Factor by which the image size is divided for rendering and comparison (set by ns-render dataset
+    --downscale-factor)."""
     scene: str | None = None
-    """Name of the evaluation scene to render and view, and for methods for one scene, such as splatfacto, to fit; None:
-    the first."""
+    """Name of the evaluation scene to render and view. Methods for one scene, such as splatfacto, fit this scene. None:
+    the first one."""
     eval_index: Path | None = None
-    """JSON file {scene: {"context": [...], "target": [...]}} that fixes the views of the evaluation scenes; None:
-    context views spread over each scene by farthest-point sampling, all other frames are targets."""
+    """JSON file {scene: {"context": [...], "target": [...]}} that fixes the views of the evaluation scenes. None:
+    context views are spread over each scene by farthest-point sampling, and all other frames are targets."""
     num_context: int = 12
-    """Methods for one scene: number of training views where there is no evaluation index."""
+    """Methods for one scene: number of training views without an evaluation index."""
     image_size: int = 256
     """Methods for one scene: side of the square centre crop in pixels."""
     frame_cache: Path | None = None
-    """Methods for one scene: folder for the crops, which such methods read as files; None: the user's cache folder."""
+    """Methods for one scene: folder for the crops, which these methods read as files; None: the user's cache folder."""
 
 
 @dataclass
@@ -65,21 +66,21 @@ class SceneDataParser(DataParser):
 
     @abstractmethod
     def open_folder(self, folder: Path) -> SceneSource:
-        """The scenes of one split's folder. Raises DataError."""
+        """Open the scenes of one split's folder. Raises DataError."""
 
     @abstractmethod
     def holds_scenes(self, folder: Path) -> bool:
-        """Whether `folder` is itself what `open_folder` expects."""
+        """Whether `folder` itself holds scenes that `open_folder` can open."""
 
     def scene_source(self, split: str) -> SceneSource:
-        """All scenes of Nerfstudio's split "train", "val" or "test", from `split_folder`. Raises DataError."""
+        """Open all scenes of Nerfstudio's split "train", "val" or "test", from `split_folder`. Raises DataError."""
         return self.open_folder(self.split_folder(split))
 
     def split_folder(self, split: str) -> Path:
-        """Folder with the scenes of a split. Raises DataError.
+        """Find the folder with the scenes of a split. Raises DataError if there is none.
 
-        Training and evaluation share it where the data folder has no split folders but holds scenes itself, and where
-        it has those to evaluate on but no `train`.
+        Training and evaluation share one folder in two cases: the data folder holds scenes itself instead of split
+        folders, or it has the evaluation folder but no `train`.
         """
         root = Path(self.config.data)
         if not root.is_dir():
@@ -122,10 +123,11 @@ class SceneDataParser(DataParser):
 
 
 def view_outputs(scene: Scene, indices: Int64[Tensor, " v"], side: int, scene_idx: int) -> DataparserOutputs:
-    """Nerfstudio's description of some views of a scene, cropped to a square of `side` pixels.
+    """Describe some views of a scene, cropped to a square of `side` pixels, for Nerfstudio.
 
-    World coordinates are those of the data set. `image_filenames` are names, `<frame>.png`: nothing is written.
-    Camera metadata `scene_idx` and `frame_idx` are (v, 1) tensors, which survive slicing. Decodes one image at most.
+    World coordinates are those of the data set. `image_filenames` are bare names, `<frame>.png`; no file is written.
+    The camera metadata `scene_idx` and `frame_idx` are (v, 1) tensors, which survive slicing. At most one image is
+    decoded.
     """
     if scene.sizes is None:
         stored = scene.load_images(indices[:1])[0].shape[1:]
@@ -144,7 +146,7 @@ def view_outputs(scene: Scene, indices: Int64[Tensor, " v"], side: int, scene_id
 
 
 def box_around(scene: Scene) -> SceneBox:
-    """The bounding box of all camera positions, doubled about its centre: Nerfstudio draws it and crops by it."""
+    """Bounding box of all camera positions, enlarged to twice its size. Nerfstudio draws it and crops to it."""
     low, high = scene.c2w[:, :3, 3].amin(0), scene.c2w[:, :3, 3].amax(0)
     half = (high - low).clamp(min=1e-3)
     middle = (low + high) / 2
@@ -152,7 +154,7 @@ def box_around(scene: Scene) -> SceneBox:
 
 
 def write_frames(scene: Scene, indices: Iterable[int] | Tensor, side: int, files: list[Path]) -> None:
-    """Write crops of frames as PNG files, over those of an earlier run. No file is ever half-written."""
+    """Write crops of frames as PNG files, replacing those of an earlier run. Each file is complete or absent."""
     for index, file in zip([int(index) for index in indices], files, strict=True):
         pixels = scene.load_views([index], (side, side)).images[0].permute(1, 2, 0).numpy()
         with atomic_file(file) as opened:

@@ -1,6 +1,6 @@
 """Entry points of the dataparsers.
 
-Nerfstudio imports this module while it is itself half imported (data/datamanagers/base_datamanager.py loads all
+Nerfstudio imports this module while its own import is only half done (data/datamanagers/base_datamanager.py loads all
 dataparser plugins). Therefore this module must not import a trainer, a pipeline, a datamanager or a model of
 Nerfstudio.
 """

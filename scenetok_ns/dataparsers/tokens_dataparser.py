@@ -14,7 +14,7 @@ from scenetok_ns.data.sources.token_file import TokenSource
 
 @dataclass
 class TokensDataParserConfig(DataParserConfig):
-    """A scene as `scenetok encode` writes it: it can be rendered, but not trained on or compared with."""
+    """A scene as `scenetok encode` writes it. It can be rendered, but not used for training or comparison."""
 
     _target: type = field(default_factory=lambda: TokensDataParser)
     data: Path = Path("scene.safetensors")
@@ -26,7 +26,7 @@ class TokensDataParser(DataParser):
     config: TokensDataParserConfig
 
     def scene_source(self, split: str) -> TokenSource:
-        """The scene, for every split but training. Raises DataError."""
+        """Open the scene. Raises DataError for the training split, and for files that cannot be read."""
         if split == "train":
             raise DataError("a token file holds no photographs to train on; give ns-train re10k-data, dl3dv-data, ...")
         return TokenSource(Path(self.config.data))

@@ -1,4 +1,4 @@
-"""Baselines on the same views: pictures made without the model, and the model with wrong tokens."""
+"""Baselines on the same views: pictures created without the model, and the model with wrong tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.seeds import seeded_generator
 
 BASELINES = ("mean_colour", "nearest_view", "other_tokens", "noise_tokens")
-"""mean_colour: the mean colour of the scene's context views. nearest_view: the nearest context view (`nearest_view`).
-other_tokens: the model given the tokens of the next scene (left out if there is only one scene).
-noise_tokens: the model given the scene's tokens with all their numbers shuffled."""
+"""Names of the baselines. mean_colour: the mean colour of the scene's context views. nearest_view: the nearest context
+view (see the function `nearest_view`). other_tokens: the model with the tokens of the next scene (left out if there is
+only one scene). noise_tokens: the model with the scene's tokens after shuffling all their numbers."""
 
 
 def copied_pictures(context: Views, target: Views, device: torch.device, pose_scale: float) -> dict[str, Pictures]:
-    """The baselines that need no model; `pose_scale` as of `nearest_view`."""
+    """Create the pictures of the baselines that need no model. See `nearest_view` for `pose_scale`."""
     shown = context.images.to(device).float() / 255
     return {
         "mean_colour": mean_colour(shown, len(target.images)),
@@ -30,7 +30,7 @@ def copied_pictures(context: Views, target: Views, device: torch.device, pose_sc
 
 
 def mean_colour(context: Float[Tensor, "*b v 3 h w"], count: int) -> Float[Tensor, "*b n 3 h w"]:
-    """`count` pictures of the mean colour of each scene's context views."""
+    """Create `count` pictures in the mean colour of each scene's context views."""
     mean = context.mean(dim=(-4, -2, -1), keepdim=True)
     return mean.expand(*context.shape[:-4], count, *context.shape[-3:])
 
@@ -38,13 +38,13 @@ def mean_colour(context: Float[Tensor, "*b v 3 h w"], count: int) -> Float[Tenso
 def nearest_view(
     context: Float[Tensor, "c 4 4"], target: Float[Tensor, "t 4 4"], pose_scale: float
 ) -> Int64[Tensor, " t"]:
-    """For each target camera the context camera nearest in position and angle (`pose_distances`).
+    """Find for each target camera the context camera nearest in position and angle (`pose_distances`).
 
-    Distances are weighed against angles, so positions are multiplied by `pose_scale`, which brings a capture's units
-    (any) to those of the training data: the same capture in other units has the same nearest views.
+    Distances are weighed against angles. Positions are therefore multiplied by `pose_scale`, the factor from capture
+    units to training units, so that the same capture in other units has the same nearest views.
 
-    Published evaluation indices count context views among the targets: such a target uses the nearest other view,
-    because copying a view onto itself is meaningless.
+    Published evaluation indices also have context views among the targets. For such a target, the nearest other view is
+    used, because copying a view onto itself is meaningless.
     """
     poses = scaled_poses(torch.cat([target, context]), pose_scale)
     distances = pose_distances(poses)[: len(target), len(target) :]
@@ -53,12 +53,12 @@ def nearest_view(
 
 
 def swap_tokens(tokens: SceneTokens, scene: SceneTokens) -> SceneTokens:
-    """`tokens` instead of the tokens of `scene`: rendered from the same cameras relative to the same reference."""
+    """Return `scene` with the tokens of `tokens`, to render them from the same cameras and the same reference."""
     return replace(scene, mean=tokens.mean, logvar=tokens.logvar)
 
 
 def shuffled(tokens: SceneTokens, seed: int) -> SceneTokens:
-    """The tokens with all their numbers in random places: the same values, no scene."""
+    """Return tokens with the same numbers in random places, which represent no scene."""
     order = torch.randperm(tokens.mean.numel(), generator=seeded_generator(seed))
     mean = tokens.mean.flatten()[order.to(tokens.mean.device)].view_as(tokens.mean)
     return replace(tokens, mean=mean, logvar=None)

@@ -1,7 +1,7 @@
 """Distances between two sets of features, accumulated in one pass in bounded memory.
 
-The order of scenes and the number of processes that made their features change nothing but rounding: sums are merged,
-and which features a kernel distance keeps follows from their names alone.
+The order of the scenes and the number of processes that computed the features only affect rounding: sums are merged,
+and a kernel distance chooses the features to keep by their names alone.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE, KERNEL_SEED = 100, 1000, 2020
 """Settings of KID: the defaults of torch-fidelity."""
 KEPT_FEATURES = 20_000
-"""Number of features that a kernel distance keeps of each set: 160 MB of Inception's."""
+"""Number of features of each set that a kernel distance keeps: 160 MB for Inception."""
 
 
 @dataclass
 class Moments:
-    """Mean and covariance of features that come in batches, in float64 (Chan et al. 1979)."""
+    """Mean and covariance of features that arrive in batches, in float64 (Chan et al. 1979)."""
 
     count: int = 0
     mean: Float[Tensor, " d"] | None = None
@@ -59,14 +59,14 @@ def frechet_of_moments(first: Moments, second: Moments) -> float:
     Raises ValueError if a set has fewer than two features.
     """
     (root_a, trace_a), (root_b, trace_b) = _root(first.covariance), _root(second.covariance)
-    # The trace of the root of A B is the sum of the singular values of the product of their roots.
+    # The trace of the square root of A B is the sum of the singular values of sqrt(A) sqrt(B).
     shared = torch.linalg.svdvals(root_a @ root_b).sum()
     assert first.mean is not None and second.mean is not None
     return float((first.mean - second.mean).square().sum() + trace_a + trace_b - 2 * shared)
 
 
 def frechet_distance(first: Float[Tensor, "k d"], second: Float[Tensor, "m d"]) -> float:
-    """`frechet_of_moments` of two sets that fit into memory."""
+    """Compute `frechet_of_moments` for two sets that fit into memory."""
     moments = Moments(), Moments()
     for part, features in zip(moments, (first, second), strict=True):
         part.add(features)
@@ -74,21 +74,21 @@ def frechet_distance(first: Float[Tensor, "k d"], second: Float[Tensor, "m d"]) 
 
 
 def _root(covariance: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
-    """Symmetric root of a covariance, and the covariance's trace."""
+    """Symmetric square root of a covariance, and the trace of the covariance."""
     eigenvalues, vectors = torch.linalg.eigh(covariance)
     return vectors * eigenvalues.clamp(min=0).sqrt() @ vectors.T, covariance.trace()
 
 
 @dataclass
 class FeatureSample:
-    """The features with the smallest hashes of their names: at most `limit`, the same in whatever order they come."""
+    """The at most `limit` features whose names have the smallest hashes, whatever the order in which they arrive."""
 
     limit: int = KEPT_FEATURES
     features: Float[Tensor, "n d"] | None = None
     names: list[str] = field(default_factory=list)
 
     def add(self, features: Float[Tensor, "n d"], names: list[str]) -> None:
-        """Offer one feature for each name."""
+        """Add features, one for each name, and drop those beyond `limit`."""
         together = features if self.features is None else torch.cat([self.features, features])
         offered = self.names + names
         order = sorted(range(len(offered)), key=lambda place: hashlib.sha256(offered[place].encode()).digest())
@@ -97,10 +97,11 @@ class FeatureSample:
 
 
 def kernel_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> tuple[float, float]:
-    """Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3: KID where the features are Inception's.
+    """Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, which is KID for Inception features.
 
-    Mean and deviation over subsets of 1000 (of all, if there are fewer), drawn as torch-fidelity draws them; each
-    estimate is unbiased, so it may be slightly negative. Raises ValueError for fewer than two features.
+    Returns mean and standard deviation over subsets of 1000 features (or all, if there are fewer), drawn as
+    torch-fidelity draws them. Each estimate is unbiased, so it may be slightly negative. Raises ValueError for fewer
+    than two features.
     """
     size = min(KERNEL_SUBSET_SIZE, len(first), len(second))
     if size < 2:

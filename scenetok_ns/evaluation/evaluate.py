@@ -1,4 +1,4 @@
-"""A whole evaluation, from a renderer of scenes to figures: what ns-eval and `scenetok evaluate` share."""
+"""Run a whole evaluation, from a renderer of scenes to figures. Used by ns-eval and `scenetok evaluate`."""
 
 from __future__ import annotations
 
@@ -31,22 +31,25 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 ABANDONED_AFTER_S = 30 * 24 * 3600.0
-"""Age at which an interrupted ns-eval is no longer continued."""
+"""Age at which the files of an interrupted ns-eval are removed."""
 
 
 def evaluate_resumable(
     renderer: SceneRenderer, options: EvaluationOptions, *, baselines: bool = False, pictures: Path | None = None
 ) -> dict[str, Any]:
-    """ns-eval: figures with everything that belongs to them, for JSON.
+    """Evaluate for ns-eval.
 
-    Finished scenes are saved in the user's cache folder until all are done, so the same call continues after a kill. A
-    call after a finished one starts again.
+    Finished scenes are saved in the user's cache folder until all are done, so after a kill the same call continues.
+    After a finished call, the same call starts from the beginning.
 
     Args:
         renderer: Scenes to render and measure.
         options: Metrics, and the weights of their networks.
-        baselines: Also measure what needs no model, and the model with wrong tokens (`baselines.BASELINES`).
-        pictures: Folder for truth and prediction of each view.
+        baselines: Also measure the baselines (`baselines.BASELINES`).
+        pictures: Folder for truth and prediction of each view; None: no pictures are written.
+
+    Returns:
+        Figures, protocol and other details, for JSON.
     """
     check_photographs(renderer.scenes)
     measures = Measures.load(options, renderer.device)
@@ -60,7 +63,7 @@ def evaluate_resumable(
         evaluation = replace(evaluation, folder=EvaluationFolder(root))
         summary = run_with_progress(evaluation, settings, "Evaluating scenes")
         skipped = all_skipped(evaluation)
-    assert summary is not None  # one process does all
+    assert summary is not None  # there is one shard only
     return summary.results | details(summary, measures, settings, skipped)
 
 
@@ -75,14 +78,16 @@ def evaluate_quickly(renderer: SceneRenderer, *, baselines: bool = False) -> dic
 
 
 def check_photographs(scenes: EvaluationScenes) -> None:
-    """Raise DataError where there is nothing to compare with."""
+    """Raise DataError if the scenes have no photographs to compare with."""
     if scenes.stored_tokens(scenes.active) is not None:
-        raise DataError(f"{scenes.data} holds tokens alone: there are no photographs to compare with")
+        raise DataError(f"{scenes.data} holds only tokens: there are no photographs to compare with")
 
 
 def run_with_progress(evaluation: SceneEvaluation, settings: dict[str, Any], label: str) -> Summary | None:
-    """Run an evaluation, or its shard, with a progress bar. Returns the figures if all scenes are done now, else
-    None."""
+    """Run an evaluation, or its shard, with a progress bar.
+
+    Returns the figures if the scenes of all shards are done now, else None.
+    """
     evaluation.folder.claim(settings)
     columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=plain_console(stderr=True), transient=True) as bar:
@@ -109,7 +114,7 @@ def details(
     settings: dict[str, Any],
     skipped: dict[str, str],
 ) -> dict[str, Any]:
-    """Protocol and other facts that a JSON file holds beside the figures."""
+    """Protocol and other details that a JSON file holds beside the figures."""
     return {
         "samples": summary.samples,
         "not_computed": measures.not_computed | summary.not_computed,
@@ -120,7 +125,7 @@ def details(
 
 
 def all_skipped(evaluation: SceneEvaluation) -> dict[str, str]:
-    """Scenes left out -> why: by the data set as a whole, and by this evaluation."""
+    """Skipped scene -> reason, both for scenes skipped by the data set and by this evaluation."""
     by_data = evaluation.scenes.source.skipped.reasons
     found = by_data | evaluation.folder.skipped(evaluation.keys)
     return {key: reason for key, reason in found.items() if not evaluation.folder.has(key)}
@@ -128,9 +133,9 @@ def all_skipped(evaluation: SceneEvaluation) -> dict[str, str]:
 
 @contextmanager
 def _working_folder(settings: dict[str, Any], pictures: Path | None) -> Iterator[Path]:
-    """Folder of an evaluation under way, the same at every call with these settings; removed at the end.
+    """Folder of an unfinished evaluation, the same at every call with these settings. It is removed at the end.
 
-    If another process works in it, use a separate folder.
+    If another process is working in it, the folder is a temporary one.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scenetok_ns" / "evaluations"
     text = json.dumps([settings, None if pictures is None else str(pictures.absolute())], sort_keys=True)
@@ -143,13 +148,13 @@ def _working_folder(settings: dict[str, Any], pictures: Path | None) -> Iterator
                 yield Path(own)
             return
         yield root
-        # Not after an error: what is done is the beginning of the next call.
+        # Not reached after an error, so that the next call continues.
         shutil.rmtree(root, ignore_errors=True)
         Path(lock.name).unlink(missing_ok=True)
 
 
 def _remove_abandoned(base: Path) -> None:
-    """Remove evaluations that were begun and never ended, when nothing was written to them for long."""
+    """Remove unfinished evaluations to which nothing has been written for `ABANDONED_AFTER_S`."""
     for scenes in base.glob(f"*/{SCENES}"):
         with suppress(OSError):  # another process removes it
             if time.time() - scenes.stat().st_mtime > ABANDONED_AFTER_S:
@@ -157,7 +162,7 @@ def _remove_abandoned(base: Path) -> None:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Take the lock of a file, which goes with the process; False if another process has it."""
+    """Lock a file until the process ends. False if another process has locked it."""
     try:
         import fcntl
     except ImportError:  # Windows

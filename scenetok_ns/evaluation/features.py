@@ -1,4 +1,4 @@
-"""Networks whose features are compared over a whole set: of pictures (Inception) and of clips (I3D), and a stand-in."""
+"""Networks for metrics over a whole set: Inception for pictures, I3D for clips, and a stand-in for both."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ I3D_SIZE, I3D_FEATURES = 224, 400
 
 
 def cut_to_bytes(pictures: Float[Tensor, "*n height width"]) -> UInt8[Tensor, "*n height width"]:
-    """Pictures in [0, 1] as the published code gives them to FID: cut, not rounded."""
+    """Convert pictures in [0, 1] to bytes as the published code does for FID: truncated, not rounded."""
     return (pictures.float().clamp(0, 1) * 255).to(torch.uint8)
 
 
 class InceptionFeatures(nn.Module):
-    """The 2048 numbers of FID and KID: torch-fidelity's graph, with the resizing of the original TensorFlow code."""
+    """The 2048 features of FID and KID: torch-fidelity's network, with the resizing of the original TensorFlow code."""
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        # The library unpickles the file without restrictions, so it must have passed the restricted reader before.
+        # The library unpickles the file without restrictions, so the restricted reader checks it first.
         torch.load(weights, map_location="cpu", weights_only=True)
         self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
@@ -41,13 +41,13 @@ class InceptionFeatures(nn.Module):
 
 
 class PublishedInceptionFeatures(nn.Module):
-    """The same network as the published code uses it: torchmetrics' resizing, which is antialiased."""
+    """The same network as the published code uses it, with torchmetrics' antialiased resizing."""
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
         from torchmetrics.image.fid import NoTrainInceptionV3
 
-        torch.load(weights, map_location="cpu", weights_only=True)  # as above
+        torch.load(weights, map_location="cpu", weights_only=True)  # for the same reason as above
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
     def forward(self, pictures: Bytes) -> Float[Tensor, "n 2048"]:
@@ -55,7 +55,7 @@ class PublishedInceptionFeatures(nn.Module):
 
 
 class I3DFeatures(nn.Module):
-    """The 400 logits of FVD, from the community's TorchScript file.
+    """The 400 logits of FVD, from the TorchScript file that most FVD implementations use.
 
     Frames are resized to 224 x 224 pixels (bilinear, not antialiased) and scaled to [-1, 1] here, as fvd-comparison
     does; the network's own preprocessing is off.
@@ -85,22 +85,25 @@ class I3DFeatures(nn.Module):
 
 
 def standin_features(network: Perceptual, pictures: Bytes) -> Float[Tensor, "n 256"]:
-    """Mean over the picture of a perceptual network's last layer: no published metric."""
+    """Average the last layer of a perceptual network over each picture. This does not belong to a published metric."""
     return network.features(pictures.float() / 255)[-1].mean(dim=(2, 3))
 
 
 def standin_clip_features(frames: Float[Tensor, "n d"], clips: Sequence[range]) -> Float[Tensor, "m d2"]:
-    """Features of each clip: the mean of its frames' features, and the mean of their change from frame to frame."""
+    """Features of each clip: the mean of its frames' features, and the mean absolute change from frame to frame."""
     parts = [frames[list(clip)] for clip in clips]
     means = [torch.cat([part.mean(dim=0), part.diff(dim=0).abs().mean(dim=0)]) for part in parts]
     return torch.stack(means) if means else frames.new_zeros(0, 2 * frames.shape[1])
 
 
 def clips_of(frames: Sequence[int], length: int) -> list[range]:
-    """Places of clips that follow one another, each of `length` neighbouring frames.
+    """Split views into consecutive clips of `length` neighbouring frames.
 
-    `frames` are the frame numbers of the views; neighbours are as far apart as the nearest two. A larger gap ends a
-    run, and a rest of the run that is too short is not used.
+    `frames` are the frame numbers of the views. Neighbours are those with the smallest distance that occurs. A larger
+    gap ends a run, and the rest of a run that is too short for a clip is not used.
+
+    Returns:
+        Ranges of indices into `frames`.
     """
     leaps = [after - before for before, after in pairwise(frames)]
     stride = min((leap for leap in leaps if leap > 0), default=1)

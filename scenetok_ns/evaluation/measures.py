@@ -1,4 +1,4 @@
-"""All measurements of one scene's views: one number a view, and features for the distances over the set."""
+"""Measure the views of a scene: a number for each view, and features for metrics over the whole set."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from scenetok_ns.rendering.picture_files import to_bytes
 from scenetok_ns.tools.digests import sha256_of
 
 CHUNK = 16
-"""Number of views in a batch of the metric networks, which bounds their memory."""
+"""Number of views that the metric networks get at a time, which bounds their memory."""
 STANDIN = "stlpips_alex"
 PUBLISHED_INCEPTION = "inception_published"
-"""Features by the published protocol of FID."""
+"""Name of the features by the published protocol of FID."""
 PUBLISHED_I3D = "i3d_published"
-"""The same of FVD."""
+"""Name of the features by the published protocol of FVD."""
 
 Features = dict[str, Float[Tensor, "n d"]]
 
@@ -62,13 +62,13 @@ class Measures:
     inception: nn.Module | None = None
     i3d: nn.Module | None = None
     not_computed: dict[str, str] = field(default_factory=dict)
-    """Metric -> why it is not computed, and what to do about it."""
+    """Metric -> reason why it is not computed, and what to do about it."""
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     """Network -> file name and SHA-256 of its weights."""
 
     @classmethod
     def load(cls, options: EvaluationOptions, device: torch.device | str) -> Measures:
-        """Load the networks from their files. A missing file does not raise an error: see `not_computed`."""
+        """Load the networks from their files. Missing files raise no error; they are recorded in `not_computed`."""
         found = cls(options)
         wanted = set(options.metrics)
         if "lpips" in wanted:
@@ -100,7 +100,7 @@ class Measures:
 
     @classmethod
     def without_networks(cls) -> Measures:
-        """PSNR and SSIM alone."""
+        """Create measures of PSNR and SSIM only."""
         return cls(EvaluationOptions(metrics=()))
 
     def _explained(self, *metrics: str) -> _Explained:
@@ -111,14 +111,20 @@ class Measures:
 
     @torch.no_grad()
     def views(self, *, pred: Pictures, target: Pictures) -> dict[str, Float[Tensor, " v"]]:
-        """PSNR, SSIM and the perceptual distances of each view; pictures are rounded to 8 bits first."""
+        """Compute PSNR, SSIM and the perceptual distances of each view. Predictions are rounded to 8 bits first."""
         return _in_chunks(lambda p, t: self._compare(pred=p, target=t)[0], _as_stored(pred), target)
 
     @torch.no_grad()
     def measure(self, *, pred: Pictures, target: UInt8[Tensor, "v 3 height width"], frames: Sequence[int]) -> Measured:
-        """Everything about a scene. `frames` are the numbers of the views in the capture, which determine the clips.
+        """Measure everything about a scene.
 
-        `pred` is rounded to 8 bits first, as image files hold it: measuring the files gives the same figures.
+        Predictions are rounded to 8 bits as in image files, so measuring the files gives the same figures. Only the
+        published protocols of FID and FVD get the pictures before rounding.
+
+        Args:
+            pred: Rendered views in [0, 1].
+            target: The photographs.
+            frames: Frame numbers of the views in the scene, which determine the clips.
         """
         clips = clips_of(frames, self.options.fvd_frames)
         published = self._published_features(pred=pred, target=target)
@@ -146,13 +152,13 @@ class Measures:
         return Measured(*(_part(found, name) for name in ("view", "pred", "target")))
 
     def _clip_features(self, pictures: Tensor, clips: Sequence[range]) -> Float[Tensor, "m 400"]:
-        """Logits of the clips of a scene. Empty rather than absent: the figures then say why there is no distance."""
+        """Logits of the clips of a scene. Without clips they are empty, so that the summary can give the reason."""
         assert self.i3d is not None
         parts = [self.i3d(pictures[list(clip)][None]).cpu() for clip in clips]
         return torch.cat(parts) if parts else torch.zeros(0, I3D_FEATURES)
 
     def _published_features(self, *, pred: Pictures, target: UInt8[Tensor, "v 3 height width"]) -> dict[str, Tensor]:
-        """Features of FID by the published protocol, of pictures as they were before rounding; else nothing."""
+        """Features by the published protocol of FID, from pictures before rounding. Empty with the other protocol."""
         network = self.inception
         if network is None or self.options.fid_protocol != "published":
             return {}
@@ -164,19 +170,19 @@ class Measures:
         return _in_chunks(chunk, pred, target)
 
     def _compare(self, *, pred: Pictures, target: Pictures) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Values of each view, and the stand-in's features of both sides."""
+        """Values of each view, and the stand-in's features of predictions and targets."""
         values, standins = picture_metrics(pred=pred, target=target), {}
         for name, network in self.perceptual.items():
             first, second = network.features(pred), network.features(target)
             values[name] = network.compare(first, second)
             if name == STANDIN:
-                # On bytes, as all features of sets; the truth is bytes already.
+                # Features over sets come from bytes. The truth consists of bytes, so its features can be reused.
                 standins["pred"] = standin_features(network, to_bytes(pred))
                 standins["target"] = second[-1].mean(dim=(2, 3))
         return values, standins
 
     def describe(self) -> dict[str, Any]:
-        """Return, for the protocol, what each metric is computed with."""
+        """Describe for the protocol how each metric is computed."""
         return {
             "psnr": "dB, mean over the pixels of a view, then over views; pictures rounded to 8 bits",
             "ssim": "torchmetrics, Gaussian window of 11 pixels, sigma 1.5",
@@ -214,14 +220,14 @@ class _Explained:
 
 
 def _as_stored(pictures: Pictures) -> Pictures:
-    """Pictures in [0, 1] as they come back from a file of 8 bits."""
+    """Round pictures in [0, 1] to 8 bits, as after saving and loading them."""
     return to_bytes(pictures).float() / 255
 
 
 def _in_chunks(
     function: Callable[[Tensor, Tensor], dict[str, Tensor]], pred: Tensor, target: Tensor
 ) -> dict[str, Tensor]:
-    """`function` of a few views at a time; the results are joined, on the CPU."""
+    """Apply `function` to a few views at a time, and join the results on the CPU."""
     parts = [
         {name: value.float().cpu() for name, value in function(p, t).items()}
         for p, t in zip(pred.split(CHUNK), target.split(CHUNK), strict=True)

@@ -1,4 +1,4 @@
-"""Pictures that another program made of the target views: which file belongs to which frame of which scene."""
+"""Find the pictures that another program rendered of the target views, by scene and frame."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scenetok_ns.evaluation.records import file_name
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 SIDE_BY_SIDE = "eval_img_"
-"""Beginning of the names of ns-eval's files, which hold the truth on the left and the prediction on the right."""
+"""Prefix of ns-eval's files, which show the truth on the left and the prediction on the right."""
 LAYOUTS = "SCENE/FRAME.png, SCENE_FRAME.png, or what ns-eval --render-output-path writes"
 
 
@@ -34,16 +34,16 @@ class PictureFolder:
     def find(cls, root: Path, wanted: Mapping[str, Sequence[int]], *, in_order: bool = False) -> PictureFolder:
         """Find the pictures of scenes.
 
-        A scene has a folder of its name, or files in `root` whose names begin with its name. The last number in a
-        file's name is the frame's; other files are left alone.
+        The pictures of a scene are in a folder with its name, or are files in `root` whose names begin with its name.
+        The last number in a file's name is the frame number; files without a number are ignored.
 
         Args:
             root: Folder of the method.
             wanted: Scene -> frame numbers of its target views.
-            in_order: The n-th file of a scene, by name, is its n-th target view, whatever numbers it has.
+            in_order: Take the n-th file of a scene, by name, as its n-th target view, whatever the number in its name.
 
         Raises:
-            DataError: `root` has no picture of any of the scenes, or two of one frame.
+            DataError: `root` has no picture of any of the scenes, or has two pictures of one frame.
         """
         if not root.is_dir():
             raise DataError(f"there is no folder {root} with pictures")
@@ -63,7 +63,7 @@ class PictureFolder:
         return [frame for frame in frames if frame not in there]
 
     def load(self, key: str, frames: Sequence[int]) -> UInt8[Tensor, "v 3 height width"]:
-        """Pictures of a scene. Raises DataError for damaged, transparent or unequally large ones."""
+        """Load pictures of a scene. Raises DataError if they are damaged or transparent, or differ in size."""
         pictures = [_read(self.files[key][frame]) for frame in frames]
         sizes = {picture.shape[:2] for picture in pictures}
         if len(sizes) > 1:
@@ -71,7 +71,7 @@ class PictureFolder:
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
     def digest(self, keys: Sequence[str]) -> str:
-        """Changes when a file of these scenes is replaced: of names, sizes and times of modification."""
+        """Digest of names, sizes and modification times of these scenes' files, which changes if one is replaced."""
         digest = hashlib.sha256()
         for key in keys:
             for frame, path in sorted(self.files.get(key, {}).items()):
@@ -81,7 +81,8 @@ class PictureFolder:
 
 
 def _own_folder(root: Path, key: str) -> list[Path]:
-    """Pictures in a scene's own folder; of those that `scenetok evaluate` keeps, the predictions."""
+    """Pictures in a scene's own folder; only the predictions if it also holds truth and context, as written by
+    `scenetok evaluate`."""
     folder = next((root / name for name in (key, file_name(key)) if (root / name).is_dir()), None)
     if folder is None:
         return []
@@ -90,7 +91,7 @@ def _own_folder(root: Path, key: str) -> list[Path]:
 
 
 def _by_scene(root: Path) -> dict[str, list[Path]]:
-    """Scene -> files in `root` itself."""
+    """Scene -> its pictures directly in `root`."""
     found: dict[str, list[Path]] = {}
     for path in sorted(root.iterdir()):
         match = re.fullmatch(rf"(?:{SIDE_BY_SIDE})?(.+)[_-]\d+", path.stem)
@@ -125,9 +126,9 @@ def _read(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     try:
         with Image.open(path) as image:
             if image.mode not in ("RGB", "L", "P", "RGBA"):
-                raise DataError(f"{path} has pixels of the kind {image.mode}; expected 8 bits for each of 3 colours")
+                raise DataError(f"{path} has pixels of mode {image.mode}; expected 8 bits for each of 3 colours")
             if image.mode in ("P", "RGBA") and image.convert("RGBA").getextrema()[3] != (255, 255):
-                raise DataError(f"{path} is transparent in parts: lay it on its background first")
+                raise DataError(f"{path} is partly transparent: put it on a background first")
             pixels = np.array(image.convert("RGB"))
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise DataError(f"{path} cannot be decoded: {error}") from error

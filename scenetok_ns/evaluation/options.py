@@ -1,6 +1,6 @@
-"""Options of an evaluation: its metrics, its sweeps, and its page.
+"""Options of an evaluation: its metrics, its sweeps, and its report page.
 
-Imports nothing heavy: Nerfstudio loads configurations at every start, and help texts show them.
+Imports nothing heavy, because Nerfstudio loads configurations at every start, and help texts show them.
 """
 
 from __future__ import annotations
@@ -16,43 +16,45 @@ Metric = Literal["lpips", "fid", "kid", "fvd", "stlpips"]
 ContextOrder = Literal["index", "reversed", "shuffled"]
 Value = int | str
 FIGURES = "evaluation.json"
-"""File of an evaluation's figures, in its folder."""
+"""Name of the file with the figures in the folder of an evaluation."""
 ALL_METRICS: tuple[Metric, ...] = ("lpips", "fid", "kid", "fvd", "stlpips")
 MOST_PUBLISHED_FRAMES = 16
-"""Maximum number of frames of a clip of which the published I3D gives a single vector of logits."""
+"""Maximum number of frames in a clip for which the published I3D returns a single vector of logits."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Metrics without their network's weights are left out; the results name them with the reason."""
+    """Metrics whose weights are missing are left out; the results list them with the reason."""
 
     metrics: tuple[Metric, ...] = ALL_METRICS
-    """Metrics in addition to PSNR and SSIM. stlpips needs no download: ST-LPIPS for each view, and distances of its
-    features over the set that stand in, under their own names, where the weights of Inception and I3D are missing."""
+    """Metrics in addition to PSNR and SSIM. stlpips needs no download: it gives ST-LPIPS for each view, and distances
+    of its features over the set, a stand-in under its own names if the weights of Inception and I3D are missing."""
     lpips_network: Literal["vgg", "alex", "squeeze"] = "vgg"
-    """Trunk of LPIPS; it is part of the metric's name in the results. Published figures are with vgg."""
+    """Trunk of LPIPS, which is part of the metric's name in the results. Published figures use vgg."""
     lpips_weights: Path | None = None
     """torchvision's ImageNet weights of that network; None: the file in torch's hub folder."""
     inception_weights: Path | None = None
-    """Inception of FID and KID (weights-inception-2015-12-05-6726825d.pth); None: the file in torch's hub folder."""
-    i3d_weights: Path | None = None
-    """I3D of FVD (i3d_torchscript.pt; rgb_imagenet.pt by the published protocol); None: the file in torch's hub
+    """Inception weights for FID and KID (weights-inception-2015-12-05-6726825d.pth); None: the file in torch's hub
     folder."""
+    i3d_weights: Path | None = None
+    """I3D weights for FVD (i3d_torchscript.pt, or rgb_imagenet.pt with the published protocol); None: the file in
+    torch's hub folder."""
     fid_protocol: Literal["clean", "published"] = "clean"
-    """How FID prepares pictures. clean: as defined, rounded to 8 bits, resized as TensorFlow 1 does. published: as the
-    published code does with torchmetrics, cut to 8 bits, resized with antialiasing; the metric's name then says so."""
+    """How FID prepares pictures. clean: rounded to 8 bits and resized as in TensorFlow 1, as FID is defined. published:
+    truncated to 8 bits and resized with antialiasing, as the published code does with torchmetrics; the metric's name
+    then ends in _published."""
     fvd_protocol: Literal["clean", "published"] = "clean"
     """Network of FVD. clean: StyleGAN-V's I3D, pictures rounded to 8 bits. published: pytorch-i3d as in the published
-    code, pictures not rounded; the metric's name then says so, and clips have at most 16 frames."""
+    code, pictures not rounded; the metric's name then ends in _published, and clips have at most 16 frames."""
     fvd_frames: int = 16
-    """Number of frames of a clip of FVD; 16 is usual."""
+    """Number of frames in each clip of FVD; 16 is usual."""
     download: bool = False
     """Download missing weights to torch's hub folder, up to 620 MB with all metrics."""
     batch_scenes: int | None = None
     """Number of scenes rendered together; None: 4 on a GPU, 1 on a CPU."""
 
     def __post_init__(self) -> None:
-        least = 10 if "fvd" in self.metrics else 2  # what I3D's convolutions need, and a change between frames
+        least = 10 if "fvd" in self.metrics else 2  # I3D's convolutions need 10, a change between frames needs 2
         if self.fvd_frames < least:
             raise ValueError(f"--fvd-frames must be at least {least}, got {self.fvd_frames}")
         if "fvd" in self.metrics and self.fvd_protocol == "published" and self.fvd_frames > MOST_PUBLISHED_FRAMES:
@@ -71,16 +73,16 @@ class SweepOptions:
     sweep_context: tuple[int, ...] = ()
     """Numbers of context views."""
     sweep_order: tuple[ContextOrder, ...] = ()
-    """Orders of the context views, the middle one of which is the reference."""
+    """Orders of the context views. The middle view of an order is the reference."""
     sweep_tokens: tuple[int, ...] = ()
-    """Numbers of scene tokens: the first ones are kept."""
+    """Numbers of scene tokens. The first tokens of a scene are kept."""
     sweep_steps: tuple[int, ...] = ()
     """Numbers of denoising steps."""
     sweep_solver: tuple[Solver, ...] = ()
-    """Solvers of the denoising."""
+    """Solvers for denoising."""
 
     def axes(self) -> dict[str, tuple[Value, ...]]:
-        """The axes that have values: name -> values."""
+        """Name -> values, for the options that have values."""
         values = {field.name.removeprefix("sweep_"): getattr(self, field.name) for field in fields(self)}
         return {name: given for name, given in values.items() if given}
 
@@ -90,8 +92,8 @@ class ReportOptions:
     """Options of the report page."""
 
     max_scenes: int = 24
-    """Number of scenes with pictures, the worst first."""
+    """Maximum number of scenes with pictures; those with the lowest PSNR are displayed."""
     max_views: int = 8
-    """Number of pictures of each scene: half of them its worst views, half spread over the path."""
+    """Maximum number of views of each scene: half of them the worst ones, half spread over the path."""
     videos: bool = True
-    """All views of each scene as a video; needs ffmpeg."""
+    """Add a video of all views of each scene; needs ffmpeg."""

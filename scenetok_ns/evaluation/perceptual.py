@@ -1,9 +1,9 @@
 """LPIPS (Zhang et al. 2018) and ST-LPIPS (Ghildyal and Liu 2022): distances between features of a trained network.
 
-Both compare, layer by layer, features of unit length: squared differences, weighted by a linear head, averaged over
-the picture, summed over the layers. They differ in trunk and heads. LPIPS takes torchvision's classification networks
-and the heads of its version 0.1; ST-LPIPS a blurring AlexNet, and comes with all its weights in a package, so it
-needs no download.
+Both compare features of unit length layer by layer: squared differences are weighted by a linear head, averaged over
+the picture and summed over the layers. They differ in trunk and heads. LPIPS uses torchvision's classification networks
+and the heads of its version 0.1. ST-LPIPS uses an AlexNet with blurred downsampling. A package contains all its
+weights, so it needs no download.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TAPS: dict[str, tuple[int, ...]] = {
     "alex": (1, 4, 7, 9, 11),
     "squeeze": (1, 4, 7, 9, 10, 11, 12),
 }
-"""Layers of torchvision's `features` whose output is compared: as in the authors' package."""
+"""Layers of torchvision's `features` whose outputs are compared, as in the authors' package."""
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""ImageNet's normalisation of pictures in [-1, 1]."""
+"""ImageNet's normalisation for pictures in [-1, 1]."""
 
 
 class Perceptual(nn.Module):
-    """A frozen trunk and its heads. `layers` is a sequence whose outputs at `taps` are compared."""
+    """A frozen trunk with its heads. The outputs of `layers` at the indices `taps` are compared."""
 
     shift: Tensor
     scale: Tensor
@@ -54,13 +54,13 @@ class Perceptual(nn.Module):
         for place, layer in enumerate(self.layers):
             x = layer(x)
             if place in self.taps:
-                found.append(x.clone())  # ReLUs that follow work in place
+                found.append(x.clone())  # the following ReLUs work in place
         return found
 
     def compare(
         self, first: list[Float[Tensor, "n c h w"]], second: list[Float[Tensor, "n c h w"]]
     ) -> Float[Tensor, " n"]:
-        """The distance of two pictures from their features; symmetric."""
+        """Compute the distance between pictures from their features. It is symmetric."""
         total = first[0].new_zeros(len(first[0]))
         for head, a, b in zip(self.heads, first, second, strict=True):
             total = total + F.conv2d((_unit(a) - _unit(b)).square(), head).mean(dim=(1, 2, 3))
@@ -71,12 +71,12 @@ class Perceptual(nn.Module):
 
 
 def _unit(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Every position's features at length one."""
+    """Scale the features at every position to length one."""
     return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
 
 
 def lpips(network: Network, trunk: Path, heads: Path) -> Perceptual:
-    """LPIPS from torchvision's weights of the network (a whole classifier) and the file of its heads."""
+    """Create LPIPS from torchvision's weights of the network (a whole classifier) and the file with its heads."""
     return lpips_of(network, _load(trunk), _load(heads))
 
 
@@ -84,7 +84,7 @@ def lpips_of(network: Network, trunk: Mapping[str, Tensor], heads: Mapping[str, 
     from torchvision import models
 
     kind = {"vgg": models.vgg16, "alex": models.alexnet, "squeeze": models.squeezenet1_1}[network]
-    # On the meta device nothing is drawn for the classifier, which is most of the network, and not used.
+    # The meta device skips the initialisation of the classifier, which is most of the network and is not used.
     with torch.device("meta"):
         layers = kind(weights=None).features
     prefix = "features."
@@ -94,7 +94,7 @@ def lpips_of(network: Network, trunk: Mapping[str, Tensor], heads: Mapping[str, 
 
 
 class Blur(nn.Module):
-    """Downsampling by two after a fixed binomial filter, with two reflected pixels on each side."""
+    """Downsampling by two with a fixed binomial filter, after padding by two reflected pixels on each side."""
 
     kernel: Tensor
 
@@ -112,7 +112,7 @@ STLPIPS_TAPS = (2, 6, 10, 12, 14)
 
 
 def stlpips(weights: Path) -> Perceptual:
-    """ST-LPIPS, AlexNet, from the one file that holds trunk and heads."""
+    """Create ST-LPIPS with AlexNet from the file that holds trunk and heads."""
     state = _load(weights)
     layers = nn.Sequential(
         *(nn.Conv2d(3, 64, 11, padding=2), Blur(64), nn.ReLU()),
@@ -131,8 +131,8 @@ def stlpips(weights: Path) -> Perceptual:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    """Raises MissingWeightsError, in one line, for a file that torch cannot read."""
+    """Load a file of weights. Raises MissingWeightsError, in one line, if torch cannot read it."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises on damaged bytes differs with the damage
+    except Exception as error:  # torch raises various errors for damaged files
         raise MissingWeightsError(f"{path} cannot be read ({type(error).__name__}); get the file again") from error

@@ -1,4 +1,4 @@
-"""Measure pictures that another program made, by the protocol and with the code that measure our models."""
+"""Measure pictures that another program rendered, with the protocol and code that measure our models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Loaded:
 
 @dataclass
 class PictureScores:
-    """One method's pictures, measured scene by scene; a call after an interruption measures the rest."""
+    """Measures the pictures of one method scene by scene. After an interruption, the next run continues."""
 
     method: str
     source: SceneSource
@@ -50,19 +50,19 @@ class PictureScores:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Write the records of all scenes that have none yet. Raises DataError for pictures that cannot be used."""
+        """Write the records of all scenes that have none yet. Raises DataError if pictures cannot be used."""
         with ThreadPoolExecutor(1) as reader:
             for key, reading in self._read_ahead(reader):
                 try:
                     if reading is not None:
                         self._measure(key, reading.result())
-                except BadScene as error:  # of the data set: our models skip it, too
+                except BadScene as error:  # the data set's scene is unusable: our models skip it, too
                     self.source.skipped.add(error if error.key else BadScene(error.reason, key))
                     self.folder.skip(key, error.reason)
                 self.on_scene(key)
 
     def _read_ahead(self, reader: ThreadPoolExecutor) -> Iterator[tuple[str, Future[_Loaded] | None]]:
-        """Each scene, with its pictures if they are to be measured; the next one is read meanwhile."""
+        """Yield each scene with its pictures, or with None if it has a record. The next scene is read meanwhile."""
         ahead: list[tuple[str, Future[_Loaded] | None]] = []
         for key in self.keys:
             ahead.append((key, None if self.folder.has(key) else self._start_reading(reader, key)))
@@ -71,7 +71,7 @@ class PictureScores:
         yield from ahead
 
     def _start_reading(self, reader: ThreadPoolExecutor, key: str) -> Future[_Loaded]:
-        """Opens the scene at once (sources are not made for threads), its pictures in the thread."""
+        """Open the scene at once, because sources are not thread-safe, and read its pictures in the thread."""
         try:
             scene = self.source.scene(key)
             views = self.index.views(scene)
@@ -114,7 +114,7 @@ class PictureScores:
         self.folder.write(SceneRecord(key, context, frames, replace(measured, views=views), 0.0))
 
     def settings(self, data: Path, task: str) -> dict[str, Any]:
-        """Everything that the figures depend on, for JSON."""
+        """Collect everything that the figures depend on, for JSON."""
         size = self.pictures.load(self.keys[0], self._frames(self.keys[0])[:1]).shape[2:]
         return {
             "task": task,
@@ -140,7 +140,7 @@ class PictureScores:
 
 
 def target_frames(source: SceneSource, index: EvaluationIndex) -> dict[str, list[int]]:
-    """Scene -> frame numbers of its target views, of all scenes of an index that the data set can read."""
+    """Scene -> frame numbers of its target views, for all scenes of an index that the data set can read."""
     found = {}
     for key in index.keys_in(source):
         try:

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, as files."""
+"""Write the pictures of an evaluation as files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scenetok_ns.rendering.picture_files import save_picture, sheet, to_bytes
 
 
 def side_by_side(folder: Path) -> OnScene:
-    """Write pictures as Nerfstudio's ns-eval does, truth left and prediction right: eval_img_SCENE_NNNN.png.
+    """Create a writer of pictures as in Nerfstudio's ns-eval, truth left and prediction right: eval_img_SCENE_NNNN.png.
 
-    NNNN is the frame's number in its scene. Nerfstudio counts through all views; here that would name a view after what
-    could be read of the scenes before it, which a continued evaluation may find otherwise.
+    NNNN is the frame's number in its scene. Nerfstudio instead counts all views. Such a number would depend on which
+    earlier scenes could be read, and that may change when an evaluation is continued.
     """
 
     def write(scene: EvaluatedScene) -> None:
@@ -27,7 +27,7 @@ def side_by_side(folder: Path) -> OnScene:
 
 
 def for_report(folder: EvaluationFolder) -> OnScene:
-    """Context, truth and prediction of every view, from which `scenetok report` makes its page."""
+    """Create a writer of context, truth and prediction of every view, from which `scenetok report` creates its page."""
 
     def write(scene: EvaluatedScene) -> None:
         root = folder.pictures(scene.key)
@@ -41,9 +41,10 @@ def for_report(folder: EvaluationFolder) -> OnScene:
 
 
 def plain_pairs(folder: Path) -> OnScene:
-    """Two folders of plain PNG files with equal names, as other programs for FID and the like expect them.
+    """Create a writer of two folders of plain PNG files with equal names, as other programs for FID expect them.
 
-    FOLDER/truth/SCENE_NNNNN.png and FOLDER/pred/SCENE_NNNNN.png; NNNNN is the frame's number in its scene.
+    The files are FOLDER/truth/SCENE_NNNNN.png and FOLDER/pred/SCENE_NNNNN.png. NNNNN is the frame's number in its
+    scene.
     """
 
     def write(scene: EvaluatedScene) -> None:
@@ -56,7 +57,7 @@ def plain_pairs(folder: Path) -> OnScene:
 
 
 def all_of(*writers: OnScene) -> OnScene:
-    """Give every scene to each of the writers."""
+    """Create a writer that passes every scene to all of the given writers."""
 
     def write(scene: EvaluatedScene) -> None:
         for writer in writers:

@@ -1,5 +1,7 @@
-"""Everything that the figures of an evaluation depend on: the settings, which a continued evaluation must share, and
-the machine."""
+"""Collect everything that the figures of an evaluation depend on: the settings and the machine.
+
+A continued evaluation must have the same ones.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ PACKAGES = ("scenetok-ns", "torch", "torchvision", "torchmetrics", "torch-fideli
 
 
 def settings_of(evaluation: SceneEvaluation) -> dict[str, Any]:
-    """Everything that the figures depend on, for JSON."""
+    """Collect everything that the figures depend on, for JSON."""
     renderer, settings = evaluation.renderer, evaluation.renderer.settings
     preset, generates = renderer.preset, renderer.generates
     drawn = "draw" if settings.encoding == "published" else "mean"
@@ -111,7 +113,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _pose_scale(scenes: EvaluationScenes) -> float | str:
-    """Factor from the units of the data; each scene has its own by the published protocol of two-view indices."""
+    """Factor from the data's units to training units. By the published protocol of two-view indices it differs from
+    scene to scene."""
     if scenes.views.eval_protocol == "published" and scenes.index is not None:
         return "1 / distance of the two context views, where the index names two"
     return scenes.pose_scale(0)

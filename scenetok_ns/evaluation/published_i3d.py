@@ -1,7 +1,7 @@
 """I3D of the published FVD: the Kinetics-400 network of Carreira and Zisserman (2017), from pytorch-i3d's weight file.
 
-Module names are those of the file, so there is nothing to rename. Checked against recorded logits of pytorch-i3d's own
-network on random weights.
+Modules have the names of the weight file, so no key has to be renamed. A test compares the network with recorded logits
+of pytorch-i3d's own network with random weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scenetok_ns.evaluation.weights import MissingWeightsError
 
 SIZE, CLASSES = 224, 400
 CLIP_FRAMES = range(9, MOST_PUBLISHED_FRAMES + 1)
-"""Numbers of frames of a clip of which the network gives one vector of logits; longer clips give several."""
+"""Numbers of frames in a clip for which the network returns one vector of logits. Longer clips give several."""
 
 WIDTHS = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
@@ -34,11 +34,11 @@ WIDTHS = {
 }
 """Inception block -> widths of its six convolutions: b0, b1a, b1b, b2a, b2b, b3b."""
 POOLED = {"Conv3d_2c_3x3": ((1, 3, 3), (1, 2, 2)), "Mixed_3c": ((3, 3, 3), (2, 2, 2)), "Mixed_4f": ((2, 2, 2),) * 2}
-"""Layer -> window and stride of the pooling behind it."""
+"""Layer -> window and stride of the pooling after it."""
 
 
 def padded(x: Tensor, window: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    """Zeros around a video, as TensorFlow's SAME puts them: the odd one at the end."""
+    """Pad a video with zeros like TensorFlow's SAME: if the number is odd, the extra one is at the end."""
     sizes = []
     for length, size, step in zip(x.shape[2:], window, stride, strict=True):
         total = max(size - (length % step or step), 0)
@@ -60,7 +60,7 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four branches side by side: a point, two convolutions, and a pooling."""
+    """Inception block of four branches: a pointwise convolution, two 3 x 3 x 3 convolutions, and a pooling."""
 
     def __init__(self, width_in: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Mixed(nn.Module):
 
 
 class Logits(nn.Module):
-    """A convolution of one point, under the name that the file has."""
+    """Pointwise convolution, named as in the weight file."""
 
     def __init__(self, width_in: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Logits(nn.Module):
 
 
 class I3D(nn.Module):
-    """Videos in [-1, 1] -> logits. For inference: call `eval` first, as normalisation has fixed statistics."""
+    """I3D: videos in [-1, 1] -> logits. Call `eval` before inference, so that normalisation uses fixed statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,14 +114,14 @@ class I3D(nn.Module):
 
 
 def load_i3d(path: Path) -> I3D:
-    """The network with the weights of rgb_imagenet.pt, on the CPU. Raises MissingWeightsError for another file."""
+    """Load the network with the weights of rgb_imagenet.pt, on the CPU. Raises MissingWeightsError for another file."""
     network = I3D().eval()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        # The file is older than the counters of batches, which inference does not read.
+        # The file is from before PyTorch counted batches. Inference does not read these counters.
         counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
         network.load_state_dict({**counters, **state})
-    except Exception as error:  # what a reader raises on damaged bytes differs with the damage
+    except Exception as error:  # torch raises various errors for damaged files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise MissingWeightsError(f"{path} is not pytorch-i3d's rgb_imagenet.pt ({reason})") from error
     return network
@@ -138,7 +138,7 @@ class PublishedI3DFeatures(nn.Module):
         self.network = load_i3d(weights)
 
     def forward(self, clips: Float[Tensor, "n frames 3 height width"]) -> Float[Tensor, "n 400"]:
-        """Logits of clips in [0, 1]. Raises ValueError for clips that have several vectors of logits, or none."""
+        """Logits of clips in [0, 1]. Raises ValueError for clips with a number of frames outside CLIP_FRAMES."""
         n, frames = clips.shape[:2]
         if frames not in CLIP_FRAMES:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""The files of an evaluation under way: one for each scene, complete or absent, so that it can be continued.
+"""The files of an unfinished evaluation: one for each scene, complete or absent, so that it can be continued.
 
-All sums over the set are made from these files in the order of the scenes, so how often an evaluation was interrupted,
-and how many processes made the files, changes nothing.
+All sums over the set are computed from these files in the order of the scenes. Interruptions and the number of
+processes that wrote the files therefore change nothing.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class SceneRecord:
 
     key: str
     context: list[int]
-    """Frame numbers of the photographs that the model was given."""
+    """Frame numbers of the context views."""
     frames: list[int]
-    """Frame numbers of the views compared."""
+    """Frame numbers of the target views."""
     measured: Measured
     seconds: float
-    """Seconds to render the views, decoding included."""
+    """Time for rendering the views in seconds, including decoding."""
 
     def save(self, path: Path) -> None:
         parts = {"view": self.measured.views, "pred": self.measured.pred, "target": self.measured.target}
@@ -47,7 +47,7 @@ class SceneRecord:
 
     @classmethod
     def load(cls, path: Path) -> SceneRecord:
-        """Raises DataError for a damaged file."""
+        """Read a record. Raises DataError if the file is damaged."""
         parts: dict[str, dict[str, Any]] = {"view": {}, "pred": {}, "target": {}}
         try:
             with safe_open(path, framework="pt") as file:
@@ -67,10 +67,14 @@ class EvaluationFolder:
     root: Path
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Start an evaluation, or continue one with the same settings. Raises DataError if they were others."""
+        """Start an evaluation, or continue one with the same settings.
+
+        Raises:
+            DataError: The folder holds an evaluation with other settings, or something else.
+        """
         path = self.root / SETTINGS
         content = json.loads(json.dumps(settings))
-        # Listed before the settings are looked for: another process that begins writes them first of all.
+        # List the files before checking for settings, which another starting process writes before all other files.
         names = [entry.name for entry in self.root.iterdir()] if self.root.is_dir() else []
         if not path.is_file():
             if not all(UNFINISHED.fullmatch(name) for name in names):
@@ -90,11 +94,11 @@ class EvaluationFolder:
         remove_leftovers(self.root)
 
     def has(self, key: str) -> bool:
-        """Whether there is a record."""
+        """Whether the scene has a record."""
         return self._path(key).is_file()
 
     def settled(self, key: str) -> bool:
-        """Whether there is a record, or a reason why there is none."""
+        """Whether the scene has a record, or a reason why it was skipped."""
         return self.has(key) or self._skip_path(key).is_file()
 
     def write(self, record: SceneRecord) -> None:
@@ -105,7 +109,7 @@ class EvaluationFolder:
         write_atomically(self._skip_path(key), json.dumps({"key": key, "reason": reason}).encode())
 
     def skipped(self, keys: Sequence[str]) -> dict[str, str]:
-        """Scenes that could not be used -> why."""
+        """Skipped scene -> reason."""
         paths = [self._skip_path(key) for key in keys if not self.has(key)]
         found = [_read_skip(path) for path in paths if path.is_file()]
         return {entry["key"]: entry["reason"] for entry in found}
@@ -115,7 +119,7 @@ class EvaluationFolder:
         return SceneRecord.load(path) if path.is_file() else None
 
     def records(self, keys: Sequence[str]) -> Iterator[SceneRecord]:
-        """Yield the records of the scenes that have one; one is in memory at a time."""
+        """Yield the records of the scenes that have one. Only one is in memory at a time."""
         for key in keys:
             if (record := self.record(key)) is not None:
                 yield record
@@ -141,7 +145,7 @@ def _read_skip(path: Path) -> dict[str, str]:
 
 
 def file_name(key: str) -> str:
-    """File name of a scene: its name, or, if that has other characters, a similar name that no other scene has."""
+    """File name of a scene: its name or, if that contains special characters, a similar but unique name."""
     plain = re.sub(r"[^\w.-]", "_", key)
     return (
         plain if plain == key and not key.startswith(".") else f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
@@ -149,7 +153,7 @@ def file_name(key: str) -> str:
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Where two settings differ: `sampler.steps 25 (now 10)`."""
+    """List the differences between two settings, each like `sampler.steps 25 (now 10)`."""
     if isinstance(before, dict) and isinstance(now, dict):
         found = []
         for key in dict.fromkeys([*before, *now]):

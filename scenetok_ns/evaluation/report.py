@@ -1,4 +1,4 @@
-"""A page that shows an evaluation: figures, plots, and pictures of the worst views, in a single file."""
+"""Create a report page of an evaluation in a single file: figures, plots, and pictures of the worst views."""
 
 from __future__ import annotations
 
@@ -38,21 +38,28 @@ def read_figures(folder: Path) -> dict[str, Any]:
 
 
 def _variants(figures: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Variants of an evaluation by the names of their folders. Raises DataError if it is not a whole evaluation."""
+    """Variants of an evaluation by folder name. Raises DataError if `figures` belong to a single variant."""
     entries = figures.get("variants")
     if not isinstance(entries, list) or not all(isinstance(one, dict) and "folder" in one for one in entries):
         entries = []
     if not entries:
-        raise DataError(f"{folder / FIGURES} is not of a whole evaluation: give the folder of scenetok evaluate")
+        raise DataError(f"{folder / FIGURES} is not from a whole evaluation: give the folder of scenetok evaluate")
     return {one["folder"]: one for one in entries}
 
 
 def page(
     folder: Path, variant: str | None, options: ReportOptions, on_scene: Callable[[str], None] = lambda key: None
 ) -> str:
-    """The page of an evaluation's folder; `variant` of a sweep is the one whose pictures it shows (the first).
+    """Create the HTML page of an evaluation.
 
-    Raises DataError if the folder or the variant does not exist.
+    Args:
+        folder: Folder that `scenetok evaluate` wrote.
+        variant: Variant of a sweep whose pictures are displayed. None: the first.
+        options: Numbers of scenes and views, and whether there are videos.
+        on_scene: Called with the name of each scene after its pictures are done.
+
+    Raises:
+        DataError: The folder or the variant does not exist, or files are missing or damaged.
     """
     whole = read_figures(folder)
     variants = _variants(whole, folder)
@@ -81,7 +88,7 @@ def page(
 
 
 def view_metrics(figures: dict[str, Any]) -> list[str]:
-    """Metrics that every view has, without those of baselines."""
+    """Metrics of single views, without those of the baselines."""
     views = next(iter(figures["per_scene"].values()))["views"]
     return [name for name in views if not name.endswith(tuple(f"_{baseline}" for baseline in BASELINES))]
 
@@ -93,7 +100,7 @@ def _about(figures: dict[str, Any], variant: str) -> str:
         f"{results['num_views']:.0f} views of {results['num_scenes']:.0f} scenes, "
         f"{results['num_skipped_scenes']:.0f} skipped"
     )
-    if "preset" not in protocol:  # pictures that another program made
+    if "preset" not in protocol:  # pictures of another program
         return f"{protocol['task']} by {protocol['method']}, {count}; measured by scenetok score"
     return (
         f"{protocol['task']} with preset {protocol['preset']}, {count}; {variant}, "
@@ -124,7 +131,7 @@ def _figure_rows(figures: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _missing(reasons: dict[str, str]) -> list[tuple[str, str]]:
-    """Metrics with the same reason together."""
+    """Pairs (metrics, reason); metrics with the same reason are joined."""
     metrics: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         metrics.setdefault(reason, []).append(name)
@@ -132,7 +139,7 @@ def _missing(reasons: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _sweep(folder: Path, table: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Table and plot, if there were several evaluations."""
+    """Table and plot of a sweep; None if there was only one evaluation."""
     if not table:
         return None
     rows = [Row(**entry) for entry in table]
@@ -196,7 +203,7 @@ def _scene(
 
 
 def chosen_views(values: Sequence[float], count: int) -> list[int]:
-    """Places of the views to show: the worst, then others spread evenly."""
+    """Choose `count` views, in order: half of them the worst ones, the others spread evenly. Returns their indices."""
     worst = sorted(range(len(values)), key=values.__getitem__)[: -(-count // 2)]
     rest = [place for place in range(len(values)) if place not in worst]
     wanted = min(count - len(worst), len(rest))
@@ -205,7 +212,7 @@ def chosen_views(values: Sequence[float], count: int) -> list[int]:
 
 
 def _video(truth: Sequence[Path], pred: Sequence[Path]) -> str:
-    """H.264, truth left and prediction right."""
+    """Create an H.264 video, truth left and prediction right, as a data URL."""
     import mediapy
 
     frames = [np.concatenate([_read(a), _read(b)], axis=1) for a, b in zip(truth, pred, strict=True)]

@@ -1,4 +1,4 @@
-"""Renders and measures scene after scene: photographs are read ahead, and measured while the next scenes render."""
+"""Render and measure scene after scene. Photographs are read ahead; scenes are measured while the next ones render."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ READERS = 2
 
 @dataclass(frozen=True)
 class EvaluationConditions:
-    """Changes of an evaluation to how a run encodes its scenes."""
+    """Changes that an evaluation makes to how a run encodes its scenes."""
 
     context_order: ContextOrder = "index"
-    """Order of the context views: as in the evaluation index, or another. The middle one is the reference."""
+    """Order of the context views: that of the evaluation index, or another. The middle view is the reference."""
     num_tokens: int | None = None
-    """Number of scene tokens to keep, from the first on; None: all."""
+    """Number of scene tokens to keep, the first ones; None: all."""
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedScene:
-    """A scene before it is measured; what picture writers get."""
+    """A rendered scene before it is measured, as picture writers get it."""
 
     number: int
     key: str
@@ -56,9 +56,9 @@ class EvaluatedScene:
     baselines: dict[str, Pictures]
     seconds: float
     depth: Float[Tensor, "v 1 h w"] | None = None
-    """Along the optical axis, in units of the capture; None: the data has no depth to compare it with."""
+    """Rendered depth along the optical axis, in capture units; None: the data has no depth to compare it with."""
     true_depth: Float[Tensor, "v 1 h w"] | None = None
-    """0 where it is not known."""
+    """Depth of the data; 0 where unknown."""
 
 
 OnScene = Callable[[EvaluatedScene], None]
@@ -77,8 +77,8 @@ class _Loaded:
 class SceneEvaluation:
     """One evaluation of a renderer on its scenes.
 
-    Scenes are rendered in groups that follow from their number alone, so a continued evaluation computes what an
-    undisturbed one does, to the bit where the device does.
+    Scenes are rendered in groups that depend on their numbers alone, so a continued evaluation gives the same results
+    as an uninterrupted one: bit for bit, if the device is deterministic.
     """
 
     renderer: SceneRenderer
@@ -90,9 +90,9 @@ class SceneEvaluation:
     shard: Shard = Shard()  # noqa: RUF009  frozen
     write_pictures: OnScene = lambda rendered: None
     on_scene: Callable[[str], None] = lambda key: None
-    """Progress: called after each scene, also for scenes with existing records."""
+    """Called after each scene, also for scenes with existing records."""
     _tokens: dict[int, SceneTokens] = field(default_factory=dict)
-    """With baselines: of scenes whose tokens are yet to be rendered, their own or in another's place."""
+    """With baselines: tokens of scenes that are still to be rendered, or to be used for another scene's baseline."""
 
     @property
     def scenes(self) -> EvaluationScenes:
@@ -100,12 +100,12 @@ class SceneEvaluation:
 
     @property
     def keys(self) -> list[str]:
-        """All scenes, of all shards."""
+        """Scenes of all shards."""
         return list(self.scenes.keys)
 
     @property
     def group_size(self) -> int:
-        """Scenes that are rendered together."""
+        """Number of scenes that are rendered together."""
         return self.batch_scenes or (4 if self.renderer.device.type == "cuda" else 1)
 
     @property
@@ -115,13 +115,16 @@ class SceneEvaluation:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Create the missing records of this shard's scenes. Raises DataError if no scene is left."""
+        """Create the missing records of this shard's scenes, and skip unusable scenes.
+
+        Raises DataError if scenes have fewer tokens than the conditions ask for.
+        """
         pending: Future[None] | None = None
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as measuring:
             try:
                 for group, loaded in self._read_ahead(readers):
                     rendered = self._render(group, loaded)
-                    # One group waits at most: memory stays bounded, and a failure is reported soon.
+                    # At most one group waits, so memory is bounded, and a failure is reported early.
                     if pending is not None:
                         pending.result()
                     pending = measuring.submit(self._finish, group, rendered)
@@ -138,7 +141,7 @@ class SceneEvaluation:
         return list(self.shard.of(groups))
 
     def _read_ahead(self, readers: ThreadPoolExecutor) -> Iterator[tuple[range, dict[int, Future[_Loaded]]]]:
-        """Groups with the scenes that are to be rendered: all of a group if one of them has no record."""
+        """Yield each group with the scenes to render: all of them, or none if all have records."""
         ahead: list[tuple[range, dict[int, Future[_Loaded]]]] = []
         for group in self._groups():
             done = all(self.folder.has(self.keys[number]) for number in group)
@@ -148,7 +151,7 @@ class SceneEvaluation:
         yield from ahead
 
     def _start_reading(self, readers: ThreadPoolExecutor, number: int) -> Future[_Loaded]:
-        """Opens the scene at once (sources are not made for threads), its photographs in a thread."""
+        """Open the scene at once, because sources are not thread-safe, and decode its photographs in a thread."""
         try:
             return readers.submit(self._load, self._open(number))
         except BadScene as error:
@@ -172,7 +175,7 @@ class SceneEvaluation:
     # --- Rendering ---
 
     def _render(self, group: range, loaded: dict[int, Future[_Loaded]]) -> list[EvaluatedScene]:
-        """The usable scenes of a group; none if all have been measured."""
+        """Render the usable scenes of a group, unless all of them have been measured."""
         scenes: list[tuple[_Loaded, SceneTokens]] = []
         for number, reading in loaded.items():
             try:
@@ -182,9 +185,9 @@ class SceneEvaluation:
                 self.scenes.skip(number, error)
                 self.folder.skip(self.keys[number], error.reason)
         if all(self.folder.has(found.scene.scene.key) for found, _ in scenes):
-            scenes = []  # the others of the group were skipped, and are again
+            scenes = []  # the other scenes of the group are unusable
         rendered = [scene for part in _equally_long(scenes) for scene in self._render_part(part)]
-        # The first usable scene stands in for the one after the last; later ones were made ahead.
+        # Keep the first usable scene, which is the next one after the last scene, and those computed ahead.
         self._tokens = {n: t for n, t in self._tokens.items() if n >= group.stop or n == min(self._tokens)}
         return rendered
 
@@ -220,7 +223,7 @@ class SceneEvaluation:
     def _depth(
         self, found: _Loaded, tokens: SceneTokens, pictures: Pictures, depth: Float[Tensor, "f 1 h w"] | None
     ) -> Float[Tensor, "v 1 h w"]:
-        """Depth of the target views: the head's, or found by comparing the pictures."""
+        """Depth of the target views: from the depth head, if there is one, else from a comparison of the pictures."""
         count = len(found.target.c2w)
         if depth is not None:
             return depth[:count]
@@ -231,7 +234,7 @@ class SceneEvaluation:
     def _frames(
         self, tokens: Sequence[SceneTokens], cameras: Sequence[CameraBatch], depth: bool = False
     ) -> tuple[list[Pictures], list[Tensor | None]]:
-        """Frames of paths, and their depth where there is a depth head."""
+        """Render the frames of paths, and their depth if there is a depth head."""
         renderer, settings = self.renderer, self.renderer.settings
         here = [path.to(renderer.device) for path in cameras]
         windows = list(
@@ -242,7 +245,7 @@ class SceneEvaluation:
         return list(torch.cat([window.frames for window in windows], dim=1).clamp(0, 1)), depths
 
     def _tokens_of(self, number: int, loaded: _Loaded) -> SceneTokens:
-        """Tokens of a scene, under the conditions of this evaluation; also kept for its neighbour's baseline."""
+        """Tokens of a scene under the conditions of this evaluation. They are cached for its neighbour's baseline."""
         if number in self._tokens:
             return self._tokens[number]
         generation = self.scenes.conditions(number) if loaded.scene.anchors is not None else None
@@ -256,7 +259,7 @@ class SceneEvaluation:
         return kept
 
     def _wrong_tokens(self, part: list[tuple[_Loaded, SceneTokens]]) -> dict[str, dict[int, SceneTokens]]:
-        """Baseline -> place in the part -> tokens that are not the scene's."""
+        """Baseline -> index in the part -> wrong tokens for that scene."""
         noise = {place: shuffled(own, seed=found.scene.number) for place, (found, own) in enumerate(part)}
         other = {}
         for place, (found, own) in enumerate(part):
@@ -265,14 +268,14 @@ class SceneEvaluation:
         return {"noise_tokens": noise, "other_tokens": other}
 
     def _next_tokens(self, number: int) -> SceneTokens | None:
-        """Tokens of the next usable scene, cyclically; None if there is no other."""
+        """Tokens of the next usable scene; the first follows the last. None if there is no other scene."""
         count = len(self.keys)
         for step in range(1, count):
             other = (number + step) % count
             try:
                 return self._tokens.get(other) or self._tokens_of(other, self._load(self._open(other)))
             except BadScene:
-                continue  # told when its turn comes
+                continue  # reported when the scene itself is rendered
         return None
 
     def _now(self) -> float:
@@ -284,7 +287,7 @@ class SceneEvaluation:
 
     @torch.no_grad()
     def _finish(self, group: range, rendered: list[EvaluatedScene]) -> None:
-        """Measure, then write pictures and, last, the record: a scene with a record is complete."""
+        """Write the pictures, measure, and write the record last, so that a scene with a record is complete."""
         for scene in rendered:
             if not self.folder.has(scene.key):
                 self.write_pictures(scene)
@@ -309,7 +312,7 @@ class SceneEvaluation:
 
 
 def depth_errors(scene: EvaluatedScene) -> dict[str, Float[Tensor, " v"]]:
-    """AbsRel and delta1 of each view; nothing where the data has no depth, or none of some view."""
+    """AbsRel and delta1 of each view; empty if the data has no depth, or a view without any depth."""
     if scene.depth is None or scene.true_depth is None or not (scene.true_depth > 0).flatten(1).any(1).all():
         return {}
     pairs = zip(scene.depth.cpu(), scene.true_depth, strict=True)
@@ -318,13 +321,13 @@ def depth_errors(scene: EvaluatedScene) -> dict[str, Float[Tensor, " v"]]:
 
 
 def _path(found: _Loaded) -> CameraBatch:
-    """The cameras to render: those of the targets, then further ones."""
+    """Cameras to render: those of the target views, then those of further views."""
     parts = found.target, found.further
     return CameraBatch(torch.cat([p.c2w for p in parts])[None], torch.cat([p.intrinsics for p in parts])[None])
 
 
 def _equally_long(scenes: list[tuple[_Loaded, SceneTokens]]) -> list[list[tuple[_Loaded, SceneTokens]]]:
-    """Scenes that can be rendered together: those with as many target views."""
+    """Group scenes that can be rendered together, because they have the same number of views to render."""
     parts: dict[int, list[Any]] = {}
     for found, tokens in scenes:
         parts.setdefault(len(found.scene.target) + len(found.scene.further), []).append((found, tokens))
@@ -332,7 +335,7 @@ def _equally_long(scenes: list[tuple[_Loaded, SceneTokens]]) -> list[list[tuple[
 
 
 def ordered(context: Int64[Tensor, " c"], order: ContextOrder, key: str) -> Int64[Tensor, " c"]:
-    """Context views in another order; `shuffled` follows from the scene's name."""
+    """Reorder context views; the order `shuffled` depends on the scene's name alone."""
     if order == "index":
         return context
     if order == "reversed":
@@ -341,7 +344,7 @@ def ordered(context: Int64[Tensor, " c"], order: ContextOrder, key: str) -> Int6
 
 
 def kept_tokens(tokens: SceneTokens, count: int | None) -> SceneTokens:
-    """The first `count` tokens of a scene. Raises DataError if there are fewer."""
+    """Keep the first `count` tokens of a scene; None: all. Raises DataError if there are fewer."""
     if count is None:
         return tokens
     if not 0 < count <= len(tokens.mean):

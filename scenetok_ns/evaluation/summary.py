@@ -1,4 +1,4 @@
-"""Figures over all scenes of an evaluation, from its records, in one pass."""
+"""Compute the figures over all scenes of an evaluation from its records, in one pass."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FRECHET = {
     STANDIN: f"frechet_{STANDIN}",
     f"{STANDIN}_clips": f"frechet_{STANDIN}_clips",
 }
-"""Feature network -> metric. Only the published networks give published names."""
+"""Feature network -> metric. Only published networks give metrics with published names."""
 KERNEL = {"inception": "kid", STANDIN: f"kernel_{STANDIN}"}
 PUBLISHED = ("fid", "fid_published", "kid", "fvd", "fvd_published")
-"""Metrics that get the letter of the task: rFID of reconstructions, gFID of generations."""
+"""Metrics that get a letter for the task: rfid for reconstruction, gfid for generation."""
 
 
 @dataclass
@@ -37,9 +37,9 @@ class Summary:
     per_scene: dict[str, dict[str, Any]]
     """Scene -> frame numbers, values of each view, seconds."""
     samples: dict[str, int]
-    """Set metric -> pictures (or clips) of each side."""
+    """Metric over the set -> number of pictures (or clips) on each side."""
     not_computed: dict[str, str] = field(default_factory=dict)
-    """Set metric -> reason why it is not computed."""
+    """Metric over the set -> reason why it is not computed."""
 
 
 @dataclass
@@ -53,10 +53,17 @@ class _SetMetric:
 def summarise(
     folder: EvaluationFolder, keys: Sequence[str], *, generation: bool, wanted: Sequence[str], image_size: int
 ) -> Summary:
-    """Figures over the scenes of `keys` that have a record.
+    """Compute the figures over the scenes of `keys` that have a record.
 
-    `wanted` are the metrics asked for: of networks whose features serve two, only those are given.
-    Raises DataError if no scene has a record.
+    Args:
+        folder: Folder of the evaluation.
+        keys: Scenes.
+        generation: Whether the scenes were generated, not reconstructed; it determines the names of metrics.
+        wanted: Requested metrics. Features of one network may serve two metrics, one of which may not be requested.
+        image_size: Side of the views in pixels.
+
+    Raises:
+        DataError: No scene has a record, or a figure is not finite.
     """
     values: dict[str, list[Tensor]] = {}
     sets: dict[str, _SetMetric] = {}
@@ -82,7 +89,7 @@ def summarise(
         "num_views": float(num_views),
         "num_skipped_scenes": float(len(folder.skipped(keys))),
     }
-    if seconds > 0:  # pictures from elsewhere took nobody knows how long
+    if seconds > 0:  # the time is unknown for pictures of other programs
         results |= {
             "seconds": seconds,
             "fps": num_views / seconds,
@@ -96,7 +103,7 @@ def summarise(
 
 
 def _check_finite(summary: Summary) -> None:
-    """Raise DataError if a figure is not a number: JSON has none for it, and nobody should average it."""
+    """Raise DataError if a figure is not finite: JSON cannot represent it, and nobody should average it."""
     wrong = [name for name, value in summary.results.items() if not math.isfinite(value)]
     if not wrong:
         return
@@ -117,7 +124,7 @@ def _over_views(values: dict[str, list[Tensor]]) -> dict[str, float]:
     for name, parts in values.items():
         numbers = torch.cat(parts).double()
         results[name] = float(numbers.mean())
-        # The spread of a single picture would be NaN, which is not JSON.
+        # The standard deviation of a single value would be NaN, which JSON cannot represent.
         results[f"{name}_std"] = float(numbers.std()) if len(numbers) > 1 else 0.0
     return results
 

@@ -1,4 +1,4 @@
-"""One evaluation after another with something changed: every combination of the values, each with several seeds."""
+"""Run several evaluations of a sweep: every combination of the values, each with one or more seeds."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Variant:
     scene_seed: int | None = None
     """Seed of generated scenes; None: `seed`."""
     label: str | None = None
-    """Name of the folder; None: from the values."""
+    """Name of the folder; None: composed of the values."""
 
     @property
     def name(self) -> str:
-        """A folder's name."""
+        """Name of the variant's folder."""
         if self.label is not None:
             return self.label
         return "-".join([*(f"{axis}={value}" for axis, value in self.axes.items()), f"seed={self.seed}"])
@@ -52,7 +52,7 @@ class Variant:
         return EvaluationConditions(order, None if tokens is None else int(tokens))
 
     def apply(self, renderer: SceneRenderer) -> SceneRenderer:
-        """A renderer of the same networks with this variant's seeds, sampler and numbers of views."""
+        """Return a renderer of the same networks with this variant's seeds, sampler and number of views."""
         before, scenes = renderer.settings, renderer.scenes
         settings = replace(
             before,
@@ -68,9 +68,9 @@ class Variant:
 def variants(
     axes: dict[str, tuple[Value, ...]], first_seed: int, seeds: int, first_scene_seed: int | None = None
 ) -> list[Variant]:
-    """Every combination of the values, with each of the seeds.
+    """Create a variant for every combination of the values and each of the seeds.
 
-    Seeds of generated scenes count from `first_scene_seed` at the same time; None: they are those of the renders.
+    Seeds of generated scenes count up together with them, from `first_scene_seed`; None: they equal the render seeds.
     """
     scenes = first_seed if first_scene_seed is None else first_scene_seed
     combinations = itertools.product(*axes.values())
@@ -80,7 +80,7 @@ def variants(
 
 @dataclass(frozen=True)
 class Row:
-    """A combination of a sweep: mean and spread of each metric over the seeds."""
+    """Mean and spread over the seeds of each metric, for one combination of a sweep."""
 
     axes: dict[str, Value]
     seeds: int
@@ -90,7 +90,7 @@ class Row:
 
 
 def table(results: Sequence[tuple[Variant, dict[str, float]]]) -> list[Row]:
-    """Rows in the order of the variants. Metrics that a variant lacks are left out of its row."""
+    """Compute the rows of a sweep in the order of the variants. A row lacks metrics that one of its variants lacks."""
     groups: dict[tuple[Value, ...], list[tuple[Variant, dict[str, float]]]] = {}
     for variant, figures in results:
         groups.setdefault(tuple(variant.axes.values()), []).append((variant, figures))
@@ -104,14 +104,14 @@ def table(results: Sequence[tuple[Variant, dict[str, float]]]) -> list[Row]:
 
 
 def shown_metrics(rows: Sequence[Row]) -> list[str]:
-    """Metrics worth a column or a plot: no spreads over views, no counts, no baselines."""
+    """Metrics that get a column and a plot: all but spreads over views, counts and baselines."""
     hidden = ("_std", *(f"_{name}" for name in BASELINES))
     names = dict.fromkeys(name for row in rows for name in row.means)
     return [name for name in names if name not in COUNTS and not name.endswith(hidden)]
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Axes, number of seeds, then each metric with its spread over the seeds."""
+    """Write a CSV file with axes, number of seeds, and each metric with its spread over the seeds."""
     metrics = list(dict.fromkeys(name for row in rows for name in row.means if not name.endswith("_std")))
     text = StringIO()
     spread = [name for name in metrics if name not in COUNTS]
@@ -128,7 +128,10 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """A panel for each metric over the first axis, a line for each combination of the others; bars are over seeds."""
+    """Plot each metric over the first axis in a panel, with a line for each combination of the other axes.
+
+    Error bars are the spread over the seeds.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -160,7 +163,7 @@ def _draw(panel: Axes, rows: Sequence[Row], metric: str) -> None:
         x = [row.axes[first] if numeric else str(row.axes[first]) for row in line]
         y, spread = [row.means[metric] for row in line], [row.spreads[metric] for row in line]
         label = ", ".join(f"{axis} {value}" for axis, value in zip(rest, others, strict=True))
-        style = "o-" if numeric else "o"  # no line between things without an order
+        style = "o-" if numeric else "o"  # no line between values without an order
         panel.errorbar(x, y, yerr=spread if any(spread) else None, fmt=style, capsize=3, label=label, markersize=4)
     panel.set_title(_titled(metric), fontsize=10)
     panel.set_xlabel({"context": "context views", "tokens": "scene tokens"}.get(first, first))

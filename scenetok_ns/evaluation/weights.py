@@ -1,4 +1,4 @@
-"""Published weight files of metric networks: found by path, in torch's hub folder, or downloaded when asked.
+"""Find the published weight files of metric networks: by path, in torch's hub folder, or by download on request.
 
 A figure can have a published metric's name only if its network has the published weights, so a file with other content
 is refused, whatever its name.
@@ -18,11 +18,11 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.tools.digests import sha256_of
 
 PROBE_TIMEOUT_S = 10.0
-"""A machine without a network must fail soon; torch's own download has no time limit."""
+"""Time limit of the first request, so that a machine without network fails soon. torch's download has no limit."""
 
 
 class MissingWeightsError(ValueError):
-    """A metric cannot be computed; the message says which file is needed and where to put it."""
+    """A metric cannot be computed; the message says which file it needs and where to put it."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class WeightFile:
     name: str
     url: str
     sha256_prefix: str
-    """Beginning of the digest, as in the name of the file (torch's convention), or all of it."""
+    """First characters of the SHA-256, as in the file's name (torch's convention), or all of it."""
     downloads: bool = True
-    """Whether the library downloads it itself, from `url`."""
+    """Whether the file can be downloaded from `url` automatically."""
 
     def find(self, given: Path | None, download: bool) -> Path:
-        """The file: `given`, or in torch's hub folder, or downloaded there if `download`.
+        """Find the file at `given` or, if that is None, in torch's hub folder; with `download`, download it there.
 
-        Raises MissingWeightsError if it is not found, or is not the published file; DataError if `given` does not
-        exist.
+        Raises:
+            MissingWeightsError: It is not found, or is not the published file.
+            DataError: `given` does not exist.
         """
         path = given or self.hub_path
         if given is not None and not given.is_file():
@@ -78,7 +79,7 @@ class WeightFile:
                 pass
             self.hub_path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(self.url, str(self.hub_path), self.sha256_prefix)
-        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: another hash
+        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the hash is wrong
             reason = getattr(error, "reason", error)
             raise MissingWeightsError(
                 f"{self.name} cannot be downloaded ({reason}); put it at {self.hub_path}, or give its path with "
@@ -111,8 +112,8 @@ I3D_FILE = WeightFile(
     "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
     downloads=False,
 )
-"""The Kinetics-400 I3D of StyleGAN-V and fvd-comparison. Its publishers give no digest; this is the one that projects
-which check the file agree on. TorchScript is a program, so no other file is loaded."""
+"""The Kinetics-400 I3D of StyleGAN-V and fvd-comparison. Its publishers give no SHA-256; this is the value on which
+projects that check the file agree. TorchScript is a program, so no other file is loaded."""
 
 PUBLISHED_I3D_FILE = WeightFile(
     "i3d_weights",
@@ -121,7 +122,7 @@ PUBLISHED_I3D_FILE = WeightFile(
     "2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538",
 )
 """The Kinetics-400 I3D of pytorch-i3d. The published code has a copy (git blob 73a4fd1d87eb in both repositories). The
-SHA-256 is the one that projects which check the file agree on."""
+SHA-256 is the value on which projects that check the file agree."""
 
 
 def lpips_heads(network: str) -> Path:
@@ -139,7 +140,7 @@ def stlpips_file() -> Path:
     spec = find_spec("stlpips_pytorch")
     folders = spec.submodule_search_locations if spec is not None else None
     for folder in folders or ():
-        # The package itself is not imported: it wants packages that only its training needs.
+        # The package itself is not imported, because it imports packages that only its training needs.
         path = Path(folder) / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
         if path.is_file():
             return path

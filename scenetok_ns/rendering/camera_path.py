@@ -1,4 +1,4 @@
-"""Cameras to render a scene with: a path by name, or from a file."""
+"""Create the cameras of a path through a scene, by the path's name or from a file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def camera_path(path: str | Path, tokens: SceneTokens, frames: int = 96) -> Came
     """Create the cameras of a path through a scene.
 
     Args:
-        path: orbit, dolly, spiral or interpolate (through the photographs' cameras); or a file with poses in the
-            capture's coordinates: a camera path of Nerfstudio's viewer, or a transforms.json.
+        path: Name of a path (orbit, dolly, spiral, interpolate, lemniscate or zoom, see `camera_paths.preset_path`), or
+            a file with poses in the capture's coordinates: a camera path of Nerfstudio's viewer, or a transforms.json.
         tokens: Tokens of the scene, with the cameras of its photographs.
-        frames: Number of frames of a path by name.
+        frames: Number of frames of a named path. Files have their own number.
 
     Returns:
         CameraBatch of shape [1, frames], for `SceneTok.render`.

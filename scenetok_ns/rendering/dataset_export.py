@@ -1,4 +1,4 @@
-"""Frames with cameras as a data set of Nerfstudio: transforms.json, pictures, and points to start splats from."""
+"""Write frames with cameras as a Nerfstudio data set: transforms.json, pictures, and points to start splats from."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ IMAGES, POINTS, TRANSFORMS = "images", "points.ply", "transforms.json"
 
 
 def write_dataset(folder: Path, train: RenderedViews, evaluation: RenderedViews, points: Points | None) -> None:
-    """Fill `folder`, which exists, so that ns-train takes it with its nerfstudio-data dataparser.
+    """Fill an existing folder with a data set that ns-train reads with its nerfstudio-data dataparser.
 
-    The world is that of the cameras. The splits are named in the file. Without points, splatfacto starts at random.
-    Raises OSError.
+    The file lists the splits. Raises OSError if a file cannot be written.
+
+    Args:
+        folder: Existing folder.
+        train: Views to train on; the data set is in the world of their cameras.
+        evaluation: Views to evaluate on.
+        points: Points from which splatfacto starts. None: it starts with random points.
     """
     (folder / IMAGES).mkdir()
     splits = {"train": train, "eval": evaluation}
@@ -45,7 +50,7 @@ def write_dataset(folder: Path, train: RenderedViews, evaluation: RenderedViews,
 
 
 def frame_entries(paths: list[str], cameras: CameraBatch, side: int) -> list[dict[str, Any]]:
-    """The `frames` of a transforms.json: OpenGL camera-to-world, intrinsics in pixels."""
+    """Create the `frames` of a transforms.json: OpenGL camera-to-world, intrinsics in pixels."""
     poses = flip_axes(cameras.c2w[0].double()).tolist()
     lenses = (cameras.intrinsics[0].double() * side).tolist()
     return [

@@ -1,4 +1,4 @@
-"""Depth maps as files: 16-bit pictures in a stated unit, and colours to look at."""
+"""Write depth maps as files: 16-bit pictures in a stated unit, and pictures in colours."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from scenetok_ns.tools.json_files import read_json
 DEPTH_SUFFIX, COLOURS, DESCRIPTION = "-depth", "colours", "depth.json"
 MAP = re.compile(r"\d{5,}\.png")
 LEVELS = 65535
-"""Largest number of a 16-bit picture; 0 stands for a depth that is not known."""
+"""Largest value of a 16-bit picture; 0 stands for an unknown depth."""
 
 
 def depth_unit(scene_unit: float) -> float:
-    """Length of one level: a power of ten, about a thousandth of the scene's size (a millimetre in a room)."""
+    """Depth of one level: a power of ten, about a thousandth of the scene's size (a millimetre in a room)."""
     return 10.0 ** math.floor(math.log10(scene_unit / 1000) + 0.5)
 
 
 def depth_levels(depth: Float[Tensor, "h w"], unit: float) -> Int32[Tensor, "h w"]:
-    """Depth in levels of `unit`, 1 to 65535; 0 where it is not above 0."""
+    """Convert depth to levels of `unit` from 1 to 65535; 0 where it is not above 0."""
     levels = (depth / unit).round().clamp(1, LEVELS)
     return torch.where(depth > 0, levels, 0.0).to(torch.int32)
 
 
 def encode_depth(depth: Float[Tensor, "h w"], unit: float) -> bytes:
-    """The bytes of a 16-bit PNG."""
+    """Encode depth as a 16-bit PNG."""
     data = BytesIO()
     Image.fromarray(depth_levels(depth, unit).cpu().numpy().astype(np.uint16)).save(data, "PNG")
     return data.getvalue()
 
 
 def depth_colours(depth: Float[Tensor, "h w"], near: float, far: float) -> Float[Tensor, "3 h w"]:
-    """Red at `near` to blue at `far`, evenly in inverse depth; black where the depth is not known."""
-    from nerfstudio.utils.colormaps import apply_float_colormap  # imports Nerfstudio, which other renders need not
+    """Colour depth from red at `near` to blue at `far`, evenly in inverse depth; black where it is unknown."""
+    from nerfstudio.utils.colormaps import apply_float_colormap  # imports Nerfstudio, which other renders don't need
 
     inverse = (1 / depth.clamp(min=1e-9) - 1 / far) / (1 / near - 1 / far)
     colours = apply_float_colormap(inverse.clamp(0, 1)[..., None].cpu(), "turbo").permute(2, 0, 1)
@@ -54,15 +54,15 @@ def depth_colours(depth: Float[Tensor, "h w"], near: float, far: float) -> Float
 
 
 class DepthFiles:
-    """Writes the folder `<name>-depth`: 00000.png and so on, the same in `colours`, and `depth.json` with the unit."""
+    """Writes the folder `<name>-depth`: 00000.png and so on, their coloured versions in `colours`, and `depth.json`."""
 
     def __init__(self, folder: Path, unit: float) -> None:
         self.folder, self.unit = folder, unit
         self._range: tuple[float, float] | None = None
 
     def add(self, first: int, depth: Float[Tensor, "f 1 h w"]) -> None:
-        """Write the maps of some frames; depths that are not above 0 are not known."""
-        if self._range is None:  # of the first frames, so that colours mean the same in all
+        """Write the maps of consecutive frames, the first of which has the number `first`. 0: unknown depth."""
+        if self._range is None:  # taken from the first frames, so that colours mean the same in all frames
             known = depth[depth > 0].float()[:: max(1, depth.numel() // 1_000_000)]
             near, far = known.quantile(torch.tensor([0.01, 0.99], device=known.device)).tolist()
             self._range = 0.8 * near, 1.25 * far
@@ -74,9 +74,9 @@ class DepthFiles:
 
 @contextmanager
 def depth_files(output: Path, name: str, unit: float) -> Iterator[DepthFiles]:
-    """Files of the depth of a shot in `output`, which replace those of an earlier render once they are complete.
+    """Open the depth files of a shot in `output`. Once complete, they replace those of an earlier render.
 
-    Raises FileExistsError for a folder of that name that holds anything else.
+    Raises FileExistsError if the folder exists and holds anything else.
     """
     check_depth_folder(output, name)
     folder = name + DEPTH_SUFFIX

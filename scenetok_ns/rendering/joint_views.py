@@ -1,4 +1,4 @@
-"""Views that are rendered jointly from tokens, with depth and its confidence, and the pixels that photographs show."""
+"""Render views jointly from tokens, with depth and its confidence, and find the pixels that no photograph shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scenetok_ns.models.tokens import SceneTokens
 
 @dataclass(frozen=True)
 class JointViews:
-    """Rendered views of a scene; everything is on the model's device."""
+    """Rendered views of a scene, on the model's device."""
 
     frames: Float[Tensor, "n 3 side side"]
     """Pixels in [0, 1]."""
@@ -30,9 +30,9 @@ class JointViews:
 
     @property
     def certainty(self) -> Float[Tensor, "n 1 side side"]:
-        """Confidence of the depth, 0 to 1: low where the model does not know what is there.
+        """Confidence of the depth, 0 to 1: low where the model does not know the scene.
 
-        The last denoising step's uncertainty would not do: in a single step it is noise (docs/splats.md).
+        The uncertainty of the last denoising step cannot serve instead: in a single step it is noise (docs/splats.md).
         """
         return self.depth.confidence
 
@@ -52,14 +52,16 @@ def render_jointly(
     depth: DepthMaps | None = None,
     on_step: OnStep | None = None,
 ) -> JointViews:
-    """Render a path with depth, from the head or by a plane sweep.
+    """Render a path with depth, which comes from the depth head or a plane sweep.
 
     Args:
+        model: Model that renders.
+        tokens: Tokens of the scene.
         cameras: A batch of one, in units of the capture.
-        depth: Depth of these views, where it is known already; None: it is predicted.
         seed: Random seed of the noise.
-        sampler: None: the preset's.
-        on_step: Progress; an exception ends the rendering.
+        sampler: Sampler. None: that of the preset.
+        depth: Depth of these views, if it is already known. None: it is predicted.
+        on_step: Called after each step. An exception that it raises ends the rendering.
     """
     cameras = cameras.to(model.device, torch.float32)
     frames: list[Tensor] = []
@@ -78,7 +80,7 @@ def render_jointly(
 
 
 def join_views(parts: Sequence[JointViews]) -> JointViews:
-    """Views of several paths as one set."""
+    """Join the views of several paths."""
     c2w = torch.cat([part.cameras.c2w for part in parts], dim=1)
     intrinsics = torch.cat([part.cameras.intrinsics for part in parts], dim=1)
     depth, confidence = (torch.cat([part.depth[i] for part in parts]) for i in range(2))
@@ -92,11 +94,13 @@ def join_views(parts: Sequence[JointViews]) -> JointViews:
 def pixels_unseen(
     depth: Float[Tensor, "n 1 h w"], cameras: CameraBatch, seen: CameraBatch, seen_depth: Float[Tensor, "m 1 a b"]
 ) -> Bool[Tensor, "n h w"]:
-    """Which pixels of some views show a surface that none of the photographs saw.
+    """Mark the pixels of some views that show a surface that no photograph shows.
 
     Args:
-        depth, cameras: The views, with their depth.
-        seen, seen_depth: The photographs' cameras, with their depth. Cameras are batches of one.
+        depth: Depth of the views.
+        cameras: Cameras of the views, a batch of one.
+        seen: Cameras of the photographs, a batch of one.
+        seen_depth: Depth of the photographs.
     """
     points = unproject(depth, cameras)
     return torch.stack([~seen_from(one, seen, seen_depth) for one in points])

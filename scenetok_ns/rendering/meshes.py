@@ -1,4 +1,4 @@
-"""Rendered views with depth, fused into a mesh by Open3D's truncated signed distance field."""
+"""Fuse rendered views with depth into a mesh, with Open3D's truncated signed distance field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scenetok_ns.rendering.views import RenderedViews
 from scenetok_ns.tools.atomic_files import write_atomically
 
 TRUNCATION = 4.0
-"""Distance from a surface, in voxels, over which views are averaged."""
+"""Distance from a surface, in voxels, within which views are averaged."""
 SMALLEST_PART = 0.002
 """Share of the triangles below which a part of the mesh is removed, because it floats in the air."""
 
@@ -35,10 +35,10 @@ def fuse_views(
 
     Args:
         views: Pictures and cameras.
-        maps: Their depth, in the units of the cameras.
-        voxel: Side of a voxel in these units: details smaller than it are lost.
-        least_confidence: Pixels of less confidence are left out.
-        farthest: So are pixels that are farther away.
+        maps: Depth of the views and its confidence, in the units of the cameras.
+        voxel: Side of a voxel in these units. Smaller details are lost.
+        least_confidence: Minimum confidence. Pixels below it are left out.
+        farthest: Maximum depth. Pixels beyond it are left out.
 
     Raises:
         ValueError: No surface is left.
@@ -62,7 +62,7 @@ def fuse_views(
             depth_trunc=farthest,
             convert_rgb_to_intensity=False,
         )
-        # Open3D counts from the middle of the first pixel.
+        # Open3D puts the origin at the middle of the first pixel.
         focal_and_centre = lens[0, 0] * width, lens[1, 1] * height, lens[0, 2] * width - 0.5, lens[1, 2] * height - 0.5
         camera = o3d.camera.PinholeCameraIntrinsic(width, height, *focal_and_centre)
         volume.integrate(picture, camera, w2c[number])
@@ -70,7 +70,7 @@ def fuse_views(
 
 
 def _cleaned(mesh: Any) -> Mesh:
-    """The mesh without its smallest parts."""
+    """Remove the smallest parts of a mesh. Raises ValueError if nothing is left."""
     part, sizes, _ = mesh.cluster_connected_triangles()
     part, sizes = np.asarray(part), np.asarray(sizes)
     if len(part):
@@ -87,7 +87,7 @@ def _cleaned(mesh: Any) -> Mesh:
 
 
 def save_mesh(mesh: Mesh, path: Path) -> None:
-    """Write a binary PLY or GLB, by the suffix; atomic."""
+    """Write a binary PLY or GLB, depending on the suffix. The file is complete or absent."""
     import trimesh
 
     colours = (mesh.colours.clamp(0, 1) * 255).round().byte().numpy()

@@ -1,4 +1,4 @@
-"""Frames of camera paths for tools that ask for one camera at a time, sampled jointly behind their back."""
+"""Render the frames of camera paths jointly for tools that request one camera at a time."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.pictures import ViewDepth
 
 KEPT_BEHIND = 128
-"""Number of frames before the last requested one that stay in memory. Tools go forward."""
+"""Number of frames before the last requested one that stay in memory. Tools request frames in ascending order."""
 KEPT_IN_ALL = 512
-"""Maximum number of frames of all paths together; the least recently used paths are dropped first."""
+"""Maximum number of cached frames of all paths together; the least recently used paths are dropped first."""
 REACH = 24
-"""Number of frames before and after a frame that its depth is found from, without a depth head."""
+"""Number of frames before and after a frame from which its depth is found without a depth head."""
 
 SamplePath = Callable[[int, CameraBatch, Callable[[int, int], None]], Iterator[RenderedFrames]]
-"""sample(scene, cameras, on_step): frames of the whole path in order, batch of one. See `SceneTok.render`."""
+"""sample(scene, cameras, on_step) yields the frames of the whole path in order, as a batch of one. See
+`SceneTok.render`."""
 SweepPath = Callable[[int, Tensor, CameraBatch, int], DepthMaps]
-"""sweep(scene, frames, cameras, number): depth of one of some frames of a path."""
+"""sweep(scene, frames, cameras, number) returns the depth of frame `number` of some frames of a path."""
 
 
 @dataclass
 class _Path:
-    """A path that is being sampled. Frames are those from `first` on that have been sampled so far."""
+    """A path that is being sampled. `frames` are the sampled frames that are still cached; `first` is the first."""
 
     windows: Iterator[RenderedFrames]
     check: Callable[[int, int], None]
@@ -49,7 +50,7 @@ class _Path:
     maps: list[DepthMaps | None] = field(default_factory=list)
     """Depth of the same frames; None: there is no depth head."""
     uncertainty: dict[int, Tensor] = field(default_factory=dict)
-    """Uncertainty of each latent from which frames can still be requested."""
+    """Latent -> its uncertainty, for latents whose frames can still be requested."""
 
     def add(self, window: RenderedFrames) -> None:
         self.frames.extend(window.frames[0])
@@ -78,38 +79,47 @@ class Frame:
     """One frame of a path, on the model's device."""
 
     picture: Float[Tensor, "3 side side"]
-    """At the model's size, in [0, 1]."""
+    """Picture at the model's size, in [0, 1]."""
     uncertainty: Float[Tensor, "h w"]
-    """At the size of the latents; see `SampledLatents`."""
+    """Uncertainty at the size of the latents; see `SampledLatents`."""
     depth: ViewDepth
 
 
 class PathRenderer:
-    """Recovers the path behind a one-camera slice, samples it window by window as frames are asked for, and keeps
-    recent frames. The same cameras always give the same frames.
+    """Renders the frames of paths on request.
 
-    `settings` stands for all else that the frames depend on (weights, tokens, seed, sampler); it enters the key.
+    It recovers the path behind a one-camera slice, samples it window by window as frames are requested, and caches
+    recent frames. The same cameras always give the same frames.
     """
 
     def __init__(
         self, sample: SamplePath, layout: TemporalLayout, sweep: SweepPath, tokens_of: Callable[[int], SceneTokens]
     ) -> None:
-        """Keep what renders.
+        """Create a renderer with an empty cache.
 
         Args:
             sample: Renders a path.
-            layout: Of the latents that frames are decoded from.
-            sweep: Finds the depth of a frame where `sample` gives none.
-            tokens_of: Tokens of a scene.
+            layout: Temporal layout of the latents from which frames are decoded.
+            sweep: Finds the depth of a frame if `sample` gives none.
+            tokens_of: Returns the tokens of a scene.
         """
         self._sample, self._sweep, self._tokens_of = sample, sweep, tokens_of
         self._layout = layout
         self._paths: OrderedDict[str, _Path] = OrderedDict()
 
     def frame(self, camera: Cameras, active_scene: int, settings: str, wide: Aspect) -> Frame:
-        """The square picture of a one-camera slice.
+        """Render the square picture of a one-camera slice.
 
         A viewer's interrupt raises its exception between denoising steps; partial results are dropped.
+
+        Args:
+            camera: A slice of one camera.
+            active_scene: Scene of cameras without metadata.
+            settings: Key of everything else that frames depend on (weights, tokens, seed, sampler), for the cache.
+            wide: Treatment of pictures that are not square.
+
+        Raises:
+            DataError: The cameras of the path are invalid.
         """
         scene, path, index = scene_path(camera, active_scene)
         cameras = nerfstudio_to_camera_batch(square_cameras(path, wide))
@@ -148,7 +158,7 @@ class PathRenderer:
 
     def _start(self, scene: int, cameras: CameraBatch) -> _Path:
         check_cameras_of_path(cameras)
-        # The sampler runs on across requests, each of which has its own way of being interrupted.
+        # The sampler continues across requests, and each request brings its own check for interrupts.
         state = _Path(windows=iter(()), check=lambda done, total: None)
         state.windows = self._sample(scene, cameras, lambda done, total: state.check(done, total))
         return state
@@ -159,19 +169,21 @@ class PathRenderer:
 
 
 def check_cameras_of_path(cameras: CameraBatch) -> None:
-    """Raise DataError, which names the first frame, for cameras that no path can have."""
+    """Raise DataError, which names the first invalid frame, unless all cameras of a path are valid."""
     c2w, intrinsics = cameras.c2w[0].cpu(), cameras.intrinsics[0].cpu()
     if (wrong := bad_pose(c2w)) is not None:
-        raise DataError(f"frame {wrong[0]} of the camera path: its pose {wrong[1]}; make the path again in the viewer")
+        raise DataError(
+            f"frame {wrong[0]} of the camera path: its pose {wrong[1]}; create the path again in the viewer"
+        )
     if (wrong := bad_lens(intrinsics)) is not None:
-        raise DataError(f"frame {wrong[0]} of the camera path {wrong[1]}; make the path again in the viewer")
+        raise DataError(f"frame {wrong[0]} of the camera path {wrong[1]}; create the path again in the viewer")
 
 
 def scene_path(camera: Cameras, active_scene: int) -> tuple[int, Cameras, int]:
-    """Scene, path and place in the path of a one-camera slice.
+    """Find the scene and the path of a one-camera slice, and its index in the path.
 
-    Cameras of our data sets say in their metadata which evaluation scene they belong to: the path is then only the
-    neighbours that belong to the same. Other cameras (a viewer's, a path file's) belong to the active scene.
+    Cameras of our data sets have the number of their evaluation scene in their metadata. Their path consists only of
+    neighbours from the same scene. Other cameras (of the viewer or a path file) belong to the active scene.
     """
     path, index = recover_path(camera)
     scenes = (path.metadata or {}).get("scene_idx")
@@ -187,7 +199,7 @@ def scene_path(camera: Cameras, active_scene: int) -> tuple[int, Cameras, int]:
 
 
 def path_key(cameras: CameraBatch, scene: int, settings: str) -> str:
-    """Return a key that is equal for equal paths, wherever they are in memory."""
+    """Compute a key that is equal for paths with equal cameras, scene and settings."""
     digest = hashlib.sha256(f"{scene}|{settings}|".encode())
     for values in (cameras.c2w, cameras.intrinsics):
         digest.update(values.cpu().numpy().tobytes())

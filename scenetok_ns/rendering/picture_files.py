@@ -1,4 +1,4 @@
-"""Pictures as bytes and files, and sheets of several pictures side by side."""
+"""Convert pictures to bytes and files, and join several pictures in a sheet."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ JPEG_QUALITY = 92
 
 
 def to_bytes(pictures: Float[Tensor, "*n height width"]) -> UInt8[Tensor, "*n height width"]:
-    """Round pictures in [0, 1] to the 8 bits in which they are stored."""
+    """Round pictures in [0, 1] to 8 bits."""
     return (pictures.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def encode_picture(picture: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"], kind: Literal["PNG", "JPEG"]) -> bytes:
-    """The bytes of an image file; a picture of floats is in [0, 1]."""
+    """Encode a picture as an image file. A floating-point picture is in [0, 1]."""
     levels = to_bytes(picture) if picture.is_floating_point() else picture
     data = BytesIO()
     Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(data, kind, quality=JPEG_QUALITY)
@@ -31,10 +31,13 @@ def encode_picture(picture: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"], kin
 
 
 def save_picture(path: Path, picture: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"]) -> None:
-    """Write a .png or .jpg file, whole or not at all. Raises OSError."""
+    """Write a .png or .jpg file, which is complete or absent. Raises OSError."""
     write_atomically(path, encode_picture(picture, "PNG" if path.suffix == ".png" else "JPEG"))
 
 
 def sheet(rows: Sequence[Sequence[Tensor] | Tensor]) -> Tensor:
-    """Rows of equally many pictures [3, h, w] of one size and type -> one picture [3, rows * h, columns * w]."""
+    """Join rows of pictures [3, h, w] to one picture [3, rows * h, columns * w].
+
+    All rows have the same number of pictures, and all pictures the same size and type.
+    """
     return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)

@@ -1,4 +1,4 @@
-"""Outputs that Nerfstudio's tools expect for a picture, and pictures as files."""
+"""Create the outputs that Nerfstudio's tools expect for a picture."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from scenetok_ns.models.depth_geometry import DepthMaps, ray_lengths, seen_from,
 from scenetok_ns.models.tokens import SceneTokens
 
 FAR = 1000.0
-"""Depth of pixels that nothing is known of (the border of a square, a message), in scene units."""
+"""Depth of pixels without a scene (the border of a square, a message), in scene units."""
 
 
 def relative_uncertainty(norm: Float[Tensor, "h w"], channels: int) -> Float[Tensor, "h w"]:
-    """Norm of a velocity over the channels -> about 0 to 1: half the root of its mean square."""
+    """Convert the norm of a velocity over the channels to a value of about 0 to 1: half its root mean square."""
     return norm.float() / (2 * channels**0.5)
 
 
 @dataclass(frozen=True)
 class ViewDepth:
-    """Depth of a square view, found when it is first asked for."""
+    """Depth of a square view, which is computed on first use."""
 
     find: Callable[[], DepthMaps]
-    """Depth and confidence of the view, [1, 1, side, side]."""
+    """Computes depth and confidence of the view, each [1, 1, side, side]."""
     camera: CameraBatch
     """Camera of the square view: a batch of one with one camera."""
     tokens: SceneTokens | None
-    """They say where the views were that the scene is known from."""
+    """Tokens of the scene, with the cameras of its photographs; None: unknown."""
 
     @cached_property
     def maps(self) -> DepthMaps:
@@ -47,7 +47,7 @@ class ViewDepth:
 
     @property
     def accumulation(self) -> Float[Tensor, "1 1 side side"]:
-        """1 where one of the views that the scene is known from has the point in its field; else the confidence."""
+        """1 where the point is in the field of view of one of the scene's photographs, else the confidence."""
         depth, confidence = self.maps
         tokens = self.tokens
         if tokens is None or tokens.cameras_c2w is None or tokens.cameras_intrinsics is None:
@@ -58,7 +58,7 @@ class ViewDepth:
 
 
 class PictureOutputs(dict[str, Any]):
-    """Outputs of which some are made when they are read: depth can cost more than the picture."""
+    """Outputs some of which are computed when they are read, because depth can cost more than the picture."""
 
     def __getitem__(self, name: str) -> Tensor:
         value = super().__getitem__(name)
@@ -83,14 +83,14 @@ def picture_outputs(
     depth: ViewDepth | None = None,
     *fitting: Tensor,
 ) -> dict[str, Tensor]:
-    """Make the outputs that Nerfstudio's tools expect of a model; with a `request`, the border of its square is drawn.
+    """Create the outputs that Nerfstudio's tools expect of a model, with the border of the square if there is one.
 
     Args:
         rgb: Picture in [0, 1].
-        uncertainty: Beside it.
+        uncertainty: Uncertainty of its pixels.
         request: Size and aspect ratio of the picture; None: it shows no scene.
-        depth: Depth of the square view; None: not known, which is a far plane.
-        fitting: Arguments of `PictureRequest.fit`, where the view was made for other intrinsics.
+        depth: Depth of the square view; None: unknown, and the output is a plane at the distance `FAR`.
+        fitting: Further arguments of `PictureRequest.fit`, if the view was rendered with other intrinsics.
     """
     plane = rgb.new_ones(*rgb.shape[:2], 1)
     covered = plane

@@ -1,6 +1,7 @@
-"""Outputs for single rays, which Nerfstudio's exporters ask for: those of the pixels of views that are rendered once.
+"""Outputs for single rays, as Nerfstudio's exporters request them.
 
-The views are the active scene's context views. Each ray is one of their pixels; other rays are unknown.
+The context views of the active scene are rendered once. Each ray goes through one of their pixels and gets that pixel's
+outputs; the outputs of other rays are unknown.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from scenetok_ns.rendering.pictures import FAR
 from scenetok_ns.tools.errors import UsageError
 
 PIXEL = "scenetok_pixel"
-"""Metadata of rays: row and column of the pixel."""
+"""Name of the rays' metadata with row and column of the pixel."""
 LEAST = 0.5
-"""Opacity below which the exporters leave a point out."""
+"""Opacity below which the exporters leave out a point."""
 NO_RAYS = (
     "SceneTok renders whole pictures, not single rays: ns-export can make a point cloud, and meshes with "
     "--texture-method point_cloud (poisson) or tsdf (tsdf); `scenetok export-mesh` makes meshes, too"
@@ -33,7 +34,7 @@ NO_RAYS = (
 
 
 def random_rays(cameras: Cameras, count: int) -> RayBundle:
-    """Rays through the middles of random pixels of some cameras."""
+    """Draw `count` rays through the middles of random pixels of some cameras."""
     device = cameras.device
     view = torch.randint(len(cameras), (count,), device=device)
     size = torch.cat([cameras.height, cameras.width], dim=1)[view]
@@ -45,19 +46,19 @@ def random_rays(cameras: Cameras, count: int) -> RayBundle:
 
 @dataclass(frozen=True, eq=False)
 class RayOutputs:
-    """Answers for rays of `cameras`; `render` gives all their pictures and depths when a ray is first asked for."""
+    """Outputs for rays of `cameras`. `render` returns all their pictures and depths, and is called on first use."""
 
     cameras: Cameras
     render: Callable[[CameraBatch], tuple[Float[Tensor, "v 3 side side"], DepthMaps]]
 
     @cached_property
     def _maps(self) -> dict[str, Float[Tensor, "v c side side"]]:
-        """Outputs of all pixels. Opacity is the confidence of the depth, so that exporters leave guesses out."""
+        """Outputs of all pixels. The opacity is the confidence of the depth, so that exporters leave out guesses."""
         batch = nerfstudio_to_camera_batch(self.cameras)
         frames, maps = self.render(batch)
         batch = batch.to(frames.device)
         if not (maps.confidence > LEAST).any():
-            raise UsageError("the depth of no pixel of the context views is certain enough to export points")
+            raise UsageError("no pixel of the context views has a depth that is certain enough to export")
         distance = maps.depth * ray_lengths(batch.intrinsics[0], (frames.shape[-2], frames.shape[-1]))
         normals = normals_of(maps.depth, batch) / 2 + 0.5
         return {
@@ -68,7 +69,7 @@ class RayOutputs:
         }
 
     def of_rays(self, rays: RayBundle) -> dict[str, Tensor]:
-        """Outputs [n, c] of rays of `random_rays`. Other rays are unknown and count as transparent."""
+        """Outputs [n, c] of rays from `random_rays`. Other rays are transparent."""
         if PIXEL not in (rays.metadata or {}):
             one = rays.origins.new_ones(*rays.origins.shape[:-1], 1)
             return {
@@ -84,7 +85,7 @@ class RayOutputs:
         return {name: maps[view, :, row, column] for name, maps in self._maps.items()}
 
     def of_picture(self, rays: RayBundle) -> dict[str, Tensor]:
-        """Outputs [h, w, c] of all rays of one of the cameras, at any resolution. Raises UsageError for other rays."""
+        """Outputs [h, w, c] of all rays of one camera, at any resolution. Raises UsageError for other rays."""
         views = None if rays.camera_indices is None else rays.camera_indices.unique().long()
         origins = rays.origins.flatten(0, -2)
         known = views is not None and len(views) == 1 and rays.origins.ndim == 3 and int(views[0]) < len(self.cameras)

@@ -38,17 +38,17 @@ class AutoencoderFile:
 
     path: Path
     sha256: str | None = None
-    """SHA-256 that the file was checked for, if it was."""
+    """SHA-256 with which the file was verified; None: it was not verified."""
 
 
 class WeightsVersion:
-    """Number of the networks' present weights. Renderers of the same networks share one."""
+    """Version number of the networks' weights, shared by all renderers of the same networks."""
 
     def __init__(self) -> None:
         self.number = 0
 
     def advance(self) -> None:
-        """Call this when weights have changed: tokens and frames made before are out of date."""
+        """Call this when weights have changed, so that cached tokens and frames are no longer used."""
         self.number += 1
 
 
@@ -56,8 +56,8 @@ class WeightsVersion:
 class SceneRenderer(TokenRenderer):
     """Encodes, generates and renders evaluation scenes.
 
-    Nothing in it changes between renders but its caches, which follow `weights`. Get one with other settings or scenes
-    from `dataclasses.replace`: it shares the networks, and has caches of its own.
+    Only its caches change between renders, and they are valid for one version of `weights`. For other settings or
+    scenes, use `dataclasses.replace`: the new renderer shares the networks and has its own caches.
 
     >>> quick = replace(renderer, settings=replace(renderer.settings, sampler=replace(sampler, steps=4)))
     >>> frames = quick.render(quick.tokens_of(0), cameras)  # [f, 3, side, side] in [0, 1]
@@ -65,13 +65,13 @@ class SceneRenderer(TokenRenderer):
 
     scenes: EvaluationScenes
     autoencoder_files: dict[str, AutoencoderFile] = field(default_factory=dict)
-    """Role ("context", "target") -> file, where there is one."""
+    """Role ("context", "target") -> file, for autoencoders that were loaded from one."""
     weights: WeightsVersion = field(default_factory=WeightsVersion)
     _tokens: dict[tuple[int, int], SceneTokens] = field(default_factory=dict, init=False, repr=False)
     """(scene, version of the weights) -> tokens."""
 
     encodes = True
-    """Whether other context views give other tokens."""
+    """Whether tokens depend on the context views."""
 
     @property
     def generates(self) -> bool:
@@ -80,15 +80,15 @@ class SceneRenderer(TokenRenderer):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all trained numbers that pictures depend on."""
+        """SHA-256 of all trained weights that pictures depend on."""
         return module_sha256(self.scenetok)
 
     # --- Tokens ---
 
     def tokens_of(self, scene: int, on_step: OnStep | None = None) -> SceneTokens:
-        """Tokens of an evaluation scene: stored ones, or encoded or generated on first use, with the present weights.
+        """Tokens of an evaluation scene: the stored ones, else encoded or generated on first use with current weights.
 
-        `on_step` reports the progress of a generation, and ends it by raising.
+        `on_step` receives the progress of a generation. An exception that it raises ends the generation.
         """
         if (stored := self.scenes.stored_tokens(scene)) is not None:
             return stored.to(self.device)
@@ -105,11 +105,11 @@ class SceneRenderer(TokenRenderer):
         return self._tokens[key]
 
     def tokens_from(self, views: Views, scene: int) -> SceneTokens:
-        """Tokens of an evaluation scene, encoded from these views of it."""
+        """Encode an evaluation scene from the given views."""
         return self.encode_views(views, self.scenes.keys[scene], self.scenes.pose_scale(scene))
 
     def encode_views(self, views: Views, scene: str, pose_scale: float = 1.0) -> SceneTokens:
-        """Tokens of posed photographs; `pose_scale` is the factor from their units to those of the training data."""
+        """Encode posed photographs. `pose_scale` is the factor from their units to those of the training data."""
         cameras = CameraBatch(views.c2w[None], views.intrinsics[None]).to(self.device)
         images = views.images.to(self.device).float() / 255
         noise = self._latent_noise(self.settings.seed, scene)
@@ -121,11 +121,11 @@ class SceneRenderer(TokenRenderer):
         return tokens.sample(named_seed("scene tokens", self.settings.seed, scene))
 
     def _latent_noise(self, seed: int, scene: str) -> torch.Generator | None:
-        """Where context latents are drawn from; None: their means are taken."""
+        """Generator for drawing context latents; None: their means are used."""
         return None if self.settings.encoding == "mean" else named_generator("context latents", seed, scene)
 
     def generate(self, conditions: GenerationInputs, scene: str, on_step: OnStep | None = None) -> SceneTokens:
-        """Tokens of a scene that is generated from photographs and anchors."""
+        """Generate the tokens of a scene from photographs and anchors."""
         views, anchors = conditions.views, conditions.anchors
         return generate(
             self.scenetok,
@@ -155,14 +155,14 @@ class SceneRenderer(TokenRenderer):
 
     @cached_property
     def ray_outputs(self) -> RayOutputs:
-        """Outputs for rays of the active scene's context views, for exporters."""
+        """Outputs for exporters: for rays of the active scene's context views."""
         scene = self.scenes.active
         cameras = self.scenes.context_set.cameras.to(self.device)
         return RayOutputs(cameras, lambda batch: self.render_with_depth(self.tokens_of(scene), batch))
 
     @cached_property
     def path_renderer(self) -> PathRenderer:
-        """Frames of the paths that cameras are slices of."""
+        """Renderer of the paths to which one-camera slices belong."""
         layout = latent_space(self.preset.target_autoencoder).layout
         return PathRenderer(self._sample, layout, self._sweep, self.tokens_of)
 
@@ -190,7 +190,7 @@ class SceneRenderer(TokenRenderer):
     def render_with_depth(
         self, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
     ) -> tuple[Float[Tensor, "f 3 side side"], DepthMaps]:
-        """All frames of a path, and their depth along the optical axis in units of the capture."""
+        """Render all frames of a path, and their depth along the optical axis in units of the capture."""
         here, settings = cameras.to(self.device), self.settings
         windows = list(
             depth_windows(self.networks, tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step)

@@ -1,4 +1,4 @@
-"""The files of rendered paths: videos, pictures and the paths themselves, in folders that hold nothing else's files."""
+"""Write the files of rendered paths: videos, pictures and the paths themselves. Other files are never replaced."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 PATH_SUFFIX = ".camera_path.json"
 PICTURE = re.compile(r"\d{5,}\.png")
 SHOWN = 3
-"""Maximum number of files that an error names."""
+"""Maximum number of file names in an error message."""
 
 
 class ShotFiles:
     """The files of one shot: `<name>.mp4`, pictures in the folder `<name>`, and the path, `<name>.camera_path.json`.
 
-    `formats`: mp4, png or both. A context manager: files appear under their names when they are complete, instead of an
-    earlier render's, which is still there if anything fails. An earlier render's file in a format that isn't asked for
-    stays if it shows the same path, and goes if it shows another. Ask `check_names` first.
+    Use it as a context manager. When all files are complete, they replace those of an earlier render; if anything
+    fails, the earlier files stay. Earlier files in a format that is not in `formats` (mp4, png or both) stay if they
+    show the same path, and are removed otherwise. Call `check_names` first.
     """
 
     def __init__(self, shot: Shot, folder: Path, formats: Sequence[str], frame_rate: float = FRAME_RATE) -> None:
@@ -41,7 +41,7 @@ class ShotFiles:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of a picture, photograph included."""
+        """Height and width of a picture, including the photograph beside it."""
         height, width = self.shot.path.size
         return height, width + (height if self._photographs else 0)
 
@@ -70,7 +70,7 @@ class ShotFiles:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise FileExistsError unless `folder` can take renders: it does not exist, is empty, or already has renders."""
+    """Raise FileExistsError unless `folder` is absent, is empty, or already holds renders."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -78,14 +78,14 @@ def check_folder(folder: Path) -> None:
     found = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     if found and not any(name.endswith(PATH_SUFFIX) for name in found):
         shown = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
-        raise FileExistsError(f"--output: {folder} holds other things than renders ({shown}); choose another folder")
+        raise FileExistsError(f"--output: {folder} holds files other than renders ({shown}); choose another folder")
 
 
 def check_names(folder: Path, names: Sequence[str], formats: Sequence[str]) -> None:
-    """Raise FileExistsError if a file of the shots `names` would replace one that is not a render, or if another file
-    could later be mistaken for a render.
+    """Raise FileExistsError if files of the shots `names` would replace a file that is not a render.
 
-    An earlier render's files have its path beside them. The viewer's paths have keyframes, a render's have none.
+    An error is also raised if a file could later be mistaken for a render. Renders are recognised by the path beside
+    them, which has no keyframes; paths that the viewer saves have keyframes.
     """
     for name in names:
         path, video, pictures = folder / f"{name}{PATH_SUFFIX}", folder / f"{name}.mp4", folder / name
@@ -109,14 +109,14 @@ def _only_pictures(folder: Path) -> bool:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Files of a folder, without files of the operating system (.DS_Store)."""
+    """Files of a folder, without hidden ones such as .DS_Store."""
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _plan(made: Path) -> tuple[list[str], list[str]]:
-    """Which files move from `made` to the folder around it, and which of an earlier render go, for `atomic_update`.
+    """List for `atomic_update` the files that move from `made` to its parent, and those of an earlier render to remove.
 
-    The path is the last to move: files without it beside them are not a render's.
+    The path moves last, because files without a path beside them do not count as a render.
     """
     names = sorted((file.name for file in _visible(made)), key=lambda name: name.endswith(PATH_SUFFIX))
     return names, [file.name for file in _outdated(made) if file.name not in names]
@@ -135,7 +135,7 @@ def _outdated(made: Path) -> list[Path]:
 
 @contextmanager
 def _video(path: Path, size: tuple[int, int], frame_rate: float) -> Iterator[Any]:
-    """A video to add pictures to. Raises OSError without ffmpeg."""
+    """Open a video to which pictures are added. Raises OSError without ffmpeg."""
     import mediapy
 
     put_ffmpeg_on_path()
@@ -143,24 +143,20 @@ def _video(path: Path, size: tuple[int, int], frame_rate: float) -> Iterator[Any
         writer = mediapy.VideoWriter(path, size, fps=frame_rate, crf=12)
         writer.__enter__()
     except RuntimeError as error:
-        raise OSError(
-            f"cannot write {path.name}: {error}; pip install imageio-ffmpeg, or take --formats png"
-        ) from error
+        raise OSError(f"cannot write {path.name}: {error}; pip install imageio-ffmpeg, or use --formats png") from error
     try:
         yield writer
         writer.close()
     except (RuntimeError, BrokenPipeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise OSError(
-            f"ffmpeg cannot write {path.name}: {reason}; try another --size, or take --formats png"
-        ) from error
+        raise OSError(f"ffmpeg cannot write {path.name}: {reason}; try another --size, or use --formats png") from error
     finally:
         with suppress(RuntimeError, BrokenPipeError):
             writer.close()
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Names for the files of scenes, all different, without what separates folders."""
+    """Choose file names for scenes: all different, without slashes and backslashes."""
     made: list[str] = []
     for name in names:
         plain = name.replace("/", "_").replace("\\", "_").strip(". ") or "scene"

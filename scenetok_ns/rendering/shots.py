@@ -1,4 +1,4 @@
-"""Paths through several scenes, rendered together, and the photographs taken nearest to them."""
+"""Render paths through several scenes together, and find the photographs that were taken nearest to them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,20 @@ class Shot:
     tokens: SceneTokens
     path: CameraPath
     photographs: Scene | None = None
-    """Where the nearest photographs are taken from; None: pictures stand alone."""
+    """Scene whose nearest photographs are displayed beside the pictures; None: there are no photographs."""
 
 
 def path_around(name: PathName, tokens: SceneTokens, count: int, size: tuple[int, int]) -> CameraPath:
-    """A path made from the cameras that a scene was seen from, with their median focal length.
+    """Create a path from the cameras of a scene's photographs, with their median focal length.
 
-    Raises DataError: the tokens do not say where the cameras were.
+    Args:
+        name: One of `PATH_NAMES`.
+        tokens: Tokens of the scene, with the cameras.
+        count: Number of frames.
+        size: (height, width) of the pictures in pixels.
+
+    Raises:
+        DataError: The tokens hold no cameras, or the cameras do not suffice for this path.
     """
     if tokens.cameras_c2w is None or tokens.cameras_intrinsics is None:
         raise DataError(
@@ -58,11 +65,17 @@ def path_around(name: PathName, tokens: SceneTokens, count: int, size: tuple[int
 def render_shots(
     renderer: TokenRenderer, shots: Sequence[Shot], on_step: OnStep | None = None, *, depth: bool = False
 ) -> Iterator[tuple[Shot, int, Float[Tensor, "f 3 height width"], Float[Tensor, "f 1 height width"] | None]]:
-    """Finished pictures of all shots with their depth along the optical axis, in units of each capture.
+    """Render all shots. Shots with paths of the same length are rendered together, up to `SCENES_AT_ONCE` at a time.
 
-    Depth is 0 where it is not known, beside the square that the model renders; None: it was not asked for.
+    Args:
+        renderer: Networks and settings.
+        shots: Shots to render.
+        on_step: Called after each step with the number of steps done and their total over all shots.
+        depth: Also find the depth.
 
-    Shots of equally long paths are rendered together, some at a time. `on_step` counts the steps of all.
+    Yields:
+        Shot, number of the first frame, finished pictures in [0, 1], and their depth along the optical axis in units of
+        the capture: 0 beside the square that the model renders. None without `depth`.
     """
     settings = renderer.settings
     swept = depth and renderer.networks.depth_head() is None
@@ -102,7 +115,7 @@ def _batches(shots: Sequence[Shot]) -> Iterator[list[Shot]]:
 
 @dataclass
 class NearestPhotographs:
-    """For each frame of a path, the square crop of the photograph taken nearest to it."""
+    """Finds for each frame of a path the photograph that was taken nearest to it, and crops it to a square."""
 
     shot: Shot
     nearest: Int64[Tensor, " n"] = field(init=False)
@@ -110,7 +123,7 @@ class NearestPhotographs:
 
     def __post_init__(self) -> None:
         assert self.shot.photographs is not None
-        # Distances against radians, as in training.
+        # Distances and angles are weighed against each other as in training.
         poses = scaled_poses(torch.cat([self.shot.path.c2w, self.shot.photographs.c2w]), self.shot.tokens.pose_scale)
         count = len(self.shot.path.c2w)
         self.nearest = pose_distances(poses)[:count, count:].argmin(dim=1)

@@ -1,4 +1,4 @@
-"""Tokens to pictures, with one set of settings. Needs no Nerfstudio, which takes seconds to import."""
+"""Render pictures from tokens with one set of settings. Does not import Nerfstudio, which takes seconds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from scenetok_ns.tools.devices import chosen_device
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """All that pictures depend on beside networks, scene and camera."""
+    """Everything that pictures depend on, apart from networks, scene and camera."""
 
     sampler: SamplerConfig
-    """Denoising of frames."""
+    """Sampler for frames."""
     scene_sampler: SceneSamplerConfig | None = None
-    """Generation of scenes; None: scenes are encoded."""
+    """Sampler for generated scenes; None: scenes are encoded."""
     seed: int = 0
     """Random seed for rendering."""
     scene_seed: int = 0
@@ -32,16 +32,18 @@ class RenderSettings:
     wide: Aspect = "border"
     """Treatment of pictures that are not square."""
     preview_steps: int | None = None
-    """Denoising steps of the viewer's previews; None: 4 on a GPU, 2 on a CPU."""
+    """Number of denoising steps for the viewer's previews; None: 4 on a GPU, 2 on a CPU."""
     encoding: Encoding = "mean"
-    """Which Gaussians are drawn where photographs are encoded. Draws follow from the seed and the scene's name."""
+    """Choice of the Gaussians from which samples are drawn when photographs are encoded. Samples depend on the seed and
+    the scene's name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenRenderer:
     """Renders scenes from their tokens.
 
-    >>> renderer = TokenRenderer.of_package(load_preset("scenetok-tiny"), RenderSettings(preset.sampler))
+    >>> preset = load_preset("scenetok-tiny")
+    >>> renderer = TokenRenderer.of_package(preset, RenderSettings(preset.sampler))
     >>> frames = renderer.render(SceneTokens.load(Path("room.safetensors")), cameras)  # [f, 3, side, side] in [0, 1]
     """
 
@@ -51,12 +53,12 @@ class TokenRenderer:
 
     @classmethod
     def of_package(cls, preset: Preset, settings: RenderSettings, device: str | None = None) -> TokenRenderer:
-        """Load the networks whose weights come with the package.
+        """Load the networks of a preset whose weights come with the package.
 
         Args:
-            preset: Preset with such weights.
-            settings: Sampler, seed and more.
-            device: Name of the device. None: the GPU, or the CPU without one.
+            preset: Preset with bundled weights.
+            settings: Sampler, seeds and more.
+            device: Name of the device. None: the GPU, or the CPU if there is no GPU.
 
         Raises:
             ValueError: The preset has no weights in the package, or this machine does not have the device.
@@ -70,7 +72,7 @@ class TokenRenderer:
 
     @property
     def networks(self) -> SceneTok:
-        """The networks that frames are rendered with."""
+        """Networks that render frames."""
         return self.scenetok
 
     @property
@@ -85,6 +87,9 @@ class TokenRenderer:
     def render(
         self, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
     ) -> Float[Tensor, "f 3 side side"]:
-        """All frames of a path in [0, 1]; `cameras` are a batch of one, in the units and axes of the capture."""
+        """Render all frames of a path, in [0, 1].
+
+        `cameras` are a batch of one: OpenCV camera-to-world poses in capture units, normalised intrinsics.
+        """
         here, settings = cameras.to(self.device), self.settings
         return self.networks.render(tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step)

@@ -1,4 +1,4 @@
-"""Views around a scene, rendered from its tokens, and the photographs they can be compared with."""
+"""Render views around a scene from its tokens, and read the photographs that they can be compared with."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 MOST_HELD_OUT = 48
-"""Held-out views that are rendered, spread over those that a scene has."""
+"""Maximum number of held-out views to render, spread over those that a scene has."""
 DepthWanted = Literal["never", "with head", "always"]
 HELD_OUT_EVERY = 8
-"""Where there are no photographs, every eighth view of the path is held out."""
+"""Without photographs, one of this number of views of the path is held out."""
 
 
 @dataclass(frozen=True)
 class RenderedViews:
-    """Frames of the model's native square size, and their cameras in the world of the capture."""
+    """Square frames, and their cameras in the world of the capture."""
 
     frames: Float[Tensor, "n 3 side side"]
     """Pixels in [0, 1]."""
@@ -44,7 +44,7 @@ class RenderedViews:
         return RenderedViews(self.frames[index], self.cameras.select(index))
 
     def resized(self, side: int) -> RenderedViews:
-        """The same views with pictures of side x side pixels, interpolated."""
+        """Return the same views with pictures interpolated to side x side pixels."""
         if side == self.frames.shape[-1]:
             return self
         frames = F.interpolate(self.frames, size=(side, side), mode="bicubic", antialias=True)
@@ -59,11 +59,11 @@ class RenderedScene:
     path: RenderedViews
     """Views along the path, in order."""
     held_out: RenderedViews
-    """Other views, not to be fitted to."""
+    """Held-out views, for evaluation only."""
     photographs: Float[Tensor, "m 3 side side"] | None
     """Photographs of the held-out views, which were not encoded; None: there are none."""
     maps: DepthMaps | None = None
-    """Depth of the views along the path; None: it was not asked for, or there is no head to give it."""
+    """Depth of the views along the path; None: it was not requested, or there is no depth head."""
     unit: float = 1.0
     """Size of the scene in units of the capture: the spread of its cameras."""
     depth_by: str = "nothing"
@@ -78,20 +78,20 @@ def render_scene(
     on_step: OnStep | None = None,
     depth: DepthWanted = "never",
 ) -> RenderedScene:
-    """Render views along a path round the shown scene in joint windows, and the views of its target photographs.
+    """Render views along a path through the active scene, in joint windows, and its held-out views.
 
-    Held-out views are the photographs that are not among the context views, or, where there are none, every eighth view
-    of the path, which then has fewer views.
+    Held-out views are the target views that are not context views. If there are none, every eighth view of the path is
+    held out instead, and the path has fewer views.
 
     Args:
-        renderer: Its active scene is rendered.
-        path: the name of a path ("interpolate", "orbit", ...), or a file with poses (`read_path`).
-        count: views of a path by name.
-        on_step: progress of the path's rendering.
-        depth: whether the depth of the path's views is found, and how: with a depth head only, or always.
+        renderer: Renderer whose active scene is rendered.
+        path: Name of a path ("interpolate", "orbit", ...), or a file with poses (`read_path`).
+        count: Number of views of a named path.
+        on_step: Called with the progress of the path's rendering.
+        depth: Find the depth of the path's views: never, only with a depth head, or always.
 
     Raises:
-        DataError: the path cannot be read, or the tokens do not say where cameras were.
+        DataError: The path cannot be read, or the tokens hold no cameras.
     """
     scenes = renderer.scenes
     shown = scenes.scene(scenes.active)
@@ -128,7 +128,7 @@ def render_scene(
 
 
 def held_out_photographs(shown: EvaluationScene) -> list[int]:
-    """Target views that are no context views, at most `MOST_HELD_OUT`, spread evenly."""
+    """Choose target views that are not context views: at most `MOST_HELD_OUT`, spread evenly."""
     context = set(shown.context.tolist())
     targets = [index for index in shown.target.tolist() if index not in context]
     if len(targets) > MOST_HELD_OUT:

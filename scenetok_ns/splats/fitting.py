@@ -1,4 +1,4 @@
-"""Fitting of 3D Gaussians to pictures with known cameras."""
+"""Fit 3D Gaussians to pictures with known cameras."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from scenetok_ns.splats.rasterizer import NEAR, Rasterize
 from scenetok_ns.tools.seeds import seeded_generator
 
 LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "sh_rest": 1.25e-4}
-"""Learning rates of 3D Gaussian splatting for one picture a step. All are for a world in which the cameras' spread is
+"""Learning rates of 3D Gaussian splatting with one picture per step, for a world in which the spread of the cameras is
 one."""
 FINAL_MEANS_RATE = 0.01
-"""Part of the means' learning rate that is left at the end; it falls exponentially."""
+"""Final learning rate of the means relative to the first; the decay is exponential."""
 SSIM_WEIGHT = 0.2
 OPACITY_WEIGHT, SCALE_WEIGHT = 0.01, 0.01
-"""Regularisation of Kheradmand et al. 2024 (3D Gaussian splatting as Markov chain Monte Carlo): Gaussians that are not
-needed become transparent and small."""
+"""Regularisation weights of Kheradmand et al. 2024 (3D Gaussian splatting as Markov chain Monte Carlo). They make
+unneeded Gaussians transparent and small."""
 
 Parameters = dict[str, nn.Parameter]
 Optimizers = dict[str, torch.optim.Optimizer]
@@ -37,19 +37,25 @@ class FitOptions:
 
     iterations: int = 1000
     batch_size: int = 8
-    """Number of views drawn in one step."""
+    """Number of views per step."""
     seed: int = 0
 
 
 class Refinement(Protocol):
-    """Changes the set of Gaussians between steps, in place: see `Relocation`. The cameras' spread is one."""
+    """Changes the set of Gaussians in place between steps, in a world in which the spread of the cameras is one.
+
+    See `Relocation`.
+    """
 
     def __call__(self, parameters: Parameters, optimizers: Optimizers, step: int, means_rate: float) -> None: ...
 
 
 class Relocation:
-    """gsplat's Markov chain Monte Carlo strategy: dead Gaussians move to where others are, up to `limit` are added,
-    and positions are jittered. It ends in time for the last tenth of the iterations to settle."""
+    """gsplat's Markov chain Monte Carlo strategy.
+
+    Dead Gaussians move to the places of others, Gaussians are added up to a total of `limit`, and positions are
+    jittered. This stops for the last tenth of the iterations, so that the Gaussians settle.
+    """
 
     def __init__(self, limit: int, iterations: int) -> None:
         from gsplat.strategy import MCMCStrategy
@@ -73,16 +79,23 @@ def fit_gaussians(
     refine: Refinement | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gaussians:
-    """Gaussians that look like the frames from their cameras; `start` stays as it is.
+    """Fit Gaussians so that they look like the frames from their cameras.
 
-    Absolute error and structural similarity as in 3D Gaussian splatting; a background of random colour behind every
-    picture makes holes visible. The world is scaled for the fit, and back, so that its units do not matter.
+    The loss is that of 3D Gaussian splatting: absolute error and structural similarity. A background of random colour
+    behind every picture makes holes visible. The world is scaled for the fit and scaled back afterwards, so its units
+    do not matter.
 
     Args:
-        frames: in [0, 1], on the device of `start`.
-        cameras: a batch of one.
-        refine: None: the number of Gaussians stays.
-        on_step: progress, called as on_step(done, total).
+        start: Gaussians to start from. They are not changed.
+        frames: Frames in [0, 1], on the device of `start`.
+        cameras: Their cameras, a batch of one.
+        options: Iterations, batch size and seed.
+        rasterize: Renders Gaussians, such as `gsplat_rasterize`.
+        refine: Changes the set of Gaussians between steps. None: the set does not change.
+        on_step: Called as on_step(done, total) after each step.
+
+    Returns:
+        The fitted Gaussians, without gradients.
     """
     size = (frames.shape[-2], frames.shape[-1])
     unit = camera_spread(cameras.c2w[0]) or 1.0
@@ -90,7 +103,7 @@ def fit_gaussians(
     parameters: Parameters = {name: nn.Parameter(value.clone()) for name, value in begin.tensors().items()}
     cameras = CameraBatch(scaled_poses(cameras.c2w, 1 / unit), cameras.intrinsics)
     near = NEAR * begin.extent
-    # The noise of a gradient over several views is smaller by the root of their number.
+    # The noise of a gradient over several views is smaller by the square root of their number.
     rates = {name: math.sqrt(options.batch_size) * rate for name, rate in LEARNING_RATES.items()}
     optimizers: Optimizers = {
         name: torch.optim.Adam([value], lr=rates[name], eps=1e-15) for name, value in parameters.items()

@@ -1,4 +1,4 @@
-"""3D Gaussians and their file: a PLY as 3D Gaussian splatting writes it, which SuperSplat and others read."""
+"""3D Gaussians, and their PLY files in the format of 3D Gaussian splatting, which SuperSplat and others read."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from scenetok_ns.tools.atomic_files import write_atomically
 SH_C0 = 0.28209479177387814
 """The constant spherical harmonic: a colour c is stored as (c - 0.5) / SH_C0."""
 HEADER_LIMIT = 65536
-"""Bytes within which the header of a PLY must end."""
+"""Maximum size of a PLY header in bytes."""
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Gaussians with the parameters that are optimised and stored, in world units and axes of the cameras they fit."""
+    """3D Gaussians, with the parameters that are optimised and stored, in the world of the cameras that they fit."""
 
     means: Float[Tensor, "n 3"]
     scales: Float[Tensor, "n 3"]
-    """Logarithm of the standard deviations along the Gaussian's axes."""
+    """Logarithms of the standard deviations along the Gaussian's axes."""
     quats: Float[Tensor, "n 4"]
-    """Rotation of the axes, w x y z, of any length."""
+    """Rotation of the axes as a quaternion w x y z, which need not have unit length."""
     opacities: Float[Tensor, " n"]
-    """Logit."""
+    """Logits of the opacities."""
     sh0: Float[Tensor, "n 1 3"]
-    """Constant part of the colour, `SH_C0` times it plus one half is the colour."""
+    """Constant spherical harmonic of the colour, which is `SH_C0` * `sh0` + 0.5."""
     sh_rest: Float[Tensor, "n k 3"]
     """Spherical harmonics of degree 1 and up: k is 0, 3, 8 or 15."""
 
@@ -53,12 +53,12 @@ class Gaussians:
 
     @cached_property
     def extent(self) -> float:
-        """Median distance from their middle, in world units: the size of the scene without outliers."""
+        """Median distance of the Gaussians from their middle, in world units: a scene size that ignores outliers."""
         middle = self.means.median(dim=0).values
         return float((self.means - middle).norm(dim=1).median()) if len(self) else 0.0
 
     def scaled(self, factor: float) -> Gaussians:
-        """The same scene in a world whose units are 1 / factor of this one's."""
+        """Return the same scene in other units: all lengths are multiplied by `factor`."""
         return replace(self, means=self.means * factor, scales=self.scales + math.log(factor))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class Gaussians:
         return Gaussians(**{name: value[chosen] for name, value in self.tensors().items()})
 
     def visible(self) -> Gaussians:
-        """Remove Gaussians that no renderer draws, because they are more transparent than one of 255 levels."""
+        """Return the Gaussians that renderers draw: those whose opacity is above 1/255."""
         return self.select(self.opacities.sigmoid() > 1 / 255)
 
     def detach(self) -> Gaussians:
@@ -80,9 +80,9 @@ class Gaussians:
 
 
 def save_splat(gaussians: Gaussians, path: Path) -> None:
-    """Write a binary PLY with the properties of 3D Gaussian splatting (Kerbl et al. 2023), whole or not at all.
+    """Write a binary PLY with the properties of 3D Gaussian splatting (Kerbl et al. 2023). It is complete or absent.
 
-    Gaussians that are not finite are left out: viewers stumble over them.
+    Gaussians that are not finite are left out, because viewers cannot handle them.
     """
     columns = torch.cat(
         [
@@ -103,9 +103,14 @@ def save_splat(gaussians: Gaussians, path: Path) -> None:
 
 
 def load_splat(path: Path) -> Gaussians:
-    """Read a PLY of 3D Gaussian splatting: ours, Nerfstudio's (with spherical harmonics) or the original's.
+    """Read a PLY of 3D Gaussian splatting, written by `save_splat`, Nerfstudio (with harmonics) or the original code.
 
-    Float32 on the CPU. Raises FileNotFoundError, or ValueError in one line that says what is wrong with the file.
+    Returns:
+        Gaussians in float32 on the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a PLY of 3D Gaussians; one line.
     """
     columns = read_vertices(path)
     count = sum(name.startswith("f_rest_") for name in columns)
@@ -126,7 +131,7 @@ def load_splat(path: Path) -> Gaussians:
 
 
 def write_points(path: Path, points: Float[Tensor, "n 3"], colours: Float[Tensor, "n 3"]) -> None:
-    """Write a binary PLY of points with colours (in [0, 1]), as Nerfstudio reads them to start splatfacto from."""
+    """Write a binary PLY of points with colours (in [0, 1]), from which Nerfstudio can initialise splatfacto."""
     kinds = {**dict.fromkeys("xyz", "float"), **dict.fromkeys(("red", "green", "blue"), "uchar")}
     rows = np.empty(len(points), dtype=[(name, _TYPES[kind]) for name, kind in kinds.items()])
     levels = (colours.clamp(0, 1) * 255).round()
@@ -137,7 +142,7 @@ def write_points(path: Path, points: Float[Tensor, "n 3"], colours: Float[Tensor
 
 
 def property_names(num_rest: int) -> list[str]:
-    """Properties of a PLY with `num_rest` harmonics beyond the constant, in the order of the original."""
+    """Properties of a PLY with `num_rest` harmonics beyond the constant one, in the order of the original code."""
     harmonics = [f"f_dc_{i}" for i in range(3)] + [f"f_rest_{i}" for i in range(3 * num_rest)]
     shape = [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
     return ["x", "y", "z", "nx", "ny", "nz", *harmonics, "opacity", *shape]
@@ -150,9 +155,9 @@ def ply_header(count: int, properties: dict[str, str]) -> bytes:
 
 
 def read_vertices(path: Path) -> dict[str, np.ndarray]:
-    """Columns of the vertices of a binary little-endian PLY. Raises FileNotFoundError or ValueError, in one line."""
+    """Read the vertices of a binary little-endian PLY as columns. Raises FileNotFoundError or ValueError."""
     if not path.is_file():
-        raise FileNotFoundError(f"no splat at {path}; `scenetok export-splat` makes them")
+        raise FileNotFoundError(f"no splat at {path}; create one with `scenetok export-splat`")
     data = path.read_bytes()
     header, end, body = data[:HEADER_LIMIT].partition(b"end_header\n")
     lines = header.decode("ascii", "replace").split("\n")
@@ -181,4 +186,4 @@ _TYPES = {
     "int8": "i1", "short": "<i2", "int16": "<i2", "ushort": "<u2", "uint16": "<u2", "int": "<i4", "int32": "<i4",
     "uint": "<u4", "uint32": "<u4",
 }  # fmt: skip
-"""Names of number types in a PLY header, as numpy calls them."""
+"""Number type in a PLY header -> NumPy's name."""

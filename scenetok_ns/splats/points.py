@@ -1,4 +1,4 @@
-"""Points on surfaces, from pictures with known cameras and the depth of some of them. Gaussians start there."""
+"""Find points on surfaces, from pictures with known cameras and depth, and create the first Gaussians there."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scenetok_ns.tools.seeds import seeded_generator
 
 START_OPACITY = 0.5
 REFERENCES = 24
-"""Number of pictures whose pixels become points, where a plane sweep finds the depth."""
+"""Maximum number of pictures whose pixels become points, if a plane sweep finds the depth."""
 KEPT = 0.7
-"""Part of the pixels that becomes points: those of the highest confidence."""
+"""Share of the pixels that become points: those with the highest confidence."""
 
 QUANTILE_OF = 1_000_000
-"""Pixels that the limit of the confidence is found from."""
+"""Approximate number of pixels from which the confidence limit is computed."""
 
 
 class Points(NamedTuple):
@@ -40,19 +40,19 @@ def surface_points(
     maps: DepthMaps | None = None,
     options: PlaneSweepOptions = DEFAULTS,
 ) -> Points:
-    """The surface points that pixels show: of all frames where their depth is known, else of some by a plane sweep.
+    """Find the surface points that pixels show, leaving out the least certain pixels.
 
-    The least certain part of the pixels is left out. Where colours are flat, a sweep's depths are guesses: a start, no
-    reconstruction.
+    Without known depth, the points come from up to `REFERENCES` frames, whose depth a plane sweep finds. In areas of
+    one colour such depth is a guess: good enough to start from, but not a reconstruction.
 
     Args:
-        frames: At least 2, in [0, 1].
-        cameras: A batch of one with their cameras, on the same device.
-        maps: Depth of all frames, at their size; None: it is found by `sweep_depths`.
+        frames: At least 2 frames, in [0, 1].
+        cameras: Their cameras, a batch of one, on the same device.
+        maps: Depth of all frames, at their size. None: `sweep_depths` finds it.
         options: Settings of the sweep.
 
     Raises:
-        ValueError: Fewer than 2 frames.
+        ValueError: There are fewer than 2 frames.
     """
     count = len(frames)
     if count < 2:
@@ -75,7 +75,7 @@ def depth_points(
     depth: Float[Tensor, "n 1 height width"],
     where: Bool[Tensor, "n height width"] | None = None,
 ) -> Points:
-    """The surface points of all pixels, or of those that `where` marks, at a known depth along the optical axis."""
+    """Compute the surface points of all pixels, or of those that `where` marks, from depth along the optical axis."""
     means = unproject(depth, cameras).permute(0, 2, 3, 1).flatten(0, 2)
     colours = frames.float().permute(0, 2, 3, 1).flatten(0, 2)
     focal = cameras.intrinsics[0, :, 0, 0].float() * frames.shape[-1]
@@ -87,7 +87,7 @@ def depth_points(
 
 
 def gaussians_at(points: Points, limit: int, sh_degree: int, seed: int = 0) -> Gaussians:
-    """Round Gaussians of a pixel's width at the points, at most `limit` of them, chosen by `seed`.
+    """Create round Gaussians at the points, as wide as a pixel. At most `limit` points are used, chosen by `seed`.
 
     Raises ValueError if there are no points.
     """

@@ -1,4 +1,4 @@
-"""Pictures of Gaussians by gsplat, on a CUDA device."""
+"""Render Gaussians with gsplat on a CUDA device."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import Gaussians
 
 NEAR = 0.003
-"""Nothing nearer than this is drawn, in units of the Gaussians' extent: captures have worlds of any scale. In a room
-it is about the 0.01 of splatfacto, whose worlds are always of one size."""
+"""Distance of the near plane in units of the Gaussians' extent, because captures have worlds of any scale. In a room it
+is about the 0.01 of splatfacto, whose worlds always have the same size."""
 
 
 class Rasterized(NamedTuple):
-    """Pictures of Gaussians before a background is put behind them."""
+    """Pictures of Gaussians before a background is added."""
 
     rgb: Float[Tensor, "n 3 height width"]
     """Colours in front of a black background; not clamped."""
     depth: Float[Tensor, "n 1 height width"]
-    """Expected distance along the viewing direction, in world units; 0 where nothing is."""
+    """Expected depth along the optical axis, in world units; 0 where there are no Gaussians."""
     alpha: Float[Tensor, "n 1 height width"]
 
 
 Rasterize = Callable[[Gaussians, CameraBatch, tuple[int, int], float], Rasterized]
-"""(Gaussians, a batch of one with n cameras, (height, width), near plane) -> pictures that gradients flow through."""
+"""(Gaussians, a batch of one with n cameras, (height, width), near plane) -> differentiable pictures."""
 
 
 def require_gsplat() -> None:
-    """Raise ImportError, in one line, unless gsplat can work here."""
+    """Raise ImportError, in one line, unless gsplat works on this machine."""
     if not torch.cuda.is_available():
         raise ImportError("splats are fitted and drawn by gsplat, which needs an NVIDIA GPU; none was found here")
     try:
-        from gsplat.cuda._backend import _C  # compiles at the first use of an installation
+        from gsplat.cuda._backend import _C  # compiles at the first use after installation
     except Exception as error:
         raise ImportError(f"gsplat could not compile its CUDA code: {str(error).splitlines()[-1]}") from error
     if _C is None:
@@ -44,7 +44,7 @@ def require_gsplat() -> None:
 
 
 def gsplat_rasterize(gaussians: Gaussians, cameras: CameraBatch, size: tuple[int, int], near: float) -> Rasterized:
-    """`Rasterize` by gsplat's CUDA kernels."""
+    """Implement `Rasterize` with gsplat's CUDA kernels."""
     from gsplat import rasterization
 
     height, width = size
@@ -73,7 +73,7 @@ def world_to_camera(c2w: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
 
 
 def pixel_intrinsics(intrinsics: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> Float[Tensor, "n 3 3"]:
-    """Normalised intrinsics -> in pixels of (height, width)."""
+    """Convert normalised intrinsics to pixels, for pictures of (height, width) pixels."""
     height, width = size
     return intrinsics.float() * intrinsics.new_tensor([[width], [height], [1.0]]).float()
 
@@ -82,12 +82,13 @@ def pixel_intrinsics(intrinsics: Float[Tensor, "n 3 3"], size: tuple[int, int]) 
 def render_splat(
     gaussians: Gaussians, cameras: CameraBatch, size: tuple[int, int], rasterize: Rasterize = gsplat_rasterize
 ) -> Rasterized:
-    """Finished pictures, colours in [0, 1] on black, without gradients: all that a viewer needs of a loaded splat.
+    """Render finished pictures of a splat, with colours in [0, 1] on black and without gradients.
 
     Args:
-        gaussians: `load_splat(path).to(device)`.
-        cameras: a batch of one, in the world that the splat was fitted in; on the same device.
-        size: height and width in pixels; any, also not square.
+        gaussians: The splat, such as `load_splat(path).to(device)`.
+        cameras: A batch of one, in the world of the splat, on the same device.
+        size: Height and width in pixels; the pictures need not be square.
+        rasterize: Renders the Gaussians.
     """
     drawn = rasterize(gaussians, cameras, size, NEAR * gaussians.extent)
     return drawn._replace(rgb=drawn.rgb.clamp(0, 1))

@@ -1,7 +1,7 @@
-"""Files and folders that are complete or absent, and the removal of what killed processes leave.
+"""Write files and folders that are either complete or absent, and remove what killed processes leave behind.
 
-Unfinished things are called `.NAME.N.PID@MACHINE.part` and lie beside the place they are for. A process removes what
-killed ones have left in a folder before it first writes there, and `remove_leftovers` does so on demand.
+Unfinished files and folders are named `.NAME.N.PID@MACHINE.part` and lie beside their final path. Before a process
+first writes to a folder, it removes what killed processes have left there; `remove_leftovers` does so on demand.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ EARLIER = re.compile(r"\.render-(?P<pid>\d+)@(?P<machine>[^@.]+)-[a-z0-9_]{8}|\.
 EARLIER_ENDING = r"(\.part)?-[a-z0-9_]{8}"
 """Suffix that earlier versions added to `.NAME` while they filled the folder NAME."""
 LEFTOVER_AGE_S = 24 * 3600.0
-"""Age from which an unfinished thing of another machine, in which nothing changes, counts as left behind."""
+"""Time without changes after which an unfinished file or folder of another machine counts as left behind."""
 REPLACED, JOURNAL = ".replaced", ".moves.json"
-"""Entries of an unfinished folder of `atomic_update`: the files that it replaces, and the moves that remain."""
+"""Entries in an unfinished folder of `atomic_update`: the files that it has replaced, and the list of its moves."""
 
 _numbers = count()
 _live: set[str] = set()
-"""Names of unfinished things that this process works on: an earlier process may have had its number."""
+"""Names of unfinished files and folders of this process. The PID does not tell: an earlier process may have had it."""
 _cleaned: set[Path] = set()
 """Folders in which this process has removed leftovers."""
 
@@ -42,7 +42,7 @@ class CannotWriteError(OSError):
 
     def __init__(self, path: Path, error: OSError) -> None:
         self.reason: object = error.reason if isinstance(error, CannotWriteError) else error.strerror or error
-        super().__init__(f"cannot write {path}: {self.reason}; nothing of it is left")
+        super().__init__(f"cannot write {path}: {self.reason}; no partial copy is left")
 
 
 # --- Files ---
@@ -50,10 +50,17 @@ class CannotWriteError(OSError):
 
 @contextmanager
 def atomic_file(path: Path, scratch: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write to, which gets the name `path` once the body has finished, also in a power cut all or nothing.
+    """Open a file that gets the name `path` once the body has finished. Even a power cut leaves all of it or nothing.
 
-    scratch: another folder of the same file system for the unfinished file; default: that of `path`.
-    Raises OSError that names `path` and the reason; an earlier file of that name is then still there.
+    Args:
+        path: Final path. Its folder is created; an existing file is replaced.
+        scratch: Another folder of the same file system for the unfinished file. Default: the folder of `path`.
+
+    Yields:
+        The unfinished file, opened for writing bytes.
+
+    Raises:
+        CannotWriteError: The body or the renaming failed with an OSError. An earlier file at `path` is still there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,11 +81,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save_torch(content: Any, file: BinaryIO, progress: Callable[[int], None] = lambda count: None) -> None:
-    """`torch.save`, with errors of the file as they are; `progress` gets the number of bytes of each piece written.
+    """Call `torch.save`, and raise the file's own errors.
 
-    Otherwise torch turns a full disk, or an interrupt, into a RuntimeError about the position in the file.
+    torch.save itself turns a full disk, or an interrupt, into a RuntimeError about the position in the file.
+
+    Args:
+        content: Object to save.
+        file: File opened for writing bytes.
+        progress: Called with the number of bytes of each piece written.
     """
-    import torch  # two seconds, which those who write other files need not wait for
+    import torch  # takes two seconds, which callers that write other files should not wait
 
     counted = _Counted(file.write, progress)
     try:
@@ -88,7 +100,7 @@ def save_torch(content: Any, file: BinaryIO, progress: Callable[[int], None] = l
 
 
 class _Counted:
-    """A file to write to, for torch.save."""
+    """A file for torch.save that reports progress and remembers the error that stopped it."""
 
     def __init__(self, write: Callable[[Any], int], progress: Callable[[int], None]) -> None:
         self._write, self._progress = write, progress
@@ -106,7 +118,7 @@ class _Counted:
         return count
 
     def flush(self) -> None:
-        """torch.save calls this; the file is flushed when all is written."""
+        """Do nothing: torch.save requires this method, and the caller flushes the file at the end."""
 
 
 # --- Folders ---
@@ -114,11 +126,14 @@ class _Counted:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which gets the name `folder` once the body has finished, and is removed if it fails.
+    """Create a folder to fill. It gets the name `folder` once the body has finished, and is removed if the body fails.
+
+    Yields:
+        Path of the unfinished folder.
 
     Raises:
         FileExistsError: `folder` exists already and is not an empty folder.
-        OSError: something could not be written; the error names `folder` and the reason.
+        CannotWriteError: Something could not be written; the error names `folder` and the reason.
     """
     folder = folder.absolute()
     check_absent(folder)
@@ -137,13 +152,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 def _is_about(error: OSError, unfinished: Path) -> bool:
     """Whether an error is about writing to a folder, rather than about reading what goes into it."""
-    if error.filename is None:  # of a file that is open: which one is not known
+    if error.filename is None:  # the error is about an open file and does not say which
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
     return error.errno is not None and Path(os.fsdecode(error.filename)).is_relative_to(unfinished)
 
 
 def check_absent(folder: Path) -> None:
-    """Raise FileExistsError unless `folder` can be made: it does not exist, or is an empty folder."""
+    """Raise FileExistsError unless `folder` can be created: it must be absent or an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists; choose another --output, or remove it")
 
@@ -152,14 +167,19 @@ def check_absent(folder: Path) -> None:
 def atomic_update(
     folder: Path, name: str, plan: Callable[[Path], tuple[Sequence[str], Sequence[str]]]
 ) -> Iterator[Path]:
-    """A folder to fill with files that move into `folder` once the body has finished: all of them or none.
+    """Create a folder to fill with files. Once the body has finished, all of them move into `folder`, or none.
 
-    Files of their names are replaced. If the process is killed between two moves, `remove_leftovers` makes the rest.
+    Existing files of the same names are replaced. If the process is killed between two moves, `remove_leftovers`
+    completes them.
 
     Args:
+        folder: Folder to update. It is created.
         name: Part of the name of the unfinished folder.
-        plan: Gets the filled folder. Returns names in it in the order in which they are moved, and names of files or
-            folders in `folder` that are removed with the same step.
+        plan: Called with the filled folder. Returns the names in it that are moved, in order, and the names of files
+            or folders in `folder` that are removed in the same step.
+
+    Yields:
+        Path of the unfinished folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _unfinished(folder / name) as unfinished:
@@ -172,7 +192,7 @@ def atomic_update(
 
 
 def _make_moves(unfinished: Path) -> None:
-    """Make the moves of the journal that are not made yet, or none of them."""
+    """Make the moves of the journal that are still to be made; if one fails, undo them."""
     journal = json.loads((unfinished / JOURNAL).read_text())
     folder, replaced = unfinished.parent, unfinished / REPLACED
     waiting = [name for name in journal["placed"] if (unfinished / name).exists()]
@@ -197,10 +217,10 @@ def _undo(moves: Sequence[tuple[Path, Path]]) -> None:
 
 
 def remove_leftovers(folder: Path, *, nested: bool = True) -> None:
-    """Remove what killed processes have left unfinished in a folder and, if `nested`, in those below it.
+    """Remove what killed processes have left unfinished in a folder and, if `nested`, in its subfolders.
 
-    A process of this machine is looked up by its number; things of other machines go by their age. Where a killed
-    process was moving files to their places, the rest of them are moved.
+    Leftovers of this machine are recognised by their PID, which no longer runs; leftovers of other machines by their
+    age. If a process was killed while it moved files to their places, the remaining files are moved.
     """
     if not folder.is_dir():
         return
@@ -228,7 +248,7 @@ def _is_old(path: Path) -> bool:
 
 
 def _remove_earlier_leftovers(target: Path) -> None:
-    """Remove folders that killed processes of earlier versions were filling to become `target`, by their age."""
+    """Remove old folders in which killed processes of earlier versions were preparing `target`."""
     ending = re.compile(re.escape(f".{target.name}") + EARLIER_ENDING)
     for path in target.parent.glob(".*") if target.parent.is_dir() else ():
         with suppress(FileNotFoundError):
@@ -238,8 +258,10 @@ def _remove_earlier_leftovers(target: Path) -> None:
 
 @contextmanager
 def _unfinished(path: Path, scratch: Path | None = None) -> Iterator[Path]:
-    """A name for what becomes `path`. What still has it in the end is removed, unless replaced files are in it that
-    could not be put back."""
+    """Yield a temporary path for the file or folder that becomes `path`.
+
+    If something is still there at the end, it is removed, unless it holds replaced files that could not be put back.
+    """
     folder = (scratch or path.parent).absolute()
     if folder not in _cleaned:
         _cleaned.add(folder)

@@ -1,4 +1,4 @@
-"""Dataclasses from YAML files: unknown, missing, wrongly typed and impossible values are named."""
+"""Build dataclasses from YAML files; errors name unknown, missing, wrongly typed and impossible values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 LARGEST = 1e9
-"""Bound of every number in a file."""
+"""Largest absolute value of a number in a file."""
 
 
 def read_yaml(path: Path) -> Any:
-    """Read plain values. Raises ValueError, in one line with the file's name, for a file that is not YAML."""
+    """Read plain values from a YAML file. Raises a one-line ValueError with the file's name if it is not YAML."""
     try:
         return yaml.safe_load(path.read_text("utf8"))
     except yaml.YAMLError as error:
@@ -25,13 +25,22 @@ def read_yaml(path: Path) -> Any:
         reason = "it is not UTF-8 text"
     except RecursionError:
         reason = "it is nested too deeply"
-    except ValueError as error:  # of a date or a number that cannot be
+    except ValueError as error:  # an impossible date or number
         reason = str(error).splitlines()[0]
     raise ValueError(f"{path} cannot be read: {reason}")
 
 
 def build(cls: type, values: dict[str, Any], where: str) -> Any:
-    """Make a (nested) dataclass from plain YAML values; unknown, missing and wrongly typed fields are named."""
+    """Build a dataclass, nested ones included, from plain YAML values.
+
+    Args:
+        cls: The dataclass.
+        values: Its fields by name.
+        where: File, or place in the file, that error messages begin with.
+
+    Raises:
+        ValueError: Fields are unknown, missing or of the wrong type; the message names them.
+    """
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if not isinstance(values, dict):
@@ -70,7 +79,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def check_range(where: str, config: Any, **bounds: tuple[float, float]) -> None:
-    """Raise ValueError unless fields that are not None lie between two bounds, both allowed."""
+    """Raise ValueError unless each named field is None or lies within its bounds (low, high), both included."""
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
         if value is not None and not low <= value <= high:
@@ -79,6 +88,6 @@ def check_range(where: str, config: Any, **bounds: tuple[float, float]) -> None:
 
 
 def check_divides(where: str, name: str, value: int, divisor_name: str, divisor: int) -> None:
-    """Raise ValueError unless one count is a multiple of another, both above 0."""
+    """Raise ValueError unless `value` is a multiple of `divisor`, and both are above 0."""
     if divisor < 1 or value < 1 or value % divisor:
         raise ValueError(f"{where}: {name} {value} is not a multiple of {divisor_name} {divisor}")

@@ -1,4 +1,4 @@
-"""Names of devices that users give."""
+"""Look up the device that a user names."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def chosen_device(name: str | None) -> torch.device:
-    """The device that --device names; None: the GPU, or the CPU without one. Raises UsageError."""
+    """Return the device that --device names. None means the GPU, or the CPU if there is no GPU. Raises UsageError."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name is None else named_device(name)
 
 
 def named_device(name: str) -> torch.device:
-    """The device that --device names. Raises UsageError if this machine does not have it."""
+    """Return the device that --device names. Raises UsageError if this machine does not have it."""
     import torch
 
     count = torch.cuda.device_count()

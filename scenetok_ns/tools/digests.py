@@ -25,9 +25,9 @@ def sha256_of(path: Path, progress: Callable[[int], None] = lambda count: None) 
 
 
 def remembered_sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
-    """SHA-256 of a file, read again only if its size, time of change or place on the disk has changed.
+    """SHA-256 of a file, which is read again only if its size, modification time or place on the disk has changed.
 
-    `progress` is called as in `sha256_of`, or once if nothing has to be read.
+    `progress` is called as in `sha256_of`, or once with the whole size if nothing has to be read.
     """
     status, key = path.stat(), str(path.resolve())
     state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
@@ -40,7 +40,7 @@ def remembered_sha256(path: Path, progress: Callable[[int], None] = lambda count
     try:
         _memory().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_memory(), json.dumps({**known, key: {"state": state, "sha256": digest}}, indent=1).encode())
-    except OSError as error:  # a home that cannot be written to: the next start reads the file again
+    except OSError as error:  # the home folder cannot be written to: the next start reads the file again
         logger.debug("digests are not remembered: %s", error)
     return digest
 

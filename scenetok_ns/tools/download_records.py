@@ -1,4 +1,4 @@
-"""SHA-256 of files at their first download on this machine, for files whose publishers name none."""
+"""Record the SHA-256 of files at their first download on this machine, where the publisher gives no SHA-256."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Our folder in the user's cache."""
+    """Folder of this package in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scenetok_ns"
 
 
 def recorded(name: str) -> dict[str, str] | None:
-    """`sha256`, `source` and `date` of the first download of a file; None if there was none."""
+    """Return `sha256`, `source` and `date` of the first download of a file; None if there was none."""
     entry = _read().get(name)
     return entry if isinstance(entry, dict) and {"sha256", "source", "date"} <= set(entry) else None
 
 
 def record(name: str, sha256: str, source: str) -> None:
-    """Remember a file's SHA-256. A cache that cannot be written to is not an error: the file is then never compared."""
+    """Record a file's SHA-256. If the cache cannot be written to, only a warning is logged: later downloads of the file
+    are then not compared with this one."""
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     content = {**_read(), name: {"sha256": sha256, "source": source, "date": date}}
     try:

@@ -1,4 +1,4 @@
-"""Download large files over HTTP: they resume after a kill, and are complete or absent under their own name."""
+"""Download large files over HTTP. Downloads resume after a kill; a file gets its own name only when it is complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PART = ".part"
 PIECE = 1 << 16
 """Bytes read and written at a time: a kill loses at most this many."""
 BEGINNING = 8
-"""Number of leading bytes in which every file of weights has one that is not text."""
+"""Number of leading bytes that tell text from weights: every weights file has a byte among them that is not text."""
 PROGRESS = 1 << 20
 """Bytes that an attempt must bring to count as progress."""
 RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
@@ -48,7 +48,7 @@ class Patience:
     stall_s: float = 60.0
     """Time limit between two pieces of data."""
     attempts: int = 5
-    """Number of attempts in a row without new data before the download fails."""
+    """Number of attempts in a row without progress (`PROGRESS` bytes) before the download fails."""
     first_wait_s: float = 1.0
     """Wait before the second attempt; it doubles from attempt to attempt."""
 
@@ -78,13 +78,14 @@ def download(
     Args:
         url: Address of the file. Redirects are followed, but never from https to http.
         target: Path of the file. Its folder is created.
-        size: Size of the file in bytes, where it is known: a server that offers another file is refused.
-        report: Gets the progress.
-        notice: Gets a line for each attempt that failed.
+        size: Size of the file in bytes, if known: a file of another size is refused.
+        report: Called with the progress.
+        notice: Called with one line for each failed attempt that is followed by another.
         patience: Time limits and number of attempts.
 
     Raises:
-        DownloadError: one line, the reason. The part keeps the data that has arrived, unless it is useless.
+        DownloadError: The download failed; the message gives the reason in one line. The data that has arrived stays
+            in `target`.part, unless it is useless.
     """
     with _alone(target):
         attempt, most = 0, 0
@@ -117,7 +118,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 
 def readable(count: int) -> str:
-    """A number of bytes for people: 3.0 GiB."""
+    """Format a number of bytes for people, such as 3.0 GiB."""
     value, unit = float(count), "bytes"
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
@@ -130,7 +131,7 @@ def clear_finished(target: Path) -> None:
     """Remove leftovers beside a file whose download was killed after the final renaming."""
     if not target.is_file() or not any(path.exists() for path in (_facts_file(target), _lock_file(target))):
         return
-    with suppress(DownloadError), _alone(target):  # an error: another process is about to do it
+    with suppress(DownloadError), _alone(target):  # on an error, another process holds the lock and removes them
         _discard(target)
 
 
@@ -143,7 +144,7 @@ def part_size(target: Path) -> int:
 
 
 def _attempt(url: str, target: Path, size: int | None, report: Report, patience: Patience) -> None:
-    """Download what is missing. Raises _TryAgainError or DownloadError."""
+    """Try once to download what is missing of a file. Raises _TryAgainError or DownloadError."""
     import requests  # its import takes a while
 
     part, facts = _part(target), _Facts.read(target)
@@ -170,8 +171,8 @@ def _attempt(url: str, target: Path, size: int | None, report: Report, patience:
             _receive(answer, part, have, total, report)
     except requests.RequestException as error:
         _raise_for(error, part, patience)
-    except ValueError as error:  # of urllib.parse
-        raise DownloadError(f"the server redirects to what is not an address ({error})") from error
+    except ValueError as error:  # from urllib.parse
+        raise DownloadError(f"the server redirects to an invalid address ({error})") from error
     if size is not None and _size(part) != size:
         _discard(target)
         raise DownloadError(f"the server sent {_size(part)} bytes, the released file has {size}")
@@ -180,12 +181,12 @@ def _attempt(url: str, target: Path, size: int | None, report: Report, patience:
 
 
 def _receive(answer: Response, part: Path, have: int, total: int | None, report: Report) -> None:
-    """Append the body to the part, which keeps its first `have` bytes."""
+    """Append the body of the answer to the first `have` bytes of the part."""
     with part.open("r+b" if part.exists() else "wb") as file:
         file.truncate(have)
         file.seek(have)
         report(have, total)
-        # Unbuffered pieces: what has arrived is on its way to the disk when the process is killed.
+        # Each piece is flushed, so a kill loses only the piece that is arriving.
         for piece in answer.iter_content(PIECE):
             if have == 0 and (len(piece) >= BEGINNING or len(piece) == total) and looks_like_text(piece):
                 raise DownloadError("the server sent a web page or a message instead of the file")
@@ -207,7 +208,7 @@ def _receive(answer: Response, part: Path, have: int, total: int | None, report:
 
 
 def _place(answer: Response, have: int, facts: _Facts | None, target: Path) -> tuple[int, int | None]:
-    """Offset of the body in the file, and the size of the whole file."""
+    """Return the offset of the answer's body in the file, and the size of the whole file (None if unknown)."""
     length = answer.headers.get("Content-Length")
     if length is not None and not length.isdigit():
         raise DownloadError(f"the server's answer is broken (Content-Length: {length})")
@@ -249,7 +250,7 @@ def _check_status(answer: Response, have: int) -> None:
 
 
 def _check_kind(answer: Response) -> None:
-    """Refuse pages and messages: a share's bare link, a log-in page or a proxy's error comes with status 200."""
+    """Refuse web pages and messages: a link to a share's page, a log-in page or a proxy's error has status 200, too."""
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind.startswith("text/") or kind in ("application/json", "application/xml", "application/xhtml+xml"):
         raise DownloadError(f"the server sent a web page or a message ({kind}) instead of the file")
@@ -259,16 +260,16 @@ def _check_kind(answer: Response) -> None:
 
 
 def looks_like_text(beginning: bytes) -> bool:
-    """Whether a file begins with text: a page or a message. Files of weights have other bytes among the first few."""
+    """Whether a file begins with text, as a web page or a message does. Weights files begin with other bytes, too."""
     start = beginning[:64]
     text = start.decode("utf8", errors="ignore").lstrip("\ufeff")
     whole = start.removeprefix(b"\xef\xbb\xbf")
-    # The last character may be cut.
+    # The last character may be cut in two.
     return len(text.encode()) > len(whole) - 4 and all(char.isprintable() or char.isspace() for char in text)
 
 
 def _raise_for(error: Any, part: Path, patience: Patience) -> NoReturn:
-    """Turn an exception of requests into one of ours."""
+    """Raise the DownloadError or _TryAgainError that stands for an exception of requests."""
     import requests
 
     if isinstance(error, requests.TooManyRedirects):
@@ -287,7 +288,7 @@ def _raise_for(error: Any, part: Path, patience: Patience) -> NoReturn:
 
 
 def _innermost(error: BaseException) -> str:
-    """The first cause of an exception in one line: requests wraps the operating system's in three layers of its own."""
+    """The first cause of an exception in one line: requests wraps the operating system's error three times."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -299,7 +300,7 @@ def _innermost(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a part is a part of, in `target`.part.json."""
+    """The file that an unfinished download belongs to, as recorded in `target`.part.json."""
 
     url: str
     etag: str | None
@@ -308,11 +309,11 @@ class _Facts:
 
     @property
     def validator(self) -> str | None:
-        """For If-Range: the server sends the whole file if it is not this one any more. Weak tags are not allowed."""
+        """Value of If-Range: the server sends the whole file if it has changed. Weak ETags are not allowed there."""
         return self.modified if self.etag is None or self.etag.startswith("W/") else self.etag
 
     def write(self, target: Path) -> None:
-        # Not by way of a temporary file, which a kill would leave: a part whose facts are damaged is not used.
+        # Written directly: a kill would leave a temporary file, and a part with damaged facts is not used anyway.
         _facts_file(target).write_text(json.dumps(vars(self), indent=1))
 
     @classmethod
@@ -351,7 +352,7 @@ def _discard(target: Path, *, part: bool = False) -> None:
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Keep other processes from the same part. Raises DownloadError if one is at it."""
+    """Keep other processes away from the same part. Raises DownloadError if another one is downloading it."""
     from filelock import FileLock, Timeout
 
     path = _lock_file(target)
@@ -366,6 +367,6 @@ def _alone(target: Path) -> Iterator[None]:
     try:
         yield
         with suppress(OSError):
-            path.unlink()  # the file is there now: the holder of the old lock has nothing to do
+            path.unlink()  # the file is complete now, so a process that gets the old lock has nothing to do
     finally:
         lock.release()

@@ -1,6 +1,6 @@
-"""Earlier names of modules, so that run folders written before a move still open.
+"""Earlier names of modules, so that run folders written before a module was renamed still open.
 
-A run's config.yml names classes by module. When a class that a configuration names moves, add its old module here.
+A run's config.yml names classes by module. When such a class moves to another module, add its old module here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ EARLIER_MODULES = {
     "scenetok_ns.scenetok_pipeline": "scenetok_ns.plugin.pipeline",
     "scenetok_ns.scenetok_trainer": "scenetok_ns.plugin.trainer",
 }
-"""Earlier module -> module of today, for every class that a config.yml may name."""
+"""Earlier module -> current module, for every class that a config.yml may name."""
 
 
 def current_name(name: str) -> str:
-    """Today's full name of a class, from a full name that may be an earlier one."""
+    """Return the current full name of a class whose given full name may be an earlier one."""
     module, _, member = name.rpartition(".")
     return f"{EARLIER_MODULES[module]}.{member}" if module in EARLIER_MODULES else name
 
@@ -35,14 +35,14 @@ def current_name(name: str) -> str:
 def register_earlier_modules() -> None:
     """Make earlier names importable: Nerfstudio's tools read config.yml with YAML's own loader, which imports them.
 
-    Adds one finder to the end of `sys.meta_path`. A module is imported only when its earlier name is asked for.
+    Adds one finder to the end of `sys.meta_path`. A module is imported only when its earlier name is imported.
     """
     if not any(isinstance(finder, EarlierModuleFinder) for finder in sys.meta_path):
         sys.meta_path.append(EarlierModuleFinder())
 
 
 class EarlierModuleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module by its earlier name: an empty module whose attributes are those of today's."""
+    """Finds a module by its earlier name: an empty module that takes its attributes from the current one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -1,6 +1,6 @@
 """Recognise errors about a user's input, and print one line for them.
 
-All others are bugs: they keep their traceback.
+All other errors are bugs, and keep their traceback.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 TRACEBACK = "SCENETOK_TRACEBACK"
-"""Environment variable; if set, every error also shows where it comes from."""
+"""Environment variable; if it is set, every error also shows its traceback."""
 USAGE, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 """Exit codes of commands: wrong options, everything else that failed, Ctrl-C, SIGTERM."""
 REPORT = "this is a bug in scenetok_ns: please report it with the traceback above"
@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class UsageError(ValueError):
-    """Options of a command that are out of range, or exclude each other; the message is one line with their flags."""
+    """Options of a command are out of range or exclude each other; the message is one line that names their flags."""
 
 
 def wants_traceback() -> bool:
@@ -31,8 +31,9 @@ def wants_traceback() -> bool:
 def described(error: BaseException) -> str | None:
     """Describe an error that is about the input or the machine; None for a bug.
 
-    Complaints that this package raises are shown as they are. Libraries' are shown where their kind tells that the
-    input or the machine is the reason: files that cannot be read or written, memory, packages that are missing.
+    Messages of errors that this package raises about its input are returned unchanged. Errors of libraries are
+    described if their type shows that the input or the machine is the reason: files that cannot be read or written,
+    not enough memory, missing packages.
     """
     if is_complaint(error):
         return str(error)
@@ -42,7 +43,7 @@ def described(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MemoryError) or _is_named(error, "torch", "OutOfMemoryError"):
         reason = first_line(error)
-        return f"not enough memory ({reason}): take fewer or smaller pictures, or a GPU option such as --low-vram"
+        return f"not enough memory ({reason}): use fewer or smaller pictures, or a GPU option such as --low-vram"
     if _is_named(error, "PIL", "DecompressionBombError"):
         return f"an image is too large to be read ({first_line(error)}): make it smaller"
     if isinstance(error, ValueError):
@@ -82,13 +83,13 @@ def _file_problem(error: OSError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind if it has none."""
+    """The first line of an error's message, or the name of its class if it has no message."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def _is_named(error: BaseException, package: str, name: str) -> bool:
-    """Whether `error` is of a library's class, without importing the library."""
+    """Whether `error` is an instance of a library's class. The library is not imported for this."""
     return any(kind.__name__ == name and kind.__module__.split(".")[0] == package for kind in type(error).__mro__)
 
 

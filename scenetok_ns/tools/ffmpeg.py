@@ -1,4 +1,4 @@
-"""An ffmpeg for tools that look for one on PATH: the one that the package imageio-ffmpeg brings."""
+"""Provide an ffmpeg to tools that look for one on PATH: the binary that comes with the package imageio-ffmpeg."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NAME = "ffmpeg.exe" if sys.platform == "win32" else "ffmpeg"
 def put_ffmpeg_on_path() -> str | None:
     """Let this process and its children find ffmpeg, as ns-render and mediapy expect it.
 
-    An ffmpeg that is on PATH already is left alone. Otherwise a folder with a link to imageio-ffmpeg's binary, whose
-    own name nobody looks for, is put at the end of PATH.
+    If PATH already has an ffmpeg, nothing changes. Otherwise a folder with a link to imageio-ffmpeg's binary, which has
+    another file name, is put at the end of PATH.
 
     Returns:
         The program that will run; None if there is none.
@@ -45,8 +45,11 @@ def _cache() -> Path | None:
 
 
 def _made_folder(cache: Path | None) -> Path | None:
-    """A folder that holds the program under its usual name: `cache`, or where that cannot be written, one that is
-    removed with this process. None if there is no program."""
+    """Create a folder that holds the program under its usual name, and return it.
+
+    The folder is `cache` or, if that cannot be written, a temporary one that is removed when this process ends. None
+    if there is no program.
+    """
     try:
         import imageio_ffmpeg
 

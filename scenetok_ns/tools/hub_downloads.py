@@ -1,4 +1,5 @@
-"""Files from the Hugging Face Hub, through its own library: HF_HOME, HF_ENDPOINT, HF_TOKEN and offline mode count."""
+"""Download files from the Hugging Face Hub with its own library, which reads HF_HOME, HF_ENDPOINT, HF_TOKEN and
+HF_HUB_OFFLINE."""
 
 from __future__ import annotations
 
@@ -9,13 +10,14 @@ from scenetok_ns.tools.downloads import DownloadError, check_space
 
 
 def hub_page(repository: str, name: str, revision: str | None = None) -> str:
-    """Address of a file's page, for a browser."""
+    """Address of a file's web page."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     return f"{endpoint}/{repository}/blob/{revision or 'main'}/{name}"
 
 
 def hub_cached(repository: str, name: str, revision: str | None, folder: Path | None) -> Path | None:
-    """A file that is here already, in `folder` or in the Hub's cache; never asks the network."""
+    """Return the path of a file that is already in `folder` or, if that is None, in the Hub's cache; None if it is
+    absent. Never uses the network."""
     if folder is not None:
         return folder / name if (folder / name).is_file() else None
     from huggingface_hub import try_to_load_from_cache
@@ -30,14 +32,15 @@ def hub_download(
     """Download a file, continuing an earlier call, and return its path.
 
     Args:
-        repository: Repository of models, OWNER/NAME.
-        name: File in it.
+        repository: Model repository, as OWNER/NAME.
+        name: File in the repository.
         revision: Commit; None: the newest one.
         folder: Folder for the file; None: the Hub's cache.
-        size: Size of the file in bytes, where it is known: another one is refused before anything moves.
+        size: Size of the file in bytes, if known: a file of another size is refused before the download starts.
 
     Raises:
-        DownloadError: one line: no network, no such file, licence not accepted, full disk, ...
+        DownloadError: The download failed: no network, no such file, licence not accepted, full disk, ... The message
+            is one line.
     """
     try:
         import huggingface_hub as hub
@@ -55,7 +58,7 @@ def hub_download(
         return Path(hub.hf_hub_download(repository, name, revision=revision, local_dir=folder))
     except DownloadError:
         raise
-    except Exception as error:  # besides its own errors, the library passes on those of whatever it connects with
+    except Exception as error:  # besides its own errors, the library raises those of the HTTP library that it uses
         raise DownloadError(_reason(error, repository)) from error
 
 
@@ -68,8 +71,8 @@ def _reason(error: Exception, repository: str) -> str:
             f"the licence of {repository} is not accepted: accept it at {constants.ENDPOINT}/{repository} and log in "
             "with `hf auth login` or HF_TOKEN"
         )
-    if isinstance(error, errors.RepositoryNotFoundError):  # the Hub's answer 401, to strangers
-        return f"{constants.ENDPOINT} has no repository {repository}, or wants a token: set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):  # the Hub also answers 401 to users who are not logged in
+        return f"{constants.ENDPOINT} has no repository {repository}, or requires a token: set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the repository {repository} does not have the pinned revision any more"
     if status == 404:

@@ -1,4 +1,4 @@
-"""JSON files of a user's, read with one line for every way in which they can be broken."""
+"""Read users' JSON files; an error says in one line how a file is broken."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class JsonError(ValueError):
-    """A file that is not JSON; the message is the reason, without the file's name."""
+    """A file is not valid JSON, or an entry is invalid; the message gives the reason without the file's name."""
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises JsonError, which does not name the file, for one that cannot be read."""
+    """Read a JSON file. Raises JsonError, which does not name the file, if it cannot be read."""
     try:
         check_no_device(path)
         return json.loads(path.read_text("utf-8-sig"))  # with or without a byte order mark
@@ -29,13 +29,17 @@ def read_json(path: Path) -> Any:
 
 
 def check_no_device(path: Path) -> None:
-    """Raise OSError for a device, such as /dev/zero, that can be read from without an end."""
+    """Raise OSError if `path` is a device such as /dev/zero, which can be read from endlessly."""
     if path.is_char_device() or path.is_block_device():
         raise OSError("it is a device, not a file")
 
 
 def number(value: Any, name: str, *, above: float = -math.inf, below: float = math.inf) -> float:
-    """A finite number from a file. Raises JsonError that names the entry, the bounds and the value."""
+    """Return `value` as a finite number between two bounds, both excluded.
+
+    Raises:
+        JsonError: It is something else; the message names the entry, the bounds and the value.
+    """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             found = float(value)

@@ -1,4 +1,4 @@
-"""The rule about existing files: a command replaces only files that it wrote itself."""
+"""Enforce the rule about existing files: a command replaces only files that it wrote itself."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ def check_replaceable(path: Path, is_own: Callable[[Path], bool], kind: str) -> 
     """Raise FileExistsError if `path` exists and is not a file of the kind that the command writes.
 
     Args:
-        path: File that is to be written.
-        is_own: Whether a file is of the kind that the command writes. An exception means that it is not.
-        kind: The kind in words, with its article.
+        path: File to write.
+        is_own: Tells whether a file is of the kind that the command writes. ValueError or OSError means that it is not.
+        kind: Name of that kind for the message, with its article.
     """
     if path.is_dir():
         raise FileExistsError(f"--output: {path} is a folder; give the name of a file")
@@ -29,13 +29,13 @@ def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], ki
     """Raise OSError if `folder` exists, is not empty, and is not a folder of the kind that the command writes.
 
     Args:
-        folder: Folder that is to be filled.
-        mark: Name of a file that the command writes there before all others.
-        is_own: Whether a file of that name is the command's.
-        kind: What the command's folder holds, in words.
+        folder: Folder to fill.
+        mark: Name of the file that the command writes there first.
+        is_own: Tells whether a file of that name comes from the command. ValueError or OSError means that it does not.
+        kind: Contents of the command's folders, in words for the message.
     """
     if folder.is_symlink() and not folder.exists():
-        raise FileNotFoundError(f"--output: {folder} is a link to something that is not there; choose another folder")
+        raise FileNotFoundError(f"--output: {folder} is a broken link; choose another folder")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -51,7 +51,7 @@ def check_own_folder(folder: Path, mark: str, is_own: Callable[[Path], bool], ki
 
 
 def begins_with(path: Path, marks: tuple[bytes, ...], count: int = 4096) -> bool:
-    """Whether the first bytes of a file hold all of `marks`."""
+    """Whether the first `count` bytes of a file contain all of `marks`."""
     with path.open("rb") as file:
         head = file.read(count)
     return all(mark in head for mark in marks)

@@ -1,6 +1,6 @@
-"""The values in a run's config.yml, without the classes that the file names: neither Nerfstudio nor ours is imported.
+"""Read the values in a run's config.yml without importing the classes that it names, be they Nerfstudio's or ours.
 
-`safe_config.read_config` makes the configuration itself, which takes seconds of imports.
+`safe_config.read_config` builds the configuration itself, but its imports take seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def read_values(path: pathlib.Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        The fields of the configuration; a class that the file names becomes the dictionary of its fields, any other
+        The fields of the configuration. An object becomes the dictionary of its fields, a tuple a list; any other
         Python object becomes None.
 
     Raises:
@@ -46,7 +46,7 @@ def read_values(path: pathlib.Path) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML's safe loader, which reads Python objects as their fields."""
+    """YAML's safe loader, extended to read a Python object as the dictionary of its fields."""
 
     def _plain(self, suffix: str, node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode):

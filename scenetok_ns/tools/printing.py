@@ -1,6 +1,6 @@
-"""Print for people: paths and names as they are, and commands to copy.
+"""Print paths and names unchanged, and commands that users can copy.
 
-Rich takes `[old]` for markup and `:smile:` for a picture, and both may be parts of a path; nothing here does.
+Rich reads `[old]` as markup and `:smile:` as an emoji, and a path may contain both. The functions here switch that off.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from scenetok_ns.tools.quiet import is_quiet
 
 
 def command(*words: object) -> str:
-    """Quote a command for a shell: paths with spaces, quotes or brackets in them stay whole, those with a dash are
-    paths."""
+    """Join the words of a command, quoted for a shell. A Path that starts with a dash gets `./` in front."""
     return shlex.join(
         f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words
     )
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """A console that prints strings as they are. (Of `status` that isn't true: give it a rich.text.Text.)"""
+    """A console that prints strings without markup. Its `status` still reads markup: give that a rich.text.Text."""
     return Console(stderr=stderr, markup=False, emoji=False, quiet=is_quiet())
 
 
 def description_column() -> TextColumn:
-    """A progress bar's description as it is."""
+    """Progress bar column that displays the description without markup."""
     return TextColumn("{task.description}", markup=False)
 
 
 def print_line(line: str, style: str | None = None) -> None:
-    """Print a line as it is on the console that Nerfstudio's tools print on."""
+    """Print a line without markup on the console that Nerfstudio's tools use."""
     from nerfstudio.utils.rich_utils import CONSOLE  # importing it takes seconds
 
     if is_quiet():

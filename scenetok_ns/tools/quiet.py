@@ -9,13 +9,13 @@ _quiet = False
 
 
 def is_quiet() -> bool:
-    """Whether progress, hints and results are to be kept from the terminal."""
+    """Whether progress, hints and results must not be printed."""
     return _quiet
 
 
 @contextmanager
 def quiet_printing(wanted: bool) -> Iterator[None]:
-    """Print nothing but errors inside, if `wanted`."""
+    """Print nothing but errors inside the body if `wanted`."""
     global _quiet
     before, _quiet = _quiet, wanted
     try:

@@ -1,5 +1,8 @@
-"""The files of a run folder: written whole or not at all. Needs no Nerfstudio, so that bad input is reported at once
-and an import of gigabytes has the memory to itself."""
+"""Write the files of a run folder, all of them or none.
+
+This module does not import Nerfstudio, so commands report bad input at once, and an import of gigabytes has the memory
+to itself.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,12 @@ STATE_PREFIX = "_model.scenetok."
 
 
 def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], make_config: Callable[[], Any]) -> None:
-    """Make `folder`: `write_checkpoint` fills the checkpoint folder it is given, then config.yml gets `make_config()`.
+    """Create a run folder. An interrupted call leaves nothing at `folder`; see `atomic_folder`.
 
-    An interrupted call leaves no `folder`; see `atomic_folder`.
+    Args:
+        folder: Run folder to create.
+        write_checkpoint: Called first, with the folder of checkpoints that it fills.
+        make_config: Called next; returns the object that config.yml holds.
 
     Raises:
         FileExistsError: `folder` exists already and is not empty.
@@ -43,9 +49,15 @@ def write_run_folder(folder: Path, write_checkpoint: Callable[[Path], None], mak
 def save_tensors(
     path: Path, tensors: dict[str, Any], step: int = 0, progress: Callable[[int], None] = lambda count: None
 ) -> None:
-    """Write a checkpoint as Nerfstudio's tools read it, without optimizer states; `progress` gets bytes as written.
+    """Write a checkpoint that Nerfstudio's tools read, without optimizer states.
 
     Memory-mapped tensors are copied from file to file, never held in memory as a whole.
+
+    Args:
+        path: File to write.
+        tensors: State of the pipeline.
+        step: Training step that the checkpoint states.
+        progress: Called with the number of bytes of each piece written.
     """
     state = {"step": step, "pipeline": tensors, "optimizers": {}, "schedulers": {}, "scalers": {}}
     with path.open("wb") as file:
@@ -55,8 +67,8 @@ def save_tensors(
 
 
 def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
-    """The state of our pipeline with these networks (keys of the released checkpoints), for `save_tensors`."""
-    import torch  # two seconds, which `--help` need not wait for
+    """Build the pipeline's state for `save_tensors` from tensors with the keys of the released checkpoints."""
+    import torch  # takes two seconds, which `--help` should not wait
 
     state: dict[str, Any] = {STATE_PREFIX + key: value for key, value in networks.items()}
     state["_model.device_indicator_param"] = torch.empty(0)
@@ -65,14 +77,14 @@ def run_state(networks: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
 
 
 def size_of(tensors: dict[str, Any]) -> int:
-    """Bytes of all tensors: the total of a progress bar of `save_tensors`."""
+    """Number of bytes of all tensors: the total for a progress bar of `save_tensors`."""
     import torch
 
     return sum(value.numel() * value.element_size() for value in tensors.values() if isinstance(value, torch.Tensor))
 
 
 def link_checkpoints(source: Path, target: Path) -> None:
-    """Put hard links to the checkpoints of one folder into another; copies where the file system has no such links."""
+    """Create hard links to a folder's checkpoints in another folder, or copies if the file system has no hard links."""
     found = sorted(source.glob("step-*.ckpt"))
     if not found:
         raise FileNotFoundError(f"no checkpoint (step-NNNNNNNNN.ckpt) in {source}")
@@ -84,13 +96,13 @@ def link_checkpoints(source: Path, target: Path) -> None:
 
 
 def checkpoint_folder(config: Path, relative: Path, named: Path) -> Path:
-    """Find the folder of a run's checkpoints: beside its config.yml, so that a copied or moved run has its own.
+    """Find the folder of a run's checkpoints. A copied or moved run uses the checkpoints beside its config.yml.
 
     Args:
         config: The run's config.yml.
-        relative: Folder of the checkpoints in a run folder.
-        named: Folder that the configuration names. It is taken where there is none beside the file; a warning says so
-            if it belongs to another run.
+        relative: Path of the checkpoint folder in a run folder.
+        named: Checkpoint folder that the configuration names. It is used if there is none beside config.yml; if it
+            exists there, a warning is logged.
     """
     folder, named = config.absolute().parent, named.absolute()
     beside = folder / relative

@@ -1,7 +1,7 @@
-"""Read a run's config.yml without running code that it might name.
+"""Read a run's config.yml without running any code that the file may name.
 
 Nerfstudio's tools read these files with YAML's unsafe loader, which calls any function that a file names. The
-configuration of a scenetok run needs little of that: the classes listed here, paths and one enumeration.
+configuration of a scenetok run needs only the classes listed here, paths and one enumeration.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ CONFIGURATIONS = {
 full name, or None."""
 
 FUNCTIONS = ("nerfstudio.data.utils.nerfstudio_collate.nerfstudio_collate",)
-"""Functions that a configuration may name; the loader calls none."""
+"""Functions that a configuration may name; the loader never calls them."""
 
 ENUMERATIONS = ("nerfstudio.utils.writer.EventName",)
 
@@ -78,12 +78,12 @@ PYTHON = "tag:yaml.org,2002:python/"
 
 
 def read_config(path: pathlib.Path) -> Any:
-    """Read the object in a config.yml.
+    """Read the configuration object in a config.yml.
 
-    Earlier names of our classes stand for today's.
+    Earlier names of this package's classes are read as their current names.
 
     Raises:
-        ValueError: The file is damaged, or names something that no scenetok run has; one line.
+        ValueError: The file cannot be read, is damaged, or names something that no scenetok run has; one line.
     """
     text = ""
     try:
@@ -102,7 +102,7 @@ def read_config(path: pathlib.Path) -> Any:
         method = re.search(r"^method_name: (\S+)$", text, re.MULTILINE)
         if isinstance(error, _Foreign) and method is not None:
             problem += f" (its method is {method[1]})"
-    except (ValueError, TypeError, OverflowError) as error:  # of a number or a date that cannot be
+    except (ValueError, TypeError, OverflowError) as error:  # an impossible number or date
         problem = str(error).splitlines()[0]
     except OSError as error:
         problem = error.strerror or str(error)
@@ -113,7 +113,7 @@ class ConfigLoader(yaml.SafeLoader):
     """YAML's safe loader, plus the classes listed in this module; raises yaml.YAMLError for anything else."""
 
     def _tuple(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
-        # Deep, as a tuple cannot be filled later.
+        # Constructed deeply, because a tuple cannot be filled later.
         return tuple(self.construct_sequence(node, deep=True))
 
     def _name(self, suffix: str, node: yaml.Node) -> Any:
@@ -137,7 +137,7 @@ class ConfigLoader(yaml.SafeLoader):
             vars(found).update(values)
 
     def _value(self, suffix: str, node: yaml.Node) -> Any:
-        """A path or the member of an enumeration: a call with plain arguments, and nothing but them."""
+        """Read a path or a member of an enumeration, which YAML writes as a call with plain arguments."""
         if not isinstance(node, yaml.SequenceNode):
             raise _refused(suffix, node)
         if suffix == "builtins.getattr":
@@ -152,7 +152,7 @@ class ConfigLoader(yaml.SafeLoader):
         raise _refused(suffix, node)
 
     def _member(self, node: yaml.SequenceNode) -> Any:
-        """The member of an enumeration as Python 3.11.0 to 3.11.3 write it: getattr, the class, the member's name."""
+        """Read a member of an enumeration as Python 3.11.0 to 3.11.3 write it: getattr(class, name of the member)."""
         names = [value.tag.removeprefix(f"{PYTHON}name:") for value in node.value[:1]]
         if len(node.value) == 2 and names[0] in ENUMERATIONS and isinstance(node.value[1], yaml.ScalarNode):
             members = _import(names[0], node).__members__
@@ -168,7 +168,7 @@ ConfigLoader.add_constructor(f"{PYTHON}tuple", ConfigLoader._tuple)
 ConfigLoader.add_multi_constructor(f"{PYTHON}name:", ConfigLoader._name)
 ConfigLoader.add_multi_constructor(f"{PYTHON}object:", ConfigLoader._configuration)
 ConfigLoader.add_multi_constructor(f"{PYTHON}object/apply:", ConfigLoader._value)
-ConfigLoader.add_multi_constructor(PYTHON, ConfigLoader._unknown)  # the last: the first prefix that fits is taken
+ConfigLoader.add_multi_constructor(PYTHON, ConfigLoader._unknown)  # last, because the first matching prefix wins
 
 
 def _target(configuration: str) -> str | None:
@@ -181,7 +181,7 @@ TARGETS = {target for name in CONFIGURATIONS if (target := _target(name)) is not
 
 
 def _import(name: str, node: yaml.Node) -> Any:
-    """The class or function of this name, which a list in this module has."""
+    """Import a class or function whose name is in one of this module's lists."""
     module, _, member = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), member)
@@ -190,11 +190,11 @@ def _import(name: str, node: yaml.Node) -> Any:
 
 
 def _check_values(name: str, kind: type, values: dict[Any, Any], target: str | None, node: yaml.Node) -> None:
-    """Raise yaml.YAMLError unless `values` are what objects of the dataclass `kind` hold."""
+    """Raise yaml.YAMLError unless `values` are the fields of the dataclass `kind`, with the right `_target`."""
     names = {field.name for field in dataclasses.fields(kind)}
     if unknown := [str(key) for key in values if key not in names]:
         raise _error(f"{name} has no setting {unknown[0]}", node)
-    # Fields with a plain default have it as an attribute of the class: a file of an earlier version may lack them.
+    # A file of an earlier version may lack fields with a plain default, which is an attribute of the class.
     if missing := sorted(field for field in names - values.keys() if not hasattr(kind, field)):
         raise _error(f"it is cut short: {name} lacks {', '.join(missing)}", node)
     if "_target" in names:

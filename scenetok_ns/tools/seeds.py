@@ -1,7 +1,7 @@
-"""Random numbers from seeds: any integer is a seed, and other integers give other numbers.
+"""Random numbers from seeds: any integer is a valid seed, and different integers give different numbers.
 
-torch's CPU generator reads 32 bits of its seed, so -1, 2**32 - 1 and 2**64 - 1 would all be one seed. Here integers
-from 0 to 2**32 - 1 are taken as they are, and all others go through SHA-256 first.
+torch's CPU generator reads only 32 bits of its seed, so -1, 2**32 - 1 and 2**64 - 1 would be the same seed. Here
+integers from 0 to 2**32 - 1 are used unchanged, and all others are hashed with SHA-256 first.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gen
 
 
 def named_generator(*names: object) -> torch.Generator:
-    """Generator that follows from these names alone: the same in every run, shard and order of work."""
+    """Generator whose seed depends only on these names: the same in every run and shard, in any order of work."""
     return torch.Generator().manual_seed(named_seed(*names) >> 1)
 
 
 def named_seed(*names: object) -> int:
-    """Seed of 64 bits that follows from these names alone."""
+    """Seed of 64 bits that depends only on these names."""
     return _digest("/".join(map(str, names)))
 
 
@@ -38,25 +38,25 @@ def mix(*numbers: int) -> int:
 
 
 def indexed_seed(seed: int, index: int) -> int:
-    """Seed of 32 bits for number `index` of a series; two indices below 2**32 of one seed never give the same.
+    """Seed of 32 bits for item `index` of a series. Different indices below 2**32 never give the same seed.
 
-    Multiplying the index by an odd number and `_scramble` are both one-to-one on 32 bits.
+    The reason: multiplying the index by an odd number and `_scramble` are both one-to-one on 32 bits.
     """
     return _scramble((_scramble(word(seed)) + index * 0x9E3779B1) & _MASK_32)
 
 
 def word(seed: int, bits: int = 32) -> int:
-    """The seed itself if it is an unsigned number of that many bits, else as many bits of a digest of it."""
+    """Return the seed itself if it is an unsigned number of `bits` bits, else `bits` bits of its digest."""
     return seed if 0 <= seed < 1 << bits else _digest(f"seed {seed}") >> (64 - bits)
 
 
 def _digest(text: str) -> int:
-    """64 bits of a SHA-256."""
+    """First 64 bits of the SHA-256 of a text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def _scramble(x: int) -> int:
-    """Finaliser of MurmurHash3: one-to-one on 32 bits, and close inputs give unlike outputs."""
+    """Finaliser of MurmurHash3: one-to-one on 32 bits, and close inputs give very different outputs."""
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK_32
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _MASK_32
     return x ^ (x >> 16)

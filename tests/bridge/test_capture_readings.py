@@ -1,7 +1,7 @@
-"""Captures as people have them: other pixels, lenses, worlds and names than those of a clean one, read right.
+"""Captures with unusual pixels, lenses, worlds and names are read correctly.
 
-Every case is a clean capture with one thing changed. What is read is compared with the clean one, or the refusal names
-what is wrong and what to do.
+Every case changes one thing in a clean capture. The result is compared with that of the clean capture, or the error
+must name the problem and what to do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def capture(clean: Path, tmp_path: Path) -> Path:
-    """A copy to be changed."""
+    """A copy of the clean capture that the test may change."""
     shutil.copytree(clean, tmp_path / "capture")
     return tmp_path / "capture"
 
@@ -67,7 +67,7 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def assert_same(found: Scene, expected: Scene, pixels: float = 0.0) -> None:
-    """Same cameras, and pictures that differ by at most `pixels` grey values in the mean."""
+    """Check that cameras are the same, and that pictures differ by at most `pixels` grey values on average."""
     torch.testing.assert_close(found.c2w, expected.c2w, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(found.intrinsics, expected.intrinsics)
     for index in range(FRAMES):
@@ -114,7 +114,7 @@ def test_colours_under_transparency_are_not_seen(capture: Path) -> None:
 
 
 def test_pictures_are_not_turned_by_exif(capture: Path, clean: Path) -> None:
-    """Poses are those of the stored pixels."""
+    """EXIF rotation is ignored, because poses refer to the pixels as they are stored."""
     exif = Image.Exif()
     exif[0x0112] = 6
     for file in pictures(capture):
@@ -126,7 +126,7 @@ def test_pictures_are_not_turned_by_exif(capture: Path, clean: Path) -> None:
 
 
 def test_what_a_frame_says_wins(capture: Path, clean: Path) -> None:
-    """Zoomed pictures among others: every second one has a focal length of its own, beside the file's."""
+    """Every second frame has its own focal length, which overrides that of the file in all readers."""
 
     def zoom(meta: dict[str, Any]) -> None:
         for frame in meta["frames"][::2]:
@@ -151,7 +151,7 @@ def test_what_a_frame_says_wins(capture: Path, clean: Path) -> None:
 
 
 def test_a_path_has_the_lens_that_encoding_uses(capture: Path) -> None:
-    """Also where every second frame has a distortion of its own."""
+    """A path read from transforms.json has the cameras of encoded views, even if frames differ in distortion."""
 
     def bend(meta: dict[str, Any]) -> None:
         meta["k1"] = -0.12
@@ -178,7 +178,7 @@ def test_fisheye_is_refused(capture: Path, where: str, fields: dict[str, Any]) -
 
 
 def test_a_field_of_view_alone_is_enough(capture: Path, clean: Path) -> None:
-    """As synthetic data sets have it: no sizes, no focal length, no principal point, no suffix."""
+    """Synthetic data sets state only a field of view: no sizes, focal length or principal point, and no suffixes."""
 
     def strip(meta: dict[str, Any]) -> None:
         angle = 2 * np.arctan(meta["w"] / 2 / meta["fl_x"])
@@ -200,7 +200,7 @@ def test_smaller_pictures_scale_the_lens(capture: Path, clean: Path, caplog: pyt
     edit(capture, lambda meta: meta.update({name: 2 * meta[name] for name in ("w", "h", "fl_x", "fl_y", "cx", "cy")}))
     with caplog.at_level(logging.INFO):
         found = scene_at(capture)
-    assert "72 x 72 pixels where cameras are for 144 x 144" in caplog.text
+    assert "72 x 72 pixels, but their cameras are for 144 x 144" in caplog.text
     assert_same(found, expected)
 
 
@@ -215,7 +215,7 @@ def test_cropped_and_turned_pictures_are_refused(capture: Path) -> None:
 
 
 def test_pictures_of_mixed_sizes(capture: Path, clean: Path) -> None:
-    """Two telephones: every second picture is portrait, with intrinsics of its own."""
+    """Every second picture is in portrait format with its own intrinsics, as from two phones."""
 
     def mix(meta: dict[str, Any]) -> None:
         for frame in meta["frames"][::2]:
@@ -228,7 +228,7 @@ def test_pictures_of_mixed_sizes(capture: Path, clean: Path) -> None:
     assert {found.load_images([index])[0].shape[2] for index in range(FRAMES)} == {64, SIZE}
     views, whole = found.load_views(range(FRAMES), (SIDE, SIDE)), expected.load_views(range(FRAMES), (SIDE, SIDE))
     assert views.images.shape == (FRAMES, 3, SIDE, SIDE)
-    # Cropped pictures keep their pixels, so in the square they are enlarged: the same rays at other places.
+    # A cropped picture is scaled up more to fill the square, so its focal length grows.
     narrow = torch.tensor([found.sizes[index][1] == 64 for index in range(FRAMES)])
     for axis in (0, 1):
         ratio = views.intrinsics[:, axis, axis] / whole.intrinsics[:, axis, axis]
@@ -267,7 +267,7 @@ def test_missing_pictures_are_named(capture: Path) -> None:
     ("folders", "largest"), [(("images_2", "images_4"), 36), (("images_4",), 18), (("images_3",), 25)]
 )
 def test_any_folder_of_smaller_pictures(capture: Path, clean: Path, folders: tuple[str, ...], largest: int) -> None:
-    """mip-NeRF 360 rounds sizes up; nobody is asked at the keyboard."""
+    """Without full-size pictures, those of images_N are read without asking, even if their sizes are rounded up."""
     for folder in folders:
         (capture / folder).mkdir()
         side = -(-SIZE // int(folder[-1])) + (folder == "images_3")
@@ -401,7 +401,7 @@ def test_cameras_in_one_place_may_be_meant(capture: Path) -> None:
 
 
 def test_splits_of_the_file(capture: Path) -> None:
-    """Lists win over the options; one of val and test serves for both."""
+    """Split lists in the file override the dataparser's options, and a val list also serves as the test split."""
     names = [frame["file_path"] for frame in json.loads((capture / "transforms.json").read_text())["frames"]]
     edit(capture, lambda meta: meta.update(train_filenames=names[2:], val_filenames=names[:2]))
     found = source(capture)  # asks for test
@@ -424,7 +424,7 @@ def test_several_captures_in_a_folder_are_listed(clean: Path, tmp_path: Path) ->
         find_dataparser(tmp_path / "house")
     attic, cellar = (source(tmp_path / "house" / name) for name in ("attic", "cellar"))
     assert attic.pose_scale == pytest.approx(cellar.pose_scale / 10, rel=1e-4)
-    # What DL3DV's layout shows to be a data set stays one.
+    # A folder in DL3DV's layout is still a data set.
     (tmp_path / "house/attic/images").rename(tmp_path / "house/attic/images_4")
     assert isinstance(find_dataparser(tmp_path / "house"), Dl3dvDataParserConfig)
 
@@ -438,7 +438,7 @@ def test_pictures_without_cameras_name_the_command(tmp_path: Path) -> None:
 
 
 def test_names_with_spaces_in_colmap_text_models(tmp_path: Path) -> None:
-    """And a lens for each camera, one of them with distortion; a points line that is empty."""
+    """The model also has two cameras, one of them with distortion, and empty lines of points."""
     (tmp_path / "sparse/0").mkdir(parents=True)
     (tmp_path / "images/left side").mkdir(parents=True)
     lines = ["# Image list", ""]

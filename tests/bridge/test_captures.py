@@ -1,4 +1,4 @@
-"""Captures of stock dataparsers as scenes: conventions, lens distortion, damaged input."""
+"""Captures of stock dataparsers are read as scenes: conventions, lens distortion, damaged input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPENGL = torch.tensor([1.0, -1.0, -1.0, 1.0])
 
 
 def outputs(folder: Path, distortion: list[float] | None, n: int = 2, **fields: Any) -> DataparserOutputs:
-    """Photographs whose red and green say in which direction of the camera a pixel looks."""
+    """Create photographs whose red and green encode the direction of each pixel's ray in camera coordinates."""
     folder.mkdir(parents=True, exist_ok=True)
     cameras = Cameras(
         camera_to_worlds=(walk(n) * OPENGL)[:, :3],
@@ -73,12 +73,12 @@ def test_every_pixel_looks_where_its_camera_says(tmp_path: Path, distortion: lis
     for image, intrinsics in zip(scene.load_images(range(5)), scene.intrinsics, strict=True):
         rays = pixels @ intrinsics.inverse().mT
         difference = image.permute(1, 2, 0).int() - torch.from_numpy(colours(rays[..., 0], rays[..., 1])).int()
-        # Bilinear interpolation of rounded colours; a half pixel off would be 0.7, and without undistortion it is 15.
+        # Bilinear interpolation of rounded colours. An offset of half a pixel would give 0.7, no undistortion 15.
         assert difference.abs().max() <= 2 and difference.float().mean(dim=(0, 1)).abs().max() < 0.3
 
 
 def test_the_lens_is_centred_as_nerfstudio_centres_it(tmp_path: Path) -> None:
-    """A wide lens in the middle of a tiny picture: half a pixel, in which OpenCV differs, would tip the picture."""
+    """OpenCV's pixel centres differ by half a pixel, which would shift the mean colour of this tiny picture."""
     camera = Cameras(
         camera_to_worlds=torch.eye(4)[None, :3],
         fx=12.0,
@@ -139,7 +139,10 @@ APPLIED = [[0.0, 1.0, 0.0, 0.5], [-1.0, 0.0, 0.0, -2.0], [0.0, 0.0, 1.0, 3.0]]
     "fields", [{}, {"applied_transform": APPLIED}, {"applied_scale": 3.0, "applied_transform": APPLIED}]
 )
 def test_poses_are_those_of_the_file(tmp_path: Path, fields: dict[str, Any]) -> None:
-    """nerfstudio-data turns, centres and scales the world, and counts in what ns-process-data had turned before."""
+    """nerfstudio-data rotates, centres and scales the world, and includes the transform that ns-process-data applied.
+
+    All of this must be undone.
+    """
     folder = write_capture(tmp_path / "my.capture", **fields)
     source = read_capture(NerfstudioDataParserConfig(data=folder).setup(), "test")
     scene = source.scene("my.capture")
@@ -149,7 +152,7 @@ def test_poses_are_those_of_the_file(tmp_path: Path, fields: dict[str, Any]) -> 
 
 
 def test_smaller_pictures_are_read_where_there_are_no_others(tmp_path: Path) -> None:
-    """As DL3DV's downloads have them: transforms.json is of pictures that are not there."""
+    """In DL3DV's downloads, transforms.json refers to full-size pictures that are absent."""
     full, folder = (write_capture(tmp_path / name) for name in ("full", "downloaded"))
     (folder / "images").rename(folder / "images_8")
     (folder / "images_4").mkdir()
@@ -180,11 +183,11 @@ def test_poses_of_colmap_are_those_of_its_model(tmp_path: Path) -> None:
 
 
 def test_named_dataparsers_find_what_encode_finds(tmp_path: Path) -> None:
-    """`ns-train scenetok-refine --data FOLDER colmap` with a model that is not where Nerfstudio looks for it."""
+    """`ns-train scenetok-refine --data FOLDER colmap` finds a model that is not at Nerfstudio's default place."""
     write_colmap(tmp_path, walk(9))
     source = read_capture(ColmapDataParserConfig(data=tmp_path, eval_interval=4).setup(), "val")
     assert source.num_train == 6 and source.scene(tmp_path.name).num_frames == 9
-    with pytest.raises(DataError, match=r"has no transforms.json, but colmap reads it: write colmap at"):
+    with pytest.raises(DataError, match=r"has no transforms.json, but colmap reads it: add colmap at"):
         read_capture(NerfstudioDataParserConfig(data=tmp_path).setup(), "val")
     with pytest.raises(DataError, match=r"there is no COLMAP model at .*sparse/7"):
         read_capture(ColmapDataParserConfig(data=tmp_path, colmap_path=Path("sparse/7")).setup(), "val")
@@ -194,7 +197,7 @@ def test_named_dataparsers_find_what_encode_finds(tmp_path: Path) -> None:
 
 
 def write_colmap(folder: Path, c2w: Tensor) -> None:
-    """A COLMAP model in text form, with pictures."""
+    """Write a COLMAP model in text form, with pictures."""
     (folder / "sparse/0").mkdir(parents=True)
     (folder / "images").mkdir()
     lines = []
@@ -235,7 +238,7 @@ def test_captures_of_any_unit_are_scaled_to_the_training_data(tmp_path: Path) ->
 
 
 def test_a_handful_of_photographs_has_targets_too(tmp_path: Path) -> None:
-    """nerfstudio-data keeps none of less than ten for evaluation."""
+    """nerfstudio-data holds out no view of fewer than ten, so training views that are not context become targets."""
     source = read_capture(NerfstudioDataParserConfig(data=write_capture(tmp_path / "few", n=6)).setup(), "test")
     views = source.fixed_views(4)
     assert sorted([*views.context.tolist(), *views.target.tolist()]) == list(range(6))

@@ -1,4 +1,4 @@
-"""Evaluation as the published command and notebooks do it: scale, condition views, further frames, reference."""
+"""Evaluation as in the published command and notebooks: scale, condition views, further frames, reference."""
 
 from __future__ import annotations
 

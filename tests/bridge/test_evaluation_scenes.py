@@ -1,4 +1,4 @@
-"""Which scenes and views are shown and evaluated, and what happens to those that cannot be used."""
+"""Choice of the scenes and views that are displayed and evaluated, and treatment of unusable ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_other_views_and_scenes_are_copies(data: Path) -> None:
     fewer, chosen = scenes.with_views(num_context=2, eval_targets=1), scenes.with_keys(["test2", "test0"])
     assert (len(fewer.scene(0).context), len(fewer.scene(0).target), len(fewer.context_set)) == (2, 1, 2)
     assert chosen.keys == ["test2", "test0"] and chosen.active == 0 and chosen.scene(1).scene.key == "test0"
-    datamanager.config.num_context = 5  # what is built does not follow a configuration
+    datamanager.config.num_context = 5  # a later change of the configuration has no effect
     assert (len(scenes.scene(0).context), len(scenes.scene(0).target)) == (NUM_CONTEXT, 4)
     assert scenes.keys == ["test0", "test1", "test2"] and len(scenes.context_set) == NUM_CONTEXT
 
@@ -65,7 +65,10 @@ def test_unknown_scene_is_named(data: Path) -> None:
 def test_a_scene_with_a_damaged_target_view_is_skipped_as_a_whole(
     tmp_path: Path, bad: int, target: int, shown: int
 ) -> None:
-    """Also the first one, which the tools would show; there, a view in the middle is noticed when its turn comes."""
+    """This also holds for the first scene, which the tools would display.
+
+    A damaged view in its middle is noticed only when it is read.
+    """
     scenes = [example(f"test{i}", FRAMES, size=(36, 64)) for i in range(3)]
     damaged = default_views(cameras_from_rows(scenes[bad]["cameras"])[0], NUM_CONTEXT).target[target]
     scenes[bad]["images"][damaged] = scenes[bad]["images"][damaged][:60]
@@ -89,7 +92,7 @@ def test_too_few_frames_for_the_context(data: Path) -> None:
 def test_a_capture_with_too_few_photographs_gives_all_it_has_unless_more_are_asked_for(
     tmp_path: Path, asked: int | None
 ) -> None:
-    """The preset wants three context views; of three photographs one is held out."""
+    """The preset wants three context views, but one of the three photographs is held out, so only two are left."""
     scene = write_dl3dv(tmp_path / "capture", frames=3, image_folder="images", divide=1)
     config = small_config(tmp_path, Path("unused")).pipeline
     config.datamanager.preset, config.datamanager.num_context = config.model.preset, asked

@@ -1,4 +1,4 @@
-"""Captures and data sets in Python: the views that the commands would take, and cameras from files."""
+"""Captures and data sets in Python: the same views as in the commands, and cameras from files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AXES = np.diag([1.0, -1.0, -1.0, 1.0])
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photographs with a transforms.json and a COLMAP model of the same cameras."""
+    """Six photographs, with a transforms.json and a COLMAP model of the same cameras."""
     folder = tmp_path_factory.mktemp("capture")
     poses = walk(6)
     files = write_photographs(folder / "images", poses)
@@ -72,14 +72,14 @@ def test_a_data_set_gives_the_views_of_the_pipeline(tmp_path: Path) -> None:
     assert torch.equal(scenes.targets(expected.keys[1]).images, expected.target_views(1).images)
     with pytest.raises(DataError, match="there is no scene 'nowhere'"):
         scenes.context("nowhere")
-    with pytest.raises(DataError, match="whose units are its own"):
+    with pytest.raises(DataError, match="whose units are fixed"):
         open_scenes(data, preset, pose_scale=2.0)
     with pytest.raises(DataError, match="no data at"):
         open_scenes(tmp_path / "nowhere", preset)
 
 
 def square_cameras() -> CameraBatch:
-    """The cameras of the middle squares, from what the photographs were drawn with."""
+    """The cameras of the middle squares, computed from those that rendered the photographs."""
     focal = FOCAL / min(WIDTH, HEIGHT)
     lens = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
     return CameraBatch(torch.from_numpy(np.stack(walk(6))).float()[None], lens.expand(1, 6, 3, 3))
@@ -92,7 +92,7 @@ def test_cameras_from_files_are_those_of_the_squares(capture: Path, kind: str) -
     else:
         found = cameras_from_transforms(capture / "transforms.json", IMAGE_SIZE)
     torch.testing.assert_close(found.c2w, square_cameras().c2w, atol=1e-4, rtol=0)
-    # The published sizes are whole pixels of the rescaled picture.
+    # The published code rounds the size of the rescaled picture to whole pixels.
     torch.testing.assert_close(found.intrinsics, square_cameras().intrinsics, atol=2e-2, rtol=0)
 
 

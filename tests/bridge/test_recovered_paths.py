@@ -1,4 +1,4 @@
-"""The square and the request, and recovery of paths."""
+"""Squares for requests of any aspect ratio, and recovery of paths from one-camera slices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
     wide=st.sampled_from(["border", "fill"]),
 )
 def test_square_shows_the_request_undistorted(height: int, width: int, native: int, wide: Aspect) -> None:
-    """Paint each native pixel with its ray; after `fit`, each pixel of the request carries its own camera's ray."""
+    """Each native pixel is painted with its ray. After `fit`, each pixel of the request must hold its camera's ray."""
     cameras = path(1, height, width)
     square = nerfstudio_to_camera_batch(square_cameras(cameras, wide))
     inverse = torch.linalg.inv(square.intrinsics[0, 0])
@@ -37,7 +37,7 @@ def test_square_shows_the_request_undistorted(height: int, width: int, native: i
     rows, cols = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     wanted = torch.stack([(cols - cameras.cx[0]) / cameras.fx[0], (rows - cameras.cy[0]) / cameras.fy[0]])
     assert seen.shape == wanted.shape
-    margin = math.ceil(request.side / native) + 1  # the outermost half native pixel is extrapolated flat
+    margin = math.ceil(request.side / native) + 1  # values are constant in the outermost half of a native pixel
     inner = request.inside(margin=-margin)
     tolerance = 0.6 * request.side / native / 50 if request.side < native else 1e-3
     torch.testing.assert_close(seen[:, inner], wanted[:, inner], rtol=0, atol=tolerance)
@@ -51,7 +51,7 @@ def test_border_is_drawn_beside_the_whole_square(height: int, width: int) -> Non
     assert torch.equal(white, request.inside()) and white.sum() == side * side
     if height != width:
         line = (drawn == drawn.new_tensor(FRAME)).all(-1)
-        assert line.sum() == 2 * side  # a pixel wide on both sides, and none above and below
+        assert line.sum() == 2 * side  # one pixel wide on two sides, none on the other two
         assert (drawn == drawn.new_tensor(BEYOND)).all(-1).sum() == height * width - side * side - 2 * side
     filled = PictureRequest(height, width, "fill")
     assert filled.inside().all() and (filled.with_border(torch.ones(height, width, 3)) == 1).all()
@@ -69,14 +69,14 @@ def json_path(n: int) -> Cameras:
 
 
 def strided_path(n: int) -> Cameras:
-    """Poses that are a view of [n, 4, 4], as most dataparsers make them."""
+    """A path whose poses are a view of [n, 4, 4], as in most dataparsers."""
     square = torch.eye(4).repeat(n, 1, 1)
     square[:, :3] = random_poses(n)
     return Cameras(camera_to_worlds=square[:, :3], fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)
 
 
 def interleaved_path(n: int) -> Cameras:
-    """Poses whose rows are interleaved in memory."""
+    """A path whose poses have interleaved rows in memory."""
     poses = random_poses(n).permute(1, 2, 0).contiguous().permute(2, 0, 1)
     return Cameras(camera_to_worlds=poses, fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)
 
@@ -123,7 +123,7 @@ def one_field_converted(cameras: Cameras) -> Cameras:
 
 
 def not_poses(cameras: Cameras) -> Cameras:
-    """The rows around hold other things than poses."""
+    """Return a slice whose neighbouring rows in memory are not poses."""
     poses = torch.randn(5, 3, 4)
     poses[2] = cameras.camera_to_worlds[2]
     return Cameras(poses, fx=40.0, fy=40.0, cx=16.0, cy=16.0, width=32, height=32)[2:3]
@@ -143,7 +143,7 @@ def test_integer_index_is_rendered_alone() -> None:
 
 
 def test_a_square_made_for_a_nearly_equal_camera_is_moved_into_place() -> None:
-    """Painted with the rays of one camera and fitted to another, a square shows the rays of the other."""
+    """A square painted with the rays of one camera and fitted to another must show the other camera's rays."""
     made_for, wanted = (
         torch.tensor([[focal, 0.0, x], [0.0, focal, y], [0.0, 0.0, 1.0]])
         for focal, x, y in ((0.8, 0.5, 0.49), (0.83, 0.51, 0.5))

@@ -1,4 +1,4 @@
-"""Run folders are read safely, also those that were written before modules moved."""
+"""Run folders are read safely, including those written before modules moved."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from scenetok_ns.plugin.run_folder import RunFolderConfig, derive_run, run_confi
 from scenetok_ns.tools.earlier_modules import EARLIER_MODULES
 
 EARLIER = sorted((Path(__file__).parent / "earlier_runs").glob("*.yml"))
-"""Written by version 0.1.0 before the modules moved, by `scenetok open` and ns-train; only the paths were changed."""
+"""Files that `scenetok open` and ns-train of version 0.1.0 wrote before modules moved. Only paths were changed."""
 
 
 def stock(text: str) -> Any:
-    """As Nerfstudio's tools read a config.yml, which these files may be: they are a part of the tests."""
+    """Read a config.yml like Nerfstudio's tools, with the unsafe loader. That is fine for the files of these tests."""
     loader = yaml.Loader(text)
     try:
         return loader.get_single_data()
@@ -31,7 +31,7 @@ def stock(text: str) -> Any:
 
 
 def configurations(value: Any) -> list[Any]:
-    """All dataclasses in a configuration."""
+    """Find all dataclasses in a configuration."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = [one for field in dataclasses.fields(value) for one in configurations(getattr(value, field.name))]
         return [value, *inner]

@@ -1,4 +1,4 @@
-"""Checkpoints with numpy's numbers, errors in one line, and other methods that do not notice the plugin."""
+"""Checkpoints with NumPy scalars load, errors are one line, and other methods are not affected by the plugin."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reported(action: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    """What the plugin's hook prints for the error of an action, and what Python prints without the plugin."""
+    """Return what the plugin's hook prints for the error of an action, and what Python prints without the plugin."""
     try:
         action()
     except Exception as error:
@@ -74,7 +74,7 @@ def test_errors_of_others_are_not_ours(action: Callable[[], Any], capsys: pytest
 
 
 class Foreign:
-    """Not among the classes that torch loads."""
+    """A class that torch refuses to load."""
 
 
 @pytest.mark.parametrize("method", ["splatfacto", "nerfacto", "scenetok-tiny"])
@@ -82,7 +82,7 @@ class Foreign:
 def test_checkpoints_that_do_not_load(
     method: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As ns-eval reads them. Of other methods, torch's own words stay, with "Unsupported global"."""
+    """ns-eval reports unreadable checkpoints of our methods in one line. Other methods keep torch's own message."""
     file = tmp_path / "step-000000001.ckpt"
     torch.save({"a": Foreign() if damage == "foreign" else torch.zeros(1000)}, file)
     if damage == "cut":

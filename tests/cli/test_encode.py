@@ -83,7 +83,7 @@ def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workp
     said = failure_in(workplace, "new-run", str(tmp_path / "shown"), data="data", output=tmp_path / "other")
     assert "give --data with the run that it was opened from" in said
     _, pipeline, *_ = eval_setup(tmp_path / "shown" / "config.yml", test_mode="test")
-    with pytest.raises(ValueError, match=r"scene\.safetensors holds tokens alone"):
+    with pytest.raises(ValueError, match=r"scene\.safetensors holds only tokens"):
         pipeline.get_average_eval_image_metrics()
 
 
@@ -91,7 +91,7 @@ def test_encode_refuses_other_endings_and_other_shapes_do_not_open(workplace: Pa
     assert "token files end in .safetensors" in failure_in(workplace, "encode", run="run", output="scene.pt")
     SceneTokens(torch.zeros(4, 8), torch.eye(4), preset="another").save(workplace / "other.safetensors")
     said = failure_in(workplace, "new-run", str(workplace / "run"), output="new", tokens="other.safetensors")
-    assert "other.safetensors was made by preset another, whose tokens mean nothing" in said
+    assert "other.safetensors was made by preset another, whose tokens cannot be used" in said
     SceneTokens(torch.zeros(17, 8), torch.eye(4), preset="another").save(workplace / "more.safetensors")
     said = failure_in(workplace, "new-run", str(workplace / "run"), output="new", tokens="more.safetensors")
     assert "17 tokens of 8 numbers, made by preset another, but this run's model takes up to 16 of 8" in said

@@ -54,7 +54,7 @@ def test_a_photograph_becomes_a_scene_that_other_runs_render(
     options = {"image": work / "photo.jpg", "path": work / "path.json"}
     tokens = generated(work, tmp_path / "scene.safetensors", seed=7, **options)
     said = " ".join(capsys.readouterr().err.split())
-    assert "field of view 58.0 degrees along the shorter side (assumed, as EXIF does not tell; give --fov" in said
+    assert "field of view 58.0 degrees along the shorter side (assumed, because EXIF has none; give --fov" in said
     assert "64 x 48 pixels" in said and "6 cameras leads up to 1 units of the training data" in said
     assert (tokens.preset, tokens.scene, tokens.logvar) == ("tiny_scenegen", "photo", None)
     assert len(tokens.sources) == 1 and len(tokens.sources[0]) == 64

@@ -132,9 +132,7 @@ def test_a_run_folder_is_left_as_it_is(workplace: Path, tmp_path: Path) -> None:
     before = sorted(file.name for file in run.iterdir())
     words = ("--tokens", f"{run}.safetensors", "--path", "dolly", "--frames", 2, "--steps", 1, "--formats", "png")
     said = failure("render", *words, "--output", run)
-    assert said.endswith(
-        f"{run} holds other things than renders (config.yml, nerfstudio_models); choose another folder"
-    )
+    assert said.endswith(f"{run} holds files other than renders (config.yml, nerfstudio_models); choose another folder")
     output = tmp_path / "renders"
     scenetok("render", *words, "--output", output)
     shutil.rmtree(output / "attic")

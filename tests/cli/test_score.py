@@ -195,9 +195,9 @@ def test_pictures_that_cannot_be_right_are_named(workplace: Path, tmp_path: Path
 
     assert f"{victim} cannot be decoded" in broken(whole[: len(whole) // 2])
     Image.new("RGBA", (IMAGE_SIZE, IMAGE_SIZE), (1, 2, 3, 100)).save(victim)
-    assert "is transparent in parts" in broken(victim.read_bytes())
+    assert "is partly transparent" in broken(victim.read_bytes())
     Image.new("I;16", (IMAGE_SIZE, IMAGE_SIZE)).save(victim)
-    assert "pixels of the kind I;16; expected 8 bits" in broken(victim.read_bytes())
+    assert "pixels of mode I;16; expected 8 bits" in broken(victim.read_bytes())
     Image.new("RGB", (IMAGE_SIZE + 1, IMAGE_SIZE)).save(victim)
     assert "pictures of scene test0 have different sizes" in broken(victim.read_bytes())
     (folder / "test0" / f"copy_{victim.stem}.png").write_bytes(whole)

@@ -1,4 +1,4 @@
-"""Camera-path files: the same poses as Nerfstudio reads, both ways, and what is refused."""
+"""Camera path files have the same poses for Nerfstudio and for us, in both directions; invalid files are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_path_is_read_back_and_by_nerfstudio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 96), (96, 48)])
 def test_lenses_of_wide_and_tall_pictures_are_those_of_nerfstudio(tmp_path: Path, size: tuple[int, int]) -> None:
-    """The square behind a picture has its long side; Nerfstudio counts the field of view along its height."""
+    """Our square has the picture's long side, while Nerfstudio's field of view spans its height."""
     write_camera_path(tmp_path / "square.json", trajectory("turn", 4), fov=50.0, side=32)
     path = read_path(tmp_path / "square.json", size, side=64)
     write_path(tmp_path / "path.json", path)

@@ -20,14 +20,14 @@ UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 
 
 def ring(directions: Tensor, radius: float, height: float = 0.5, inward: bool = True) -> Float[Tensor, "v 4 4"]:
-    """Cameras on a circle about (3, 4, 0), z up, that look at its middle, or away from it."""
+    """Cameras on a circle around (3, 4, 0), with z up, that look at its middle or away from it."""
     out = torch.stack([directions.cos(), directions.sin(), torch.zeros_like(directions)], dim=1).double()
     middle = torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64)
     return _looking(middle + radius * out + height * UP, -out if inward else out, UP)
 
 
 def moved(c2w: Tensor, scale: float, seed: int) -> Tensor:
-    """The same cameras in another world."""
+    """The same cameras after a rotation, a translation and a change of scale."""
     turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
     turn = turn * torch.linalg.det(turn).sign()
     world = torch.eye(4, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_an_orbit_of_one_sided_cameras_swings_and_returns() -> None:
 
 
 def test_a_turn_on_the_spot() -> None:
-    """Cameras in one place still have an orbit: they turn. A path that needs a distance raises an error."""
+    """For cameras in one place, an orbit turns on the spot. A path that needs a distance raises an error."""
     cameras = ring(torch.linspace(0, 2 * math.pi, 9)[:-1], radius=0.0, inward=False)
     path = preset_path("orbit", cameras, 16)
     torch.testing.assert_close(path[:, :3, 3], cameras[:1, :3, 3].expand(16, 3), atol=1e-9, rtol=0)

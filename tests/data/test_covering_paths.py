@@ -1,4 +1,4 @@
-"""Paths that look at what a few photographs leave out."""
+"""Paths that see what a few photographs miss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation indices: made by rule, in the published form, and compared with their data."""
+"""Evaluation indices follow a rule, have the published form, and are checked against their data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded runs of the published data code (parity cases c11), repeated with ours."""
+"""Our data code gives the results of recorded runs of the published one (parity cases c11)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_dl3dv_metadata() -> None:
 
 def test_farthest_points() -> None:
     case = load_case("c11_fps")
-    # Sets without this number state 1e-4 in their notes.
+    # Recordings without this number state 1e-4 in their notes.
     limit = Limits(case.info["tolerance"].get("distance_max_abs", 1e-4))
     actual: dict[str, Tensor] = {}
     for name, start in case.inputs.items():
@@ -80,7 +80,7 @@ def test_farthest_points() -> None:
 
 
 def first_frame(latent: int, downsample: int, gap: int, offset: int) -> int:
-    """The recorded rule where no autoencoder has such a layout (offset 0 with several latents in a chunk)."""
+    """The recorded rule for layouts that no autoencoder has (offset 0 with several latents in a chunk)."""
     return latent * downsample - (downsample - 1) * (latent // gap + (offset if latent % gap else 0))
 
 
@@ -114,7 +114,7 @@ def test_index_maps() -> None:
 
 
 def _view_mask(window: Tensor, layout: TemporalLayout) -> Tensor:
-    """Frames of the latents of a window, which is one run of ones."""
+    """Mask of the frames whose latents are in a window, given as a mask with one run of ones."""
     latents = window.nonzero().flatten().tolist()
     mask = torch.zeros(layout.num_frames(len(window)), dtype=torch.uint8)
     mask[layout.frame_slice(latents[0], latents[-1] + 1)] = 1
@@ -132,5 +132,5 @@ def test_rescale_and_crop(path: str) -> None:
         intrinsics = crop_intrinsics(case.inputs[f"intrinsics.{number}"], tuple(image.shape[1:]), (height, width))
         limit = Limits(case.info["tolerance"]["intrinsics"])
         assert difference(intrinsics, case.outputs[f"{number}.intrinsics"], limit) == []
-    # The published way through floats gives every byte back, which is why ours may stay with bytes.
+    # The published conversion to floats and back preserves every byte, so our code can work on bytes.
     assert torch.equal(case.outputs[f"trunc_{path}"].long(), torch.arange(256))

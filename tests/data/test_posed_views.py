@@ -1,4 +1,4 @@
-"""Squares and their cameras for Python, and one photograph to generate from."""
+"""The Python functions for square pictures and their cameras, and for one photograph to generate from."""
 
 from __future__ import annotations
 

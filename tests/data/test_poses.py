@@ -19,7 +19,7 @@ from scenetok_ns.data.poses import (
 
 
 def turned(*angles: float) -> Tensor:
-    """Poses turned about the vertical axis, at the origin."""
+    """Poses at the origin, turned about the vertical axis."""
     poses = torch.eye(4).repeat(len(angles), 1, 1)
     for pose, angle in zip(poses, angles, strict=True):
         pose[0, 0] = pose[2, 2] = math.cos(angle)

@@ -1,4 +1,4 @@
-"""What every source of scenes has in common, and what sources of one scene add."""
+"""Defaults of all sources of scenes, and of sources of one scene."""
 
 from __future__ import annotations
 

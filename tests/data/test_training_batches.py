@@ -1,4 +1,4 @@
-"""Training batches: determinism from seed and step, one pass over all scenes, ranks, bad scenes, workers."""
+"""Training batches: dependence on seed and step alone, passes over all scenes, ranks, bad scenes, workers."""
 
 from __future__ import annotations
 

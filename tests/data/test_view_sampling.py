@@ -27,7 +27,7 @@ def draw(
 
 
 def clips(target: torch.Tensor) -> list[tuple[int, int]]:
-    """(first frame, length) of each run of consecutive frames, in the order given."""
+    """Split targets into runs of consecutive frames; returns (first frame, length) of each, in order."""
     cuts = [0, *(i for i in range(1, len(target)) if target[i] != target[i - 1] + 1), len(target)]
     return [(int(target[a]), b - a) for a, b in pairwise(cuts)]
 
@@ -73,7 +73,7 @@ def test_the_same_generator_gives_the_same_views() -> None:
 @pytest.mark.parametrize("probability, expected", [(0.0, 0), (1.0, 40), (0.5, 20)])
 def test_targets_are_split_as_often_as_asked(probability: float, expected: int) -> None:
     config = dataclasses.replace(UNBOUNDED, target_split_prob=probability, num_target_latents=4, target_alignment=1)
-    # Two clips that happen to touch count as one, which is rare among 600 frames.
+    # Two clips that happen to be adjacent count as one, which is rare among 600 frames.
     split = sum(len(clips(draw(config, VIDEO, 600, seed).target)) == 2 for seed in range(40))
     assert abs(split - expected) <= (0 if probability in (0.0, 1.0) else 9)
 

@@ -1,4 +1,4 @@
-"""Camera conventions: Nerfstudio's and ours."""
+"""Conversion between Nerfstudio's camera conventions and ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_round_trip(n: int, height: int, width: int, seed: int) -> None:
 
 
 def test_rays_agree_with_nerfstudio() -> None:
-    """The ray of a pixel is the same in both conventions: this fixes axes, centre and scale at once."""
+    """The ray of a pixel is the same in both conventions, which checks axes, centre and scale at once."""
     cameras = path(3)
     bundle = cameras.generate_rays(camera_indices=1, keep_shape=True)
     batch = nerfstudio_to_camera_batch(cameras)

@@ -154,7 +154,7 @@ def test_entry_points() -> None:
 
 
 def test_nerfstudio_finds_the_dataparsers_while_it_is_half_imported(tmp_path: Path) -> None:
-    """base_datamanager loads all dataparser plugins when imported: a plugin that leads back to it breaks every tool."""
+    """Importing base_datamanager loads all dataparser plugins, so a plugin that imports it again breaks every tool."""
     info = tmp_path / "scenetok_ns_test-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scenetok-ns-test\nVersion: 0\n")

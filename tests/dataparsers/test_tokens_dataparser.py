@@ -1,4 +1,4 @@
-"""tokens-data: what a token file can be opened for, and what not."""
+"""tokens-data opens a token file for rendering and refuses it for training."""
 
 from __future__ import annotations
 

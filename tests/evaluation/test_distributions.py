@@ -1,4 +1,4 @@
-"""Frechet and kernel distances against torch-fidelity and torchmetrics."""
+"""Frechet and kernel distances are equal to those of torch-fidelity and torchmetrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole evaluations of the smallest model: continued, shared by processes, with scenes that cannot be used."""
+"""Whole evaluations of the smallest model: continued, split among processes, and with unusable scenes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(data: Path) -> SceneTokPipeline:
-    """With weights that let tokens and poses through: fresh networks begin by ignoring them."""
+    """A pipeline whose pictures depend on tokens and poses, unlike those of freshly initialised networks."""
     made = small_pipeline(data).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -378,14 +378,14 @@ def test_captures_are_encoded_in_the_units_of_the_training_data(
 
 
 def test_the_nearest_view_does_not_depend_on_the_units_of_a_capture() -> None:
-    """A step of 10 cm is less than a turn of a quarter circle, in millimetres, too."""
+    """A step of 10 cm is nearer than a turn by a quarter circle. This must also hold in millimetres."""
     turned, ahead, target = torch.eye(4).repeat(3, 1, 1)
     turned[[0, 2], [2, 0]], turned[[0, 2], [0, 2]] = torch.tensor([1.0, -1.0]), torch.tensor(0.0)
     ahead[2, 3] = 0.1
     for units in (1.0, 1000.0):
         context, view = scaled_poses(torch.stack([turned, ahead]), units), target[None]
         assert nearest_view(context, view, 1 / units).tolist() == [1]
-    assert nearest_view(context, view, 1.0).tolist() == [0]  # 100 radians away, as it were
+    assert nearest_view(context, view, 1.0).tolist() == [0]  # without the scale, the step counts like 100 radians
 
 
 def test_pictures_for_a_report(pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_pictures_for_a_report(pipeline: SceneTokPipeline, measures: Measures, t
 
 
 def make_unreadable(patch: pytest.MonkeyPatch, key: str, reason: str) -> None:
-    """Reading a scene's photographs fails."""
+    """Make the reading of a scene's photographs fail."""
     original = SceneEvaluation._load
 
     def load(self: SceneEvaluation, scene: Any) -> Any:
@@ -433,7 +433,7 @@ def test_a_damaged_target_skips_the_scene(
 def test_pictures_are_named_alike_however_an_evaluation_went(
     pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scene that could not be read before a kill, and can after it: no picture takes another's name."""
+    """A scene becomes readable between a kill and the continuation. No picture may get another picture's name."""
 
     def run(name: str) -> dict[str, bytes]:
         run = evaluation(pipeline, measures, tmp_path / name)
@@ -469,7 +469,7 @@ def test_a_scene_without_targets_is_skipped(
 
 @pytest.fixture(autouse=True)
 def clean(pipeline: SceneTokPipeline) -> Iterator[None]:
-    """Scenes that a test made unusable are usable in the next."""
+    """Make scenes usable again after each test."""
     yield
     for key in ("test0", "test1"):
         pipeline.datamanager.scenes.source.skipped.reasons.pop(key, None)
@@ -478,7 +478,10 @@ def clean(pipeline: SceneTokPipeline) -> Iterator[None]:
 def test_depth_is_measured_where_the_data_has_it(
     pipeline: SceneTokPipeline, measures: Measures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same with a head, and by comparing pictures without one; a scene with a view of unknown depth has none."""
+    """Depth is measured with a depth head, and by a plane sweep without one.
+
+    A scene with a view of unknown depth gets no depth metrics, and other metrics do not change.
+    """
     source = pipeline.model.renderer.scenes.source
     plain_scene = type(source).scene
     networks = pipeline.model.scenetok

@@ -1,4 +1,4 @@
-"""Features and measurements of views: graphs, preprocessing and the sides of each metric."""
+"""Features and measurements of views: networks, preprocessing, and the roles of prediction and target."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scenetok_ns.tools.digests import sha256_of
 
 
 def bytes_of(count: int, side: int, seed: int = 0, offset: int = 0) -> torch.Tensor:
-    """Pictures with structure, darker by `offset`."""
+    """Create pictures with structure, darker by `offset`."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     smooth = F.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1) * 255
@@ -50,7 +50,7 @@ def test_psnr_and_ssim_are_skimages() -> None:
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weight file of the published form with random numbers."""
+    """A weight file of the published form with random weights."""
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +58,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.save({}, path)
         network = FeatureExtractorInceptionV3("random", ["2048"], str(path))
     state = network.state_dict()
-    for name, value in state.items():  # as they are drawn, nothing would be left after 90 layers
+    for name, value in state.items():  # with the default initialisation, signals would vanish after 90 layers
         if value.ndim == 4:
             torch.nn.init.kaiming_normal_(value)
         elif name.endswith("running_var"):
@@ -79,7 +79,10 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def test_inception_features_are_torch_fidelitys_from_pictures_on(inception: Path) -> None:
-    """Its KID is compared: the Frechet distance of 2048 features takes it a minute, and is compared on features."""
+    """KID from pictures equals torch-fidelity's.
+
+    Its Frechet distance of 2048 features takes a minute, so test_distributions compares that on small features.
+    """
     pred, target = bytes_of(3, 40), bytes_of(4, 40, seed=1, offset=30)
     network = InceptionFeatures(inception)
     with torch.no_grad():
@@ -100,7 +103,7 @@ def test_inception_features_are_torch_fidelitys_from_pictures_on(inception: Path
 
 
 def test_published_fid_features_are_torchmetrics_s(inception: Path) -> None:
-    """The published code gives torchmetrics pictures cut to bytes."""
+    """The published code truncates pictures to bytes before it passes them to torchmetrics."""
     pred, target = bytes_of(3, 40).float() / 255 * 0.99, bytes_of(3, 40, seed=1)
     theirs = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(inception))
     with torch.no_grad():
@@ -122,7 +125,7 @@ def test_published_fid_features_are_torchmetrics_s(inception: Path) -> None:
 
 
 class FakeI3D(torch.nn.Module):
-    """The interface of the published file; the features are 400 numbers of the input it was given."""
+    """A network with the interface of the published file, whose features are 400 numbers of its input."""
 
     def forward(
         self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
@@ -142,7 +145,7 @@ def i3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_i3d_gets_the_communitys_input(i3d: Path) -> None:
     clips = torch.stack([bytes_of(16, 32), bytes_of(16, 32, seed=1)])
     found = I3DFeatures(i3d)(clips)
-    # As fvd-comparison has it: frames resized one by one, then 2 x / 255 - 1, channels before time.
+    # The input of fvd-comparison: frames resized one by one, then 2 x / 255 - 1, with channels before time.
     expected = []
     for clip in clips.numpy():
         frames = [
@@ -179,7 +182,7 @@ def test_clips_of_any_frames(leaps: list[int], length: int) -> None:
 
 
 class Corners(torch.nn.Module):
-    """Features that are quick to compute and belong to a picture alone."""
+    """Features that are quick to compute and depend on a single picture."""
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         assert pictures.dtype == torch.uint8
@@ -210,7 +213,7 @@ def test_a_scene_is_measured_view_by_view(measures: Measures) -> None:
 
 
 def test_prediction_and_target_are_not_swapped(measures: Measures) -> None:
-    """Features are kept by side; the published code had the names exchanged."""
+    """Features of predictions and targets are kept apart. The published code had their names exchanged."""
     target, pred = bytes_of(3, 32), bytes_of(3, 32, seed=1).float() / 255
     found = measures.measure(pred=pred, target=target, frames=range(3))
     torch.testing.assert_close(found.target["inception"], measures.inception(target), rtol=1e-4, atol=1e-4)
@@ -218,13 +221,13 @@ def test_prediction_and_target_are_not_swapped(measures: Measures) -> None:
     torch.testing.assert_close(swapped.pred["inception"], found.target["inception"], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found.pred["inception"], found.target["inception"], rtol=1e-2)
     with pytest.raises(TypeError):
-        measures.measure(pred, target, frames=range(3))  # keywords alone
+        measures.measure(pred, target, frames=range(3))  # only keyword arguments are allowed
 
 
 def test_networks_come_from_their_files(
     inception: Path, i3d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All published metrics, from files given by path; only the check of their hashes is off."""
+    """All published metrics load their networks from given paths. The test only turns off the check of the hashes."""
     from torchvision.models import alexnet
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""LPIPS and ST-LPIPS against the libraries that publish them, with the same weights."""
+"""LPIPS and ST-LPIPS are equal to those of the libraries that publish them, with the same weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_lpips_is_the_librarys(network: str) -> None:
 
 @pytest.fixture
 def stlpips_library(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The package's own code; it imports tools that only its training needs."""
+    """The package's own code, with stand-ins for the modules that only its training needs."""
     for name, attribute in (("torchsummary", "summary"), ("IPython", "embed")):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**{attribute: None}))
     for name in ("cv2", "skimage", "matplotlib"):

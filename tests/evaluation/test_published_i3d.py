@@ -1,4 +1,4 @@
-"""The I3D of the published FVD: against a plain implementation, recorded logits of pytorch-i3d, and its file's form."""
+"""The I3D of the published FVD equals a plain implementation and recorded logits, and refuses other weight files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ State = dict[str, Tensor]
 
 
 def random_state() -> State:
-    """Weights in the form of the published file, which has no counters of batches; signals keep their size."""
+    """Random weights in the form of the published file, scaled so that signals keep their size.
+
+    Like that file, they have no counters of batches.
+    """
     generator = torch.Generator().manual_seed(0)
     state = OrderedDict()
     for key, value in sorted(I3D().state_dict().items()):
@@ -49,13 +52,13 @@ def weights(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def taps(length: int, window: int, stride: int) -> tuple[int, int]:
-    """Zeros before and places of the output, of TensorFlow's SAME padding along one axis."""
+    """Number of zeros in front and of outputs, for TensorFlow's SAME padding along one axis."""
     places = -(-length // stride)
     return max((places - 1) * stride + window - length, 0) // 2, places
 
 
 def windows(x: Tensor, window: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """All shifted copies of a video that a window covers: [taps, n, c, f2, h2, w2], by plain indexing."""
+    """Shifted copies of a video, one for each place in a window: [taps, n, c, f2, h2, w2], by plain indexing."""
     before, places = zip(*map(taps, x.shape[2:], window, stride), strict=True)
     copies = []
     for offsets in itertools.product(*map(range, window)):
@@ -70,7 +73,7 @@ def windows(x: Tensor, window: tuple[int, ...], stride: tuple[int, ...]) -> Tens
 
 
 def plain_features(state: State, video: Tensor) -> Tensor:
-    """The network from its description: sums over the taps of each window, in float64, without a module."""
+    """Compute the network from its description: sums over the taps of each window, in float64, without modules."""
 
     def unit(x: Tensor, name: str, stride: int = 1) -> Tensor:
         weight = state[f"{name}.conv3d.weight"].double()
@@ -107,11 +110,11 @@ def test_features_are_those_of_a_plain_implementation(state: State, weights: Pat
 
 
 RECORDED = (-0.149, -3.7465, 2.9576, -0.7704, -1.5054, -0.669, 0.588, -5.9001, -4.629, 1.6491, -1.408, 2.6374)
-"""The first logits of pytorch-i3d's own network (commit 05783d1, torch 2.14, CPU) with these weights, of `waves`."""
+"""First logits of pytorch-i3d's own network (commit 05783d1, torch 2.14, CPU) with these weights for `waves`."""
 
 
 def waves(frames: int) -> Tensor:
-    """A clip [1, frames, 3, 32, 32] in [0, 1] that is the same with every version of torch."""
+    """Create a clip [1, frames, 3, 32, 32] in [0, 1] that is the same with every version of torch."""
     t, c, y, x = torch.meshgrid(*map(torch.arange, (frames, 3, 32, 32)), indexing="ij")
     return (0.5 + 0.5 * torch.sin(0.3 * t + c + 0.2 * y + 0.1 * x * (1 + t / 9)))[None].float()
 
@@ -142,7 +145,7 @@ def test_other_files_are_refused(state: State, tmp_path: Path) -> None:
     torch.save({key: value for key, value in state.items() if key != "logits.conv3d.bias"}, path)
     with pytest.raises(MissingWeightsError, match=r"Missing key.*logits\.conv3d\.bias"):
         load_i3d(path)
-    torch.save({**state, "logits.conv3d.bias": torch.zeros(157)}, path)  # of the same network for Charades
+    torch.save({**state, "logits.conv3d.bias": torch.zeros(157)}, path)  # as for Charades
     with pytest.raises(MissingWeightsError, match=r"size mismatch for logits\.conv3d\.bias"):
         load_i3d(path)
     torch.save(state, path)

@@ -1,4 +1,4 @@
-"""The page of an evaluation: what it holds, that it needs nothing else, and that a browser shows it."""
+"""The report page of an evaluation has all contents, needs no other file, and works in a browser."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def figures() -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What `scenetok evaluate` leaves; each scene's pictures have a colour of their own."""
+    """A folder as `scenetok evaluate` writes it, in which each scene's pictures have their own colour."""
     from scenetok_ns.evaluation.records import EvaluationFolder
 
     variant = tmp_path / "seed=0"

@@ -1,4 +1,4 @@
-"""Sweeps: their variants, which change nothing that they are given, and their tables and plots."""
+"""Variants of sweeps, which leave the given renderer unchanged, and the tables and plots of sweeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scenetok_ns.evaluation.sweeps import Row, Variant, plot, shown_metrics, tab
 
 
 def test_a_variant_is_a_renderer_of_its_own(tmp_path: Path) -> None:
-    """Networks are shared; model, data and the renderer that it is made from stay as they were."""
+    """The variant shares the networks, and leaves model, data and the original renderer unchanged."""
     pipeline = small_pipeline(write_small_re10k(tmp_path))
     renderer, config = pipeline.model.renderer, asdict(pipeline.config)
     before = renderer.settings

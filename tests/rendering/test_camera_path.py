@@ -1,4 +1,4 @@
-"""Cameras to render with: the paths of `scenetok render`, for Python."""
+"""The Python function `camera_path` gives the paths of `scenetok render`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported data sets, read back by Nerfstudio's own dataparser."""
+"""Exported data sets are read back by Nerfstudio's own dataparser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scenetok_ns.splats.points import Points
 
 
 def views(count: int, seed: int) -> RenderedViews:
-    """A walk; intrinsics differ from view to view and are off the centre."""
+    """Views of a walk, whose intrinsics differ from view to view, with principal points off the centre."""
     rooms = sample_rooms([seed])
     intrinsics = rooms.intrinsics.expand(count, 3, 3).clone()
     intrinsics[:, 0, 0] += 0.01 * torch.arange(count)
@@ -32,7 +32,7 @@ def test_nerfstudio_reads_what_was_written(tmp_path: Path, with_points: bool) ->
     train, evaluation = views(11, 0), views(3, 1)
     points = Points(torch.randn(20, 3), (torch.rand(20, 3) * 255).round() / 255, torch.ones(20))
     write_dataset(tmp_path, train, evaluation, points if with_points else None)
-    # splatfacto's settings, but for those that move the world.
+    # splatfacto's settings, except those that move the world.
     config = NerfstudioDataParserConfig(
         data=tmp_path, load_3D_points=True, orientation_method="none", center_method="none", auto_scale_poses=False
     )

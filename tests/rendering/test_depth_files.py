@@ -1,4 +1,4 @@
-"""Depth maps as files: levels of a stated unit, colours, and folders that are not ours."""
+"""Files of depth maps: levels in the stated unit, colours, and protection of other folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_depth_comes_back_in_the_stated_unit(tmp_path: Path) -> None:
     found = read_depth_map(folder / "00003.png", unit)
     torch.testing.assert_close(found, torch.tensor([[0.5, 2.0], [0.0, 65.535]]))
     assert Image.open(folder / "colours" / "00003.png").mode == "RGB"
-    # A second render replaces it; what is not ours stays.
+    # A second render replaces the folder; other folders are refused.
     with depth_files(tmp_path, "attic", 0.01) as files:
         files.add(0, depth)
     assert sorted(path.name for path in folder.iterdir()) == ["00000.png", "colours", "depth.json"]

@@ -1,4 +1,4 @@
-"""Joint renders with depth and its confidence, and the pixels that photographs show."""
+"""Joint renders with depth and its confidence, and the pixels that no photograph shows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_frames_are_those_of_a_render_and_known_depth_is_kept(layout: str) -> No
 
 
 def test_views_are_truer_where_they_are_certain() -> None:
-    """The bundled model, two photographs of a held-out room, views all round: what lies behind them is invented."""
+    """In views all round, the bundled model invents what two photographs don't show. There, certainty must be lower."""
     rooms = sample_rooms([scene_seed(0, "test", 1)])
     c2w = sample_walks(rooms, 48)
     frames = render_rooms(rooms, c2w, rooms.intrinsics, 128)[0]
@@ -44,11 +44,11 @@ def test_views_are_truer_where_they_are_certain() -> None:
     certainty = avg_pool2d(found.certainty, 8).flatten()
     ranks = torch.stack([values.argsort().argsort().double() for values in (error, certainty)])
     correlation = float(torch.corrcoef(ranks)[0, 1])
-    assert correlation < -0.2  # the uncertainty of the single denoising step: -0.07
+    assert correlation < -0.2  # it would be -0.07 for the uncertainty of the single denoising step
 
 
 def test_seen_is_what_a_photograph_shows_and_nothing_hides() -> None:
-    """In a furnished room, by its exact depth."""
+    """With exact depth, few pixels are unseen in the photograph itself, more in a neighbour, most from opposite."""
     rooms = sample_rooms([5])
     c2w = sample_walks(rooms, 48)
     depth = render_depths(rooms, c2w, rooms.intrinsics, 24)[0, :, None]

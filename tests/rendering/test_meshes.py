@@ -1,4 +1,4 @@
-"""Views with depth become a mesh whose corners lie on the surfaces, with their colours, in either file."""
+"""The mesh of views with depth has its corners and colours on the surfaces, in both file formats."""
 
 from __future__ import annotations
 

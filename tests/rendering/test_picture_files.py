@@ -1,4 +1,4 @@
-"""Pictures as files: the bytes that were rounded, whole sheets, and nothing half-written."""
+"""Picture files hold the rounded bytes, sheets are complete, and no file is half-written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs for exporters: rays of pixels meet the surfaces; rays of other places are refused or transparent."""
+"""Outputs for exporters: rays through pixels end on the surfaces; other rays are refused or transparent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One set of settings for all pictures: it cannot be changed, and copies with other settings share the networks."""
+"""A renderer has fixed settings for all pictures, and copies with other settings share its networks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def renderer(data: Path) -> SceneRenderer:
 
 @pytest.fixture
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the scenes that are encoded from now on."""
+    """Record the names of the scenes that are encoded."""
     found: list[str] = []
     encode: Callable = SceneTok.encode
     monkeypatch.setattr(
@@ -62,7 +62,7 @@ def test_a_copy_has_other_pictures_and_the_same_networks(renderer: SceneRenderer
 
 
 def test_pictures_for_the_tools_are_the_frames_of_the_path(renderer: SceneRenderer) -> None:
-    """Of data set cameras, which say whose scene they are of."""
+    """Cameras of a data set carry the number of their scene, which need not be the active one."""
     views = renderer.scenes.data_set(1, "target").cameras
     frames = renderer.render(renderer.tokens_of(1), target_cameras(renderer, 1)).clamp(0, 1)
     for place in (0, len(views) - 1):

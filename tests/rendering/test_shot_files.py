@@ -1,4 +1,4 @@
-"""Which files renders may replace, and that they are complete or as before."""
+"""Renders replace only files of earlier renders, and leave them unchanged unless they are complete."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def test_pictures_take_their_place_together(tmp_path: Path) -> None:
 
 
 def test_a_new_path_takes_away_what_was_rendered_of_the_old_one(tmp_path: Path) -> None:
-    """Pictures of the same path stay beside its video; other scenes' files stay anyway."""
+    """Files of an earlier render are removed if it showed another path, and stay if it showed the same one.
+
+    Files of other scenes always stay.
+    """
     render(tmp_path, 2, 0.2)
     (tmp_path / "cellar.mp4").touch()
     video = tmp_path / "attic.mp4"
@@ -88,7 +91,7 @@ def test_an_earlier_render_is_there_again_if_the_new_one_cannot_take_its_place(
 
 @contextmanager
 def failing_moves(monkeypatch: pytest.MonkeyPatch, failing: int) -> Iterator[None]:
-    """The move number `failing` of a render's files to their places fails."""
+    """Make the move number `failing` of a render's files to their places fail."""
     replace, moves = os.replace, count()
 
     def move(source: Path, target: Path) -> None:
@@ -121,7 +124,7 @@ def test_a_render_killed_while_its_files_are_moved_is_finished(
 
 
 def killed(work: Callable[[], None]) -> int:
-    """Number of a process that did `work` and is gone."""
+    """Run `work` in a child process that then ends without clean-up. Returns its PID."""
     number = os.fork()
     if number == 0:
         try:
@@ -145,7 +148,7 @@ def test_folders_of_renders_and_empty_ones_are_taken(tmp_path: Path) -> None:
 def test_other_folders_are_named_with_what_they_hold(tmp_path: Path) -> None:
     for name in "abcd":
         (tmp_path / name).touch()
-    with pytest.raises(FileExistsError, match=r"holds other things than renders \(a, b, c, \.\.\.\); choose another"):
+    with pytest.raises(FileExistsError, match=r"holds files other than renders \(a, b, c, \.\.\.\); choose another"):
         check_folder(tmp_path)
     with pytest.raises(FileExistsError, match="a is a file; expected a folder"):
         check_folder(tmp_path / "a")
@@ -158,7 +161,7 @@ def test_only_renders_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "cellar.mp4").touch()  # no path is beside it
     with pytest.raises(FileExistsError, match=r"cellar\.mp4 was not written by `scenetok render`"):
         check_names(tmp_path, ["attic", "cellar"], ["mp4"])
-    # The next render would take it for its own.
+    # Otherwise the next render would mistake it for an earlier render.
     with pytest.raises(FileExistsError, match=r"cellar\.mp4 was not written by"):
         check_names(tmp_path, ["attic", "cellar"], ["png"])
     (tmp_path / "hall").mkdir()

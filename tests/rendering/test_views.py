@@ -1,4 +1,4 @@
-"""Which photographs renders are compared with."""
+"""Choice of the photographs that renders are compared with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scenetok_ns.rendering.views import held_out_photographs
 
 
 def test_no_context_view_is_held_out_and_not_too_many_are() -> None:
-    """Published evaluation indices count context views among the targets."""
+    """Published evaluation indices also have context views among the targets, which must not be held out."""
     shown: Any = SimpleNamespace(context=torch.tensor([0, 4, 8]), target=torch.arange(10))
     assert held_out_photographs(shown) == [1, 2, 3, 5, 6, 7, 9]
     many: Any = SimpleNamespace(context=torch.tensor([0]), target=torch.arange(500))

@@ -1,4 +1,4 @@
-"""The fit of Gaussians, drawn by the plain rasterizer."""
+"""Fitting of Gaussians, with the plain rasterizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = (16, 16)
 
 
 def test_a_fit_gets_views_right_that_it_has_not_seen() -> None:
-    """From Gaussians that are paler, smaller and more transparent than they were."""
+    """A fit from paler, smaller and more transparent Gaussians improves held-out views by more than 4 dB."""
     cameras, scene = row_of_cameras(16), wall(12)
     truth = render_splat(scene, cameras, SIZE, rasterize).rgb
     train, held_out = cameras.select(list(range(0, 16, 2))), cameras.select(list(range(1, 16, 2)))
@@ -102,7 +102,7 @@ def test_the_units_of_the_world_do_not_matter(factor: float) -> None:
 
 
 def test_what_is_drawn_begins_right_before_the_camera() -> None:
-    """An opaque Gaussian at a hundredth of the scene's extent is; at a thousandth it is too near."""
+    """An opaque Gaussian is drawn at a hundredth of the scene's extent; at a thousandth, the near plane cuts it off."""
     cameras, room = row_of_cameras(1), wall(6)
     for distance, drawn in ((0.01, True), (0.001, False)):
         spot = blobs(1)
@@ -120,7 +120,7 @@ def test_what_is_drawn_begins_right_before_the_camera() -> None:
 
 
 def test_holes_are_filled_because_the_background_changes() -> None:
-    """A black wall: without a background of changing colours, empty space would fit it as well."""
+    """The frames are black. With a black background, empty space would fit them just as well."""
     cameras = ring_of_cameras(4)
     start = Gaussians(**{**blobs(20).tensors(), "opacities": torch.full((20,), -2.0)})
     found = fit_gaussians(start, torch.zeros(4, 3, *SIZE), cameras, FitOptions(60, 4), rasterize)

@@ -1,4 +1,4 @@
-"""The PLY of Gaussians: what is written is what other programs expect, and comes back."""
+"""PLY files of Gaussians have the form that other programs expect, and are read back unchanged."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_the_file_has_the_properties_of_gaussian_splatting_in_their_order(tmp_pa
 def test_the_file_is_what_ns_export_writes_of_the_same_splat(
     tmp_path: Path, degree: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into a splatfacto model and out again through ns-export gaussian-splat: the same bytes, but for its comments."""
+    """A splat loaded into splatfacto and exported with ns-export gaussian-splat gives our file, apart from comments."""
     made = blobs(6, degree)
-    if degree == 0:  # splatfacto's colours are then between 0 and 1
+    if degree == 0:  # splatfacto then limits colours to the range from 0 to 1
         made.sh0.clamp_(-1.7, 1.7)
     save_splat(made, tmp_path / "ours.ply")
     model = splatfacto_with(tmp_path / "ours.ply", degree, monkeypatch)

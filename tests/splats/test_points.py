@@ -1,4 +1,4 @@
-"""The plane sweep finds surfaces; Gaussians start on them."""
+"""A plane sweep finds points on surfaces, where the first Gaussians are placed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gsplat on a CUDA device: pictures and gradients of the plain rasterizer, and a fit with relocation."""
+"""gsplat on a CUDA device gives the pictures and gradients of the plain rasterizer, and fits with relocation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_fit_with_relocation_finds_a_room_and_keeps_to_its_limit() -> None:
 
 
 def test_splatfacto_draws_our_file_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nerfstudio's model, with the Gaussians that the PLY holds, through Nerfstudio's cameras."""
+    """Nerfstudio's splatfacto, with the Gaussians of our PLY and its own cameras, renders the same pictures."""
     require_gsplat()
     rooms = sample_rooms([scene_seed(0, "test", 0)], "cuda")
     c2w = sample_walks(rooms, 8)

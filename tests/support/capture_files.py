@@ -1,4 +1,4 @@
-"""A capture as a person has one: a folder with transforms.json and pictures, in a world and units of its own."""
+"""Write a capture like that of a user: a folder with transforms.json and pictures, in its own world and units."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 from scenetok_ns.data.demo.writer import DemoScene, dl3dv_transforms, make_scene
 
 UNITS = 40.0
-"""Of the capture in a metre."""
+"""Number of capture units in a metre."""
 
 
 def write_demo_capture(folder: Path, frames: int = 20, index: int = 0, size: int = 136) -> DemoScene:
-    """A procedural room, in units of 25 mm, lying on its side; every 10th picture is for evaluation."""
+    """Write a procedural room in units of 25 mm, lying on its side. Every 10th picture is for evaluation."""
     scene = make_scene(0, "test", index, frames, size)
     world = torch.tensor([[0.0, 0.0, 1.0, 100.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, -30.0], [0.0, 0.0, 0.0, 1.0]])
     poses = scene.c2w.clone()

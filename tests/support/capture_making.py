@@ -1,4 +1,4 @@
-"""Making captures of small pictures in tests."""
+"""Create captures of small pictures in tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUMBER = 9
 
 @dataclass
 class Stages:
-    """Records what progress is told; interrupts where it is told to."""
+    """Progress callback that records its calls, and raises an interrupt at a chosen stage."""
 
     interrupt_at: str | None = None
     calls: list[tuple[str, int, int]] = field(default_factory=list)
@@ -36,4 +36,4 @@ class Made:
     first: Stages
     second: Stages
     after_interrupt: list[str]
-    """What lay beside the source between the two calls."""
+    """Names of the entries beside the source between the two calls."""

@@ -1,4 +1,4 @@
-"""Running `scenetok` commands in this process, as a user types them."""
+"""Run `scenetok` commands in this process, as a user types them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from scenetok_ns.cli.main import entrypoint
 
 
 def scenetok(command: str, *words: Any, **options: Any) -> None:
-    """Run a command: words as they are, then `option=value` as `--option value`."""
+    """Run a command: the given words, then each `option=value` as `--option value`."""
     flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     entrypoint([command, *map(str, words), *flags])
 
 
 def failure(command: str, *words: Any, **options: Any) -> str:
-    """Run a command that fails; returns its one line."""
+    """Run a command that must fail. Returns its one line."""
     with pytest.raises(SystemExit) as stop:
         scenetok(command, *words, **options)
     assert stop.value.code in (1, 2) and "\n" not in str(stop.value)

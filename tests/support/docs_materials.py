@@ -1,4 +1,4 @@
-"""What the commands of the docs are run on: small data sets, runs and files, made where a page wants them."""
+"""Materials for the commands of the docs: small data sets, runs and files, created where a page needs them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from scenetok_ns.data.camera_path_files import write_camera_path
 from scenetok_ns.data.demo.writer import write_demo_data
 
 FRAMES = 20
-"""Of a scene: 12 context views and 8 others."""
+"""Number of frames of a scene: 12 context views and 8 others."""
 
 
 class Materials:
-    """Makes materials by name; data sets are made once and copied."""
+    """Creates materials by name. Data sets are created once and copied."""
 
     def __init__(self, store: Path) -> None:
         self.store = store
@@ -54,11 +54,11 @@ class Materials:
         shutil.copytree(self.data(layout), path)
 
     def _scene(self) -> Path:
-        """A scene of DL3DV's layout: a folder of transforms.json and pictures."""
+        """A scene in DL3DV's layout: a folder with transforms.json and pictures."""
         return next((self.data("dl3dv") / "test").glob("*/nerfstudio"))
 
     def _capture(self, path: Path) -> None:
-        """As ns-process-data leaves one."""
+        """Create a capture as ns-process-data writes it."""
         shutil.copytree(self._scene(), path)
         pictures = next(path.glob("images*"))
         transforms = json.loads((path / "transforms.json").read_text())
@@ -72,7 +72,7 @@ class Materials:
             pictures.rename(path / "images")
 
     def _photographs(self, path: Path) -> None:
-        """A walk through a room, without poses."""
+        """Create photographs of a walk through a room, without poses."""
         write_photographs(path, walk(9))
 
     def _photograph(self, path: Path) -> None:

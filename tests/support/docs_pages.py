@@ -1,4 +1,4 @@
-"""The commands of README and docs, with what the page says about running them.
+"""Read the commands of README and docs, and the comments that say how to run them.
 
 Command blocks are the code blocks (indented or fenced) that begin with a program of `PROGRAMS`. An HTML comment right
 before a block, which readers do not see, says how it is run:
@@ -6,10 +6,11 @@ before a block, which readers do not see, says how it is run:
     <!-- run with: rooms as data/re10k, tokenizer run as RUN; --steps 150 -> --steps 2; add to ns-train: --vis wandb -->
     <!-- not run: needs a GPU -->
 
-`with` names materials of `docs_materials.py` and where they have to lie; `a -> b` replaces words of the block; `add to`
-puts options after a program and its subcommand. A block without a comment is run as it is. The options of blocks that
-are not run are read all the same, by the commands themselves, so that no page names an option that is not there. The
-commands of a page run in order, in one folder. `<!-- page with: ... -->` names materials that the whole page needs.
+`with` names materials of `docs_materials.py` and the paths at which they are created; `a -> b` replaces words of the
+block; `add to` puts options after a program and its subcommand. A block without a comment is run unchanged. Blocks that
+are not run still have their options parsed by the commands themselves, so that no page names an option that does not
+exist. The commands of a page run in order, in one folder. `<!-- page with: ... -->` names materials that the whole page
+needs.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ PROGRAMS = (
 )
 ROOT_PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md")
 END = "<!---->"
-"""What is left of a comment: a line that ends the block before it."""
+"""Replacement for the lines of a comment, which ends the block before it."""
 COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A program with its words, and variables set before it."""
+    """A program with its words, and the variables that are set before it."""
 
     program: str
     words: tuple[str, ...]
@@ -57,18 +58,18 @@ class Block:
     """A command block and its comment."""
 
     line: int
-    """Of its first command, from 1."""
+    """Line of the first command, counted from 1."""
     text: str
     not_run: str | None = None
-    """Why; None: it is run."""
+    """Reason why the block is not run; None: it is run."""
     materials: tuple[tuple[str, str], ...] = ()
-    """(material, path in the folder)."""
+    """Pairs (material, path in the folder)."""
     replacements: tuple[tuple[str, str], ...] = ()
     additions: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
-    """(first words of a command, words that follow them)."""
+    """Pairs (first words of a command, words to add after them)."""
 
     def commands(self) -> list[Command]:
-        """As they are run. Raises ValueError for replacements and additions that change nothing."""
+        """Return the commands to run. Raises ValueError if a replacement or an addition changes nothing."""
         text = self.text
         for old, new in self.replacements:
             text, count = re.subn(rf"(?<![\w./-]){re.escape(old)}(?![\w-])", new.replace("\\", "\\\\"), text)
@@ -100,7 +101,7 @@ def pages() -> list[Page]:
 
 
 def read_text(path: Path) -> str:
-    """The words of a page; of a notebook, those of its text cells."""
+    """Read the text of a page; for a notebook, that of its text cells."""
     if path.suffix != ".ipynb":
         return path.read_text()
     cells = json.loads(path.read_text())["cells"]
@@ -125,7 +126,7 @@ def _is_command(code: str) -> bool:
 def _code_blocks(text: str) -> list[tuple[int, str, str]]:
     """(line, code, text of the comment right before it or "")."""
     found: list[tuple[int, str, str]] = []
-    # What comments hold is never taken for code, and lines keep their numbers.
+    # The content of comments is never taken for code, and lines keep their numbers.
     comments: dict[int, str] = {}
 
     def blank(match: re.Match[str]) -> str:
@@ -179,13 +180,13 @@ def _block(line: int, code: str, comment: str) -> Block:
 
 
 def _materials(text: str) -> list[tuple[str, str]]:
-    """`rooms as data/re10k, tokenizer as RUN` -> pairs; a material without `as` lies under its own name."""
+    """Parse `rooms as data/re10k, tokenizer as RUN` to pairs. A material without `as` gets its own name as path."""
     pairs = [item.split(" as ") for item in map(str.strip, text.split(",")) if item]
     return [(pair[0], pair[-1]) for pair in pairs]
 
 
 def parse(line: str) -> Command | None:
-    """One line of a block; None for an empty one or a comment."""
+    """Parse one line of a block; None for an empty line or a comment."""
     words = shlex.split(line, comments=True)
     variables = {}
     while words and re.fullmatch(r"\w+=.*", words[0]):
@@ -200,6 +201,6 @@ def _added(command: Command, first: tuple[str, ...], more: tuple[str, ...]) -> C
     words = (command.program, *command.words)
     if words[: len(first)] != first:
         return command
-    # After the subcommand or the method, before a data parser, whose options would end the command's own.
+    # Added after the subcommand or the method, but before a dataparser, after which only its own options may follow.
     place = max(len(first), 2 if len(words) > 1 and not words[1].startswith("-") else 1)
     return Command(command.program, (*words[1:place], *more, *words[place:]), command.variables)

@@ -1,4 +1,4 @@
-"""Runs commands of the docs in this process: starting Python and Nerfstudio anew takes longer than most of them."""
+"""Run commands of the docs in this process, because starting Python and Nerfstudio takes longer than most of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOOLS = {
 }
 LAUNCHERS = ("torchrun", "srun")
 OURS = ("scenetok", "ns-train")
-"""What launchers start."""
+"""Programs that launchers start."""
 
 
 class CommandError(AssertionError):
@@ -42,11 +42,14 @@ class CommandError(AssertionError):
 
 
 class _ParsedError(BaseException):
-    """A command has read its options, and would begin its work now. Commands report every Exception as their own."""
+    """A command has read its options, and would begin its work now.
+
+    This is not an Exception, because commands report every Exception as their own error.
+    """
 
 
 def run(command: Command, folder: Path) -> None:
-    """Run a command in `folder` to its end. Raises CommandError, or whatever the command raises."""
+    """Run a command in `folder` to its end. Raises CommandError, or the command's own exception."""
     with _as_a_process(command, folder):
         if command.program == "ns-viewer":
             _run_viewer(command)
@@ -55,7 +58,7 @@ def run(command: Command, folder: Path) -> None:
 
 
 def check_options(command: Command, folder: Path) -> None:
-    """Let a command read its options, and stop it there. Raises CommandError for options that it has not."""
+    """Let a command read its options, then stop it. Raises CommandError for options that it does not have."""
     if command.program in LAUNCHERS:
         place = next((i for i, word in enumerate(command.words) if word in OURS), None)
         if place is None:
@@ -93,7 +96,7 @@ def _check_make(command: Command) -> None:
 
 
 def _check_pip(command: Command) -> None:
-    """Extras of ours must be there."""
+    """Check that the extras of our package in a pip command exist."""
     extras = re.search(
         r"\[project.optional-dependencies\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.DOTALL
     )
@@ -104,12 +107,12 @@ def _check_pip(command: Command) -> None:
 
 
 CHECKS: dict[str, Callable[[Command], None]] = {"make": _check_make, "pip": _check_pip}
-"""Programs that are checked only: they would install things, or run these tests."""
+"""Programs that are only checked, because they would install something or run these tests."""
 
 
 @contextmanager
 def _as_a_process(command: Command, folder: Path) -> Iterator[None]:
-    """What a new process would have: its folder, arguments and variables; none of Nerfstudio's open writers."""
+    """Imitate a new process: with the command's folder, arguments and variables, without Nerfstudio's open writers."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ns-render wants ffmpeg
     old = Path.cwd()
     os.chdir(folder)
@@ -140,7 +143,7 @@ def _forget_writers() -> None:
 
 @contextmanager
 def _only_options() -> Iterator[None]:
-    """tyro and argparse stop a command when they have read its options."""
+    """Make tyro and argparse stop a command once they have read its options."""
     read, parse = tyro.cli, argparse.ArgumentParser.parse_args
 
     def cli(target: Any, *args: Any, **kwargs: Any) -> None:
@@ -161,7 +164,7 @@ def _only_options() -> Iterator[None]:
 
 
 def _run_viewer(command: Command) -> None:
-    """Start a viewer, load its page, stop it."""
+    """Start a viewer, load its page, and stop it."""
     module = importlib.import_module(TOOLS["ns-viewer"])
     states: list[Any] = []
 
@@ -175,7 +178,7 @@ def _run_viewer(command: Command) -> None:
         port = free.getsockname()[1]
 
     def sleep(seconds: float) -> None:
-        # The tool's last words: from here on it would only wait.
+        # The tool has started and would only wait from here on.
         with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=20) as page:
             if b"<html" not in page.read():
                 raise CommandError(f"{command}: no page")

@@ -1,4 +1,4 @@
-"""The table of faults: kinds of broken input by the commands and tools that are given them."""
+"""The table of faults: kinds of broken input for each command and tool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNTS = (*NUMBERS, "object")
 
 
 class Table:
-    """Faults of one place, which holds good files of every kind (`fault_place`)."""
+    """Creates faults in one place, which holds good files of every kind (`fault_place`)."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -44,13 +44,13 @@ class Table:
         yield from self.outputs()
 
     def new(self) -> Path:
-        """A folder that nothing else uses; it does not exist."""
+        """Path of a new folder, which does not exist yet."""
         return self.place / "cases" / str(next(self._numbers))
 
     def broken(
         self, entries: dict[str, Callable[[Path], Callable[[], Any]]], file: str, damages: dict[str, Damage]
     ) -> Iterator[Fault]:
-        """Every damage of a copy of a file, given to every entry point; the line names the file."""
+        """Create a fault for every entry point and every damage of a copy of a file. The line must name the file."""
         for entry, of_file in entries.items():
             for kind, damage in damages.items():
                 path = copied(self.place / file, self.new())
@@ -485,13 +485,13 @@ class Table:
 
 
 FEW = ("mirrored", "far away", "zeros", "missing", "nested", "fisheye")
-"""Damages that every entry point is given."""
+"""Names of damages that are tried with every entry point."""
 
 
 def rewrite_tokens(
     path: Path, values: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None, form: str | None = None
 ) -> None:
-    """Change a token file's header and tensors; None takes a tensor out."""
+    """Change the header and tensors of a token file in place; None removes a tensor."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
@@ -503,7 +503,7 @@ def rewrite_tokens(
 
 
 def config_damages(text: str) -> Iterator[tuple[str, Damage]]:
-    """Configurations that are cut, name what no run has, or hold values that no run can have."""
+    """Configurations that are cut short, name something that no run has, or hold values that no run can have."""
 
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
         yield f"the first {share:.0%}", writes(text[: int(len(text) * share)])
@@ -530,7 +530,7 @@ def writes_yaml(content: Any) -> Damage:
 
 
 def _bomb(path: Path) -> None:
-    """A PNG whose header promises 60,000 x 60,000 pixels."""
+    """Write a PNG whose header claims 60,000 x 60,000 pixels."""
     Image.new("L", (8, 8)).save(path, "PNG")
     import struct
     import zlib

@@ -1,4 +1,4 @@
-"""Ways in which a file can be broken, whatever is in it, and values that no setting can have."""
+"""Ways in which a file can be broken, whatever its content, and values that no setting can have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES: dict[str, Any] = {
     "huge": 10**30,
     "huge float": 1e300,
 }
-"""What a number of a file must not be."""
+"""Invalid values for a number in a file."""
 
 
 def _remove(path: Path) -> None:
@@ -72,7 +72,7 @@ BINARY: dict[str, Damage] = {
     "noise": _bytes(random.Random(0).randbytes(5000)),
     "text": _bytes(b"this is not the file that you are looking for\n" * 50),
 }
-"""For files of any kind."""
+"""Damages for files of any kind."""
 
 TEXT: dict[str, Damage] = {
     **{name: damage for name, damage in BINARY.items() if name not in ("text",)},
@@ -87,11 +87,11 @@ TEXT: dict[str, Damage] = {
     "many digits": _bytes(b"1" * 5000),
     "open bracket": _bytes(b"a: [1,\n b: {\n"),
 }
-"""For JSON and YAML."""
+"""Damages for JSON and YAML files."""
 
 
 def changed(content: Any, place: tuple[str | int, ...], value: Any) -> Any:
-    """A copy of nested values with another value at a place."""
+    """Copy nested values, with another value at one place."""
     copy = deepcopy(content)
     part = copy
     for key in place[:-1]:
@@ -101,7 +101,7 @@ def changed(content: Any, place: tuple[str | int, ...], value: Any) -> Any:
 
 
 def without(content: Any, place: tuple[str | int, ...]) -> Any:
-    """A copy of nested values without the one at a place."""
+    """Copy nested values, without the value at one place."""
     copy = deepcopy(content)
     part = copy
     for key in place[:-1]:
@@ -111,7 +111,7 @@ def without(content: Any, place: tuple[str | int, ...]) -> Any:
 
 
 def json_mutations(content: Any, places: dict[tuple[str | int, ...], tuple[str, ...]]) -> Iterator[tuple[str, Any]]:
-    """A name and the content for each bad value at each place; "missing" takes the entry out."""
+    """Yield a name and the content for each invalid value at each place; "missing" removes the entry."""
     for place, kinds in places.items():
         for kind in kinds:
             name = f"{'.'.join(map(str, place))} {kind}"
@@ -123,5 +123,5 @@ def writes_json(content: Any) -> Damage:
 
 
 def writes(text: str) -> Damage:
-    """A damage that leaves this text."""
+    """Create a damage that replaces the file with this text."""
     return _bytes(text.encode())

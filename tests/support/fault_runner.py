@@ -1,4 +1,4 @@
-"""Runs a command on a broken input in this process, and judges how it ends."""
+"""Run a command on a broken input in this process, and judge how it ends."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from scenetok_ns.cli.main import entrypoint
 LIMIT_S = 60
 """Time after which a command counts as hanging."""
 LONGEST = 700
-"""Characters of a line that a person still reads."""
+"""Maximum length of a line that a person still reads."""
 
 BIN = Path(sys.executable).parent
-"""Where ffmpeg is, which ns-render wants on PATH."""
+"""Folder of ffmpeg, which ns-render needs on PATH."""
 PARSER = ("Error parsing", "nvalid choice", "Unrecognized options", "Required options", "Missing")
-"""In what tyro prints about options."""
+"""Text in tyro's messages about options."""
 
 CLEAR, UNCLEAR, TRACEBACK, SILENT, HANG = "refused clearly", "refused unclearly", "traceback", "silent", "hang"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A broken input and what must be said about it."""
+    """A broken input, and words that the error must contain."""
 
     entry: str
-    """Command or tool."""
+    """Name of the command or tool."""
     kind: str
     action: Callable[[], Any]
     things: tuple[str, ...]
-    """The line names one of them: a file, an option or a setting."""
+    """Words one of which the line must contain: a file, an option or a setting."""
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,7 +56,7 @@ class Verdict:
 
 
 class _TooLong(BaseException):
-    """Passes through everything that handles errors."""
+    """Raised at the time limit. It is not an Exception, so no error handling catches it."""
 
 
 @contextlib.contextmanager
@@ -74,12 +74,12 @@ def _time_limit() -> Iterator[None]:
 
 
 def command(*words: object) -> Callable[[], None]:
-    """A `scenetok` command, with its words as a user types them."""
+    """Create the call of a `scenetok` command, with its words as a user types them."""
     return lambda: entrypoint([str(word) for word in words])
 
 
 def judge(fault: Fault) -> Verdict:
-    """Run a command; a tool of Nerfstudio's goes through the exception hook, as its process would."""
+    """Run a command and judge its end. Errors of Nerfstudio's tools go through the exception hook, as in a process."""
     out, err = io.StringIO(), io.StringIO()
     begin, code = time.perf_counter(), 0
     with (
@@ -124,7 +124,7 @@ def _outcome(fault: Fault, code: int, text: str, printed: str) -> str:
 
 
 def figures(verdicts: list[Verdict]) -> str:
-    """A table: entry points by outcomes, with the sum."""
+    """Format a table of entry points and outcomes, with the sum."""
     kinds = (CLEAR, UNCLEAR, TRACEBACK, SILENT, HANG)
     counts = Counter((verdict.fault.entry, verdict.outcome) for verdict in verdicts)
     entries = sorted({verdict.fault.entry for verdict in verdicts})
@@ -139,7 +139,7 @@ def figures(verdicts: list[Verdict]) -> str:
 
 
 def copied(file: Path, folder: Path) -> Path:
-    """A copy of a file under its own name in a new folder."""
+    """Copy a file to a new folder, under its own name."""
     folder.mkdir(parents=True)
     target = folder / file.name
     target.write_bytes(file.read_bytes())

@@ -1,4 +1,4 @@
-"""More of the table of faults: the other commands and stock tools, devices, and names with odd characters."""
+"""The rest of the table of faults: other commands and stock tools, devices, and names with odd characters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.small_runs import PRESET
 
 
 class MoreFaults:
-    """Faults of one place; see `Table`."""
+    """Creates more faults in one place; see `Table`."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -35,11 +35,11 @@ class MoreFaults:
         yield from self.names()
 
     def new(self) -> Path:
-        """A folder that nothing else uses; it does not exist."""
+        """Path of a new folder, which does not exist yet."""
         return self.place / "more" / str(next(self._numbers))
 
     def made(self, name: str = "notes.txt", content: str = "mine") -> Path:
-        """A file of somebody else's in a folder of its own."""
+        """Create a file that is not ours in a new folder."""
         file = self.new() / name
         file.parent.mkdir(parents=True)
         file.write_text(content)
@@ -276,7 +276,7 @@ class MoreFaults:
                 yield Fault(name, f"writes {folder[:20]}", command(name, *words(folder)), things)
 
     def names(self) -> Iterator[Fault]:
-        """Names with line breaks, dashes and letters of the world, in lines that must stay one line."""
+        """Names with line breaks, dashes and non-ASCII letters, in messages that must stay one line."""
         run = self.place / "run"
         for name in ("a\nb", "-rf", "--data", "ünïcode 房间", "a\tb", "\x1b[31mred"):
             path, file = self.place / name, self.new() / "x.safetensors"

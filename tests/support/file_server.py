@@ -1,4 +1,4 @@
-"""A file server on this machine, which can fail in the ways that servers fail."""
+"""A local file server that can fail in the ways in which servers fail."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ PIECE = 1 << 16
 
 @dataclass
 class Answer:
-    """How one request is answered."""
+    """The way in which one request is answered."""
 
     status: int | None = None
-    """Status of an error without the file."""
+    """Status of an error, sent instead of the file."""
     headers: dict[str, str] = field(default_factory=dict)
-    """More headers, or others."""
+    """Headers to add or replace."""
     body: bytes = b"no"
-    """Body of an error, or of a page."""
+    """Body of an error or a page."""
     page: bool = False
-    """Send `body` with status 200."""
+    """Send `body` with status 200 instead of the file."""
     cut_after: int | None = None
-    """Close the connection after so many bytes of the file's rest."""
+    """Close the connection after this number of bytes."""
     stall_after: int | None = None
-    """Send nothing more after so many bytes, and keep the connection until the server is closed."""
+    """Stop sending after this number of bytes, but keep the connection open until the server is closed."""
     ranges: bool = True
-    """Whether ranges are understood."""
+    """Whether the server supports ranges."""
     total: int | None = None
-    """Size to announce, in the place of the file's."""
+    """Size to announce instead of the file's."""
     without: tuple[str, ...] = ()
     """Headers to leave out."""
 
 
 @dataclass
 class FileServer:
-    """Serves `files` (path below the server's address -> content, or a file with it).
+    """Serves `files` (path below the server's address -> content, or a file that holds it).
 
-    `answers` are taken one after another by the GET requests of their path, and the last one again and again; paths
-    without answers work. Paths of the form OWNER/NAME/resolve/REVISION/FILE get the headers of the Hugging Face Hub.
+    GET requests of a path use its `answers` one after another, and the last one repeatedly. Paths without answers work.
+    Paths of the form OWNER/NAME/resolve/REVISION/FILE get the headers of the Hugging Face Hub.
     """
 
     files: dict[str, bytes | Path]
@@ -54,7 +54,7 @@ class FileServer:
     """Method, path and headers of each request."""
     seconds_per_piece: float = 0.0
     on_piece: Callable[[int], None] = lambda count: None
-    """Called with the bytes of a file that were sent so far."""
+    """Called with the number of bytes of a file sent so far."""
     address: str = ""
     closed: threading.Event = field(default_factory=threading.Event)
 
@@ -65,7 +65,7 @@ class FileServer:
 
 @contextmanager
 def serving(files: dict[str, bytes | Path], **options: Any) -> Iterator[FileServer]:
-    """A running server on a port of its own."""
+    """Run a server on a free port."""
     server = FileServer(files, **options)
     http = _Http(("127.0.0.1", 0), _handler(server))
     http.daemon_threads = True
@@ -83,7 +83,7 @@ def serving(files: dict[str, bytes | Path], **options: Any) -> Iterator[FileServ
 
 class _Http(ThreadingHTTPServer):
     def handle_error(self, *args: Any) -> None:
-        """A client that goes away is no error here."""
+        """Do nothing: a client that disconnects is not an error here."""
 
 
 def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:

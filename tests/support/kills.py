@@ -1,14 +1,14 @@
-"""Kills commands with -9 and looks at what a rerun makes of what is left.
+"""Kill commands with SIGKILL, run them again, and check the result.
 
     make kills                                    all commands, ten kills of each kind
     python tests/support/kills.py open --count 2
 
-Each command runs undisturbed once, in an empty folder. Then it runs again and again and its process group is killed: at
-moments spread over its running time ("time"), and just before writes, renames and removals spread over all that it
-makes ("writes"). After each kill the same command runs to its end; then the folder, with the home, cache and temporary
-folders in it, must hold the same files with the same content as after the undisturbed run.
+Each command first runs once without a kill, in an empty folder. Then it runs repeatedly and its process group is
+killed: at moments spread over its running time ("time"), and just before writes, renames and removals spread over all
+of them ("writes"). After each kill the same command runs to its end. Then the folder, including the home, cache and
+temporary folders in it, must hold the same files with the same content as after the first run.
 
-Processes are forked from one that has imported everything: the time of a command is that of its own work.
+Processes are forked from one that has imported everything, so the time of a command is that of its own work.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 WRITING = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
-"""Audit events of changes on the disk; `open` counts if it is for writing."""
+"""Audit events for changes on the disk; `open` counts if the file is opened for writing."""
 TIMES = re.compile(r"seconds|fps|date|time(stamp)?s?$|per_sec")
 """Keys whose values are times."""
 LIMIT_S = 120
 HOME, CACHE, TEMPORARY = "home", "cache", "tmp"
-"""Folders of the place in which a command runs: all that it can leave something in."""
+"""Folders in which a command could leave files, inside the place in which it runs."""
 
 Action = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended. code: its exit code, negative for a signal; writes: its changes on the disk."""
+    """The end of a process. code: exit code, negative for a signal. writes: number of changes on the disk."""
 
     code: int
     seconds: float
@@ -58,10 +58,10 @@ class Outcome:
 
     command: str
     seconds: float
-    """Time of the undisturbed run."""
+    """Time of the run without a kill."""
     killed: int
     complete: int
-    """Reruns that found the complete result and refused to replace it."""
+    """Number of reruns that found the complete result and refused to replace it."""
     problems: list[str]
 
 
@@ -71,7 +71,7 @@ class Outcome:
 def fork(
     action: Action, place: Path, log: Path, *, kill_after: float | None = None, kill_at: int | None = None
 ) -> Ended:
-    """Run an action in a process group of its own, with `place` as its working folder.
+    """Run an action in its own process group, with `place` as its working folder.
 
     The group is killed after `kill_after` seconds, or just before change number `kill_at` on the disk.
     """
@@ -99,7 +99,7 @@ def fork(
 
 
 def _work(action: Action, place: Path, log: Path, counts: Path, kill_at: int | None) -> None:
-    """Run in the forked process; does not return."""
+    """Run the action in the forked process. Does not return."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -130,7 +130,7 @@ def _work(action: Action, place: Path, log: Path, counts: Path, kill_at: int | N
 
 
 def _finish() -> None:
-    """Do what the interpreter does at its end."""
+    """Do what the interpreter does at its exit."""
     import atexit
     import threading
 
@@ -166,7 +166,7 @@ def _changes(event: str, words: tuple[Any, ...], place: Path) -> bool:
 
 
 def content_of(place: Path, command: str) -> dict[str, str]:
-    """Every file and folder below a place -> digest of what it holds, times left out."""
+    """Every file and folder below a place -> digest of its content without times."""
     found = {}
     for path in sorted(place.rglob("*")):
         name = str(path.relative_to(place))
@@ -180,7 +180,7 @@ def _digest(path: Path, command: str) -> str:
     if path.suffix == ".ckpt" and command == "ns-train":
         # A resumed training shares fewer objects in what it saves, so pickle writes other bytes for the same values.
         data = _plain(torch_content(path)).encode()
-    elif path.name == "sha256.json":  # what is remembered of files, by their time of change
+    elif path.name == "sha256.json":  # cached digests of files, by their modification times
         data = str(sorted(re.findall(r"[0-9a-f]{64}", data.decode()))).encode()
     elif path.suffix == ".json":
         data = json.dumps(_plain_text(data.decode()), sort_keys=True).encode()
@@ -202,7 +202,7 @@ def torch_content(path: Path) -> Any:
 
 
 def _plain(value: Any) -> str:
-    """Nested values as text, with the digests of tensors and arrays."""
+    """Convert nested values to text, with digests of tensors and arrays."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {_plain(part)}" for key, part in value.items()) + "}"
     if isinstance(value, (list, tuple)):
@@ -233,7 +233,7 @@ def _without_times(value: Any) -> Any:
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """In words, where two contents differ."""
+    """Describe the differences between two contents."""
     left = [f"left over: {name}" for name in after if name not in before]
     lost = [f"missing: {name}" for name in before if name not in after]
     return left + lost + [f"other content: {name}" for name in before if after.get(name, before[name]) != before[name]]
@@ -243,7 +243,7 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 class Materials:
-    """Small inputs of all commands, in a folder."""
+    """Small inputs for all commands, in a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -280,7 +280,7 @@ class Materials:
         }  # fmt: skip
 
     def _train(self) -> None:
-        """The stock tool; the small preset takes its steps in milliseconds."""
+        """Run ns-train with the small preset, whose steps take milliseconds."""
         from nerfstudio.scripts.train import main
         from support.small_runs import small_config
 
@@ -298,7 +298,7 @@ class Materials:
     def make(self, commands: Collection[str]) -> None:
         """Write the inputs of these commands.
 
-        Runs in a process of its own, so that threads of torch's don't come into forks.
+        Call this in a separate process, so that forks don't inherit threads of torch.
         """
         import yaml
         from support.released_files import random_state, write_lightning
@@ -332,11 +332,11 @@ class Materials:
 
 
 EVENTS = re.compile(r"events\.out\.tfevents")
-"""TensorBoard's files of ns-train, which are not compared: each start has one, with times in its name and content."""
+"""TensorBoard files of ns-train, which are not compared: each start writes one, with times in its name and content."""
 
 
 def command(*words: object) -> Action:
-    """A `scenetok` command."""
+    """Create the call of a `scenetok` command."""
 
     def run() -> None:
         from scenetok_ns.cli.main import entrypoint
@@ -348,7 +348,7 @@ def command(*words: object) -> Action:
 
 @contextlib.contextmanager
 def server(address: Path) -> Iterator[None]:
-    """Serve files under the released names of preset re10k from a process of its own, slowly."""
+    """Serve files under the released names of preset re10k, slowly, from a separate process."""
     child = os.fork()
     if child == 0:
         from support.file_server import serving
@@ -379,14 +379,14 @@ def server(address: Path) -> Iterator[None]:
 
 
 def empty(place: Path) -> None:
-    """Make a place in which a command has not run."""
+    """Create an empty place for a command."""
     shutil.rmtree(place, ignore_errors=True)
     for folder in (HOME, CACHE, TEMPORARY):
         (place / folder).mkdir(parents=True)
 
 
 def try_command(name: str, action: Action, place: Path, count: int, kinds: tuple[str, ...]) -> Outcome:
-    """Kill a command `count` times in each of the ways, and compare what its reruns give."""
+    """Kill a command `count` times in each of the ways, and compare the results of its reruns."""
     log = place.with_suffix(".log")
     empty(place)
     whole = fork(action, place, log)
@@ -466,7 +466,7 @@ def _run(root: Path, commands: list[str], count: int, kinds: tuple[str, ...]) ->
 
 
 def _import_everything() -> None:
-    """Modules that forked processes need, so that they don't import them each."""
+    """Import the modules that forked processes need, so that not each of them has to."""
     import nerfstudio.scripts.train
     import pycolmap
     import support.small_runs

@@ -1,4 +1,4 @@
-"""Cameras of Nerfstudio in a row, as its tools make them."""
+"""Paths of Nerfstudio cameras, as its tools create them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def random_poses(n: int, seed: int = 0) -> Tensor:
-    """n rigid OpenGL poses [n, 3, 4]."""
+    """Draw n rigid OpenGL poses [n, 3, 4]."""
     generator = torch.Generator().manual_seed(seed)
     rotations, _ = torch.linalg.qr(torch.randn(n, 3, 3, generator=generator))
     rotations = rotations * torch.linalg.det(rotations)[:, None, None]

@@ -1,7 +1,7 @@
-"""A denoiser that knows the answer, so that bookkeeping of frames, latents and windows shows in the frames.
+"""A denoiser that knows the result, so that errors in the indices of frames, latents and windows show in the frames.
 
-Frame i of a path is an image of one grey, made from the x position of its camera. The velocity points at the latents
-of exactly those frames whose cameras the window was given.
+Frame i of a path is an image of one grey value, computed from the x position of its camera. The velocity points to the
+latents of exactly those frames whose cameras the window contains.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def autoencoder(layout: TemporalLayout) -> PixelAutoencoder:
 
 
 def path(num_frames: int, scenes: int = 1) -> CameraBatch:
-    """Camera i of scene s stands at x = i / 100 + s / 1000."""
+    """Create paths whose camera i of scene s is at x = i / 100 + s / 1000."""
     c2w = torch.eye(4).repeat(scenes, num_frames, 1, 1)
     c2w[..., 0, 3] = torch.arange(num_frames) / 100 + torch.arange(scenes)[:, None] / 1000
     return CameraBatch(c2w, torch.eye(3).repeat(scenes, num_frames, 1, 1))
 
 
 def grey(cameras: CameraBatch) -> Tensor:
-    """The frames that the oracle draws for some cameras, [b, f, 3, SIZE, SIZE]."""
+    """Frames [b, f, 3, SIZE, SIZE] that the oracle renders for some cameras."""
     return cameras.c2w[:, :, 0, 3, None, None, None].expand(-1, -1, 3, SIZE, SIZE)
 
 
 class OracleDenoiser:
-    """The part of `Denoiser` that samplers use. Tokens brighten the frames; the null state darkens them."""
+    """Implements the part of `Denoiser` that samplers use. Tokens brighten the frames; the null state darkens them."""
 
     def __init__(self, layout: TemporalLayout) -> None:
         self.autoencoder = autoencoder(layout)

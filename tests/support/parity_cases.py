@@ -1,7 +1,7 @@
 """Recorded runs of the published code (tests/parity) and the networks that repeat them.
 
-The folder of the cases is tests/parity/core, or the one named by the environment variable SCENETOK_PARITY. Sizes
-always come from the case's own configuration, so any set of cases of the same names will do.
+The cases are in tests/parity/core, or in the folder that the environment variable SCENETOK_PARITY names. Sizes always
+come from the case's own configuration, so any set of cases with the same names works.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VIDEO_DCAE = TemporalLayout(4, 1)
 WAN = TemporalLayout(17, 5)
 
 FLOAT32_LIMIT = 1e-4
-"""Largest difference of tensors without a bfloat16 rounding before them (README of the recordings: c03 to c05)."""
+"""Largest difference of tensors before which nothing is rounded to bfloat16 (README of the recordings: c03 to c05)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Case:
         return self.part("out.")
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Tensors whose name starts with `prefix`, without it."""
+        """Tensors whose names start with `prefix`, by the rest of their names."""
         return {name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
 
     def state(self, module: str = "") -> dict[str, Tensor]:
@@ -87,9 +87,9 @@ def load_case(name: str, folder: Path = CORE) -> Case:
 
 
 def differences(actual: Mapping[str, Tensor], case: Case, limits: Mapping[str, Limits] | None = None) -> list[str]:
-    """What of all recorded outputs is missing, unknown, of another shape, or further off than allowed; [] is parity.
+    """List the outputs that are missing, unknown, of another shape, or too different; an empty list means parity.
 
-    `limits` overrides those of the case for single outputs.
+    `limits` overrides the limits of the case for single outputs.
     """
     wrong = [f"{name}: not recorded" for name in actual.keys() - case.outputs.keys()]
     for name, expected in case.outputs.items():
@@ -113,7 +113,7 @@ def difference(actual: Tensor, expected: Tensor, limit: Limits) -> list[str]:
 
 
 def load_network(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Strict loading; constant tables of the state must be the ones the network computes by itself."""
+    """Load a state strictly. Constant tables in it must equal those that the network computes itself."""
     for name, table in network.named_buffers():
         problems = difference(table, state[name], Limits(1e-5))
         assert not problems, f"{name}: {problems}"
@@ -122,7 +122,7 @@ def load_network(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def camera_config(camera: Mapping[str, Any]) -> CameraConfig:
-    """From the published camera configuration."""
+    """Convert the published camera configuration."""
     assert tuple(camera["scale"]) == (1.0, 1.0) and not camera["origin_first"], "no released model has these"
     height, width = camera["input_shape"]
     assert height == width
@@ -159,7 +159,7 @@ def build_compressor(case: Case | None = None) -> Compressor:
 
 
 def build_denoiser(case: Case, *, channels_last: bool = False) -> Denoiser:
-    """Of c03_denoiser_vdc or c04_denoiser_wan; `channels_last` is the published quirk of the latter."""
+    """Build the denoiser of c03_denoiser_vdc or c04_denoiser_wan; `channels_last` is a quirk of the latter."""
     config, kwargs, construct = case.config, case.config["kwargs"], case.info["construct"]
     state = case.state("denoiser.")
     network = Denoiser(
@@ -210,7 +210,7 @@ def build_scene_generator(case: Case | None = None) -> SceneGenerator:
 def build_pose_embedding(
     case: Case, state: Mapping[str, Tensor], layout: TemporalLayout = IMAGE_LAYOUT, *, channels_last: bool = False
 ) -> PoseEmbedding:
-    """Of c01_lvsm or c01_plucker_patch, with one of its sets of weights."""
+    """Build the pose embedding of c01_lvsm or c01_plucker_patch, with one of its sets of weights."""
     config = case.config
     camera = CameraConfig(
         rays=config["camera"],

@@ -1,4 +1,4 @@
-"""The published recipes with networks of a few thousand weights, and data on which they take a step."""
+"""The published recipes with networks of a few thousand weights, and data for a training step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from scenetok_ns.plugin.methods import method_config
 
 RECIPES = [name for name in preset_names() if load_preset(name).experiment is not None]
 TOKENS_EACH = 64
-"""Scene tokens of the full-size networks for each one here."""
+"""Number of scene tokens of the full-size networks for each token here."""
 LAYOUTS = {"vavae": (1, 1, 8), "video_dcae": (4, 1, 16), "wan": (17, 5, 8)}
-"""Autoencoder -> frames and latents of a chunk as it has them, and the patch of pixels in its place."""
+"""Autoencoder -> its numbers of frames and latents in a chunk, and the size of the patch of pixels that replaces it."""
 
 
 def small_recipe(name: str, folder: Path) -> Path:
-    """A file with the preset `name`, its recipe, views and quirks as they are, but with small networks on pixels."""
+    """Write a file with the preset `name`, with its own recipe, views and quirks but small networks on pixels."""
     values = yaml.safe_load((config_folder() / f"{name}.yaml").read_text())
     values["data"]["image_size"] = 32
     for role in ("context", "target"):
@@ -40,7 +40,7 @@ def small_recipe(name: str, folder: Path) -> Path:
 
 
 def write_data(root: Path) -> Path:
-    """root/re10k and root/dl3dv, with scenes as long as the recipes' views need."""
+    """Write root/re10k and root/dl3dv, with scenes that are long enough for the views of the recipes."""
     for split in ("train", "test"):
         write_re10k(root / "re10k" / split, [[example(f"{split}{i}", 60, size=(36, 64)) for i in range(2)]])
         for i in range(2):
@@ -49,7 +49,7 @@ def write_data(root: Path) -> Path:
 
 
 def first_step(name: str, preset: Path, data: Path, output: Path, **model: Any) -> TrainerConfig:
-    """Configuration of ns-train for one step of a recipe on a CPU; `model` are fields of the model's configuration."""
+    """Configuration of ns-train for one step of a recipe on a CPU; `model`: fields of the model's configuration."""
     config = copy.deepcopy(method_config(load_preset(name).method))
     is_dl3dv = isinstance(config.pipeline.datamanager.dataparser, Dl3dvDataParserConfig)
     config.output_dir, config.experiment_name, config.timestamp = output, name, "run"

@@ -25,7 +25,7 @@ CASES = Path(os.environ.get("SCENETOK_PARITY_AE", SHIPPED))
 
 @dataclass(frozen=True)
 class Case:
-    """One recorded run: settings, the published state dict, inputs and outputs without their prefixes."""
+    """One recorded run: settings, the published state dict, and inputs and outputs, whose names lack their prefixes."""
 
     settings: dict[str, Any]
     state: dict[str, Tensor]
@@ -38,7 +38,7 @@ class Case:
         parts: dict[str, dict[str, Tensor]] = {"state": {}, "in": {}, "out": {}}
         for key, tensor in tensors.items():
             part, _, rest = key.partition(".")
-            parts[part][rest] = tensor.float()  # the shipped set stores exact float16 values
+            parts[part][rest] = tensor.float()  # the committed files store exact float16 values
         return cls(json.loads((CASES / f"{name}.json").read_text()), parts["state"], parts["in"], parts["out"])
 
     @property
@@ -52,7 +52,7 @@ class Case:
         return limits.get("max_abs", 5e-5)
 
     def space(self, name: str, scale: float = 1.0) -> LatentSpace:
-        """The published latent space, with the latent channels of the shrunk network."""
+        """The published latent space, with the number of channels of the shrunk network."""
         space = latent_space(AutoencoderConfig(name, scale=scale))
         channels = self.config.get("latent_channels") or self.config.get("embed_dim") or self.config["z_dim"]
         return replace(space, channels=channels)

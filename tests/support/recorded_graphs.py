@@ -1,4 +1,4 @@
-"""CUDA graphs on a machine without CUDA, for tests of what is recorded."""
+"""A stand-in for CUDA graphs on a machine without CUDA, for tests of recorded code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def stand_in_for_graphs(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> None:
-    """What is recorded runs as it is, after `before`; a replay does nothing."""
+    """Replace CUDA graphs: recorded code runs directly, after `before`, and a replay does nothing."""
 
     @contextmanager
     def graph(*args: Any, **options: Any) -> Iterator[None]:

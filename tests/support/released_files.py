@@ -28,11 +28,11 @@ SURPLUS_KEYS = {
     "ema.module.denoiser.x": "averaged weights of the trainer",
     "scheduler.x": "constants of the noise schedule",
 }
-"""Key -> beginning of the reason for which it is left out."""
+"""Key -> beginning of the reason why it is left out."""
 
 
 def small_preset(*, generator: bool = False) -> Preset:
-    """Networks of a few thousand numbers; hidden_size^2 matrices are square, so that transposing them keeps shapes."""
+    """Networks of a few thousand weights. Matrices of hidden_size^2 are square, so transposing keeps their shapes."""
     tiny = load_preset("scenetok-tiny")
     preset = replace(
         tiny,
@@ -57,7 +57,7 @@ def random_state(preset: Preset, seed: int = 0) -> dict[str, Tensor]:
 
 
 def write_lightning(path: Path, state: dict[str, Any], **more: Any) -> Path:
-    """`state` with the records that the trainer writes beside it."""
+    """Write `state` as a checkpoint, with the other records of the published trainer."""
     weight = next(iter(state.values()))
     records = {
         "epoch": 3,
@@ -84,7 +84,7 @@ def write_lightning(path: Path, state: dict[str, Any], **more: Any) -> Path:
 
 @contextmanager
 def foreign_classes(*names: str) -> Iterator[list[type]]:
-    """Classes under the names of packages that are not installed, as long as a file is written."""
+    """Create classes under the names of packages that are not installed, while a file is written."""
     modules = set()
     made = []
     for name in names:

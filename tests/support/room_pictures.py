@@ -1,4 +1,4 @@
-"""Small pictures of a box with rough walls, from cameras that are known: enough for structure from motion."""
+"""Small pictures of a box with textured walls from known cameras, which suffice for structure from motion."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from PIL import Image
 
 WIDTH, HEIGHT, FOCAL = 176, 132, 146.3
 SIZE = 4.0
-"""Side of the box, which is centred at the origin."""
+"""Side of the box, whose centre is the origin."""
 TEXELS = 256
 
 
 def textures(seed: int = 0) -> np.ndarray:
-    """Six textures of blobs of several sizes and colours, [6, TEXELS, TEXELS, 3] in 0 to 255."""
+    """Six textures with blobs of several sizes and colours, [6, TEXELS, TEXELS, 3], from 0 to 255."""
     random = np.random.default_rng(seed)
     total = np.zeros((6, TEXELS, TEXELS, 3))
     for cells, weight in ((16, 1.0), (48, 1.0), (128, 0.6)):
@@ -28,7 +28,7 @@ def textures(seed: int = 0) -> np.ndarray:
 
 
 def look(position: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Camera-to-world [4, 4], OpenCV axes, with z up in the world."""
+    """Camera-to-world pose [4, 4] that looks at a target, OpenCV axes, with z up in the world."""
     forward = (target - position) / np.linalg.norm(target - position)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
@@ -38,7 +38,7 @@ def look(position: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def walk(count: int) -> list[np.ndarray]:
-    """Cameras on an arc, which look at the far corner of the box."""
+    """Cameras on an arc that look at the far corner of the box."""
     angles = np.linspace(-0.6, 0.6, count)
     return [
         look(np.array([1.4 * np.sin(a), -1.5 + 0.4 * np.cos(3 * a), 0.3 * np.sin(5 * a)]), np.array([0.4, 1.6, -0.5]))
@@ -47,7 +47,7 @@ def walk(count: int) -> list[np.ndarray]:
 
 
 def turn(count: int) -> list[np.ndarray]:
-    """Cameras that only turn, at one place."""
+    """Cameras that only turn on the spot."""
     place = np.array([0.0, -1.0, 0.0])
     return [look(place, place + np.array([np.sin(a), np.cos(a), -0.2])) for a in np.linspace(-0.5, 0.5, count)]
 
@@ -55,7 +55,7 @@ def turn(count: int) -> list[np.ndarray]:
 def photograph(
     pose: np.ndarray, walls: np.ndarray, size: tuple[int, int] = (WIDTH, HEIGHT), focal: float = FOCAL
 ) -> np.ndarray:
-    """The box seen by a camera inside, RGB bytes [h, w, 3]."""
+    """Render the box from a camera inside, as RGB bytes [h, w, 3]."""
     width, height = size
     u, v = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
     rays = np.stack([u / focal, v / focal, np.ones_like(u)], -1) @ pose[:3, :3].T
@@ -78,7 +78,7 @@ def photograph(
 
 
 def write_photographs(folder: Path, poses: list[np.ndarray], seed: int = 0, suffix: str = ".jpg") -> list[Path]:
-    """IMG_1.jpg and so on."""
+    """Write IMG_1.jpg and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     walls = textures(seed)
     files = []

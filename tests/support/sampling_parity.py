@@ -1,4 +1,4 @@
-"""Flow, schedules, samplers and losses run as the recordings c06 to c10 were, and compared with them."""
+"""Run flow, schedules, samplers and losses as in the recordings c06 to c10, and compare the results."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ def flow_problems(case: Case) -> list[str]:
         elif what == "timesteps":
             grids.append(int(number))
             computed[name] = flow.time_grid(grids[-1])
-    # The recording does not say which of its grids its own step was on.
+    # The recording does not state the grid of its own step.
     fitting = [n for n in grids if not difference(own_step(n), case.outputs["step_own"], case.limits)]
     computed["step_own"] = own_step(fitting[0] if fitting else grids[0])
-    # A thousandfold number has a thousandfold rounding error.
+    # A number that is a thousand times larger has a rounding error that is a thousand times larger.
     return differences(computed, case, {"rescaled": Limits(1000 * case.limits.max_abs)})
 
 
@@ -198,7 +198,7 @@ def va_space() -> LatentSpace:
 
 
 class Spy:
-    """What a network was given and what it gave."""
+    """Records the inputs and outputs of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         network.register_forward_hook(self._keep, with_kwargs=True)
@@ -212,7 +212,7 @@ def scenetok_problems(case: Case) -> list[str]:
     given, p = case.inputs, case.info["params"]
     conditional = "token_noise" in given
     names = case.info["grad_names"]
-    # Neither the json's params nor its tensors say it: the recording has no gradients of a frozen compressor.
+    # The file does not state that the compressor is frozen, but it has no gradients of the compressor.
     frozen = conditional and not any(
         norm > 0 for name, norm in zip(names, case.outputs["grad_norm"], strict=True) if name.startswith("compressor.")
     )
@@ -304,7 +304,7 @@ def scenegen_problems(case: Case) -> list[str]:
 
 
 def gradient_norms(names: list[str], networks: dict[str, nn.Module]) -> Tensor:
-    """In the recorded order; the names must be all parameters there are."""
+    """Norms of the gradients in the recorded order, -1 for none. Parameters that are not recorded must have none."""
     parameters = {f"{prefix}.{n}": p for prefix, network in networks.items() for n, p in network.named_parameters()}
     assert set(names) <= parameters.keys()
     for name in parameters.keys() - set(names):  # the null token, where no element drops its tokens
@@ -313,12 +313,12 @@ def gradient_norms(names: list[str], networks: dict[str, nn.Module]) -> Tensor:
 
 
 def loss_differences(computed: Outputs, case: Case) -> list[str]:
-    """The case's own tolerances, by kind of output; gradient norms one by one."""
+    """Differences by the case's own tolerances for each kind of output; gradient norms are compared one by one."""
     tolerance = case.info["tolerance"]
     norms = zip(case.info["grad_names"], computed.pop("grad_norm"), case.outputs["grad_norm"], strict=True)
     problems = []
     for name, ours, theirs in norms:
-        # Recorded -1: no gradient. Ours is then absent or exactly zero (dropped by a mask).
+        # -1 stands for no gradient. Ours must then be absent or exactly zero (dropped by a mask).
         allowed = 0.0 if theirs < 0 else max(tolerance["grad_norm_rel"] * theirs, tolerance.get("grad_norm_abs", 1e-6))
         if not (ours.clamp(min=0) - theirs.clamp(min=0)).abs() <= allowed:
             problems.append(f"gradient of {name}: norm {ours:.4g}, recorded {theirs:.4g}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def walk(frames: int, seed: int = 0) -> Float[Tensor, "v 4 4"]:
-    """A forward walk that turns: distinct rigid OpenCV poses."""
+    """A forward walk that turns, as distinct rigid OpenCV poses."""
     generator = torch.Generator().manual_seed(seed)
     c2w = torch.eye(4).repeat(frames, 1, 1)
     angle = torch.linspace(0, 2.0, frames) + torch.rand(1, generator=generator)
@@ -32,7 +32,7 @@ def intrinsics(frames: int) -> Float[Tensor, "v 3 3"]:
 
 
 def picture(index: int, size: tuple[int, int]) -> Image.Image:
-    """A flat colour that tells frames apart after JPEG compression: red is 4 * index."""
+    """A picture in one colour that identifies its frame even after JPEG compression: red is 4 * index."""
     return Image.fromarray(np.full((*size, 3), (4 * index, 100, 200), dtype=np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""A whole model of a few thousand random weights, in any temporal layout, and photographs for it."""
+"""A whole model with a few thousand random weights, in any temporal layout, and photographs for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scenetok_ns.models.scenetok import SceneTok
 
 
 def small_preset(layout: str = "4:1") -> Preset:
-    """The tiny preset, shrunk to one block of width 24 and 16 pixels, in one of the layouts."""
+    """The tiny preset in one of the layouts, shrunk to one block of width 24 and pictures of 16 pixels."""
     tiny = load_preset("scenetok-tiny")
     camera = replace(tiny.denoiser.camera, rays="ray", embedding="lvsm", patch_size=8, input_size=16, dropout=0.0)
     frames, latents = LAYOUTS[layout].frames_per_chunk, LAYOUTS[layout].latents_per_chunk
@@ -46,7 +46,7 @@ def views(count: int) -> tuple[torch.Tensor, CameraBatch]:
 
 
 def vavae_model() -> SceneTok:
-    """The small model with VA-VAE, of random weights and few of them, for context views of 16 pixels."""
+    """The small model with a small VA-VAE of random weights, for context views of 16 pixels."""
     torch.manual_seed(0)
     preset = small_preset()
     camera = replace(preset.compressor.camera, patch_size=16)

@@ -74,7 +74,7 @@ def small_generator() -> SceneGenerator:
 
 
 def randomized(network: Network, seed: int = 0) -> Network:
-    """Every parameter drawn, also those that training starts from zero; norms around 1, so that attention is sharp."""
+    """Draw every parameter, including those that start at zero. Norms are around 1, so that attention is sharp."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -84,7 +84,7 @@ def randomized(network: Network, seed: int = 0) -> Network:
 
 
 def random_cameras(batch: int, views: int, seed: int = 0) -> CameraBatch:
-    """Rigid poses about the origin, focal lengths near 1, principal points near the middle."""
+    """Rigid poses around the origin, with focal lengths near 1 and principal points near the middle."""
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(batch, views, 3, 3, generator=generator)).Q
     rotation = rotation * torch.linalg.det(rotation)[..., None, None]
@@ -104,14 +104,14 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
 
 
 def denoiser_inputs(batch: int = 2, latents: int = 4, layout: TemporalLayout = VIDEO):
-    """Noisy latents, cameras, network times and tokens."""
+    """Draw noisy latents, cameras, network times and tokens."""
     cameras = random_cameras(batch, layout.num_frames(latents))
     t_net = normal(batch, latents, seed=2).sigmoid() * 999
     return normal(batch, latents, CHANNELS, 4, 4), cameras, t_net, normal(batch, NUM_TOKENS, TOKEN_DIM, seed=3)
 
 
 def generator_inputs(batch: int = 2, views: int = 2, anchors: int = 3):
-    """Arguments of SceneGenerator.forward, the last view of each element masked out."""
+    """Arguments of SceneGenerator.forward, with the last view of each element masked out."""
     mask = (torch.arange(views) < views - 1).expand(batch, views)
     return (
         normal(batch, NUM_TOKENS, TOKEN_DIM, seed=3),
@@ -141,4 +141,4 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor]]] = {
     "denoiser": (small_denoiser, denoise),
     "scene_generator": (small_generator, generate),
 }
-"""How to make each network, and how to run it on inputs that are always the same."""
+"""Functions that create each network and run it on fixed inputs."""

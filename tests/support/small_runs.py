@@ -1,4 +1,4 @@
-"""The smallest method, data sets and runs that exercise the whole glue, for the tests of it."""
+"""The smallest method, data sets and runs that exercise the whole plugin, for its tests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from scenetok_ns.plugin.methods import scenegen_tiny, scenetok_tiny
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
 
 TESTS = Path(__file__).parents[1]
-"""The folder of all tests, for processes that import from it."""
+"""Folder of all tests, for processes that import from it."""
 
 PRESET = Path(__file__).with_name("tiny_preset.yaml")
 GENERATOR = Path(__file__).with_name("tiny_scenegen.yaml")
-"""Scene generator on the tokenizer of `PRESET`."""
+"""Preset of a scene generator with the tokenizer of `PRESET`."""
 IMAGE_SIZE, NUM_CONTEXT, FRAMES = 32, 3, 12
-"""Of the preset, and of each scene."""
+"""Image size and number of context views of the preset, and number of frames of each scene."""
 
 
 def write_small_re10k(root: Path, bad_scene: bool = False) -> Path:
-    """4 scenes to train on, 3 to evaluate on; one more of each with a NaN pose if `bad_scene`."""
+    """Write 4 training scenes and 3 evaluation scenes; with `bad_scene`, one more of each with a NaN pose."""
     for split, count in (("train", 4), ("test", 3)):
         scenes = [example(f"{split}{i}", FRAMES, size=(36, 64)) for i in range(count)]
         if bad_scene:
@@ -39,7 +39,7 @@ def write_small_re10k(root: Path, bad_scene: bool = False) -> Path:
 
 
 def write_unlike_re10k(root: Path) -> Path:
-    """3 scenes of which each begins at another frame, to train and to evaluate on."""
+    """Write 3 scenes, each beginning at another frame, both for training and for evaluation."""
     scenes = []
     for index in range(3):
         scene = example(f"test{index}", FRAMES + 3 * index, size=(36, 64))
@@ -58,7 +58,7 @@ def write_small_dl3dv(root: Path) -> Path:
 
 
 def small_config(data: Path, output: Path, preset: Path = PRESET, **fields: Any) -> TrainerConfig:
-    """The registered tiny method with the smallest preset of its kind, on a CPU; `fields` are the trainer's."""
+    """The registered tiny method with the smallest preset of its kind, on a CPU; `fields` set fields of the trainer."""
     config = copy.deepcopy((scenegen_tiny if preset == GENERATOR else scenetok_tiny).config)
     config.output_dir, config.experiment_name, config.timestamp = output, "small", "run"
     config.machine.device_type = "cpu"
@@ -76,7 +76,7 @@ def small_config(data: Path, output: Path, preset: Path = PRESET, **fields: Any)
 def small_pipeline(
     data: Path, test_mode: str = "test", seed: int = 0, preset: Path = PRESET, **fields: Any
 ) -> SceneTokPipeline:
-    """A pipeline with fresh weights; `fields` are the data manager's."""
+    """A pipeline with freshly initialised weights; `fields` set fields of the data manager."""
     torch.manual_seed(seed)
     config = small_config(data, Path("unused"), preset).pipeline
     for name, value in fields.items():
@@ -85,14 +85,14 @@ def small_pipeline(
 
 
 def randomize(pipeline: SceneTokPipeline) -> None:
-    """Weights with which pictures depend on tokens and cameras; fresh ones give a velocity of zero."""
+    """Set weights with which pictures depend on tokens and cameras; freshly initialised ones give zero velocity."""
     torch.manual_seed(0)
     randomized(pipeline.model.scenetok)
     pipeline.model.invalidate_caches()
 
 
 def write_run(data: Path, output: Path, preset: Path = PRESET) -> Path:
-    """A run folder as ns-train leaves it, with weights drawn at random."""
+    """Write a run folder as ns-train does, with random weights."""
     config = small_config(data, output, preset)
     pipeline = config.pipeline.setup(device="cpu", test_mode="inference")
     randomize(pipeline)

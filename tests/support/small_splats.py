@@ -1,4 +1,4 @@
-"""A few Gaussians and cameras round them, for the tests of splats."""
+"""A few Gaussians, and cameras around them, for the tests of splats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scenetok_ns.splats.gaussians import Gaussians
 
 
 def blobs(count: int, sh_degree: int = 0, seed: int = 0) -> Gaussians:
-    """Coloured blobs within 1 of the origin."""
+    """Coloured blobs in the cube from -1 to 1 around the origin."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int) -> torch.Tensor:
@@ -28,7 +28,7 @@ def blobs(count: int, sh_degree: int = 0, seed: int = 0) -> Gaussians:
 
 
 def wall(side: int, seed: int = 0) -> Gaussians:
-    """side * side opaque coloured blobs some 4 ahead of `row_of_cameras`, through which nothing is seen."""
+    """A wall of side * side opaque coloured blobs without gaps, about 4 ahead of `row_of_cameras`."""
     made = blobs(side * side, seed=seed)
     grid = torch.linspace(-4, 4, side)
     y, x = torch.meshgrid(grid, grid, indexing="ij")
@@ -38,7 +38,7 @@ def wall(side: int, seed: int = 0) -> Gaussians:
 
 
 def row_of_cameras(count: int) -> CameraBatch:
-    """Cameras in a row along x, a little up and down, that look along z; OpenCV axes."""
+    """Cameras in a row along x at slightly varying heights that look along z; OpenCV axes."""
     c2w = torch.eye(4).repeat(count, 1, 1)
     c2w[:, 0, 3] = torch.linspace(-1.2, 1.2, count)
     c2w[:, 1, 3] = 0.3 * torch.arange(count).remainder(3)
@@ -46,7 +46,7 @@ def row_of_cameras(count: int) -> CameraBatch:
 
 
 def ring_of_cameras(count: int, radius: float = 3.0) -> CameraBatch:
-    """Cameras on a circle at changing heights that look at the origin; OpenCV axes, z up."""
+    """Cameras on a circle at varying heights that look at the origin; OpenCV axes, z up."""
     angle = torch.arange(count) / count * 2 * math.pi
     position = torch.stack([radius * angle.cos(), radius * angle.sin(), 0.6 * (3 * angle).sin()], dim=1)
     forward = -position / position.norm(dim=1, keepdim=True)

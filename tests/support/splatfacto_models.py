@@ -1,4 +1,4 @@
-"""Nerfstudio's own splats, filled from a PLY by the names of its properties alone."""
+"""Nerfstudio's splatfacto, filled from a PLY by the names of its properties alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scenetok_ns.splats.gaussians import Gaussians
 
 
 class NoLpips(torch.nn.Module):
-    """In the place of a metric that downloads weights when it is built."""
+    """Stand-in for a metric that downloads weights when it is created."""
 
     def __init__(self, normalize: bool) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def plain_rasterization(
     render_mode: str,
     **others: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """gsplat's function for splatfacto's first 1,000 steps, without a GPU; constant harmonics alone."""
+    """Replace gsplat's function in splatfacto's first 1,000 steps, without a GPU and with constant harmonics only."""
     gaussians = Gaussians(means, scales.log(), quats, opacities.logit(), colors[:, :1], colors[:, 1:1])
     intrinsics = Ks / Ks.new_tensor([[width], [height], [1.0]])
     cameras = CameraBatch(torch.linalg.inv(viewmats)[None], intrinsics[None])
@@ -82,7 +82,7 @@ def plain_rasterization(
 
 
 def run_splatfacto_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replaces its CUDA kernels; how Gaussians multiply, which begins after 500 steps, is left out."""
+    """Replace splatfacto's CUDA kernels, and turn off densification, which begins after 500 steps."""
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *args, **options: self)
     monkeypatch.setattr(splatfacto, "rasterization", plain_rasterization)
     monkeypatch.setattr(splatfacto, "get_viewmat", splatfacto.get_viewmat.__wrapped__)

@@ -1,4 +1,4 @@
-"""Defaults and help of Nerfstudio's own methods; run as a script, without the entry points of any plugin."""
+"""Describe the defaults and help of Nerfstudio's own methods. As a script, it runs without entry points of plugins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def describe() -> dict[str, list[str]]:
 
 
 def without_plugins() -> None:
-    """Hide the entry points of plugins from Nerfstudio, which must not have been imported."""
+    """Hide the entry points of plugins from Nerfstudio. Call this before Nerfstudio is imported."""
     stock = importlib.metadata.entry_points
 
     def entry_points(**wanted: Any) -> Any:

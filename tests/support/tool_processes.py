@@ -1,4 +1,4 @@
-"""Nerfstudio's tools as processes: run to their end, or while something is done with them."""
+"""Run Nerfstudio's tools as processes, to their end or in the background."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def environment() -> dict[str, str]:
 
 
 def tool(*command: object) -> str:
-    """Run a tool to its end; a failure shows its output."""
+    """Run a tool to its end. If it fails, the error shows its output."""
     words = [str(BIN / str(command[0])), *map(str, command[1:])]
     done = subprocess.run(words, env=environment(), text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

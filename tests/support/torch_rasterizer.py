@@ -1,4 +1,4 @@
-"""Splatting in plain torch: every Gaussian at every pixel. The stand-in for gsplat on a CPU, and what it is held to."""
+"""Splatting in plain torch: every Gaussian at every pixel. It replaces gsplat on a CPU and is its test reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scenetok_ns.splats.gaussians import SH_C0, Gaussians
 from scenetok_ns.splats.rasterizer import Rasterized, pixel_intrinsics, world_to_camera
 
 BLUR = 0.3
-"""Added to projected variances, in pixels (the low-pass filter of 3D Gaussian splatting)."""
+"""Value added to projected variances, in squared pixels (the low-pass filter of 3D Gaussian splatting)."""
 SH_C1 = 0.4886025119029199
 
 
@@ -53,8 +53,10 @@ def _one(
 
 
 def _covariance(gaussians: Gaussians, rotation: Tensor, centre: Tensor, k: Tensor, size: tuple[int, int]) -> Tensor:
-    """Of the projections, in pixels squared: first-order about a point that is no farther out than a little beyond the
-    picture, as in 3D Gaussian splatting."""
+    """Covariances of the projections in squared pixels, to first order.
+
+    As in 3D Gaussian splatting, the expansion is around a point that is at most slightly outside the picture.
+    """
     axes = rotation @ rotation_of(gaussians.quats) * gaussians.scales.exp()[:, None]
     z = centre[:, 2]
     slopes = []
@@ -76,7 +78,7 @@ def _covariance(gaussians: Gaussians, rotation: Tensor, centre: Tensor, k: Tenso
 
 
 def _colours(gaussians: Gaussians, w2c: Tensor) -> Tensor:
-    """Up to degree 1."""
+    """Colours from harmonics up to degree 1."""
     position = -w2c[:3, :3].T @ w2c[:3, 3]
     x, y, z = F.normalize(gaussians.means - position, dim=1).T[:, :, None]
     colour = SH_C0 * gaussians.sh0[:, 0]

@@ -1,4 +1,4 @@
-"""Nerfstudio's viewer with a panel and one websocket client: what a browser would send, and what comes of it."""
+"""Nerfstudio's viewer with our panel and one websocket client, which acts like a browser and records the pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Panel:
     """A viewer with one websocket client."""
 
     def __init__(self, pipeline: SceneTokPipeline, folder: Path, trainer: Any = None, random: bool = True) -> None:
-        """`folder`: of the run. `random`: give the networks weights with which pictures depend on everything."""
+        """`folder`: the run folder. `random`: set weights with which pictures depend on everything."""
         self.pipeline, self.folder = pipeline, folder
         if random:
             randomize(pipeline)
@@ -53,26 +53,26 @@ class Panel:
         self.viewer.viser_server.stop()
 
     def element(self, name: str) -> Any:
-        """By "Folder/Name"."""
+        """Find an element by "Folder/Name"."""
         folder, label = name.split("/")
         return self.pipeline.SceneTok.part(folder).folder.element(label)
 
     def at_rest(self) -> Picture:
-        """The picture in full quality after which none comes."""
+        """Wait for the full picture after which no other one comes, and return it."""
         return self.client.at_rest(QUIET)
 
     def set(self, name: str, value: Any = True) -> Picture:
-        """Set an element as a browser does, or press it; the picture that it leads to."""
+        """Set an element like a browser, or press it, and return the picture that this gives."""
         self.client.set(self.element(name).gui_handle._impl.id, value)
         self.picture = self.at_rest()
         return self.picture
 
     def says(self, folder: str = "Scene") -> str:
-        """The status of a folder."""
+        """Status text of a folder."""
         return self.pipeline.SceneTok.part(folder).folder.status.value
 
     def press(self, name: str) -> None:
-        """A button, whether or not a picture comes of it."""
+        """Press a button, whether or not it gives a picture."""
         self.client.set(self.element(name).gui_handle._impl.id, True)
 
     def wait(self, condition: Callable[[], Any], seconds: float = 60) -> None:
@@ -82,7 +82,7 @@ class Panel:
             time.sleep(0.02)
 
     def background(self, last: Callable[[dict[str, Any]], bool], seconds: float = 60) -> list[dict[str, Any]]:
-        """The messages with pictures, up to the one that `last` says yes to."""
+        """Return the messages with pictures, up to the first one for which `last` is true."""
         found = []
         for message in self.client.messages(seconds):
             if message.get("type") == "BackgroundImageMessage":

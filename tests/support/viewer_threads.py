@@ -1,4 +1,4 @@
-"""Nerfstudio's own render threads, without browsers: what they would send is kept."""
+"""Nerfstudio's own render threads without browsers. The pictures that they would send are recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def pose(turn: float = 0.0, ahead: float = 0.0) -> Tensor:
-    """Camera-to-world of OpenGL axes, float64 as the viewer has them."""
+    """Camera-to-world pose with OpenGL axes, in float64 as in the viewer."""
     angle = torch.tensor(turn, dtype=torch.float64)
     c2w = torch.eye(4, dtype=torch.float64)[:3]
     c2w[0, 0], c2w[0, 2], c2w[2, 0], c2w[2, 2] = angle.cos(), angle.sin(), -angle.sin(), angle.cos()
@@ -26,7 +26,7 @@ def pose(turn: float = 0.0, ahead: float = 0.0) -> Tensor:
 
 
 class Browser(RenderStateMachine):
-    """A render thread; `pictures` holds (state, outputs) of all that it sent."""
+    """A render thread; `pictures` holds (state, outputs) of all pictures that it has sent."""
 
     def __init__(self, viewer: FakeViewer) -> None:
         super().__init__(viewer, 10.0, client=SimpleNamespace(flush=self._flush))  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ class Browser(RenderStateMachine):
         raise AssertionError(f"not in {seconds} s; pictures: {[state for state, _ in self.pictures]}")
 
     def at_rest(self) -> Tensor:
-        """The picture of full quality that follows; forgets those before."""
+        """Wait for the next full picture and return it; earlier pictures are dropped."""
         self.wait(lambda: self.pictures and self.pictures[-1][0] == "high")
         _, outputs = self.pictures[-1]
         self.pictures.clear()
@@ -63,7 +63,7 @@ class Browser(RenderStateMachine):
 
 
 class FakeViewer:
-    """As much of Nerfstudio's viewer as its render threads touch."""
+    """The part of Nerfstudio's viewer that its render threads use."""
 
     def __init__(self, model: Model, max_res: int = 48) -> None:
         self.ready, self.include_time, self.trainer, self.step = True, False, None, 0

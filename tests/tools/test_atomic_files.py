@@ -1,4 +1,4 @@
-"""Files on a disk that is full: nothing half-written, and the reason in words."""
+"""Writing on a full disk, in an interrupt or after a kill leaves no incomplete file, and errors give the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scenetok_ns.training.checkpoints import save_checkpoint
 
 @pytest.fixture
 def small_disk() -> Iterator[int]:
-    """No file can grow beyond these bytes: writes fail as they do on a full disk."""
+    """Limit files to this number of bytes, so that writes fail as on a full disk."""
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -34,7 +34,7 @@ def small_disk() -> Iterator[int]:
 def test_a_failed_write_is_named_and_leaves_the_old_file(tmp_path: Path, small_disk: int) -> None:
     path = tmp_path / "folder" / "file"
     write_atomically(path, b"old")
-    with pytest.raises(OSError, match=r"cannot write .*/folder/file: File too large; nothing of it is left$"):
+    with pytest.raises(OSError, match=r"cannot write .*/folder/file: File too large; no partial copy is left$"):
         write_atomically(path, bytes(2 * small_disk))
     assert [p.name for p in path.parent.iterdir()] == ["file"] and path.read_bytes() == b"old"
 
@@ -114,7 +114,7 @@ def test_what_earlier_versions_left_is_removed_too(tmp_path: Path) -> None:
 
 
 def killed(work: Callable[[], None]) -> int:
-    """Number of a process that did `work` and is gone."""
+    """Run `work` in a child process that then ends without clean-up. Returns its PID."""
     number = os.fork()
     if number == 0:
         try:
@@ -130,7 +130,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_torch_files_fail_with_the_error_of_the_disk(tmp_path: Path, small_disk: int) -> None:
-    """torch.save alone raises RuntimeError: unexpected pos ..."""
+    """torch.save itself would raise "RuntimeError: unexpected pos ..." and hide the reason."""
     with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="File too large"):
         save_torch({"a": torch.zeros(small_disk)}, file)
 

@@ -1,4 +1,4 @@
-"""Downloads: the same bytes whatever happens on the way, and one clear line for what cannot work."""
+"""Downloads give the same bytes whatever happens on the way, and one clear line for errors that cannot be overcome."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ FAULTS: dict[str, tuple[list[Answer], str]] = {
     "compressed": ([Answer(headers={"Content-Encoding": "gzip"})], r"proxy sends the file compressed \(gzip\)"),
     "redirect to nowhere": ([Answer(302)], r"does not send the file \(302"),
     "redirect to a file": ([Answer(302, {"Location": "file:///etc/hosts"})], r"not an address of a file: .*file:///"),
-    "redirect to nonsense": ([Answer(302, {"Location": "http://[::x/"})], r"redirects to what is not an address \("),
+    "redirect to nonsense": ([Answer(302, {"Location": "http://[::x/"})], r"redirects to an invalid address \("),
     "another part": (
         [Answer(206, {"Content-Range": "bytes 100-199/1536004"}, body=b"x" * 100)],
         r"part does not belong to the server's file.*; gave up after 3",

@@ -1,4 +1,4 @@
-"""Earlier names of modules lead to today's, and cost programs that never ask for them nothing."""
+"""Earlier names of modules lead to the current modules, which are imported only when an earlier name is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub: its library's settings count, its errors become one line."""
+"""Downloads from the Hugging Face Hub respect its library's settings, and its errors become one line."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def test_a_cut_connection_is_continued(server: FileServer, tmp_path: Path) -> No
 FAULTS = {
     "no file": (Answer(404, {"X-Error-Code": "EntryNotFound"}), r"does not have the file any more \(404\)"),
     "no revision": (Answer(404, {"X-Error-Code": "RevisionNotFound"}), "does not have the pinned revision any more"),
-    "no repository": (Answer(401, {"X-Error-Code": "RepoNotFound"}), "has no repository owner/name, or wants a token"),
+    "no repository": (
+        Answer(401, {"X-Error-Code": "RepoNotFound"}),
+        "has no repository owner/name, or requires a token",
+    ),
     "no licence": (
         Answer(403, {"X-Error-Code": "GatedRepo"}),
         r"licence of owner/name is not accepted: accept it at http://127.*/owner/name and log in with `hf auth login`",

@@ -1,4 +1,4 @@
-"""The files of a run folder: whole or not there, and small in memory while they are written."""
+"""The files of a run folder are complete or absent, and writing them takes little memory."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_errors_while_writing_come_out_as_they_are(tmp_path: Path, place: int, e
 
 
 def test_memory_mapped_tensors_are_copied_without_being_held(tmp_path: Path) -> None:
-    """An import of a 5 GB file must fit into 1.3 times its size; here it takes a fraction of 64 MiB."""
+    """An import of a 5 GB file must need at most 1.3 times its size. Here, 64 MiB must need a fraction of that."""
     size = 64 * 2**20
     torch.save({"a": torch.zeros(size // 4)}, tmp_path / "source.ckpt")
     tensors = torch.load(tmp_path / "source.ckpt", map_location="cpu", weights_only=True, mmap=True)
@@ -74,7 +74,7 @@ def test_memory_mapped_tensors_are_copied_without_being_held(tmp_path: Path) -> 
 
 
 def anonymous_memory() -> int:
-    """Bytes of this process's memory that are not parts of files."""
+    """Number of bytes of this process's memory that do not belong to mapped files."""
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("memory is told by /proc only")

@@ -1,4 +1,4 @@
-"""config.yml is read without running anything that it names."""
+"""Reading config.yml never runs anything that the file names."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ kwds:
   names: [[a, TRACE]]
   type: !!python/name:nerfstudio.utils.writer.SummaryWriter ''
 """
-"""An enumeration without members is a function that makes enumerations, and constructs their values."""
+"""Calling an enumeration class without members creates a new enumeration, and constructs the values of its members."""
 
 
 def test_an_enumeration_cannot_construct_what_a_file_names(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Any integer is a seed, and seeds that differ give numbers that differ."""
+"""Any integer is a valid seed, and different seeds give different numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scenetok_ns.models.flow.noise import latent_noise, token_noise
 from scenetok_ns.tools.seeds import indexed_seed, mix, named_generator, named_seed, seeded_generator, word
 
 ALIASES = (-(2**64), -(2**32), -2, -1, 0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1, 2**64, 2**64 + 1, 10**40)
-"""torch's generators take several of these for one another."""
+"""Seeds of which torch's generators cannot tell several apart."""
 
 
 def test_seeds_that_torch_takes_for_one_another_differ() -> None:
@@ -37,7 +37,7 @@ def test_small_seeds_are_what_torch_takes_them_for(seed: int) -> None:
 
 
 def test_the_same_numbers_as_ever() -> None:
-    """Samples of training, latents and indices that exist follow from these."""
+    """These numbers must never change: existing training samples, latents and evaluation indices depend on them."""
     assert [indexed_seed(0, 0), indexed_seed(42, 7), indexed_seed(2**32 - 1, 1 << 31)] == [0, 2200047594, 3073986297]
     mixed = [mix(0), mix(42, 0, 3), mix(1, 2, 1 << 20)]
     assert mixed == [

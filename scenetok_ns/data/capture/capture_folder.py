@@ -1,4 +1,4 @@
-"""Turn photographs or a video into a capture folder: all steps, whole or not at all, continued after an interrupt."""
+"""Turn photographs or a video into a capture folder. The folder is complete or absent; interrupted work continues."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from scenetok_ns.tools.atomic_files import check_absent, write_atomically
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes at one capture are not kept apart
+except ImportError:  # Windows: nothing keeps two processes from working on the same capture
     fcntl = None  # type: ignore[assignment]
 
 WORK, STATE, LOCK = "work", "state.json", "lock"
-"""In an unfinished capture: COLMAP's files, what was done, a file that the process at work holds locked."""
+"""Entries of an unfinished capture: COLMAP's folder, the record of finished steps, and the lock file."""
 FORMAT = 1
-"""Version of what unfinished captures hold; those of another version are started again."""
+"""Version of the content of captures. Unfinished captures of another version are started again."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class CaptureOptions:
     """Number of frames to take from a video; None: by its length."""
     estimation: EstimationOptions = field(default_factory=EstimationOptions)
     fewest: int = FEWEST
-    """Number of pictures below which nothing is attempted; two are enough where a generator makes the scene."""
+    """Minimum number of pictures. Two are enough if a scene generator makes the scene."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Capture:
     notes: tuple[str, ...]
     """Actions and results, one line each."""
     warnings: tuple[str, ...]
-    """Warnings, one line each with what to do."""
+    """Warnings, each in one line with advice."""
     is_new: bool = True
-    """False: the folder had been made from the same source before."""
+    """False: the folder already held a capture of the same source."""
 
 
 def make_capture(source: Path, output: Path, options: CaptureOptions, progress: Progress) -> Capture:
@@ -82,10 +82,12 @@ def make_capture(source: Path, output: Path, options: CaptureOptions, progress: 
         source: A folder of photographs, or a video file.
         output: The folder to write.
         options: See CaptureOptions.
-        progress: Receives stages ("pictures" or "video", "features", "matches", "cameras") with counts.
+        progress: Called with a stage ("pictures" or "video", "features", "matches", "cameras"), the number of items
+            done and their total.
 
     Raises:
-        CaptureError: In one line: nothing to read, too few pictures, no cameras, or cameras that do not fit together.
+        CaptureError: There is nothing to read, there are too few pictures, no cameras were found, or they do not fit
+            together; one line.
         FileExistsError: `output` holds something else.
     """
     if not source.exists():
@@ -163,7 +165,7 @@ def _work(
 def _pictures(
     source: Path, part: Path, options: CaptureOptions, wanted: dict[str, Any], progress: Progress
 ) -> tuple[list[Picture], list[LeftOut]]:
-    """The pictures in `part`, which an earlier call may have put there."""
+    """Put the pictures into `part`, unless an earlier call has done so; return the usable ones and those left out."""
     state = _read_json(part / STATE)
     if "pictures" in state:
         return [Picture(**one) for one in state["pictures"]], [LeftOut(**one) for one in state["left_out"]]
@@ -181,7 +183,7 @@ def _notes(pictures: Sequence[Picture], quality: Quality, options: CaptureOption
     lines = [
         f"{count} of {len(pictures)} pictures have a camera ({count / len(pictures):.0%}); {quality.points:,} points",
         f"reprojection error {quality.reprojection_error:.2f} pixels; {quality.joined_matches:.0%} of the matches fit "
-        f"the cameras; points are seen under {quality.triangulation_angle:.1f} degrees",
+        f"the cameras; the median triangulation angle is {quality.triangulation_angle:.1f} degrees",
     ]
     groups = lens_groups(pictures, options.estimation.separate_lenses)
     if len(groups) > 1:
@@ -192,7 +194,7 @@ def _notes(pictures: Sequence[Picture], quality: Quality, options: CaptureOption
 
 
 def _left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
-    """One line for each reason; photographs with the same reason share it."""
+    """Describe what was left out: one line for each reason, with the photographs that it applies to."""
     by_reason: dict[str, list[str]] = {}
     for one in left_out:
         by_reason.setdefault("a copy of another" if one.reason.startswith("a copy of ") else one.reason, []).append(
@@ -206,12 +208,15 @@ def _left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
 
 
 def _fingerprint(source: Path, files: Sequence[Path]) -> list[Any]:
-    """Tells whether a source is what it was, without reading it."""
+    """Path, and names, sizes and modification times of the files: enough to notice that a source has changed."""
     return [str(source.absolute()), *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
 
 
 def _finished(output: Path, wanted: dict[str, Any]) -> Capture | None:
-    """The capture that was made from the same source with the same options before; None: there is nothing."""
+    """Return an existing capture of the same source with the same options; None if `output` is absent or empty.
+
+    Raises FileExistsError if `output` holds something else.
+    """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     record = _read_json(output / RECORD)
@@ -236,7 +241,7 @@ def _claimed(part: Path, wanted: dict[str, Any]) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CaptureError(
-                    f"another process is at work on {part}: wait for it, or choose another --output"
+                    f"another process is working on {part}: wait for it, or choose another --output"
                 ) from None
         if _read_json(part / STATE).get("wanted") != wanted:
             for path in part.iterdir():
@@ -247,7 +252,7 @@ def _claimed(part: Path, wanted: dict[str, Any]) -> Iterator[None]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """An object; an empty one where there is none."""
+    """Read a JSON object; return an empty one if the file is missing or damaged."""
     try:
         content = json.loads(file.read_text("utf8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A folder of photographs as pictures that COLMAP and Nerfstudio read: upright, RGB, without copies and damage."""
+"""Prepare a folder of photographs for COLMAP and Nerfstudio: upright RGB pictures without copies and damaged files."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ HEIF = {".heic", ".heif"}
 RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
 VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".3gp"}
 KEPT_FORMATS = {"JPEG": {".jpg", ".jpeg"}, "MPO": {".jpg", ".jpeg"}, "PNG": {".png"}}
-"""Formats that every reader knows, with the suffixes under which they are left as they are."""
+"""Formats that every reader knows, with the suffixes of files that are linked unchanged."""
 JPEG_QUALITY = 95
 FEWEST = 4
 """Number of pictures below which structure from motion is not attempted."""
 SMALLEST_SIDE = 64
 THUMBNAIL = 160
-"""Longer side in pixels of the pictures of the thumbnail sheet."""
+"""Longer side of the thumbnails in pixels."""
 BLANK_CONTRAST = 4.0
 """Standard deviation of grey values below which a picture shows nothing."""
 
 
 class CaptureError(ValueError):
-    """Pictures that cannot become a capture; the message is one line for the user."""
+    """Pictures cannot become a capture; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Picture:
     width: int
     height: int
     focal: float | None
-    """Focal length in pixels from EXIF; None if EXIF does not say."""
+    """Focal length in pixels from EXIF; None if EXIF has none."""
     lens: str
     """Key that is equal for pictures with the same lens and focal length."""
 
@@ -70,7 +70,7 @@ class LeftOut:
 
 
 def find_photographs(folder: Path) -> list[Path]:
-    """Picture files in a folder and its subfolders, in natural order. Raises CaptureError if there is none."""
+    """Find picture files in a folder and its subfolders, in natural order. Raises CaptureError if there is none."""
     files = [
         file for file in folder.rglob("*") if file.is_file() and not _is_passed_over(file.relative_to(folder), folder)
     ]
@@ -96,12 +96,20 @@ def natural(name: str) -> list[tuple[int, str]]:
 def prepare_photographs(
     folder: Path, images: Path, progress: Callable[[str, int, int], None]
 ) -> tuple[list[Picture], list[LeftOut]]:
-    """Bring all photographs of a folder into `images`: linked where they are upright RGB, else converted.
+    """Put all photographs of a folder into `images`: upright RGB files are linked, all others are converted.
 
-    Pixels are turned upright as EXIF says; poses of such pictures are found afterwards, so the two always agree.
-    Returns the pictures in natural order, and those that are damaged, blank or copies, with reasons.
+    Pixels are turned upright as EXIF says. Poses are estimated from the turned pictures, so the two always agree.
 
-    Raises CaptureError if there are none, or HEIC files cannot be read.
+    Args:
+        folder: Folder with the photographs.
+        images: Folder to fill. It is created.
+        progress: Called with "pictures", the number of photographs done and their total.
+
+    Returns:
+        The pictures in natural order, and the photographs that are damaged, blank or copies, with reasons.
+
+    Raises:
+        CaptureError: There are no photographs, or HEIC files cannot be read.
     """
     files = find_photographs(folder)
     if any(file.suffix.lower() in HEIF for file in files):
@@ -137,9 +145,10 @@ def prepare_photographs(
 
 
 def picture_names(files: Sequence[Path]) -> list[str]:
-    """Names in one folder for files of several: ASCII letters, digits, `_`, `-` and `.`, no two alike in any case.
+    """Choose file names for one folder from paths in several: ASCII letters, digits, `_`, `-` and `.`.
 
-    The suffix says what the file will be: .png stays, everything else becomes .jpg.
+    No two names differ in upper and lower case only. The suffix is that of the prepared file: .png for PNG, BMP and
+    TIFF, otherwise .jpg.
     """
     taken: set[str] = set()
     names = []
@@ -156,7 +165,7 @@ def picture_names(files: Sequence[Path]) -> list[str]:
 
 
 def check_number(count: int, what: str, fewest: int = FEWEST) -> None:
-    """Raise CaptureError if pictures are too few for poses."""
+    """Raise CaptureError if there are fewer than `fewest` pictures; `what` names their source."""
     if count < fewest:
         there = "no picture" if count == 0 else "1 picture" if count == 1 else f"{count} pictures"
         raise CaptureError(
@@ -166,7 +175,7 @@ def check_number(count: int, what: str, fewest: int = FEWEST) -> None:
 
 
 def thumbnail(file: Path) -> np.ndarray:
-    """A picture at THUMBNAIL pixels, RGB bytes [h, w, 3]."""
+    """Read a picture reduced to THUMBNAIL pixels at its longer side, as RGB bytes [h, w, 3]."""
     with Image.open(file) as image:
         image.draft("RGB", (THUMBNAIL, THUMBNAIL))
         small = image.convert("RGB")
@@ -175,7 +184,7 @@ def thumbnail(file: Path) -> np.ndarray:
 
 
 def _prepare(file: Path, name: str, source: str, images: Path) -> tuple[Picture, str] | LeftOut:
-    """Put one photograph into `images`; with the digest of the file."""
+    """Put one photograph into `images`. Returns the picture and the file's SHA-256, or why it is left out."""
     target = images / name
     try:
         with warnings.catch_warnings():
@@ -199,7 +208,7 @@ def _prepare(file: Path, name: str, source: str, images: Path) -> tuple[Picture,
                 if is_invisible(upright):
                     return LeftOut(source, "transparent everywhere")
                 if _contrast(upright) < BLANK_CONTRAST:
-                    return LeftOut(source, "blank: all of it has one colour")
+                    return LeftOut(source, "blank: a single colour")
                 target.unlink(missing_ok=True)
                 if as_is:
                     _link(file, target)
@@ -219,7 +228,7 @@ def _prepare(file: Path, name: str, source: str, images: Path) -> tuple[Picture,
 
 
 _CAMERA = (0x010F, 0x0110, 0xA434)
-"""EXIF: maker, model, lens model."""
+"""EXIF tags of the maker, the model and the lens model."""
 
 
 def _contrast(image: Image.Image) -> float:
@@ -237,7 +246,7 @@ def _save(pixels: np.ndarray, target: Path) -> None:
 
 
 def _link(file: Path, target: Path) -> None:
-    """A hard link, which keeps the pixels where the source is removed; a copy on another file system."""
+    """Create a hard link, which stays valid if the source is removed, or a copy on another file system."""
     try:
         os.link(file.resolve(), target)
     except OSError:
@@ -256,7 +265,7 @@ def _register_heif(folder: Path) -> None:
 
 
 def _is_passed_over(path: Path, folder: Path) -> bool:
-    """Files like .DS_Store and macOS's ._IMG_1.JPG, folders of thumbnails, and images_4 beside images."""
+    """Whether a file is ignored: .DS_Store, macOS's ._IMG_1.JPG, hidden folders, and images_4 beside images."""
     if any(part.startswith((".", "__")) for part in path.parts):
         return True
     parents = [parent for parent in path.parents if re.fullmatch(r"images_\d+", parent.name)]

@@ -1,6 +1,6 @@
-"""Camera poses from pictures alone, by pycolmap: features, matches, incremental mapping.
+"""Estimate camera poses from pictures with pycolmap: features, matches, incremental mapping.
 
-Everything goes through one SQLite database, so work that was interrupted continues where it stopped.
+Features and matches are stored in one SQLite database, so interrupted work continues where it stopped.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, how much of it is done, and how much there is."""
+"""Called with the name of a stage, the number of items done, and their total."""
 
 EXHAUSTIVE_PICTURES = 80
-"""Number of pictures up to which all pairs are matched; of more, this number of key pictures at most."""
+"""Number of pictures up to which all pairs are matched. Of more pictures, at most this number are key pictures."""
 NEIGHBOURS = 10
-"""Pictures of a longer sequence are matched with this number of following ones, and with those 2, 4, 8, ... later."""
+"""Number of following pictures that each picture of a longer sequence is matched with; also ones 2, 4, 8, ... later."""
 FEATURE_SIZE = 1600
-"""Longer side in pixels to which pictures are reduced to find features."""
+"""Longer side in pixels to which pictures are reduced before features are extracted."""
 MOST_FEATURES = 4096
 """Maximum number of features of a picture. With twice as many, pairs of large pictures take four times as long."""
 FULL_LENS_PICTURES = 8
-"""Number of pictures from which a lens gets two focal lengths and four distortion terms; below, one of each."""
+"""Number of pictures from which a lens gets two focal lengths and four distortion terms; with fewer, one of each."""
 PRINCIPAL_POINT_PICTURES = 12
-"""Number of pictures from which a lens gets a principal point off the middle."""
+"""Number of pictures from which the principal point of a lens is estimated."""
 DEFAULT_FOCAL = 1.2
-"""First guess of the focal length over the longer side, where EXIF does not say."""
+"""Initial focal length as a multiple of the longer side, if EXIF has none."""
 SMALLEST_MODEL = 3
-"""Registered pictures below which a model is dropped."""
+"""Number of registered pictures below which a model is dropped."""
 FARTHEST_PRINCIPAL_POINT = 0.1
-"""Distance from the middle, as a part of the picture's size, beyond which a principal point is rejected."""
+"""Distance from the middle, as a share of the picture's size, beyond which a principal point is rejected."""
 FEATURE_CHUNK, PAIR_CHUNK = 8, 128
-"""Pictures and pairs between two signs of progress."""
+"""Number of pictures and of pairs between two progress reports."""
 POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class EstimationOptions:
-    """How cameras are estimated."""
+    """Options of the estimation of cameras."""
 
     seed: int = 0
     threads: int = -1
-    """-1: all cores."""
+    """Number of threads; -1: all cores."""
     separate_lenses: bool = False
-    """Estimate a lens for every picture."""
+    """Estimate a separate lens for every picture."""
 
     @property
     def num_threads(self) -> int:
@@ -66,7 +66,7 @@ class EstimationOptions:
 
 
 def require_pycolmap() -> Any:
-    """The module pycolmap, with its logging silenced. Raises CaptureError if it is not installed."""
+    """Import pycolmap and silence its logging. Raises CaptureError if it is not installed."""
     try:
         import pycolmap
     except ImportError as error:
@@ -74,7 +74,7 @@ def require_pycolmap() -> Any:
             "finding cameras needs pycolmap: pip install 'scenetok-ns[capture]' (or pycolmap-cuda12 for a GPU)"
         ) from error
     if threading.current_thread() is threading.main_thread():
-        # Its logging library replaces the handler of SIGTERM by one that prints a stack trace.
+        # Its logging library has replaced the handler of SIGTERM with one that prints a stack trace.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     return pycolmap
@@ -86,14 +86,14 @@ def find_matches(
     """Find features in pictures of one place, and match them.
 
     Args:
-        pictures: In the order in which they were taken.
-        images: Folder with the pictures by their `name`.
-        work: Folder for the database. A second call with the same pictures continues from what is in it.
+        pictures: The pictures, in the order in which they were taken.
+        images: Folder that holds the pictures under their `name`.
+        work: Folder for the database. A second call with the same pictures continues from its content.
         options: See EstimationOptions.
-        progress: Receives "features" and "matches" with counts.
+        progress: Called with "features" or "matches", the number done and their total.
 
     Returns:
-        COLMAP's database.
+        Path of COLMAP's database.
 
     Raises:
         CaptureError: pycolmap is not installed, or it failed.
@@ -116,7 +116,7 @@ def find_cameras(
     """Find the cameras of `total` pictures from their matches.
 
     Returns:
-        Models that share no coordinate system, the one with most registered pictures first; empty if none was found.
+        Models, each in its own coordinate system, the one with most registered pictures first; empty if none was found.
 
     Raises:
         CaptureError: pycolmap is not installed, or it failed.
@@ -128,7 +128,7 @@ def find_cameras(
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """COLMAP's errors in one line."""
+    """Turn COLMAP's errors into CaptureError with one line."""
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
@@ -142,7 +142,10 @@ DATABASE = "database.db"
 
 
 def lens_groups(pictures: Sequence[Picture], separate: bool = False) -> list[list[Picture]]:
-    """Pictures that share a lens: those of one size, camera and focal length, as far as EXIF says."""
+    """Group pictures that share a lens: the same size, camera and focal length, as far as EXIF says.
+
+    With `separate`, each picture is a group of its own.
+    """
     groups: dict[object, list[Picture]] = {}
     for picture in pictures:
         groups.setdefault(picture.name if separate else picture.lens, []).append(picture)
@@ -152,7 +155,7 @@ def lens_groups(pictures: Sequence[Picture], separate: bool = False) -> list[lis
 def _enter_pictures(
     pycolmap: Any, database: Path, images: Path, pictures: Sequence[Picture], options: EstimationOptions
 ) -> None:
-    """Write cameras and pictures into a new database, in order: then a seed gives the same result every time."""
+    """Write cameras and pictures into a new database, always in the same order, so that a seed fixes the result."""
     if database.exists():
         with closing(pycolmap.Database.open(database)) as opened:
             if opened.num_images() == len(pictures):
@@ -215,9 +218,10 @@ def _match(
 
 
 def pairs_to_match(count: int) -> list[tuple[int, int]]:
-    """Pairs of `count` pictures in order: all of a few; of many, neighbours, and key pictures with each other.
+    """Choose the pairs of `count` pictures to match: all pairs of a few pictures, else neighbours and key pictures.
 
-    Key pictures are spread evenly, at most EXHAUSTIVE_PICTURES of them: they find places that are passed again.
+    The at most EXHAUSTIVE_PICTURES key pictures are spread evenly and all matched with each other, which finds places
+    that the camera passed again.
     """
     if count <= EXHAUSTIVE_PICTURES:
         return list(combinations(range(count), 2))
@@ -246,7 +250,7 @@ def _map(
     def next_image() -> None:
         nonlocal registered
         registered += 1
-        progress("cameras", min(registered + 1, total), total)  # the first call is for a pair
+        progress("cameras", min(registered + 1, total), total)  # the first call stands for the initial pair
 
     arguments = {"options": mapping, "initial_image_pair_callback": next_image, "next_image_callback": next_image}
     models = _run(pycolmap, partial(pycolmap.incremental_mapping, database, images, output, **arguments))
@@ -257,9 +261,10 @@ def _map(
 
 
 def _with_principal_point(pycolmap: Any, model: Any, stored: Path, options: EstimationOptions) -> Any:
-    """The model with its lenses' principal points adjusted; as it was, where pictures are too few, or it runs away.
+    """Return the model with adjusted principal points, or the model itself if pictures are too few or the result is
+    implausible.
 
-    Mapping leaves it in the middle. A lens that is off by 1 % of the width turns all cameras by half a degree.
+    Mapping leaves the principal point in the middle. An error of 1 % of the width turns all cameras by half a degree.
     """
     counts = Counter(image.camera_id for image in model.images.values() if image.has_pose)
     if min(counts.values()) < PRINCIPAL_POINT_PICTURES:
@@ -271,7 +276,7 @@ def _with_principal_point(pycolmap: Any, model: Any, stored: Path, options: Esti
     for number in refined.reg_image_ids():
         adjusted.add_image(number)
     adjusted.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    # pycolmap.bundle_adjustment does the same, but switches COLMAP's log on.
+    # pycolmap.bundle_adjustment does the same, but turns COLMAP's log on.
     pycolmap.create_default_bundle_adjuster(settings, adjusted, refined).solve()
     refined.update_point_3d_errors()
     for camera in refined.cameras.values():
@@ -282,13 +287,16 @@ def _with_principal_point(pycolmap: Any, model: Any, stored: Path, options: Esti
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[tuple[int, list[T]]]:
-    """(items before, some items). COLMAP's calls are made in pieces: nothing else may read its database meanwhile."""
+    """Yield (number of earlier items, chunk of items).
+
+    COLMAP is called for one chunk at a time to report progress: during a call, nothing else may read its database.
+    """
     for begin in range(0, len(items), size):
         yield begin, list(items[begin : begin + size])
 
 
 def _run(pycolmap: Any, call: Callable[..., T]) -> T:
-    """Run a call of COLMAP on a thread of its own: an interrupt cancels it, and waits until it has ended."""
+    """Run a call of COLMAP in a separate thread. An interrupt cancels the call and waits until it has ended."""
     token = pycolmap.CancellationToken()
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(call, cancellation_token=token)

@@ -1,4 +1,4 @@
-"""Quality of a reconstruction, or the reason why there is none: figures, and messages."""
+"""Measure the quality of a reconstruction, and describe problems, or the reason why there is no reconstruction."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ if TYPE_CHECKING:
 FEW_MATCHES = 15
 """Number of verified matches below which a pair of pictures is ignored; COLMAP's own limit."""
 AGREEING = 0.5
-"""Share of a pair's tracked matches that end in one track, from which the two cameras agree with each other."""
+"""Minimum share of a pair's tracked matches with both ends in one track for the two cameras to agree."""
 FEW_JOINED = 0.8
-"""Share of all tracked matches that end in one track, below which a reconstruction is doubtful. Good ones of 12 and 50
-pictures had 0.91 and 0.94, ones in parts 0.65 to 0.68."""
+"""Share of all tracked matches with both ends in one track, below which a reconstruction is doubtful. Good
+reconstructions of 12 and 50 pictures had 0.91 and 0.94, broken ones 0.65 to 0.68."""
 SMALL_ANGLE = 3.0
-"""Degrees of triangulation below which depths are guesses."""
+"""Triangulation angle in degrees below which depths are guesses."""
 LARGE_ERROR = 1.5
-"""Pixels of reprojection error, of pictures of 1,000 pixels, above which something moved or the lens is wrong."""
+"""Reprojection error in pixels, for pictures of 1,000 pixels, above which something moved or the lens is wrong."""
 FEW_FEATURES = 100
-"""Number of features below which a picture shows next to nothing."""
+"""Number of features below which a picture shows almost no detail."""
 SOME = 5
-"""Maximum number of names in a line; it counts the others."""
+"""Maximum number of names in a message; the others are only counted."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures (indices) with their verified matches."""
+    """Two pictures, by index, and the number of their verified matches."""
 
     first: int
     second: int
     tracked: int
-    """Verified matches of which at least one end belongs to a track of the model."""
+    """Number of verified matches with at least one end in a track of the model."""
     joined: int
     """Number of these matches with both ends in one track."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures of a reconstruction. Pictures are indices into the list that it was made from."""
+    """Quality figures of a reconstruction. Pictures are indices into the list that it was made from."""
 
     registered: tuple[int, ...]
     other_models: tuple[tuple[int, ...], ...]
     """Pictures of further models, which share no coordinate system with the first."""
     points: int
     reprojection_error: float
-    """Mean, in pixels."""
+    """Mean reprojection error in pixels."""
     joined_matches: float
-    """Share of the verified matches between registered pictures, of which an end is in a track, that end in one."""
+    """Among the verified matches between registered pictures with an end in a track: share with both ends in one."""
     triangulation_angle: float
-    """Degrees; median over points of the widest angle between two of its cameras."""
+    """Median over points of the widest angle between rays to two of the point's cameras, in degrees."""
     parts: tuple[tuple[int, ...], ...]
-    """Registered pictures in groups that agree inside, but not with each other, the largest first."""
+    """Groups of registered pictures that agree within the group but not with other groups, the largest first."""
 
     @property
     def is_broken(self) -> bool:
         """Whether groups of cameras, each consistent in itself, are in wrong places relative to each other.
 
-        The number of registered pictures and the reprojection error don't show it.
+        Neither the number of registered pictures nor the reprojection error shows this.
         """
         return len(self.parts) > 1 and self.joined_matches < FEW_JOINED
 
@@ -74,7 +74,14 @@ class Quality:
 def measure(
     models: Sequence[pycolmap.Reconstruction], database: Path, pictures: Sequence[Picture], pycolmap: Any
 ) -> Quality:
-    """Figures of the first of some models, from the matches in the database that they were made from."""
+    """Measure the first of several models.
+
+    Args:
+        models: Models of one capture, the largest first.
+        database: COLMAP's database with the matches that they were made from.
+        pictures: The pictures of the capture.
+        pycolmap: The module.
+    """
     best = models[0]
     index_of = {picture.name: index for index, picture in enumerate(pictures)}
     registered = _registered(best, index_of)
@@ -94,10 +101,10 @@ def measure(
 
 
 def agreeing_parts(registered: Sequence[int], pairs: Sequence[Pair]) -> tuple[tuple[int, ...], ...]:
-    """Groups of pictures that are connected by pairs whose matches mostly end in one track.
+    """Group pictures that are connected by pairs whose matches mostly have both ends in one track.
 
-    In a broken reconstruction, cameras fall into parts, between which verified matches are plenty and tracks are not.
-    Pictures without any agreeing pair belong to no part.
+    In a broken reconstruction the cameras fall into parts: there are many verified matches between them, but few
+    tracks. Pictures without any agreeing pair belong to no part.
     """
     parent = {index: index for index in registered}
 
@@ -143,7 +150,7 @@ def _pairs(model: pycolmap.Reconstruction, database: Path, index_of: dict[str, i
 
 
 def _median_angle(model: pycolmap.Reconstruction, most: int = 2000) -> float:
-    """Median over (at most `most`) points of the widest angle between rays to its cameras, in degrees."""
+    """Median over about `most` points of the widest angle between rays to a point's cameras, in degrees."""
     centres = {number: image.projection_center() for number, image in model.images.items() if image.has_pose}
     numbers = sorted(model.points3D)
     angles = []
@@ -156,7 +163,7 @@ def _median_angle(model: pycolmap.Reconstruction, most: int = 2000) -> float:
 
 
 def warnings_of(quality: Quality, pictures: Sequence[Picture]) -> list[str]:
-    """Warnings about a reconstruction, each in one line with what to do; empty if all is well."""
+    """Warnings about a reconstruction, each in one line with advice; empty if there are none."""
     lines = []
     total, count = len(pictures), len(quality.registered)
     known = set(quality.registered)
@@ -168,32 +175,32 @@ def warnings_of(quality: Quality, pictures: Sequence[Picture]) -> list[str]:
         known |= set(other)
     if rest := [index for index in range(total) if index not in known]:
         lines.append(
-            f"{len(rest)} of {total} pictures found no place ({listed(pictures, rest)}): they overlap too little with "
-            "the others, or are blurred or without detail"
+            f"{len(rest)} of {total} pictures could not be placed ({listed(pictures, rest)}): they overlap too little "
+            "with the others, or are blurred or without detail"
         )
     if quality.joined_matches < FEW_JOINED and not quality.is_broken:
         lines.append(
-            f"only {quality.joined_matches:.0%} of the matches agree with the cameras (usually 90 %): things moved, or "
-            "places look alike; check the result in the viewer"
+            f"only {quality.joined_matches:.0%} of the matches agree with the cameras (usually 90 %): objects moved, "
+            "or places look alike; check the result in the viewer"
         )
     if quality.triangulation_angle < SMALL_ANGLE:
         lines.append(
-            f"the camera hardly moved (points are seen under {quality.triangulation_angle:.1f} degrees): depths are "
-            "unsure; walk sideways around the scene, do not turn on the spot"
+            f"the camera hardly moved (the median triangulation angle is {quality.triangulation_angle:.1f} degrees), "
+            "so depths are uncertain; walk sideways around the scene, do not turn on the spot"
         )
     size = max(max(pictures[index].width, pictures[index].height) for index in quality.registered)
     if quality.reprojection_error > LARGE_ERROR * max(size, 1000) / 1000:
         lines.append(
-            f"the reprojection error is large ({quality.reprojection_error:.2f} pixels): things moved, or pictures "
+            f"the reprojection error is large ({quality.reprojection_error:.2f} pixels): objects moved, or pictures "
             "were cropped or zoomed (--separate-lenses gives each a lens of its own)"
         )
     if count < 0.5 * total:
-        lines.append(f"less than half of the pictures ({count} of {total}) have a camera")
+        lines.append(f"fewer than half of the pictures ({count} of {total}) have a camera")
     return lines
 
 
 def broken_line(quality: Quality) -> str:
-    """Why a broken reconstruction is refused, and what may help."""
+    """Describe why a broken reconstruction is refused, and what may help."""
     sizes = ", ".join(str(len(part)) for part in quality.parts)
     return (
         f"the reconstruction is broken: its cameras fall into {len(quality.parts)} parts ({sizes} pictures) that do "
@@ -203,8 +210,9 @@ def broken_line(quality: Quality) -> str:
 
 
 def still_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> str | None:
-    """Reason why matched pictures contain no depth: the camera did not move, or only turned; None if it moved. Call
-    this before mapping, which also finds cameras for such pictures: wrong ones, with a small error.
+    """Describe why matched pictures contain no depth: the camera did not move, or only turned. None if it moved.
+
+    Call this before mapping, which also finds cameras for such pictures: wrong ones, with a small error.
     """
     motions = Counter(_motions(database, pycolmap))
     pairs = sum(motions.values())
@@ -216,7 +224,7 @@ def still_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> st
 
 
 def failure_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> str:
-    """Why no model was found, as far as features and matches tell."""
+    """Describe why no model was found, as far as features and matches show."""
     with closing(pycolmap.Database.open(database)) as opened:
         images = opened.read_all_images()
         features = np.array([opened.num_keypoints_for_image(image.image_id) for image in images])
@@ -224,7 +232,7 @@ def failure_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> 
     if poor > len(pictures) / 2:
         return (
             f"{poor} of {len(pictures)} pictures show almost no detail (blank walls, blur, darkness); take pictures "
-            "with texture in them"
+            "of textured surfaces"
         )
     pairs = len(list(_motions(database, pycolmap)))
     if pairs < len(pictures) / 2:
@@ -233,23 +241,24 @@ def failure_line(database: Path, pictures: Sequence[Picture], pycolmap: Any) -> 
             "overlapping the last by two thirds"
         )
     return (
-        f"the matches of {len(pictures)} pictures fit no camera path; take more pictures, with two thirds of overlap, "
-        "walking sideways"
+        f"the matches of {len(pictures)} pictures fit no camera path; walk sideways and take more pictures, each "
+        "overlapping the last by two thirds"
     )
 
 
 STATIONARY = 0.9
-"""Share of pairs between which the camera did not move from its place, from which it is said of all."""
+"""Share of pairs without a change of the camera's position from which the whole capture counts as stationary."""
 STILL_PIXELS = 0.004
-"""Median shift of matches over the picture's longer side, below which the camera did not move at all."""
+"""Median shift of matches, as a share of the picture's longer side, below which the camera did not move at all."""
 TURNING = 0.01
-"""Logarithm of the moduli of a homography's eigenvalues, below which it is that of a rotation.
+"""Largest logarithm of the moduli of a homography's eigenvalues below which the homography is a rotation.
 
-All eigenvalues of K R K^-1 have modulus 1, whatever the lens. Pictures of a room: 0.0006 turning, 0.03 walking."""
+All eigenvalues of K R K^-1 have modulus 1, whatever the lens. Pictures of a room had 0.0006 for a turning camera and
+0.03 for a walking one."""
 
 
 def _motions(database: Path, pycolmap: Any) -> Iterator[str]:
-    """How the camera moved between the pictures of every matched pair: "still", "turned" or "moved"."""
+    """Yield for every matched pair how the camera moved between its pictures: "still", "turned" or "moved"."""
     one_plane = pycolmap.TwoViewGeometryConfiguration.PLANAR_OR_PANORAMIC
     with closing(pycolmap.Database.open(database)) as opened:
         images = {image.image_id: image for image in opened.read_all_images()}
@@ -270,13 +279,13 @@ def _motions(database: Path, pycolmap: Any) -> Iterator[str]:
 
 
 def is_rotation(homography: np.ndarray) -> bool:
-    """Whether a homography between two pictures is that of a camera that only turned."""
+    """Whether a homography between two pictures comes from a camera that only turned."""
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = homography / np.cbrt(np.linalg.det(homography))
         return bool(np.abs(np.log(np.abs(np.linalg.eigvals(scaled)))).max() < TURNING)
 
 
 def listed(pictures: Sequence[Picture], indices: Sequence[int]) -> str:
-    """The first SOME names, and how many more."""
+    """List the first SOME names, and how many more there are."""
     names = ", ".join(pictures[index].source for index in indices[:SOME])
     return names + (f" and {len(indices) - SOME} more" if len(indices) > SOME else "")

@@ -1,4 +1,4 @@
-"""Recognise pictures without cameras at once, for commands that need cameras."""
+"""Recognise pictures without cameras early, for commands that need cameras."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ POSED = (
     *("sparse/**/cameras.*", "colmap/**/cameras.*", "cameras.bin", "cameras.txt"),
     *("index.json", "*/index.json", "keyframes", "EXR_RGBD"),
 )
-"""Patterns of files that data with cameras has."""
+"""Patterns of files and folders that only data with cameras has."""
 
 
 def is_unposed(data: Path) -> bool:
-    """Whether data is a video, a photograph, or a folder of photographs, and nothing with cameras."""
+    """Whether `data` is a video, a photograph, or a folder of these without cameras."""
     if data.is_file():
         return data.suffix.lower() in VIDEOS | SUFFIXES
     if not data.is_dir() or any(next(data.glob(pattern), None) is not None for pattern in POSED):
@@ -25,7 +25,7 @@ def is_unposed(data: Path) -> bool:
 
 
 def unposed_line(data: Path) -> str:
-    """Describe in one line what to do with such data."""
+    """Describe in one line what to do with data without cameras."""
     if data.is_file() and data.suffix.lower() in SUFFIXES:
         return f"{data} is one photograph: {command('scenetok', 'generate', '--image', data)} makes a scene of it"
     folder = f"{data.with_suffix('') if data.is_file() else data}-capture"

@@ -1,4 +1,4 @@
-"""Frames of a video to find cameras from: the sharpest in each of N equal stretches."""
+"""Choose the frames of a video that cameras are found from: the sharpest in each of N equal stretches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from scenetok_ns.data.capture.photographs import BLANK_CONTRAST, JPEG_QUALITY, C
 
 FRAMES_PER_SECOND = 2.0
 FEWEST_FRAMES, MOST_FRAMES = 30, 120
-"""Number of frames by default: FRAMES_PER_SECOND of the video, within these limits."""
+"""Limits of the default number of frames, which is FRAMES_PER_SECOND times the length of the video."""
 SHARPNESS_SIZE = 640
-"""Longer side in pixels at which sharpness is measured: noise counts for less there."""
+"""Longer side in pixels at which sharpness is measured; noise matters less at a reduced size."""
 
 
 def default_frames(seconds: float) -> int:
-    """Number of frames to take from a video of some length."""
+    """Number of frames to take from a video of `seconds` seconds."""
     return min(max(round(FRAMES_PER_SECOND * seconds), FEWEST_FRAMES), MOST_FRAMES)
 
 
@@ -32,14 +32,13 @@ def extract_frames(
     """Write the sharpest frame of each of `count` equal stretches of a video as JPEG files.
 
     The video is decoded twice: first at reduced size, to measure sharpness, then at full size, to store the chosen
-    frames. Memory holds one frame.
-    Frames are upright, as the video's rotation flag says.
+    frames. Only one frame is in memory at a time. Frames are turned upright by the video's rotation flag.
 
     Args:
-        video: Anything that ffmpeg decodes.
+        video: Any file that ffmpeg decodes.
         images: Folder for frame_00001.jpg and so on.
-        count: None: by the length of the video.
-        progress: Receives "video" with the number of decoded frames of both passes, and their total.
+        count: Number of stretches. None: chosen by the length of the video.
+        progress: Called with "video", the number of frames decoded in both passes, and their total.
 
     Returns:
         The frames, and the stretches that show nothing.
@@ -75,18 +74,18 @@ def extract_frames(
         pictures.append(Picture(name, names[index], width, height, None, "video"))
         progress("video", len(sharpness) + index + 1, 2 * len(sharpness))
     progress("video", 2 * len(sharpness), 2 * len(sharpness))
-    return pictures, [LeftOut(names[index], "blank: all of it has one colour") for index in blank]
+    return pictures, [LeftOut(names[index], "blank: a single colour") for index in blank]
 
 
 def choose_frames(sharpness: list[tuple[float, float]], count: int) -> tuple[list[int], list[int]]:
-    """The sharpest frame of each of `count` equal stretches.
+    """Choose the sharpest frame of each of `count` equal stretches.
 
     Args:
         sharpness: Variance of the Laplacian and contrast (standard deviation) of every frame.
-        count: At most the number of frames.
+        count: Number of stretches, at most the number of frames.
 
     Returns:
-        Indices of chosen frames, and the sharpest of each stretch in which all frames are blank.
+        Indices of the chosen frames, and indices of sharpest frames that are not chosen because they are blank.
     """
     edges = [index * len(sharpness) // count for index in range(count + 1)]
     best = [
@@ -109,12 +108,12 @@ _REDUCE = f"scale=w=min({SHARPNESS_SIZE}\\,iw):h=min({SHARPNESS_SIZE}\\,ih):forc
 
 
 def _frames(video: Path, pixel_format: str, filters: str) -> Iterator[np.ndarray]:
-    """Decoded frames after ffmpeg's filters: [h, w] of "gray", [h, w, 3] of "rgb24"."""
+    """Decode frames and apply ffmpeg's filters: arrays [h, w] for "gray", [h, w, 3] for "rgb24"."""
     import imageio_ffmpeg
 
-    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of every turned video
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns about every rotated video
     channels = 3 if pixel_format == "rgb24" else 1
-    # Passthrough: every stored frame once, also of videos with a variable frame rate.
+    # Passthrough gives every stored frame once, also for videos with a variable frame rate.
     options = ["-vf", filters, "-fps_mode", "passthrough"]
     reader: Any = imageio_ffmpeg.read_frames(
         str(video), pix_fmt=pixel_format, bits_per_pixel=8 * channels, output_params=options
@@ -130,7 +129,7 @@ def _frames(video: Path, pixel_format: str, filters: str) -> Iterator[np.ndarray
 
 
 def _reason(error: Exception) -> str:
-    """The line of ffmpeg's output that says why."""
+    """The line of ffmpeg's output that gives the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if any(word in line for word in ("Invalid", "not found", "does not contain"))]
     return (telling or lines or [type(error).__name__])[-1]

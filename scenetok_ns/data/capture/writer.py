@@ -1,4 +1,4 @@
-"""A reconstruction as a Nerfstudio capture: transforms.json, sparse/0, sparse_pc.ply, a sheet of thumbnails."""
+"""Write a reconstruction as a Nerfstudio capture: transforms.json, sparse/0, sparse_pc.ply, a sheet of thumbnails."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ def write_capture(
     record: dict[str, Any],
     pycolmap: Any,
 ) -> None:
-    """Write everything beside `folder`/images. The world is turned: z points up, the cameras' middle is the origin.
+    """Write all files of a capture except the pictures themselves.
 
-    transforms.json (OpenGL camera-to-world) and sparse/0 (COLMAP) hold the same world, in COLMAP's units.
+    The world is turned and moved so that z points up and the origin is the mean camera position. transforms.json
+    (OpenGL camera-to-world) and sparse/0 (COLMAP) use the same world, in COLMAP's units.
 
     Args:
-        folder: With the pictures in images/.
-        model: Turned in place.
-        pictures: All pictures, in order; those without a camera are in the sheet only.
-        quality: Of `model`.
+        folder: Folder of the capture, which already has the pictures in images/.
+        model: The reconstruction; it is transformed in place.
+        pictures: All pictures, in order. Those without a camera are on the sheet of thumbnails, not among the frames.
+        quality: Quality figures of `model`.
         record: Further entries of capture.json.
         pycolmap: The module.
     """
@@ -78,7 +79,7 @@ def write_capture(
 
 
 def transforms(model: pycolmap.Reconstruction) -> dict[str, Any]:
-    """Content of transforms.json: frames by name, with one lens for all if they share it."""
+    """Content of transforms.json: frames in the order of their COLMAP ids, with one lens for all if they share it."""
     images = _images(model)
     lenses = {image.camera_id: _lens(model.cameras[image.camera_id]) for image in images}
     shared = next(iter(lenses.values())) if len(lenses) == 1 else {}
@@ -97,10 +98,13 @@ def transforms(model: pycolmap.Reconstruction) -> dict[str, Any]:
 
 
 def upright(rotations: np.ndarray) -> np.ndarray:
-    """The rotation after which the mean upward direction of cameras (camera-to-world [v, 3, 3], OpenCV) is +z."""
+    """Compute the rotation [3, 3] that turns the mean upward direction of cameras to +z.
+
+    `rotations`: camera-to-world [v, 3, 3], OpenCV axes.
+    """
     up = -rotations[:, :, 1].sum(axis=0)
     length = np.linalg.norm(up)
-    if length < 1e-6 * len(rotations):  # half of the pictures stand on their heads
+    if length < 1e-6 * len(rotations):  # half of the pictures are upside down
         return np.eye(3)
     z = up / length
     forward = rotations[:, :, 2].sum(axis=0)
@@ -113,7 +117,7 @@ def upright(rotations: np.ndarray) -> np.ndarray:
 
 
 def _lens(camera: pycolmap.Camera) -> dict[str, float | int]:
-    """Nerfstudio's names; a lens of fewer parameters has zeros for the others."""
+    """Intrinsics of a camera under Nerfstudio's names; parameters that its model lacks are 0."""
     values = dict(zip(camera.params_info.replace(" ", "").split(","), camera.params, strict=True))
     focal = values.get("f", 0.0)
     return {
@@ -135,7 +139,7 @@ def _images(model: pycolmap.Reconstruction) -> list[Any]:
 
 
 def _write_sheet(folder: Path, pictures: Sequence[Picture], quality: Quality) -> None:
-    """All pictures, small, in order; those without a camera have a red frame and a cross."""
+    """Write the sheet of thumbnails, in order; pictures without a camera get a red frame and a cross."""
     rows = math.ceil(len(pictures) / SHEET_COLUMNS)
     columns = min(len(pictures), SHEET_COLUMNS)
     sheet = Image.new("RGB", (columns * THUMBNAIL, rows * THUMBNAIL), "white")

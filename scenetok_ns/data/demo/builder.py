@@ -1,4 +1,4 @@
-"""Build furnished rooms from uniform numbers: walls and what is on them, furniture and small things, lamps and sun."""
+"""Build furnished rooms from uniform random numbers: the shell, furniture, and small objects such as lamps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ GRAIN_FIELDS = ("grain", "grain_u", "grain_v", "grain_bend", "grain_product")
 ABSENT_Z = -50.0
 ABSENT_HALF = 0.01
 OBJECT_GROUP = (0,) * 4 + (1,) * 4 + (2,) * 4 + (3,) * 4 + (4, 4) + (5, 5, 6, 4, 4, 8) + (6, -1, 7, 8)
-"""Four pieces of furniture, table, floor lamp, plant, pouf, side table; the lamp under the ceiling shades nothing."""
+"""Occluder of each object: four pieces of furniture, table, floor lamp, plant, pouf, side table. -1: the ceiling lamp,
+which casts no shadow."""
 
 
 @dataclass(frozen=True)
 class Shell:
-    """The empty room and how its four walls are used: spot k (see SPOTS) is at wall `wall_of_spot[:, k]`."""
+    """The empty room, and which wall each spot is at: spot k (see SPOTS) is at wall `wall_of_spot[:, k]`."""
 
     extent: Float[Tensor, "b 3"]
     wall_of_spot: Int[Tensor, "b 4"]
@@ -29,7 +30,7 @@ class Shell:
     """Length of each spot's wall."""
 
     def place(self, spot: int, along: Tensor, away: Tensor, up: Tensor) -> Float[Tensor, "b *parts 3"]:
-        """World points from distances along a spot's wall (from its middle), away from it and above the floor."""
+        """World points from distances along a spot's wall (from its middle), away from the wall and above the floor."""
         wall = self.wall_of_spot[:, spot]
         on_x = wall < 2
         depth = torch.where(on_x, self.extent[:, 0], self.extent[:, 1]) / 2
@@ -40,7 +41,7 @@ class Shell:
         return torch.stack([x, y, up.expand_as(x)], dim=-1)
 
     def turn(self, spot: int, along: Tensor, away: Tensor, up: Tensor) -> Float[Tensor, "b *parts 3"]:
-        """Half sizes in world axes."""
+        """Half sizes in world axes, from half sizes along a spot's wall, away from it and upwards."""
         on_x = (self.wall_of_spot[:, spot] < 2)[(slice(None),) + (None,) * (along.ndim - 1)]
         return torch.stack(
             [torch.where(on_x, away, along), torch.where(on_x, along, away), up.expand_as(along)], dim=-1
@@ -49,7 +50,7 @@ class Shell:
 
 @dataclass(frozen=True)
 class Furniture:
-    """The four pieces along the walls."""
+    """The four pieces of furniture along the walls."""
 
     boxes: Things
     occluder: Float[Tensor, "b 4 6"]
@@ -67,7 +68,7 @@ class Lamp:
 
 @dataclass(frozen=True)
 class SmallThings:
-    """Table, lamps, plant, pouf: the objects after the four pieces of furniture, and where the rug lies."""
+    """Table, lamps, plant and pouf, which follow the four pieces of furniture in the list of objects, and the rug."""
 
     objects: Things
     occluder: Float[Tensor, "b 5 6"]
@@ -77,7 +78,7 @@ class SmallThings:
 
 @dataclass(frozen=True)
 class Things:
-    """Objects of one kind with their looks."""
+    """Some objects with their materials."""
 
     center: Float[Tensor, "b n 3"]
     half: Float[Tensor, "b n 3"]
@@ -92,7 +93,7 @@ def draw_shell(draws: Draws) -> Shell:
 
 
 def draw_roles(draws: Draws) -> dict[str, Float[Tensor, "b 3"]]:
-    """The room's palette: one colour for each role a part of furniture can have."""
+    """The room's palette: one colour for each role that a part of a piece of furniture can have."""
     wood, main, accent = draws.color("wood"), draws.color("textile"), draws.color("textile")
     paint = draws.uniform(0.55, 0.8)[:, None] * torch.ones(3, dtype=torch.float64)
     roles = {"wood": wood, "wood_dark": wood * 0.55, "main": main, "accent": accent, "white": paint}
@@ -102,7 +103,7 @@ def draw_roles(draws: Draws) -> dict[str, Float[Tensor, "b 3"]]:
 
 
 def present(things_center: Tensor, things_half: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
-    """Move things that don't exist out of sight."""
+    """Move objects that don't exist out of sight."""
     exists = exists[..., None]
     hidden = torch.tensor([0.0, 0.0, ABSENT_Z], dtype=things_center.dtype)
     return torch.where(exists, things_center, hidden), torch.where(exists, things_half, ABSENT_HALF)
@@ -110,7 +111,7 @@ def present(things_center: Tensor, things_half: Tensor, exists: Tensor) -> tuple
 
 def draw_furniture(draws: Draws, shell: Shell, roles: dict[str, Tensor]) -> Furniture:
     tables, colors = furniture_tables(), torch.stack([roles[name] for name in ROLES], dim=1)
-    # The room's own strength and width of the fine patterns; bend and product are kinds, not sizes.
+    # Each room scales the strength and frequency of its fine patterns; bend and product are not scaled.
     strength, width = draws.uniform(0.3, 1.6), draws.uniform(0.6, 1.2)
     one = torch.ones_like(width)
     grain_scale = torch.stack([strength, width, width, one, one], dim=-1)[:, None]
@@ -160,7 +161,7 @@ def join(things: list[Things]) -> Things:
 
 
 def thing(center: Tensor, half: Tensor, look: Tensor, exists: Tensor | None = None) -> Things:
-    """One object for each room."""
+    """One object in each room."""
     if exists is not None:
         center, half = present(center, half, exists)
     return Things(center[:, None], half[:, None], look[:, None])
@@ -171,7 +172,11 @@ def ellipse(radius: Tensor, height: Tensor) -> Float[Tensor, "b 3"]:
 
 
 def draw_small_things(draws: Draws, shell: Shell, roles: dict[str, Tensor], furniture: Furniture) -> SmallThings:
-    """Placed relative to the big piece at spot 0, in front of it or beside it; only the plant is at the window."""
+    """Draw table, lamps, plant, pouf and rug.
+
+    Table, rug, floor lamp and side table are placed in front of or beside the piece of furniture at spot 0; the plant
+    stands in a corner of the wall of spot 3, which has the large window.
+    """
     is_bed, along = furniture.is_bed, furniture.along[:, 0]
     beside = furniture.size[:, 0, 0] / 2 + 0.38
     side = draws.sign()

@@ -1,4 +1,4 @@
-"""How hard a posed image set is: what simple answers score on the views that are not context."""
+"""Measure how hard a posed image set is: the scores of trivial predictions for the views that are not context."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scenetok_ns.models.metrics import psnr
 
 @dataclass(frozen=True)
 class Difficulty:
-    """PSNR in dB, the mean over the target views; the blocks are of the target views themselves."""
+    """PSNR of trivial predictions in dB, averaged over the target views. The blocks are averages of the targets."""
 
     mean_colour: float
     nearest_context: float
@@ -26,7 +26,13 @@ class Difficulty:
 
 
 def demo_difficulty(images: Float[Tensor, "v 3 h w"], c2w: Float[Tensor, "v 4 4"], num_context: int = 12) -> Difficulty:
-    """Measure one scene whose views follow a walk; context views are spread evenly over it, the others are targets."""
+    """Measure one scene whose views follow a walk.
+
+    Args:
+        images: Views in the order of the walk, in [0, 1].
+        c2w: Their poses, camera-to-world, OpenCV axes, in a world whose z axis points up.
+        num_context: Number of context views, spread evenly over the walk. All other views are targets.
+    """
     context, target = even_split(len(images), num_context)
     truth = images[target]
     nearest = context[nearest_views(c2w[target], c2w[context])]
@@ -48,7 +54,8 @@ def even_split(num_views: int, num_context: int) -> tuple[Int[Tensor, " context"
 
 
 def nearest_views(target: Float[Tensor, "t 4 4"], context: Float[Tensor, "c 4 4"]) -> Int[Tensor, " t"]:
-    """The context view nearest to each target: angle between the cameras in radians plus distance in metres."""
+    """Find the context view nearest to each target, by the angle between the cameras in radians plus their distance in
+    metres."""
     relative = torch.einsum("tji,cjk->tcik", target[:, :3, :3], context[:, :3, :3])
     cosine = (relative.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     distance = (target[:, None, :3, 3] - context[None, :, :3, 3]).norm(dim=-1)
@@ -64,7 +71,7 @@ def in_blocks(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "v 3
 
 
 def turn_degrees(c2w: Float[Tensor, "v 4 4"]) -> float:
-    """How far the heading of a z-up walk turns in all, from its leftmost to its rightmost."""
+    """Range of the heading of a walk in a z-up world, from its leftmost to its rightmost direction, in degrees."""
     heading = torch.atan2(c2w[:, 1, 2], c2w[:, 0, 2]).double()
     steps = torch.remainder(heading.diff() + math.pi, 2 * math.pi) - math.pi
     path = torch.cat([torch.zeros_like(heading[:1]), steps.cumsum(0)])

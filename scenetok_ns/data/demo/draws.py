@@ -14,7 +14,7 @@ DRAWS_PER_ROOM = 420
 
 
 def linear_rgb(*codes: str) -> Float[Tensor, "colors 3"]:
-    """Hexadecimal display colours as linear RGB."""
+    """Convert hexadecimal display colours to linear RGB."""
     display = [[int(code[i : i + 2], 16) / 255 for i in (0, 2, 4)] for code in codes]
     return torch.tensor(display, dtype=torch.float64) ** 2.2
 
@@ -40,7 +40,7 @@ PALETTES = {
 
 
 class Draws:
-    """Uniform numbers of b rooms, handed out in order, each room's from its own seed."""
+    """Uniform random numbers for b rooms, handed out in order. Each room's numbers come from its own seed."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         streams = [np.random.Generator(np.random.PCG64(seed)).random(DRAWS_PER_ROOM) for seed in seeds]
@@ -62,11 +62,11 @@ class Draws:
         return self.chance(0.5) * 2.0 - 1.0
 
     def choice(self, table: Tensor) -> Tensor:
-        """One row of `table` for each room."""
+        """Draw one row of `table` for each room."""
         return table[(self.uniform(0, 1) * len(table)).long()]
 
     def color(self, palette: str) -> Float[Tensor, "b 3"]:
-        """A colour near one of a palette."""
+        """Draw a colour near one of a palette."""
         color = self.choice(PALETTES[palette])
         color = torch.lerp(color, color.mean(dim=1, keepdim=True), 0.15)
         return (color * self.uniform(0.85, 1.15)[:, None] * self.uniform(0.94, 1.06, 3)).clamp(0.01, 0.95)

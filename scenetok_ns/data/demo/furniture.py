@@ -10,7 +10,7 @@ from torch import Tensor
 
 PARTS_PER_PIECE = 4
 ROLES = ("wood", "wood_dark", "main", "accent", "white", "dark", "books")
-"""Colours a part can have; every room has one colour for each."""
+"""Roles of a part's colour; every room has one colour for each role."""
 
 GRAINS = {
     "wood": (0.16, 8.0, 0.7, 1.5, 0.0),
@@ -18,12 +18,12 @@ GRAINS = {
     "main": (0.12, 5.0, 5.0, 0.4, 1.0),
     "accent": (0.14, 4.0, 3.0, 0.8, 1.0),
 }
-"""Fine pattern of a colour: share, waves in a metre along u and v, bend and product of `rooms.MATERIAL_FIELDS`."""
+"""Fine pattern of parts of a role: grain, grain_u, grain_v, grain_bend and grain_product of `rooms.MATERIAL_FIELDS`."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A box: middle and half size (along the wall, away from it, up) in units of the piece, and its look."""
+    """A box: middle and half size (along the wall, away from it, up) in units of the piece, and its material."""
 
     middle: tuple[float, float, float]
     half: tuple[float, float, float]
@@ -37,8 +37,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Piece:
-    """size: smallest and largest width (along the wall), depth and height in metres; solid: share of the height that
-    darkens its surroundings."""
+    """A piece of furniture.
+
+    size: smallest and largest width (along the wall), depth and height in metres. solid: share of the height that
+    casts shadows.
+    """
 
     size: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
     parts: tuple[Part, ...]

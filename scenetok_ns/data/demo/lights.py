@@ -1,4 +1,4 @@
-"""Lamps, windows as lights, sun and the outside of procedural rooms, from bright day to evening."""
+"""Draw the lights of procedural rooms (lamps, windows, sun) and the scenery outside, from bright day to evening."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DUSK = torch.tensor([0.10, 0.14, 0.28], dtype=torch.float64)
 
 
 def draw_lights(draws: Draws, shell: Shell, faces: Faces, things: SmallThings) -> dict[str, Tensor]:
-    """The light fields of RoomBatch."""
+    """Draw the light fields of RoomBatch."""
     day = torch.where(draws.chance(0.75), draws.uniform(0.7, 1.0), draws.uniform(0.0, 0.15))[:, None]
     evening = 1 - day
     positions, colors, normals = [], [], []
@@ -76,7 +76,7 @@ def draw_lights(draws: Draws, shell: Shell, faces: Faces, things: SmallThings) -
 
 
 def window_in_world(shell: Shell, window: Window) -> tuple[Tensor, Tensor]:
-    """Middle and half size (0 along the wall's axis)."""
+    """Middle and half size of a window in world axes; the half size is 0 across the wall."""
     along, middle, half_width, half_height = window.rect.unbind(-1)
     center = shell.place(window.spot, along, torch.zeros_like(along), middle)
     half = shell.turn(window.spot, half_width.abs(), torch.zeros_like(along), half_height.abs())

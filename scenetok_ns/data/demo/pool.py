@@ -1,4 +1,4 @@
-"""Demo scenes made on the device while a model trains: a pool that is drawn from and renewed."""
+"""Demo scenes that are rendered on the device while a model trains, in a pool whose scenes are replaced over time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from scenetok_ns.data.demo.shading import panorama_color
 
 SCENES_AT_A_TIME = 64
 VARIETY = 8
-"""In pools with variety, one scene in this number turns in a panorama, and two go round a thing ..."""
+"""In varied pools, out of this number of scenes, one turns inside a panorama (if there are photographs), two go round
+an object with a longer lens, and two have another exposure."""
 
 Encode = Callable[[UInt8[Tensor, "b v 3 height width"]], Tensor]
 
 
 @dataclass(frozen=True)
 class PoolBatch:
-    """Some frames of `b` scenes: whatever `encode` made of them, and their cameras."""
+    """Some frames of `b` scenes, as `encode` returned them, and their cameras."""
 
     frames: Tensor
     c2w: Float[Tensor, "b v 4 4"]
@@ -31,14 +32,24 @@ class PoolBatch:
 
 
 class ScenePool:
-    """`capacity` scenes of `num_frames` frames, held on the device as what `encode` makes of uint8 images.
+    """A pool of `capacity` scenes with `num_frames` frames each, stored on the device as `encode` returns them.
 
     Scene number n comes from the seed `first_seed + n`, so pools with distant first seeds never share a scene.
-    `renew` replaces the oldest scenes by new ones. compiled: see `render_rooms`; then renew as many scenes at a time as
-    `fill` does, because every new number is compiled again. keep_images: the images are held as well (`images`).
-    varied: scenes for training, of which some go round a thing with other focal lengths, and exposures differ.
-    photographs: panoramas in linear RGB. In varied pools half of the rooms show them, and some scenes are only
-    photographs; other pools show none, but share the compiled code.
+    `renew` replaces the oldest scenes with new ones.
+
+    Args:
+        capacity: Number of scenes.
+        num_frames: Number of frames of each scene.
+        image_size: Side of the frames in pixels.
+        first_seed: Seed of the first scene.
+        device: Device on which frames are rendered and stored.
+        encode: Called with images as bytes; its result is stored.
+        compiled: See `render_rooms`. Renew as many scenes at a time as `fill` does, because the code is compiled again
+            for every other number.
+        keep_images: Store the images as well, for `images`.
+        varied: Vary the scenes for training: some go round an object with a longer lens, and exposures differ.
+        photographs: Panoramas in linear RGB. In varied pools half of the rooms show them, and some scenes are only
+            photographs; other pools show none, but share the compiled code.
     """
 
     def __init__(
@@ -68,14 +79,14 @@ class ScenePool:
         self._intrinsics = torch.empty(capacity, num_frames, 3, 3, device=device)
 
     def fill(self, on_progress: Callable[[int], None] = lambda made: None) -> None:
-        """Make scenes until the pool is full."""
+        """Render scenes until the pool is full."""
         while self.made < self.capacity:
             self.renew(min(SCENES_AT_A_TIME, self.capacity - self.made))
             on_progress(self.made)
 
     @torch.no_grad()
     def renew(self, count: int) -> None:
-        """Replace the `count` oldest scenes by new ones."""
+        """Replace the `count` oldest scenes with new ones."""
         numbers = range(self.made, self.made + count)
         images, c2w, intrinsics = self._make(numbers)
         frames = self.encode(images)
@@ -114,19 +125,19 @@ class ScenePool:
         return (shown * 255).round().byte(), c2w, intrinsics
 
     def take(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> PoolBatch:
-        """Frames `views[i]` of scene `scenes[i]`, by place in the pool."""
+        """Return frames `views[i]` of scene `scenes[i]`, which is a place in the pool."""
         assert self._frames is not None, "fill the pool first"
         rows = scenes[:, None]
         return PoolBatch(self._frames[rows, views], self._c2w[rows, views], self._intrinsics[rows, views])
 
     def images(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> UInt8[Tensor, "b v 3 height width"]:
-        """The images of these frames; only of pools that keep them."""
+        """Return the images of these frames. Only pools with `keep_images` have them."""
         assert self._images is not None, "make the pool with keep_images"
         return self._images[scenes[:, None], views]
 
 
 def without_photographs(rooms: RoomBatch, where: Tensor) -> RoomBatch:
-    """Rooms with their painted pictures and outlooks where `where` is true, even if there are photographs."""
+    """Rooms that show painted pictures and scenery, not photographs, where `where` is true."""
     materials, photo = rooms.materials.clone(), rooms.photo.clone()
     materials[..., MATERIAL_SLICES["photo"]] *= ~where[:, None, None]
     photo[:, 2] *= ~where
@@ -134,7 +145,7 @@ def without_photographs(rooms: RoomBatch, where: Tensor) -> RoomBatch:
 
 
 def longer_lens(rooms: RoomBatch) -> Float[Tensor, "b 3 3"]:
-    """Intrinsics with focal lengths up to 1.7 times the room's, drawn with it."""
+    """Intrinsics with focal lengths of 1 to 1.7 times the room's; the factor depends on the room alone."""
     lens = rooms.intrinsics.clone()
     lens[:, :2, :2] *= (1 + 0.7 * rooms.photo[:, 1])[:, None, None]
     return lens
@@ -147,7 +158,10 @@ def panorama_views(
     lens: Float[Tensor, "b 3 3"],
     size: int,
 ) -> tuple[Float[Tensor, "b v 4 4"], Float[Tensor, "b v 3 size size"]]:
-    """Poses that turn at the first one's place as the given ones do, and each room's panorama seen from there."""
+    """Views of each room's panorama.
+
+    Returns poses that stay in the first camera's place and turn as the given ones do, and the pictures seen there.
+    """
     forward = c2w[..., :3, 2].double()
     yaw = torch.atan2(forward[..., 1], forward[..., 0])
     pitch = torch.asin(forward[..., 2].clamp(-1, 1)) + 0.2 + 0.15 * torch.sin(2 * yaw + 6 * rooms.photo[:, :1])
@@ -171,11 +185,24 @@ def draw_training_views(
     partial: float = 0.0,
     strides: bool = False,
 ) -> tuple[Int[Tensor, "b context"], Int[Tensor, "b target"]]:
-    """One context view from each of `num_context` equal parts of the walk; targets are one run of frames, or two with
-    probability `two_clips`. Made on the generator's device.
+    """Draw the views of training samples on the generator's device.
 
-    partial: probability that the context is from a stretch of 3/10 to 7/10 of the walk alone, so that most targets
-    show what it has not seen. strides: runs also stand still (1 of 12) or take every second frame (3 of 12).
+    Context views come one from each of `num_context` equal parts of the walk. Targets are one run of frames, or two
+    with probability `two_clips`.
+
+    Args:
+        generator: Source of the random numbers.
+        batch: Number of samples.
+        num_frames: Number of frames of a walk.
+        num_context: Number of context views.
+        num_targets: Number of targets.
+        two_clips: Probability that targets are two runs of half the length.
+        partial: Probability that the context comes from a stretch of only 3/10 to 7/10 of the walk, so that most
+            targets show parts that no context view has seen.
+        strides: Let runs also repeat one frame (1 of 12) or take every second frame (3 of 12).
+
+    Returns:
+        Frame numbers of context views and targets.
     """
     device = generator.device
 

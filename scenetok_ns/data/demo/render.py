@@ -19,7 +19,7 @@ from scenetok_ns.data.demo.shading import incoming_light, outside_color, photogr
 from scenetok_ns.data.demo.surfaces import covering_decal, field, length, look_up, surface_color
 
 RAYS_PER_CHUNK = {"cpu": 1 << 12, "gpu": 1 << 21}
-"""Bounds memory (2.5 GB on a GPU, 1 GB compiled); on a CPU small enough for its caches."""
+"""Maximum number of rays at a time. It bounds memory on a GPU (2.5 GB, 1 GB compiled) and fits the caches of a CPU."""
 EXPOSURE = 2.0
 CONTRAST = 0.5
 NEAR = 0.05
@@ -35,14 +35,26 @@ def render_rooms(
     compiled: bool = False,
     photographs: Float[Tensor, "p 3 height width"] | None = None,
 ) -> Float[Tensor, "b v 3 size size"]:
-    """Pictures of `rooms` in [0, 1] (display values), on the rooms' device.
+    """Render pictures of rooms on the rooms' device.
 
-    c2w: OpenCV camera-to-world in metres. intrinsics: divided by the image size, one for a room or one for each view.
-    samples: of each pixel, on a diagonal that crosses it more than once, so that each has a row and a column of its
-    own. compiled: fuse the ray-caster with torch.compile: half a minute at the first call and again at the first
-    other number of views, then eight times the speed on a GPU. photographs: panoramas in linear RGB (longitude along
-    the width), which then stand outside of windows and hang on walls. A frame's values do not depend on the others,
-    up to float rounding.
+    The values of a frame do not depend on the other frames, up to float rounding.
+
+    Args:
+        rooms: b rooms.
+        c2w: Poses, OpenCV camera-to-world in metres.
+        intrinsics: Intrinsics divided by the image size, one matrix for each room or for each view.
+        size: Side of the pictures in pixels.
+        samples: Number of samples in each pixel. No two of them share a row or a column.
+        compiled: Fuse the ray-caster with torch.compile. This takes half a minute at the first call, and again at the
+            first call with another number of views, and then is eight times as fast on a GPU.
+        photographs: Panoramas in linear RGB, longitude along the width. They are seen through windows and in picture
+            frames.
+
+    Returns:
+        Display values in [0, 1].
+
+    Raises:
+        ValueError: The number of rooms and of pose sequences differ.
     """
     b, v = c2w.shape[:2]
     caster = compiled_trace() if compiled else trace
@@ -62,9 +74,9 @@ def render_depths(
     intrinsics: Float[Tensor, "b v 3 3"] | Float[Tensor, "b 3 3"],
     size: int,
 ) -> Float[Tensor, "b v size size"]:
-    """Distance in metres along the camera's axis (not along the ray) to the surface at the middle of each pixel.
+    """Compute the distance in metres along the camera's axis (not the ray) to the surface at the middle of each pixel.
 
-    A window counts as its pane. Arguments and errors as `render_rooms`.
+    In windows this is the distance of the pane. Arguments and errors are those of `render_rooms`.
     """
     b, v = c2w.shape[:2]
     chunks = []
@@ -83,7 +95,7 @@ def _ray_limit(device: torch.device) -> int:
 def _frame_chunks(
     rooms: RoomBatch, c2w: Float[Tensor, "b v 4 4"], intrinsics: Tensor, rays: int
 ) -> Iterator[tuple[RoomBatch, Tensor, Tensor]]:
-    """Frames in groups that fit into memory, `rays` each: their rooms, poses and intrinsics."""
+    """Yield rooms, poses and intrinsics of the frames in groups that fit into memory; a frame has `rays` rays."""
     b, v = c2w.shape[:2]
     if len(rooms) != b:
         raise ValueError(f"render_rooms: expected poses of {len(rooms)} rooms, got shape {tuple(c2w.shape)}")
@@ -98,7 +110,7 @@ def _frame_chunks(
 
 
 def pixel_samples(count: int) -> tuple[tuple[float, float], ...]:
-    """Offsets (x, y) inside a pixel, each in a row and a column of its own."""
+    """Offsets (x, y) of samples inside a pixel, each in its own row and column of the pixel."""
     step = 1 if count < 4 else 2
     return tuple(
         ((i + 0.5) / count, ((i * step + i * step // count + (count < 4)) % count + 0.5) / count) for i in range(count)
@@ -106,7 +118,7 @@ def pixel_samples(count: int) -> tuple[tuple[float, float], ...]:
 
 
 def display(linear: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Gamma, then the S-shaped contrast curve of a camera."""
+    """Apply gamma, then the S-shaped contrast curve of a camera."""
     value = linear.clamp(0, 1) ** (1 / 2.2)
     return torch.lerp(value, value * value * (3 - 2 * value), CONTRAST)
 
@@ -117,8 +129,10 @@ def pixel_rays(
     size: int,
     offsets: Sequence[tuple[float, float]],
 ) -> tuple[Float[Tensor, "n 3 1"], Float[Tensor, "n 3 rays"]]:
-    """Origins, and directions (camera depth 1, not unit length) through points of the pixels: all pixels row by row
-    for the first offset, then for the next one."""
+    """Origins, and directions (scaled to depth 1 along the camera's axis, not to unit length) through the pixels.
+
+    The rays go through all pixels row by row at the first offset, then at the next one.
+    """
     x, y = (
         (torch.arange(size, device=c2w.device) + torch.tensor([o[k] for o in offsets], device=c2w.device)[:, None])
         / size
@@ -137,7 +151,7 @@ def trace(
     direction: Float[Tensor, "n 3 rays"],
     photographs: Float[Tensor, "p 3 height width"] | None = None,
 ) -> Float[Tensor, "n 3 rays"]:
-    """Light along rays after the tone curve, in [0, 1); room i belongs to rays i."""
+    """Light along rays after the tone curve, in [0, 1). Row i of the rays is in room i."""
     surface, depth = first_hit(rooms, origin, direction)
     point = origin + depth[:, None] * direction
     center, half = surface_geometry(rooms, surface)
@@ -169,7 +183,7 @@ def compiled_trace() -> Callable[..., Tensor]:
 def first_hit(
     rooms: RoomBatch, origin: Float[Tensor, "n 3 1"], direction: Float[Tensor, "n 3 rays"]
 ) -> tuple[Int[Tensor, "n rays"], Float[Tensor, "n rays"]]:
-    """Number of the nearest surface (object, or NUM_OBJECTS + face of the room) and its depth along the ray."""
+    """Find the nearest surface on each ray: its number (object, or NUM_OBJECTS + face of the room) and its depth."""
     small = direction.abs().clamp_min(1e-7)
     safe = torch.where(direction < 0, -small, small)
     inverse = 1 / safe
@@ -219,7 +233,7 @@ def _quadric(
     part: slice,
     axes: int,
 ) -> tuple[Float[Tensor, "n part rays"], Float[Tensor, "n part rays"]]:
-    """Depths at which rays enter and leave an ellipsoid (3 axes) or an endless upright elliptic cylinder (2 axes)."""
+    """Depths at which rays enter and leave an ellipsoid (3 axes) or an infinite upright elliptic cylinder (2 axes)."""
     scaled = torch.stack([direction[:, i, None] / half[i][:, part, None] for i in range(axes)])
     offset = torch.stack([(to_center[i] / half[i])[:, part, None] for i in range(axes)])
     a = scaled.square().sum(dim=0)
@@ -233,7 +247,7 @@ def _quadric(
 def surface_geometry(
     rooms: RoomBatch, surface: Int[Tensor, "n rays"]
 ) -> tuple[Float[Tensor, "n 3 rays"], Float[Tensor, "n 3 rays"]]:
-    """Middle and half size of the surfaces that rays hit; the six faces of the room have those of the room."""
+    """Middle and half size of the surfaces that rays hit; for a face of the room, those of the whole room."""
     room_half = rooms.extent[:, None] / 2
     room_center = room_half * torch.tensor([0.0, 0.0, 1.0], device=room_half.device)
     whole = torch.cat([room_center, room_half], dim=-1)
@@ -252,7 +266,10 @@ def surface_normal(
     axis: Int[Tensor, "n rays"],
     surface: Int[Tensor, "n rays"],
 ) -> Float[Tensor, "n 3 rays"]:
-    """Unit normals towards the camera's side; local: point in units of the half sizes; axis: its largest component."""
+    """Unit normals on the camera's side.
+
+    local: point relative to the middle, in units of the half sizes. axis: number of its largest component.
+    """
     components = torch.arange(3, device=local.device)[None, :, None]
     flat = torch.where(components == axis[:, None], local.sign(), 0.0)
     flat = torch.where((surface >= NUM_OBJECTS)[:, None], -flat, flat)

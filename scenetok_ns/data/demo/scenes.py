@@ -4,8 +4,8 @@
     c2w = sample_walks(rooms, num_frames=48)
     images = render_rooms(rooms, c2w, rooms.intrinsics, size=64)  # [8, 48, 3, 64, 64]
 
-A room is a function of its seed alone: not of the batch it is drawn in, nor of the device, since all parameters are
-drawn and worked out on the CPU in double precision.
+A room depends on its seed alone, not on the batch it is drawn in, nor on the device: all parameters are drawn and
+computed on the CPU in double precision.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["RoomBatch", "render_depths", "render_rooms", "sample_rooms", "sample
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 CAMERA_MARGIN = 1.05
-"""Metres between the camera and any wall: tall furniture at the walls is less deep than this."""
+"""Minimum distance between the camera and a wall in metres. Tall furniture at the walls is less deep than this."""
 WALK_FIELDS = ("yaw", "turn", "reach_x", "reach_y", "lag", "height", "pitch", "phase", "unevenness")
 
 
 def scene_seed(seed: int, split: Split, index: int) -> int:
-    """The seed of scene `index` of a data set: its own for every (seed, split, index)."""
+    """Seed of scene `index` of a data set, different for every (seed, split, index). Raises ValueError."""
     if seed < 0 or not 0 <= index < 1 << 32:
         raise ValueError(f"scene_seed: expected seed >= 0 and 0 <= index < 2**32, got {seed} and {index}")
     return (seed << 33) + (SPLITS.index(split) << 32) + index
 
 
 def sample_rooms(seeds: Sequence[int], device: torch.device | str = "cpu") -> RoomBatch:
-    """One furnished room for each seed (any integers from 0 on)."""
+    """Create one furnished room for each seed. Seeds are integers from 0 up."""
     if not seeds:
         raise ValueError("sample_rooms: expected at least one seed, got none")
     draws = Draws(seeds)
@@ -89,10 +89,10 @@ def draw_walk(draws: Draws, extent: Float[Tensor, "b 3"]) -> Float[Tensor, "b wa
 
 
 def sample_walks(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
-    """Each room's walk: OpenCV camera-to-world, metres.
+    """Compute each room's walk: OpenCV camera-to-world poses in metres.
 
-    The camera goes round the middle of the room and looks across it, so that it turns by 300 to 420 degrees in all; at
-    head height, a little downwards, never nearer to a wall than CAMERA_MARGIN, with the slight sway of a person.
+    The camera goes round the middle of the room and looks across it, so it turns by 300 to 420 degrees in all. It is at
+    head height, looks slightly down, sways slightly like a person, and is never nearer to a wall than CAMERA_MARGIN.
     """
     if num_frames < 2:
         raise ValueError(f"sample_walks: expected at least 2 frames, got {num_frames}")
@@ -110,10 +110,10 @@ def sample_walks(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
 
 
 def sample_orbits(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
-    """Walks round a thing in the room, like those of a photographer: OpenCV camera-to-world, metres.
+    """Compute walks round an object in the room, as a photographer does: OpenCV camera-to-world poses in metres.
 
-    The camera looks at a point near the middle of the room from up to 1.6 metres, keeps CAMERA_MARGIN from the walls,
-    and turns by half of the room's walk or more.
+    The camera looks at a point near the middle of the room from up to 1.6 metres, stays CAMERA_MARGIN away from the
+    walls, and turns by 40 to 100 % of the angle of the room's walk.
     """
     if num_frames < 2:
         raise ValueError(f"sample_orbits: expected at least 2 frames, got {num_frames}")
@@ -136,7 +136,7 @@ def sample_orbits(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]
 def look_along(
     position: Float[Tensor, "b v 3"], yaw: Float[Tensor, "b v"], pitch: Float[Tensor, "b v"], roll: Float[Tensor, "b v"]
 ) -> Float[Tensor, "b v 4 4"]:
-    """OpenCV camera-to-world of cameras that look along a heading and a pitch (up is positive), in radians."""
+    """OpenCV camera-to-world poses from heading, pitch (up is positive) and roll, in radians."""
     forward = torch.stack([yaw.cos() * pitch.cos(), yaw.sin() * pitch.cos(), pitch.sin()], dim=-1)
     level = torch.stack([yaw.sin(), -yaw.cos(), torch.zeros_like(yaw)], dim=-1)
     below = torch.linalg.cross(forward, level)

@@ -1,7 +1,7 @@
-"""Light in procedural rooms: lamps and windows, soft shadows of furniture, sun, and what is outside.
+"""Light in procedural rooms: lamps and windows, soft shadows of furniture, sun, and the scenery outside.
 
-Shading is local, except for one light that casts shadows: lamps and windows with a soft falloff, light from above and
-below, darkening towards corners and near furniture, and one patch of sun through a window.
+Shading is local: lamps and windows with a soft falloff, light from above and below, darkening towards corners and near
+furniture. In addition, one light casts shadows, and one patch of sun comes through a window.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from scenetok_ns.data.demo.rooms import NUM_OBJECTS, RoomBatch
 from scenetok_ns.data.demo.surfaces import length, look_up
 
 SHADOW_REACH = 0.85
-"""Part of the way to the light on which things cast shadows: things around the light itself cast none."""
+"""Share of the distance to the light within which objects cast shadows: objects around the light itself cast none."""
 NARROWEST_SHADOW, SHADOW_GROWTH = 0.06, 0.25
-"""Width of a shadow's edge in metres where the thing touches the surface, and its growth with their distance."""
+"""Width of a shadow's edge in metres where the object touches the surface, and its growth per metre of distance."""
 PICTURE_HEIGHT, PICTURE_WIDTH = 0.4, 0.25
-"""Part of a panorama's height and width that hangs on a wall."""
+"""Share of a panorama's height and width that a picture on a wall shows."""
 
 
 def incoming_light(
@@ -27,7 +27,7 @@ def incoming_light(
     normal: Float[Tensor, "n 3 rays"],
     surface: Int[Tensor, "n rays"],
 ) -> Float[Tensor, "n 3 rays"]:
-    """Light that a surface gets, in RGB."""
+    """Light that reaches a surface, in linear RGB."""
     own = own_group(rooms, surface)
     up = (0.5 + 0.5 * normal[:, 2:]).clamp(0, 1)
     ambient = torch.lerp(rooms.ambient[:, 0, :, None], rooms.ambient[:, 1, :, None], up)
@@ -46,7 +46,7 @@ def incoming_light(
 
 
 def own_group(rooms: RoomBatch, surface: Int[Tensor, "n rays"]) -> Float[Tensor, "n rays"]:
-    """The occluder that a surface belongs to, -1 for none."""
+    """Number of the occluder that a surface belongs to, -1 for none."""
     own = look_up(rooms.object_group[..., None], surface.clamp_max(NUM_OBJECTS - 1))[:, 0]
     return torch.where(surface < NUM_OBJECTS, own, -1.0)
 
@@ -54,7 +54,7 @@ def own_group(rooms: RoomBatch, surface: Int[Tensor, "n rays"]) -> Float[Tensor,
 def ambient_occlusion(
     rooms: RoomBatch, point: Float[Tensor, "n 3 rays"], own: Float[Tensor, "n rays"]
 ) -> Float[Tensor, "n rays"]:
-    """A stand-in for shadows of ambient light: below 1 near the room's edges and next to furniture."""
+    """Approximate ambient occlusion: a factor below 1 near the room's edges and next to furniture."""
     half = rooms.extent[:, :2, None] / 2
     sides = half - point[:, :2].abs()
     low, high = point[:, 2:], rooms.extent[:, 2, None, None] - point[:, 2:]
@@ -75,11 +75,16 @@ def occlusion(
     own: Float[Tensor, "n rays"],
     reach: float,
 ) -> Float[Tensor, "n rays"]:
-    """How much of a light is hidden by furniture, from 0 to 1, with edges that soften with the distance.
+    """Share of a light that furniture hides, from 0 to 1, with edges that soften with the distance.
 
-    towards: from the point to the light. own: occluder that throws no shadow there. reach: part of that way on which
-    things count. Each occluder is a box; the depth of the ray in it, half way between where it enters and leaves,
-    decides.
+    Each occluder is a box. The shadow depends on how deep in the box the ray is halfway between entering and leaving.
+
+    Args:
+        rooms: One room for each row of rays.
+        point: Points on surfaces.
+        towards: Vector from each point to the light.
+        own: Occluder that casts no shadow on the point.
+        reach: Share of that vector within which occluders count.
     """
     small = towards.abs().clamp_min(1e-4)
     inverse = (1 / torch.where(towards < 0, -small, small))[:, None]  # [n, 1, 3, rays]
@@ -98,7 +103,7 @@ def occlusion(
 def sun_patch(
     rooms: RoomBatch, point: Float[Tensor, "n 3 rays"], normal: Float[Tensor, "n 3 rays"]
 ) -> Float[Tensor, "n 3 rays"]:
-    """Sunlight of the points that see the sun through its window."""
+    """Sunlight on the points that see the sun through its window."""
     towards = rooms.sun_direction[..., None]
     middle, half = rooms.sun_window[:, :3, None], rooms.sun_window[:, 3:, None]
     in_wall = half == 0
@@ -114,7 +119,7 @@ def outside_color(
     direction: Float[Tensor, "n 3 rays"],
     photographs: Float[Tensor, "p 3 height width"] | None = None,
 ) -> Float[Tensor, "n 3 rays"]:
-    """Scenery in windows, at infinity: ground, hills or buildings before a soft horizon, sky; or a photograph."""
+    """Scenery outside at infinity: ground, hills or buildings in front of a soft horizon, and sky; or a photograph."""
     slope = direction[:, 2:] / length(direction)[:, None]
     height = (slope + 0.06) / 0.12
     ground, horizon, sky, front = rooms.outside[..., None].unbind(dim=1)
@@ -129,7 +134,7 @@ def outside_color(
 
 
 def skyline_height(rooms: RoomBatch, direction: Float[Tensor, "n 3 rays"]) -> Float[Tensor, "n rays"]:
-    """Slope up to which hills (two waves) or buildings (blocks of several heights) stand before the horizon."""
+    """Height, as a slope, of the hills (two waves) or buildings (blocks of several heights) in front of the horizon."""
     buildings, height, count, phase = rooms.skyline[..., None].unbind(dim=1)
     turn = torch.atan2(direction[:, 1], direction[:, 0])
     hills = 0.6 + 0.3 * torch.sin(count * turn + phase) + 0.1 * torch.sin(2 * count * turn + 2.3 * phase)
@@ -141,7 +146,7 @@ def skyline_height(rooms: RoomBatch, direction: Float[Tensor, "n 3 rays"]) -> Fl
 def panorama_color(
     rooms: RoomBatch, photographs: Float[Tensor, "p 3 height width"], direction: Float[Tensor, "n 3 rays"]
 ) -> Float[Tensor, "n 3 rays"]:
-    """The room's panorama at its brightness, in linear RGB, seen along rays."""
+    """The room's panorama seen along rays, in linear RGB, at the room's brightness."""
     turn = torch.atan2(direction[:, 1], direction[:, 0]) / (2 * torch.pi) + rooms.photo[:, 1, None]
     rise = torch.asin((direction[:, 2] / length(direction)).clamp(-1, 1)) / torch.pi
     return _sample(rooms, photographs, -turn, 0.5 - rise) * rooms.photo[:, 3, None, None]
@@ -153,7 +158,7 @@ def photograph_on_surface(
     x: Float[Tensor, "n rays"],
     y: Float[Tensor, "n rays"],
 ) -> Float[Tensor, "n 3 rays"]:
-    """Albedo of a part of the room's panorama at (x, y) of a picture, from 0 to 1 and upwards."""
+    """Albedo of a picture on a wall at (x, y), each from 0 to 1, y upwards. It shows a part of the room's panorama."""
     turn = rooms.photo[:, 1, None] + PICTURE_WIDTH * (x - 0.5)
     return _sample(rooms, photographs, turn, 0.5 - PICTURE_HEIGHT * (y - 0.5)).clamp(0, 1)
 
@@ -164,7 +169,7 @@ def _sample(
     turn: Float[Tensor, "n rays"],
     down: Float[Tensor, "n rays"],
 ) -> Float[Tensor, "n 3 rays"]:
-    """Bilinear samples of each room's photograph: turn in rounds (it repeats), down from 0 (top) to 1."""
+    """Bilinear samples of each room's photograph: turn in full turns (it repeats), down from 0 (top) to 1."""
     number, _, height, width = photographs.shape
     which = (rooms.photo[:, 0, None] * number).long().clamp(0, number - 1)
     column, row = turn * width - 0.5, (down * height - 0.5).clamp(0, height - 1)

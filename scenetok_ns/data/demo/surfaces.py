@@ -1,4 +1,4 @@
-"""Colours of surfaces in procedural rooms before any light: cells, lines between them, fine patterns of waves."""
+"""Albedo of surfaces in procedural rooms: cells, lines between them, fine patterns of waves."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 from scenetok_ns.data.demo.rooms import DECALS_PER_FACE, MATERIAL_SLICES, NUM_FACES, NUM_OBJECTS, RoomBatch
 
 FINEST_WAVE = 0.4
-"""Waves in a pixel at which a fine pattern has faded away; it is whole at half of this."""
+"""Waves per pixel at which a fine pattern has faded away; fading starts at half of this."""
 PIXEL = 0.01
-"""Width of a pixel at a depth of one metre, in metres, as the fading of patterns takes it (128 pixels across)."""
+"""Assumed width of a pixel at a depth of one metre, in metres, for the fading of patterns (128 pixels across)."""
 
 
 def look_up(table: Float[Tensor, "n rows columns"], row: Int[Tensor, "n rays"]) -> Float[Tensor, "n columns rays"]:
-    """Rows of a table, one for each ray, laid out so that every column is contiguous."""
+    """Look up a row of a table for each ray; every column of the result is contiguous."""
     columns = table.shape[-1]
     return table.transpose(1, 2).gather(2, row[:, None].expand(-1, columns, -1))
 
@@ -25,7 +25,7 @@ def field(look: Float[Tensor, "n material rays"], name: str) -> Float[Tensor, "n
 
 
 def length(vector: Float[Tensor, "n 3 rays"]) -> Float[Tensor, "n rays"]:
-    """Norm over dim -2; much faster than torch's over a dimension that isn't the last."""
+    """Norm over dim -2. For a dimension that is not the last, this is much faster than torch's norm."""
     x, y, z = vector.unbind(dim=-2)
     return (x * x + y * y + z * z).sqrt()
 
@@ -38,7 +38,10 @@ def covering_decal(
     u_middle: Float[Tensor, "n rays"],
     v_low: Float[Tensor, "n rays"],
 ) -> tuple[Int[Tensor, "n rays"], Float[Tensor, "n rays"], Float[Tensor, "n rays"]]:
-    """Replace faces of the room by the last rectangle on them that covers (u, v), with that one's origin."""
+    """Replace faces of the room with the last decal on them that covers (u, v).
+
+    Returns the surfaces, and the middle along u and lower edge along v of each.
+    """
     face = (surface - NUM_OBJECTS).clamp_min(0)
     rects = look_up(rooms.decal_rect.flatten(2), face).unflatten(1, (DECALS_PER_FACE, 4))
     inside = (u[:, None] - rects[:, :, 0]).abs() < rects[:, :, 2]
@@ -63,8 +66,18 @@ def surface_color(
     depth: Float[Tensor, "n rays"],
     horizontal: Bool[Tensor, "n rays"],
 ) -> tuple[Float[Tensor, "n 3 rays"], Bool[Tensor, "n 1 rays"], Float[Tensor, "n rays"], Float[Tensor, "n rays"]]:
-    """Albedo at (u, v) metres from the middle and lower edge, where it is the line between two cells, and the place
-    (x, y) in the cell, from 0 to 1. depth: distance from the camera in metres; fine patterns fade with it."""
+    """Albedo of a material at a point of its surface.
+
+    Args:
+        look: Materials.
+        u: Distance from the middle of the surface in metres.
+        v: Distance from its lower edge in metres.
+        depth: Distance from the camera in metres; fine patterns fade with it.
+        horizontal: Whether the surface is horizontal.
+
+    Returns:
+        Albedo, whether the point is on a line between two cells, and the place (x, y) in the cell, from 0 to 1.
+    """
     cell_u, cell_v = field(look, "cell_u")[:, 0], field(look, "cell_v")[:, 0]
     row = torch.floor(v / cell_v)
     across = u / cell_u + field(look, "shift_u")[:, 0]
@@ -91,9 +104,9 @@ def waves(
     depth: Float[Tensor, "n rays"],
     number: Float[Tensor, "n rays"],
 ) -> Float[Tensor, "n rays"]:
-    """Factor on the brightness by the fine pattern; exactly 1 where its waves are too fine for the camera.
+    """Brightness factor of the fine pattern; exactly 1 where its waves are too fine for the camera.
 
-    number: phase in radians, so that neighbouring cells (planks, tiles) differ.
+    number: phase in radians, which differs between neighbouring cells (planks, tiles).
     """
     share, per_u, per_v, bend, product = (
         field(look, name)[:, 0] for name in ("grain", "grain_u", "grain_v", "grain_bend", "grain_product")

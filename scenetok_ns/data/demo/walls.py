@@ -21,7 +21,7 @@ NOTHING = -1.0
 
 @dataclass(frozen=True)
 class Window:
-    """rect: in its wall's coordinates, see RoomBatch.decal_rect."""
+    """A window. rect: rectangle in its wall's coordinates, see RoomBatch.decal_rect."""
 
     spot: int
     rect: Float[Tensor, "b 4"]
@@ -36,7 +36,7 @@ class Decal:
 
 @dataclass(frozen=True)
 class Faces:
-    """Appearance of the six faces of the rooms; order -x, +x, -y, +y, floor, ceiling."""
+    """Appearance of the six faces of the rooms, in the order -x, +x, -y, +y, floor, ceiling."""
 
     look: Float[Tensor, "b 6 material"]
     decal_rect: Float[Tensor, "b 6 decals 4"]
@@ -52,7 +52,15 @@ def draw_faces(
     positions: Float[Tensor, "b 4"],
     rug: tuple[Float[Tensor, "b 3"], Float[Tensor, "b 3"]],
 ) -> Faces:
-    """positions: of the four pieces of furniture along their walls. rug: middle and half size in the world."""
+    """Draw the appearance of walls, floor and ceiling.
+
+    Args:
+        draws: Random numbers.
+        shell: The empty rooms.
+        roles: The rooms' palettes, from `draw_roles`.
+        positions: Position of each of the four pieces of furniture along its wall.
+        rug: Middle and half size of the rug in the world.
+    """
     paint = draw_paint(draws)
     boards = draw_skirting(draws, shell)
     small = draw_window(draws, shell, 1, (0.45, 0.7), probability=0.4)
@@ -86,7 +94,7 @@ def draw_faces(
 def stack_decals(
     faces: list[list[Decal]],
 ) -> tuple[Float[Tensor, "b faces decals 4"], Float[Tensor, "b faces decals material"]]:
-    """Rectangles and looks of some faces, each padded with rectangles that cover nothing."""
+    """Rectangles and materials of the decals of some faces, each face padded with decals that cover nothing."""
     first = next(decal for face in faces for decal in face)
     blank = Decal(torch.full_like(first.rect, NOTHING), torch.zeros_like(first.look))
     full = [face + [blank] * (DECALS_PER_FACE - len(face)) for face in faces]
@@ -100,7 +108,7 @@ def rectangle(along: Tensor, middle: Tensor, half_width: Tensor, half_height: Te
 
 
 def draw_paint(draws: Draws) -> Float[Tensor, "b 4 material"]:
-    """All walls alike, except sometimes the first spot's wall; some have broad stripes."""
+    """Paint for the walls: all alike, except sometimes the first spot's wall; some rooms have broad stripes."""
     common, accent = draws.color("wall"), draws.color("accent_wall")
     colors = common[:, None].repeat(1, 4, 1)
     colors[:, 0] = torch.where(draws.chance(0.6)[:, None], accent, common)
@@ -150,7 +158,7 @@ def draw_window(draws: Draws, shell: Shell, spot: int, half_width: tuple[float, 
 
 
 def draw_panes(draws: Draws, roles: dict[str, Tensor], window: Window) -> Decal:
-    """The outside behind a frame with one or two crossbars."""
+    """The panes of a window, which show the outside, with a frame and one to three glazing bars."""
     frame = torch.where(draws.chance(0.7)[:, None], roles["white"], roles["wood_dark"])
     columns = draws.choice(torch.tensor([2.0, 2.0, 3.0]))
     rows = draws.choice(torch.tensor([1.0, 2.0]))
@@ -162,7 +170,7 @@ def draw_panes(draws: Draws, roles: dict[str, Tensor], window: Window) -> Decal:
 
 
 def draw_curtains(draws: Draws, window: Window) -> Decal:
-    """Curtains drawn aside: they are visible left and right of the window, which covers them."""
+    """Drawn-back curtains: a rectangle wider than the window, which covers all but its left and right ends."""
     color = draws.color("curtain")
     look = material(
         color,
@@ -183,7 +191,7 @@ def draw_curtains(draws: Draws, window: Window) -> Decal:
 
 
 def draw_picture(draws: Draws, shell: Shell, spot: int, along: Float[Tensor, " b"]) -> Decal:
-    """A framed picture: two colours, one over the other or one in the middle of the other."""
+    """A framed picture of two colours: a vertical gradient, or a disc of one on the other."""
     half_width, half_height = draws.uniform(0.3, 0.7), draws.uniform(0.25, 0.4)
     rect = rectangle(along, draws.uniform(1.6, 1.75), half_width, half_height)
     is_disc = draws.chance(0.5) * 1.0
@@ -203,7 +211,7 @@ def draw_picture(draws: Draws, shell: Shell, spot: int, along: Float[Tensor, " b
 
 
 def draw_door(draws: Draws, shell: Shell, roles: dict[str, Tensor], furniture: Float[Tensor, " b"]) -> Decal:
-    """On the free side of the furniture at spot 2."""
+    """A door beside the furniture at spot 2, on the side that it leaves free."""
     half_width, height = draws.uniform(0.42, 0.5), draws.uniform(2.0, 2.12)
     along = -furniture.sign() * (shell.length[:, 2] / 2 - half_width - draws.uniform(0.3, 0.5))
     color = torch.where(draws.chance(0.5)[:, None], roles["wood"], roles["white"])

@@ -1,4 +1,4 @@
-"""Procedural rooms as files: in RealEstate10K's layout (as SceneTok stores it) and in DL3DV's."""
+"""Write procedural rooms as files in the layout of RealEstate10K (as SceneTok stores it) or DL3DV."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SCENES_PER_CHUNK = 8
 JPEG_QUALITY = 95
 MILLIMETRES = 1000
 DEPTH_FOLDER = "depths"
-"""16-bit PNG files of millimetres, as Nerfstudio reads depth (`depth_file_path`, unit 0.001)."""
+"""Folder of depth maps: 16-bit PNG files in millimetres, as Nerfstudio reads them (`depth_file_path`, unit 0.001)."""
 DL3DV_REDUCTION = 4
-"""images_4 holds pictures of a quarter of the size that transforms.json states."""
+"""Factor between the size that transforms.json states and that of the pictures in images_4."""
 
 
 @dataclass(frozen=True)
 class DemoScene:
-    """One scene as it is written. images: display values; depths: along the camera's axis, in whole millimetres."""
+    """One scene to write. images: display values as bytes. depths: along the camera's axis, in whole millimetres."""
 
     key: str
     images: UInt8[Tensor, "v h w 3"]
@@ -50,7 +50,7 @@ class DemoScene:
 
 
 def make_scene(seed: int, split: Split, index: int, num_frames: int, size: int, depth: bool = False) -> DemoScene:
-    """Scene `index` of a split; it depends on nothing else than these arguments. depth: with a depth map a frame."""
+    """Create scene `index` of a split from these arguments alone. depth: add a depth map for each frame."""
     rooms = sample_rooms([scene_seed(seed, split, index)])
     c2w = sample_walks(rooms, num_frames)
     images = render_rooms(rooms, c2w, rooms.intrinsics, size)[0]
@@ -73,10 +73,22 @@ def write_demo_data(
     depth: bool = False,
     on_scene: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write scenes to `output`/{train,test}; the folder appears when it is complete.
+    """Write scenes to `output`/{train,test}. The folder appears when it is complete.
 
-    num_scenes: of each split. depth: also an exact depth map of each frame (docs/data.md has their form). on_scene is
-    called after each scene. Raises FileExistsError if `output` holds anything.
+    Args:
+        output: Folder to create.
+        layout: "re10k" or "dl3dv".
+        num_scenes: Number of scenes of each split.
+        num_frames: Number of frames of each scene.
+        size: Side of the frames in pixels.
+        seed: Random seed of the data set.
+        workers: Number of threads. None: one for each core.
+        depth: Also write an exact depth map of each frame (docs/data.md describes the format).
+        on_scene: Called after each scene.
+
+    Raises:
+        FileExistsError: `output` is not empty.
+        ValueError: The layout, a count or a size is invalid.
     """
     if layout not in WRITERS:
         raise ValueError(f"write_demo_data: expected layout {' or '.join(WRITERS)}, got {layout!r}")
@@ -95,16 +107,16 @@ def write_demo_data(
                     made = pool.map(lambda i, split=split: make_scene(seed, split, i, num_frames, size, depth), indices)
                     WRITERS[layout](folder / split, made, on_scene)
     finally:
-        torch.set_num_threads(before)  # a part of what the pool set, MKL's, is the whole process's
+        torch.set_num_threads(before)  # the pool's setting affects the whole process where MKL is concerned
 
 
 def _one_thread() -> None:
-    """Scenes are made side by side: threads inside one would only get into each other's way."""
+    """Use one thread for each scene: scenes are created in parallel, and more threads would compete for the cores."""
     torch.set_num_threads(1)
 
 
 def write_re10k(folder: Path, scenes: Iterator[DemoScene], on_scene: Callable[[], None]) -> None:
-    """Chunks NNNNNN.torch, each a list of scenes, and index.json: key -> chunk."""
+    """Write chunks NNNNNN.torch, each a list of scenes, and index.json: key -> chunk."""
     folder.mkdir(parents=True)
     index: dict[str, str] = {}
     chunk: list[dict] = []
@@ -127,8 +139,12 @@ def _write_chunk(path: Path, scenes: list[dict]) -> None:
 
 
 def re10k_example(scene: DemoScene) -> dict:
-    """cameras: fx, fy, cx, cy (divided by the image size), 0, 0, then the 3 x 4 world-to-camera matrix by rows. depths:
-    int16 [frames, height, width], millimetres along the camera's axis at the middle of each pixel."""
+    """Convert a scene to an entry of a chunk.
+
+    `cameras` holds fx, fy, cx, cy (divided by the image size), 0, 0, then the 3 x 4 world-to-camera matrix by rows.
+    `depths`, if there are depth maps, is int16 [frames, height, width]: millimetres along the camera's axis at the
+    middle of each pixel.
+    """
     w2c = torch.linalg.inv(scene.c2w.double())[:, :3].flatten(1)
     k = scene.intrinsics.double()
     lens = torch.stack([k[0, 0], k[1, 1], k[0, 2], k[1, 2], torch.zeros_like(k[0, 0]), torch.zeros_like(k[0, 0])])
@@ -150,7 +166,7 @@ def jpeg_bytes(image: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, " bytes"]:
 
 
 def write_dl3dv(folder: Path, scenes: Iterator[DemoScene], on_scene: Callable[[], None]) -> None:
-    """Folders KEY/nerfstudio with transforms.json (OpenGL camera-to-world) and images_4."""
+    """Write folders KEY/nerfstudio with transforms.json (OpenGL camera-to-world) and images_4."""
     for scene in scenes:
         images = folder / scene.key / "nerfstudio" / f"images_{DL3DV_REDUCTION}"
         images.mkdir(parents=True)

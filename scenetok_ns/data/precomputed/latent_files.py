@@ -1,14 +1,14 @@
 """Files of precomputed latents, in the layout of the published data loader.
 
-    root/latents.json                              how they were made (ours; sets made by the published scripts lack it)
+    root/latents.json                              settings (ours only; sets made by the published scripts lack it)
     root/map_dict.json                             {split: {factor: {scene: [file, mirrored file]}}}
     root/{train|test}/{factor}/{scene}.npz         latent [l, c, h, w], extrinsics [v, 4, 4], intrinsics [v, 3, 3]
     root/{train|test}/{factor}/{scene}_flipped.npz the mirrored scene
 
-Latents are raw, as the autoencoder gives them, in float16. Every `factor`-th frame was taken. Cameras are OpenCV
+Latents are raw, as the autoencoder returns them, in float16. Every `factor`-th frame was taken. Cameras are OpenCV
 camera-to-world and normalised intrinsics of the crop, one for each frame. The published scripts store cameras in
-float16; we store float32, which the published loader reads as well. A file appears under its name only when it is
-complete. Published code: src/dataset/dataset_latent.py, src/scripts/precompute_latents.
+float16; we store float32, which the published loader reads as well. A file gets its name only when it is complete.
+Published code: src/dataset/dataset_latent.py, src/scripts/precompute_latents.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class LatentSettings(SetSettings):
-    """Everything that the numbers in a set depend on, beside the photographs."""
+    """Settings of a set of latents: everything that its numbers depend on, apart from the photographs."""
 
     FILE, PATTERN, KIND = "latents.json", "*/*/*.npz", "latents"
 
@@ -57,7 +57,7 @@ def latent_path(root: Path, split: str, factor: int, scene: str, flipped: bool) 
 
 
 def check_scene_name(scene: str) -> None:
-    """Raise BadScene unless the name can be a file name that cannot be taken for another."""
+    """Raise BadScene unless the name of a scene can be used as an unambiguous file name."""
     if not scene or scene.startswith(".") or "/" in scene or "\\" in scene or scene.endswith(FLIPPED):
         raise BadScene(f"its name cannot be a file name for latents (it must not end with {FLIPPED})", scene)
 
@@ -87,7 +87,7 @@ class LatentFile:
 
 
 class MappedLatents:
-    """A file whose arrays are mapped, not read: picking some latents of a long scene reads only those.
+    """A file whose arrays are memory-mapped: picking some latents of a long scene reads only those.
 
     Raises BadScene if the file is missing, damaged or has other arrays.
     """
@@ -97,7 +97,7 @@ class MappedLatents:
             arrays = _map_npz(path)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BadScene(
-                f"latents {path} cannot be read ({error}); delete the file and make it again", scene
+                f"latents {path} cannot be read ({error}); delete the file and create it again", scene
             ) from error
         for name, axes in ARRAYS.items():
             if name not in arrays or arrays[name].ndim != axes or arrays[name].dtype.kind != "f":
@@ -117,12 +117,12 @@ class MappedLatents:
         return _to_float(self.extrinsics), _to_float(self.intrinsics)
 
     def pick(self, indices: Tensor) -> Float[Tensor, "l c h w"]:
-        """Some latents, in their stored precision."""
+        """Read the latents with these indices, in their stored precision."""
         return torch.from_numpy(np.array(self.latents[indices.numpy()]))
 
 
 def verify_file(path: Path) -> str | None:
-    """Read a whole file; returns what is wrong with it, if anything."""
+    """Read and check a whole file. Returns the problem, or None if there is none."""
     try:
         with zipfile.ZipFile(path) as archive:
             if (member := archive.testzip()) is not None:
@@ -140,10 +140,10 @@ def verify_file(path: Path) -> str | None:
 
 
 def write_map(root: Path) -> dict[str, Any]:
-    """Write the map file for the existing scenes; returns its content.
+    """Write the map file for the existing scenes, and return its content.
 
-    Like the published script it names the mirrored file of every scene, whether or not it exists. Several processes
-    may end at the same time: each checks again until the file has the content that it wrote.
+    Like the published script, it names the mirrored file of every scene, whether it exists or not. Several processes
+    may finish at the same time, so each one repeats this until the file on disk has the content that it wrote.
     """
     while True:
         content = make_map(root)
@@ -164,7 +164,7 @@ def make_map(root: Path) -> dict[str, Any]:
 
 
 def read_map(root: Path) -> dict[str, Any] | None:
-    """Content of the map file; None if there is none or it cannot be read."""
+    """Read the map file; None if it is missing or cannot be read."""
     try:
         return read_json(root / MAP_FILE)
     except JsonError:
@@ -172,13 +172,13 @@ def read_map(root: Path) -> dict[str, Any] | None:
 
 
 def scene_names(folder: Path) -> list[str]:
-    """Scenes with latents in the folder of a split and factor, sorted."""
+    """Names of the scenes with latents in the folder of a split and factor, sorted."""
     names = (path.stem for path in folder.glob("*.npz") if not path.name.startswith("."))
     return sorted(name for name in names if not name.endswith(FLIPPED))
 
 
 def _map_npz(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an uncompressed .npz, mapped read-only. Compressed ones are read. Never unpickles."""
+    """Map the arrays of an uncompressed .npz read-only; read compressed ones. Never unpickles."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         for name in ARRAYS:
@@ -204,7 +204,7 @@ def _map_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member begin: after its local header, whose name and extra fields have their own lengths."""
+    """Offset of a member's bytes: behind its local header, whose name and extra field have lengths of their own."""
     with path.open("rb") as file:
         file.seek(info.header_offset + 26)
         lengths = file.read(4)

@@ -1,4 +1,4 @@
-"""Computes the latents of many scenes once: resumable, in shards, the same bytes however often it was interrupted."""
+"""Compute the latents of many scenes: resumable, in shards, with the same bytes however often it is interrupted."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from scenetok_ns.tools.seeds import named_generator
 
 @dataclass(frozen=True)
 class LatentJob:
-    """Options of a job."""
+    """Options of a job that computes latents."""
 
     root: Path
+    """Folder of the set."""
     settings: LatentSettings
     sources: Mapping[str, SceneSource]
     """Split -> scenes."""
     factors: tuple[int, ...] = (1,)
-    """Every how many frames one is taken, one set of files for each."""
+    """Frame strides: N takes every N-th frame. Each stride has its own files."""
     flip_splits: tuple[str, ...] = ()
-    """Splits whose mirrored scenes are computed as well."""
+    """Splits for which mirrored scenes are computed as well."""
     min_frames: int = 32
-    """Scenes with fewer frames, after taking every n-th, are left out (published: 32)."""
+    """Scenes with fewer frames, after applying the stride, are left out (published: 32)."""
     shard: Shard = field(default_factory=Shard)
     workers: int = 4
     """Number of scenes that are decoded at the same time, ahead of the autoencoder."""
@@ -49,7 +50,7 @@ class LatentJob:
             raise ValueError(f"LatentJob: splits {sorted(self.sources)} of {SPLITS}, factors {self.factors} from 1")
 
     def scenes(self) -> list[tuple[str, str]]:
-        """(split, scene) of this shard."""
+        """(split, scene) of all scenes in this shard."""
         return [(split, key) for split, source in self.sources.items() for key in self.shard.of(list(source.keys))]
 
     def variants(self, split: str) -> list[tuple[int, bool]]:
@@ -67,9 +68,16 @@ def compute_latents(
 ) -> JobReport:
     """Create the missing files of this shard, then the map file.
 
-    A scene that cannot be used is skipped and reported. Files appear complete or not at all, and their bytes depend on
-    `job.settings` and the photographs alone, so an interrupted run is continued by running it again.
-    `on_scene` is called after each scene of the shard. Raises DataError if the folder holds a set with other settings.
+    A scene that cannot be used is skipped and reported. Files are complete or absent, and their bytes depend on
+    `job.settings` and the photographs alone, so running an interrupted job again continues it.
+
+    Args:
+        job: Scenes and options.
+        autoencoder: The autoencoder that `job.settings` names.
+        on_scene: Called after each scene of the shard.
+
+    Raises:
+        DataError: The folder holds a set with other settings.
     """
     tasks = (_task(job, autoencoder, split, key) for split, key in job.scenes())
     report = run_tasks(job.root, job.settings, tasks, job.workers, on_scene)
@@ -99,7 +107,7 @@ def _load_all(scene: Scene, image_size: int, min_frames: int) -> Views:
 
 
 def _encode(job: LatentJob, autoencoder: Autoencoder, key: str, views: Views, factor: int, flip: bool) -> LatentFile:
-    """One file: every `factor`-th frame, cut to whole chunks of the autoencoder."""
+    """Encode one file: every `factor`-th frame, cut to whole chunks of the autoencoder."""
     layout = autoencoder.space.layout
     available = -(-len(views.images) // factor)
     count = available // layout.frames_per_chunk * layout.frames_per_chunk
@@ -121,10 +129,10 @@ def _encode(job: LatentJob, autoencoder: Autoencoder, key: str, views: Views, fa
 def frame_noise(
     seed: int, key: str, frames: Sequence[int], flip: bool, autoencoder: Autoencoder, image_size: int
 ) -> Tensor:
-    """Standard normal noise [l, c, h, w] of the latents that begin with each chunk's frames.
+    """Draw standard normal noise [l, c, h, w] for the latents of some frames.
 
-    Each latent's noise follows from seed, scene, its first frame and mirroring alone, so it is the same in every run,
-    shard and batch, and different for every picture.
+    The noise of a latent depends only on the seed, the scene, the latent's first frame and mirroring, so it is the same
+    in every run, shard and batch, and different for every picture.
     """
     space = autoencoder.space
     shape = (space.channels, *space.latent_size((image_size, image_size)))
@@ -133,7 +141,7 @@ def frame_noise(
 
 
 def verify_set(root: Path, on_file: Callable[[Path], None] = lambda path: None) -> dict[Path, str]:
-    """Read every file of a set; returns those that are unusable, with what is wrong."""
+    """Read every file of a set. Returns the unusable ones with their problems. Raises DataError if there is no file."""
     files = sorted(path for path in root.glob("*/*/*.npz") if not path.name.startswith("."))
     if not files:
         raise DataError(f"{root} holds no latents (expected {root}/train/1/SCENE.npz)")

@@ -1,4 +1,4 @@
-"""Precomputed latents as a source of training data: which scenes have them, and some views of a scene."""
+"""Precomputed latents as training data: find the scenes that have them, and read some views of a scene."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LatentViews:
-    """Some latents of a scene with the cameras of all their frames."""
+    """Some latents of a scene, and the cameras of all their frames."""
 
     latents: Float[Tensor, "l c h w"]
     """Raw latents in the precision of the file; `LatentSpace.normalize` prepares them for the networks."""
@@ -32,7 +32,7 @@ class LatentViews:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which of the wanted scenes have latents."""
+    """The wanted scenes with and without latents."""
 
     present: tuple[str, ...]
     missing: tuple[str, ...]
@@ -51,10 +51,11 @@ class Coverage:
 
 
 class LatentStore:
-    """One split and factor of a set of latents, ours or of the published scripts (see `latent_files`).
+    """One split and factor of a set of latents, made by this package or by the published scripts (see `latent_files`).
 
-    `space` is that of the autoencoder they must come from; shapes that do not fit it are refused by scene. Only names
-    are read at first. Raises DataError if there is no latent at all, or the set names another autoencoder.
+    `space` is the latent space of the expected autoencoder; scenes whose latents have other shapes raise BadScene when
+    they are read. At first, only file names are read. Raises DataError if there are no latents at all, or the set names
+    another autoencoder.
     """
 
     def __init__(
@@ -90,7 +91,12 @@ class LatentStore:
         return self._open(key, flipped).cameras()
 
     def views(self, key: str, frames: Tensor, *, flipped: bool = False) -> LatentViews:
-        """The latents of `frames`, which must be all frames of some latents, in order. Raises BadScene, ValueError."""
+        """Read the latents of `frames`: all frames of one or more latents, in order.
+
+        Raises:
+            BadScene: The file is damaged, or does not have these frames.
+            ValueError: `frames` contains only some frames of a latent, or another order.
+        """
         file = self._open(key, flipped)
         if len(frames) and not 0 <= int(frames.min()) <= int(frames.max()) < file.num_frames:
             raise BadScene(f"frame {int(frames.max())} was asked for, but latents are of {file.num_frames} frames", key)
@@ -124,7 +130,7 @@ class LatentStore:
 
 
 class LatentScenes:
-    """Scenes that have latents of both autoencoders: used in training instead of photographs."""
+    """Scenes with latents of both autoencoders, which training uses instead of photographs."""
 
     def __init__(self, context: LatentStore, target: LatentStore, keys: Iterable[str]) -> None:
         """`keys`: the scenes of the data set, which may lack latents. Raises DataError if none has both."""
@@ -141,7 +147,7 @@ class LatentScenes:
         return self.context.has(key, flipped=True) and self.target.has(key, flipped=True)
 
     def summary(self, random_flip: bool) -> list[str]:
-        """Lines for the log: which scenes lack latents, or, if they are wanted, mirrored latents."""
+        """Lines for the log: scenes without latents, and, with `random_flip`, the number without mirrored latents."""
         lines = [coverage.summary() for coverage in self.coverages if coverage.missing]
         plain = sum(not self.has_flipped(key) for key in self.keys) if random_flip else 0
         if plain:

@@ -1,4 +1,4 @@
-"""Shared by jobs over all scenes of a data set: shards of the work, loading ahead, skipped scenes, a report."""
+"""Common parts of jobs over all scenes of a data set: shards, reading ahead, skipped scenes, a report."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            raise ValueError(f"shard {self.index}/{self.count}: the first number counts from 0 up to the second")
+            raise ValueError(
+                f"shard {self.index}/{self.count}: the first number must be at least 0 and below the second"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """`i/n`, i from 0."""
+        """Parse `i/n`, where i counts from 0. Raises ValueError."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal()):
             raise ValueError(f"shard {text!r}: expected i/n, such as 0/8 for the first of eight")
@@ -38,9 +40,9 @@ class Shard:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Shard:
-        """Read the shard from a SLURM job array, and inside each of its jobs (or without one) from torchrun or srun.
+        """Read the shard from the variables of a SLURM job array and, inside or without one, of torchrun or srun.
 
-        Eight jobs of four processes each are 32 shards. Without such variables: everything.
+        Eight jobs of four processes each are 32 shards. Without such variables, the shard is all of the work.
         """
         shard = cls()
         for index, count, first, step in _SHARD_VARIABLES:
@@ -54,13 +56,13 @@ class Shard:
         return shard
 
     def of(self, keys: Sequence[T]) -> Sequence[T]:
-        """A run of consecutive keys: neighbours share files in some data sets."""
+        """Return the shard's keys. They are consecutive, because neighbours share files in some data sets."""
         start, stop = (len(keys) * i // self.count for i in (self.index, self.index + 1))
         return keys[start:stop]
 
 
 def _variable(environment: Mapping[str, str], name: str, default: str = "") -> int:
-    """A number in the environment. Raises ValueError that names the variable."""
+    """Read a number from the environment. Raises ValueError that names the variable."""
     text = environment.get(name, default)
     try:
         return int(text)
@@ -73,28 +75,28 @@ def _variable(environment: Mapping[str, str], name: str, default: str = "") -> i
 _SHARD_VARIABLES = (
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"),
     ("RANK", "WORLD_SIZE", "", ""),
-    # Of a job step: in a batch script without srun SLURM_PROCID is 0 of SLURM_NTASKS, though it is the only process.
+    # Not SLURM_NTASKS: in a batch script without srun, it may exceed 1 although there is only one process, number 0.
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "", ""),
 )
 
 
 @dataclass(frozen=True)
 class SceneTask(Generic[T]):
-    """Work on one scene; its files have the name of the scene."""
+    """Work on one scene, whose name is also the name of the files."""
 
     key: str
     complete: bool
     """Whether all its files exist."""
     open: Callable[[], Callable[[], T]]
-    """Opens the scene, and returns what decodes its photographs. Either raises BadScene."""
+    """Opens the scene, and returns a function that decodes its photographs. Both may raise BadScene."""
     write: Callable[[T], Iterable[Path]]
-    """Creates the missing files one by one. Raises BadScene."""
+    """Creates the missing files and yields their paths one by one. May raise BadScene."""
 
 
 @dataclass(frozen=True)
 class JobReport:
     written: int
-    """Files."""
+    """Number of files written."""
     present: int
     """Number of scenes that were complete before."""
     skipped: SkippedScenes
@@ -105,8 +107,17 @@ def run_tasks(
 ) -> JobReport:
     """Create the missing files of all tasks.
 
-    A scene that cannot be used is skipped and reported. `on_scene` is called after each scene. `workers`: scenes that
-    are decoded at the same time, ahead of the networks. Raises DataError if `root` holds a set with other settings.
+    A scene that cannot be used is skipped and reported.
+
+    Args:
+        root: Folder of the set.
+        settings: Settings of the set.
+        tasks: Work on each scene.
+        workers: Number of scenes that are decoded at the same time, ahead of the networks.
+        on_scene: Called with the name of each scene after it is done.
+
+    Raises:
+        DataError: `root` holds a set with other settings.
     """
     root.mkdir(parents=True, exist_ok=True)
     settings.claim(root)
@@ -127,7 +138,10 @@ def run_tasks(
 
 
 def _load_ahead(tasks: Iterable[SceneTask[T]], workers: int) -> Iterator[tuple[SceneTask[T], Callable[[], T] | None]]:
-    """Photographs are decoded by threads some scenes ahead; None for what is complete."""
+    """Yield each task with a function that returns its photographs, which threads decode some scenes ahead.
+
+    The function is None for tasks that are complete.
+    """
     queue: deque[tuple[SceneTask[T], Callable[[], T] | None]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -141,7 +155,7 @@ def _load_ahead(tasks: Iterable[SceneTask[T]], workers: int) -> Iterator[tuple[S
 
 
 def _start_loading(task: SceneTask[T], pool: ThreadPoolExecutor) -> Callable[[], T]:
-    """Opens the scene at once (sources are not made for threads), its photographs in a thread."""
+    """Open the scene at once, because sources are not thread-safe, and decode its photographs in a thread."""
     future: Future[T]
     try:
         check_scene_name(task.key)

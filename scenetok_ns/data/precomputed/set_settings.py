@@ -1,4 +1,4 @@
-"""How a set of files that were computed once was made: a JSON file beside them, compared before more are added."""
+"""Settings of a set of precomputed files, in a JSON file beside them. They are compared before files are added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Settings = TypeVar("Settings", bound="SetSettings")
 
 @dataclass(frozen=True)
 class SetSettings:
-    """Base of dataclasses that hold everything the numbers in a set depend on, beside the photographs."""
+    """Base of dataclasses that hold everything the numbers in a set depend on, apart from the photographs."""
 
     FILE: ClassVar[str]
     """Name of the JSON file in the folder of the set."""
@@ -27,7 +27,7 @@ class SetSettings:
 
     @classmethod
     def read(cls: type[Settings], root: Path) -> Settings | None:
-        """Settings of an existing set; None if it does not say. Raises DataError for a damaged file."""
+        """Read the settings of an existing set; None if it has no such file. Raises DataError for a damaged file."""
         path = root / cls.FILE
         if not path.is_file():
             return None
@@ -37,7 +37,11 @@ class SetSettings:
             raise DataError(f"{path} is damaged ({error}); choose another folder for the {cls.KIND}") from error
 
     def claim(self, root: Path) -> None:
-        """Write the settings of a new set, or make sure that the existing set has the same ones."""
+        """Write the settings of a new set, or check that an existing set has the same ones.
+
+        Raises:
+            DataError: The existing set has other settings, or none.
+        """
         existing = self.read(root)
         if existing is None:
             if any(root.glob(self.PATTERN)):

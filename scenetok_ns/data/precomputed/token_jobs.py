@@ -1,4 +1,4 @@
-"""Encodes the scenes of a split into a token set: resumable, in shards."""
+"""Encode the scenes of a split into a token set: resumable, in shards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenJob:
-    """Options of a job."""
+    """Options of a job that encodes scenes."""
 
     root: Path
     split: str
@@ -48,7 +48,7 @@ class _Draw:
 
     context: Int64[Tensor, " context"]
     reference: int
-    """Place in `context`."""
+    """Index of the reference view in `context`."""
     flipped: bool
 
 
@@ -56,16 +56,23 @@ class _Draw:
 def compute_tokens(job: TokenJob, model: SceneTok, on_scene: Callable[[str], None] = lambda key: None) -> JobReport:
     """Create the missing files of this shard.
 
-    A scene that cannot be used is skipped and reported. Files appear complete or not at all, so an interrupted job is
-    continued by running it again. `on_scene` is called after each scene of the shard. Raises DataError if the folder
-    holds a set with other settings.
+    A scene that cannot be used is skipped and reported. Files are complete or absent, so running an interrupted job
+    again continues it.
+
+    Args:
+        job: Scenes and options.
+        model: Model that encodes the scenes.
+        on_scene: Called after each scene of the shard.
+
+    Raises:
+        DataError: The folder holds a set with other settings.
     """
     tasks = (_task(job, model, key) for key in job.scenes())
     return run_tasks(job.root, job.settings, tasks, job.workers, on_scene)
 
 
 Loaded = tuple[list[_Draw], Int64[Tensor, " f"], Views, int]
-"""Draws, the frames they need and these frames' views, and the number of frames of the scene."""
+"""Drawn views of each encoding, numbers of the frames they need, these frames, and the scene's number of frames."""
 
 
 def _task(job: TokenJob, model: SceneTok, key: str) -> SceneTask[Loaded]:
@@ -84,7 +91,7 @@ def _task(job: TokenJob, model: SceneTok, key: str) -> SceneTask[Loaded]:
 
 
 def draw_encodings(scene: Scene, preset: Preset, count: int, seed: int) -> list[_Draw]:
-    """The views of each encoding: they follow from seed and name of the scene alone. Raises BadScene."""
+    """Draw the views of each encoding, which depend only on the seed and the scene's name. Raises BadScene."""
     layout = latent_space(preset.target_autoencoder).layout
     draws = []
     for number in range(count):

@@ -1,11 +1,11 @@
-"""Scene tokens of a whole split, computed once, for the training of scene generators.
+"""Precomputed scene tokens of a whole split, for the training of scene generators.
 
-    root/tokens.json                  how they were made
+    root/tokens.json                  settings of the set
     root/{train|test}/{scene}.safetensors
 
-A file holds several encodings of its scene, because training must not see one choice of context views only: each has
-context views and a reference of its own, drawn as in training from photographs, and every other one is of the mirrored
-scene where the preset mirrors scenes. Files appear only when they are complete.
+A file holds several encodings of its scene, so that training sees more than one choice of context views. Each encoding
+has its own context views and reference, drawn as in training from photographs. If the preset mirrors scenes, every
+other encoding is of the mirrored scene. Files appear only when they are complete.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ AXES = {"mean": 3, "logvar": 3, "c2w": 4, "intrinsics": 4, "reference": 1, "flip
 
 @dataclass(frozen=True)
 class TokenSettings(SetSettings):
-    """Everything that the tokens of a set depend on, beside the photographs."""
+    """Settings of a set of tokens: everything that they depend on, apart from the photographs."""
 
     FILE, PATTERN, KIND = "tokens.json", "*/*.safetensors", "tokens"
 
     preset: str
     compressor_sha256: str
-    """`checkpoint.module_sha256` of the compressor: tokens of other weights mean something else."""
+    """`checkpoint.module_sha256` of the compressor. Tokens of other weights have another meaning."""
     image_size: int
     views: dict
-    """Fields of the `ViewSamplingConfig` that the context views were drawn with."""
+    """Fields of the `ViewSamplingConfig` with which the context views were drawn."""
     random_flip: bool
     encodings: int
     seed: int
@@ -56,15 +56,14 @@ class SceneEncodings:
     mean: Float[Tensor, "k n dim"]
     logvar: Float[Tensor, "k n dim"]
     c2w: Float[Tensor, "k context 4 4"]
-    """Poses of the context views, camera-to-world, OpenCV axes; mirrored where the encoding is of the mirrored
-    scene."""
+    """Poses of the context views, camera-to-world, OpenCV axes; mirrored if the encoding is of the mirrored scene."""
     intrinsics: Float[Tensor, "k context 3 3"]
     """Intrinsics of the crops, divided by the image size."""
     reference: Int64[Tensor, " k"]
-    """Frame number of the camera that poses were taken relative to: a context view."""
+    """Frame number of the reference: the context view that poses were taken relative to."""
     flipped: Bool[Tensor, " k"]
     num_frames: Int64[Tensor, " 1"]
-    """Number of frames of the encoded scene, to notice another scene of the same name."""
+    """Number of frames of the encoded scene, which reveals another scene of the same name."""
 
     def save(self, path: Path, dtype: torch.dtype) -> None:
         tensors = {field.name: getattr(self, field.name).cpu().contiguous() for field in fields(self)}
@@ -93,9 +92,10 @@ def token_path(root: Path, split: str, scene: str) -> Path:
 
 
 class TokenStore:
-    """The tokens of one split. Only names are read at first.
+    """The tokens of one split. At first, only file names are read.
 
-    Raises DataError if there are none, or they were made by other weights than `compressor_sha256`.
+    Raises DataError if there are none, or if the compressor that made them does not have the digest
+    `compressor_sha256`.
     """
 
     def __init__(self, root: Path, split: str, compressor_sha256: str) -> None:
@@ -117,7 +117,7 @@ class TokenStore:
             raise DataError(f"no tokens in {self.root / split}; `scenetok encode --split {split}` makes them")
 
     def present(self, keys: Iterable[str]) -> Sequence[str]:
-        """The scenes of a data set that have tokens, in their order."""
+        """Return the scenes of a data set that have tokens, in their order. Raises DataError if there is none."""
         wanted = list(keys)
         present = [key for key in wanted if key in self._names]
         if not present:
@@ -132,7 +132,7 @@ class TokenStore:
         return present
 
     def encoding(self, scene: str, number: int) -> Encoding:
-        """Encoding `number` of a scene, tokens in float32. Raises BadScene for a damaged file."""
+        """Read encoding `number` of a scene, with tokens in float32. Raises BadScene for a damaged file."""
         path = token_path(self.root, self.split, scene)
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
@@ -146,7 +146,7 @@ class TokenStore:
                 values = {name: part[number : number + 1][0] for name, part in slices.items()}
         except (OSError, SafetensorError, ValueError, IndexError) as error:
             raise BadScene(
-                f"tokens {path} cannot be read ({error}); delete the file and make it again", scene
+                f"tokens {path} cannot be read ({error}); delete the file and create it again", scene
             ) from error
         return Encoding(
             mean=values["mean"].float(),

@@ -1,4 +1,4 @@
-"""DL3DV as published: a folder for each scene, with Nerfstudio's transforms.json and downscaled images."""
+"""Read DL3DV as it is published: a folder for each scene, with Nerfstudio's transforms.json and downscaled images."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ from scenetok_ns.data.transforms_file import TRANSFORMS, frame_of, read_json
 logger = logging.getLogger(__name__)
 
 IMAGE_FOLDERS = ("images_4", "images_8", "images_2", "images")
-"""Order of preference; the released models were trained on images_4."""
+"""Image folders in order of preference. The released models were trained on images_4."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
 ASPECT_TOLERANCE = 0.02
-"""Stored images are rounded to whole pixels after division by 4 or 8; a larger difference is another image."""
+"""Relative difference of aspect ratios that rounding to whole pixels explains. With a larger one, images differ."""
 
 
 class DL3DVSource(SceneSource):
     """The scene folders in `folder` and in subfolders that are not scenes, or `folder` itself if it is a scene.
 
     DL3DV-ALL is downloaded as `{1K..11K}/<scene>/transforms.json`, the benchmark as
-    `<scene>/nerfstudio/transforms.json`; archives that make one more folder of the scene's name may stay as they are.
-    Beside transforms.json lies the image folder (`image_folder`, or the first that exists of IMAGE_FOLDERS).
+    `<scene>/nerfstudio/transforms.json`. One more folder with the scene's name, which some archives contain, is
+    accepted. Beside transforms.json lies the image folder (`image_folder`, or the first that exists of IMAGE_FOLDERS).
 
-    Frames are put in the order of their file names, which is the order of the video; published evaluation indices
-    count them so. Lens distortion (k1 to p2) is not removed:
-    the published code ignores it, and the released weights expect the images as they are.
-    Raises DataError if there is no scene.
+    Frames are sorted by their file names, which is the order of the video and of the frame numbers in published
+    evaluation indices. Lens distortion (k1 to p2) is not removed: the published code ignores it, and the released
+    weights expect the images as they are. Raises DataError if there is no scene.
     """
 
     def __init__(self, folder: Path, image_folder: str | None = None) -> None:
@@ -137,25 +136,25 @@ def parse_transforms(meta: dict[str, Any], key: str) -> tuple[Float[Tensor, "v 4
 
 
 def home_of_scene(scene: Path) -> Path | None:
-    """The folder of transforms.json."""
+    """Return the folder of a scene's transforms.json; None if it has none."""
     places = (scene / "nerfstudio", scene, scene / scene.name / "nerfstudio", scene / scene.name)
     return next((path for path in places if (path / TRANSFORMS).is_file()), None)
 
 
 @dataclass
 class FoundScenes:
-    """Content of a folder: itself as a scene, or the scenes in it."""
+    """Content of a folder: the folder itself as a scene, or the scenes in it."""
 
     homes: dict[str, Path] = field(default_factory=dict)
     """Scene -> folder of its transforms.json."""
     packed: list[str] = field(default_factory=list)
-    """Scenes that are archives."""
+    """Names of .zip archives."""
     without: list[str] = field(default_factory=list)
-    """Folders that hold neither."""
+    """Names of folders that are not scenes."""
 
 
 def scenes_in(folder: Path) -> FoundScenes:
-    """The scene that a folder is, or the scenes of a folder such as DL3DV-ALL's 1K to 11K."""
+    """Find the scene that a folder is, or the scenes in a folder such as DL3DV-ALL's 1K to 11K."""
     if (home := home_of_scene(folder)) is not None:
         return FoundScenes({folder.name: home})
     found = FoundScenes()

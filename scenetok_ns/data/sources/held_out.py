@@ -1,4 +1,4 @@
-"""Training on the scenes that are also evaluated, without the views that they are evaluated on."""
+"""Train on scenes that are also evaluated, without their evaluation views."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scenetok_ns.data.scenes import Scene, SceneSource, ViewIndices, scene_part
 
 
 class HeldOutTargets(SceneSource):
-    """A source that removes the target views from its evaluation scenes, except targets that are also context.
+    """A source without the target views of its evaluation scenes, except targets that are also context views.
 
-    `views` gives the evaluation views of a scene, and may raise BadScene. Frames keep their order.
+    `views` returns the evaluation views of a scene, and may raise BadScene. Frames keep their order.
     """
 
     def __init__(self, source: SceneSource, evaluated: Collection[str], views: Callable[[Scene], ViewIndices]) -> None:

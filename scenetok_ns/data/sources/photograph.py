@@ -1,4 +1,4 @@
-"""One photograph as a scene to generate from: any image file as upright RGB bytes, its field of view, and a path."""
+"""Read one photograph to generate a scene from: upright RGB bytes, its field of view, and a path."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from scenetok_ns.data.pixels import ORIENTATION, exif_tags, focal_pixels, is_inv
 from scenetok_ns.data.scenes import DataError, OneScene, Scene, ViewIndices, Views
 
 DEFAULT_FOV = 58.0
-"""Degrees along the shorter side where EXIF has no focal length: about that of RealEstate10K's videos."""
+"""Field of view along the shorter side in degrees if EXIF has no focal length: about that of RealEstate10K's videos."""
 PLAUSIBLE_FOV = (5.0, 150.0)
-"""Degrees along the shorter side; EXIF data outside this range is ignored."""
+"""Range of fields of view along the shorter side in degrees. EXIF data outside this range is ignored."""
 FARTHEST_REACH = 30.0
-"""Maximum reach of a path in units of the training data; its rooms are a few units wide. Paths that lead farther are
-most likely in other units."""
+"""Reach above which a path is most likely in other units than the training data, whose rooms are a few units wide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +33,16 @@ class Photograph:
     fov: float | None
     """Field of view along the shorter side in degrees, from EXIF; None: missing or not plausible."""
     notes: tuple[str, ...]
-    """Conversions that made it a picture of three channels of bytes."""
+    """Conversions that were needed to get three channels of bytes."""
 
     def field_of_view(self, fov: float | None = None) -> tuple[float, str]:
-        """Field of view along the shorter side in degrees: as given, from EXIF, or `DEFAULT_FOV`; and which it is.
+        """Choose the field of view: `fov` if given, else that of EXIF, else `DEFAULT_FOV`.
 
-        Raises DataError for one that is not plausible.
+        Returns:
+            Field of view along the shorter side in degrees, and its source in words.
+
+        Raises:
+            DataError: `fov` is not plausible.
         """
         if fov is not None:
             low, high = PLAUSIBLE_FOV
@@ -48,7 +51,7 @@ class Photograph:
             return fov, "as given"
         if self.fov is not None:
             return self.fov, "from EXIF"
-        return DEFAULT_FOV, "assumed, as EXIF does not tell; give --fov if you know it"
+        return DEFAULT_FOV, "assumed, because EXIF has none; give --fov if you know it"
 
     def intrinsics(self, fov: float) -> Float[Tensor, "3 3"]:
         """Intrinsics divided by the image size, principal point in the middle; `fov` along the shorter side."""
@@ -58,11 +61,14 @@ class Photograph:
 
 
 def read_photograph(path: Path) -> Photograph:
-    """Read an image file of any kind that Pillow knows.
+    """Read an image file in any format that Pillow knows.
 
-    EXIF rotation is applied, transparency is laid on white, 16-bit values are taken to bytes, other colour spaces to
-    RGB without their profile. The last photograph is remembered: a command checks it before the model reads it.
-    Raises DataError, in one line, for files that are not images, are damaged, or hold no picture.
+    EXIF rotation is applied, transparency is laid on white, 16-bit values are reduced to bytes, and other colour spaces
+    are converted to RGB without their profile. The last photograph is cached, because commands check it before the
+    model reads it.
+
+    Raises:
+        DataError: The file is not an image, is damaged, or is transparent everywhere; one line.
     """
     if not path.is_file():
         raise DataError(f"no image at {path}")
@@ -72,7 +78,7 @@ def read_photograph(path: Path) -> Photograph:
 
 @lru_cache(maxsize=1)
 def _read_photograph(path: Path, state: tuple[int, ...]) -> Photograph:
-    """`state`: what changes with the content of the file."""
+    """Read a photograph. `state` is a key for the cache that changes with the content of the file."""
     try:
         with Image.open(path) as stored:
             stored.load()
@@ -81,7 +87,7 @@ def _read_photograph(path: Path, state: tuple[int, ...]) -> Photograph:
             fov = _fov(tags, stored.size)
             upright = ImageOps.exif_transpose(stored)
             notes = ["turned upright as EXIF says"] if tags.get(ORIENTATION, 1) not in (0, 1) else []
-            # Telephones put previews after the photograph (MPO).
+            # In an MPO file, phones store previews after the photograph.
             notes += [f"the first of its {count} pictures"] if count > 1 and stored.format != "MPO" else []
             if is_invisible(upright):
                 raise ValueError("it is transparent everywhere")
@@ -107,10 +113,10 @@ def _fov(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class GenerationInputs:
-    """Inputs that a scene is generated from."""
+    """Inputs of scene generation."""
 
     views: Views
-    """One to a few photographs; the first one's camera is the reference."""
+    """One or a few photographs; the camera of the first one is the reference."""
     anchors: Float[Tensor, "a 4 4"]
     """Poses from which the scene will be seen; camera-to-world, OpenCV axes."""
     pose_scale: float = 1.0
@@ -128,8 +134,14 @@ class PhotographSource(OneScene):
     def __init__(
         self, file: Path, path: Float[Tensor, "k 4 4"], *, fov: float | None = None, pose_scale: float = 1.0
     ) -> None:
-        """`path`: camera-to-world, OpenCV axes. `fov`: along the shorter side in degrees; None: from EXIF, else
-        assumed. `pose_scale`: see `GenerationInputs`."""
+        """Read the photograph.
+
+        Args:
+            file: The photograph.
+            path: Poses of the path, camera-to-world, OpenCV axes.
+            fov: Field of view along the shorter side in degrees. None: from EXIF, else assumed.
+            pose_scale: See `GenerationInputs`.
+        """
         if not 0 < pose_scale < float("inf"):
             raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
         super().__init__(file.stem)
@@ -149,11 +161,11 @@ class PhotographSource(OneScene):
         )
 
     def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices:
-        """The photograph, for any `count`; a render from its place is compared with it, too."""
+        """Return the photograph as context and as target, for any `count`, so a render from its place is measured."""
         return ViewIndices(context=torch.zeros(1, dtype=torch.int64), target=torch.zeros(1, dtype=torch.int64))
 
     def path_note(self) -> str:
-        """Describe the size of the path in the units of the training data: a path alone has no scale."""
+        """Describe the size of the path in the units of the training data, which the path itself does not determine."""
         advice = "another --pose-scale makes the scene larger or smaller"
         if self.reach > FARTHEST_REACH:
             advice = "scenes in training reach a few units: make --pose-scale smaller"
@@ -167,7 +179,7 @@ class PhotographSource(OneScene):
         return float((positions - positions[:1]).norm(dim=1).max()) * self.pose_scale
 
     def check_size(self, side: int) -> None:
-        """Raise DataError unless the photograph holds a square of `side` pixels."""
+        """Raise DataError unless both sides of the photograph have at least `side` pixels."""
         height, width = self.photograph.image.shape[1:]
         if min(height, width) < side:
             raise DataError(

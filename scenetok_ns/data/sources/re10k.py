@@ -1,4 +1,4 @@
-"""RealEstate10K and ACID as pixelSplat and SceneTok store them: chunks of scenes with JPEG bytes, and an index."""
+"""Read RealEstate10K and ACID as pixelSplat and SceneTok store them: chunks of scenes with JPEG bytes, and an index."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
 CACHED_CHUNKS = 4
-"""Maximum number of chunks that one process keeps open. They are mapped into memory, not read, so each costs only the
-pages that were used."""
+"""Maximum number of chunks that one process keeps open. They are memory-mapped, so each costs only the pages that were
+used."""
 
 
 class RE10KSource(SceneSource):
     """The scenes of one folder of `*.torch` chunks, such as root/train.
 
-    Only `index.json` (scene -> chunk) is read at first, so 60,000 scenes cost their names; without it, the names in all
-    chunks. A chunk is a list of
-    dictionaries with `key`, `cameras` (see `poses.cameras_from_rows`), `images` (one uint8 tensor of JPEG bytes for
-    each frame) and `timestamps`. Raises DataError if the folder or all its chunks are missing.
+    At first only `index.json` (scene -> chunk) is read, so 60,000 scenes cost no more than their names. Without it, the
+    names are read from all chunks. A chunk is a list of dictionaries with `key`, `cameras` (see
+    `poses.cameras_from_rows`), `images` (one uint8 tensor of JPEG bytes for each frame) and `timestamps`. Raises
+    DataError if the folder or all its chunks are missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +75,7 @@ class RE10KSource(SceneSource):
         return index
 
     def _names_in_chunks(self) -> dict[str, str]:
-        """Scene -> chunk, from the chunks themselves, which are mapped and not read."""
+        """Scene -> chunk, from the chunks themselves, which are memory-mapped for this."""
         chunks = sorted(self.folder.glob("*.torch"))
         if not chunks:
             raise DataError(f"{self.folder} has neither .torch chunks nor {INDEX}, which is published with them")
@@ -91,7 +91,7 @@ class RE10KSource(SceneSource):
         return index
 
     def _usable(self, index: dict[str, str]) -> dict[str, str]:
-        """Leave out scenes whose chunk was not downloaded."""
+        """Remove scenes whose chunk was not downloaded, and record them as skipped."""
         present = {path.name for path in self.folder.glob("*.torch")}
         usable = {key: chunk for key, chunk in index.items() if chunk in present}
         if not usable:
@@ -130,14 +130,14 @@ def _open_chunk(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _numpy_arrays() -> list[Any]:
-    """What arrays of numbers are stored as: reading them runs no code of the file's."""
+    """Types that torch.load must accept to read NumPy arrays of numbers. None of them runs code from the file."""
     make_array: Any = np.zeros(0).__reduce__()[0]  # lives in another module in each major version of numpy
     numbers = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "uint8")]
     return [make_array, np.ndarray, np.dtype, *numbers]
 
 
 def _tensor(value: Any) -> Any:
-    """Arrays of numpy, which some converters store, as tensors; other things as they are."""
+    """Convert NumPy arrays, which some converters store, to tensors; return anything else unchanged."""
     return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype != object else value
 
 
@@ -171,7 +171,7 @@ def _scene_of(key: str, example: dict[str, Any]) -> Scene:
 
 
 def _depth(depths: Tensor, index: int) -> Float[Tensor, "h w"]:
-    """Millimetres, as `scenetok demo-data --depth` writes them."""
+    """Depth of a frame from millimetres, as `scenetok demo-data --depth` writes them."""
     return depths[index].float() * MILLIMETRES
 
 

@@ -13,16 +13,16 @@ from scenetok_ns.models.presets import Preset, shares_tokens
 from scenetok_ns.models.tokens import SceneTokens
 
 FOCAL = 0.9
-"""Focal length, divided by the image size, where the file holds no cameras: some 58 degrees."""
+"""Focal length, divided by the image size, if the file holds no cameras: a field of view of about 58 degrees."""
 GREY = 128
 PICTURE_SIZE = 256
 
 
 class TokenSource(OneScene):
-    """One scene: its tokens, and the cameras that it was seen from with grey pictures in place of the photographs.
+    """One scene: its tokens, and the cameras of its photographs with grey pictures instead of the photographs.
 
-    Where the file holds no cameras there is a single one, at the reference pose.
-    Raises DataError for a file that is missing or damaged.
+    If the file holds no cameras, there is a single one at the reference pose. Raises DataError if the file is missing
+    or damaged.
     """
 
     tokens: SceneTokens
@@ -36,9 +36,9 @@ class TokenSource(OneScene):
         super().__init__(self.tokens.scene or path.stem)
 
     def check_preset(self, preset: Preset) -> None:
-        """Raise DataError unless the tokens mean something to the models of a preset."""
+        """Raise DataError unless models of a preset can render the tokens."""
         expected, (count, dim) = preset.compressor, self.tokens.mean.shape
-        # The first of a scene's tokens are a scene too, with less in it.
+        # Fewer tokens are accepted: the first tokens of a scene are the scene with less detail.
         if dim != expected.token_dim or count > expected.num_tokens:
             raise DataError(
                 f"{self.path}: {count} tokens of {dim} numbers, made by preset {self.tokens.preset}, but this run's "
@@ -46,13 +46,13 @@ class TokenSource(OneScene):
             )
         if not shares_tokens(preset, self.tokens.preset):
             raise DataError(
-                f"{self.path} was made by preset {self.tokens.preset}, whose tokens mean nothing to this run's preset "
-                f"{preset.name}: encode the scene with this run, or give --run a run of that preset"
+                f"{self.path} was made by preset {self.tokens.preset}, whose tokens cannot be used with this run's "
+                f"preset {preset.name}: encode the scene with this run, or give --run a run of that preset"
             )
         if (self.tokens.subset_of or count) != expected.num_tokens:
             raise DataError(
                 f"{self.path}: {count} tokens of {self.tokens.subset_of or count}, but this run's model makes "
-                f"{expected.num_tokens}; they are of other weights, perhaps of an earlier version: encode again"
+                f"{expected.num_tokens}; they come from other weights, perhaps of an earlier version: encode again"
             )
 
     def read(self) -> Scene:
@@ -64,7 +64,7 @@ class TokenSource(OneScene):
         return Scene(key=self.key, c2w=c2w, intrinsics=intrinsics, frame_names=names, read_frame=_grey)
 
     def fixed_views(self, count: int, *, fewer: bool = False) -> ViewIndices:
-        """All cameras, for any `count`: nothing is encoded, and nothing is compared."""
+        """Return all cameras, for any `count`, because nothing is encoded and nothing is compared."""
         indices = torch.arange(self.read().num_frames)
         return ViewIndices(context=indices, target=indices)
 

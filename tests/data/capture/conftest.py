@@ -1,4 +1,4 @@
-"""One small capture for all tests of this folder: nine views of a room, made in two goes."""
+"""A small capture for all tests of this folder: nine views of a room, created in two calls."""
 
 from __future__ import annotations
 

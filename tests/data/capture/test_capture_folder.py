@@ -1,4 +1,4 @@
-"""Whole captures: poses against known ones, interrupts, notes on pictures that are left out, and bad sources."""
+"""Whole captures: comparison with known poses, interrupts, notes on pictures that are left out, and bad sources."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_files_of_a_capture_agree_with_each_other(room: Made) -> None:
 def test_an_interrupted_capture_continues(room: Made) -> None:
     assert room.first.names == ["pictures", "features", "matches", "cameras"]
     assert room.after_interrupt == [".capture.capture-part", "photos"]
-    # Nothing is read again; COLMAP passes over what its database has.
+    # No picture is read again; COLMAP skips what its database already holds.
     assert room.second.names == ["features", "matches", "cameras"]
     for stages in (room.first, room.second):
         for name in stages.names:
@@ -104,7 +104,7 @@ def test_another_process_at_work_is_not_disturbed(room: Made, tmp_path: Path) ->
     ) as other:
         while _is_free(tmp_path / ".out.capture-part/lock"):
             time.sleep(0.02)
-        with pytest.raises(CaptureError, match=r"another process is at work on .*\.out\.capture-part"):
+        with pytest.raises(CaptureError, match=r"another process is working on .*\.out\.capture-part"):
             make_capture(room.source, tmp_path / "out", OPTIONS, Stages())
         other.communicate("done")
 
@@ -119,7 +119,10 @@ def _is_free(file: Path) -> bool:
 
 
 def test_mixed_photographs_are_used_or_named(tmp_path: Path) -> None:
-    """Other pixel formats, EXIF rotation, portrait, subfolders and spaces are used; copies, damage and blanks named."""
+    """Other pixel formats, EXIF rotation, portrait pictures, subfolders and spaces in names work.
+
+    Copies, damaged files and blank pictures are left out and named.
+    """
     source = tmp_path / "my photos"
     files = write_photographs(source, walk(10))
     pixels = [np.asarray(Image.open(file)) for file in files]
@@ -145,7 +148,7 @@ def test_mixed_photographs_are_used_or_named(tmp_path: Path) -> None:
         "left out 1 (IMG_1 (2).jpg): a copy of another",
         "left out 1 (IMG_10.jpg): cannot be read",
         "left out 1 (wall.jpg): blank",
-        "1 of 10 pictures found no place (elsewhere.png)",
+        "1 of 10 pictures could not be placed (elsewhere.png)",
         "2 lenses or picture formats",
         f"1 of {HEIGHT} x {WIDTH}",
     ):
@@ -164,7 +167,7 @@ def views(folder: Path, count: int = 5) -> list[Path]:
 
 
 def each(change: Callable[[Image.Image, int], Image.Image], suffix: str = ".png") -> Callable[[Path], None]:
-    """Five views, changed by a function of picture and number."""
+    """Write five views, each changed by a function of picture and number."""
 
     def make(folder: Path) -> None:
         for number, file in enumerate(views(folder)):
@@ -188,7 +191,7 @@ def copies(folder: Path) -> None:
 
 
 def still(folder: Path) -> None:
-    """One view, five times, with the noise of a sensor."""
+    """Write one view five times, with the noise of a sensor."""
     view, random = photograph(walk(5)[2], textures()), np.random.default_rng(0)
     folder.mkdir()
     for number in range(5):
@@ -203,7 +206,7 @@ def unrelated(folder: Path) -> None:
 
 
 def plain_walls(folder: Path) -> None:
-    """Shadows on a wall: brightness that changes slowly."""
+    """Write pictures of plain walls, whose brightness changes slowly."""
     folder.mkdir()
     for number in range(5):
         row = np.linspace(90 + 5 * number, 200, WIDTH)
@@ -211,7 +214,7 @@ def plain_walls(folder: Path) -> None:
 
 
 def bombs(folder: Path) -> None:
-    """Files of a few bytes that say they have 40,000 x 40,000 pixels."""
+    """Write files of a few bytes that claim to have 40,000 x 40,000 pixels."""
     folder.mkdir()
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -245,7 +248,7 @@ def video(*frames: np.ndarray) -> Callable[[Path], None]:
 
 
 def headless_video(path: Path) -> None:
-    """An MP4 that was cut before its index was written, as by a full memory card."""
+    """Write an MP4 that ends before its index, as after a full memory card."""
     video(*[photograph(pose, textures()) for pose in walk(4)])(path)
     path.write_bytes(path.read_bytes()[:3000])
 
@@ -276,14 +279,14 @@ BAD = {
     "transparent": ("clear", each(lambda image, _: Image.new("RGBA", image.size)), "0 of 5 pictures are usable"),
     "floating-point": ("float", each(lambda image, _: image.convert("F"), ".tif"), "floating-point numbers"),
     "tiny": ("tiny", each(lambda image, _: image.resize((40, 30))), "40 x 30 pixels, too small"),
-    "white": ("white", each(lambda image, _: Image.new("RGB", image.size, "white")), "blank: all of it has one colour"),
+    "white": ("white", each(lambda image, _: Image.new("RGB", image.size, "white")), "blank: a single colour"),
     "bombs": ("bombs", bombs, "more than 178 million pixels"),
     "plain walls": ("walls", plain_walls, "no cameras were found .*almost no detail"),
     "unrelated": ("unrelated", unrelated, "no cameras were found .*pairs of 5 pictures have enough in common"),
     "still camera": ("still", still, "the camera did not move: 5 pictures show one view"),
     "turning camera": ("turning", lambda path: write_photographs(path, turn(6)), "only turned on the spot"),
 }
-"""Bad sources: name of what is made, how, what is said."""
+"""Bad source -> its file name, the function that creates it, and a pattern of the error message."""
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -294,7 +297,7 @@ def test_bad_sources_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match=said) as refusal:
         make_capture(tmp_path / place, tmp_path / "out", OPTIONS, Stages())
     assert "\n" not in str(refusal.value) and place in str(refusal.value)
-    assert sorted(tmp_path.iterdir()) == before  # nothing half-made
+    assert sorted(tmp_path.iterdir()) == before  # nothing incomplete is left
 
 
 def test_frames_of_photographs_and_foreign_folders_are_refused(room: Made, tmp_path: Path) -> None:
@@ -315,7 +318,7 @@ def test_without_pycolmap_the_extra_is_named(room: Made, tmp_path: Path, monkeyp
 
 
 def test_three_photographs_are_enough_where_that_is_asked_for(tmp_path: Path) -> None:
-    """As the viewer does for a generator; otherwise they are refused."""
+    """The viewer accepts three photographs for a scene generator. By default they are refused."""
     write_photographs(tmp_path / "three", walk(9)[:3])
     made = make_capture(tmp_path / "three", tmp_path / "made", CaptureOptions(fewest=2), lambda *step: None)
     assert (made.pictures, made.registered) == (3, 3)

@@ -1,4 +1,4 @@
-"""Photographs as pictures of a capture: which files, which names, which lens, linked or converted."""
+"""Preparation of photographs for a capture: choice of files, names, lenses, and linking or conversion."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_upright_rgb_is_linked_and_other_pictures_are_converted(tmp_path: Path) 
         assert np.abs(np.asarray(image).astype(float) - pixels).mean() < 8
     with Image.open(tmp_path / "out/IMG_4.jpg") as image:
         assert image.mode == "RGB"
-    # 26 mm of a film of 43.3 mm diagonal; the picture's is 220 pixels.
+    # 26 mm is for a film with a diagonal of 43.3 mm; the picture's diagonal is 220 pixels.
     assert pictures[2].focal == pytest.approx(26 / 43.267 * 220, rel=1e-3) and pictures[0].focal is None
     assert [len(group) for group in lens_groups(pictures)] == [3, 1]
     assert len(lens_groups(pictures, separate=True)) == 4

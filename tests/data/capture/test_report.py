@@ -1,4 +1,4 @@
-"""What is said of reconstructions: broken ones are recognised, others described as they are."""
+"""Reports on reconstructions: broken ones are recognised, and others are described correctly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def matched(room: Made, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def test_a_reconstruction_in_parts_is_recognised(matched: tuple[Path, list[Picture], Path]) -> None:
-    """As global mapping left the 50 photographs of a fox: everything registered, small errors, two rigid parts."""
+    """All pictures are registered with small errors, but form two rigid parts.
+
+    Global mapping once produced such a result from 50 photographs of a fox.
+    """
     database, pictures, folder = matched
     pycolmap = require_pycolmap()
     models = find_cameras(database, folder / "images", len(pictures), OPTIONS.estimation, Stages())
@@ -80,9 +83,9 @@ def test_parts_are_groups_of_pairs_that_agree() -> None:
     within = [Pair(0, 1, 100, 90), Pair(1, 2, 100, 60), Pair(3, 4, 100, 80)]
     assert agreeing_parts(range(6), [*within, Pair(2, 3, 100, 49)]) == ((0, 1, 2), (3, 4))
     assert agreeing_parts(range(6), [*within, Pair(2, 3, 100, 50)]) == ((0, 1, 2, 3, 4),)
-    # Few matches prove nothing, and a picture on its own is no part.
+    # Few matches prove nothing, and a single picture is not a part.
     assert agreeing_parts(range(5), [*within, Pair(2, 3, 14, 14)]) == ((0, 1, 2), (3, 4))
-    # Two places with few connections are no contradiction while the matches agree.
+    # Two places with few connections are fine as long as the matches agree.
     assert not replace(GOOD, parts=((0, 1, 2), (3, 4))).is_broken
     assert replace(GOOD, parts=((0, 1, 2), (3, 4)), joined_matches=0.7).is_broken
 
@@ -91,13 +94,13 @@ def test_warnings_name_pictures_and_what_to_do() -> None:
     assert warnings_of(GOOD, PICTURES[:6]) == []
     lines = warnings_of(replace(GOOD, other_models=((6,),)), PICTURES)
     assert len(lines) == 2 and "1 pictures show a place that is not connected" in lines[0] and "IMG 6.JPG" in lines[0]
-    assert "1 of 8 pictures found no place (IMG 7.JPG)" in lines[1]
+    assert "1 of 8 pictures could not be placed (IMG 7.JPG)" in lines[1]
     few = replace(GOOD, registered=(0, 1, 2), parts=((0, 1, 2),))
     assert "IMG 3.JPG, IMG 4.JPG, IMG 5.JPG, IMG 6.JPG, IMG 7.JPG" in warnings_of(few, PICTURES)[0]
-    assert "less than half of the pictures (3 of 8)" in warnings_of(few, PICTURES)[1]
+    assert "fewer than half of the pictures (3 of 8)" in warnings_of(few, PICTURES)[1]
     for changed, words in (
         ({"joined_matches": 0.7}, "only 70% of the matches agree"),
-        ({"triangulation_angle": 1.2}, "hardly moved (points are seen under 1.2 degrees)"),
+        ({"triangulation_angle": 1.2}, "hardly moved (the median triangulation angle is 1.2 degrees)"),
         ({"reprojection_error": 2.5}, "reprojection error is large (2.50 pixels)"),
     ):
         (line,) = warnings_of(replace(GOOD, **changed), PICTURES[:6])
@@ -115,7 +118,7 @@ def test_rotations_are_told_from_walks() -> None:
 
 
 def test_pictures_of_two_places_are_two_models(room: Made, tmp_path: Path) -> None:
-    """The larger place becomes the capture; the other is named."""
+    """The larger place becomes the capture, and a warning names the pictures of the other one."""
     from support.room_pictures import walk, write_photographs
 
     source = tmp_path / "two"

@@ -1,4 +1,4 @@
-"""Frames of videos: the sharpest of each stretch, upright, of any length."""
+"""Choice of video frames: the sharpest of each stretch, upright, for videos of any length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.room_pictures import HEIGHT, WIDTH, photograph, textures, walk
 from scenetok_ns.data.capture.video_frames import choose_frames, default_frames, extract_frames, laplacian_variance
 
 SHARP = {1, 4, 8, 11, 15}
-"""Of 17 frames; the others are blurred."""
+"""Indices of the sharp frames among 17; the others are blurred."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_sharpest_frame_of_each_stretch_is_taken(video: Path, tmp_path: Path
 
 
 def test_turned_videos_are_upright(video: Path, tmp_path: Path) -> None:
-    """Phones store pictures as the sensor has them, and a flag beside."""
+    """Phones store frames in the orientation of the sensor, with a rotation flag, which must be applied."""
     turned = tmp_path / "turned.mov"
     flag = ["-display_rotation", "90", "-i", str(video), "-c", "copy", str(turned)]
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *flag], check=True)

@@ -54,7 +54,7 @@ def test_training_views_are_clips_inside_the_walk() -> None:
 
 
 def test_varied_pools_show_panoramas_orbits_and_keep_images() -> None:
-    """Every eighth scene turns in a panorama at one place; the images kept are the frames that were encoded."""
+    """Every eighth scene turns inside a panorama at one place, and stored images are the frames that were encoded."""
     photographs = torch.rand(2, 3, 8, 16, generator=torch.Generator().manual_seed(0))
     options = dict(capacity=8, num_frames=4, image_size=16, first_seed=70, device=torch.device("cpu"))
     pool = ScenePool(**options, keep_images=True, varied=True, photographs=photographs)

@@ -1,4 +1,4 @@
-"""Procedural rooms: one seed one room, exact poses, walks that turn, promised difficulty."""
+"""Procedural rooms depend on their seed alone and have exact poses, walks that turn, and the promised difficulty."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def one_thread():
 
 
 def with_red_ball(rooms: RoomBatch, center: torch.Tensor, radius: float) -> RoomBatch:
-    """Rooms whose only object is a bright red ball."""
+    """Replace all objects of the rooms with a bright red ball."""
     centers = torch.full_like(rooms.center, -50.0)
     halves = torch.full_like(rooms.half, 0.01)
     centers[:, BALL], halves[:, BALL] = center, radius
@@ -75,7 +75,7 @@ def test_pictures_do_not_depend_on_the_batch() -> None:
 
 
 def test_a_ball_appears_where_its_centre_projects() -> None:
-    """The middle of its pixels is its centre's projection, with OpenCV axes and normalised intrinsics."""
+    """The mean of the ball's pixels is the projection of its centre, with OpenCV axes and normalised intrinsics."""
     rooms = sample_rooms(range(6))
     c2w = sample_walks(rooms, 4)[:, 2:3]
     size = 96
@@ -92,7 +92,7 @@ def test_a_ball_appears_where_its_centre_projects() -> None:
     weight = redness.sum(dim=(1, 2))
     assert (weight > 1).all()
     seen = torch.stack([(redness.sum(1) * ticks).sum(1) / weight, (redness.sum(2) * ticks).sum(1) / weight], dim=1)
-    # A ball off the axis shows as an ellipse whose middle is a little farther out: well under half a pixel here.
+    # Off the axis, a ball appears as an ellipse whose middle is farther out, here by well under half a pixel.
     assert (seen - projected).norm(dim=1).max() < 0.4
 
 
@@ -115,7 +115,7 @@ def test_frames_of_a_longer_walk_lie_on_the_same_path() -> None:
 
 
 def test_a_room_can_be_rendered_at_any_size() -> None:
-    """Half the resolution is nearly the mean of 2 x 2 pixels of the whole one."""
+    """A render at half the resolution is nearly the mean of 2 x 2 pixels of the full one."""
     rooms = sample_rooms([11])
     c2w = sample_walks(rooms, 2)
     small, large = (render_rooms(rooms, c2w, rooms.intrinsics, size) for size in (32, 64))
@@ -146,7 +146,10 @@ def test_rooms_are_as_hard_as_promised() -> None:
 
 
 def test_difficulty_counts_what_it_says() -> None:
-    """Four views in two pairs: the nearest context view is the twin, and errors of 0.1 and 0.5 are 20 and 6.02 dB."""
+    """Four views form two pairs, so the nearest context view is the other one of the pair.
+
+    Its error of 0.1 is 20 dB; the mean colour has an error of 0.4, which is 7.96 dB.
+    """
     c2w = torch.eye(4).repeat(4, 1, 1)
     c2w[1:3, 0, 3] = torch.tensor([0.1, 0.9])
     c2w[3, 0, 3] = 1.0
@@ -160,7 +163,7 @@ def test_difficulty_counts_what_it_says() -> None:
 
 
 def test_depth_is_where_the_ball_is_and_where_a_wall_is() -> None:
-    """A ball on the axis: its front at the middle pixel, and everywhere points that lie in the room."""
+    """The depth of a ball on the axis is that of its front; in an empty room, all points lie on its six faces."""
     rooms = sample_rooms(range(3))
     c2w = sample_walks(rooms, 4)[:, 1:2]
     center = (c2w[:, 0] @ torch.tensor([0.0, 0.0, 1.0, 1.0]))[:, :3]
@@ -185,7 +188,7 @@ def test_fine_patterns_show_near_and_fade_far_away() -> None:
 
 
 def test_furniture_throws_shadows() -> None:
-    """Under a box between floor and light it is dark, beside it is not."""
+    """The floor is dark under a box below the light, but not beside it, and a box casts no shadow on itself."""
     rooms = sample_rooms([3])
     occluder = torch.full_like(rooms.occluder, 0.01)
     occluder[..., :3] = -50.0
@@ -199,7 +202,7 @@ def test_furniture_throws_shadows() -> None:
 
 
 def test_photographs_stand_outside_and_hang_on_walls() -> None:
-    """With one red and one blue panorama the windows of rooms that show them are theirs, and other rooms stay."""
+    """With photographs, pictures of rooms that show them change; those of rooms without photographs do not."""
     rooms = sample_rooms(range(6))
     c2w = sample_walks(rooms, 8)
     photographs = torch.zeros(2, 3, 8, 16)

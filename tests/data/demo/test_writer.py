@@ -1,4 +1,4 @@
-"""Demo scenes as files: both layouts, the same bytes every time, nothing half-written."""
+"""Demo scenes as files: both layouts, the same bytes every time, and no incomplete folders."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_same_seed_same_bytes_whatever_else_is_made(tmp_path: Path, layout: str)
     first = write(tmp_path / "a", layout)
     assert files(first) == files(write(tmp_path / "b", layout))
     assert files(first) != files(write(tmp_path / "c", layout, seed=1))
-    if layout == "dl3dv":  # one folder a scene: more scenes leave the others' bytes as they are
+    if layout == "dl3dv":  # each scene has its own folder, so more scenes change no bytes of the others
         more = files(write(tmp_path / "d", layout, train=3))
         assert all(more[name] == content for name, content in files(first).items())
     else:

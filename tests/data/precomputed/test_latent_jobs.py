@@ -111,7 +111,7 @@ def test_a_broken_photograph_costs_its_scene_only(tmp_path):
 
 
 class Exploding(torch.nn.Module):
-    """Latents that float16 cannot hold."""
+    """An autoencoder whose latents exceed float16."""
 
     def __init__(self, inner: Autoencoder) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ def test_an_empty_set_cannot_be_verified(tmp_path):
 
 
 def test_a_kill_while_writing_leaves_no_torn_file(tmp_path, source, monkeypatch):
-    """The worst moment: everything is written, nothing is renamed yet."""
+    """The kill comes at the worst moment: the file is written, but not yet renamed."""
     child = os.fork()
     if child == 0:
         monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))

@@ -46,7 +46,7 @@ def store(tmp_path, space=IMAGES, chunks=6, names=("a", "b"), flipped=("a",)) ->
 
 
 def test_the_published_loader_would_read_our_files(tmp_path):
-    """It takes three arrays by name from np.load and needs no pickle."""
+    """The published loader reads three arrays by name with np.load, without pickle."""
     file = a_file(VIDEO, 5)
     file.save(tmp_path / "x.npz")
     arrays = np.load(tmp_path / "x.npz", allow_pickle=False)
@@ -58,7 +58,7 @@ def test_the_published_loader_would_read_our_files(tmp_path):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_we_read_files_of_the_published_scripts(tmp_path, save):
-    """Those hold float16 cameras and, made with numpy below 2.?, a fourth array named allow_pickle."""
+    """These files hold float16 cameras and, if an older NumPy wrote them, a fourth array named allow_pickle."""
     file = a_file(VIDEO, 5)
     halves = {"extrinsics": file.c2w.half().numpy(), "intrinsics": file.intrinsics.half().numpy()}
     path = latent_path(tmp_path, "train", 1, "x", False)

@@ -84,7 +84,7 @@ def test_missing_or_empty_root(tmp_path: Path) -> None:
 
 
 def test_the_layouts_of_dl3dv_s_downloads(tmp_path: Path) -> None:
-    """DL3DV-ALL: scenes in 1K to 11K, partly unpacked; archives that bring a folder of the scene's name; benchmark."""
+    """Layouts of DL3DV-ALL (scenes in 1K to 11K, some still packed, some with a second folder) and the benchmark."""
     write_dl3dv(tmp_path / "1K" / "aa")
     write_dl3dv(tmp_path / "2K" / "bb" / "bb")
     write_dl3dv(tmp_path / "cc" / "nerfstudio")

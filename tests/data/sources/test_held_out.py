@@ -1,4 +1,4 @@
-"""Training and evaluation on the same scenes."""
+"""Training on evaluation scenes leaves out their target views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def some_views(scene: Scene) -> ViewIndices:
 def test_targets_are_left_out_unless_they_are_context(tmp_path: Path) -> None:
     whole = RE10KSource(write_re10k(tmp_path, [[example("a", 12), example("b", 12)]]))
     source = HeldOutTargets(whole, ["a"], some_views)
-    ForkingPickler.dumps(source)  # workers may be given it
+    ForkingPickler.dumps(source)  # the source can be sent to workers
     assert list(source.keys) == ["a", "b"]
     part, kept = source.scene("a"), [0, 4, 6, 7, 8, 9, 10, 11]
     assert torch.equal(part.c2w, whole.scene("a").c2w[kept])

@@ -1,4 +1,4 @@
-"""Image files of all kinds, their field of view, and the scene that a lone photograph is."""
+"""Image files of all kinds, their field of view, and the scene of a single photograph."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photograph_is_turned_upright(tmp_path: Path, orientation: int) -> None:
-    """As EXIF says how the stored pixels lie, they are stored the other way round."""
+    """The pixels are stored with the inverse of each EXIF orientation, so reading must give the original picture."""
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
     undo |= {6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}
     image = Image.fromarray(COLOURS)
@@ -89,7 +89,7 @@ def test_a_photograph_is_turned_upright(tmp_path: Path, orientation: int) -> Non
 
 
 def fov(equivalent: float) -> float:
-    """Degrees along the shorter side of the 3 : 2 test picture: 24 mm of film."""
+    """Field of view in degrees along the shorter side of the 3 : 2 test picture, which is 24 mm of film."""
     return math.degrees(2 * math.atan(12 / equivalent))
 
 
@@ -98,7 +98,7 @@ def fov(equivalent: float) -> float:
     [
         ({"equivalent": 28}, fov(28)),
         ({"equivalent": 50, "focal": 5.0, "resolution": 1.0}, fov(50)),
-        # 10 mm at 6 pixels a mm are 60 pixels, as wide as the picture: 36 mm equivalent.
+        # 10 mm at 6 pixels per mm are 60 pixels, the width of the picture: 36 mm equivalent.
         ({"focal": 10.0, "resolution": 6.0, "unit": 4}, fov(36)),
         ({"focal": 10.0, "resolution": 60.0, "unit": 3}, fov(36)),
         ({"focal": 10.0, "resolution": 6.0 * 25.4, "unit": 2}, fov(36)),
@@ -133,7 +133,7 @@ def test_where_the_field_of_view_is_from_is_said(tmp_path: Path) -> None:
         PhotographSource(*case, fov=given).focal_note for *case, given in ((plain, path, None), (told, path, None))
     ]
     assert (
-        notes[0] == f"field of view {DEFAULT_FOV} degrees along the shorter side (assumed, as EXIF does not tell; "
+        notes[0] == f"field of view {DEFAULT_FOV} degrees along the shorter side (assumed, because EXIF has none; "
         "give --fov if you know it)"
     )
     assert notes[1] == f"field of view {fov(28):.1f} degrees along the shorter side (from EXIF)"

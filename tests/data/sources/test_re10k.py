@@ -62,7 +62,7 @@ def test_a_source_travels_to_workers_without_its_chunks(tmp_path: Path) -> None:
 
 
 def test_arrays_of_numpy_are_read(tmp_path: Path) -> None:
-    """Some converters store them; they are numbers, so nothing of the file's is run."""
+    """Some converters store NumPy arrays. They hold only numbers, so reading them runs no code of the file."""
     scene = example("a")
     arrays = {**scene, "cameras": scene["cameras"].double().numpy(), "timestamps": scene["timestamps"].numpy()}
     arrays["images"] = [image.numpy() for image in scene["images"]]

@@ -1,4 +1,4 @@
-"""A token file as a scene without photographs."""
+"""A token file is read as a scene without photographs."""
 
 from __future__ import annotations
 
