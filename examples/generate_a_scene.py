@@ -22,11 +22,12 @@ def main(
         output: Folder for a token file and a strip of frames of each scene.
         model: Preset, run folder or released checkpoint of a scene generator.
         seeds: Number of scenes.
-        steps: Number of steps of each generation.
+        steps: Number of steps of each generation; default: the preset's.
     """
     scenegen = SceneTok.from_pretrained(model)
     views = photograph_views(photograph, scenegen.preset, "forward")
-    sampler = replace(scenegen.preset.scene_sampler, steps=steps)
+    sampler = scenegen.preset.scene_sampler
+    sampler = replace(sampler, steps=steps or sampler.steps)
     output.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         tokens = generate(scenegen, views.images, views.cameras, views.anchors, seed=seed, sampler=sampler)

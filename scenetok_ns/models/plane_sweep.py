@@ -101,8 +101,9 @@ def neighbours(c2w: Float[Tensor, "n 4 4"], count: int) -> Int64[Tensor, "n coun
     Every second one is skipped if there are enough, and cameras at the same place come last, because near cameras say
     little about depth. Positions are in units of the cameras' spread, which counts as much as an angle of one radian.
     """
-    distances = pose_distances(c2w).fill_diagonal_(torch.inf)
-    distances = distances.masked_fill(distances < SAME_PLACE, torch.inf)
+    distances = pose_distances(c2w)
+    distances = distances.masked_fill(distances < SAME_PLACE, torch.finfo(distances.dtype).max)
+    distances.fill_diagonal_(torch.inf)
     order = distances.argsort(dim=1)[:, :-1]
     spaced = torch.arange(count, device=c2w.device) * min(2, order.shape[1] // count)
     return order[:, spaced]

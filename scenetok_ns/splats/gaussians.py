@@ -159,7 +159,7 @@ def read_vertices(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no splat at {path}; create one with `scenetok export-splat`")
     data = path.read_bytes()
-    header, end, body = data[:HEADER_LIMIT].partition(b"end_header\n")
+    header, end, _ = data[:HEADER_LIMIT].partition(b"end_header\n")
     lines = header.decode("ascii", "replace").split("\n")
     if lines[0].strip() != "ply" or not end:
         raise ValueError(f"{path} is not a PLY file")
@@ -172,7 +172,7 @@ def read_vertices(path: Path) -> dict[str, np.ndarray]:
     kind = np.dtype([(name, _TYPES[word]) for word, name in properties])
     count, offset = int(elements[0][2]), len(header) + len(end)
     if len(data) < offset + count * kind.itemsize:
-        raise ValueError(f"{path} is cut short: {len(body)} bytes for {count} vertices of {kind.itemsize}")
+        raise ValueError(f"{path} is cut short: {len(data) - offset:,} bytes for {count:,} vertices of {kind.itemsize}")
     rows = np.frombuffer(data, kind, count, offset)
     return {name: rows[name] for _, name in properties}
 

@@ -89,6 +89,9 @@ def test_neighbours_are_near_but_not_the_nearest() -> None:
     apart = (found - torch.arange(36)[:, None] + 18) % 36 - 18
     assert (apart != 0).all() and apart.abs().max() <= 8 and apart.abs().max() > 3
     assert sorted(neighbours(cameras[:4], 3)[0].tolist()) == [1, 2, 3]
+    twice = cameras[[0, 0, 9]]  # the camera at the same place comes last, but never the camera itself
+    assert neighbours(twice, 2).tolist() == [[2, 1], [2, 0], neighbours(twice, 2)[2].tolist()]
+    assert sorted(neighbours(twice, 2)[2].tolist()) == [0, 1]
 
 
 def test_one_frame_is_too_few() -> None:

@@ -84,14 +84,14 @@ def transforms(model: pycolmap.Reconstruction) -> dict[str, Any]:
     lenses = {image.camera_id: _lens(model.cameras[image.camera_id]) for image in images}
     shared = next(iter(lenses.values())) if len(lenses) == 1 else {}
     frames = []
-    for number, image in enumerate(images, start=1):
+    for image in images:
         pose = np.eye(4)
         pose[:3] = image.cam_from_world().inverse().matrix()
         own = {} if shared else lenses[image.camera_id]
         frames.append({
             "file_path": f"{IMAGES}/{image.name}",
             "transform_matrix": (pose @ OPENGL).tolist(),
-            "colmap_im_id": number,
+            "colmap_im_id": image.image_id,
             **own,
         })  # fmt: skip
     return {"camera_model": "OPENCV", **shared, "ply_file_path": POINTS, "frames": frames}

@@ -54,6 +54,7 @@ def test_files_of_a_capture_agree_with_each_other(room: Made) -> None:
         image = model.find_image_with_name(Path(frame["file_path"]).name)
         c2w = np.vstack([image.cam_from_world().inverse().matrix(), [0, 0, 0, 1]]) @ OPENGL
         np.testing.assert_allclose(frame["transform_matrix"], c2w, atol=1e-9)
+        assert frame["colmap_im_id"] == image.image_id
     fx, fy, cx, cy, k1, k2, p1, p2 = model.cameras[1].params
     lens = [transforms[name] for name in ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2", "w", "h")]
     assert lens == [fx, fy, cx, cy, k1, k2, p1, p2, WIDTH, HEIGHT]
