@@ -17,6 +17,7 @@ from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.weight_files import load_weights
+from scenetok_ns.training.picture_losses import codec_loss, contrast_loss
 from scenetok_ns.training.tiny import codec as codec_task
 from scenetok_ns.training.tiny import generator as generator_task
 from scenetok_ns.training.tiny import tokenizer as token_task
@@ -24,7 +25,6 @@ from scenetok_ns.training.tiny.evaluation import TinyFigures, TinyModel, closed_
 from scenetok_ns.training.tiny.finish import FinishWeights
 from scenetok_ns.training.tiny.generator import GeneratorOptions, draw_condition_views, run_generator_training
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, orthogonalized
-from scenetok_ns.training.tiny.picture_losses import codec_loss, contrast_loss
 from scenetok_ns.training.tiny.run import TinyRun, cosine
 from scenetok_ns.training.tiny.stages import TinyOptions, run_training
 from scenetok_ns.training.tiny.tokenizer import middle_views

@@ -1,7 +1,8 @@
 """Method scenetok-refine: the tokens of one capture, encoded once, then optimised on its photographs.
 
 Training is Nerfstudio's usual training on one scene: the result belongs to that scene. The networks are frozen; the
-gradient of the flow-matching loss goes to the tokens and, if asked for, to low-rank adapters of the denoiser.
+gradient of the loss (`training.scene_refinement.scene_loss`) goes to the tokens and, if asked for, to low-rank adapters
+of the denoiser.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from scenetok_ns.data.view_sampling import sample_target
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, scaled_poses
 from scenetok_ns.models.flow.draws import draw_scenetok
-from scenetok_ns.models.flow.losses import refinement_loss
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.networks.adapters import LowRankAdapters
@@ -37,6 +37,7 @@ from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.tools.seeds import mix
+from scenetok_ns.training.scene_refinement import scene_loss
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
 
 DATA_SEED = 1
@@ -188,7 +189,9 @@ class RefineModel(SceneTokModel):
                 device=self.device,
             )
             self.enable_adapters(True)
-            output = refinement_loss(self.scenetok.denoiser, self.tokens, target, draws)
+            images = batch.target.images
+            assert images is not None
+            output = scene_loss(self.scenetok, self.scenetok.denoiser, self.tokens, target, images, draws, generator)
         moved = (self.tokens.detach() - self.start_tokens).square().mean().sqrt()
         return {"loss": output.loss, **output.metrics, "tokens_moved": moved}
 

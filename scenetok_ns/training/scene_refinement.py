@@ -7,19 +7,25 @@ from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from scenetok_ns.data.training_batches import Clips
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, scaled_poses
-from scenetok_ns.models.flow.draws import draw_scenetok
-from scenetok_ns.models.flow.losses import refinement_loss
+from scenetok_ns.models.flow.draws import SceneTokDraws, draw_scenetok
+from scenetok_ns.models.flow.losses import LatentViews, LossOutput, refinement_loss
+from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, velocity_target
 from scenetok_ns.models.networks.adapters import LowRankAdapters
+from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.seeds import seeded_generator
 from scenetok_ns.training.loss import TrainingLoss
+from scenetok_ns.training.picture_losses import codec_loss
+
+PICTURE_WEIGHT = 2.0
+"""Weight of the error of decoded pictures beside the error of velocities."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,55 @@ class RefineOptions:
     tokens_rate: float = 0.03
     adapters_rate: float = 2e-3
     seed: int = 0
+
+
+def renders_in_one_step(model: SceneTok) -> bool:
+    """Whether the model renders in one step, and decodes each latent by itself."""
+    layout = latent_space(model.preset.target_autoencoder).layout
+    return model.preset.sampler.steps == 1 and layout.frames_per_chunk == 1
+
+
+def scene_loss(
+    model: SceneTok,
+    denoiser: Denoiser,
+    tokens: Float[Tensor, "n dim"],
+    target: LatentViews,
+    images: UInt8[Tensor, "b f 3 h w"],
+    draws: SceneTokDraws,
+    generator: torch.Generator,
+) -> LossOutput:
+    """Loss of one step of refinement, with gradients for `tokens` and for the adapters of `denoiser`.
+
+    It is the flow-matching loss of the training (`refinement_loss`) for models that render in many steps. A model that
+    renders in one step is trained for exactly that step: from pure noise, alone or behind clean views. One picture of
+    each clip is decoded and compared with the photograph, because small errors of latents can be large in pictures.
+
+    Args:
+        model: Model with the autoencoder and the preset.
+        denoiser: Its denoiser, or a copy with adapters.
+        tokens: Tokens of the scene.
+        target: Latents and cameras of the clips, relative to the reference view of the tokens.
+        images: The photographs of the clips.
+        draws: Random numbers of the step. Elements without pure noise continue from clean views.
+        generator: Random generator on the device, for the choice of the pictures.
+    """
+    if not renders_in_one_step(model):
+        return refinement_loss(denoiser, tokens, target, draws)
+    latents, clean = target.latents, model.preset.sampler.clean_targets
+    batch, count = latents.shape[:2]
+    behind = (draws.time[:, :1] < 1) & (torch.arange(count, device=latents.device) < clean)
+    time = torch.ones_like(draws.time).masked_fill(behind, 0.0)
+    noisy = interpolate(latents, draws.noise, time)
+    state = denoiser.project(tokens.expand(batch, -1, -1))
+    velocity = denoiser(noisy, target.cameras, network_time(time), state)
+    error = (velocity.float() - velocity_target(latents, draws.noise).float()).square().mean(dim=(2, 3, 4))
+    flow = error.masked_fill(behind, 0.0).sum() / (~behind).sum()
+    place = clean + torch.randint(count - clean, (batch,), generator=generator, device=generator.device)
+    rows = torch.arange(batch, device=latents.device)
+    estimate = (noisy - velocity.float())[rows, place]
+    decoded = model.target_autoencoder.decode(estimate[:, None])[:, 0]
+    picture = codec_loss(decoded * 2 - 1, images[rows, place].float() / 127.5 - 1)
+    return LossOutput(flow + PICTURE_WEIGHT * picture, {"flow": flow.detach(), "picture": picture.detach()})
 
 
 def refine_scene(
@@ -95,7 +150,7 @@ def refine_scene(
                 splits=1,
                 device=device,
             )
-            found = refinement_loss(denoiser, learned, target, drawn).loss
+            found = scene_loss(model, denoiser, learned, target, clips.images[chosen], drawn, noise).loss  # type: ignore[index]
         optimizer.zero_grad(set_to_none=True)
         found.backward()
         nn.utils.clip_grad_norm_([learned, *adapters.parameters()], 1.0)

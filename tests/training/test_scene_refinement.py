@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.small_models import small_model, views
 
+from scenetok_ns.models.flow.draws import SceneTokDraws
+from scenetok_ns.models.flow.losses import LatentViews
 from scenetok_ns.models.metrics import psnr
-from scenetok_ns.training.scene_refinement import RefineOptions, refine_scene
+from scenetok_ns.training.scene_refinement import PICTURE_WEIGHT, RefineOptions, refine_scene, scene_loss
 
 
 @pytest.mark.parametrize(("layout", "photographs"), [("4:1", 1), ("1:1", 3)])
@@ -40,3 +44,33 @@ def test_photographs_are_shown_better() -> None:
     before = psnr(pred=model.render(tokens, cameras), target=pictures).mean()
     after = psnr(pred=refined.render(learned, cameras), target=pictures).mean()
     assert after > before + 0.2, (before, after)
+
+
+def test_a_model_of_one_step_is_refined_for_that_step() -> None:
+    """Decoded pictures are then compared, from pure noise alone or behind clean views."""
+    model = small_model("1:1")
+    many = model.preset
+    count = many.data.views.num_target_latents
+    model.preset = replace(many, sampler=replace(many.sampler, steps=1, window=count, clean_targets=count // 2))
+    pictures, cameras = views(count)
+    images = (pictures * 255).round().byte()[None]
+    tokens = model.encode(pictures, cameras)
+    target = LatentViews(model.target_autoencoder.encode(pictures[None]), cameras)
+    generator = torch.Generator().manual_seed(0)
+    mean = tokens.mean.clone().requires_grad_(True)
+    times = torch.ones(1, count), torch.full((1, count), 0.5)
+    noise = torch.randn(target.latents.shape, generator=generator)
+    found = []
+    for time in times:
+        draws = SceneTokDraws(torch.zeros(1).long(), torch.zeros(1, *mean.shape), time, noise, torch.zeros(1).bool())
+        output = scene_loss(model, model.denoiser, mean, target, images, draws, generator)
+        (gradient,) = torch.autograd.grad(output.loss, mean)
+        assert gradient.abs().max() > 0
+        found.append(output)
+    # All latents count from pure noise, the later half behind clean views; the loss is the sum of both terms.
+    for output in found:
+        expected = output.metrics["flow"] + PICTURE_WEIGHT * output.metrics["picture"]
+        torch.testing.assert_close(output.loss.detach(), expected)
+    assert found[0].metrics["flow"] != found[1].metrics["flow"]
+    model.preset = many
+    assert "picture" not in scene_loss(model, model.denoiser, mean, target, images, draws, generator).metrics

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.weight_files import save_weights
+from scenetok_ns.training.picture_losses import codec_loss, contrast_loss
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer
-from scenetok_ns.training.tiny.picture_losses import codec_loss, contrast_loss
 from scenetok_ns.training.tiny.run import TinyRun, averaged_copy
 
 MOST_SCENES = 2048

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from scenetok_ns.evaluation.perceptual import Perceptual, stlpips
 from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, velocity_target
+from scenetok_ns.training.picture_losses import codec_loss, contrast_loss
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, block_matrices
-from scenetok_ns.training.tiny.picture_losses import codec_loss, contrast_loss
 from scenetok_ns.training.tiny.run import TinyRun, averaged_copy
 from scenetok_ns.training.tiny.tokenizer import Kind, TokenizerTask
 
