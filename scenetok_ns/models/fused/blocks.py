@@ -69,12 +69,16 @@ def fused_forward(block: nn.Module, checkpointing: str, *args: Any, chain: objec
 
 def _usable(block: nn.Module, args: tuple[Any, ...]) -> bool:
     """Whether the kernels fit. Frozen blocks are left out: most of the work here is for gradients of parameters."""
-    if not isinstance(block, FUSIBLE) or not all(isinstance(x, torch.Tensor) for x in args[:3]):
+    return all(isinstance(x, torch.Tensor) for x in args[:3]) and fits_kernels(block)
+
+
+def fits_kernels(part: nn.Module) -> bool:
+    """Whether a part of a network can run fused: a block that trains as a whole, with heads of a known dimension."""
+    if not isinstance(part, FUSIBLE):
         return False
-    attention = block.attn if isinstance(block, Block) else block.attn1
+    attention = part.attn if isinstance(part, Block) else part.attn1
     head_dim = attention.proj.in_features // attention.num_heads
-    parameters = list(block.parameters())
-    return head_dim in HEAD_DIMS and all(p.requires_grad and p.is_leaf for p in parameters)
+    return head_dim in HEAD_DIMS and all(p.requires_grad and p.is_leaf for p in part.parameters())
 
 
 def _run(

@@ -73,7 +73,7 @@ class GeneratorTask:
             load_weights({"scene_generator": self.network}, resume)
         self.trained = nn.ModuleDict({"scene_generator": self.network})
         self.averaged = averaged_copy(self.trained)
-        if run.options.fused:
+        if run.plan.fused:
             fuse_for_training(self.network)
 
     def start(self, training: ScenePool, held_out: ScenePool) -> None:

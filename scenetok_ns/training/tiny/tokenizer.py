@@ -77,7 +77,7 @@ class TokenizerTask:
         start_informative(self.compressor)
         self.trained = nn.ModuleDict({"compressor": self.compressor, "denoiser": self.denoiser})
         self.averaged = averaged_copy(self.trained)
-        if run.options.fused:
+        if run.plan.fused:
             fuse_for_training(self.compressor)
             fuse_for_training(self.denoiser)
 
