@@ -57,11 +57,12 @@ def trainer_of(data: Path, output: Path, preset: Path = PRESET, **fields: Any) -
 @pytest.mark.parametrize(
     "fields",
     [
-        {},
-        {"fused": False},
+        {},  # what is chosen
+        {"cuda_graph": False},
+        {"fused": False, "cuda_graph": False},
         {"ema_decay": 0.9},
         {"fused": False, "cuda_graph": True},
-        {"fused": False, "compile": True},
+        {"fused": False, "compile": True, "cuda_graph": False},
         {"cuda_graph": True, "gradient_checkpointing": "selective"},
     ],
 )
