@@ -6,11 +6,13 @@ Full-size networks with random weights, for every preset; presets whose networks
     python benchmarks/rendering.py --preset re10k --only path view     # a part of it
     python benchmarks/rendering.py --skip-plain path "guidance 1"      # what takes the plain loop longest
     python benchmarks/rendering.py --preset re10k --low-vram re10k     # and the engine for little memory
+    python benchmarks/rendering.py --low-vram re10k scenegen-shift4 --limit 4 --only whole     # that alone, in 4 GiB
     python benchmarks/rendering.py --rehearse                          # the tiny presets on the CPU: the script runs
 
 `floor`: the arithmetic of the work (matrix products, convolutions and attention as the plain modules do them) at the
 speed of a large bfloat16 matrix product, measured in the same run. `first`: until the first frames are there. `peak`:
 device memory of tensors and CUDA graphs, all weights included; the highest of a preset's works is the whole path's.
+`reserved`: what the allocator has taken from the device at most, gaps included; CUDA itself takes some 0.4 GiB more.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class Result:
     first_ms: float | None = None
     frames: int | None = None
     peak_gib: float | None = None
+    reserved_gib: float | None = None
     floor_ms: float | None = None
     cold_s: float | None = None
     """The first run: weights laid out, kernels compiled, graphs captured."""
@@ -112,6 +115,8 @@ class Bench:
 
     def work(self) -> Iterator[Work]:
         steps = self.preset.sampler.steps
+        if self.model.low_vram:
+            yield self._whole()  # first: nothing of it is on the device
         yield self._encode()
         yield self._denoise()
         yield self._decode()
@@ -128,6 +133,16 @@ class Bench:
             autoencoder.to("cpu")
         if how == "plain":  # they come when they are asked for; not while the time is taken
             assert self.model.context_autoencoder and self.model.target_autoencoder
+
+    def leave_the_device(self, limit: float | None) -> None:
+        """Send everything to main memory, as a model is that was made there, and allow `limit` GiB of the device."""
+        self.use("engine")
+        assert self.model.engine_for(None) is not None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            whole = torch.cuda.mem_get_info(self.device)[1]
+            torch.cuda.set_per_process_memory_fraction(1.0 if limit is None else limit * GIB / whole)
 
     def _encode(self) -> Work:
         def run() -> Iterator[Tensor]:
@@ -190,6 +205,21 @@ class Bench:
             yield from (window.frames for window in windows)
 
         return Work(name, run, run, frames)
+
+    def _whole(self) -> Work:
+        """Everything that a path of one scene needs, from photographs to frames."""
+        anchors = self.cameras(self.preset.data.views.num_context)
+
+        def run() -> Iterator[Tensor]:
+            if self.preset.scene_sampler is None:
+                tokens = self.model.encode(self.images, self.cameras(len(self.images)))
+            else:
+                tokens = generate(self.model, self.images[:1], self.cameras(1), anchors)
+            for window in self.model.render_windows(tokens, self.cameras(self.frames)):
+                yield window.frames.cpu()
+
+        name = "encode" if self.preset.scene_sampler is None else "generate"
+        return Work(f"whole: {name}, denoise and decode {self.frames} frames", run, run, self.frames)
 
     def _generate(self, guidance: float) -> Work:
         assert self.preset.scene_sampler is not None
@@ -297,6 +327,7 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
         first_ms=statistics.median(first for first, _ in runs) if work.frames else None,
         frames=work.frames,
         peak_gib=peak_memory() / GIB if device.type == "cuda" else None,
+        reserved_gib=torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None,
         floor_ms=floor_ms,
         cold_s=cold / 1e3,
         kernels=kernels,
@@ -347,7 +378,9 @@ WORK_FIELDS = {
 
 
 def run_all(args: argparse.Namespace, device: torch.device, speed: float) -> Iterator[Result]:
-    names = args.preset or (["scenetok-tiny", "scenegen-tiny"] if args.rehearse else preset_names())
+    names = args.preset
+    if not names and not args.low_vram:
+        names = ["scenetok-tiny", "scenegen-tiny"] if args.rehearse else preset_names()
     for joined, preset in groups([load_preset(name) for name in names]):
         yield from run_preset(args, joined, preset, device, speed)
         gc.collect()
@@ -361,6 +394,8 @@ def run_preset(
 ) -> Iterator[Result]:
     """speed: of matrix products, for the floors; None: little memory, which is for the engine alone."""
     bench = Bench(preset, device, low_vram=speed is None, exact=args.exact)
+    if speed is None:
+        bench.leave_the_device(args.limit)
     works = [
         work for work in bench.work() if not args.only or any(word in f"{names}: {work.name}" for word in args.only)
     ]
@@ -380,11 +415,20 @@ def table_of(results: list[Result], title: str) -> Table:
     table = Table(title=title)
     for name in ("presets", "work", "how"):
         table.add_column(name)
-    for name in ("ms", "first ms", "frames/s", "peak GiB", "floor ms", "x floor", "cold s"):
+    for name in ("ms", "first ms", "frames/s", "peak GiB", "reserved", "floor ms", "x floor", "cold s"):
         table.add_column(name, justify="right")
     for r in results:
-        figures = (r.ms, r.first_ms, r.frames_per_second, r.peak_gib, r.floor_ms, r.over_floor, r.cold_s)
-        forms = ("{:.1f}", "{:.1f}", "{:.1f}", "{:.2f}", "{:.1f}", "{:.2f}", "{:.1f}")
+        figures = (
+            r.ms,
+            r.first_ms,
+            r.frames_per_second,
+            r.peak_gib,
+            r.reserved_gib,
+            r.floor_ms,
+            r.over_floor,
+            r.cold_s,
+        )
+        forms = ("{:.1f}", "{:.1f}", "{:.1f}", "{:.2f}", "{:.2f}", "{:.1f}", "{:.2f}", "{:.1f}")
         cells = ("-" if n is None else form.format(n) for n, form in zip(figures, forms, strict=True))
         table.add_row(r.presets, r.work, r.how, *cells)
     return table
@@ -399,7 +443,8 @@ def main() -> None:
         "--profile", nargs="*", default=[], help="words; kernels of the engine's work with one, into the JSON"
     )
     parser.add_argument("--skip-plain", nargs="*", default=[], help="words; the plain loop does not do work with one")
-    parser.add_argument("--low-vram", nargs="*", default=[], help="presets; the engine with that option, too")
+    parser.add_argument("--low-vram", nargs="*", default=[], help="presets; the engine with that option, too, or alone")
+    parser.add_argument("--limit", type=float, metavar="GIB", help="of --low-vram: memory of the GPU that may be used")
     parser.add_argument("--exact", action="store_true", help="the engine with the autoencoders' own precision")
     parser.add_argument("--output", type=Path, default=Path("rendering.json"), help="JSON file to write")
     parser.add_argument("--rehearse", action="store_true", help="the tiny presets on the CPU")
