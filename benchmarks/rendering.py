@@ -393,6 +393,8 @@ def run_preset(
     args: argparse.Namespace, names: str, preset: Preset, device: torch.device, speed: float | None
 ) -> Iterator[Result]:
     """speed: of matrix products, for the floors; None: little memory, which is for the engine alone."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0)  # models are made on the device, in float32
     bench = Bench(preset, device, low_vram=speed is None, exact=args.exact)
     if speed is None:
         bench.leave_the_device(args.limit)

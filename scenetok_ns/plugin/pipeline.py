@@ -34,6 +34,10 @@ BUCKET_MB = 100
 """Megabytes of gradients that are sent together: about those of one block of the full-size denoiser."""
 
 
+EARLIER_DEFAULTS = {"compile": False, "fused": True, "cuda_graph": False, "gradient_checkpointing": "none"}
+"""Defaults of the model's options, up to version 0.2.0, that are now chosen."""
+
+
 @dataclass
 class SceneTokPipelineConfig(VanillaPipelineConfig):
     """SceneTok's data and model."""
@@ -55,6 +59,10 @@ class SceneTokPipelineConfig(VanillaPipelineConfig):
         """Read a config.yml. ns-render makes a second data manager from it, which must know the model's preset."""
         self.__dict__.update(state)
         self.datamanager.preset = self.model.preset
+        if "num_steps" not in state:  # an earlier version wrote it, with defaults that were not anybody's choice
+            for name, default in EARLIER_DEFAULTS.items():
+                if getattr(self.model, name) == default:
+                    setattr(self.model, name, None)
 
 
 class SceneTokPipeline(VanillaPipeline):

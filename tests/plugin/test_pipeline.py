@@ -284,6 +284,19 @@ def test_what_is_chosen_is_printed_and_carried_out(
     assert without is not None and without.optimizer == plan.memory.optimizer * 2 // 3
 
 
+def test_defaults_of_earlier_versions_are_chosen_anew(data: Path, tmp_path: Path) -> None:
+    """`fused` was on in every config.yml, on CPUs too, and must not be refused there."""
+    config = small_config(data, tmp_path).pipeline
+    state = {name: value for name, value in vars(config).items() if name != "num_steps"}
+    model = config.model
+    model.fused, model.compile, model.cuda_graph, model.gradient_checkpointing = True, True, False, "none"
+    earlier = object.__new__(type(config))
+    earlier.__setstate__(copy.deepcopy(state))
+    assert (earlier.model.fused, earlier.model.compile, earlier.model.cuda_graph) == (None, True, None)
+    assert earlier.model.gradient_checkpointing is None
+    assert copy.deepcopy(config).model.fused is True  # given to this version
+
+
 def test_a_pass_that_cannot_be_recorded_is_taken_without(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
