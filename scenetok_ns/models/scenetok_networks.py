@@ -137,13 +137,15 @@ class SceneTokNetworks(nn.Module):
                     f"{self.preset.embedded_weights}; put both into the package together (scripts/ship_weights.py)"
                 )
 
-    def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
+    def prepare_training(
+        self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False, in_float8: bool = False
+    ) -> None:
         """Choose how the networks run where gradients are wanted: compiled, with less kept for the backward pass, on
-        the fused kernels where these fit (CUDA with Triton)."""
+        the fused kernels where these fit (CUDA with Triton), and these with products in FP8."""
         for network in self.children():
             checkpoint_for_training(network, checkpointing)
             if fused:
-                fuse_for_training(network)
+                fuse_for_training(network, in_float8=in_float8)
             if compiled:
                 compile_for_training(network)
 

@@ -39,7 +39,7 @@ from scenetok_ns.training.step_plan import Flags, StepPlan, Wishes, choose, fact
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
 from scenetok_ns.viewer.renderer import ViewerRenderer
 
-FLAGS = Flags(*(f"--pipeline.model.{name} True" for name in ("fused", "compile", "cuda-graph")))
+FLAGS = Flags(*(f"--pipeline.model.{name} True" for name in ("fused", "compile", "cuda-graph", "float8")))
 MOVES = "--pipeline.model.low-vram True moves autoencoders, unless you train from latents (scenetok latents)"
 ENGINES: dict[str, Literal["auto", "exact"] | None] = {"auto": "auto", "exact": "exact", "off": None}
 
@@ -76,6 +76,9 @@ class SceneTokModelConfig(ModelConfig):
     """Training on a GPU: run the networks' blocks on kernels of our own, forward and backward. Less memory, no waiting
     for a compiler, the same gradients up to rounding; hooks on parts of a block do not run. None: where they fit.
     False: torch's operations."""
+    float8: bool = False
+    """Training on Hopper or newer: round the factors of the fused blocks' matrix products to FP8. The weights'
+    gradients stay in bfloat16. An experiment: the loss is not the same."""
     cuda_graph: bool | None = None
     """Training on GPUs: record the forward and backward pass once and replay it, so that the GPU never waits for the
     host. None: wherever steps can be recorded."""
@@ -292,11 +295,13 @@ class SceneTokModel(Model):
             uncompilable=self.uncompilable,
             unrecordable=self.unrecordable or (MOVES if config.low_vram and not run.from_latents else None),
         )
-        wishes = Wishes(config.fused, config.compile, config.cuda_graph, config.gradient_checkpointing)
+        wishes = Wishes(config.fused, config.compile, config.cuda_graph, config.gradient_checkpointing, config.float8)
         pictures = self.has_autoencoders or not run.from_latents
         load = workload(self.scenetok, run, averaged=self.average is not None, pictures=pictures)
         self.step_plan = plan = choose(facts, wishes, load if load.networks else None, FLAGS)
-        self.scenetok.prepare_training(compiled=plan.compile, checkpointing=plan.checkpointing, fused=plan.fused)
+        self.scenetok.prepare_training(
+            compiled=plan.compile, checkpointing=plan.checkpointing, fused=plan.fused, in_float8=plan.float8
+        )
         return plan
 
     def initialize_training_state(self) -> list[str]:

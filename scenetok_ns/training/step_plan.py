@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from scenetok_ns.models.fused.float8 import CAPABILITY
 from scenetok_ns.models.networks.block_execution import Checkpointing
 from scenetok_ns.models.ops.dispatch import triton_available
 from scenetok_ns.tools.errors import UsageError
@@ -36,6 +37,8 @@ class Wishes:
     compile: bool | None = None
     record: bool | None = None
     checkpointing: Checkpointing | None = None
+    float8: bool = False
+    """Products of fused blocks in FP8. Never chosen: the loss changes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Facts:
     cuda: bool
     triton: bool = False
     """Whether Triton works, which fused blocks and compiled code need on a GPU."""
+    float8: bool = False
+    """Whether the GPU multiplies FP8."""
     cpp_compiler: bool = False
     """Whether there is a C++ compiler, which compiled code needs on a CPU."""
     steps: int | None = None
@@ -75,6 +80,7 @@ def facts_of(
     return Facts(
         cuda=cuda,
         triton=cuda and triton_available(),
+        float8=cuda and torch.cuda.get_device_capability(device) >= CAPABILITY,
         cpp_compiler=any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")),
         steps=steps,
         available=available,
@@ -91,6 +97,7 @@ class Flags:
     fused: str = "--fused True"
     compile: str = "--compile True"
     record: str = "--cuda-graph True"
+    float8: str = "--float8 True"
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class StepPlan:
     compile: bool = False
     record: bool = False
     checkpointing: Checkpointing = "none"
+    float8: bool = False
     memory: Memory | None = None
     """Predicted peak; None: not predicted, as on a CPU."""
     available: int | None = None
@@ -118,7 +126,7 @@ class StepPlan:
 
     def line(self) -> str:
         """Describe the plan in one line."""
-        parts = [f"{self.blocks} blocks"]
+        parts = [f"{self.blocks} blocks" + (" with FP8 products" if self.float8 else "")]
         if self.fused and self.compile:
             parts.append("the rest compiled")
         if self.record:
@@ -164,8 +172,12 @@ def choose(facts: Facts, wishes: Wishes = Wishes(), load: Workload | None = None
     slow = no_gpu if wishes.compile is None else None  # on a CPU it is possible, but seldom faster
     compiled = decide(wishes.compile, flags.compile, facts.uncompilable, slow, no_triton, no_compiler, pays=few)
     record = decide(wishes.record, flags.record, facts.unrecordable, no_gpu)
-    unique = tuple(dict.fromkeys(reasons))
-    plan = StepPlan(fused, compiled, record, wishes.checkpointing or "none", available=facts.available, reasons=unique)
+    plain = None if fused else "the blocks are not fused"
+    float8 = wishes.float8 and decide(
+        True, flags.float8, plain, None if facts.float8 else "this GPU does not multiply FP8"
+    )
+    plan = StepPlan(fused, compiled, record, wishes.checkpointing or "none", float8)
+    plan = replace(plan, available=facts.available, reasons=tuple(dict.fromkeys(reasons)))
     if load is None or not facts.cuda:
         return plan
     return _with_memory(plan, wishes, load)

@@ -284,7 +284,7 @@ def test_what_is_chosen_is_printed_and_carried_out(
     assert without is not None and without.optimizer == plan.memory.optimizer * 2 // 3
 
 
-def test_defaults_of_earlier_versions_are_chosen_anew(data: Path, tmp_path: Path) -> None:
+def test_defaults_of_earlier_versions_are_not_wishes(data: Path, tmp_path: Path) -> None:
     """`fused` was on in every config.yml, on CPUs too, and must not be refused there."""
     config = small_config(data, tmp_path).pipeline
     state = {name: value for name, value in vars(config).items() if name != "num_steps"}

@@ -74,6 +74,8 @@ def test_what_is_chosen(facts: Facts, wishes: dict[str, Any], expected: str) -> 
         (replace(H200, unfusible="frozen"), {"fused": True}, "--fused True .*frozen"),
         (replace(H200, unrecordable="they move"), {"record": True}, "--cuda-graph True .*they move"),
         (replace(H200, uncompilable="adapters"), {"compile": True}, "--compile True .*adapters"),
+        (H200, {"float8": True}, "--float8 True is not possible: this GPU does not multiply FP8"),
+        (replace(H200, float8=True), {"float8": True, "fused": False}, "--float8 True .*the blocks are not fused"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(facts: Facts, wishes: dict[str, Any], message: str) -> None:
@@ -89,6 +91,9 @@ def test_the_line_says_what_was_chosen_and_why() -> None:
     )
     line = plan(replace(H200, steps=10, unrecordable="they move")).line()
     assert line.endswith("; compiling pays from 3,000 steps on; they move") and "recorded" not in line
+    assert not plan(replace(H200, float8=True)).float8
+    rounded = plan(replace(H200, float8=True), float8=True)
+    assert rounded.float8 and rounded.line().startswith("Training steps: fused blocks with FP8 products, the rest")
     assert plan(CPU).line() == "Training steps: plain blocks; there is no NVIDIA GPU"
     selective = plan(replace(H200, available=int(46 * GIB))).line()
     assert "recorded as a CUDA graph, selective checkpointing; about 43.8 GiB of GPU memory, 46.0" in selective
@@ -110,5 +115,6 @@ def test_facts_of_a_cpu_and_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_plan, "triton_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 23)
-    expected = Facts(cuda=True, triton=True, cpp_compiler=True, available=123, unrecordable="no")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    expected = Facts(cuda=True, triton=True, float8=True, cpp_compiler=True, available=123, unrecordable="no")
     assert facts_of(torch.device("cuda"), unrecordable="no") == expected

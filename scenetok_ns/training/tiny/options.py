@@ -53,6 +53,8 @@ class RunOptions:
     training is long enough."""
     fused: bool | None = None
     """Blocks on the kernels of models/fused. None: where they can be, on a GPU."""
+    float8: bool = False
+    """Products of these blocks in FP8 (Hopper or newer): an experiment, the loss is not the same."""
     cuda_graph: bool | None = None
     """Record a step once and replay it: the host then launches one graph instead of thousands of kernels. None: on a
     GPU, for each kind of step that the memory has room for."""

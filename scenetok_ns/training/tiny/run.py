@@ -91,7 +91,7 @@ class TinyRun:
         unfusible = None if trains_blocks else "only a small head trains"
         self.plan = choose(
             facts_of(self.device, steps=steps, unfusible=unfusible),
-            Wishes(options.fused, options.compile, options.cuda_graph),
+            Wishes(options.fused, options.compile, options.cuda_graph, float8=options.float8),
         )
         if preset.context_autoencoder.name != CODEC:
             raise UsageError(
