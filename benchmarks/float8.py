@@ -2,7 +2,7 @@
 
     python benchmarks/float8.py [--steps 1000] [--batch-size 128] [--scenes 1000] [--preset FILE] [--output float8]
 
-Trains scenetok-tiny on demo rooms (`scenetok train-tiny`), first in bfloat16, then with --float8 True, and once more in
+Trains scenetok-tiny on demo rooms (`scenetok train-tiny`), first in bfloat16, then with --float8, and once more in
 bfloat16 from another seed, whose distance says what chance does. Prints the loss and a held-out figure along the
 steps.
 """

@@ -97,7 +97,7 @@ class Flags:
     fused: str = "--fused True"
     compile: str = "--compile True"
     record: str = "--cuda-graph True"
-    float8: str = "--float8 True"
+    float8: str = "--float8"
 
 
 @dataclass(frozen=True)

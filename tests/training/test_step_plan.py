@@ -74,8 +74,8 @@ def test_what_is_chosen(facts: Facts, wishes: dict[str, Any], expected: str) -> 
         (replace(H200, unfusible="frozen"), {"fused": True}, "--fused True .*frozen"),
         (replace(H200, unrecordable="they move"), {"record": True}, "--cuda-graph True .*they move"),
         (replace(H200, uncompilable="adapters"), {"compile": True}, "--compile True .*adapters"),
-        (H200, {"float8": True}, "--float8 True is not possible: this GPU does not multiply FP8"),
-        (replace(H200, float8=True), {"float8": True, "fused": False}, "--float8 True .*the blocks are not fused"),
+        (H200, {"float8": True}, "--float8 is not possible: this GPU does not multiply FP8"),
+        (replace(H200, float8=True), {"float8": True, "fused": False}, "--float8 .*the blocks are not fused"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(facts: Facts, wishes: dict[str, Any], message: str) -> None:
