@@ -134,7 +134,7 @@ def take_steps(rank: int, port: int, data: Path, folder: Path) -> None:
     found = []
     for recorded in (False, True):
         config = small_config(data, folder, PRESET).pipeline
-        config.model.cuda_graph = recorded
+        config.model.cuda_graph, config.model.compile = recorded, False
         torch.manual_seed(rank if recorded else 0)  # the first process's weights are everybody's
         pipeline = config.setup(device=str(device), test_mode="val", world_size=2, local_rank=rank)
         pipeline.accumulation_steps = 2
