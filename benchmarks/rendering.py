@@ -6,12 +6,14 @@ Networks have full size and random weights. Presets whose networks and samplers 
     python benchmarks/rendering.py --preset re10k --only path view     # only some of the work
     python benchmarks/rendering.py --skip-plain path "guidance 1"      # skip the slowest work of the plain loop
     python benchmarks/rendering.py --preset re10k --low-vram re10k     # also the engine with --low-vram
+    python benchmarks/rendering.py --low-vram re10k scenegen-shift4 --limit 4 --only whole     # only that, in 4 GiB
     python benchmarks/rendering.py --rehearse                          # the tiny presets on the CPU, to test the script
 
 `floor` is the time for the arithmetic of the work (matrix products, convolutions and attention as the plain modules
 compute them) at the speed of a large bfloat16 matrix product, measured in the same run. `first` is the time until the
 first frames. `peak` is the device memory of tensors and CUDA graphs, including all weights; the peak of a whole path is
-the preset's highest.
+the preset's highest. `reserved` is the most memory that the allocator has taken from the device, with gaps; CUDA itself
+takes some 0.4 GiB more.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class Result:
     first_ms: float | None = None
     frames: int | None = None
     peak_gib: float | None = None
+    reserved_gib: float | None = None
     floor_ms: float | None = None
     cold_s: float | None = None
     """Seconds of the first run, which lays out weights, compiles kernels and captures graphs."""
@@ -113,6 +116,8 @@ class Bench:
 
     def work(self) -> Iterator[Work]:
         steps = self.preset.sampler.steps
+        if self.model.low_vram:
+            yield self._whole()  # first: nothing of it is on the device
         yield self._encode()
         yield self._denoise()
         yield self._decode()
@@ -129,6 +134,16 @@ class Bench:
             autoencoder.to("cpu")
         if how == "plain":  # autoencoders move to the device on first use, which must not be timed
             assert self.model.context_autoencoder and self.model.target_autoencoder
+
+    def leave_the_device(self, limit: float | None) -> None:
+        """Send everything to main memory, as a model is that was made there, and allow `limit` GiB of the device."""
+        self.use("engine")
+        assert self.model.engine_for(None) is not None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            whole = torch.cuda.mem_get_info(self.device)[1]
+            torch.cuda.set_per_process_memory_fraction(1.0 if limit is None else limit * GIB / whole)
 
     def _encode(self) -> Work:
         def run() -> Iterator[Tensor]:
@@ -191,6 +206,21 @@ class Bench:
             yield from (window.frames for window in windows)
 
         return Work(name, run, run, frames)
+
+    def _whole(self) -> Work:
+        """Everything that a path of one scene needs, from photographs to frames."""
+        anchors = self.cameras(self.preset.data.views.num_context)
+
+        def run() -> Iterator[Tensor]:
+            if self.preset.scene_sampler is None:
+                tokens = self.model.encode(self.images, self.cameras(len(self.images)))
+            else:
+                tokens = generate(self.model, self.images[:1], self.cameras(1), anchors)
+            for window in self.model.render_windows(tokens, self.cameras(self.frames)):
+                yield window.frames.cpu()
+
+        name = "encode" if self.preset.scene_sampler is None else "generate"
+        return Work(f"whole: {name}, denoise and decode {self.frames} frames", run, run, self.frames)
 
     def _generate(self, guidance: float) -> Work:
         assert self.preset.scene_sampler is not None
@@ -299,6 +329,7 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
         first_ms=statistics.median(first for first, _ in runs) if work.frames else None,
         frames=work.frames,
         peak_gib=peak_memory() / GIB if device.type == "cuda" else None,
+        reserved_gib=torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None,
         floor_ms=floor_ms,
         cold_s=cold / 1e3,
         kernels=kernels,
@@ -349,7 +380,9 @@ WORK_FIELDS = {
 
 
 def run_all(args: argparse.Namespace, device: torch.device, speed: float) -> Iterator[Result]:
-    names = args.preset or (["scenetok-tiny", "scenegen-tiny"] if args.rehearse else preset_names())
+    names = args.preset
+    if not names and not args.low_vram:
+        names = ["scenetok-tiny", "scenegen-tiny"] if args.rehearse else preset_names()
     for joined, preset in groups([load_preset(name) for name in names]):
         yield from run_preset(args, joined, preset, device, speed)
         gc.collect()
@@ -363,7 +396,11 @@ def run_preset(
 ) -> Iterator[Result]:
     """Measure the work of a preset. `speed` is that of matrix products, for the floors. None: measure --low-vram, with
     the engine only."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0)  # models are made on the device, in float32
     bench = Bench(preset, device, low_vram=speed is None, exact=args.exact)
+    if speed is None:
+        bench.leave_the_device(args.limit)
     works = [
         work for work in bench.work() if not args.only or any(word in f"{names}: {work.name}" for word in args.only)
     ]
@@ -383,11 +420,20 @@ def table_of(results: list[Result], title: str) -> Table:
     table = Table(title=title)
     for name in ("presets", "work", "how"):
         table.add_column(name)
-    for name in ("ms", "first ms", "frames/s", "peak GiB", "floor ms", "x floor", "cold s"):
+    for name in ("ms", "first ms", "frames/s", "peak GiB", "reserved", "floor ms", "x floor", "cold s"):
         table.add_column(name, justify="right")
     for r in results:
-        figures = (r.ms, r.first_ms, r.frames_per_second, r.peak_gib, r.floor_ms, r.over_floor, r.cold_s)
-        forms = ("{:.1f}", "{:.1f}", "{:.1f}", "{:.2f}", "{:.1f}", "{:.2f}", "{:.1f}")
+        figures = (
+            r.ms,
+            r.first_ms,
+            r.frames_per_second,
+            r.peak_gib,
+            r.reserved_gib,
+            r.floor_ms,
+            r.over_floor,
+            r.cold_s,
+        )
+        forms = ("{:.1f}", "{:.1f}", "{:.1f}", "{:.2f}", "{:.2f}", "{:.1f}", "{:.2f}", "{:.1f}")
         cells = ("-" if n is None else form.format(n) for n, form in zip(figures, forms, strict=True))
         table.add_row(r.presets, r.work, r.how, *cells)
     return table
@@ -402,7 +448,8 @@ def main() -> None:
         "--profile", nargs="*", default=[], help="write the kernels of the engine's work that contains one of these"
     )
     parser.add_argument("--skip-plain", nargs="*", default=[], help="work that the plain loop skips")
-    parser.add_argument("--low-vram", nargs="*", default=[], help="presets to measure with this option, too")
+    parser.add_argument("--low-vram", nargs="*", default=[], help="presets to measure with this option, too, or alone")
+    parser.add_argument("--limit", type=float, metavar="GIB", help="with --low-vram: GPU memory that may be used")
     parser.add_argument("--exact", action="store_true", help="engine with the autoencoders in their own precision")
     parser.add_argument("--output", type=Path, default=Path("rendering.json"), help="JSON file to write")
     parser.add_argument("--rehearse", action="store_true", help="the tiny presets on the CPU")

@@ -3,6 +3,7 @@
     python benchmarks/training.py measure --batch-size 32 [--preset re10k] [--plain | --fused] [--cuda-graph]
         [--checkpointing selective] [--devices 2] [--steps 20] [--profile FILE] --output FILE.json
     python benchmarks/training.py table FILE.json ...
+    python benchmarks/training.py choice [--batch-size 8 32] [--preset re10k] [--steps 20] --output FILE.json
 
 A step is the one that ns-train does from latents: batch to the device, forward, backward, clipping, AdamW. The networks
 have full size and random weights. `--plain` measures the step without our optimisations: eager, with the released
@@ -12,6 +13,9 @@ Model FLOPs are those of the forward pass (matrix products and attentions, count
 plain networks) times 3; recomputation in the backward pass does not count. MFU is relative to `--peak` (790 TFLOP/s,
 which large bfloat16 products reach on an H100 SXM, as measured). With several devices, one of them alone is measured
 first, in the same processes.
+
+`choice` compares what ns-train chooses without any option with other options, all in one call: the time of a step, and
+the predicted peak of memory beside the real one. It takes less than 240 seconds on an H200.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import functools
+import gc
 import json
 import os
 import socket
@@ -53,9 +58,19 @@ from scenetok_ns.plugin.pipeline import distributed
 from scenetok_ns.training.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import AdamWConfig
 from scenetok_ns.training.recorded_step import RecordedStep
+from scenetok_ns.training.step_memory import TrainingRun
 
 WARM_UP = 5
 """Number of steps before the timed ones."""
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "no options": {},
+    "all on": {"fused": True, "compile": True, "cuda_graph": True, "gradient_checkpointing": "none"},
+    "not compiled": {"fused": True, "compile": False, "cuda_graph": True, "gradient_checkpointing": "none"},
+    "selective": {"fused": True, "compile": True, "cuda_graph": True, "gradient_checkpointing": "selective"},
+    "full": {"fused": True, "compile": True, "cuda_graph": True, "gradient_checkpointing": "full"},
+}
+"""Options of ns-train that `choice` compares."""
 
 
 def main() -> None:
@@ -77,8 +92,16 @@ def main() -> None:
     command.add_argument("--output", type=Path, required=True)
     command = commands.add_parser("table")
     command.add_argument("files", type=Path, nargs="+")
+    command = commands.add_parser("choice")
+    command.add_argument("--preset", default="re10k")
+    command.add_argument("--batch-size", type=int, nargs="+", default=[8, 32])
+    command.add_argument("--steps", type=int, default=20)
+    command.add_argument("--only", nargs="*", default=list(CHOICES), choices=list(CHOICES))
+    command.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    if options.command == "table":
+    if options.command == "choice":
+        compare_choices(options)
+    elif options.command == "table":
         Console(width=160).print(table([json.loads(path.read_text()) for path in options.files]))
     elif options.devices == 1:
         measure(options)
@@ -212,8 +235,16 @@ def make_model(options: argparse.Namespace, device: torch.device) -> SceneTokMod
         defer_autoencoders=True,
         compile=not options.plain,
         fused=options.fused,
+        cuda_graph=options.cuda_graph,
         gradient_checkpointing=options.checkpointing,
     )
+    model = model_of(config, device)
+    model.choose_steps(TrainingRun(options.batch_size, processes=options.devices, from_latents=True))
+    return model
+
+
+def model_of(config: SceneTokModelConfig, device: torch.device) -> SceneTokModel:
+    """Build a model with random weights, in training mode."""
     with device:  # weights are initialised on the device, because a CPU takes seconds
         box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
         model = config.setup(scene_box=box, num_train_data=1, scenes=None).to(device)
@@ -289,9 +320,94 @@ def forward_flops(preset: Preset) -> int:
     return counter.get_total_flops()
 
 
-def timed(step: Callable[[int], Tensor], steps: int, device: torch.device, warm_up: int = WARM_UP) -> dict[str, Any]:
-    """Measure the mean time of steps that are queued one after the other, as in training, and the peak memory."""
+def compare_choices(options: argparse.Namespace) -> None:
+    """Measure what is chosen without options, and each set of options, at each batch size."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
+        let_segments_grow()
+        torch.set_float32_matmul_precision("high")
+    begin, rows = time.perf_counter(), []
+    for batch in options.batch_size:
+        for name in options.only:
+            try:
+                rows.append(choice(options, batch, name, device))
+            except torch.cuda.OutOfMemoryError:
+                rows.append({"batch_size": batch, "options": name, "failed": "out of memory"})
+            gc.collect()
+            torch._dynamo.reset()  # it holds the compiled networks
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            print(f"batch {batch}, {name}: {rows[-1]}", flush=True)
+    report = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "preset": options.preset,
+        "seconds": time.perf_counter() - begin,
+        "rows": rows,
+    }
+    options.output.write_text(json.dumps(report, indent=1))
+    Console(width=140).print(choice_table(report))
+
+
+def choice(options: argparse.Namespace, batch: int, name: str, device: torch.device) -> dict[str, Any]:
+    """Time and peak memory of a step with the options of a name, and the predicted memory."""
+    preset = load_preset(options.preset)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    torch.manual_seed(0)
+    config = SceneTokModelConfig(preset=options.preset, pretrained=False, defer_autoencoders=True, **CHOICES[name])
+    model = model_of(config, device)
+    plan = model.choose_steps(TrainingRun(batch, from_latents=True))
+    row: dict[str, Any] = {"batch_size": batch, "options": name, "plan": plan.line()}
+    if plan.memory is not None:
+        row["predicted_gib"] = plan.memory.total / 2**30
+    settings = argparse.Namespace(plain=False, cuda_graph=plan.record, batch_size=batch, devices=1)
+    begin = time.perf_counter()
+    step = make_step(model, settings, preset, device)
+    step(0)  # compiles and records
+    synchronize(device)
+    row["first_step_seconds"] = time.perf_counter() - begin
+    row |= timed(step, options.steps, device, reset=False)
+    row["samples_per_second"] = 1000 * batch / row["step_ms"]
+    return row
+
+
+def choice_table(report: dict[str, Any]) -> Table:
+    title = f"{report['preset']}, {report['device']}, torch {report['torch']}, {report['seconds']:.0f} s in all"
+    made = Table(title=title)
+    for name in (
+        "batch",
+        "options",
+        "ms",
+        "samples/s",
+        "of the fastest",
+        "peak GiB",
+        "predicted",
+        "error",
+        "first step s",
+    ):
+        made.add_column(name, justify="left" if name == "options" else "right")
+    times = [(row["batch_size"], row["step_ms"]) for row in report["rows"] if "failed" not in row]
+    for row in report["rows"]:
+        start = (str(row["batch_size"]), row["options"])
+        if "failed" in row:
+            made.add_row(*start, row["failed"])
+            continue
+        fastest = min(ms for batch, ms in times if batch == row["batch_size"])
+        cells = [f"{row['step_ms']:.1f}", f"{row['samples_per_second']:.1f}", f"{fastest / row['step_ms']:.1%}"]
+        real, predicted = row.get("reserved_gib"), row.get("predicted_gib")
+        known = real is not None and predicted is not None
+        cells += [f"{real:.1f}", f"{predicted:.1f}", f"{predicted / real - 1:+.1%}"] if known else [""] * 3
+        made.add_row(*start, *cells, f"{row['first_step_seconds']:.0f}")
+    return made
+
+
+def timed(
+    step: Callable[[int], Tensor], steps: int, device: torch.device, warm_up: int = WARM_UP, *, reset: bool = True
+) -> dict[str, Any]:
+    """Mean time of steps queued one behind the other, as in training, and peak memory; `reset`: of these steps alone,
+    without what came before them."""
+    if device.type == "cuda" and reset:
         torch.cuda.reset_peak_memory_stats(device)
     for number in range(warm_up):
         step(number)

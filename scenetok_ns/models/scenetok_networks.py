@@ -137,18 +137,21 @@ class SceneTokNetworks(nn.Module):
                     f"{self.preset.embedded_weights}; put both into the package together (scripts/ship_weights.py)"
                 )
 
-    def prepare_training(self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False) -> None:
+    def prepare_training(
+        self, *, compiled: bool, checkpointing: Checkpointing, fused: bool = False, in_float8: bool = False
+    ) -> None:
         """Choose how the networks run in training.
 
         Args:
             compiled: Compile the networks with torch.compile.
             checkpointing: Activations to recompute in the backward pass, which saves memory.
             fused: Use the fused kernels if they fit (CUDA with Triton).
+            in_float8: Compute the products of the fused kernels in FP8.
         """
         for network in self.children():
             checkpoint_for_training(network, checkpointing)
             if fused:
-                fuse_for_training(network)
+                fuse_for_training(network, in_float8=in_float8)
             if compiled:
                 compile_for_training(network)
 

@@ -67,13 +67,15 @@ class DepthModel(SceneTokModel):
     """The networks as they are, and a depth head that learns."""
 
     config: DepthModelConfig
+    unrecordable = "scenetok-depth records no steps"
+    uncompilable = "scenetok-depth trains only a small head"
 
     def populate_modules(self) -> None:
         super().populate_modules()
         if self.preset.scene_generator is not None:
             raise ValueError(f"preset {self.preset.name} generates scenes; train the depth head of its tokenizer")
-        if self.average is not None or self.config.initial_weights is not None or self.config.cuda_graph:
-            raise ValueError("scenetok-depth takes neither --ema-decay, --initial-weights nor --cuda-graph")
+        if self.average is not None or self.config.initial_weights is not None:
+            raise ValueError("scenetok-depth takes neither --ema-decay nor --initial-weights")
         self.scenetok.requires_grad_(False)
         self.scenetok.low_vram = False
         self.depth_head = new_depth_head(self.preset, self.scenetok.denoiser)

@@ -23,6 +23,7 @@ from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.data.training_batches import TrainingBatch
 from scenetok_ns.models.autoencoders.registry import check_encoding, weights_file
 from scenetok_ns.models.depth_weights import DepthSource
+from scenetok_ns.models.fused.blocks import fits_kernels
 from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.networks.averaging import WeightAverage
 from scenetok_ns.models.networks.block_execution import Checkpointing
@@ -33,9 +34,13 @@ from scenetok_ns.rendering.scene_renderer import AutoencoderFile, SceneRenderer
 from scenetok_ns.rendering.token_renderer import RenderSettings
 from scenetok_ns.training.initial_weights import load_initial_weights
 from scenetok_ns.training.loss import TrainingLoss
+from scenetok_ns.training.step_memory import TrainingRun, workload
+from scenetok_ns.training.step_plan import Flags, StepPlan, Wishes, choose, facts_of
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
 from scenetok_ns.viewer.renderer import ViewerRenderer
 
+FLAGS = Flags(*(f"--pipeline.model.{name} True" for name in ("fused", "compile", "cuda-graph", "float8")))
+MOVES = "--pipeline.model.low-vram True moves autoencoders, unless you train from latents (scenetok latents)"
 ENGINES: dict[str, Literal["auto", "exact"] | None] = {"auto": "auto", "exact": "exact", "off": None}
 
 
@@ -64,18 +69,22 @@ class SceneTokModelConfig(ModelConfig):
     engine: Literal["auto", "exact", "off"] = "auto"
     """Renderer on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
     autoencoders in the published code's precision. off: the plain loop, as everywhere else."""
-    compile: bool = False
-    """Training: compile the networks' blocks (torch.compile): a minute or two at the start, then several times as fast
-    on a GPU. Compiled code is cached for the next start. Checkpoints are the same."""
-    fused: bool = True
+    compile: bool | None = None
+    """Training: compile what does not run fused (torch.compile), which takes 10 to 60 seconds at the start. Compiled
+    code is cached for the next start. None: on a GPU, if the training is long enough."""
+    fused: bool | None = None
     """Training on a GPU: run the networks' blocks on kernels of our own, forward and backward. Less memory, no waiting
-    for a compiler, the same gradients up to rounding; hooks on parts of a block do not run. Without Triton, and where
-    part of a block is frozen, nothing changes. False: torch's operations."""
-    cuda_graph: bool = False
-    """Training on GPUs: record the forward and backward pass once and replay it. Useful where the host cannot launch
-    kernels as fast as the GPU works, as with small batches."""
-    gradient_checkpointing: Checkpointing = "none"
-    """Training: activations to recompute in the backward pass, to save memory. selective: the cheap ones; full: all."""
+    for a compiler, the same gradients up to rounding; hooks on parts of a block do not run. None: where they fit.
+    False: torch's operations."""
+    float8: bool = False
+    """Training on Hopper or newer: round the factors of the fused blocks' matrix products to FP8. The weights'
+    gradients stay in bfloat16. An experiment: the loss is not the same."""
+    cuda_graph: bool | None = None
+    """Training on GPUs: record the forward and backward pass once and replay it, so that the GPU never waits for the
+    host. None: wherever steps can be recorded."""
+    gradient_checkpointing: Checkpointing | None = None
+    """Training: activations to recompute in the backward pass, to save memory. selective: the cheap ones; full: all.
+    None: as few as the GPU's memory allows."""
     ema_decay: float | None = None
     """Training: keep an exponential moving average of the trained weights, with a decay of e.g. 0.9999, and evaluate,
     render and open the run with it; None: no average. Costs the memory of the trained weights once more."""
@@ -148,6 +157,12 @@ class SceneTokModel(Model):
     """Nerfstudio's module: the networks, their training, and pictures for the tools (`renderer`)."""
 
     config: SceneTokModelConfig
+    unrecordable: str | None = None
+    """Why the steps of this method cannot be recorded; None: they can."""
+    uncompilable: str | None = None
+    """Why the networks of this method are not compiled; None: they are."""
+    step_plan = StepPlan()
+    """How training steps run; `choose_steps` sets it."""
 
     def __init__(
         self,
@@ -200,9 +215,6 @@ class SceneTokModel(Model):
         self.scenetok.denoiser.requires_grad_(not self.preset.training.freeze_denoiser)
         decay = config.ema_decay if given["trains"] else None
         self.average = None if decay is None else WeightAverage(self.trained_networks(), decay)
-        self.scenetok.prepare_training(
-            compiled=config.compile, checkpointing=config.gradient_checkpointing, fused=config.fused
-        )
         self.renderer = SceneRenderer(
             scenetok=self.scenetok,
             scenes=given["scenes"],
@@ -274,6 +286,29 @@ class SceneTokModel(Model):
         """Ignored here: the pipeline compares it, and can name the option to change."""
 
     # --- Training ---
+
+    def choose_steps(self, run: TrainingRun) -> StepPlan:
+        """Choose how training steps run, and prepare the networks, which must be on the device of the training.
+
+        Raises:
+            UsageError: An option of the configuration cannot be met.
+        """
+        config = self.config
+        facts = facts_of(
+            self.device,
+            steps=run.steps,
+            unfusible=None if any(map(fits_kernels, self.scenetok.modules())) else "no block trains as a whole",
+            uncompilable=self.uncompilable,
+            unrecordable=self.unrecordable or (MOVES if config.low_vram and not run.from_latents else None),
+        )
+        wishes = Wishes(config.fused, config.compile, config.cuda_graph, config.gradient_checkpointing, config.float8)
+        pictures = self.has_autoencoders or not run.from_latents
+        load = workload(self.scenetok, run, averaged=self.average is not None, pictures=pictures)
+        self.step_plan = plan = choose(facts, wishes, load if load.networks else None, FLAGS)
+        self.scenetok.prepare_training(
+            compiled=plan.compile, checkpointing=plan.checkpointing, fused=plan.fused, in_float8=plan.float8
+        )
+        return plan
 
     def initialize_training_state(self) -> list[str]:
         """Load the weights that a new training starts from, in addition to the embedded ones. Returns lines that

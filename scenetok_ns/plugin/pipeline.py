@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+import tyro
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils import profiler
+from nerfstudio.utils import comms, profiler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,11 +25,17 @@ from scenetok_ns.models.run_checkpoints import AVERAGE, averaged_weights, model_
 from scenetok_ns.models.weight_files import check_finite, check_tensors
 from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
+from scenetok_ns.tools.printing import print_line
 from scenetok_ns.training.recorded_step import RecordedStep
+from scenetok_ns.training.step_memory import TrainingRun
 from scenetok_ns.viewer.panel import ViewerPanel
 
 BUCKET_MB = 100
 """Megabytes of gradients that are sent together: about those of one block of the full-size denoiser."""
+
+
+EARLIER_DEFAULTS = {"compile": False, "fused": True, "cuda_graph": False, "gradient_checkpointing": "none"}
+"""Defaults of the model's options, up to version 0.2.0, that are now chosen."""
 
 
 @dataclass
@@ -44,10 +51,18 @@ class SceneTokPipelineConfig(VanillaPipelineConfig):
     evaluation: EvaluationOptions = EvaluationOptions()  # noqa: RUF009  frozen
     """Metrics that ns-eval computes, and the weights of their networks."""
 
+    # The trainer fills these in.
+    num_steps: tyro.conf.Suppress[int | None] = None
+    accumulates: tyro.conf.Suppress[bool] = False
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read a config.yml. ns-render makes a second data manager from it, which must know the model's preset."""
         self.__dict__.update(state)
         self.datamanager.preset = self.model.preset
+        if "num_steps" not in state:  # an earlier version wrote it, with defaults that were not anybody's choice
+            for name, default in EARLIER_DEFAULTS.items():
+                if getattr(self.model, name) == default:
+                    setattr(self.model, name, None)
 
 
 class SceneTokPipeline(VanillaPipeline):
@@ -91,6 +106,18 @@ class SceneTokPipeline(VanillaPipeline):
         self.accumulation_steps = 1
         """Number of steps whose gradients are summed before the optimizer's step; set by the trainer."""
         self._recorded: RecordedStep | None = None
+        if test_mode == "val":
+            plan = self.model.choose_steps(
+                TrainingRun(
+                    self.datamanager.batch_size,
+                    config.num_steps,
+                    world_size,
+                    config.accumulates,
+                    config.datamanager.trains_from_latents,
+                )
+            )
+            if comms.is_main_process():
+                print_line(plan.line(), style=None if plan.fits else "bold yellow")
         if world_size > 1:
             if self._records:
                 share_weights(self.model)
@@ -119,22 +146,19 @@ class SceneTokPipeline(VanillaPipeline):
         if not self._records:
             return self._model(batch)
         if self._recorded is None:
-            if self.model.config.low_vram and batch.has_images:
-                raise ValueError(
-                    "--pipeline.model.cuda-graph True records a pass, which cannot move autoencoders as "
-                    "--pipeline.model.low-vram True does: leave one of them out, or train from latents "
-                    "(scenetok latents)"
-                )
             model = self.model
             self._recorded = RecordedStep(model, model.training_loss, model.invalidate_caches, self.world_size)
+        before = self._recorded.unrecorded
         outputs = self._recorded(batch, accumulates=self.accumulation_steps > 1)
+        if self._recorded.unrecorded != before:
+            print_line(f"Steps are not recorded from here on, and may be slower: {self._recorded.unrecorded}")
         if self.world_size > 1 and self._ends_cycle(batch.step):
             self._recorded.average()
         return outputs
 
     @property
     def _records(self) -> bool:
-        return self.model.config.cuda_graph and self.model.device.type == "cuda"
+        return self.model.step_plan.record
 
     def _ends_cycle(self, step: int) -> bool:
         """Whether the optimizer uses the gradients after this step."""

@@ -111,6 +111,7 @@ class RefineModel(SceneTokModel):
     """The tokens of one scene, and adapters. `scenetok` keeps the networks as they were."""
 
     config: RefineModelConfig
+    unrecordable = "scenetok-refine records no steps"
     renderer: RefinedSceneRenderer
     tokens: Parameter
     start_tokens: Tensor
@@ -121,14 +122,14 @@ class RefineModel(SceneTokModel):
         super().populate_modules()
         if self.preset.scene_generator is not None:
             raise ValueError(f"preset {self.preset.name} generates scenes; refine with the preset of its tokenizer")
-        if self.average is not None or (self.config.compile and self.config.adapter_rank):
-            raise ValueError("scenetok-refine keeps no averaged weights (--ema-decay), and does not compile adapters")
+        if self.average is not None:
+            raise ValueError("scenetok-refine keeps no EMA weights: leave out --pipeline.model.ema-decay")
+        if self.config.adapter_rank:
+            self.uncompilable = "adapters are not compiled (--pipeline.model.adapter-rank 0 trains none)"
         if self.config.initial_weights is not None:
             raise ValueError(
                 "scenetok-refine trains tokens on frozen networks: name these with --pipeline.model.tokenizer"
             )
-        if self.config.cuda_graph:
-            raise ValueError("scenetok-refine records no steps: leave out --pipeline.model.cuda-graph")
         self.scenetok.requires_grad_(False)
         self.scenetok.low_vram = False  # the renderer shares networks with it, so they stay; autoencoders still go away
         shape = self.preset.compressor.num_tokens, self.preset.compressor.token_dim

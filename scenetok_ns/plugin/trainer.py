@@ -64,7 +64,10 @@ class SceneTokTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         config = self.config
-        config.pipeline.datamanager.seed = config.machine.seed  # type: ignore[attr-defined]
+        pipeline = cast(Any, config.pipeline)
+        pipeline.datamanager.seed = config.machine.seed
+        pipeline.num_steps = config.max_num_iterations
+        pipeline.accumulates = any(count > 1 for count in config.gradient_accumulation_steps.values())
         if str(self.device).startswith("cuda"):
             let_segments_grow()
             torch.set_float32_matmul_precision("high")  # of camera embeddings, whose result is rounded further anyway

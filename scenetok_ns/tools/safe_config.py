@@ -129,7 +129,7 @@ class ConfigLoader(yaml.SafeLoader):
         kind = _import(name, node)
         found = object.__new__(kind)
         yield found  # before its values, which may refer to it
-        values = self.construct_mapping(node)
+        values = self.construct_mapping(node, deep=hasattr(found, "__setstate__"))  # which may look into them
         _check_values(suffix, kind, values, _target(name), node)
         if hasattr(found, "__setstate__"):
             found.__setstate__(values)

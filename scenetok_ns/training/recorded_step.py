@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from scenetok_ns.data.training_batches import TrainingBatch
 from scenetok_ns.models.ops.graphs import capture, warm_up
+from scenetok_ns.tools.errors import first_line
 from scenetok_ns.training.loss import TrainingLoss
 
 WARM_UP = 3
 """Number of passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
+
+MOST_RECORDINGS = 4
+"""Number of recordings after which batches count as changing their shape: each recording takes seconds."""
 
 ALIGNMENT = 64
 """Alignment of gradients that lie side by side, in numbers: kernels load several at a time from aligned addresses."""
@@ -40,6 +44,9 @@ class Recording:
 class RecordedStep:
     """Runs training passes of a module by replaying a recorded one; records again when shapes change.
 
+    Where a pass cannot be recorded, or shapes keep changing, it runs passes kernel by kernel from then on, and
+    `unrecorded` says why. Several processes may differ in this: they exchange the same gradients.
+
     All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
 
@@ -59,7 +66,10 @@ class RecordedStep:
         self._processes = processes
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._recording: Recording | None = None
+        self._recordings = 0
         self._in_place: Tensor | None = None
+        self.unrecorded: str | None = None
+        """Why passes are not recorded any more; None: they are."""
 
     def __call__(self, batch: TrainingBatch, *, accumulates: bool = False) -> dict[str, Tensor]:
         """Outputs of the module for a batch; the gradients of its loss are in place afterwards.
@@ -68,17 +78,55 @@ class RecordedStep:
         that are there, and outlast the next pass.
         """
         shapes = tuple(tensor.shape for tensor in batch.tensors())
-        if self._recording is None or self._recording.shapes != shapes:
+        if self.unrecorded is None and (self._recording is None or self._recording.shapes != shapes):
             self._recording = None  # its memory can be used by the next
-            self._recording = self._record(batch, shapes)
+            self._try_to_record(batch, shapes)
         recording = self._recording
+        if recording is None:
+            return self._take_unrecorded(batch, accumulates)
         for static, tensor in zip(recording.batch.tensors(), batch.tensors(), strict=True):
             static.copy_(tensor, non_blocking=True)
         self._loss.prepare(batch.step)
         self._on_step()
         recording.graph.replay()
-        self._assign_gradients(recording, accumulates)
+        self._assign_gradients(recording.parameters, recording.gradients, recording.joined, accumulates)
         outputs = {name: value.clone() for name, value in recording.outputs.items()}
+        outputs["loss"].requires_grad_()
+        return outputs
+
+    def _try_to_record(self, batch: TrainingBatch, shapes: tuple[torch.Size, ...]) -> None:
+        """Record a pass, or set `unrecorded`."""
+        if self._recordings == MOST_RECORDINGS:
+            self.unrecorded = f"batches change their shape: {self._recordings} were recorded"
+            return
+        self._recordings += 1
+        there = [parameter.grad for parameter in self._parameters]
+        try:
+            self._recording = self._record(batch, shapes)
+        except RuntimeError as error:  # the device does not allow something, or its memory does not suffice
+            self.unrecorded = first_line(error)
+            for parameter, gradient in zip(self._parameters, there, strict=True):
+                parameter.grad = gradient
+            torch.cuda.empty_cache()
+
+    def _take_unrecorded(self, batch: TrainingBatch, accumulates: bool) -> dict[str, Tensor]:
+        """A pass kernel by kernel, with the same outputs and gradients as a replay."""
+        there = [parameter.grad for parameter in self._parameters]
+        self._clear_gradients()
+        self._on_step()
+        outputs = self._module(batch)
+        outputs["loss"].backward()
+        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
+        gradients, joined = [cast(Tensor, parameter.grad) for parameter in parameters], None
+        if self._processes > 1:
+            joined = joined_gradients(parameters)
+            parts = parts_of(joined, parameters)
+            torch._foreach_copy_(parts, gradients)
+            gradients = parts
+        for parameter, gradient in zip(self._parameters, there, strict=True):
+            parameter.grad = gradient
+        self._assign_gradients(parameters, gradients, joined, accumulates)
+        outputs = {name: value.detach() for name, value in outputs.items()}
         outputs["loss"].requires_grad_()
         return outputs
 
@@ -125,8 +173,9 @@ class RecordedStep:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def _assign_gradients(self, recording: Recording, accumulates: bool) -> None:
-        parameters, gradients, joined = recording.parameters, recording.gradients, recording.joined
+    def _assign_gradients(
+        self, parameters: list[nn.Parameter], gradients: list[Tensor], joined: Tensor | None, accumulates: bool
+    ) -> None:
         there = [parameter.grad for parameter in parameters if parameter.grad is not None]
         adds = accumulates and len(there) == len(parameters)
         if adds and joined is None:

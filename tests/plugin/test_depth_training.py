@@ -128,7 +128,16 @@ def test_a_run_keeps_its_head_and_writes_it_as_a_file_for_the_same_networks(work
     torch.testing.assert_close(again.leave.weight, head.leave.weight, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [{"ema_decay": 0.9}, {"cuda_graph": True}, {"initial_weights": Path("x")}])
-def test_what_has_no_meaning_is_refused(workplace: Path, wrong: dict) -> None:
-    with pytest.raises(ValueError, match="scenetok-depth takes neither"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"ema_decay": 0.9}, "scenetok-depth takes neither"),
+        ({"initial_weights": Path("x")}, "scenetok-depth takes neither"),
+        ({"cuda_graph": True}, "cuda-graph True is not possible: scenetok-depth records no steps"),
+        ({"compile": True}, "compile True is not possible: scenetok-depth trains only a small head"),
+        ({"fused": True}, "fused True is not possible: no block trains as a whole"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(workplace: Path, wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         pipeline(workplace, **wrong)

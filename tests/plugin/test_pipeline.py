@@ -20,7 +20,12 @@ from support.small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_co
 
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
 from scenetok_ns.models.networks import block_execution as compilation
+from scenetok_ns.models.networks.block_execution import parts_of
+from scenetok_ns.plugin import model as plugin_model
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, distributed
+from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.training.recorded_step import RecordedStep
+from scenetok_ns.training.step_plan import Facts, StepPlan
 
 
 @pytest.fixture(scope="module")
@@ -234,12 +239,83 @@ def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: P
         assert torch.equal(weight, second["recorded"][1][name])
 
 
-def test_autoencoders_that_move_cannot_be_recorded(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"low_vram": True, "cuda_graph": True}, "cuda-graph True .*low-vram True moves autoencoders"),
+        ({"cuda_graph": True}, "cuda-graph True is not possible: there is no NVIDIA GPU; leave it out"),
+        ({"fused": True}, "fused True is not possible: there is no NVIDIA GPU; leave it out"),
+    ],
+)
+def test_speed_options_that_cannot_be_met_are_refused(
+    data: Path, tmp_path: Path, fields: dict[str, bool], message: str
+) -> None:
+    """Where a training starts. Other tools open runs of other machines, whatever these were trained with."""
+    config = small_config(data, tmp_path).pipeline
+    for name, value in fields.items():
+        setattr(config.model, name, value)
+    with pytest.raises(UsageError, match=rf"--pipeline\.model\.{message}"):
+        config.setup(device="cpu", test_mode="val")
+    assert config.setup(device="cpu", test_mode="test").model.step_plan == StepPlan()
+
+
+def test_what_is_chosen_is_printed_and_carried_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the facts of a GPU, the networks run as planned, the training's length counts, and the peak is predicted."""
+    asked: list[dict[str, Any]] = []
+
+    def facts(device: torch.device, **given: Any) -> Facts:
+        asked.append(given)
+        return Facts(cuda=True, triton=True, steps=given["steps"], available=1 << 40)
+
+    monkeypatch.setattr(plugin_model, "facts_of", facts)
+    config = small_config(data, tmp_path).pipeline
+    config.num_steps, config.accumulates = 5, True
+    pipeline = config.setup(device="cpu", test_mode="val")
+    plan = pipeline.model.step_plan
+    assert plan.fused and plan.record and not plan.compile and pipeline._records
+    assert plan.memory is not None and asked[0]["steps"] == 5
+    runners = [part.runner for part in parts_of(pipeline.model.scenetok)]
+    assert any(runner is not None and runner.fused is not None for runner in runners)
+    assert "Training steps: fused blocks, recorded as a CUDA graph; about" in capsys.readouterr().out
+    config.accumulates = False
+    without = config.setup(device="cpu", test_mode="val").model.step_plan.memory
+    assert without is not None and without.optimizer == plan.memory.optimizer * 2 // 3
+
+
+def test_defaults_of_earlier_versions_are_not_wishes(data: Path, tmp_path: Path) -> None:
+    """`fused` was on in every config.yml, on CPUs too, and must not be refused there."""
+    config = small_config(data, tmp_path).pipeline
+    state = {name: value for name, value in vars(config).items() if name != "num_steps"}
+    model = config.model
+    model.fused, model.compile, model.cuda_graph, model.gradient_checkpointing = True, True, False, "none"
+    earlier = object.__new__(type(config))
+    earlier.__setstate__(copy.deepcopy(state))
+    assert (earlier.model.fused, earlier.model.compile, earlier.model.cuda_graph) == (None, True, None)
+    assert earlier.model.gradient_checkpointing is None
+    assert copy.deepcopy(config).model.fused is True  # given to this version
+
+
+def test_a_pass_that_cannot_be_recorded_is_taken_without(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipeline = small_pipeline(data)
-    pipeline.model.config.low_vram = True
+    expected = gradients(pipeline, range(2))
+
+    def fails(self: RecordedStep, *args: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(RecordedStep, "_record", fails)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(SceneTokPipeline, "_records", True)
-    with pytest.raises(ValueError, match="leave one of them out, or train from latents"):
-        pipeline.get_train_loss_dict(0)
+    pipeline.accumulation_steps = 2
+    found = gradients(pipeline, range(2))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("Steps are not recorded from here on") == 1
+    assert "operation not permitted when stream is capturing" in printed and "more" not in printed
 
 
 def test_what_waits_elsewhere_is_left_out_of_several_processes(pipeline: SceneTokPipeline, tmp_path: Path) -> None:

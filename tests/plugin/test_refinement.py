@@ -186,10 +186,15 @@ def test_tokens_alone_can_be_refined_and_any_run_renders_them(
 
 
 def test_what_is_refused(workplace: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no averaged weights"):
+    with pytest.raises(ValueError, match="keeps no EMA weights"):
         config(workplace, ema_decay=0.9).pipeline.setup(device="cpu", test_mode="val")
-    with pytest.raises(ValueError, match=r"records no steps: leave out --pipeline\.model\.cuda-graph"):
+    with pytest.raises(
+        ValueError,
+        match=r"cuda-graph True is not possible: scenetok-refine records no steps; leave it",
+    ):
         config(workplace, cuda_graph=True).pipeline.setup(device="cpu", test_mode="val")
+    with pytest.raises(ValueError, match=r"compile True is not possible: adapters are not compiled"):
+        config(workplace, compile=True).pipeline.setup(device="cpu", test_mode="val")
     with pytest.raises(ValueError, match="preset tiny_scenegen generates scenes"):
         config(workplace, preset=str(GENERATOR)).pipeline.setup(device="cpu", test_mode="val")
     many = config(workplace)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from support.recorded_graphs import stand_in_for_graphs
 from torch import Tensor, nn
 
-from scenetok_ns.training.recorded_step import RecordedStep, joined_gradients, parts_of
+from scenetok_ns.training.recorded_step import MOST_RECORDINGS, RecordedStep, joined_gradients, parts_of
 
 
 class Cast(nn.Module):
@@ -103,3 +103,56 @@ def test_gradients_of_several_processes_are_aligned_parts_of_one_tensor() -> Non
         assert (part.data_ptr() - joined.data_ptr()) % 256 == 0 and part.is_contiguous()
     assert [part.shape for part in parts] == [parameter.shape for parameter in parameters]
     assert joined.sum() == 15 * 1 + 64 * 2 + 3  # nothing overlaps, what lies between is zero
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    def refuse(self: RecordedStep, *args: Any) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(RecordedStep, "_record", refuse)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_gradients_without_a_recording_are_those_of_one(
+    monkeypatch: pytest.MonkeyPatch, batch: Any, processes: int
+) -> None:
+    """Also the exchange, as the other process may have recorded its pass."""
+    failing(monkeypatch, "out of memory")
+    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(100.0))  # the other's
+    model = Cast()
+    step = recorded(model, processes)
+
+    def gradients() -> tuple[Tensor, ...]:
+        return tuple(p.grad for p in (model.layer.weight, model.other.weight) if p.grad is not None)
+
+    for times in (1, 2):
+        outputs = step(batch, accumulates=True)
+        outputs["loss"].backward()  # as trainers do; adds nothing
+        torch.testing.assert_close(gradients(), (torch.full((1, 4), 2.0 * times), torch.full((3, 1), 0.5 * times)))
+    assert step.unrecorded == "out of memory" and model.unused.grad is None
+    if processes == 2:
+        step.average()
+        torch.testing.assert_close(gradients(), (torch.full((1, 4), 52.0), torch.full((3, 1), 50.5)))
+    model.zero_grad(set_to_none=True)
+    step(batch)
+    torch.testing.assert_close(gradients(), (torch.full((1, 4), 2.0), torch.full((3, 1), 0.5)))
+
+
+def test_batches_of_ever_new_shapes_are_not_recorded_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_for_graphs(monkeypatch)
+    step = recorded(Cast())
+
+    def of_size(size: int) -> Any:
+        given = SimpleNamespace(x=torch.ones(size, 4), step=0)
+        given.map, given.tensors = (lambda change: given), (lambda: (given.x,))
+        return given
+
+    for size in range(1, MOST_RECORDINGS + 1):
+        step(of_size(size))
+        step(of_size(size))
+        assert step.unrecorded is None
+    step(of_size(9))
+    assert step.unrecorded == f"batches change their shape: {MOST_RECORDINGS} were recorded"
+    assert torch.equal(step(of_size(7))["loss"].detach(), step._module(of_size(7))["loss"].detach())

@@ -57,11 +57,12 @@ def trainer_of(data: Path, output: Path, preset: Path = PRESET, **fields: Any) -
 @pytest.mark.parametrize(
     "fields",
     [
-        {},
-        {"fused": False},
+        {},  # what is chosen
+        {"cuda_graph": False},
+        {"fused": False, "cuda_graph": False},
         {"ema_decay": 0.9},
         {"fused": False, "cuda_graph": True},
-        {"fused": False, "compile": True},
+        {"fused": False, "compile": True, "cuda_graph": False},
         {"cuda_graph": True, "gradient_checkpointing": "selective"},
     ],
 )
@@ -133,7 +134,7 @@ def take_steps(rank: int, port: int, data: Path, folder: Path) -> None:
     found = []
     for recorded in (False, True):
         config = small_config(data, folder, PRESET).pipeline
-        config.model.cuda_graph = recorded
+        config.model.cuda_graph, config.model.compile = recorded, False
         torch.manual_seed(rank if recorded else 0)  # the first process's weights are everybody's
         pipeline = config.setup(device=str(device), test_mode="val", world_size=2, local_rank=rank)
         pipeline.accumulation_steps = 2

@@ -115,6 +115,7 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[RenderedFrames]]:
             with self._preparing():
+                self._make_room("_compressing", "_generating", autoencoders=[autoencoder])
                 denoising = self._denoising_engine(denoiser)
                 decoder = self.inference_copy(autoencoder)
                 head = None if depth_head is None else depth_head.to(self.device)
@@ -150,6 +151,7 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
+                self._make_room("_compressing", "_generating")
                 denoising = self._denoising_engine(denoiser)
             for part in denoising.sample_windows(tokens, cameras, noise, layout, sampler, on_step=report):
                 yield self._finished(part.latents, self._compute_stream)
@@ -172,6 +174,7 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
+                self._make_room("_compressing", "_denoising", autoencoders=[])
                 engine = self._token_engine(generator)
             yield self._finished(
                 engine.sample_scene_tokens(noise, latents, cameras, anchors, mask, config, on_step=report),
@@ -218,6 +221,7 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
+                self._make_room("_generating")  # the denoiser may stay: this work needs less than decoding
                 # First: the device works while the rest is asked.
                 latents = self.inference_copy(autoencoder).encode(images, noise=noise)
                 engine = self._compressing_engine(compressor)
@@ -292,6 +296,27 @@ class RenderingEngine:
             yield
         if self._compute_stream is not None and self._decode_stream is not None:
             self._decode_stream.wait_stream(self._compute_stream)
+
+    def _make_room(self, *idle: str, autoencoders: Sequence[Autoencoder] | None = None) -> None:
+        """With little memory: drop copies that the present work does not need. They are made again when they are.
+
+        Args:
+            idle: Names of the engines to drop: attributes of this one.
+            autoencoders: Autoencoders whose copies stay; None: all.
+        """
+        if not self.options.low_vram:
+            return
+        found = self._autoencoders
+        kept = {key: pair for key, pair in found.items() if autoencoders is None or pair[0] in autoencoders}
+        changes = len(kept) < len(found) or any(getattr(self, name) is not None for name in idle)
+        on_cuda = changes and self.device.type == "cuda"
+        if on_cuda:
+            torch.cuda.synchronize(self.device)  # the other stream may still read them
+        self._autoencoders = kept
+        for name in idle:
+            setattr(self, name, None)
+        if on_cuda:
+            torch.cuda.empty_cache()  # else the allocator keeps what their graphs held
 
     def _denoising_engine(self, denoiser: Denoiser) -> DenoisingEngine:
         now = fingerprint(denoiser)

@@ -29,7 +29,8 @@ class EngineOptions:
     """Keep the compressor's stream of scene tokens in float32 between its layers, as training under autocast does.
     Each layer still runs in `dtype`."""
     low_vram: bool = False
-    """Capture no graphs of autoencoders, because a graph keeps its memory."""
+    """Capture no graphs of autoencoders, because a graph keeps its memory. Keep no copy of a network that the present
+    work does not need."""
 
     @property
     def autocasts(self) -> bool:

@@ -36,18 +36,20 @@ HEAD_DIMS = (16, 32, 64, 128)
 """Head dimensions that the kernels support."""
 
 
-def fuse_for_training(network: nn.Module) -> None:
+def fuse_for_training(network: nn.Module, *, in_float8: bool = False) -> None:
     """Run the blocks of a network on the fused kernels in training, wherever they fit: on CUDA, with Triton and with
-    gradients for all parameters. Elsewhere nothing changes."""
+    gradients for all parameters. Elsewhere nothing changes. in_float8: With products in FP8 (`float8.py`)."""
     if importlib.util.find_spec("triton") is None:
         return
-    fused = partial(fused_forward, chain=object())
+    fused = partial(fused_forward, chain=object(), in_float8=in_float8)
     for part in parts_of(network):
         if isinstance(part, FUSIBLE):
             set_runner(part, fused=fused)
 
 
-def fused_forward(block: nn.Module, checkpointing: str, *args: Any, chain: object | None = None) -> Any:
+def fused_forward(
+    block: nn.Module, checkpointing: str, *args: Any, chain: object | None = None, in_float8: bool = False
+) -> Any:
     """Return what `block(*args)` returns, or NotImplemented if the kernels do not fit this block or its input.
 
     Args:
@@ -56,25 +58,30 @@ def fused_forward(block: nn.Module, checkpointing: str, *args: Any, chain: objec
             the products between halves of a feed-forward.
         *args: Arguments of the block's forward pass.
         chain: Identity of the blocks that share gradients of their common inputs, see `sharing.shared_gradient`.
+        in_float8: Multiply in FP8 where `float8.py` says.
     """
     if not _usable(block, args):
         return NotImplemented
     if isinstance(block, Block):
         x, activated, context, *rotary = args
         inputs, table = (x, activated, context), rotary[0] if rotary else None
-        return _run(FusedBlock, block, checkpointing, inputs, table, chain)[0]
+        return _run(FusedBlock, block, checkpointing, inputs, table, chain, in_float8)[0]
     tokens, views, activated, table = args
-    return _run(FusedCompressorBlock, block, checkpointing, (tokens, views, activated), table, chain)
+    return _run(FusedCompressorBlock, block, checkpointing, (tokens, views, activated), table, chain, in_float8)
 
 
 def _usable(block: nn.Module, args: tuple[Any, ...]) -> bool:
     """Whether the kernels fit. Frozen blocks are left out: most of the work here is for gradients of parameters."""
-    if not isinstance(block, FUSIBLE) or not all(isinstance(x, torch.Tensor) for x in args[:3]):
+    return all(isinstance(x, torch.Tensor) for x in args[:3]) and fits_kernels(block)
+
+
+def fits_kernels(part: nn.Module) -> bool:
+    """Whether a part of a network can run fused: a block that trains as a whole, with heads of a known dimension."""
+    if not isinstance(part, FUSIBLE):
         return False
-    attention = block.attn if isinstance(block, Block) else block.attn1
+    attention = part.attn if isinstance(part, Block) else part.attn1
     head_dim = attention.proj.in_features // attention.num_heads
-    parameters = list(block.parameters())
-    return head_dim in HEAD_DIMS and all(p.requires_grad and p.is_leaf for p in parameters)
+    return head_dim in HEAD_DIMS and all(p.requires_grad and p.is_leaf for p in part.parameters())
 
 
 def _run(
@@ -84,6 +91,7 @@ def _run(
     inputs: tuple[Tensor, ...],
     rotary: Any,
     chain: object | None,
+    in_float8: bool,
 ) -> tuple[Tensor, ...]:
     device = inputs[0].device.type
     parameters = dict(block.named_parameters())
@@ -92,7 +100,7 @@ def _run(
         dtype = torch.get_autocast_dtype(device)
 
     def make() -> FusedPass:
-        return kind(block, dtype, len(inputs[0]), checkpointing == "selective", rotary)
+        return kind(block, dtype, len(inputs[0]), checkpointing == "selective", rotary, in_float8)
 
     shared = [shared_gradient(x, chain, id(block)) for x in inputs[kind.NUM_SUMS :]]  # type: ignore[attr-defined]
     plan = Plan(make, dtype, list(parameters), checkpointing == "full", shared)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scenetok_ns.models.fused import operations as ops
 from scenetok_ns.models.fused.operations import Columns, Modulation, Sums
-from scenetok_ns.models.fused.products import Attended, Rows, linear, weight_gradient
+from scenetok_ns.models.fused.products import Attended, Rows, input_gradient, linear, weight_gradient
 from scenetok_ns.models.networks.layers import FEED_FORWARD_MULTIPLE, CrossAttention, RMSNorm, SelfAttention, SwiGLU
 from scenetok_ns.models.ops.dispatch import silu_product
 from scenetok_ns.models.ops.rope import RotaryTable
@@ -20,8 +20,9 @@ from scenetok_ns.models.ops.rope import RotaryTable
 class Weights:
     """Parameters of a block, cast together to the precision of its products, and their gradients."""
 
-    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, block: nn.Module, dtype: torch.dtype, *, in_float8: bool = False) -> None:
+        """in_float8: Multiply in FP8 in `linear` and `input_gradient` (`float8.py`)."""
+        self.dtype, self._in_float8 = dtype, in_float8
         self.exact = {name: p.detach() for name, p in block.named_parameters()}
         self.gradients: dict[str, Tensor] = {}
         self.sums = Sums()
@@ -52,6 +53,14 @@ class Weights:
             if not to.is_contiguous():
                 to.copy_(of)
         return cast
+
+    def linear(self, x: Rows, layer: str) -> Rows:
+        """Apply the linear layer of a name."""
+        return linear(x, self[f"{layer}.weight"], self[f"{layer}.bias"], in_float8=self._in_float8)
+
+    def input_gradient(self, gradient: Rows, layer: str) -> Rows:
+        """Return the gradient of the input of the linear layer of a name."""
+        return input_gradient(gradient, self[f"{layer}.weight"], in_float8=self._in_float8)
 
     def side_by_side(self, first: str, second: str) -> Tensor:
         """Return two weights or biases of the same shape, one below the other, as one tensor."""
@@ -182,17 +191,17 @@ class FusedSelfAttention:
 
     def forward(self, x: Rows, batch: int) -> Rows:
         weights, prefix = self._weights, self._prefix
-        qkv = linear(x, weights[f"{prefix}.qkv.weight"], weights[f"{prefix}.qkv.bias"])
+        qkv = weights.linear(x, f"{prefix}.qkv")
         self._qkv = qkv.view(batch, -1, 3, self._layer.num_heads, self._dim // self._layer.num_heads)
         norms = (self._layer.q_norm, self._layer.k_norm)
         self._inverse = ops.norm_rotate_(self._qkv, _norm_weights(*norms), self._rotary, _eps(norms[0]))
         self._attended = Attended.of(*self._qkv.unbind(2))
         out = self._attended.out.reshape(x.shape)
-        return linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
+        return weights.linear(out, f"{prefix}.proj")
 
     def backward(self, gradient: Rows, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
-        parts = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
+        parts = _into_attention(self._attended, gradient, f"{prefix}.proj", weights)
         qkv = ops.norm_rotate_backward(
             parts,
             self._qkv,
@@ -204,7 +213,7 @@ class FusedSelfAttention:
         )
         rows = qkv.view(len(x), -1)
         weights.weight_gradient((f"{prefix}.qkv.weight",), rows, x)
-        return rows @ weights[f"{prefix}.qkv.weight"]
+        return weights.input_gradient(rows, f"{prefix}.qkv")
 
 
 class FusedCrossAttention:
@@ -228,7 +237,7 @@ class FusedCrossAttention:
     def forward(self, x: Rows, context: Rows, batch: int) -> Rows:
         weights, prefix, layer = self._weights, self._prefix, self._layer
         heads = layer.num_heads, self._dim // layer.num_heads
-        q = linear(x, weights[f"{prefix}.to_q.weight"], weights[f"{prefix}.to_q.bias"])
+        q = weights.linear(x, f"{prefix}.to_q")
         bias = weights.side_by_side(f"{prefix}.to_k.bias", f"{prefix}.to_v.bias")
         kv = linear(context, self.of_context, bias)
         self._q, self._kv = q.view(batch, -1, 1, *heads), kv.view(batch, -1, 2, *heads)
@@ -236,12 +245,12 @@ class FusedCrossAttention:
         self._inverse_k = ops.norm_rotate_(self._kv, _norm_weights(layer.k_norm), self._of_keys, _eps(layer.k_norm))
         self._attended = Attended.of(self._q[:, :, 0], *self._kv.unbind(2))
         out = self._attended.out.reshape(x.shape)
-        return linear(out, weights[f"{prefix}.proj.weight"], weights[f"{prefix}.proj.bias"])
+        return weights.linear(out, f"{prefix}.proj")
 
     def backward(self, gradient: Rows, x: Rows, context: Rows) -> tuple[Rows, Rows]:
         """Return gradients of queries, and of keys and values, before norms and rotations (`of_x`, `of_context`)."""
         weights, prefix, layer = self._weights, self._prefix, self._layer
-        of_q, of_k, of_v = _into_attention(self._attended, gradient, f"{prefix}.proj.weight", weights)
+        of_q, of_k, of_v = _into_attention(self._attended, gradient, f"{prefix}.proj", weights)
         q = ops.norm_rotate_backward(
             (of_q,),
             self._q,
@@ -286,25 +295,25 @@ class FusedSwiGLU:
 
     def forward(self, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
-        self._halves = linear(x, weights[f"{prefix}.w12.weight"], weights[f"{prefix}.w12.bias"])
+        self._halves = weights.linear(x, f"{prefix}.w12")
         product = silu_product(self._halves)
-        return linear(product, weights[f"{prefix}.w3.weight"], weights[f"{prefix}.w3.bias"])
+        return weights.linear(product, f"{prefix}.w3")
 
     def backward(self, gradient: Rows, x: Rows) -> Rows:
         weights, prefix = self._weights, self._prefix
-        of_product = gradient @ weights[f"{prefix}.w3.weight"]
+        of_product = weights.input_gradient(gradient, f"{prefix}.w3")
         halves, product = ops.silu_product_backward_(of_product, self._halves, weights.sums[f"{prefix}.w12.bias"])
         w3, w12 = weight_gradient(gradient, product), weight_gradient(halves, x)
         weights.gradients[f"{prefix}.w3.weight"] = w3[:, : self._hidden].contiguous()
         weights.gradients[f"{prefix}.w12.weight"] = _without_padding(w12, 2 * self._hidden)
-        return halves @ weights[f"{prefix}.w12.weight"]
+        return weights.input_gradient(halves, f"{prefix}.w12")
 
 
-def _into_attention(attended: Attended, gradient: Rows, name: str, weights: Weights) -> tuple[Tensor, ...]:
+def _into_attention(attended: Attended, gradient: Rows, layer: str, weights: Weights) -> tuple[Tensor, ...]:
     """Return gradients of queries, keys and values, given that of the projected result."""
     out = attended.out
-    weights.weight_gradient((name,), gradient, out.reshape(gradient.shape))
-    return attended.backward((gradient @ weights[name]).view(out.shape))
+    weights.weight_gradient((f"{layer}.weight",), gradient, out.reshape(gradient.shape))
+    return attended.backward(weights.input_gradient(gradient, layer).view(out.shape))
 
 
 def _reserve_norms(layer: SelfAttention | CrossAttention, prefix: str, weights: Weights) -> None:

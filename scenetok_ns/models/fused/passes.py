@@ -32,8 +32,10 @@ class FusedPass:
     NUM_SUMS = 1
     """Number of leading inputs that the block adds to. These keep their precision; the others get that of products."""
 
-    def __init__(self, block: nn.Module, dtype: torch.dtype, batch: int, recompute: bool) -> None:
-        self.weights = Weights(block, dtype)
+    def __init__(
+        self, block: nn.Module, dtype: torch.dtype, batch: int, recompute: bool, in_float8: bool = False
+    ) -> None:
+        self.weights = Weights(block, dtype, in_float8=in_float8)
         self.shared: list[SharedGradient] = []
         """Gradients of the other inputs, in their order. Set them before the backward pass."""
         self.batch, self.recompute = batch, recompute
@@ -94,9 +96,15 @@ class FusedBlock(FusedPass):
     """Twin of `Block`."""
 
     def __init__(
-        self, block: Block, dtype: torch.dtype, batch: int, recompute: bool, rotary: RotaryTable | None = None
+        self,
+        block: Block,
+        dtype: torch.dtype,
+        batch: int,
+        recompute: bool,
+        rotary: RotaryTable | None = None,
+        in_float8: bool = False,
     ) -> None:
-        super().__init__(block, dtype, batch, recompute)
+        super().__init__(block, dtype, batch, recompute, in_float8)
         weights = self.weights
         self.norm1 = FusedRMSNorm(weights, "norm1.weight", block.norm1.eps, 0)
         self.norm2 = FusedRMSNorm(weights, "norm2.weight", block.norm2.eps, 3)
@@ -143,9 +151,15 @@ class FusedCompressorBlock(FusedPass):
     NUM_SUMS = 2
 
     def __init__(
-        self, block: CompressorBlock, dtype: torch.dtype, batch: int, recompute: bool, rotary: RotaryTable | None
+        self,
+        block: CompressorBlock,
+        dtype: torch.dtype,
+        batch: int,
+        recompute: bool,
+        rotary: RotaryTable | None,
+        in_float8: bool = False,
     ) -> None:
-        super().__init__(block, dtype, batch, recompute)
+        super().__init__(block, dtype, batch, recompute, in_float8)
         weights = self.weights
         self.norm1 = FusedRMSNorm(weights, "norm1.weight", block.norm1.eps, 0)
         self.norm2 = FusedRMSNorm(weights, "norm2.weight", block.norm2.eps)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scenetok_ns.models.fused import float8
 from scenetok_ns.models.ops.attention import attention
 
 Rows = Float[Tensor, "rows dim"]
@@ -35,8 +36,19 @@ class Attended:
         return torch.autograd.grad(self._out, self._inputs, gradient.transpose(1, 2))
 
 
-def linear(x: Rows, weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"]) -> Float[Tensor, "rows out"]:
+def linear(
+    x: Rows, weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"], *, in_float8: bool = False
+) -> Float[Tensor, "rows out"]:
+    if in_float8 and float8.fits(weight):
+        return float8.product(x, weight, bias)
     return torch.addmm(bias, x, weight.t())
+
+
+def input_gradient(gradient: Float[Tensor, "rows out"], weight: Float[Tensor, "out dim"], *, in_float8: bool) -> Rows:
+    """Return the gradient of a linear layer's input."""
+    if in_float8 and float8.fits(weight):
+        return float8.product(gradient, weight.t())
+    return gradient @ weight
 
 
 def weight_gradient(gradient: Float[Tensor, "rows out"], x: Rows) -> Float[Tensor, "out dim"]:

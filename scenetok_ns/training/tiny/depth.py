@@ -88,7 +88,7 @@ class DepthPool(ScenePool):
 
 def run_training(options: DepthOptions) -> dict[str, float]:
     """Train and evaluate; writes depth.safetensors, log and figures to the output folder and returns the figures."""
-    run = TinyRun(options, load_preset(options.preset))
+    run = TinyRun(options, load_preset(options.preset), trains_blocks=False)
     task = DepthTask(run, options)
     if options.steps:
         run.train(task, options.steps, options.seconds)

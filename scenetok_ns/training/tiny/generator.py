@@ -73,8 +73,8 @@ class GeneratorTask:
             load_weights({"scene_generator": self.network}, resume)
         self.trained = nn.ModuleDict({"scene_generator": self.network})
         self.averaged = averaged_copy(self.trained)
-        if run.options.fused:
-            fuse_for_training(self.network)
+        if run.plan.fused:
+            fuse_for_training(self.network, in_float8=run.plan.float8)
 
     def start(self, training: ScenePool, held_out: ScenePool) -> None:
         self.pool, self.held_out_pool = training, held_out

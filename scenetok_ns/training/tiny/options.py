@@ -48,12 +48,16 @@ class RunOptions:
     report_every: int = 500
     muon: bool = False
     """Muon in place of AdamW for the matrices of the blocks."""
-    compile: bool = False
-    """torch.compile the renderer of the scenes (half a minute, then several times as fast)."""
-    fused: bool = True
-    """Blocks on the kernels of models/fused, where they can be (CUDA)."""
-    cuda_graph: bool = False
-    """Record a step once and replay it (CUDA): the host then launches one graph instead of thousands of kernels."""
+    compile: bool | None = None
+    """torch.compile the renderer of the scenes (half a minute, then several times as fast). None: on a GPU, if the
+    training is long enough."""
+    fused: bool | None = None
+    """Blocks on the kernels of models/fused. None: where they can be, on a GPU."""
+    float8: bool = False
+    """Products of these blocks in FP8 (Hopper or newer): an experiment, the loss is not the same."""
+    cuda_graph: bool | None = None
+    """Record a step once and replay it: the host then launches one graph instead of thousands of kernels. None: on a
+    GPU, for each kind of step that the memory has room for."""
     seed: int = 0
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -35,6 +35,7 @@ from scenetok_ns.tools.devices import named_device
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.own_files import check_own_folder
 from scenetok_ns.tools.seeds import mix, seeded_generator, word
+from scenetok_ns.training.step_plan import Wishes, choose, facts_of
 from scenetok_ns.training.tiny.optimizer import TinyOptimizer
 from scenetok_ns.training.tiny.options import CODEC, LOG, RunOptions, check_options, is_log
 
@@ -81,12 +82,17 @@ class Task(Protocol):
 class TinyRun:
     """Device, precision, random numbers, codec and log of a run, and its loop."""
 
-    def __init__(self, options: RunOptions, preset: Preset) -> None:
+    def __init__(self, options: RunOptions, preset: Preset, *, trains_blocks: bool = True) -> None:
+        """trains_blocks: Whether the networks' blocks train, and not only a head behind them."""
         self.options, self.preset = options, preset
         check_options(options)
         self.device = named_device(options.device)
-        if options.cuda_graph and self.device.type != "cuda":
-            raise ValueError(f"--cuda-graph needs an NVIDIA GPU, and --device is {options.device}: leave it out")
+        steps = max(getattr(options, name, 0) for name in ("steps", "token_steps", "finish_steps"))
+        unfusible = None if trains_blocks else "only a small head trains"
+        self.plan = choose(
+            facts_of(self.device, steps=steps, unfusible=unfusible),
+            Wishes(options.fused, options.compile, options.cuda_graph, float8=options.float8),
+        )
         if preset.context_autoencoder.name != CODEC:
             raise UsageError(
                 f"--preset: the autoencoder of {preset.name} is {preset.context_autoencoder.name}; presets with "
@@ -107,6 +113,7 @@ class TinyRun:
         self.generator = seeded_generator(mix(options.seed, self.rank), self.device)
         self.photographs = load_photographs(options.photographs, self.device)
         self.log = (options.output / (LOG if self.rank == 0 else f"log.{self.rank}.jsonl")).open("a")
+        logger.info("%s", self.plan.line())
         self.alone = self.ranks == 1
         """Whether this rank trains by itself for now."""
         self._graph_pool: tuple[int, int] | None = None
@@ -167,7 +174,7 @@ class TinyRun:
             image_size=self.preset.data.image_size,
             first_seed=first_seed,
             device=self.device,
-            compiled=self.options.compile,
+            compiled=self.plan.compile,
             keep_images=keep_images,
             varied=varied,
             photographs=photographs,
@@ -291,7 +298,7 @@ class TinyRun:
     def recorded(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """`step` as a CUDA graph, if asked for and if there is room; its tensors stay where they are, so a replay is a
         whole new step. All graphs share their memory, since they run one after another."""
-        if not self.options.cuda_graph:
+        if not self.plan.record:
             return step
         # One stream for all: memory that was used on another one is not used again.
         stream = self._stream = self._stream or torch.cuda.Stream()

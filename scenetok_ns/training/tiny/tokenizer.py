@@ -77,9 +77,9 @@ class TokenizerTask:
         start_informative(self.compressor)
         self.trained = nn.ModuleDict({"compressor": self.compressor, "denoiser": self.denoiser})
         self.averaged = averaged_copy(self.trained)
-        if run.options.fused:
-            fuse_for_training(self.compressor)
-            fuse_for_training(self.denoiser)
+        if run.plan.fused:
+            fuse_for_training(self.compressor, in_float8=run.plan.float8)
+            fuse_for_training(self.denoiser, in_float8=run.plan.float8)
 
     def start(self, pools: Pools) -> None:
         self.pool, self.held_out_pool = pools.training, pools.held_out

@@ -165,6 +165,27 @@ def test_networks_are_away_while_the_engine_works_for_little_memory(monkeypatch:
     assert fast._away_from is None and fast.eval().engine_for(None) is None  # what trains stays
 
 
+def test_little_memory_holds_one_piece_of_work_at_a_time() -> None:
+    """Compressor, generator and the encoder's copy go before frames are made; frames stay the same."""
+    plain, fast = pair()
+    fast.engine_options = replace(CPU_OPTIONS, low_vram=True)
+    roomy = pair()[1]
+    expected = plain.render(plain.encode(*views(3)), path(6))
+    for _ in range(2):
+        tokens = fast.encode(*views(3))
+        engine = fast._engine
+        assert engine is not None and engine._compressing is not None
+        check_equal(fast.render(tokens, path(6)), expected)
+        assert engine._compressing is None and engine._denoising is not None
+        assert [own is fast.target_autoencoder for own, _ in engine._autoencoders.values()] == [True]
+        engine._generating = engine._denoising  # type: ignore[assignment]  any of its kind
+        fast.encode(*views(3))
+        assert engine._generating is None and engine._denoising is not None
+    roomy.render(roomy.encode(*views(3)), path(6))
+    assert roomy._engine is not None and roomy._engine._compressing is not None
+    assert len(roomy._engine._autoencoders) == 2
+
+
 def test_training_mode_behind_each_picture_changes_nothing() -> None:
     """Nerfstudio's viewer does that, also where nothing trains."""
     _, fast = pair()
