@@ -10,6 +10,7 @@ import contextlib
 import functools
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -68,9 +69,13 @@ def _look_at_nothing(frame: Any, event: str, arg: Any) -> None:
     """A trace function that has no lines traced."""
 
 
-def _send_at_once(thread: Any, outputs: dict[str, Any], static_render: bool = True) -> None:
+Display = Callable[[dict[str, Any]], dict[str, Any]]
+"""Outputs -> what a page draws of them as colours."""
+
+
+def _send_at_once(thread: Any, display: Display, outputs: dict[str, Any], static_render: bool = True) -> None:
     """What the viewer does with a picture, without the 17 ms in which its server waits for more messages to send."""
-    type(thread)._send_output_to_viewer(thread, outputs, static_render)
+    type(thread)._send_output_to_viewer(thread, display(outputs), static_render)
     with contextlib.suppress(KeyError):  # the browser has just been closed
         thread.client.flush()
 
@@ -99,9 +104,9 @@ class RenderThread:
         begun again."""
         return self._paced and self._thread.state == "low_static"
 
-    def adopt(self) -> bool:
-        """Have all pictures of this browser made at the size that they have at rest and sent at once, none of them
-        twice, and interrupts left to `check`.
+    def adopt(self, display: Display) -> bool:
+        """Have all pictures of this browser made at the size that they have at rest, drawn as `display` says and sent
+        at once, none of them twice, and interrupts left to `check`.
 
         The viewer notes an interrupt whenever the camera moves after a rest, also if nothing is being rendered, and its
         trace function then ends the preview that the move asked for.
@@ -115,10 +120,16 @@ class RenderThread:
             self._thread.target_fps = LARGE_PICTURES
             self._thread.transitions["low_move"]["static"] = "high"
             self._thread.check_interrupt = _look_at_nothing
-            self._thread._send_output_to_viewer = functools.partial(_send_at_once, self._thread)
+            self._thread._send_output_to_viewer = functools.partial(_send_at_once, self._thread, display)
             if self.moving:
                 self._thread.interrupt_render_flag = False
         return early
+
+    def show(self, outputs: dict[str, Any]) -> None:
+        """Send a picture that another follows, while the thread goes on; none where pictures are composed with depth,
+        which these do not have."""
+        if self._paced and not self._thread.viewer.control_panel.layer_depth:
+            self._thread._send_output_to_viewer(outputs, static_render=False)
 
     def check(self) -> None:
         """Raise IOChangeException, which the viewer expects, if the camera has moved since this picture was asked for

@@ -48,6 +48,11 @@ class ScenePart(Part):
             Button("Undo", self.does(self.session.undo), hint="Back to the scene, tokens and settings before (key u)")
         ]
         self.folder = Folder("Scene", elements)
+        shown.on_encoding = self._encoding
+
+    def _encoding(self, done: int, total: int) -> None:
+        """Show a bar while the scene is encoded."""
+        self.folder.status.progress(done / total if done < total else None)
 
     def opened(self) -> None:
         self.say_given()
