@@ -36,7 +36,7 @@ new Promise(done => {
     reader.readAsDataURL(new Blob([window.lastPicture]));
 })
 """
-CANVAS = "(r => [r.x, r.y, r.width, r.height])(document.querySelector('canvas').getBoundingClientRect())"
+CANVAS = "(r => [r.x, r.y, r.width, r.height])(document.querySelector('canvas[data-engine]').getBoundingClientRect())"
 CENTRE = (480, 400)
 """Of the canvas, beside the panel."""
 COUNT_PICTURES = """
