@@ -101,8 +101,11 @@ class ViewerPage(Chromium):
         """How many have arrived."""
         return self.evaluate("window.pictures.count")
 
-    def settle(self, seconds: float = 120) -> Float[ndarray, "h w 3"]:
-        """The picture in full quality that what was done last leads to, once no other follows."""
+    def settle(self, seconds: float = 120, covered: bool = False) -> Float[ndarray, "h w 3"]:
+        """The picture in full quality that what was done last leads to, once no other follows.
+
+        The canvas must show it too, unless it is `covered` by frustums.
+        """
         deadline = time.monotonic() + seconds
         self.wait(f"window.pictures.count > {self._seen} && window.pictures.atRest", seconds)
         count, since, last = self.pictures(), time.monotonic(), self.view()
@@ -111,7 +114,9 @@ class ViewerPage(Chromium):
             now = self.view()
             if self.pictures() != count or absolute(now - last).mean() > SAME / 10:
                 count, since, last = self.pictures(), time.monotonic(), now
-            elif time.monotonic() > since + QUIET and self.evaluate("window.pictures.atRest") and self.on_screen(now):
+                continue
+            rests = time.monotonic() > since + QUIET and self.evaluate("window.pictures.atRest")
+            if rests and (covered or self.on_screen(now)):
                 return now
         raise AssertionError(f"the picture does not come to rest in {seconds} s")
 

@@ -99,6 +99,9 @@ def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int
         web.choose_output("uncertainty")
         web.shows(unlike(turned))
         web.keep("uncertainty")
+        web.choose_output("depth")
+        web.shows(unlike(turned))
+        web.keep("depth")
         web.choose_output("rgb")
         web.shows(like(turned))
         names = [path["key"] for path in torch.load(next((rooms / "test").glob("*.torch")), weights_only=True)]
@@ -106,7 +109,7 @@ def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int
         second = web.shows(unlike(turned))
         assert web.value("Scene") == names[1]
         web.press("Show Train Cams", renders=False)
-        web.settle()
+        web.settle(covered=True)
         web.keep("second_scene")
         web.press("Hide Train Cams", renders=False)
         web.press("Open saved tokens")
