@@ -146,7 +146,7 @@ class Browser(Visitor):
     NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3), ("Frames", 1, 5))
     BUTTONS = ("New sample", "Encode these views", "Other seed (A/B)", "Undo", "Render video", "Stop video")
     CHOICES = (("Beside the square", ("border", "fill")), ("Path", ("orbit", "zoom")))
-    OUTPUTS = ("rgb", "uncertainty", "accumulation", "photograph", "difference")
+    OUTPUTS = ("rgb", "depth", "uncertainty", "accumulation", "photograph", "difference")
 
     def __init__(self, port: int, seed: int, ends: float) -> None:
         super().__init__(seed, ends)
