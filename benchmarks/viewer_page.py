@@ -75,6 +75,9 @@ def errors_in(log: str) -> list[str]:
 class ViewerPage(Chromium):
     """The viewer's page. What is done to it is done with mouse and keys."""
 
+    is_covered = False
+    """Whether frustums may stand before the picture, so that the canvas is not compared with it."""
+
     def enter(self, port: int) -> ViewerPage:
         self.send("Page.addScriptToEvaluateOnNewDocument", source=COUNT_PICTURES)
         self.open(f"http://127.0.0.1:{port}")
@@ -101,11 +104,9 @@ class ViewerPage(Chromium):
         """How many have arrived."""
         return self.evaluate("window.pictures.count")
 
-    def settle(self, seconds: float = 120, covered: bool = False) -> Float[ndarray, "h w 3"]:
-        """The picture in full quality that what was done last leads to, once no other follows.
-
-        The canvas must show it too, unless it is `covered` by frustums.
-        """
+    def settle(self, seconds: float = 120) -> Float[ndarray, "h w 3"]:
+        """The picture in full quality that what was done last leads to, once no other follows; the canvas must show it,
+        too."""
         deadline = time.monotonic() + seconds
         self.wait(f"window.pictures.count > {self._seen} && window.pictures.atRest", seconds)
         count, since, last = self.pictures(), time.monotonic(), self.view()
@@ -116,7 +117,7 @@ class ViewerPage(Chromium):
                 count, since, last = self.pictures(), time.monotonic(), now
                 continue
             rests = time.monotonic() > since + QUIET and self.evaluate("window.pictures.atRest")
-            if rests and (covered or self.on_screen(now)):
+            if rests and (self.is_covered or self.on_screen(now)):
                 return now
         raise AssertionError(f"the picture does not come to rest in {seconds} s")
 

@@ -151,6 +151,7 @@ class Browser(Visitor):
     def __init__(self, port: int, seed: int, ends: float) -> None:
         super().__init__(seed, ends)
         self._page = ViewerPage()
+        self._page.is_covered = True
         self._page.__enter__()
         self._page.enter(port)
         self._scenes = self._page.options("Scene")

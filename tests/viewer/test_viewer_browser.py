@@ -109,7 +109,9 @@ def test_exploring_a_scene(root: Path, rooms: Path, viewer: Callable[[Path], int
         second = web.shows(unlike(turned))
         assert web.value("Scene") == names[1]
         web.press("Show Train Cams", renders=False)
-        web.settle(covered=True)
+        web.is_covered = True
+        web.settle()
+        web.is_covered = False
         web.keep("second_scene")
         web.press("Hide Train Cams", renders=False)
         web.press("Open saved tokens")
