@@ -25,7 +25,6 @@ from scenetok_ns.viewer.guards import (
     guard_viser,
     viser_version,
 )
-from scenetok_ns.viewer.memory import limit_arenas
 from scenetok_ns.viewer.page_text import page_script, paragraph
 from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.photographs_part import PhotographsPart
@@ -121,7 +120,6 @@ class ViewerPanel(nn.Module):
     def _opened(self, viewer: Viewer) -> None:
         if self._unguarded is not None:
             raise SystemExit(self._unguarded)
-        limit_arenas()
         session = self.session
         session.viewer, session.files = viewer, ViewerFiles(viewer.log_filename.parent)
         guard_uploads(viewer.viser_server, lambda said: session.notify(said, "error"))
