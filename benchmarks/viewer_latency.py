@@ -103,7 +103,7 @@ def random_run(preset: str, folder: Path, device: torch.device, engine: str | No
     # Weights are initialised on the device, below: a CPU takes most of a minute for all layers.
     undrawn = {name: lambda tensor, *args, **options: tensor.zero_() for name in ("uniform_", "normal_")}
     with (
-        mock.patch("scenetok_ns.models.scenetok.build_autoencoder", random_autoencoder),
+        mock.patch("scenetok_ns.models.scenetok_networks.build_autoencoder", random_autoencoder),
         mock.patch.multiple(torch.Tensor, **undrawn),
     ):
         pipeline = config.setup(device=device, test_mode="inference").eval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -12,7 +14,8 @@ from pathlib import Path
 from chromium import Chromium
 from jaxtyping import Float
 from numpy import abs as absolute
-from numpy import ndarray
+from numpy import asarray, ndarray
+from PIL import Image
 
 OF_OTHERS = re.compile(
     r"googletagmanager|docs\.nerf\.studio|ERR_NAME_NOT_RESOLVED|ERR_INTERNET_DISCONNECTED|GL Driver Message|glTex"
@@ -23,6 +26,17 @@ QUIET = 1.5
 """Seconds without a new picture, after one in full quality, from which the page counts as settled."""
 SAME = 1.0
 """Mean difference (of 255) up to which pictures count as equal: they may be compressed in two qualities."""
+ON_SCREEN = 12.0
+"""Mean difference, of 255, between a picture and what the canvas shows of it: the page draws at down to a fifth of the
+resolution where it draws less than 38 times a second, as without a GPU."""
+LAST_PICTURE = """
+new Promise(done => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result.split(',')[1]);
+    reader.readAsDataURL(new Blob([window.lastPicture]));
+})
+"""
+CANVAS = "(r => [r.x, r.y, r.width, r.height])(document.querySelector('canvas[data-engine]').getBoundingClientRect())"
 CENTRE = (480, 400)
 """Centre of the canvas beside the panel, in pixels."""
 COUNT_PICTURES = """
@@ -39,12 +53,13 @@ URL.createObjectURL = blob => {
         }
         if (width < 200) return;  // the photograph of a frustum
         window.pictures = {count: window.pictures.count + 1, atRest: first < 12};
+        window.lastPicture = data;
     });
     return make.call(URL, blob);
 };
 """
-"""JavaScript that counts the rendered pictures that arrive. Pictures of a moving camera are compressed more: the first
-number of the quantisation table is 20, and 8 at rest."""
+"""JavaScript that counts the rendered pictures that arrive, and keeps the last one. Pictures of a moving camera are
+compressed more: the first number of the quantisation table is 20, and 8 at rest."""
 
 
 def errors_in(log: str) -> list[str]:
@@ -60,6 +75,9 @@ def errors_in(log: str) -> list[str]:
 class ViewerPage(Chromium):
     """The viewer's page, operated by mouse and keys."""
 
+    is_covered = False
+    """Whether frustums may stand before the picture, so that the canvas is not compared with it."""
+
     def enter(self, port: int) -> ViewerPage:
         self.send("Page.addScriptToEvaluateOnNewDocument", source=COUNT_PICTURES)
         self.open(f"http://127.0.0.1:{port}")
@@ -67,16 +85,28 @@ class ViewerPage(Chromium):
         self.wait("document.body !== null && document.body.innerText.includes('SceneTok')")
         return self
 
+    def canvas(self) -> Float[ndarray, "h w 3"]:
+        """The canvas as it is on the screen."""
+        x, y, width, height = map(round, self.evaluate(CANVAS))
+        return self.screenshot()[y : y + height, x : x + width].astype(float)
+
     def view(self) -> Float[ndarray, "h w 3"]:
-        """Return the middle of the canvas."""
-        return self.screenshot()[120:680, 60:900].astype(float)
+        """Return the last picture that has arrived, resized to the canvas."""
+        width, height = (round(side) for side in self.evaluate(CANVAS)[2:])
+        data = io.BytesIO(base64.b64decode(self.evaluate(LAST_PICTURE)))
+        return asarray(Image.open(data).convert("RGB").resize((width, height))).astype(float)
+
+    def on_screen(self, picture: Float[ndarray, "h w 3"]) -> bool:
+        """Return whether the canvas shows a picture."""
+        return bool(absolute(self.canvas() - picture).mean() < ON_SCREEN)
 
     def pictures(self) -> int:
         """Number of rendered pictures that have arrived."""
         return self.evaluate("window.pictures.count")
 
     def settle(self, seconds: float = 120) -> Float[ndarray, "h w 3"]:
-        """Wait until the last action has led to a picture in full quality and no other follows, and return it."""
+        """Wait until the last action has led to a picture in full quality, no other follows, and the canvas shows it.
+        Returns the picture."""
         deadline = time.monotonic() + seconds
         self.wait(f"window.pictures.count > {self._seen} && window.pictures.atRest", seconds)
         count, since, last = self.pictures(), time.monotonic(), self.view()
@@ -85,7 +115,9 @@ class ViewerPage(Chromium):
             now = self.view()
             if self.pictures() != count or absolute(now - last).mean() > SAME / 10:
                 count, since, last = self.pictures(), time.monotonic(), now
-            elif time.monotonic() > since + QUIET and self.evaluate("window.pictures.atRest"):
+                continue
+            rests = time.monotonic() > since + QUIET and self.evaluate("window.pictures.atRest")
+            if rests and (self.is_covered or self.on_screen(now)):
                 return now
         raise AssertionError(f"the picture does not come to rest in {seconds} s")
 

@@ -142,15 +142,16 @@ class Client(Visitor):
 class Browser(Visitor):
     """A headless Chromium."""
 
-    NUMBERS = (("Seed", 0, 5), ("Steps at rest", 1, 12), ("Steps while moving", 1, 4), ("Tokens used", 1, 128))
+    NUMBERS = (("Seed", 0, 5), ("Steps at rest", 1, 12), ("Steps while moving", 1, 4), ("Tokens used", 1, 256))
     NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3), ("Frames", 1, 5))
     BUTTONS = ("New sample", "Encode these views", "Other seed (A/B)", "Undo", "Render video", "Stop video")
     CHOICES = (("Beside the square", ("border", "fill")), ("Path", ("orbit", "zoom")))
-    OUTPUTS = ("rgb", "uncertainty", "accumulation", "photograph", "difference")
+    OUTPUTS = ("rgb", "depth", "uncertainty", "accumulation", "photograph", "difference")
 
     def __init__(self, port: int, seed: int, ends: float) -> None:
         super().__init__(seed, ends)
         self._page = ViewerPage()
+        self._page.is_covered = True
         self._page.__enter__()
         self._page.enter(port)
         self._scenes = self._page.options("Scene")

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -67,9 +68,13 @@ def _look_at_nothing(frame: Any, event: str, arg: Any) -> None:
     """A trace function that traces no lines."""
 
 
-def _send_at_once(thread: Any, outputs: dict[str, Any], static_render: bool = True) -> None:
+Display = Callable[[dict[str, Any]], dict[str, Any]]
+"""Converts outputs to those that a page draws as colours."""
+
+
+def _send_at_once(thread: Any, display: Display, outputs: dict[str, Any], static_render: bool = True) -> None:
     """Send a picture like the viewer does, but without the 17 ms for which its server waits for more messages."""
-    type(thread)._send_output_to_viewer(thread, outputs, static_render)
+    type(thread)._send_output_to_viewer(thread, display(outputs), static_render)
     with contextlib.suppress(KeyError):  # the browser has just been closed
         thread.client.flush()
 
@@ -98,9 +103,9 @@ class RenderThread:
         picture."""
         return self._paced and self._thread.state == "low_static"
 
-    def adopt(self) -> bool:
-        """Change how the thread renders: pictures have full size, none is rendered twice, each is sent at once, and
-        interrupts happen only in `check`.
+    def adopt(self, display: Display) -> bool:
+        """Change how the thread renders: pictures have full size, none is rendered twice, each is converted by
+        `display` and sent at once, and interrupts happen only in `check`.
 
         The viewer records an interrupt whenever the camera moves after a rest, even if nothing is being rendered. Its
         trace function would then abort the preview that this movement requested.
@@ -114,10 +119,16 @@ class RenderThread:
             self._thread.target_fps = LARGE_PICTURES
             self._thread.transitions["low_move"]["static"] = "high"
             self._thread.check_interrupt = _look_at_nothing
-            self._thread._send_output_to_viewer = functools.partial(_send_at_once, self._thread)
+            self._thread._send_output_to_viewer = functools.partial(_send_at_once, self._thread, display)
             if self.moving:
                 self._thread.interrupt_render_flag = False
         return early
+
+    def show(self, outputs: dict[str, Any]) -> None:
+        """Send a picture that another follows, while the thread goes on; none where pictures are composed with depth,
+        which these do not have."""
+        if self._paced and not self._thread.viewer.control_panel.layer_depth:
+            self._thread._send_output_to_viewer(outputs, static_render=False)
 
     def check(self) -> None:
         """Raise IOChangeException, which the viewer expects, if the camera has moved since this full picture was

@@ -15,7 +15,7 @@ from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.depth_weights import DepthSource, embedded_depth_head
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.single_step import single_step_frames
-from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, finite_windows, render_windows
+from scenetok_ns.models.flow.windows import CleanViews, OnFrame, RenderedFrames, finite_windows, render_windows
 from scenetok_ns.models.networks.depth_head import DepthHead
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.pretrained import GivenFiles, read_pretrained
@@ -133,13 +133,14 @@ class SceneTok(SceneEncoder):
         on_step: OnStep | None = None,
         autocast: bool | None = None,
         depth: bool = False,
+        on_frame: OnFrame | None = None,
     ) -> Iterator[RenderedFrames]:
         """Yield the frames of a path as they become final.
 
         The arguments are those of `render_many`, for one scene. Frames are a batch of one.
         """
         settings = {"sampler": sampler, "clean": clean, "on_step": on_step, "autocast": autocast, "depth": depth}
-        return self.render_many([tokens], [cameras], seeds=[seed], **settings)  # type: ignore[arg-type]
+        return self.render_many([tokens], [cameras], seeds=[seed], on_frame=on_frame, **settings)  # type: ignore[arg-type]
 
     def render_many(
         self,
@@ -152,6 +153,7 @@ class SceneTok(SceneEncoder):
         on_step: OnStep | None = None,
         autocast: bool | None = None,
         depth: bool = False,
+        on_frame: OnFrame | None = None,
     ) -> Iterator[RenderedFrames]:
         """Render one path in each of several scenes together, and yield frames as they become final.
 
@@ -169,6 +171,8 @@ class SceneTok(SceneEncoder):
             autocast: Run the denoiser in bfloat16. None: on CUDA only. False: float32, without the engine.
             depth: Also predict depth, in units of the capture, if there is a depth head. `rendered_depth` finds depth
                 without one.
+            on_frame: Receives estimates of the first frame between the steps (`OnFrame`). The engine gives none, because
+                it renders a path of one window in a tenth of a second.
 
         Raises:
             ValueError: The tokens are of another preset or shape; numbers of scenes, paths and cameras do not match;
@@ -186,7 +190,10 @@ class SceneTok(SceneEncoder):
             paths = zip(clean.cameras.c2w.split(1), clean.cameras.intrinsics.split(1), strict=True)
             clean = replace(clean, cameras=self._target_cameras(tokens, [CameraBatch(*path) for path in paths]))
         engine = self.engine_for(autocast)
-        render = partial(render_windows, autocast=self.autocasts(autocast)) if engine is None else engine.render_windows
+        if engine is not None:
+            render = engine.render_windows
+        else:
+            render = partial(render_windows, autocast=self.autocasts(autocast), on_frame=on_frame)
         windows = render(
             self.denoiser,
             self._autoencoder(1, engine),

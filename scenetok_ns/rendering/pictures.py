@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from scenetok_ns.models.tokens import SceneTokens
 
 FAR = 1000.0
 """Depth of pixels without a scene (the border of a square, a message), in scene units."""
+DISPLAYED_SHARES = 0.02, 0.98
+"""Quantiles of the depth in a picture at the ends of the colour range."""
 
 
 def relative_uncertainty(norm: Float[Tensor, "h w"], channels: int) -> Float[Tensor, "h w"]:
@@ -78,7 +81,7 @@ class PictureOutputs(dict[str, Any]):
 
 def picture_outputs(
     rgb: Float[Tensor, "height width 3"],
-    uncertainty: Float[Tensor, "height width 1"],
+    uncertainty: Float[Tensor, "height width 1"] | Callable[[], Float[Tensor, "height width 1"]],
     request: PictureRequest | None,
     depth: ViewDepth | None = None,
     *fitting: Tensor,
@@ -87,7 +90,7 @@ def picture_outputs(
 
     Args:
         rgb: Picture in [0, 1].
-        uncertainty: Uncertainty of its pixels.
+        uncertainty: Uncertainty of its pixels, or a function that computes it when the output is read.
         request: Size and aspect ratio of the picture; None: it shows no scene.
         depth: Depth of the square view; None: unknown, and the output is a plane at the distance `FAR`.
         fitting: Further arguments of `PictureRequest.fit`, if the view was rendered with other intrinsics.
@@ -96,12 +99,33 @@ def picture_outputs(
     covered = plane
     if request is not None and request.wide == "border":
         covered = request.inside(rgb.device)[..., None].to(rgb.dtype)
-        rgb, uncertainty = request.with_border(rgb), uncertainty * covered
-    outputs = PictureOutputs(rgb=rgb, depth=FAR * plane, accumulation=covered, uncertainty=uncertainty)
+        rgb = request.with_border(rgb)
+    found = uncertainty if callable(uncertainty) else lambda: uncertainty
+    outputs = PictureOutputs(rgb=rgb, depth=FAR * plane, accumulation=covered, uncertainty=lambda: found() * covered)
     if depth is not None and request is not None:
         outputs["depth"] = lambda: _fitted(depth.distance, request, fitting).lerp(FAR * plane, 1 - covered)
         outputs["accumulation"] = lambda: _fitted(depth.accumulation, request, fitting) * covered
     return outputs
+
+
+def for_display(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same outputs for a page that draws values from 0 to 1 as colours: its depth runs from near to far.
+
+    0 is the nearest and 1 the farthest depth in the picture, without 2 % at each end; the border is 0, too.
+    """
+    shown = PictureOutputs(outputs)
+    shown["depth"] = lambda: depth_shades(outputs["depth"])  # type: ignore[assignment]
+    return shown
+
+
+def depth_shades(depth: Float[Tensor, "height width 1"]) -> Float[Tensor, "height width 1"]:
+    """Depth in any units, `FAR` where it is not known -> 0 (near, or not known) to 1 (far)."""
+    known = depth < FAR / 2
+    if not known.any():
+        return torch.zeros_like(depth)
+    near, far = depth[known].float().quantile(depth.new_tensor(DISPLAYED_SHARES, dtype=torch.float32))
+    shades = (depth - near) / (far - near).clamp(min=1e-6 * FAR)
+    return shades.clamp(0, 1) * known
 
 
 def _fitted(square: Tensor, request: PictureRequest, fitting: tuple[Tensor, ...]) -> Float[Tensor, "height width 1"]:

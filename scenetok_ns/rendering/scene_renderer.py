@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.path_renderer import PathRenderer
 from scenetok_ns.rendering.pictures import picture_outputs, relative_uncertainty
 from scenetok_ns.rendering.ray_outputs import RayOutputs
+from scenetok_ns.rendering.seed_spread import SEEDS, is_by_seeds, spread
 from scenetok_ns.rendering.token_renderer import TokenRenderer
 from scenetok_ns.tools.seeds import named_generator, named_seed
 
@@ -145,13 +146,21 @@ class SceneRenderer(TokenRenderer):
     @torch.no_grad()
     def outputs(self, camera: Cameras) -> dict[str, Tensor]:
         """Return the outputs that Nerfstudio's tools expect for a one-camera slice, at exactly the camera's size."""
-        wide = self.settings.wide
-        frame = self.path_renderer.frame(camera, self.scenes.active, str(self.weights.number), wide)
+        wide, key = self.settings.wide, str(self.weights.number)
+        frame = self.path_renderer.frame(camera, self.scenes.active, key, wide)
         request = request_of(camera, wide)
         rgb = request.fit(frame.picture[None])[0].permute(1, 2, 0).clamp(0, 1)
-        channels = latent_space(self.preset.target_autoencoder).channels
-        uncertainty = request.fit(relative_uncertainty(frame.uncertainty, channels)[None, None])[0]
-        return picture_outputs(rgb, uncertainty.permute(1, 2, 0), request, frame.depth)
+
+        def uncertainty() -> Float[Tensor, "height width 1"]:
+            if not is_by_seeds(self.preset, self.settings.sampler):
+                channels = latent_space(self.preset.target_autoencoder).channels
+                square = relative_uncertainty(frame.uncertainty, channels)
+            else:
+                others = [one.frame(camera, self.scenes.active, key, wide).picture for one in self._other_seeds]
+                square = spread(torch.stack([frame.picture, *others]))
+            return request.fit(square[None, None])[0].permute(1, 2, 0)
+
+        return picture_outputs(rgb, uncertainty, request, frame.depth)
 
     @cached_property
     def ray_outputs(self) -> RayOutputs:
@@ -166,16 +175,23 @@ class SceneRenderer(TokenRenderer):
         layout = latent_space(self.preset.target_autoencoder).layout
         return PathRenderer(self._sample, layout, self._sweep, self.tokens_of)
 
+    @cached_property
+    def _other_seeds(self) -> list[PathRenderer]:
+        """Frames of the same paths from further seeds; they are sampled only if they are asked for."""
+        layout = latent_space(self.preset.target_autoencoder).layout
+        further = range(1, SEEDS)
+        return [PathRenderer(partial(self._sample, further=n), layout, self._sweep, self.tokens_of) for n in further]
+
     def _sample(
-        self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None]
+        self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None], further: int = 0
     ) -> Iterator[RenderedFrames]:
         return self.networks.render_windows(
             self.tokens_of(scene, on_step),
             cameras.to(self.device),
-            seed=self.settings.seed,
+            seed=self.settings.seed + further,
             sampler=self.settings.sampler,
             on_step=on_step,
-            depth=True,
+            depth=not further,
         )
 
     def _sweep(

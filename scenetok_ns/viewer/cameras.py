@@ -64,6 +64,7 @@ def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: fl
 
     It stands a little before it, else it would look at the photograph in the frustum that is drawn there (of size
     `frustum_scale`, in the viewer's units). Its orbit goes round a point ahead, as far away as the cameras are spread.
+    On an upright canvas, whose shorter side is its width, the field of view is wider: the whole square is seen.
     """
     from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
@@ -76,7 +77,7 @@ def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: fl
         up = -c2w[0, :3, 1]
     ahead = position + max(camera_spread(c2w), LEAST_DISTANCE) * forward
     with client.atomic():
-        client.camera.fov = 2 * math.atan(0.5 / float(batch.intrinsics[0, 0, 1, 1]))
+        client.camera.fov = fov_of_square(batch.intrinsics[0, 0], client.camera.aspect)
         client.camera.up_direction = (up / torch.linalg.vector_norm(up)).numpy()
         client.camera.position = (position * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
         client.camera.look_at = (ahead * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
@@ -94,9 +95,12 @@ def look_through(client: viser.ClientHandle, c2w: Float[Tensor, "4 4"], intrinsi
     from viser.transforms import SO3
 
     pose = c2w.double().cpu()
-    aspect = client.camera.aspect
-    half = 0.5 / float(intrinsics[1, 1])  # of the square, whose side is the canvas's shorter one
     with client.atomic():
-        client.camera.fov = 2 * math.atan(half / min(aspect, 1.0))
+        client.camera.fov = fov_of_square(intrinsics, client.camera.aspect)
         client.camera.position = (pose[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO).numpy()
         client.camera.wxyz = SO3.from_matrix(pose[:3, :3].numpy()).wxyz
+
+
+def fov_of_square(intrinsics: Float[Tensor, "3 3"], aspect: float) -> float:
+    """Vertical field of view, in radians, of a canvas (width over height) whose shorter side is that of the square."""
+    return 2 * math.atan(0.5 / float(intrinsics[1, 1]) / min(aspect, 1.0))

@@ -1,20 +1,24 @@
-"""Guards against what anybody who reaches the viewer's port could do with viser 0.2.7.
+"""Guards against what anybody who reaches the viewer's port could do with viser 0.2.7, the version of Nerfstudio.
 
 Its web server takes `..` in a request's path, so that it would send any file of this machine. It sets whatever
 attribute of an element a message names, and values that a list does not offer: Nerfstudio's Load Path would read any
 JSON file. And it keeps whatever a page uploads in memory, without a limit.
+
+The guards take the place of viser's own methods by name. With a viser that has other names, no viewer is opened.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import logging
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import viser
-from viser import ViserServer, _gui_api
-from viser.infra import _infra
+from viser import ViserServer
 
 from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
 
@@ -22,6 +26,55 @@ logger = logging.getLogger(__name__)
 
 MOST_UPLOADS = 4
 """Maximum number of uploads at a time, of all browsers together."""
+CHECKED_VERSION = "0.2.7"
+"""Version of viser that the guards were written for and are tested with."""
+NAMES: dict[str, tuple[str, ...]] = {
+    "viser.infra._infra": ("WebsockServer.start",),
+    "viser._gui_api": (
+        "GuiApi._handle_gui_updates",
+        "GuiApi._handle_file_transfer_start",
+        "GuiApi._handle_file_transfer_part",
+    ),
+    "viser._messages": ("FileTransferStart", "FileTransferPart", "GuiUpdateMessage"),
+}
+"""Module of viser -> names in it that the guards replace or use."""
+
+
+class UnknownViserError(ValueError):
+    """This viser cannot be guarded; the message says what to do, in one line."""
+
+
+def guard_viser() -> None:
+    """Guard all viewers of this process, as far as that goes without a server. Safe to call twice.
+
+    Raises UnknownViserError: nothing is changed then, and no viewer should be opened.
+    """
+    found = missing_names()
+    if found:
+        raise UnknownViserError(
+            f"the viewer needs viser {CHECKED_VERSION}, as Nerfstudio does; viser {viser_version()} has no {found[0]}, "
+            "without which anybody on the network could read files of this machine: "
+            f"pip install viser=={CHECKED_VERSION}"
+        )
+    guard_pages()
+    guard_updates()
+
+
+def missing_names() -> list[str]:
+    """Names in `NAMES` that this viser does not have."""
+    missing = []
+    for module, names in NAMES.items():
+        for name in names:
+            try:
+                operator.attrgetter(name)(importlib.import_module(module))
+            except (ImportError, AttributeError):
+                missing.append(f"{module}.{name}")
+    return missing
+
+
+def viser_version() -> str:
+    """Version of the installed viser."""
+    return str(getattr(viser, "__version__", None) or importlib.metadata.version("viser"))
 
 
 class PageFolder(type(Path())):  # type: ignore[misc]
@@ -39,6 +92,8 @@ class PageFolder(type(Path())):  # type: ignore[misc]
 
 def guard_pages() -> None:
     """Have all viser servers of this process send files of their page only. Safe to call twice."""
+    from viser.infra import _infra
+
     server = _infra.WebsockServer
     if getattr(server.start, "is_guarded", False):
         return
@@ -56,6 +111,8 @@ def guard_pages() -> None:
 
 def guard_updates() -> None:
     """Let pages set only the values of elements, and of lists only the offered values. Safe to call twice."""
+    from viser import _gui_api
+
     stock = _gui_api.GuiApi._handle_gui_updates
     if getattr(stock, "is_guarded", False):
         return

@@ -15,10 +15,10 @@ LETTER_WIDTH, LINE_HEIGHT, MARGIN = 6, 12, 8
 SMALLEST_WIDTH = 240
 CAPTION_SHARE = 0.09
 """Height of a caption over the picture's."""
-
-
-ERROR, NOTE = (70, 10, 10), (24, 32, 48)
-"""Dark red and dark blue."""
+BAR_PART = 8
+"""Height of a caption over that of its bar."""
+ERROR, NOTE, BAR = (70, 10, 10), (24, 32, 48), (255, 211, 105)
+"""Dark red, dark blue, and the yellow of the page."""
 
 
 def message_picture(
@@ -38,9 +38,14 @@ def message_picture(
     return torch.from_numpy(np.array(picture.resize((width, height))).astype(np.float32) / 255)
 
 
-def with_caption(picture: Float[Tensor, "height width 3"], message: str) -> Float[Tensor, "height width 3"]:
-    """A picture with a line of white text on a dark strip at its lower end."""
+def with_caption(
+    picture: Float[Tensor, "height width 3"], message: str, share: float | None = None
+) -> Float[Tensor, "height width 3"]:
+    """A picture with a line of white text on a dark strip at its lower end, and a bar for a share of work (0 to 1)."""
     height, width = picture.shape[:2]
     strip = max(min(max(round(height * CAPTION_SHARE), 3 * LINE_HEIGHT), height // 3), 1)
     text = message_picture(message, strip, width, NOTE)
+    if share is not None:
+        line = max(strip // BAR_PART, 1)
+        text[-line:, : round(width * min(max(share, 0.0), 1.0))] = torch.tensor(BAR) / 255
     return torch.cat([picture[: height - strip].cpu().float(), text])

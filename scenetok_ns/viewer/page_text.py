@@ -117,7 +117,16 @@ def page_script(keys: Mapping[str, str]) -> str:
         if (window.innerWidth < 576) {
             const lines = [...document.querySelectorAll('div')].filter(
                 e => !e.childElementCount && e.textContent.startsWith('Connect'));
-            if (lines.length) lines[0].click();
+            if (lines.length) {
+                lines[0].click();
+                lines[0].parentElement.dataset.scenetokHandle = '';
+                const panel = lines[0].closest('[class*=Paper-root]');
+                if (panel) panel.style.overflow = 'hidden auto';
+                const style = document.createElement('style');
+                style.textContent = '[data-scenetok-handle]::after { content: "tap for controls"; margin-left: auto; ' +
+                    'font-size: 0.85em; opacity: 0.7; }';
+                document.head.appendChild(style);
+            }
         }
         return null;
     })()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,7 +18,13 @@ from scenetok_ns.viewer.compare_part import ComparePart
 from scenetok_ns.viewer.elements import Prose
 from scenetok_ns.viewer.files_part import FilesPart
 from scenetok_ns.viewer.generation_part import GenerationPart
-from scenetok_ns.viewer.guards import guard_pages, guard_updates, guard_uploads
+from scenetok_ns.viewer.guards import (
+    CHECKED_VERSION,
+    UnknownViserError,
+    guard_uploads,
+    guard_viser,
+    viser_version,
+)
 from scenetok_ns.viewer.page_text import page_script, paragraph
 from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.photographs_part import PhotographsPart
@@ -34,6 +41,8 @@ from scenetok_ns.viewer.viewer_files import ViewerFiles, bare_name
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
+logger = logging.getLogger(__name__)
+
 TAB = "SceneTok"
 KEYS = {
     "n": "Next view",
@@ -49,6 +58,10 @@ OPEN_TO_ALL = ("0.0.0.0", "::", "")
 NETWORK_NOTE = (
     "Anybody on your network can open this page and press its buttons. For this machine alone, start ns-viewer with "
     "--viewer.websocket-host 127.0.0.1"
+)
+VERSION_NOTE = (
+    "This page's guards against foreign file access were tested with viser {}, and this is viser {}: do not let others "
+    "reach it"
 )
 SHARED_NOTE = "All browsers at this viewer share one scene and these settings; each has a camera of its own."
 KEYS_NOTE = "Keys: n, p next and previous view; g new sample; b A/B; u undo; f frustums; x snapshot; w a s d q e move."
@@ -80,8 +93,11 @@ class ViewerPanel(nn.Module):
             module: Nerfstudio's model, which is in eval mode while a scene is generated.
         """
         super().__init__()
-        guard_pages()
-        guard_updates()
+        self._unguarded: str | None = None
+        try:
+            guard_viser()
+        except UnknownViserError as error:  # tools without a viewer go on
+            self._unguarded = str(error)
         allow_two_keyframes()
         # Not as attributes of a module: the model would become part of this one.
         object.__setattr__(self, "session", Session(view, module))
@@ -102,6 +118,8 @@ class ViewerPanel(nn.Module):
         return next(part for part in self._parts if part.folder.label == label)
 
     def _opened(self, viewer: Viewer) -> None:
+        if self._unguarded is not None:
+            raise SystemExit(self._unguarded)
         session = self.session
         session.viewer, session.files = viewer, ViewerFiles(viewer.log_filename.parent)
         guard_uploads(viewer.viser_server, lambda said: session.notify(said, "error"))
@@ -128,6 +146,9 @@ class ViewerPanel(nn.Module):
 
     def _notes(self, viewer: Viewer) -> str:
         notes = [SHARED_NOTE, KEYS_NOTE]
+        if (version := viser_version()) != CHECKED_VERSION:
+            notes.insert(0, VERSION_NOTE.format(CHECKED_VERSION, version))
+            logger.warning("%s", notes[0])
         if viewer.config.websocket_host in OPEN_TO_ALL:
             notes.insert(0, NETWORK_NOTE)
         return "\n\n".join([*map(paragraph, notes), page_script(KEYS)])

@@ -8,6 +8,7 @@ the same earlier views, so that the picture at rest is the preview refined.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, replace
 from threading import Thread, current_thread
 from weakref import WeakKeyDictionary
@@ -26,19 +27,26 @@ from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_geometry import DepthMaps
 from scenetok_ns.models.flow.sampling import OnStep
-from scenetok_ns.models.flow.windows import CleanViews
+from scenetok_ns.models.flow.windows import CleanViews, OnFrame
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.rendered_depth import sweep_views
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.rendering.pictures import FAR, ViewDepth, picture_outputs, relative_uncertainty
+from scenetok_ns.rendering.pictures import FAR, ViewDepth, for_display, picture_outputs, relative_uncertainty
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
+from scenetok_ns.rendering.seed_spread import SEEDS, is_by_seeds, render_spread
 from scenetok_ns.viewer.comparison import DIFFERENCE, PHOTOGRAPH, Comparison
+from scenetok_ns.viewer.estimates import EstimateCost, Estimates
 from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture, with_caption
 from scenetok_ns.viewer.shown_scene import NotReadyError, Shown, ShownScene
 from scenetok_ns.viewer.splat_preview import SplatPreview
 from scenetok_ns.viewer.view_cache import View, ViewCache
 
 logger = logging.getLogger(__name__)
+
+SEEDS_MOVING = 2
+"""Number of seeds that uncertainty is found from while the camera moves; `SEEDS` at rest."""
+ENCODING_PAUSE = 0.3
+"""Seconds between two pictures that say how far an encoding is."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class ViewerRenderer:
         self.settings = ViewSettings.of(renderer)
         self.comparison = Comparison(self.scene, renderer.preset.data.image_size)
         self.views = ViewCache()
+        self._estimate_cost = EstimateCost()
         self.splat = SplatPreview()
         self._sent: WeakKeyDictionary[Thread, tuple[View, PictureRequest]] = WeakKeyDictionary()
         """What each thread's browser was sent last."""
@@ -104,7 +113,7 @@ class ViewerRenderer:
                     thread.ask_again()
                     raise IOChangeException
 
-            if thread.adopt() and thread.starts_over():
+            if thread.adopt(for_display) and thread.starts_over():
                 raise IOChangeException
             try:
                 outputs = self._pictures(camera, request, thread, on_step)
@@ -136,14 +145,15 @@ class ViewerRenderer:
         if not self.scene.is_encoded and self.scene.ready:
             if thread.moving:
                 return self._waiting(self._encoding(), request)
-            self.scene.current(on_step)
+            self._encode(thread, request)
             if thread.starts_over():  # the preview comes first
                 raise IOChangeException
         if thread.moving and (drawn := self.splat.picture(camera, self.scene.current(on_step).version)) is not None:
             outputs = picture_outputs(drawn, drawn.new_zeros(*drawn.shape[:2], 1), None)
             return self.comparison.add(outputs, camera, request)
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
-        view = self._view(square, min(request.height, request.width), thread.moving, on_step)
+        estimates = None if thread.moving else self._estimates(thread, camera, request)
+        view = self._view(square, min(request.height, request.width), thread.moving, on_step, estimates)
         last, self._sent[current_thread()] = self._sent.get(current_thread()), (view, request)
         if thread.waiting and last == (view, request):
             thread.go_on()
@@ -151,14 +161,21 @@ class ViewerRenderer:
         if not thread.moving:
             self.comparison.measure(view)
         depth = self._depth(view, thread.moving, on_step)
-        return self.comparison.add(self._fitted(view, square, request, depth), camera, request)
+        outputs = self._fitted(view, square, request, depth, self._uncertainty(view, thread.moving, on_step))
+        return self.comparison.add(outputs, camera, request)
 
     def _fitted(
-        self, view: View, square: CameraBatch, request: PictureRequest, depth: ViewDepth | None = None
+        self,
+        view: View,
+        square: CameraBatch,
+        request: PictureRequest,
+        depth: ViewDepth | None = None,
+        doubt: Tensor | None = None,
     ) -> dict[str, Tensor]:
         fitting = view.camera.intrinsics[0, 0], square.intrinsics[0, 0]
         rgb = request.fit(view.picture[None], *fitting)[0].permute(1, 2, 0).clamp(0, 1)
-        uncertainty = request.fit(view.uncertainty[None, None], *fitting)[0].permute(1, 2, 0)
+        doubt = view.uncertainty if doubt is None else doubt
+        uncertainty = request.fit(doubt[None, None], *fitting)[0].permute(1, 2, 0)
         return picture_outputs(rgb, uncertainty, request, depth, *fitting)
 
     def _depth(self, view: View, moving: bool, on_step: OnStep) -> ViewDepth | None:
@@ -185,7 +202,34 @@ class ViewerRenderer:
 
         return ViewDepth(find, view.camera, shown.tokens)
 
-    def _view(self, camera: CameraBatch, short_side: int, moving: bool, on_step: OnStep) -> View:
+    def _uncertainty(self, view: View, moving: bool, on_step: OnStep) -> Tensor:
+        """Uncertainty of a view. Where it is the spread of seeds, these are rendered only if somebody looks at it."""
+        by_seeds = is_by_seeds(self.renderer.preset, view.sampler)
+        if not by_seeds or "uncertainty" not in self.comparison.wanted():
+            return view.uncertainty
+        shown, seed = self.scene.current(on_step), self.settings.seed
+        tokens, count = self._tokens(shown), SEEDS_MOVING if moving and SEEDS not in view.spreads else SEEDS
+        if count not in view.spreads:
+            view.spreads[count] = render_spread(
+                shown.networks, tokens, view.camera, seed=seed, sampler=view.sampler, count=count, on_step=on_step
+            )
+        return view.spreads[count]
+
+    def _estimates(self, thread: RenderThread, camera: Cameras, request: PictureRequest) -> OnFrame | None:
+        """Show a picture while it is denoised; None: somebody looks at an output that estimates do not have."""
+        if self.comparison.wanted() - {"rgb", PHOTOGRAPH, DIFFERENCE}:
+            return None
+
+        def show(picture: Float[Tensor, "3 side side"]) -> None:
+            rgb = request.fit(picture[None])[0].permute(1, 2, 0)
+            outputs = picture_outputs(rgb, torch.zeros_like(rgb[..., :1]), request)
+            thread.show(self.comparison.add(outputs, camera, request))
+
+        return Estimates(self._estimate_cost, show).on_frame
+
+    def _view(
+        self, camera: CameraBatch, short_side: int, moving: bool, on_step: OnStep, on_frame: OnFrame | None = None
+    ) -> View:
         shown, settings = self.scene.current(on_step), self.settings
         key = f"{shown.version}|{settings.seed}|{settings.num_tokens}|{settings.previous_views}"
         wanted = [settings.rest, settings.moving] if moving else [settings.rest]
@@ -193,7 +237,7 @@ class ViewerRenderer:
         if found is None:
             on_step(0, wanted[-1].steps)  # nothing is begun that would be given up at once
             before = self.views.near(key, settings.rest, camera, self._room(), self._reach(shown.tokens))
-            found = self._sampled(shown, key, wanted[-1], camera, before, on_step)
+            found = self._sampled(shown, key, wanted[-1], camera, before, on_step, on_frame)
             self.views.add(found)
         return found
 
@@ -205,10 +249,9 @@ class ViewerRenderer:
         camera: CameraBatch,
         before: list[View],
         on_step: OnStep,
+        on_frame: OnFrame | None,
     ) -> View:
-        settings, space, tokens, networks = self.settings, self._space, shown.tokens, shown.networks
-        if settings.num_tokens is not None:
-            tokens = tokens.subset(min(settings.num_tokens, len(tokens.mean)))
+        settings, space, tokens, networks = self.settings, self._space, self._tokens(shown), shown.networks
         windows = networks.render_windows(
             tokens,
             camera.to(networks.device),
@@ -217,6 +260,7 @@ class ViewerRenderer:
             clean=clean_views(before, space.layout.frames_per_chunk),
             on_step=on_step,
             depth=True,
+            on_frame=on_frame,
         )
         part = next(windows)
         denoised = part.denoised[0]
@@ -229,6 +273,11 @@ class ViewerRenderer:
             uncertainty=relative_uncertainty(denoised.uncertainty[0, -denoised.window_first], space.channels),
             maps=None if part.maps is None else DepthMaps(*(maps[0, :1] for maps in part.maps)),
         )
+
+    def _tokens(self, shown: Shown) -> SceneTokens:
+        """As many of the scene's tokens as are to be used."""
+        count = self.settings.num_tokens
+        return shown.tokens if count is None else shown.tokens.subset(min(count, len(shown.tokens.mean)))
 
     def _room(self) -> int:
         """Earlier views that fit into the window beside the new one."""
@@ -243,17 +292,29 @@ class ViewerRenderer:
         rgb = message_picture(message, request.height, request.width, background).to(self.renderer.device)
         return self._all_alike(rgb)
 
+    def _encode(self, thread: RenderThread, request: PictureRequest) -> None:
+        """Encode the scene, and show how far it is. A move of the camera does not end it."""
+        last = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            if done < total and time.monotonic() >= last + ENCODING_PAUSE:
+                last = time.monotonic()
+                thread.show(self._waiting(self._encoding(), request, done / total))
+
+        self.scene.current(report)
+
     def _encoding(self) -> str:
         return f"encoding {len(self.scene.given)} views of {self.scene.title} ..."
 
-    def _waiting(self, message: str, request: PictureRequest) -> dict[str, Tensor]:
-        """The photograph that the camera starts at, with a message below it."""
+    def _waiting(self, message: str, request: PictureRequest, share: float | None = None) -> dict[str, Tensor]:
+        """The photograph that the camera starts at, with a message below it, and a bar for a share of work."""
         found = self.comparison.photograph()
         if found is None:
             return self._message(message, request, NOTE)
         square = request.fit(found[0][None])[0].permute(1, 2, 0).clamp(0, 1)
         framed = request.with_border(square) if request.wide == "border" else square
-        return self._all_alike(with_caption(framed, message).to(self.renderer.device))
+        return self._all_alike(with_caption(framed, message, share).to(self.renderer.device))
 
     @staticmethod
     def _all_alike(rgb: Tensor) -> dict[str, Tensor]:

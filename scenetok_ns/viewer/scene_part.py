@@ -48,6 +48,16 @@ class ScenePart(Part):
             Button("Undo", self.does(self.session.undo), hint="Back to the scene, tokens and settings before (key u)")
         ]
         self.folder = Folder("Scene", elements)
+        shown.on_encoding = self._encoding
+
+    def _encoding(self, done: int, total: int) -> None:
+        """Show a bar and a line while the scene is encoded."""
+        shown = self.session.shown
+        self.folder.status.progress(done / total if done < total else None)
+        if done == 0:
+            self.about.content = paragraph(f"Encoding {len(shown.given)} views of {shown.title} ...")
+        elif done == total:
+            self.about.content = paragraph(f"Displayed: {shown.title}")
 
     def opened(self) -> None:
         self.say_given()

@@ -15,10 +15,11 @@ from torch import Tensor
 from scenetok_ns.bridge.scene_views import SceneViews
 from scenetok_ns.data.scenes import DataError, Scene
 from scenetok_ns.data.sources.token_file import TokenSource
-from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.flow.sampling import OnStep, no_report
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
+from scenetok_ns.viewer.encoding_progress import reported_encoding
 
 
 class NotReadyError(Exception):
@@ -80,6 +81,8 @@ class ShownScene:
         self._taken = 0
         self.note = "press Generate: this model makes a scene from photographs"
         """Message while there is no scene."""
+        self.on_encoding: OnStep = no_report
+        """Receives the steps of an encoding; the last says that it has ended."""
 
     # --- What is shown ---
 
@@ -141,15 +144,28 @@ class ShownScene:
             return None
         return self._scene, self.given
 
-    def current(self, on_step: OnStep | None = None) -> Shown:
-        """The tokens to render. Raises NotReadyError where a scene is to be generated first."""
+    def current(self, on_step: OnStep = no_report) -> Shown:
+        """The tokens to render. Raises NotReadyError where a scene is to be generated first.
+
+        `on_step` receives the steps of encoding a scene that was not encoded before, as `on_encoding` does. An
+        exception from it ends the encoding.
+        """
         if (own := self.state.own) is not None:
             return Shown(own.tokens, f"own {own.number}", self._renderer.networks)
         if self.generates:
             raise NotReadyError(self.note)
         version = self._choice, self._renderer.weights.number
         if self._encoded is None or self._encoded[0] != version:
-            self._encoded = version, self._encode()
+            if self.is_encoded:  # with weights of an earlier step of a training
+                self._encoded = version, self._encode()
+            else:
+
+                def report(done: int, total: int) -> None:
+                    self.on_encoding(done, total)
+                    on_step(done, total)
+
+                with reported_encoding(self._renderer.scenetok.compressor, report):
+                    self._encoded = version, self._encode()
         return Shown(self._encoded[1], str(version), self._renderer.networks)
 
     def pictures(self) -> SceneViews:

@@ -1,7 +1,8 @@
-"""A Gaussian splat of the scene, drawn in the viewer while the camera moves: at once, in place of a preview."""
+"""A Gaussian splat of the scene, drawn in the viewer while the camera moves, in place of a preview, and in videos."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,7 +10,9 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from scenetok_ns.data.camera_path_files import CameraPath
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
+from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.splats.gaussians import Gaussians, load_splat
 from scenetok_ns.splats.rasterizer import render_splat, require_gsplat
 
@@ -34,10 +37,26 @@ class SplatPreview:
     def clear(self) -> None:
         self._gaussians = None
 
+    def is_of(self, version: str) -> bool:
+        """Whether there is a splat of the scene of that version."""
+        return self._gaussians is not None and version == self._version
+
+    def along(self, path: CameraPath) -> Iterator[Float[Tensor, "1 3 height width"]]:
+        """Pictures of a path, one after the other, of the whole frame: a splat has no border."""
+        gaussians = self._gaussians
+        assert gaussians is not None, "asked for before it is used: is_of"
+        (height, width), side = path.size, path.request.side
+        intrinsics = path.intrinsics.clone()  # of the squares that the pictures are cut from, to those of the pictures
+        intrinsics[:, 0, 0] *= side / width
+        intrinsics[:, 1, 1] *= side / height
+        for c2w, lens in zip(path.c2w, intrinsics, strict=True):
+            camera = CameraBatch(c2w[None, None], lens[None, None]).to(gaussians.means.device)
+            yield render_splat(gaussians, camera, path.size).rgb
+
     def picture(self, camera: Cameras, version: str) -> Float[Tensor, "height width 3"] | None:
         """The splat from a one-camera slice at its size; None if there is none of this scene."""
         gaussians = self._gaussians
-        if gaussians is None or version != self._version:
+        if gaussians is None or not self.is_of(version):
             return None
         size = int(camera.height.flatten()[0]), int(camera.width.flatten()[0])
         seen = nerfstudio_to_camera_batch(camera).to(gaussians.means.device)

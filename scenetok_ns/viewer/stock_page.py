@@ -171,6 +171,8 @@ def hide_meaningless(viewer: Viewer) -> None:
     panel._layer_depth.value = False
     if viewer.trainer is None:
         viewer.pause_train.visible = viewer.resume_train.visible = False
+        viewer.make_stats_markdown = _only_resolution  # type: ignore[method-assign]
+        viewer.stats_markdown.content = ""
         panel._train_speed.set_hidden(True)
         panel._train_util.set_hidden(True)
     try:
@@ -182,6 +184,12 @@ def hide_meaningless(viewer: Viewer) -> None:
             tabs._tabs[tabs._labels.index("Export")].remove()
     except (AttributeError, KeyError, ValueError) as error:
         logger.warning("the viewer's page is another one than expected (%s); it stays as it is", error)
+
+
+def _only_resolution(step: int | None, res: str | None) -> str:
+    """Text above the tabs where nothing trains: no step."""
+    del step
+    return f"Resolution: {res}" if res else ""
 
 
 def first_tab(viewer: Viewer, label: str, icon: Any) -> Any:

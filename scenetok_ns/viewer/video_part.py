@@ -26,6 +26,7 @@ from scenetok_ns.viewer.shown_run import TOKENS, render_command
 from scenetok_ns.viewer.stock_page import RenderTab
 
 KEYFRAMES = "keyframes of the Render tab"
+JOINTLY, SPLAT = "the model, jointly", "the splat"
 USUAL_FRAMES, MOST_FRAMES = 48, 2000
 USUAL_SIDE, LEAST_SIDE, MOST_SIDE = 512, 16, 4096
 USUAL_RATE, FASTEST = 24.0, 240.0
@@ -46,7 +47,9 @@ class VideoRequest:
     settings: ViewSettings
     frame_rate: float
     command: str
-    """Command that renders the same in a shell."""
+    """Command that renders the same in a shell; empty: there is none, for a splat."""
+    is_splat: bool = False
+    """Whether the loaded splat is drawn, not the model."""
 
     @property
     def video(self) -> Path:
@@ -70,12 +73,16 @@ class VideoPart(Part):
         self.width = Setting("Width", USUAL_SIDE)
         self.height = Setting("Height", USUAL_SIDE)
         self.rate = Setting("Frames a second", USUAL_RATE)
+        hint = "The splat: the one in use (Tokens and files), sharp and steady; the model knows more"
+        self.source = Choice("Pictures by", JOINTLY, [JOINTLY, SPLAT], hint=hint)
+        has_gpu = session.renderer.device.type == "cuda" or torch.cuda.is_available()
         self.preview = Prose()
         self.line = Prose()
         self.folder = Folder(
             "Video",
             [
                 *(self.path, self.frames, self.width, self.height, self.rate),
+                *([self.source] if has_gpu else []),
                 QuietButton(
                     "Render video", self.does(self._render), hint="All frames jointly, as scenetok render", is_main=True
                 ),
@@ -102,7 +109,9 @@ class VideoPart(Part):
                 f"Frames must be from 1 to {MOST_FRAMES} and Frames a second from 1 to {FASTEST:g}, "
                 f"got {frames} and {rate:g}"
             )
-        settings = self.session.view.settings
+        settings, is_splat = self.session.view.settings, self.source.value == SPLAT
+        if is_splat and not self.session.view.splat.is_of(self.session.shown.current().version):
+            raise DataError("there is no splat of this scene: choose one in Tokens and files, and press Use splat")
         tokens = self.session.shown.tokens(settings.num_tokens)
         keyframes = self.path.value == KEYFRAMES
         found = self._keyframes(size) if keyframes else None
@@ -124,7 +133,7 @@ class VideoPart(Part):
             height=size[0],
             frame_rate=rate,
         )
-        return VideoRequest(folder, tokens, path, settings, rate, line)
+        return VideoRequest(folder, tokens, path, settings, rate, "" if is_splat else line, is_splat)
 
     def _keyframes(self, size: tuple[int, int]) -> CameraPath:
         path = None if self.tab is None else self.tab.path()
@@ -144,7 +153,8 @@ class VideoPart(Part):
             folder = self.session.open_files.new_folder("videos")
             request = self.request(folder)
         session = self.session
-        self.line.content = paragraph("The same in a shell:") + "\n\n" + command_text(request.command)
+        line = paragraph("The same in a shell:") + "\n\n" + command_text(request.command)
+        self.line.content = line if request.command else paragraph("Videos of a splat have no command for a shell.")
 
         def run(on_step: Callable[[int, int], None]) -> VideoRequest:
             with session.evaluating():
@@ -189,10 +199,15 @@ class VideoPart(Part):
 
 @torch.no_grad()
 def render_video(session: Session, request: VideoRequest, on_step: Callable[[int, int], None]) -> None:
-    """Render a request with the networks of the session, as `scenetok render` does with the run's."""
+    """Render a request with the networks of the session, as `scenetok render` does with the run's; or its splat."""
     renderer = session.renderer
     settings: RenderSettings = replace(renderer.settings, sampler=request.settings.rest, seed=request.settings.seed)
     shot = Shot(request.name, request.tokens, request.path)
     with ShotFiles(shot, request.folder / RENDERS, ["mp4"], request.frame_rate) as files:
+        if request.is_splat:
+            for number, picture in enumerate(session.view.splat.along(request.path)):
+                on_step(number, len(request.path.c2w))
+                files.add(number, picture)
+            return
         for _, first, frames, _ in render_shots(replace(renderer, settings=settings), [shot], on_step):
             files.add(first, frames)

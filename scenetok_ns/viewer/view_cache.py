@@ -38,6 +38,8 @@ class View:
     """Depth by the head; None: there is no head."""
     swept: list[DepthMaps] = field(default_factory=list)
     """Depth by a plane sweep, once it was found."""
+    spreads: dict[int, Float[Tensor, "side side"]] = field(default_factory=dict)
+    """Number of seeds -> spread of their pictures, where it was asked for."""
 
 
 class ViewCache:

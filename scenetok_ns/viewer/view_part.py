@@ -61,7 +61,8 @@ class ViewPart(Part):
         self.folder = Folder(
             "View",
             [
-                *(self.quality, self.steps, self.preview),
+                *([self.quality] if self._steady < self._usual else []),
+                *(self.steps, self.preview),
                 *([self.guidance] if preset.denoiser.null_token else []),
                 self.seed,
                 Button(

@@ -192,6 +192,26 @@ def test_frames_follow_seed_tokens_and_sampler_and_nothing_else() -> None:
     assert torch.equal(model.render(tokens, path(40), seed=5)[:32], model.render(tokens, path(32), seed=5))
 
 
+def test_estimates_begin_with_the_picture_of_one_step_and_change_nothing() -> None:
+    """After the last step there is none: that is the picture itself. Also behind clean views."""
+    model, (images, cameras) = small_model(), views(3)
+    tokens, sampler = model.encode(images, cameras), replace(model.preset.sampler, steps=4)
+    latents = next(model.render_windows(tokens, path(1), seed=2)).denoised[0].latents
+    layout = model.target_autoencoder.space.layout
+    for clean in (None, CleanViews(latents[:, : layout.latents_per_chunk], path(layout.frames_per_chunk))):
+        options = {"seed": 5, "clean": clean}
+        given: list[Any] = []
+        windows = model.render_windows(
+            tokens, path(2), sampler=sampler, on_frame=lambda frame, given=given: given.append(frame()), **options
+        )
+        picture, frames = next(windows).frames, given
+        assert torch.equal(picture, next(model.render_windows(tokens, path(2), sampler=sampler, **options)).frames)
+        single = model.render_windows(tokens, path(2), sampler=replace(sampler, steps=1), **options)
+        assert len(frames) == sampler.steps - 1 and frames[0].shape == (1, 3, *model.image_size)
+        torch.testing.assert_close(frames[0], next(single).frames[:, 0], atol=1e-5, rtol=0)
+        assert not torch.allclose(frames[-1], frames[0], atol=1e-3)
+
+
 def test_scenes_rendered_together_are_as_alone() -> None:
     model, (images, cameras) = small_model(), views(3)
     first = model.encode(images, cameras)

@@ -11,9 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 import viser
+from support.small_runs import small_pipeline, write_small_re10k
+from support.viewer_panel import Panel
 from viewer_client import ViewerClient
 
-from scenetok_ns.viewer.guards import MOST_UPLOADS, guard_pages, guard_updates, guard_uploads
+from scenetok_ns.viewer import guards
+from scenetok_ns.viewer.guards import MOST_UPLOADS, NAMES, UnknownViserError, guard_uploads, guard_viser, missing_names
 from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
 
 
@@ -22,8 +25,7 @@ class Served:
 
     def __init__(self) -> None:
         for _ in range(2):  # once is enough, twice does no harm
-            guard_pages()
-            guard_updates()
+            guard_viser()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -146,3 +148,33 @@ def test_elements_take_nothing_but_values_that_they_offer(served: Served) -> Non
     update(number, value=7)
     served.wait(lambda: names.value == "b" and number.value == 7)
     assert names._impl.label == "Names" and number._impl.gui_api is served.server.gui
+
+
+@pytest.mark.parametrize("name", [f"{module}.{name}" for module, names in NAMES.items() for name in names])
+def test_a_viser_of_other_names_is_refused_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missing_names() == []
+    monkeypatch.setattr("viser.__version__", "9.9", raising=False)
+    monkeypatch.delattr(name)
+    with pytest.raises(UnknownViserError) as error:
+        guard_viser()
+    line = str(error.value)
+    assert name in line and "9.9" in line and "pip install viser==0.2.7" in line and "\n" not in line
+
+
+def test_without_guards_no_viewer_opens_and_other_tools_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "missing_names", lambda: ["viser._gui_api.GuiApi._handle_gui_updates"])
+    pipeline = small_pipeline(write_small_re10k(tmp_path / "re10k")).eval()
+    with pytest.raises(SystemExit, match=r"needs viser 0\.2\.7"):
+        Panel(pipeline, tmp_path)
+
+
+def test_another_version_with_the_same_names_warns_in_page_and_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("viser.__version__", "0.2.8", raising=False)
+    panel = Panel(small_pipeline(write_small_re10k(tmp_path / "re10k")).eval(), tmp_path)
+    try:
+        assert "viser 0.2.8" in panel.pipeline.SceneTok._notes(panel.viewer)
+        assert "this is viser 0.2.8" in caplog.text
+    finally:
+        panel.close()

@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from scenetok_ns.data.anchors import home_pose, trajectory
 from scenetok_ns.data.camera_path_files import write_camera_path
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer.generation import from_pose
+from scenetok_ns.viewer.view_part import ViewPart
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,29 @@ def test_each_element_of_the_view_changes_the_picture_and_back(panel: Panel) -> 
         assert not changed(panel.set(name, usual), first), name
     assert not changed(panel.set("View/Steps while moving", 1), first)
     assert changed(panel.set("View/New sample"), first) and panel.element("View/Seed").value == 1
+
+
+def test_what_means_nothing_is_not_in_the_page(panel: Panel) -> None:
+    """A number of steps where nothing trains; a choice of fewer steps for models of two."""
+    panel.wait(lambda: panel.viewer.stats_markdown.content.startswith("Resolution: "))
+    assert "Step" not in panel.viewer.stats_markdown.content
+    session = panel.pipeline.SceneTok.session
+    settings = session.view.settings
+    assert "Quality at rest" not in [element.name for element in panel.pipeline.SceneTok.part("View").folder.elements]
+    session.view.settings = replace(settings, rest=replace(settings.rest, steps=25))
+    part = ViewPart(session)
+    assert part.folder.element("Quality at rest").value == "still: sharp"
+
+
+def test_a_bar_and_a_line_say_that_a_scene_is_being_encoded(panel: Panel) -> None:
+    scene, said = panel.pipeline.SceneTok.part("Scene"), []
+    progress = scene.folder.status.progress
+    scene.folder.status.progress = lambda done: (said.append((done, scene.about.content)), progress(done))[1]
+    panel.set("Scene/Scene", panel.pipeline.datamanager.scenes.keys[1])
+    shares = [done for done, _ in said]
+    assert shares[0] == 0 and shares[-1] is None and shares[1:-1] == sorted(shares[1:-1]) and len(shares) > 2
+    assert f"Encoding {NUM_CONTEXT} views" in said[1][1] and "Displayed" in scene.about.content
+    assert not scene.folder.status._bar.visible
 
 
 def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:

@@ -18,7 +18,6 @@ from support.viewer_threads import Browser, FakeViewer, pose
 
 from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
-from scenetok_ns.rendering.pictures import FAR
 from scenetok_ns.viewer import renderer as viewer_renderer
 
 STEPS, PREVIEW = 3, 1
@@ -221,7 +220,9 @@ def test_all_outputs_are_there_in_any_case(browser: Browser, samplings: Sampling
             assert outputs["photograph"].shape == (32, 48, 3)
             for name in ("depth", "accumulation", "uncertainty", "difference"):
                 assert outputs[name].shape == (32, 48, 1)
-            assert (outputs["depth"] > 100).all() if fail else (outputs["depth"] < 100).any()
+            shades = outputs["depth"]
+            assert (shades == 0).all() if fail else shades.min() == 0 and shades.max() == 1
+            assert (shades[:, :8] == 0).all() and (shades[:, 40:] == 0).all()  # beside the square
         browser.pictures.clear()
 
 
@@ -235,13 +236,47 @@ def test_without_a_head_depth_is_swept_when_it_is_read(
     browser.wait(lambda: len(browser.pictures) == 2)
     preview, full = (outputs["depth"] for _, outputs in browser.pictures)
     inside = full[:, 8:40]  # the square of 32 x 48 pixels
-    assert (preview == FAR).all() and inside.max() < FAR and inside.std() > 0
+    assert (preview == 0).all() and 0 <= inside.min() < inside.max() == 1
     assert samplings.steps == [PREVIEW, STEPS, STEPS]  # the last is of the views around
     monkeypatch.setattr(viewer_renderer, "sweep_views", lambda *args, **options: 1 / 0)
     browser.pictures.clear()
     browser.look(pose(0.4))
     browser.wait(lambda: len(browser.pictures) == 2)
-    assert (browser.pictures[-1][1]["depth"][:, 8:40] >= FAR).all()
+    assert (browser.pictures[-1][1]["depth"] == 0).all()
+
+
+def test_uncertainty_of_a_single_step_is_the_spread_of_seeds_and_that_of_ns_render(
+    browser: Browser, pipeline: SceneTokPipeline, samplings: Samplings
+) -> None:
+    """Rendered only if somebody looks at it; from two seeds while the camera moves; once for each view."""
+    model, many = pipeline.model, []
+    renderer = model.viewer_renderer
+    one = replace(renderer.settings.rest, steps=1)
+    renderer.settings = replace(renderer.settings, rest=one, moving=one)
+    render_many = model.scenetok.render_many
+
+    def noted(*args: Any, **options: Any) -> Any:
+        many.append(options["seeds"])
+        return render_many(*args, **options)
+
+    model.scenetok.render_many = noted  # type: ignore[method-assign]
+    browser.look(pose(0.1))
+    browser.at_rest()
+    assert [len(seeds) for seeds in many] == [1]  # the picture alone
+    renderer.comparison.wanted = lambda: {"uncertainty"}
+    browser.look(pose(0.2))
+    browser.wait(lambda: len(browser.pictures) == 2)
+    moving, rest = (outputs["uncertainty"] for _, outputs in browser.pictures)
+    assert many[1:] == [[0], [0, 1], [0, 1, 2, 3]]
+    camera = get_camera(browser.view, *rest.shape[:2])
+    tools = replace(model.renderer, settings=replace(model.renderer.settings, sampler=one))
+    torch.testing.assert_close(tools.outputs(camera)["uncertainty"], rest, atol=1e-4, rtol=1e-4)
+    assert rest[:, 8:40].std() > 0 and not torch.equal(moving, rest)
+    browser.pictures.clear()
+    many.clear()
+    browser.look(pose(0.2, 1e-8))
+    browser.at_rest()
+    assert many == []
 
 
 def test_a_move_ends_the_full_picture_between_steps(browser: Browser, samplings: Samplings) -> None:

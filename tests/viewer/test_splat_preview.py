@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mediapy
+import numpy as np
 import pytest
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from support.small_runs import randomize, small_pipeline, write_small_re10k
 from support.small_splats import blobs
 from support.torch_rasterizer import rasterize
 from support.viewer_threads import FakeViewer, pose
 
+from scenetok_ns.data.poses import flip_axes
+from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
 from scenetok_ns.splats.gaussians import save_splat
 from scenetok_ns.splats.rasterizer import render_splat
+from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 from scenetok_ns.viewer import splat_preview as viewer_splat
+from scenetok_ns.viewer.video_part import JOINTLY, SPLAT, render_video
 from scenetok_ns.viewer.viewer_files import ViewerFiles
 
 PANEL = "SceneTok"
@@ -93,3 +101,31 @@ def test_files_that_are_no_splats_are_told_in_the_panel(tmp_path: Path, splat_fi
         panel.splat.value = name
         panel.does(panel.use_splat)(None)
         assert said in panel.folder.status.value
+
+
+def test_a_video_shows_the_splat_that_is_in_use_with_the_whole_of_its_frame(tmp_path: Path, splat_file: Path) -> None:
+    pipeline = small_pipeline(write_small_re10k(tmp_path / "re10k")).eval()
+    randomize(pipeline)
+    files = files_of(pipeline, tmp_path)
+    video, session = pipeline.get_submodule(PANEL).part("Video"), pipeline.get_submodule(PANEL).session
+    video.source.value, video.frames.value, video.width.value, video.height.value = SPLAT, 3, 64, 32
+    with pytest.raises(DataError, match="press Use splat"):
+        video.request(tmp_path / "none")
+    files.splat.value = splat_file.name
+    files.use_splat()
+    request = video.request(tmp_path / "made")
+    assert request.command == "" and request.is_splat
+    steps = []
+    put_ffmpeg_on_path()
+    render_video(session, request, lambda done, total: steps.append((done, total)))
+    frames = mediapy.read_video(request.video)
+    assert frames.shape == (3, 32, 64, 3) and steps == [(0, 3), (1, 3), (2, 3)]
+    version = session.shown.current().version
+    for number, (frame, picture) in enumerate(zip(frames, session.view.splat.along(request.path), strict=True)):
+        focal = 16 / math.tan(math.radians(request.path.fields_of_view[number]) / 2)
+        c2w = flip_axes(request.path.c2w[number : number + 1])[:, :3]
+        drawn = session.view.splat.picture(Cameras(c2w, focal, focal, 32.0, 16.0, 64, 32), version)
+        torch.testing.assert_close(picture[0].permute(1, 2, 0), drawn, atol=1e-5, rtol=1e-3)
+        assert drawn.std() > 1e-3 and np.abs(frame - 255 * drawn.numpy()).mean() < 6  # the codec's share
+    video.source.value = JOINTLY
+    assert not video.request(tmp_path / "joint").is_splat

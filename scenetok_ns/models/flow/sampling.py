@@ -25,6 +25,9 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 OnStep = Callable[[int, int], None]
 """Called as on_step(done, total) before each step and once after the last. An exception from it ends the loop."""
+OnEstimate = Callable[[int, Callable[[], Float[Tensor, "b window c h w"]]], None]
+"""Called as on_estimate(window_first, latents) after each step that makes nothing final. latents() computes the clean
+latents that the network expects at that moment; nothing is computed without it. An exception ends the loop."""
 
 
 class LastFeatures(NamedTuple):
@@ -92,6 +95,7 @@ def sample_windows(
     on_step: OnStep | None = None,
     autocast: bool = False,
     features: bool = False,
+    on_estimate: OnEstimate | None = None,
 ) -> Iterator[SampledLatents]:
     """Denoise a path window by window, and yield latents as they become final.
 
@@ -104,6 +108,7 @@ def sample_windows(
             `config.clean_targets`): the path continues from them, and they are not yielded.
         autocast: run the network in bfloat16.
         features: also yield the last features, for a depth head.
+        on_estimate: receives intermediate results; they change nothing.
 
     Raises (at once, not at the first window):
         ValueError: numbers of frames and latents do not agree; a window would cut a chunk in two; guidance is below 1,
@@ -111,9 +116,9 @@ def sample_windows(
     """
     schedule = checked_schedule(denoiser, cameras, noise, layout, config, clean)
     states = [denoiser.null_state(len(tokens))] if config.guidance > 1 else []
-    return _denoise(
-        denoiser, tokens, states, cameras, noise, layout, schedule, config, on_step or no_report, autocast, features
-    )
+    report = on_step or no_report
+    inputs = denoiser, tokens, states, cameras, noise, layout, schedule, config, report, autocast, features
+    return _denoise(*inputs, on_estimate or _no_estimate)
 
 
 def checked_schedule(
@@ -161,6 +166,7 @@ def _denoise(
     on_step: OnStep,
     autocast: bool,
     features: bool,
+    on_estimate: OnEstimate,
 ) -> Iterator[SampledLatents]:
     # Autocast never spans a yield: it would leak into the caller.
     precision = partial(torch.autocast, noise.device.type, torch.bfloat16, enabled=autocast)
@@ -196,6 +202,8 @@ def _denoise(
             latents, uncertainty = x[:, given_out:final].clone(), conditional.norm(dim=2)
             yield SampledLatents(given_out, latents, window.start, uncertainty, last)
             given_out = final
+        else:
+            on_estimate(window.start, partial(euler_step, x[:, window], velocity, t_next, torch.zeros_like(t_next)))
     on_step(schedule.steps, schedule.steps)
 
 
@@ -274,4 +282,8 @@ def check_guidance(guidance: float) -> None:
 
 
 def no_report(done: int, total: int) -> None:
+    pass
+
+
+def _no_estimate(window_first: int, latents: Callable[[], Tensor]) -> None:
     pass

@@ -7,7 +7,7 @@ own frames need are not decoded, and extra frames are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,12 +18,16 @@ from torch import Tensor
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.noise import latent_noise
-from scenetok_ns.models.flow.sampling import OnStep, SampledLatents, sample_windows
+from scenetok_ns.models.flow.sampling import OnEstimate, OnStep, SampledLatents, sample_windows
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.depth_head import DepthHead, as_depth
 from scenetok_ns.models.ops.finite import NotFiniteError, is_finite
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
+
+OnFrame = Callable[[Callable[[], Float[Tensor, "b 3 height width"]]], None]
+"""Called as on_frame(frame) after denoising steps. frame() decodes the path's first frame as it is expected at that
+moment, in [0, 1]; nothing is computed without it. An exception ends the rendering."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def render_windows(
     on_step: OnStep | None = None,
     autocast: bool = False,
     depth_head: DepthHead | None = None,
+    on_frame: OnFrame | None = None,
 ) -> Iterator[RenderedFrames]:
     """Frames of a path in order, each exactly once, as soon as they are final.
 
@@ -110,6 +115,7 @@ def render_windows(
         on_step: progress, called as on_step(done, total); an exception ends the rendering.
         autocast: run the denoiser in bfloat16. The autoencoder chooses its own precision.
         depth_head: also predict depth, in the networks' units, from the last denoising step.
+        on_frame: receives estimates of the first frame between the steps; they change nothing.
 
     Raises (at once, not at the first frame):
         ValueError: no cameras, or too few seeds; more clean views than the sampler has room for; see also
@@ -127,8 +133,24 @@ def render_windows(
         on_step=on_step,
         autocast=autocast,
         features=depth_head is not None,
+        on_estimate=None if on_frame is None else first_frame_estimates(autoencoder, path, on_frame),
     )
     return decode_windows(autoencoder, sampled, path, depth_head)
+
+
+def first_frame_estimates(autoencoder: Autoencoder, path: StartedPath, on_frame: OnFrame) -> OnEstimate:
+    """Estimated latents of windows -> estimates of the path's first frame, as long as it is not final."""
+    needed = slice(path.clean, path.clean + autoencoder.latents_needed(1))
+
+    def on_estimate(window_first: int, latents: Callable[[], Tensor]) -> None:
+        def frame() -> Tensor:
+            first = latents()[:, needed.start - window_first : needed.stop - window_first]
+            return next(autoencoder.decode_stream([first], num_frames=1))[:, 0].float()
+
+        if window_first <= path.clean:
+            on_frame(frame)
+
+    return on_estimate
 
 
 @dataclass(frozen=True)
