@@ -171,8 +171,8 @@ class SceneTok(SceneEncoder):
             autocast: Run the denoiser in bfloat16. None: on CUDA only. False: float32, without the engine.
             depth: Also predict depth, in units of the capture, if there is a depth head. `rendered_depth` finds depth
                 without one.
-            on_frame: Receives estimates of the first frame between the steps (`OnFrame`). The engine gives none, because
-                it renders a path of one window in a tenth of a second.
+            on_frame: Receives estimates of the first frame between the steps (`OnFrame`). The engine gives none: it
+                renders a path of one window in a tenth of a second.
 
         Raises:
             ValueError: The tokens are of another preset or shape; numbers of scenes, paths and cameras do not match;
