@@ -137,7 +137,7 @@ def test_ns_render_dataset(run: Path, root: Path, tools_path: None) -> None:
 
 
 def elements(client: ViewerClient, *labels: str) -> dict[str, str]:
-    """Identities of elements of the page, which are sent to who connects."""
+    """Names of elements of the page, which are sent to everyone who connects."""
     found: dict[str, str] = {}
     for message in client.messages(60):
         if message.get("label") in labels:
