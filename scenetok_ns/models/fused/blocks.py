@@ -71,6 +71,8 @@ def _usable(block: nn.Module, args: tuple[Any, ...]) -> bool:
     """Whether the kernels fit. Frozen blocks are left out: most of the work here is for gradients of parameters."""
     if not isinstance(block, FUSIBLE) or not all(isinstance(x, torch.Tensor) for x in args[:3]):
         return False
+    if len(args) > 4:  # the kernels take no mask of the self-attention
+        return False
     attention = block.attn if isinstance(block, Block) else block.attn1
     head_dim = attention.proj.in_features // attention.num_heads
     parameters = list(block.parameters())

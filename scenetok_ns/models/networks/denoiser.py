@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
@@ -149,6 +151,69 @@ class Denoiser(nn.Module):
         patches, features = self.model.forward_with_features(*self._inputs(latents, poses, t_net), context, rotary)
         return self._maps(patches, latents), features.unflatten(1, poses.shape[1:3])
 
+    def velocity_after_clean(
+        self,
+        clean: Float[Tensor, "b l c h w"],
+        latents: Float[Tensor, "b l c h w"],
+        poses: Float[Tensor, "b l n hidden"],
+        t_net: Float[Tensor, "b l"],
+        context: Context,
+        chunk: int,
+    ) -> Float[Tensor, "b l c h w"]:
+        """Predict the velocity of noisy latents, each of which sees the clean ones before it: causal in time.
+
+        One pass over the clean latents, at time 0, and the noisy ones behind them. The latents of a chunk see one
+        another; clean latents never see noisy ones. It equals a stream of `forward_after` calls over one window.
+
+        Args:
+            clean: Final latents of the same frames.
+            latents: Noisy latents of a window.
+            poses: Result of `embed_poses`.
+            t_net: Network time of each noisy latent.
+            context: Result of `project` or `cross_attention_kv`.
+            chunk: Latents of a chunk of the temporal layout.
+        """
+        count = latents.shape[1]
+        x, condition = self._inputs(
+            torch.cat([clean.to(latents.dtype), latents], dim=1),
+            poses.repeat(1, 2, 1, 1),
+            torch.cat([torch.zeros_like(t_net), t_net], dim=1),
+        )
+        once = self.rotary(count, latents.device)
+        rotary = torch.cat([once[0]] * 2), torch.cat([once[1]] * 2)
+        mask = clean_then_noisy_mask(count // chunk, chunk * self.positions, latents.device)
+        patches = self.model(x, condition, context, rotary, mask)
+        return self._maps(patches[:, count * self.positions :], latents)
+
+    def forward_after(
+        self,
+        latents: Float[Tensor, "b l c h w"],
+        poses: Float[Tensor, "b l n hidden"],
+        t_net: Float[Tensor, "b l"],
+        context: list[KeyValues],
+        rotary: RotaryTable,
+        past: list[KeyValues],
+    ) -> tuple[Float[Tensor, "b l c h w"], list[KeyValues]]:
+        """Predict the velocity of latents that see earlier ones by keys and values alone.
+
+        Args:
+            latents: Latents of a chunk.
+            poses, t_net: As in `velocity`, of this chunk.
+            context: Result of `cross_attention_kv`.
+            rotary: Rows of `rotary` at the places of these latents in the window.
+            past: For every block, keys, rotated, and values of the earlier latents.
+
+        Returns:
+            Velocities, and for every block the keys of these latents, not yet rotated, and their values.
+        """
+        patches, kept = self.model.forward_after(*self._inputs(latents, poses, t_net), context, rotary, past)
+        return self._maps(patches, latents), kept
+
+    @property
+    def positions(self) -> int:
+        """Tokens of one latent."""
+        return self.grid[0] * self.grid[1]
+
     def _inputs(self, latents: Tensor, poses: Tensor, t_net: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and their conditions."""
         b, num_latents = latents.shape[:2]
@@ -184,3 +249,16 @@ class Denoiser(nn.Module):
     def rounded_poses(self, poses: Tensor) -> Tensor:
         """Round poses to bfloat16, as the released weights were trained, whatever the precision of the rest."""
         return poses.bfloat16().to(poses.dtype) if self._round_poses else poses
+
+
+@cache
+def clean_then_noisy_mask(chunks: int, tokens: int, device: torch.device) -> Bool[Tensor, "n n"]:
+    """Mask of `Denoiser.velocity_after_clean`: rows are queries, columns keys; clean chunks first, then noisy ones.
+
+    Made once for each device: a recorded step cannot copy from main memory.
+    """
+    index = torch.arange(chunks)
+    earlier, same = index[None] < index[:, None], index[None] == index[:, None]
+    nothing = torch.zeros_like(same)
+    mask = torch.cat([torch.cat([earlier | same, nothing], dim=1), torch.cat([earlier, same], dim=1)])
+    return mask.repeat_interleave(tokens, dim=0).repeat_interleave(tokens, dim=1).to(device)
