@@ -169,14 +169,7 @@ class SceneRenderer(TokenRenderer):
     def _sample(
         self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None]
     ) -> Iterator[RenderedFrames]:
-        return self.networks.render_windows(
-            self.tokens_of(scene, on_step),
-            cameras.to(self.device),
-            seed=self.settings.seed,
-            sampler=self.settings.sampler,
-            on_step=on_step,
-            depth=True,
-        )
+        return self.windows(self.tokens_of(scene, on_step), cameras, on_step, depth=True)
 
     def _sweep(
         self, scene: int, frames: Float[Tensor, "n 3 side side"], cameras: CameraBatch, number: int

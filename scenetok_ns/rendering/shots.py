@@ -60,13 +60,14 @@ def render_shots(
 ) -> Iterator[tuple[Shot, int, Float[Tensor, "f 3 height width"], Float[Tensor, "f 1 height width"] | None]]:
     """Finished pictures of all shots with their depth along the optical axis, in units of each capture.
 
-    Depth is 0 where it is not known, beside the square that the model renders; None: it was not asked for.
+    Depth is 0 where it is not known, beside the square that the model renders; None: it was not asked for, or the
+    student renders, which predicts none.
 
     Shots of equally long paths are rendered together, some at a time. `on_step` counts the steps of all.
     """
     settings = renderer.settings
     swept = depth and renderer.networks.depth_head() is None
-    batches = [[shot] for shot in shots] if swept else list(_batches(shots))
+    batches = [[shot] for shot in shots] if swept or settings.stream else list(_batches(shots))
     for place, batch in enumerate(batches):
 
         def report(done: int, total: int, place: int = place) -> None:
@@ -75,7 +76,9 @@ def render_shots(
 
         cameras = [shot.path.cameras.to(renderer.device) for shot in batch]
         tokens = [shot.tokens for shot in batch]
-        if swept:
+        if settings.stream:
+            windows = renderer.windows(tokens[0], cameras[0], report)
+        elif swept:
             windows = depth_windows(
                 renderer.networks, tokens[0], cameras[0], seed=settings.seed, sampler=settings.sampler, on_step=report
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.flow.windows import RenderedFrames
 from scenetok_ns.models.presets import Encoding, Preset, SamplerConfig, SceneSamplerConfig
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
@@ -35,6 +37,10 @@ class RenderSettings:
     """Denoising steps of the viewer's previews; None: 4 on a GPU, 2 on a CPU."""
     encoding: Encoding = "mean"
     """Which Gaussians are drawn where photographs are encoded. Draws follow from the seed and the scene's name."""
+    stream: bool = False
+    """Render paths with the few-step student instead of the sampler."""
+    stream_steps: int | None = None
+    """Denoising steps of the student; None: those that it was trained for."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,5 +92,19 @@ class TokenRenderer:
         self, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None
     ) -> Float[Tensor, "f 3 side side"]:
         """All frames of a path in [0, 1]; `cameras` are a batch of one, in the units and axes of the capture."""
+        return torch.cat([window.frames[0] for window in self.windows(tokens, cameras, on_step)])
+
+    def windows(
+        self, tokens: SceneTokens, cameras: CameraBatch, on_step: OnStep | None = None, *, depth: bool = False
+    ) -> Iterator[RenderedFrames]:
+        """Frames of a path as they become final, by the sampler or by the student, which predicts no depth.
+
+        Arguments and errors as in `SceneTok.render_windows` and `SceneTok.stream_windows`.
+        """
         here, settings = cameras.to(self.device), self.settings
-        return self.networks.render(tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step)
+        if settings.stream:
+            steps = settings.stream_steps
+            return self.networks.stream_windows(tokens, here, seed=settings.seed, steps=steps, on_step=on_step)
+        return self.networks.render_windows(
+            tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step, depth=depth
+        )

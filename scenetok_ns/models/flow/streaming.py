@@ -1,10 +1,14 @@
 """A causal stream of latents: chunk after chunk in a few steps, from keys and values of finished chunks.
 
 The network is the denoiser of the windows, run with attention that is causal over chunks in time. A chunk (one latent,
-or all latents that an autoencoder decodes together) sees the scene tokens, itself, and up to a window of earlier chunks.
-A finished chunk passes the network once more at time 0, as clean latents do in the window sampler; its keys and values
-are kept. Keys are kept without their rotation and rotated by their place among the chunks that are seen, so that
-positions stay within the rotary table however long the stream is.
+or all latents that an autoencoder decodes together) sees the scene tokens, itself, and earlier chunks up to a window.
+Keys and values of its last step are kept. Keys are kept without their rotation and rotated by their place among the
+chunks that are seen, so that positions stay within the rotary table however long the stream is.
+
+Streams of video models pass a finished chunk through the network once more, at time 0 (Self Forcing, 2506.08009). Here
+that doubles the work of a chunk in one step and gives worse pictures (docs/performance.md).
+
+All chunks start from the same noise: a camera that rests then has a picture that rests.
 
 `StreamMemory` bounds the memory and chooses what a chunk sees: the latest chunks, and those earlier views that the
 camera comes back to. `models/engine/stream.py` is the fast twin of `LatentStream`.
@@ -12,6 +16,7 @@ camera comes back to. `models/engine/stream.py` is the fast twin of `LatentStrea
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +36,7 @@ from scenetok_ns.models.temporal import TemporalLayout
 KEYFRAMES = 48
 """Number of earlier views that a stream can come back to; the oldest is dropped first."""
 KEYFRAME_DISTANCE = 0.2
-"""Distance from all other kept views, in radians of turning or units of the networks, that makes a view worth keeping."""
+"""Distance from all kept views, in radians of turning or units of the networks, that makes a view worth keeping."""
 WIDEST_TURN = 1.0
 """Radians between the directions of views that can have something in common."""
 MOST_STEPS = 8
@@ -199,12 +204,11 @@ class LatentStream:
             slots = self.memory.seen_from(pose)
             past, rotary = self._seen(slots, noise), self._rotary[len(slots)]
             x, velocity, times = noise, noise, self.config.times.to(noise.device)
-            for now, after in zip(times[:-1], times[1:], strict=True):
+            own: list[KeyValues] = []
+            for now, after in itertools.pairwise(times):
                 t = now.expand(noise.shape[:2])
-                velocity, _ = self.denoiser.forward_after(x, poses, network_time(t), self._context, rotary, past)
+                velocity, own = self.denoiser.forward_after(x, poses, network_time(t), self._context, rotary, past)
                 x = euler_step(x, velocity, t, after.expand(noise.shape[:2]))
-            clean = torch.zeros(noise.shape[:2], device=noise.device)
-            _, own = self.denoiser.forward_after(x, poses, network_time(clean), self._context, rotary, past)
         self._kept[self.memory.keep(pose)] = own
         return StreamedChunk(x, velocity.norm(dim=2))
 

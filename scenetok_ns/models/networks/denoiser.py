@@ -151,39 +151,40 @@ class Denoiser(nn.Module):
         patches, features = self.model.forward_with_features(*self._inputs(latents, poses, t_net), context, rotary)
         return self._maps(patches, latents), features.unflatten(1, poses.shape[1:3])
 
-    def velocity_after_clean(
+    def velocity_causal(
         self,
-        clean: Float[Tensor, "b l c h w"],
         latents: Float[Tensor, "b l c h w"],
         poses: Float[Tensor, "b l n hidden"],
         t_net: Float[Tensor, "b l"],
         context: Context,
         chunk: int,
+        past: tuple[Float[Tensor, "b l c h w"], Float[Tensor, "b l"]] | None = None,
     ) -> Float[Tensor, "b l c h w"]:
-        """Predict the velocity of noisy latents, each of which sees the clean ones before it: causal in time.
+        """Predict the velocity of a window whose chunks see themselves and earlier chunks, in one pass.
 
-        One pass over the clean latents, at time 0, and the noisy ones behind them. The latents of a chunk see one
-        another; clean latents never see noisy ones. It equals a stream of `forward_after` calls over one window.
+        It equals a stream of `forward_after` calls over the window.
 
         Args:
-            clean: Final latents of the same frames.
             latents: Noisy latents of a window.
             poses: Result of `embed_poses`.
-            t_net: Network time of each noisy latent.
+            t_net: Network time of each latent.
             context: Result of `project` or `cross_attention_kv`.
             chunk: Latents of a chunk of the temporal layout.
+            past: Latents and times at which earlier chunks are seen, in a step before the last: those of the last step.
+                None: `latents` at `t_net`.
         """
-        count = latents.shape[1]
-        x, condition = self._inputs(
-            torch.cat([clean.to(latents.dtype), latents], dim=1),
-            poses.repeat(1, 2, 1, 1),
-            torch.cat([torch.zeros_like(t_net), t_net], dim=1),
+        chunks, tokens, rotary = (
+            latents.shape[1] // chunk,
+            chunk * self.positions,
+            self.rotary(latents.shape[1], latents.device),
         )
-        once = self.rotary(count, latents.device)
-        rotary = torch.cat([once[0]] * 2), torch.cat([once[1]] * 2)
-        mask = clean_then_noisy_mask(count // chunk, chunk * self.positions, latents.device)
-        patches = self.model(x, condition, context, rotary, mask)
-        return self._maps(patches[:, count * self.positions :], latents)
+        if past is not None:
+            latents = torch.cat([past[0].to(latents.dtype), latents], dim=1)
+            poses, t_net = poses.repeat(1, 2, 1, 1), torch.cat([past[1], t_net], dim=1)
+            rotary = torch.cat([rotary[0]] * 2), torch.cat([rotary[1]] * 2)
+        mask = causal_mask(chunks, tokens, past is not None, latents.device)
+        patches = self.model(*self._inputs(latents, poses, t_net), context, rotary, mask)
+        return self._maps(patches, latents)[:, -chunks * chunk :]
 
     def forward_after(
         self,
@@ -252,13 +253,20 @@ class Denoiser(nn.Module):
 
 
 @cache
-def clean_then_noisy_mask(chunks: int, tokens: int, device: torch.device) -> Bool[Tensor, "n n"]:
-    """Mask of `Denoiser.velocity_after_clean`: rows are queries, columns keys; clean chunks first, then noisy ones.
+def causal_mask(chunks: int, tokens: int, doubled: bool, device: torch.device) -> Bool[Tensor, "n n"]:
+    """Mask of `Denoiser.velocity_causal`; rows are queries, columns keys.
 
-    Made once for each device: a recorded step cannot copy from main memory.
+    It is made once for each device: a recorded step cannot copy from main memory.
+
+    Args:
+        chunks: Number of chunks.
+        tokens: Tokens of a chunk.
+        doubled: The chunks as later ones see them come first, then the chunks whose velocity is wanted.
+        device: Device of the mask.
     """
     index = torch.arange(chunks)
     earlier, same = index[None] < index[:, None], index[None] == index[:, None]
-    nothing = torch.zeros_like(same)
-    mask = torch.cat([torch.cat([earlier | same, nothing], dim=1), torch.cat([earlier, same], dim=1)])
+    mask = earlier | same
+    if doubled:
+        mask = torch.cat([torch.cat([mask, torch.zeros_like(mask)], dim=1), torch.cat([earlier, same], dim=1)])
     return mask.repeat_interleave(tokens, dim=0).repeat_interleave(tokens, dim=1).to(device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scenetok_ns.models.flow.rectified_flow import network_time
 from scenetok_ns.models.flow.streaming import KEYFRAMES, LatentStream, StreamConfig, StreamMemory
-from scenetok_ns.models.networks.denoiser import clean_then_noisy_mask
+from scenetok_ns.models.networks.denoiser import causal_mask
 from scenetok_ns.models.temporal import IMAGE_LAYOUT, TemporalLayout
 
 FULL = TemporalLayout(4, 2, 2)
@@ -28,10 +28,13 @@ def at(x: float, turn: float = 0.0) -> Tensor:
     ("layout", "latents", "splits"),
     [(VIDEO, 4, 1), (IMAGE_LAYOUT, 6, 1), (CHUNKED, 10, 2), (CHUNKED, 10, 1), (FULL, 6, 1)],
 )
-def test_a_stream_equals_one_causal_pass_over_its_window(layout: TemporalLayout, latents: int, splits: int) -> None:
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_stream_equals_one_causal_pass_over_its_window(
+    layout: TemporalLayout, latents: int, splits: int, steps: int
+) -> None:
     denoiser = randomized(small(layout=layout, num_latents=latents, target_splits=splits))
     chunk, frames, chunks = layout.latents_per_chunk, layout.frames_per_chunk, latents // layout.latents_per_chunk
-    config = StreamConfig(1, None, chunks, 0)
+    config = StreamConfig(steps, 4.0, chunks, 0)
     tokens, cameras = normal(2, NUM_TOKENS, TOKEN_DIM), random_cameras(2, layout.num_frames(latents))
     noise = normal(2, latents, *denoiser.latent_shape, seed=5)
     stream = LatentStream(denoiser, tokens, layout, config)
@@ -40,16 +43,27 @@ def test_a_stream_equals_one_causal_pass_over_its_window(layout: TemporalLayout,
         for i in range(chunks)
     ]
     streamed = torch.cat([part.latents for part in parts], dim=1)
+    whole = torch.zeros_like(streamed)
+    times = config.times
     with torch.no_grad():
-        velocity = denoiser.velocity_after_clean(
-            streamed,
-            noise,
-            denoiser.embed_poses(cameras),
-            network_time(torch.ones(2, latents)),
-            denoiser.project(tokens),
-            chunk,
-        )
-    torch.testing.assert_close(noise - velocity, streamed, atol=1e-5, rtol=1e-5)
+        poses, state = denoiser.embed_poses(cameras), denoiser.project(tokens)
+
+        def velocity(x: Tensor, past: Tensor | None, step: int) -> Tensor:
+            t, last = (network_time(times[k].expand(2, latents)) for k in (step, steps - 1))
+            return denoiser.velocity_causal(x, poses, t, state, chunk, None if past is None else (past, last))
+
+        # Chunk after chunk, each from one causal pass over the whole window: later chunks do not matter yet.
+        inputs = noise.clone()
+        for i in range(chunks):
+            own, x = slice(i * chunk, (i + 1) * chunk), noise.clone()
+            for step in range(steps):
+                if step == steps - 1:
+                    inputs[:, own] = x[:, own]
+                last = step == steps - 1
+                v = velocity(inputs if last else x, None if last else inputs, step)
+                x = x + (times[step + 1] - times[step]) * v
+            whole[:, own] = x[:, own]
+    torch.testing.assert_close(whole, streamed, atol=2e-5, rtol=1e-4)
     # Each chunk does see those before it: without them the last one is another.
     alone = LatentStream(denoiser, tokens, layout, config)
     last = alone.next(cameras.select(slice(-frames, None)), noise[:, -chunk:]).latents
@@ -58,25 +72,25 @@ def test_a_stream_equals_one_causal_pass_over_its_window(layout: TemporalLayout,
 
 def test_nothing_depends_on_later_chunks() -> None:
     denoiser = randomized(small(num_latents=4))
-    inputs = normal(1, NUM_TOKENS, TOKEN_DIM), random_cameras(1, 16)
-    clean, noise = normal(1, 4, *denoiser.latent_shape, seed=2), normal(1, 4, *denoiser.latent_shape, seed=3)
-
-    def velocity(clean: Tensor, noise: Tensor) -> Tensor:
-        poses, state = denoiser.embed_poses(inputs[1]), denoiser.project(inputs[0])
-        return denoiser.velocity_after_clean(clean, noise, poses, torch.full((1, 4), 500.0), state, 1)
-
+    poses, state = denoiser.embed_poses(random_cameras(1, 16)), denoiser.project(normal(1, NUM_TOKENS, TOKEN_DIM))
+    noise, t = normal(1, 4, *denoiser.latent_shape, seed=3), torch.full((1, 4), 500.0)
+    changed = noise.clone()
+    changed[:, 2] += 1
     with torch.no_grad():
-        before = velocity(clean, noise)
-        changed = clean.clone()
-        changed[:, 2] += 1
-        after = velocity(changed, noise)
-    assert torch.equal(before[:, :3], after[:, :3])
-    assert float((before[:, 3] - after[:, 3]).abs().max()) > 1e-4
+        before, after = (denoiser.velocity_causal(x, poses, t, state, 1) for x in (noise, changed))
+        seen, unseen = (denoiser.velocity_causal(noise, poses, t, state, 1, (x, t)) for x in (noise, changed))
+    for first, second in ((before, after), (seen, unseen)):
+        assert torch.equal(first[:, :2], second[:, :2])
+        assert float((first[:, 3] - second[:, 3]).abs().max()) > 1e-4
+    assert float((before[:, 2] - after[:, 2]).abs().max()) > 1e-4
+    assert torch.equal(seen[:, 2], unseen[:, 2])  # a chunk sees itself as it is now
 
 
-def test_the_mask_of_two_chunks_of_one_token() -> None:
+def test_masks_of_two_chunks_of_one_token() -> None:
+    cpu = torch.device("cpu")
+    assert causal_mask(2, 1, False, cpu).int().tolist() == [[1, 0], [1, 1]]
     expected = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
-    assert clean_then_noisy_mask(2, 1, torch.device("cpu")).int().tolist() == expected
+    assert causal_mask(2, 1, True, cpu).int().tolist() == expected
 
 
 def test_a_long_stream_stays_within_the_table_and_its_slots() -> None:
