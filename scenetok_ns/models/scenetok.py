@@ -238,6 +238,17 @@ class SceneTok(SceneEncoder):
             found.denoiser.to(self.device)
         return found
 
+    @property
+    def streams(self) -> bool:
+        """Whether there is a causal student, or the denoiser is one, so that `open_stream` works.
+
+        Raises CheckpointError for a student's file that was named and does not fit.
+        """
+        found = self.students.student(self.preset, self.compressor, self.denoiser)
+        layout = latent_space(self.preset.target_autoencoder).layout
+        whole = self.preset.denoiser.num_latents % layout.latents_per_chunk == 0
+        return found is not None and found.causal and whole
+
     def open_stream(
         self, tokens: SceneTokens, *, seed: int = 0, steps: int | None = None, autocast: bool | None = None
     ) -> SceneStream:

@@ -66,8 +66,8 @@ class SceneTokModelConfig(ModelConfig):
     """Render paths with a few-step student (`ns-train scenetok-stream`), faster and without depth. Models that need at
     most two steps anyway stream without one."""
     student_weights: Path | None = None
-    """Weight file of a student that was trained for these networks (`ns-train scenetok-stream` writes it); None: that of
-    the embedded weights, if there is one and they are used as they come."""
+    """Weight file of a student that was trained for these networks (`ns-train scenetok-stream` writes it); None: that
+    of the embedded weights, if there is one and they are used as they come."""
     engine: Literal["auto", "exact", "off"] = "auto"
     """Renderer on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
     autoencoders in the published code's precision. off: the plain loop, as everywhere else."""

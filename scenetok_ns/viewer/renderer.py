@@ -36,6 +36,7 @@ from scenetok_ns.viewer.comparison import DIFFERENCE, PHOTOGRAPH, Comparison
 from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture, with_caption
 from scenetok_ns.viewer.shown_scene import NotReadyError, Shown, ShownScene
 from scenetok_ns.viewer.splat_preview import SplatPreview
+from scenetok_ns.viewer.stream_preview import StreamPreview
 from scenetok_ns.viewer.view_cache import View, ViewCache
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class ViewerRenderer:
         self.settings = ViewSettings.of(renderer)
         self.comparison = Comparison(self.scene, renderer.preset.data.image_size)
         self.views = ViewCache()
-        self.splat = SplatPreview()
+        self.splat, self.stream = SplatPreview(), StreamPreview()
         self._sent: WeakKeyDictionary[Thread, tuple[View, PictureRequest]] = WeakKeyDictionary()
         """What each thread's browser was sent last."""
         self._interruptions = 0
@@ -190,6 +191,9 @@ class ViewerRenderer:
         key = f"{shown.version}|{settings.seed}|{settings.num_tokens}|{settings.previous_views}"
         wanted = [settings.rest, settings.moving] if moving else [settings.rest]
         found = self.views.find(key, wanted, camera, short_side)
+        if moving and settings.previous_views and (found is None or found.sampler != settings.rest):
+            on_step(0, 1)
+            found = self.stream.view(shown, self._tokens(shown), key, settings.moving, settings.seed, camera) or found
         if found is None:
             on_step(0, wanted[-1].steps)  # nothing is begun that would be given up at once
             before = self.views.near(key, settings.rest, camera, self._room(), self._reach(shown.tokens))
@@ -206,9 +210,7 @@ class ViewerRenderer:
         before: list[View],
         on_step: OnStep,
     ) -> View:
-        settings, space, tokens, networks = self.settings, self._space, shown.tokens, shown.networks
-        if settings.num_tokens is not None:
-            tokens = tokens.subset(min(settings.num_tokens, len(tokens.mean)))
+        settings, space, tokens, networks = self.settings, self._space, self._tokens(shown), shown.networks
         windows = networks.render_windows(
             tokens,
             camera.to(networks.device),
@@ -229,6 +231,11 @@ class ViewerRenderer:
             uncertainty=relative_uncertainty(denoised.uncertainty[0, -denoised.window_first], space.channels),
             maps=None if part.maps is None else DepthMaps(*(maps[0, :1] for maps in part.maps)),
         )
+
+    def _tokens(self, shown: Shown) -> SceneTokens:
+        """As many of the scene's tokens as are to be used."""
+        count = self.settings.num_tokens
+        return shown.tokens if count is None else shown.tokens.subset(min(count, len(shown.tokens.mean)))
 
     def _room(self) -> int:
         """Earlier views that fit into the window beside the new one."""
