@@ -133,7 +133,9 @@ def student_estimates(
     poses = student.embed_poses(target.cameras)
     times, latents = recipe.times(draws.noise.device), target.latents.float()
     head = _given_latents(draws, recipe)
-    if own:
+    if recipe.steps == 1:
+        levels = draws.noise[None]
+    elif own:
         with torch.no_grad():
             context = student.cross_attention_kv(state)
             if recipe.causal:

@@ -218,12 +218,11 @@ def test_a_moving_camera_gets_its_pictures_from_the_stream(
     expected = networks.open_stream(tokens, seed=renderer.settings.seed).next(last.camera).frames[0, -1]
     torch.testing.assert_close(last.picture, expected)
     browser.look(pose(0.4))
-    browser.at_rest()
-    assert renderer.stream._stream is stream and renderer.stream._last is not last
+    browser.wait(lambda: renderer.stream._last is not last)
+    assert renderer.stream._stream is stream
     renderer.settings = replace(renderer.settings, seed=7)
     browser.look(pose(0.5))
-    browser.at_rest()
-    assert renderer.stream._stream is not stream
+    browser.wait(lambda: renderer.stream._stream is not stream)
 
 
 def test_an_error_is_shown_and_the_viewer_goes_on(browser: Browser, samplings: Samplings) -> None:

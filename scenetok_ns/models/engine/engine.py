@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
@@ -186,8 +186,11 @@ class RenderingEngine:
         def following(cameras: CameraBatch) -> RenderedFrames:
             def step(report: Report) -> Iterator[Finished[RenderedFrames]]:
                 with working(self._compute_stream):
-                    frames = stream.next(cameras)
-                yield self._finished(frames, self._compute_stream)
+                    chunk = stream.denoise(cameras)
+                self._hand_over((chunk.latents, chunk.uncertainty))
+                with working(self._decode_stream):
+                    frames = stream.decode(chunk)
+                yield self._finished(frames, self._decode_stream)
 
             (frames,) = self._results(step, None, cameras.c2w, cameras.intrinsics)
             return frames
@@ -309,10 +312,7 @@ class RenderingEngine:
 
         def handed_over() -> Iterator[SampledLatents]:
             for part in sampled:
-                if stream is not None and self._compute_stream is not None:
-                    stream.wait_event(self._compute_stream.record_event())
-                    for tensor in tensors_of(part):
-                        tensor.record_stream(stream)
+                self._hand_over(tensors_of(part))
                 yield part
 
         windows = decode_windows(decoder, handed_over(), path, head)
@@ -322,6 +322,13 @@ class RenderingEngine:
             if window is None:
                 return
             yield self._finished(window, stream)
+
+    def _hand_over(self, tensors: Iterable[Tensor]) -> None:
+        """Let the decoder's stream use what the other has made."""
+        if self._decode_stream is not None and self._compute_stream is not None:
+            self._decode_stream.wait_event(self._compute_stream.record_event())
+            for tensor in tensors:
+                tensor.record_stream(self._decode_stream)
 
     @contextmanager
     def _preparing(self) -> Iterator[None]:

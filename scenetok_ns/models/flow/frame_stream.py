@@ -51,13 +51,20 @@ class FrameStream:
         self._before: Float[Tensor, "1 l c h w"] | None = None
         self._chunks = 0
 
-    @torch.no_grad()
     def next(self, cameras: CameraBatch) -> RenderedFrames:
         """Frames of the next chunk.
 
         cameras: Cameras of its frames, relative to the scene's reference view.
         """
-        chunk = self._stream.next(cameras, self._noise)
+        return self.decode(self.denoise(cameras))
+
+    def denoise(self, cameras: CameraBatch) -> StreamedChunk:
+        """Denoise the next chunk. `decode` it before the one after it."""
+        return self._stream.next(cameras, self._noise)
+
+    @torch.no_grad()
+    def decode(self, chunk: StreamedChunk) -> RenderedFrames:
+        """Decode a chunk after those before it."""
         frames = self._autoencoder.decode_next(chunk.latents, self._before).float()
         self._before = chunk.latents
         first = self._chunks * self.layout.latents_per_chunk
