@@ -106,7 +106,7 @@ def random_run(preset: str, folder: Path, device: torch.device, engine: str | No
     # Numbers are drawn on the device, below: a CPU takes most of a minute for those of all layers.
     undrawn = {name: lambda tensor, *args, **options: tensor.zero_() for name in ("uniform_", "normal_")}
     with (
-        mock.patch("scenetok_ns.models.scenetok.build_autoencoder", random_autoencoder),
+        mock.patch("scenetok_ns.models.scenetok_networks.build_autoencoder", random_autoencoder),
         mock.patch.multiple(torch.Tensor, **undrawn),
     ):
         pipeline = config.setup(device=device, test_mode="inference").eval()

@@ -60,8 +60,14 @@ def test_options_are_read_without_nerfstudio() -> None:
         ({"num_context": 0}, "--num-context must be at least 1, got 0"),
         ({"steps": -1}, "--steps must be at least 1, got -1"),
         ({"stream": True, "steps": 25}, "--stream takes at most 8 --steps, got 25"),
-        ({"stream": True, "guidance": 2.0}, "--stream renders with a student, which takes no --guidance"),
-        ({"stream": True, "solver": "multistep"}, "--stream renders with a student, which takes no --solver"),
+        (
+            {"stream": True, "guidance": 2.0},
+            "--stream renders with a student, which takes no --guidance: leave one of them out",
+        ),
+        (
+            {"stream": True, "solver": "multistep"},
+            "--stream renders with a student, which takes no --solver: leave one of them out",
+        ),
         ({"student_weights": Path("none.safetensors")}, "--student: there is no file none.safetensors"),
         ({"guidance": 0.5}, "--guidance must be at least 1 (1 is off), got 0.5"),
         ({"guidance": NAN}, "--guidance must be at least 1 (1 is off), got nan"),

@@ -164,9 +164,19 @@ class _Buffers:
         """Velocity of the chunk; with `keep`, its keys and values go into its slot."""
         weights = self._weights
         x = embed_patches(self._x.to(weights.patches.dtype), weights.patches, weights.patches_bias)
-        seen = [buffer[:, :, :, : (count + 1) * self._tokens] for buffer in self._seen]
+        tokens = (count + 1) * self._tokens
+        seen_keys, seen_values = (buffer[:, :, :, :tokens] for buffer in self._seen)
+        keys, values = self._cross
         patches, made = trunk.trunk_forward_after(
-            weights.trunk, x.flatten(1, 2)[None], modulation, *self._cross, rotary, *seen, keep=keep
+            weights.trunk,
+            x.flatten(1, 2)[None],
+            modulation,
+            keys,
+            values,
+            rotary,
+            seen_keys,
+            seen_values,
+            keep=keep,
         )
         for kept, own in zip(self._kept, made, strict=False):
             kept.index_copy_(1, self._slots[count : count + 1], own)

@@ -74,8 +74,8 @@ def run_training(options: StudentOptions) -> dict[str, float]:
     run = TinyRun(options, load_preset(options.preset))
     task = StudentTask(run, options)
     run.codec.eval().requires_grad_(False)
-    held_out = run.held_out_pool(min(HELD_OUT_SCENES, options.scenes), encoded=True, keep_images=True)
-    task.start(Pools(run.training_pool(options.scenes, encoded=True, keep_images=True), held_out))
+    held_out = run.held_out_pool(min(HELD_OUT_SCENES, options.num_scenes), encoded=True, keep_images=True)
+    task.start(Pools(run.training_pool(options.num_scenes, encoded=True, keep_images=True), held_out))
     if options.steps:
         run.train(task, options.steps, options.seconds)
     if not run.reports:
