@@ -44,7 +44,7 @@ CONTINUED = 0.5
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """What a student is trained for."""
+    """Use that a student is trained for."""
 
     steps: int
     causal: bool
@@ -127,7 +127,7 @@ def student_estimates(
         state: Result of `Denoiser.project` of the scene tokens.
         target: Final latents, with the cameras of their frames relative to the scene's reference.
         draws: Random numbers.
-        recipe: What the student is trained for.
+        recipe: Use that the student is trained for.
         own: The levels come from the student's own rollout; False: from the target.
     """
     poses = student.embed_poses(target.cameras)
@@ -224,6 +224,6 @@ def sampled_target(
     layout: TemporalLayout,
     sampler: SamplerConfig,
 ) -> LatentViews:
-    """What the trained network's sampler makes of the noise of a window, in place of the latents of the data."""
+    """Sample a window from its noise with the trained network, as targets instead of the latents of the data."""
     latents, _ = sample_latents(teacher, tokens, cameras, noise, layout, sampler)
     return LatentViews(latents, cameras)

@@ -80,7 +80,7 @@ class StreamConfig:
 
     @property
     def latest(self) -> int:
-        """Number of latest chunks that are always seen, if there are so many."""
+        """Largest number of latest chunks, which are always seen."""
         return self.window - 1 - self.recalled
 
     @property
