@@ -25,7 +25,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from rendering import autoencoders_of, random_autoencoder, random_model
 from torch import Tensor
 
 from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
@@ -87,6 +86,8 @@ def walk(count: int, device: torch.device) -> CameraBatch:
 
 @torch.no_grad()
 def full_size(name: str, device: torch.device) -> dict[str, float]:
+    from rendering import autoencoders_of, random_autoencoder, random_model  # the script beside this one
+
     preset = load_preset(name)
     autoencoders = [random_autoencoder(config, device) for config in autoencoders_of(preset)]
     model = random_model(preset, autoencoders, device, False)
