@@ -5,6 +5,7 @@ one camera message and measures the time until the first picture (the preview) a
 
     python benchmarks/viewer_latency.py --output viewer_latency.json
     python benchmarks/viewer_latency.py --preset re10k --device cuda --poses 60      # full size, random weights
+    python benchmarks/viewer_latency.py --preset re10k --device cuda --poses 60 --stream 2
     python benchmarks/viewer_latency.py --poses 3                                    # to test the script
 
 Presets with bundled weights use them; other weights and the scene's tokens are random, which does not change the time.
@@ -35,6 +36,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from viewer_client import ViewerClient
+
+from scenetok_ns.models.student_weights import Student, StudentSource
 
 QUIET_SECONDS = 0.6
 """Seconds without a picture, after two pictures, from which no other is expected."""
@@ -182,6 +185,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--poses", type=int, default=30)
     parser.add_argument("--engine", help="as pipeline.model.engine")
+    parser.add_argument("--stream", type=int, metavar="STEPS", help="stream previews, with the denoiser as the student")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--client", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -191,14 +195,18 @@ def main() -> None:
     console, device = Console(width=110), torch.device(options.device)
     with tempfile.TemporaryDirectory() as name:
         pipeline = random_run(options.preset, Path(name), device, options.engine)
+        networks = pipeline.model.scenetok
+        if options.stream is not None:
+            networks.students = StudentSource(Student(networks.denoiser, True, options.stream))
         port, calls = serve(pipeline, Path(name))
         command = [sys.executable, __file__, "--client", str(port), "--poses", str(options.poses)]
         client = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
     found = json.loads(client.stdout)
     settings = pipeline.model.viewer_renderer.settings
     preview, full = (calls[state][-options.poses :] for state in ("low_move", "high"))
+    moving = f"stream, {networks.student().steps}" if networks.streams else f"preview, {settings.moving.steps}"
     rows = {
-        f"preview, {settings.moving.steps} steps": (found["preview_ms"], preview),
+        f"{moving} steps": (found["preview_ms"], preview),
         f"rest, {settings.rest.steps} steps": (found["rest_ms"], [a + b for a, b in zip(preview, full, strict=True)]),
     }
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -1,10 +1,11 @@
 """Put the weights of finished trainings into the package, with large matrices in eight bits.
 
     python scripts/ship_weights.py --tokenizer tiny/weights.safetensors --generator generator/weights.safetensors \
-        --depth depth/depth.safetensors
+        --depth depth/depth.safetensors --student student/student.safetensors
 
-The files of generator and depth head name the networks that they belong to: those of the package after rounding to
-eight bits. They must have been trained with the networks of --tokenizer or, without it, with those in the package.
+The files of generator, depth head and student name the networks that they belong to: those of the package after
+rounding to eight bits. They must have been trained with the networks of --tokenizer or, without it, with those in the
+package.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.scenetok_networks import GENERATOR_OF
+from scenetok_ns.models.student_weights import STUDENT_SUFFIX, load_student, save_student
 from scenetok_ns.models.weight_files import embedded_weights, from_eight_bits, load_weights, save_weights
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("tokenizer", "generator", "depth"):
+    for name in ("tokenizer", "generator", "depth", "student"):
         parser.add_argument(f"--{name}", type=Path)
     options = parser.parse_args()
     model = SceneTok.from_preset(load_preset("scenegen-tiny"))
@@ -41,6 +43,11 @@ def main() -> None:
         head = new_depth_head(preset, model.denoiser)
         load_weights({PART: head}, options.depth)
         save_depth_head(head, embedded_weights("scenetok-tiny" + DEPTH_SUFFIX), preset, model.denoiser)
+    if options.student is not None:
+        load_weights(tokenizer, embedded_weights("scenetok-tiny"))
+        preset = load_preset("scenetok-tiny")
+        student = load_student(options.student, preset, model.compressor)  # refuses one of other tokens
+        save_student(student, embedded_weights("scenetok-tiny" + STUDENT_SUFFIX), preset, model.compressor)
 
 
 class Stored(torch.nn.Module):

@@ -126,6 +126,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train the bundled model's depth head, on a GPU",
             ("scenetok train-tiny-depth --output depth",),
         ),
+        "train-tiny-stream": Command(
+            "scenetok_ns.cli.train_tiny_stream:train_tiny_stream",
+            "train a student of the bundled model that streams, on a GPU",
+            ("scenetok train-tiny-stream --output student",),
+        ),
     },
     "First steps": {
         "demo": Command(

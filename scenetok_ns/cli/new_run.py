@@ -34,6 +34,8 @@ def new_run(
     guidance: float | None = None,
     solver: Solver | None = None,
     wide: Literal["border", "fill"] | None = None,
+    stream: bool = False,
+    student: Path | None = None,
     low_vram: bool = False,
     engine: Literal["auto", "exact", "off"] | None = None,
     encoding: Encoding | None = None,
@@ -63,6 +65,8 @@ def new_run(
         solver: Solver of a render: euler, or multistep, which needs fewer steps for the same error.
         wide: How pictures that are not square are rendered: border (a square view with a border beside it) or fill (cut
             from a larger square view, whose outer parts the model guesses); default: the run's.
+        stream: Render with the model's few-step student: faster, without depth. scenetok-tiny needs no other weights.
+        student: Weight file of a student (`ns-train scenetok-stream` writes it). Default: the run's.
         low_vram: Keep idle networks in CPU memory. Halves GPU memory; starts more slowly.
         engine: Renderer on a GPU: auto (the engine, autoencoders in bfloat16), exact (the engine, autoencoders in
             the published code's precision) or off (the plain loop); default: the run's.
@@ -90,6 +94,8 @@ def new_run(
         engine=engine,
         encoding=encoding,
         protocol=protocol,
+        stream=stream,
+        student_weights=student,
         low_vram=low_vram,
         generation=generation,
     )

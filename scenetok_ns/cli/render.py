@@ -53,6 +53,8 @@ def render(
     steps: int | None = None,
     guidance: float | None = None,
     solver: Solver | None = None,
+    stream: bool = False,
+    student: Path | None = None,
     device: str | None = None,
 ) -> None:
     """Render a path through one or several scenes to videos and pictures. Also writes the path as a camera path for the
@@ -84,6 +86,8 @@ def render(
         steps: Denoising steps.
         guidance: Classifier-free guidance scale, 1 is off.
         solver: euler, or multistep, which needs fewer steps for the same error.
+        stream: Render with the model's few-step student: faster, without depth. scenetok-tiny needs no other weights.
+        student: Weight file of a student (`ns-train scenetok-stream` writes it). Default: the run's.
         device: Device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     from scenetok_ns.data.camera_path_files import LARGEST_SIDE
@@ -95,6 +99,8 @@ def render(
     width_height = None if size is None else (size[0], size[-1])
     if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
         raise UsageError(f"--size must be from 1 x 1 to {LARGEST_SIDE} x {LARGEST_SIDE}, got {size[0]} x {size[-1]}")
+    if stream and depth:
+        raise UsageError("--stream predicts no depth: leave out --stream or --depth")
     if not formats or not 0 < frame_rate <= FASTEST:
         raise UsageError(f"expected at least one of --formats mp4 png, and a --frame-rate above 0, up to {FASTEST}")
     if path not in PATH_NAMES and frames is not None:
@@ -110,6 +116,8 @@ def render(
         steps=steps,
         guidance=guidance,
         solver=solver,
+        stream=stream,
+        student_weights=student,
     )
     from scenetok_ns.rendering.depth_files import check_depth_folder
     from scenetok_ns.rendering.shot_files import check_folder, check_names

@@ -24,6 +24,8 @@ EMBEDDED = "scenetok-tiny"
 """Preset whose weights come with the package, used where no run is given."""
 EMBEDDED_GENERATOR = "scenegen-tiny"
 """Default preset of commands that generate scenes."""
+MOST_STREAM_STEPS = 8
+"""Largest number of denoising steps of a stream (`models.flow.streaming.MOST_STEPS`)."""
 SMALLEST_SIDE = 512
 """Minimum side in pixels of videos and pictures without a chosen size: frames of smaller models are enlarged."""
 
@@ -86,6 +88,10 @@ class RunChanges:
     """Gaussians that are sampled when photographs are encoded."""
     low_vram: bool = False
     """Keep idle networks in CPU memory."""
+    stream: bool = False
+    """Render paths with the few-step student."""
+    student_weights: Path | None = None
+    """Weight file of a student."""
     baselines: bool = False
     """Let ns-eval compare with the baselines."""
     generation: GenerationOptions = field(default_factory=GenerationOptions)
@@ -104,12 +110,25 @@ class RunChanges:
             positive("--steps", self.steps)
         if self.guidance is not None:
             guidance_scale("--guidance", self.guidance)
+        self._check_stream()
         if self.generation.scene_steps is not None:
             positive("--scene-steps", self.generation.scene_steps)
         if self.generation.scene_guidance is not None:
             guidance_scale("--scene-guidance", self.generation.scene_guidance)
         if self.generation.scene_fit_steps:
             positive("--scene-fit-steps", self.generation.scene_fit_steps)
+
+    def _check_stream(self) -> None:
+        """Raise ValueError for settings that a student does not have."""
+        if self.student_weights is not None and not self.student_weights.is_file():
+            raise UsageError(f"--student: there is no file {self.student_weights}")
+        if not self.stream:
+            return
+        for name in ("guidance", "solver"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"--stream renders with a student, which takes no --{name}: leave one of them out")
+        if self.steps is not None and self.steps > MOST_STREAM_STEPS:
+            raise UsageError(f"--stream takes at most {MOST_STREAM_STEPS} --steps, got {self.steps}")
 
     def _check_one_scene(self) -> None:
         """Raise UsageError for options of data beside a token file or photograph, which already gives the scene."""
@@ -159,7 +178,8 @@ class RunChanges:
     def _rendering(self) -> dict[str, Any]:
         """Render settings of the model, by name."""
         values = given(self)
-        names = ["seed", "steps", "guidance", "solver", "wide", "engine", *(["low_vram"] if self.low_vram else [])]
+        names = ["seed", "steps", "guidance", "solver", "wide", "engine", "student_weights"]
+        names += [name for name in ("low_vram", "stream") if getattr(self, name)]
         return {name: values[name] for name in names if name in values}
 
 

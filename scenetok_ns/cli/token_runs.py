@@ -28,6 +28,7 @@ def load_package_renderer(preset: Preset, changes: RunChanges, console: Console,
     Raises DataError or ValueError, in one line, for tokens or settings that do not fit the preset.
     """
     from scenetok_ns.data.sources.token_file import TokenSource
+    from scenetok_ns.models.student_weights import StudentSource
     from scenetok_ns.rendering.token_renderer import RenderSettings, TokenRenderer
 
     preset.check_guidance(changes.guidance)
@@ -35,4 +36,8 @@ def load_package_renderer(preset: Preset, changes: RunChanges, console: Console,
     for file in changes.tokens[::-1]:  # in the order of `RunChanges.apply`
         TokenSource(file).check_preset(preset)
     with console.status("loading the model"):
-        return TokenRenderer.of_package(preset, RenderSettings(sampler, seed=changes.seed or 0), device)
+        settings = RenderSettings(sampler, seed=changes.seed or 0, stream=changes.stream, stream_steps=changes.steps)
+        renderer = TokenRenderer.of_package(preset, settings, device)
+        if changes.student_weights is not None:
+            renderer.scenetok.students = StudentSource(changes.student_weights)
+        return renderer

@@ -51,6 +51,8 @@ class Pretrained:
     target_weights: Path | None
     depth_weights: Path | None = None
     """Depth head that a run names."""
+    student_weights: Path | None = None
+    """Few-step student that a run names."""
 
 
 def read_pretrained(source: str | Path, preset: str | None, given: GivenFiles) -> Pretrained:
@@ -111,7 +113,7 @@ def _of_run(run: Path, preset: str | None, given: GivenFiles) -> Pretrained:
         given.context_weights or folder.context.path, given.target_weights or folder.target.path, given.tokenizer
     )
     found = _of_networks(load_preset(preset or folder.preset), [folder.checkpoint], files)
-    return replace(found, depth_weights=folder.depth_weights)
+    return replace(found, depth_weights=folder.depth_weights, student_weights=folder.student_weights)
 
 
 def _of_run_checkpoint(file: Path, preset: str | None, given: GivenFiles) -> Pretrained:

@@ -36,6 +36,8 @@ class RunFolder:
     """The latest checkpoint."""
     depth_weights: Path | None = None
     """Weight file of a depth head."""
+    student_weights: Path | None = None
+    """Weight file of a few-step student."""
     has_adapters: bool = False
     """Whether the run has adapters beside the networks, as those of scenetok-refine may have."""
 
@@ -65,6 +67,7 @@ class RunFolder:
             target=_weights(model, "target"),
             checkpoint=checkpoint_path(folder),
             depth_weights=depth if isinstance(depth := model.get("depth_weights"), Path) else None,
+            student_weights=student if isinstance(student := model.get("student_weights"), Path) else None,
             has_adapters=bool(model.get("adapter_rank")),
         )
 

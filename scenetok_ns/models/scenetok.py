@@ -11,17 +11,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.depth_weights import DepthSource, embedded_depth_head
+from scenetok_ns.models.flow.frame_stream import FrameStream
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.single_step import single_step_frames
+from scenetok_ns.models.flow.streaming import LatentStream, StreamConfig
 from scenetok_ns.models.flow.windows import CleanViews, OnFrame, RenderedFrames, finite_windows, render_windows
+from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.depth_head import DepthHead
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.pretrained import GivenFiles, read_pretrained
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scene_encoding import SceneEncoder
+from scenetok_ns.models.scene_stream import SceneStream
+from scenetok_ns.models.student_weights import Student, StudentSource, embedded_student
 from scenetok_ns.models.tokens import SceneTokens, check_tokens
+from scenetok_ns.models.weight_files import CheckpointError
 
 
 class SceneTok(SceneEncoder):
@@ -83,6 +90,10 @@ class SceneTok(SceneEncoder):
             model.depth = DepthSource(found.depth_weights)
         else:
             model.depth = DepthSource(embedded_depth_head(found.preset), required=False)
+        if found.student_weights is not None:
+            model.students = StudentSource(found.student_weights)
+        else:
+            model.students = StudentSource(embedded_student(found.preset), required=False)
         chosen = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
         return model.eval().requires_grad_(False).to(chosen)
 
@@ -188,26 +199,133 @@ class SceneTok(SceneEncoder):
             self.check_tokens(scene)
         if clean is not None:
             paths = zip(clean.cameras.c2w.split(1), clean.cameras.intrinsics.split(1), strict=True)
-            clean = replace(clean, cameras=self._target_cameras(tokens, [CameraBatch(*path) for path in paths]))
+            clean = replace(
+                clean, cameras=self._target_cameras(tokens, [CameraBatch(*path) for path in paths], self.device)
+            )
+        head = self.depth_head() if depth else None
+        sampler = sampler or self.preset.sampler
+        return self._render(tokens, cameras, self.denoiser, sampler, seeds, clean, on_step, autocast, head, on_frame)
+
+    def _render(
+        self,
+        tokens: Sequence[SceneTokens],
+        cameras: Sequence[CameraBatch],
+        denoiser: Denoiser,
+        sampler: SamplerConfig,
+        seeds: int | Sequence[int],
+        clean: CleanViews | None,
+        on_step: OnStep | None,
+        autocast: bool | None,
+        depth_head: DepthHead | None,
+        on_frame: OnFrame | None = None,
+    ) -> Iterator[RenderedFrames]:
         engine = self.engine_for(autocast)
         if engine is not None:
             render = engine.render_windows
         else:
             render = partial(render_windows, autocast=self.autocasts(autocast), on_frame=on_frame)
         windows = render(
-            self.denoiser,
+            denoiser,
             self._autoencoder(1, engine),
             torch.stack([scene.mean.to(self.device) for scene in tokens]),
-            self._target_cameras(tokens, cameras),
+            self._target_cameras(tokens, cameras, self.device),
             self.image_size,
-            sampler or self.preset.sampler,
+            sampler,
             seed=seeds,
             clean=clean,
             on_step=on_step,
-            depth_head=self.depth_head() if depth else None,
+            depth_head=depth_head,
         )
         units = torch.tensor([1 / scene.pose_scale for scene in tokens])
         return finite_windows(windows, [scene.scene for scene in tokens], units)
+
+    def student(self) -> Student:
+        """Return the student that streams frames or denoises windows in few steps, on the device.
+
+        Raises CheckpointError: There is none for these weights.
+        """
+        found = self.students.student(self.preset, self.compressor, self.denoiser)
+        if found is None:
+            raise CheckpointError(
+                f"there is no few-step student for these weights of preset {self.preset.name}: train one with "
+                "`ns-train scenetok-stream --pipeline.model.tokenizer RUN`, and give its file with --student"
+            )
+        if found.denoiser is not self.denoiser and not self.low_vram:
+            found.denoiser.to(self.device)
+        return found
+
+    @property
+    def streams(self) -> bool:
+        """Whether there is a causal student, or the denoiser is one, so that `open_stream` works.
+
+        Raises CheckpointError for a student's file that was named and does not fit.
+        """
+        found = self.students.student(self.preset, self.compressor, self.denoiser)
+        layout = latent_space(self.preset.target_autoencoder).layout
+        whole = self.preset.denoiser.num_latents % layout.latents_per_chunk == 0
+        return found is not None and found.causal and whole
+
+    def open_stream(
+        self, tokens: SceneTokens, *, seed: int = 0, steps: int | None = None, autocast: bool | None = None
+    ) -> SceneStream:
+        """Start a stream of frames: a camera that moves through a scene, without knowing where it goes.
+
+        Args:
+            tokens: Tokens of one scene, made by these networks.
+            seed: Random seed of the noise.
+            steps: Denoising steps of a chunk of frames. None: those that the student was trained for.
+            autocast: Run the denoiser in bfloat16. None: on CUDA only. False: float32, without the engine.
+
+        Raises:
+            CheckpointError: There is no causal student for these weights.
+            ValueError: The tokens are of another preset or shape; the latents cannot be streamed.
+
+        >>> stream = model.open_stream(tokens)
+        >>> frames = stream.next(camera).frames[0]  # [f, 3, height, width]; camera: CameraBatch [1, f]
+        """
+        self.check_tokens(tokens)
+        self.warn_if_untrained()
+        student = self.student()
+        if not student.causal:
+            raise CheckpointError("this student denoises windows and cannot stream: train one with --causal True")
+        layout = latent_space(self.preset.target_autoencoder).layout
+        shift = self.preset.sampler.timestep_shift
+        config = StreamConfig.for_denoiser(student.denoiser, layout, steps or student.steps, shift)
+        mean, engine = tokens.mean[None].to(self.device), self.engine_for(autocast)
+        autoencoder = self._autoencoder(1, engine)
+        if engine is not None:
+            step = engine.open_stream(student.denoiser, autoencoder, mean, config, self.image_size, seed=seed)
+        else:
+            precise = self.autocasts(autocast)
+            latents = LatentStream(student.denoiser, mean, layout, config, autocast=precise)
+            step = FrameStream(latents, autoencoder, self.image_size, seed, self.device).next
+        return SceneStream(step, layout, partial(self._target_cameras, [tokens], device=torch.device("cpu")), tokens)
+
+    def stream_windows(
+        self,
+        tokens: SceneTokens,
+        cameras: CameraBatch,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        on_step: OnStep | None = None,
+        autocast: bool | None = None,
+    ) -> Iterator[RenderedFrames]:
+        """Render a path with the student: as a stream, or window by window if it is not causal.
+
+        Same contract as `render_windows`, without depth.
+
+        Args:
+            steps: Denoising steps. None: those that the student was trained for.
+
+        Raises:
+            CheckpointError: There is no student for these weights.
+        """
+        student = self.student()
+        if student.causal:
+            return self.open_stream(tokens, seed=seed, steps=steps, autocast=autocast).path(cameras, on_step)
+        sampler = replace(self.preset.sampler, steps=steps or student.steps, guidance=1.0, solver="euler")
+        return self._render([tokens], [cameras], student.denoiser, sampler, [seed], None, on_step, autocast, None)
 
     def depth_head(self) -> DepthHead | None:
         """Return the depth head for the current weights, on the model's device, or None."""
@@ -245,7 +363,7 @@ class SceneTok(SceneEncoder):
             self.denoiser,
             self.target_autoencoder,
             tokens.mean[None].to(self.device),
-            self._target_cameras([tokens], [cameras]),
+            self._target_cameras([tokens], [cameras], self.device),
             self.image_size,
             self.preset.sampler,
             seed=seed,
@@ -253,12 +371,14 @@ class SceneTok(SceneEncoder):
         )
         return frames[0]
 
-    def _target_cameras(self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch]) -> CameraBatch:
+    def _target_cameras(
+        self, tokens: Sequence[SceneTokens], paths: Sequence[CameraBatch], device: torch.device
+    ) -> CameraBatch:
         """Convert a path for each scene, in units of the capture, to a batch of cameras for the denoiser."""
         relative = []
         for scene, path in zip(tokens, paths, strict=True):
             reference = scene.reference_c2w[None].to(path.c2w.device)
-            relative.append(relative_cameras(path, reference, scene.pose_scale).to(self.device))
+            relative.append(relative_cameras(path, reference, scene.pose_scale).to(device))
         together = CameraBatch(
             torch.cat([path.c2w for path in relative]), torch.cat([path.intrinsics for path in relative])
         )

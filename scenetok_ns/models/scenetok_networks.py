@@ -25,6 +25,7 @@ from scenetok_ns.models.networks.dit import Trunk
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
 from scenetok_ns.models.presets import AutoencoderConfig, Preset
 from scenetok_ns.models.released_checkpoints import module_sha256
+from scenetok_ns.models.student_weights import StudentSource, embedded_student
 from scenetok_ns.models.weight_files import CheckpointError, embedded_weights, header_of, load_weights
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class SceneTokNetworks(nn.Module):
         their own precision. None: the plain loop. During training and with autocast=False, the plain loop is used in
         any case."""
         self.depth = DepthSource()  # the head is not a submodule: it is trained and saved separately
+        self.students = StudentSource()
         self._engine: RenderingEngine | None = None
         self._trains = False
         self._is_trained = False
@@ -128,6 +130,7 @@ class SceneTokNetworks(nn.Module):
             tokenizer = {"compressor": self.compressor, "denoiser": self.denoiser}
             load_weights(tokenizer, embedded_weights(self.preset.embedded_weights))
             self.depth = DepthSource(embedded_depth_head(self.preset), required=False)
+            self.students = StudentSource(embedded_student(self.preset), required=False)
         if self.preset.embedded_generator is not None:
             file = embedded_weights(self.preset.embedded_generator)
             load_weights({"scene_generator": self.scene_generator}, file)

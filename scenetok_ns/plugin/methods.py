@@ -25,6 +25,7 @@ from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
 from scenetok_ns.plugin.refinement import RefineDataManagerConfig, RefineModelConfig, RefinePipelineConfig
 from scenetok_ns.plugin.splat_datamanager import SplatDataManagerConfig
 from scenetok_ns.plugin.splat_model import SplatModelConfig
+from scenetok_ns.plugin.stream_training import StudentModelConfig, StudentPipelineConfig
 from scenetok_ns.plugin.trainer import SceneTokTrainerConfig
 from scenetok_ns.tools.earlier_modules import register_earlier_modules
 from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
@@ -39,6 +40,7 @@ put_ffmpeg_on_path()
 
 REFINING_STEPS = 300
 DEPTH_STEPS = 4000
+STREAM_STEPS = 6000
 SPLAT_STEPS = 2000
 
 
@@ -103,6 +105,19 @@ def depth_method(name: str, preset: str, description: str) -> MethodSpecificatio
     optimizers = {"depth_head": AdamWConfig(lr=1e-3, weight_decay=0.02, clip_norm=1.0)}
     schedule = WarmupMilestonesConfig(warmup_steps=100, milestones=(DEPTH_STEPS // 2, DEPTH_STEPS * 4 // 5), gamma=0.3)
     return specification(name, description, DEPTH_STEPS, pipeline, optimizers, schedule)
+
+
+def stream_method(name: str, preset: str, description: str) -> MethodSpecification:
+    """Some thousand steps from a trained denoiser, at a rate that leaves most of it as it is."""
+    pipeline = StudentPipelineConfig(
+        datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=Re10kDataParserConfig()),
+        model=StudentModelConfig(preset=preset),
+    )
+    optimizers = {"networks": AdamWConfig(lr=1e-4, weight_decay=0.02, clip_norm=1.0)}
+    schedule = WarmupMilestonesConfig(
+        warmup_steps=100, milestones=(STREAM_STEPS // 2, STREAM_STEPS * 4 // 5), gamma=0.3
+    )
+    return specification(name, description, STREAM_STEPS, pipeline, optimizers, schedule)
 
 
 def splat_method(name: str, preset: str, description: str) -> MethodSpecification:
@@ -194,6 +209,13 @@ scenetok_depth = depth_method(
     "Depth head of a frozen SceneTok (--pipeline.model.tokenizer); other presets by --pipeline.model.preset.",
 )
 
+scenetok_stream = stream_method(
+    "scenetok-stream",
+    "scenetok-tiny",
+    "Few-step student of a trained SceneTok (--pipeline.model.tokenizer) that streams; other presets by "
+    "--pipeline.model.preset.",
+)
+
 scenetok_splat = splat_method(
     "scenetok-splat",
     "scenetok-tiny",
@@ -210,6 +232,7 @@ METHODS = (
     scenegen_tiny,
     scenetok_refine,
     scenetok_depth,
+    scenetok_stream,
     scenetok_splat,
 )
 

@@ -30,6 +30,7 @@ from scenetok_ns.models.networks.block_execution import Checkpointing
 from scenetok_ns.models.presets import Encoding, Preset, Solver, changed, load_preset
 from scenetok_ns.models.released_checkpoints import check_weights
 from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.student_weights import StudentSource
 from scenetok_ns.rendering.scene_renderer import AutoencoderFile, SceneRenderer
 from scenetok_ns.rendering.token_renderer import RenderSettings
 from scenetok_ns.training.initial_weights import load_initial_weights
@@ -66,6 +67,12 @@ class SceneTokModelConfig(ModelConfig):
     depth_weights: Path | None = None
     """Weight file of a depth head that was trained for these networks (`ns-train scenetok-depth` writes it); None: that
     of the embedded weights, if they are used as they come, else depth is found by comparing views, which is slower."""
+    stream: bool = False
+    """Render paths with a few-step student (`ns-train scenetok-stream`), faster and without depth. Models that need at
+    most two steps anyway stream without one."""
+    student_weights: Path | None = None
+    """Weight file of a student that was trained for these networks (`ns-train scenetok-stream` writes it); None: that
+    of the embedded weights, if there is one and they are used as they come."""
     engine: Literal["auto", "exact", "off"] = "auto"
     """Renderer on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
     autoencoders in the published code's precision. off: the plain loop, as everywhere else."""
@@ -142,7 +149,15 @@ class SceneTokModelConfig(ModelConfig):
             fit_steps=self.scene_fit_steps,
         )
         return RenderSettings(
-            sampler, scene_sampler, self.seed, self.scene_seed, self.wide, self.preview_steps, self.encoding
+            sampler=sampler,
+            scene_sampler=scene_sampler,
+            seed=self.seed,
+            scene_seed=self.scene_seed,
+            wide=self.wide,
+            preview_steps=self.preview_steps,
+            encoding=self.encoding,
+            stream=self.stream,
+            stream_steps=self.steps,
         )
 
     def autoencoder_files(self) -> dict[str, AutoencoderFile]:
@@ -208,6 +223,8 @@ class SceneTokModel(Model):
             self.scenetok.load_embedded()
         if config.depth_weights is not None:
             self.scenetok.depth = DepthSource(config.depth_weights)
+        if config.student_weights is not None:
+            self.scenetok.students = StudentSource(config.student_weights)
         self.training_loss = TrainingLoss(
             self.scenetok, given["training_seed"], draws_latents=config.encoding != "mean"
         )

@@ -185,14 +185,8 @@ class SceneRenderer(TokenRenderer):
     def _sample(
         self, scene: int, cameras: CameraBatch, on_step: Callable[[int, int], None], further: int = 0
     ) -> Iterator[RenderedFrames]:
-        return self.networks.render_windows(
-            self.tokens_of(scene, on_step),
-            cameras.to(self.device),
-            seed=self.settings.seed + further,
-            sampler=self.settings.sampler,
-            on_step=on_step,
-            depth=not further,
-        )
+        seed = self.settings.seed + further
+        return self.windows(self.tokens_of(scene, on_step), cameras, on_step, depth=not further, seed=seed)
 
     def _sweep(
         self, scene: int, frames: Float[Tensor, "n 3 side side"], cameras: CameraBatch, number: int

@@ -75,11 +75,11 @@ def render_shots(
 
     Yields:
         Shot, number of the first frame, finished pictures in [0, 1], and their depth along the optical axis in units of
-        the capture: 0 beside the square that the model renders. None without `depth`.
+        the capture: 0 beside the square that the model renders. None without `depth`, and from a student.
     """
     settings = renderer.settings
     swept = depth and renderer.networks.depth_head() is None
-    batches = [[shot] for shot in shots] if swept else list(_batches(shots))
+    batches = [[shot] for shot in shots] if swept or settings.stream else list(_batches(shots))
     for place, batch in enumerate(batches):
 
         def report(done: int, total: int, place: int = place) -> None:
@@ -88,7 +88,9 @@ def render_shots(
 
         cameras = [shot.path.cameras.to(renderer.device) for shot in batch]
         tokens = [shot.tokens for shot in batch]
-        if swept:
+        if settings.stream:
+            windows = renderer.windows(tokens[0], cameras[0], report)
+        elif swept:
             windows = depth_windows(
                 renderer.networks, tokens[0], cameras[0], seed=settings.seed, sampler=settings.sampler, on_step=report
             )

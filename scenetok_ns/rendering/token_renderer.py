@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep
+from scenetok_ns.models.flow.windows import RenderedFrames
 from scenetok_ns.models.presets import Encoding, Preset, SamplerConfig, SceneSamplerConfig
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
@@ -36,6 +38,10 @@ class RenderSettings:
     encoding: Encoding = "mean"
     """Choice of the Gaussians from which samples are drawn when photographs are encoded. Samples depend on the seed and
     the scene's name."""
+    stream: bool = False
+    """Render paths with the few-step student instead of the sampler."""
+    stream_steps: int | None = None
+    """Denoising steps of the student; None: those that it was trained for."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,5 +97,26 @@ class TokenRenderer:
 
         `cameras` are a batch of one: OpenCV camera-to-world poses in capture units, normalised intrinsics.
         """
+        return torch.cat([window.frames[0] for window in self.windows(tokens, cameras, on_step)])
+
+    def windows(
+        self,
+        tokens: SceneTokens,
+        cameras: CameraBatch,
+        on_step: OnStep | None = None,
+        *,
+        depth: bool = False,
+        seed: int | None = None,
+    ) -> Iterator[RenderedFrames]:
+        """Render frames of a path as they become final, with the sampler or with the student, which predicts no depth.
+
+        Arguments and errors as in `SceneTok.render_windows` and `SceneTok.stream_windows`. `seed` replaces the seed of
+        the settings.
+        """
         here, settings = cameras.to(self.device), self.settings
-        return self.networks.render(tokens, here, seed=settings.seed, sampler=settings.sampler, on_step=on_step)
+        seed = settings.seed if seed is None else seed
+        if settings.stream:
+            return self.networks.stream_windows(tokens, here, seed=seed, steps=settings.stream_steps, on_step=on_step)
+        return self.networks.render_windows(
+            tokens, here, seed=seed, sampler=settings.sampler, on_step=on_step, depth=depth
+        )

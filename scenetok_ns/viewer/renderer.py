@@ -39,6 +39,7 @@ from scenetok_ns.viewer.estimates import EstimateCost, Estimates
 from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture, with_caption
 from scenetok_ns.viewer.shown_scene import NotReadyError, Shown, ShownScene
 from scenetok_ns.viewer.splat_preview import SplatPreview
+from scenetok_ns.viewer.stream_preview import StreamPreview
 from scenetok_ns.viewer.view_cache import View, ViewCache
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class ViewerRenderer:
         self.comparison = Comparison(self.scene, renderer.preset.data.image_size)
         self.views = ViewCache()
         self._estimate_cost = EstimateCost()
-        self.splat = SplatPreview()
+        self.splat, self.stream = SplatPreview(), StreamPreview()
         self._sent: WeakKeyDictionary[Thread, tuple[View, PictureRequest]] = WeakKeyDictionary()
         """What each thread's browser was sent last."""
         self._interruptions = 0
@@ -234,6 +235,9 @@ class ViewerRenderer:
         key = f"{shown.version}|{settings.seed}|{settings.num_tokens}|{settings.previous_views}"
         wanted = [settings.rest, settings.moving] if moving else [settings.rest]
         found = self.views.find(key, wanted, camera, short_side)
+        if moving and settings.previous_views and (found is None or found.sampler != settings.rest):
+            on_step(0, 1)
+            found = self.stream.view(shown, self._tokens(shown), key, settings.moving, settings.seed, camera) or found
         if found is None:
             on_step(0, wanted[-1].steps)  # nothing is begun that would be given up at once
             before = self.views.near(key, settings.rest, camera, self._room(), self._reach(shown.tokens))

@@ -126,6 +126,21 @@ def test_several_scenes_are_rendered_together_as_each_alone(workplace: Path, tmp
     assert np.abs(together - pictures(tmp_path / "both" / "attic")).mean() > 5
 
 
+def test_a_stream_renders_nearly_what_the_sampler_does(workplace: Path, tmp_path: Path) -> None:
+    """From token files by themselves, and through a run that ns-render can open."""
+    run, words = workplace / "attic-scene", ("--path", "dolly", "--frames", 10, "--formats", "png", "--size", 128)
+    scenetok("render", "--tokens", f"{run}.safetensors", "--output", tmp_path / "sampled", *words)
+    scenetok("render", "--tokens", f"{run}.safetensors", "--output", tmp_path / "tokens", *words, "--stream")
+    scenetok("new-run", run, "--output", tmp_path / "run", "--stream")
+    scenetok("render", "--run", tmp_path / "run", "--output", tmp_path / "run-renders", *words)
+    sampled, streamed, again = (
+        pictures(tmp_path / name / "attic").astype(int) for name in ("sampled", "tokens", "run-renders")
+    )
+    assert np.abs(streamed - again).max() <= 1
+    difference = np.abs(streamed - sampled).mean()
+    assert 0 < difference < 0.3 * np.abs(sampled - sampled.mean(axis=(1, 2), keepdims=True)).mean()
+
+
 def test_a_run_folder_is_left_as_it_is(workplace: Path, tmp_path: Path) -> None:
     """A run folder is not overwritten, whether it is the output or has the name of a scene's folder in the output."""
     run = workplace / "attic-scene"
@@ -171,6 +186,7 @@ def test_a_scene_rendered_again_replaces_its_pictures(workplace: Path, tmp_path:
         (["--frames", "0"], "--frames must be at least 1"),
         (["--frame-rate", "0"], "--frame-rate above 0"),
         (["--pose-scale", "2"], "--tokens already gives the scene: leave out --pose-scale"),
+        (["--stream", "--depth"], "--stream predicts no depth: leave out --stream or --depth"),
     ],
 )
 def test_wrong_renderings_are_told_in_one_line(workplace: Path, tmp_path: Path, words: list[str], message: str) -> None:

@@ -13,7 +13,8 @@ import torch
 from support.command_line import failure
 
 from scenetok_ns.cli.photograph_options import PhotographOptions
-from scenetok_ns.cli.run_options import EMBEDDED, GenerationOptions, RunChanges, run_for
+from scenetok_ns.cli.run_options import EMBEDDED, MOST_STREAM_STEPS, GenerationOptions, RunChanges, run_for
+from scenetok_ns.models.flow.streaming import MOST_STEPS
 from scenetok_ns.models.tokens import SceneTokens
 
 PHOTOGRAPH = PhotographOptions(image=Path("photo.jpg"))
@@ -58,6 +59,16 @@ def test_options_are_read_without_nerfstudio() -> None:
         ),
         ({"num_context": 0}, "--num-context must be at least 1, got 0"),
         ({"steps": -1}, "--steps must be at least 1, got -1"),
+        ({"stream": True, "steps": 25}, "--stream takes at most 8 --steps, got 25"),
+        (
+            {"stream": True, "guidance": 2.0},
+            "--stream renders with a student, which takes no --guidance: leave one of them out",
+        ),
+        (
+            {"stream": True, "solver": "multistep"},
+            "--stream renders with a student, which takes no --solver: leave one of them out",
+        ),
+        ({"student_weights": Path("none.safetensors")}, "--student: there is no file none.safetensors"),
         ({"guidance": 0.5}, "--guidance must be at least 1 (1 is off), got 0.5"),
         ({"guidance": NAN}, "--guidance must be at least 1 (1 is off), got nan"),
         ({"guidance": float("inf")}, "--guidance must be at least 1 (1 is off), got inf"),
@@ -74,6 +85,10 @@ def test_impossible_changes_are_refused_by_their_option(values: dict[str, Any], 
     with pytest.raises(ValueError) as error:
         RunChanges(**values)
     assert str(error.value) == message
+
+
+def test_streams_have_as_many_steps_as_the_networks_take() -> None:
+    assert MOST_STREAM_STEPS == MOST_STEPS
 
 
 def test_changes_do_not_change() -> None:

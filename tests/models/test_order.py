@@ -13,7 +13,7 @@ ORDER = [
     {"scenetok"},
     {"scene_encoding", "pretrained"},
     {"scenetok_networks"},
-    {"depth_weights", "weight_sources"},
+    {"depth_weights", "student_weights", "scene_stream", "weight_sources"},
     {"engine", "released_checkpoints", "released_files", "run_folders"},
     {"fused"},
     {"tokens"},

@@ -13,7 +13,7 @@ from scenetok_ns.models.presets import load_preset, preset_names
 from scenetok_ns.plugin import methods as scenetok_config
 from scenetok_ns.plugin.methods import method_config
 
-FROZEN = {"scenetok-refine", "scenetok-depth", "scenetok-splat"}
+FROZEN = {"scenetok-refine", "scenetok-depth", "scenetok-stream", "scenetok-splat"}
 """Methods that train something beside networks of any preset."""
 PYPROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
 

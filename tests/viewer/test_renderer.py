@@ -17,6 +17,7 @@ from support.small_runs import randomize, small_pipeline, write_small_re10k
 from support.viewer_threads import Browser, FakeViewer, pose
 
 from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
+from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.plugin.pipeline import SceneTokPipeline
 from scenetok_ns.viewer import renderer as viewer_renderer
 
@@ -180,7 +181,10 @@ def test_the_viewer_shows_what_ns_render_renders(
     assert (shown.std(dim=(0, 1)) > 0).all()
 
 
-def test_views_go_on_from_those_before(browser: Browser, samplings: Samplings, pipeline: SceneTokPipeline) -> None:
+def test_views_go_on_from_those_before(
+    browser: Browser, samplings: Samplings, pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SceneTok, "streams", False)
     renderer = pipeline.model.viewer_renderer
     browser.look(pose(0.1))
     alone = browser.at_rest()
@@ -193,6 +197,31 @@ def test_views_go_on_from_those_before(browser: Browser, samplings: Samplings, p
             assert not torch.equal(last, alone)
     # Preview and full picture go on from the same view; the first has none, the last none that looks its way.
     assert samplings.clean == [0, 0, 1, 1, 0, 0]
+
+
+def test_a_moving_camera_gets_its_pictures_from_the_stream(
+    browser: Browser, samplings: Samplings, pipeline: SceneTokPipeline
+) -> None:
+    renderer = pipeline.model.viewer_renderer
+    renderer.settings = replace(renderer.settings, previous_views=1)
+    samplings.steps.clear()
+    browser.look(pose(0.3))
+    browser.wait(lambda: len(browser.pictures) == 2)
+    (moving, preview), (rest, full) = browser.pictures
+    assert (moving, rest) == ("low_move", "high") and samplings.steps == [STEPS]
+    assert preview["rgb"].shape == full["rgb"].shape and not torch.equal(preview["rgb"], full["rgb"])
+    # A stream through the same view makes the same picture; another seed starts another stream.
+    networks, tokens = pipeline.model.scenetok, renderer.scene.current().tokens
+    last, stream = renderer.stream._last, renderer.stream._stream
+    assert last is not None
+    expected = networks.open_stream(tokens, seed=renderer.settings.seed).next(last.camera).frames[0, -1]
+    torch.testing.assert_close(last.picture, expected)
+    browser.look(pose(0.4))
+    browser.wait(lambda: renderer.stream._last is not last)
+    assert renderer.stream._stream is stream
+    renderer.settings = replace(renderer.settings, seed=7)
+    browser.look(pose(0.5))
+    browser.wait(lambda: renderer.stream._stream is not stream)
 
 
 def test_an_error_is_shown_and_the_viewer_goes_on(browser: Browser, samplings: Samplings) -> None:

@@ -115,6 +115,17 @@ class Autoencoder(nn.Module, ABC):
         """Decode normalised latents to frames, as `decode_raw` does."""
         return self.decode_raw(self.space.denormalize(latents))
 
+    def decode_next(
+        self, latents: Float[Tensor, "b l c h w"], before: Float[Tensor, "b l c h w"] | None
+    ) -> Float[Tensor, "b f 3 height width"]:
+        """Decode one chunk of a clip without an end, as soon as it is there.
+
+        Args:
+            latents: The chunk.
+            before: The chunk before it, for autoencoders whose chunks influence one another; None: it is the first.
+        """
+        return self.decode(latents)
+
     def decode_stream(
         self, pieces: Iterable[Float[Tensor, "b l c h w"]], *, num_frames: int | None = None
     ) -> Iterator[Float[Tensor, "b f 3 height width"]]:

@@ -32,6 +32,10 @@ class OffloadedAutoencoder(Autoencoder):
     def latents_needed(self, num_frames: int) -> int:
         return self.inner.latents_needed(num_frames)
 
+    def decode_next(self, latents: Tensor, before: Tensor | None) -> Tensor:
+        with self._visit(latents.device):
+            return self.inner.decode_next(latents, before)
+
     def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
         """Return the faster version of the inner autoencoder, which stays on the device: its half-precision weights
         are small. Without a faster version, return this autoencoder."""

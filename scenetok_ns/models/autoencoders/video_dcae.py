@@ -146,6 +146,14 @@ class VideoDCAE(Autoencoder):
         video = _run_tiled(self._decode_all_frames, self._to_network(latents), time, space).transpose(1, 2)
         return video.to(latents.dtype) / 2 + 0.5
 
+    def decode_next(self, latents: Tensor, before: Tensor | None) -> Tensor:
+        """Decode the latent together with the one before it: a lone one would be given to the network twice anyway."""
+        both = latents if before is None else torch.cat([before, latents], dim=1)
+        _, space = self.tiling.decode_axes()
+        raw = self._to_network(self.space.denormalize(both))
+        video = _run_tiled_in_space(lambda x: self._decode_all_frames(x, replay=True), raw, space).transpose(1, 2)
+        return (video[:, -TIME * latents.shape[1] :].to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+
     def latents_needed(self, num_frames: int) -> int:
         """Number of leading latents to decode: at least two, because the network treats a single one as an image."""
         return max(super().latents_needed(num_frames), 2)

@@ -25,6 +25,7 @@ from scenetok_ns.models.flow.sampling import LastFeatures, OnStep, SampledLatent
 from scenetok_ns.models.flow.schedules import Schedule
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.ops.graphs import StepGraphs, working
+from scenetok_ns.models.ops.rope import RotaryTable
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
@@ -197,9 +198,26 @@ class DenoisingEngine:
         embedded = [self._pose_embed(cameras.select(slice(i, i + chunk))) for i in pieces]
         return self._denoiser.rounded_poses(torch.cat(embedded, dim=1))
 
+    def embed_times(self, t_net: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch hidden"]:
+        """Embed network times in float32."""
+        return self._t_embedder(t_net)
+
+    def rotary(self, num_latents: int) -> RotaryTable:
+        """Return the rotation table of a window, on the device."""
+        return self._denoiser.rotary(num_latents, self.device)
+
     @property
     def weights(self) -> DenoiserWeights:
         return self._weights
+
+    @property
+    def options(self) -> EngineOptions:
+        return self._options
+
+    @property
+    def stream(self) -> torch.cuda.Stream | None:
+        """CUDA stream that everything runs on; None: the CPU."""
+        return self._stream
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
@@ -17,9 +17,12 @@ from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.engine.compressing import CompressingEngine
 from scenetok_ns.models.engine.denoising import DenoisingEngine
 from scenetok_ns.models.engine.options import EngineOptions
+from scenetok_ns.models.engine.stream import StreamingEngine
 from scenetok_ns.models.engine.token_sampling import TokenEngine
 from scenetok_ns.models.engine.worker import Report, Worker
+from scenetok_ns.models.flow.frame_stream import FrameStream
 from scenetok_ns.models.flow.sampling import OnStep, SampledLatents, checked_schedule
+from scenetok_ns.models.flow.streaming import StreamConfig
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, StartedPath, decode_windows, start_path
 from scenetok_ns.models.networks.adapters import adapters_in_use
 from scenetok_ns.models.networks.compressor import Compressor
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 KEPT_AUTOENCODERS = 2
 """Number of autoencoders whose copies are cached: one for context views, one for targets."""
+KEPT_DENOISERS = 2
+"""Number of denoisers whose weights are laid out: the model's own, and a student."""
 Fingerprint = tuple[tuple[int, int], ...]
 T = TypeVar("T")
 Finished = tuple[T, "torch.cuda.Event | None"]
@@ -85,7 +90,7 @@ class RenderingEngine:
         self.device = device
         self.options = options or EngineOptions.for_device(device)
         self._worker = Worker("scenetok engine")
-        self._denoising: tuple[Fingerprint, DenoisingEngine] | None = None
+        self._denoising: dict[int, tuple[Fingerprint, StreamingEngine]] = {}
         self._generating: tuple[Fingerprint, TokenEngine] | None = None
         self._compressing: tuple[Fingerprint, CompressingEngine] | None = None
         self._autoencoders: dict[int, tuple[Autoencoder, Autoencoder]] = {}
@@ -157,6 +162,42 @@ class RenderingEngine:
                 yield self._finished(part.latents, self._compute_stream)
 
         return self._results(start, on_step, tokens, noise, cameras.c2w, cameras.intrinsics)
+
+    def open_stream(
+        self,
+        denoiser: Denoiser,
+        autoencoder: Autoencoder,
+        tokens: Float[Tensor, "1 n dim"],
+        config: StreamConfig,
+        image_size: tuple[int, int],
+        *,
+        seed: int = 0,
+    ) -> Callable[[CameraBatch], RenderedFrames]:
+        """Start a stream of frames through one scene; the result is `FrameStream.next`, in the engine's thread."""
+
+        def start(report: Report) -> Iterator[Finished[FrameStream]]:
+            with self._preparing():
+                streaming = self._streaming_engine(denoiser)
+                decoder = self.inference_copy(autoencoder)
+                latents = streaming.open(tokens, decoder.space.layout, config)
+                stream = FrameStream(latents, decoder, image_size, seed, self.device)
+            yield self._finished(stream, self._compute_stream)
+
+        (stream,) = self._results(start, None, tokens)
+
+        def following(cameras: CameraBatch) -> RenderedFrames:
+            def step(report: Report) -> Iterator[Finished[RenderedFrames]]:
+                with working(self._compute_stream):
+                    chunk = stream.denoise(cameras)
+                self._hand_over((chunk.latents, chunk.uncertainty))
+                with working(self._decode_stream):
+                    frames = stream.decode(chunk)
+                yield self._finished(frames, self._decode_stream)
+
+            (frames,) = self._results(step, None, cameras.c2w, cameras.intrinsics)
+            return frames
+
+        return following
 
     def sample_scene_tokens(
         self,
@@ -275,10 +316,7 @@ class RenderingEngine:
 
         def handed_over() -> Iterator[SampledLatents]:
             for part in sampled:
-                if stream is not None and self._compute_stream is not None:
-                    stream.wait_event(self._compute_stream.record_event())
-                    for tensor in tensors_of(part):
-                        tensor.record_stream(stream)
+                self._hand_over(tensors_of(part))
                 yield part
 
         windows = decode_windows(decoder, handed_over(), path, head)
@@ -288,6 +326,13 @@ class RenderingEngine:
             if window is None:
                 return
             yield self._finished(window, stream)
+
+    def _hand_over(self, tensors: Iterable[Tensor]) -> None:
+        """Let the decoder's stream use what the other has made."""
+        if self._decode_stream is not None and self._compute_stream is not None:
+            self._decode_stream.wait_event(self._compute_stream.record_event())
+            for tensor in tensors:
+                tensor.record_stream(self._decode_stream)
 
     @contextmanager
     def _preparing(self) -> Iterator[None]:
@@ -319,13 +364,20 @@ class RenderingEngine:
             torch.cuda.empty_cache()  # else the allocator keeps what their graphs held
 
     def _denoising_engine(self, denoiser: Denoiser) -> DenoisingEngine:
+        return self._streaming_engine(denoiser).denoising
+
+    def _streaming_engine(self, denoiser: Denoiser) -> StreamingEngine:
         now = fingerprint(denoiser)
-        if self._denoising is None or self._denoising[0] != now:
+        known = self._denoising.get(id(denoiser))
+        if known is None or known[0] != now:
             logger.info("rendering engine: laying out the denoiser's weights; first use on a machine compiles kernels")
-            self._denoising = None  # frees the memory first
+            known = None
+            self._denoising.pop(id(denoiser), None)  # frees the memory first
+            while len(self._denoising) >= KEPT_DENOISERS:
+                del self._denoising[next(iter(self._denoising))]
             engine = DenoisingEngine(denoiser, self.device, self.options, self._compute_stream)
-            self._denoising = now, engine
-        return self._denoising[1]
+            self._denoising[id(denoiser)] = known = now, StreamingEngine(engine)
+        return known[1]
 
     def _token_engine(self, generator: SceneGenerator) -> TokenEngine:
         now = fingerprint(generator)

@@ -166,14 +166,79 @@ def block_forward(
     `normed` is the modulated first norm of `x`. The second result is the norm of the first, modulated for the layer
     that follows: the next block, or the final layer.
     """
-    _, _, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
-    d = keys.shape[-1]
-    heads = x.shape[-1] // d
-    qkv = F.linear(normed, weights.qkv, weights.qkv_bias)
-    qkv = rearrange(qkv, "c b n (h3 d) -> (c b) n h3 d", d=d)
+    qkv = _heads(weights, normed, keys.shape[-1])
+    heads = qkv.shape[2] // 3
     # Queries are rotated along with the keys. Where there is no key to rotate, `attend` saves a kernel by doing it.
     q, k = norm_rotate(qkv[:, :, : 2 * heads], weights.qk_norm, rotary, NORM_EPS).chunk(2, dim=1)
     attended = attend(q.transpose(1, 2), None, None, k, qkv[:, :, 2 * heads :].transpose(1, 2), NORM_EPS)
+    return _after_attention(weights, x, attended, modulation, next_shift, next_scale, keys, values, rotary)
+
+
+def trunk_forward_after(
+    weights: TrunkWeights,
+    x: Float[Tensor, "1 b n hidden"],
+    modulation: Float[Tensor, "b n all"],
+    keys: Float[Tensor, "depth b heads keys d"],
+    values: Float[Tensor, "depth b heads keys d"],
+    rotary: RotaryTable,
+    seen_keys: Float[Tensor, "depth b heads m d"],
+    seen_values: Float[Tensor, "depth b heads m d"],
+    *,
+    keep: bool,
+) -> tuple[Float[Tensor, "1 b n out"], tuple[Float[Tensor, "depth b n heads d"], ...]]:
+    """Run `Trunk.forward_after`.
+
+    Args:
+        seen_keys, seen_values: Keys, rotated, and values that the self-attention of every block sees. The last `n`,
+            those of `x` itself, are overwritten.
+        keep: Also return keys, not yet rotated, and values of `x` in every block.
+    """
+    hidden, count, d = x.shape[-1], x.shape[2], weights.head_dim
+    heads = hidden // d
+    own_keys, own_values = seen_keys[:, :, :, -count:], seen_values[:, :, :, -count:]
+    first_shift, first_scale = modulation[..., : 2 * hidden].chunk(2, dim=-1)
+    normed = norm_modulate(x, first_scale, first_shift, NORM_EPS)
+    made = []
+    for index, block in enumerate(weights.blocks):
+        own = modulation[..., index * CHUNKS * hidden : (index + 1) * CHUNKS * hidden]
+        shift, scale = modulation[..., (index + 1) * CHUNKS * hidden :][..., : 2 * hidden].chunk(2, dim=-1)
+        qkv = _heads(block, normed, d)
+        q, k = norm_rotate(qkv[:, :, : 2 * heads], block.qk_norm, rotary, NORM_EPS).chunk(2, dim=1)
+        own_keys[index].copy_(k)
+        own_values[index].copy_(qkv[:, :, 2 * heads :].transpose(1, 2))
+        if keep:
+            plain = norm_rotate(qkv[:, :, heads : 2 * heads], block.qk_norm[heads:], None, NORM_EPS)
+            made.append((plain.transpose(1, 2), qkv[:, :, 2 * heads :]))
+        attended = attend(q.transpose(1, 2), None, None, seen_keys[index], seen_values[index], NORM_EPS)
+        x, normed = _after_attention(block, x, attended, own, shift, scale, keys[index], values[index], rotary)
+    kept = tuple(torch.stack(parts) for parts in zip(*made, strict=True))
+    return F.linear(normed, weights.final, weights.final_bias), kept
+
+
+def rotated(heads: Float[Tensor, "b n heads d"], rotary: RotaryTable | None) -> Float[Tensor, "b heads n d"]:
+    """Rotate normed heads by their positions; None: only their order in memory changes."""
+    return norm_rotate(heads, None, rotary, NORM_EPS)
+
+
+def _heads(weights: BlockWeights, normed: Tensor, d: int) -> Float[Tensor, "b n 3*heads d"]:
+    """Queries, keys and values of the self-attention, before norms and rotation."""
+    return rearrange(F.linear(normed, weights.qkv, weights.qkv_bias), "c b n (h3 d) -> (c b) n h3 d", d=d)
+
+
+def _after_attention(
+    weights: BlockWeights,
+    x: Tensor,
+    attended: Tensor,
+    modulation: Tensor,
+    next_shift: Tensor,
+    next_scale: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    rotary: RotaryTable | None,
+) -> tuple[Tensor, Tensor]:
+    """A block behind its self-attention; arguments and result as in `block_forward`."""
+    _, _, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
+    d = keys.shape[-1]
     x = linear_gated(attended.reshape(x.shape), weights.proj, weights.proj_bias, x, gate1)
     q = rearrange(F.linear(x, weights.cross_q, weights.cross_q_bias), "c b n (h d) -> (c b) n h d", d=d)
     attended = attend(q, weights.cross_q_norm, rotary, keys, values, NORM_EPS)

@@ -216,7 +216,7 @@ def step_table(times: Float[Tensor, "steps+1 latents"], device: torch.device) ->
 
 
 def to_device(table: Tensor, device: torch.device) -> Tensor:
-    """A table made on the CPU, without waiting for the device."""
-    if device.type != "cuda":
+    """A table, made on the CPU as a rule, without waiting for the device."""
+    if device.type != "cuda" or table.is_cuda:
         return table.to(device)
     return table.pin_memory().to(device, non_blocking=True)

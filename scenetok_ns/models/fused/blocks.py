@@ -72,6 +72,8 @@ def fused_forward(
 
 def _usable(block: nn.Module, args: tuple[Any, ...]) -> bool:
     """Whether the kernels fit. Frozen blocks are left out: most of the work here is for gradients of parameters."""
+    if len(args) > 4:  # the kernels take no mask of the self-attention
+        return False
     return all(isinstance(x, torch.Tensor) for x in args[:3]) and fits_kernels(block)
 
 

@@ -5,9 +5,11 @@ The paper calls it the rendering decoder.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.autoencoders.registry import latent_space
@@ -152,6 +154,70 @@ class Denoiser(nn.Module):
         patches, features = self.model.forward_with_features(*self._inputs(latents, poses, t_net), context, rotary)
         return self._maps(patches, latents), features.unflatten(1, poses.shape[1:3])
 
+    def velocity_causal(
+        self,
+        latents: Float[Tensor, "b l c h w"],
+        poses: Float[Tensor, "b l n hidden"],
+        t_net: Float[Tensor, "b l"],
+        context: Context,
+        chunk: int,
+        past: tuple[Float[Tensor, "b l c h w"], Float[Tensor, "b l"]] | None = None,
+    ) -> Float[Tensor, "b l c h w"]:
+        """Predict the velocity of a window whose chunks see themselves and earlier chunks, in one pass.
+
+        It equals a stream of `forward_after` calls over the window.
+
+        Args:
+            latents: Noisy latents of a window.
+            poses: Result of `embed_poses`.
+            t_net: Network time of each latent.
+            context: Result of `project` or `cross_attention_kv`.
+            chunk: Latents of a chunk of the temporal layout.
+            past: Latents and times at which earlier chunks are seen, in a step before the last: those of the last step.
+                None: `latents` at `t_net`.
+        """
+        chunks, tokens, rotary = (
+            latents.shape[1] // chunk,
+            chunk * self.positions,
+            self.rotary(latents.shape[1], latents.device),
+        )
+        if past is not None:
+            latents = torch.cat([past[0].to(latents.dtype), latents], dim=1)
+            poses, t_net = poses.repeat(1, 2, 1, 1), torch.cat([past[1], t_net], dim=1)
+            rotary = torch.cat([rotary[0]] * 2), torch.cat([rotary[1]] * 2)
+        mask = causal_mask(chunks, tokens, past is not None, latents.device)
+        patches = self.model(*self._inputs(latents, poses, t_net), context, rotary, mask)
+        return self._maps(patches, latents)[:, -chunks * chunk :]
+
+    def forward_after(
+        self,
+        latents: Float[Tensor, "b l c h w"],
+        poses: Float[Tensor, "b l n hidden"],
+        t_net: Float[Tensor, "b l"],
+        context: list[KeyValues],
+        rotary: RotaryTable,
+        past: list[KeyValues],
+    ) -> tuple[Float[Tensor, "b l c h w"], list[KeyValues]]:
+        """Predict the velocity of latents that see earlier ones by keys and values alone.
+
+        Args:
+            latents: Latents of a chunk.
+            poses, t_net: As in `velocity`, of this chunk.
+            context: Result of `cross_attention_kv`.
+            rotary: Rows of `rotary` at the places of these latents in the window.
+            past: For every block, keys, rotated, and values of the earlier latents.
+
+        Returns:
+            Velocities, and for every block the keys of these latents, not yet rotated, and their values.
+        """
+        patches, kept = self.model.forward_after(*self._inputs(latents, poses, t_net), context, rotary, past)
+        return self._maps(patches, latents), kept
+
+    @property
+    def positions(self) -> int:
+        """Tokens of one latent."""
+        return self.grid[0] * self.grid[1]
+
     def _inputs(self, latents: Tensor, poses: Tensor, t_net: Tensor) -> tuple[Tensor, Tensor]:
         """Embed latents, times and poses as tokens and their conditions."""
         b, num_latents = latents.shape[:2]
@@ -187,3 +253,23 @@ class Denoiser(nn.Module):
     def rounded_poses(self, poses: Tensor) -> Tensor:
         """Round poses to bfloat16, as the released weights were trained, whatever the precision of the rest."""
         return poses.bfloat16().to(poses.dtype) if self._round_poses else poses
+
+
+@cache
+def causal_mask(chunks: int, tokens: int, doubled: bool, device: torch.device) -> Bool[Tensor, "n n"]:
+    """Mask of `Denoiser.velocity_causal`; rows are queries, columns keys.
+
+    It is made once for each device: a recorded step cannot copy from main memory.
+
+    Args:
+        chunks: Number of chunks.
+        tokens: Tokens of a chunk.
+        doubled: The chunks as later ones see them come first, then the chunks whose velocity is wanted.
+        device: Device of the mask.
+    """
+    index = torch.arange(chunks)
+    earlier, same = index[None] < index[:, None], index[None] == index[:, None]
+    mask = earlier | same
+    if doubled:
+        mask = torch.cat([torch.cat([mask, torch.zeros_like(mask)], dim=1), torch.cat([earlier, same], dim=1)])
+    return mask.repeat_interleave(tokens, dim=0).repeat_interleave(tokens, dim=1).to(device)

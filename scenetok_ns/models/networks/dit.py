@@ -6,7 +6,7 @@ import math
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scenetok_ns.models.networks.block_execution import Part, run_block
@@ -76,6 +76,7 @@ class Block(Part):
         activated: Float[Tensor, "b n hidden"],
         context: Float[Tensor, "b keys hidden"] | KeyValues,
         rotary: RotaryTable | None = None,
+        mask: Bool[Tensor, "n n"] | None = None,
     ) -> Float[Tensor, "b n hidden"]:
         """Return `x` after one block.
 
@@ -84,9 +85,38 @@ class Block(Part):
             activated: Result of `layers.activate` for the condition of each token.
             context: Sequence to attend to, or its keys and values from `attn2.keys_values`.
             rotary: Rotation of the queries, and of the keys of the self-attention. None: no rotation.
+            mask: Tokens that each token attends to in the self-attention; None: all.
         """
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulations(self.adaLN_modulation, activated, 6)
-        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rotary)
+        changes = modulations(self.adaLN_modulation, activated, 6)
+        attended = self.attn(modulate(self.norm1(x), *changes[:2]), rotary, mask)
+        return self._after_attention(x, attended, context, rotary, changes[2:])
+
+    def forward_after(
+        self,
+        x: Float[Tensor, "b n hidden"],
+        activated: Float[Tensor, "b n hidden"],
+        context: KeyValues,
+        rotary: RotaryTable,
+        past: KeyValues,
+    ) -> tuple[Float[Tensor, "b n hidden"], KeyValues]:
+        """Return `x` after one block whose self-attention also sees earlier tokens, and what later ones need of `x`.
+
+        Arguments as in `forward` and `SelfAttention.forward_after`.
+        """
+        changes = modulations(self.adaLN_modulation, activated, 6)
+        attended, own = self.attn.forward_after(modulate(self.norm1(x), *changes[:2]), rotary, past)
+        return self._after_attention(x, attended, context, rotary, changes[2:]), own
+
+    def _after_attention(
+        self,
+        x: Tensor,
+        attended: Tensor,
+        context: Tensor | KeyValues,
+        rotary: RotaryTable | None,
+        changes: tuple[Tensor, ...],
+    ) -> Tensor:
+        gate1, shift2, scale2, gate2 = changes
+        x = x + gate1 * attended
         kv = self.attn2.keys_values(context) if isinstance(context, Tensor) else context
         x = x + self.attn2(x, kv, rotary)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
@@ -138,10 +168,33 @@ class Trunk(nn.Module):
         condition: Float[Tensor, "b n hidden"],
         context: Context,
         rotary: RotaryTable | None = None,
+        mask: Bool[Tensor, "n n"] | None = None,
     ) -> Float[Tensor, "b n out"]:
-        """Return the output features of each token, given its condition and the sequence to attend to."""
+        """Return the output features of each token, given its condition and the sequence to attend to.
+
+        mask: Tokens that each token attends to in self-attention; None: all.
+        """
         activated = activate(condition)
-        return run_block(self.final_layer, self._through_blocks(x, activated, context, rotary), activated)
+        return run_block(self.final_layer, self._through_blocks(x, activated, context, rotary, mask), activated)
+
+    def forward_after(
+        self,
+        x: Float[Tensor, "b n hidden"],
+        condition: Float[Tensor, "b n hidden"],
+        context: list[KeyValues],
+        rotary: RotaryTable,
+        past: list[KeyValues],
+    ) -> tuple[Float[Tensor, "b n out"], list[KeyValues]]:
+        """Return the output features of tokens that come after others, and keys and values of every block.
+
+        past: Keys, rotated, and values of the earlier tokens in every block. The returned keys are not rotated.
+        """
+        activated = activate(condition)
+        kept: list[KeyValues] = []
+        for block, own, before in zip(self.blocks, context, past, strict=True):
+            x, keys_values = cast(Block, block).forward_after(x, activated, own, rotary, before)
+            kept.append(keys_values)
+        return self.final_layer(x, activated), kept
 
     def forward_with_features(
         self,
@@ -155,10 +208,17 @@ class Trunk(nn.Module):
         features = self.final_layer.features(self._through_blocks(x, activated, context, rotary), activated)
         return self.final_layer.linear(features), features
 
-    def _through_blocks(self, x: Tensor, activated: Tensor, context: Context, rotary: RotaryTable | None) -> Tensor:
+    def _through_blocks(
+        self,
+        x: Tensor,
+        activated: Tensor,
+        context: Context,
+        rotary: RotaryTable | None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         for index, block in enumerate(self.blocks):
             own = context if isinstance(context, Tensor) else context[index]
-            x = run_block(block, x, activated, own, rotary)
+            x = run_block(block, x, activated, own, rotary, *(() if mask is None else (mask,)))
         return x
 
     @torch.no_grad()

@@ -7,10 +7,10 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scenetok_ns.models.ops.attention import attention
+from scenetok_ns.models.ops.attention import attention, attention_masked
 from scenetok_ns.models.ops.rope import Float32Tables, RotaryTable, apply_rotary
 
 KeyValues = tuple[Float[Tensor, "b heads keys d"], Float[Tensor, "b heads keys d"]]
@@ -84,12 +84,34 @@ class SelfAttention(nn.Module):
         self.q_norm, self.k_norm = _qk_norms(dim, num_heads, qk_norm_eps)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b n dim"], rotary: RotaryTable | None = None) -> Float[Tensor, "b n dim"]:
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        q, k = self.q_norm(q), self.k_norm(k)
+    def forward(
+        self,
+        x: Float[Tensor, "b n dim"],
+        rotary: RotaryTable | None = None,
+        mask: Bool[Tensor, "n n"] | None = None,
+    ) -> Float[Tensor, "b n dim"]:
+        """`mask` marks the keys of each query; None: all."""
+        q, k, v = self._heads(x)
         if rotary is not None:
             q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
-        return self.proj(rearrange(attention(q, k, v), "b h n d -> b n (h d)"))
+        attended = attention(q, k, v) if mask is None else attention_masked(q, k, v, mask)
+        return self.proj(rearrange(attended, "b h n d -> b n (h d)"))
+
+    def forward_after(
+        self, x: Float[Tensor, "b n dim"], rotary: RotaryTable, past: KeyValues
+    ) -> tuple[Float[Tensor, "b n dim"], KeyValues]:
+        """Attend to earlier tokens and to all of `x`; also return the keys of `x`, not yet rotated, and its values.
+
+        past: Keys, rotated, and values of the earlier tokens.
+        """
+        q, k, v = self._heads(x)
+        keys = torch.cat([past[0], apply_rotary(k, rotary)], dim=2)
+        attended = attention(apply_rotary(q, rotary), keys, torch.cat([past[1], v], dim=2))
+        return self.proj(rearrange(attended, "b h n d -> b n (h d)")), (k, v)
+
+    def _heads(self, x: Float[Tensor, "b n dim"]) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        return self.q_norm(q), self.k_norm(k), v
 
 
 class CrossAttention(nn.Module):

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,16 @@ def attention_plain(
 ) -> Float[Tensor, "b heads queries d"]:
     """Compute attention with torch, which may choose any kernel."""
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def attention_masked(
+    q: Float[Tensor, "b heads queries d"],
+    k: Float[Tensor, "b heads keys d"],
+    v: Float[Tensor, "b heads keys d"],
+    mask: Bool[Tensor, "queries keys"],
+) -> Float[Tensor, "b heads queries d"]:
+    """Attention in which a query attends only to the keys that its row of `mask` marks; by torch's own kernels."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def attention_flash(

@@ -58,6 +58,17 @@ def test_video_dcae_decodes_a_short_path_from_at_least_two_latents(video_dcae: V
     assert OffloadedAutoencoder(video_dcae).latents_needed(1) == 2
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_video_dcae_decodes_the_next_latent_beside_the_one_before(video_dcae: VideoDCAE, offloaded: bool) -> None:
+    model = OffloadedAutoencoder(video_dcae) if offloaded else video_dcae
+    latents = torch.randn(1, 2, video_dcae.space.channels, 1, 1, generator=torch.Generator().manual_seed(0))
+    first, second = model.decode_next(latents[:, :1], None), model.decode_next(latents[:, 1:], latents[:, :1])
+    torch.testing.assert_close(first, video_dcae.decode(latents[:, :1]))
+    torch.testing.assert_close(second, video_dcae.decode(latents)[:, 4:])
+    assert not torch.allclose(second, video_dcae.decode(latents[:, 1:]), atol=1e-3)
+
+
 def test_nothing_comes_of_nothing(video_dcae: VideoDCAE) -> None:
     assert list(video_dcae.decode_stream([])) == []
 

@@ -61,6 +61,23 @@ def test_a_path_goes_on_from_views_that_are_there() -> None:
     check_equal(found.denoised[0].latents, expected.denoised[0].latents)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_streams_of_frames_are_those_of_the_plain_twin(layout: str) -> None:
+    """Two streams under way at once, and a path by windows between them."""
+    plain, fast = pair(layout)
+    tokens = plain.encode(*views(3))
+    count = fast.target_autoencoder.space.layout.frames_per_chunk
+    streams = [[model.open_stream(tokens, seed=seed) for seed in (0, 1)] for model in (plain, fast)]
+    for index in range(6):
+        cameras = path(6 * count).select(slice(index * count, (index + 1) * count))
+        for expected, found in zip(*streams, strict=True):
+            theirs, ours = expected.next(cameras), found.next(cameras)
+            assert ours.first_frame == theirs.first_frame == index * count
+            check_equal(ours.frames, theirs.frames)
+            check_equal(ours.denoised[0].uncertainty, theirs.denoised[0].uncertainty)
+        check_equal(fast.render(tokens, cameras), plain.render(tokens, cameras))
+
+
 def test_several_scenes_at_once() -> None:
     plain, fast = pair()
     tokens = [plain.encode(*views(3)), replace(plain.encode(*views(4)), pose_scale=2.0)]

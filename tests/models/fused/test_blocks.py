@@ -210,3 +210,19 @@ def test_blocks_are_fused_for_training_only(everywhere: None) -> None:
     with torch.no_grad():
         run_block(block, *args)
     assert calls == [block]
+
+
+def test_a_masked_pass_is_left_to_the_modules(everywhere: None) -> None:
+    """The kernels take no mask of the self-attention, and must not leave it out."""
+    denoiser = randomized(small_denoiser()).to(DEVICE).requires_grad_(True)
+    latents, cameras, t_net, tokens = denoiser_inputs()
+    inputs = latents.to(DEVICE), denoiser.embed_poses(cameras.to(DEVICE)), t_net.to(DEVICE)
+
+    def velocity() -> Tensor:
+        return denoiser.velocity_causal(*inputs, denoiser.project(tokens.to(DEVICE)), 1).detach()
+
+    plain = velocity()
+    fuse_for_training(denoiser)
+    torch.testing.assert_close(velocity(), plain)
+    whole = denoiser.velocity(*inputs, denoiser.project(tokens.to(DEVICE)))
+    assert float((whole - plain).abs().max()) > 1e-3
