@@ -191,7 +191,7 @@ class Bench:
         def engine() -> Iterator[Tensor]:
             made = self.model.engine_for(None)
             assert made is not None
-            return made.inference_copy(self.own[1]).decode_stream(pieces, num_frames=self.frames)
+            return made.copies.autoencoder(self.own[1]).decode_stream(pieces, num_frames=self.frames)
 
         def plainly() -> Iterator[Tensor]:
             return plain.decode_stream(pieces, num_frames=self.frames)

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from scenetok_ns.models.autoencoders.registry import latent_space
-from scenetok_ns.models.engine.engine import Fingerprint, fingerprint
+from scenetok_ns.models.engine.copies import Fingerprint, fingerprint
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.depth_head import DepthHead, DepthHeadConfig
 from scenetok_ns.models.presets import Preset

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from scenetok_ns.models.engine.engine import Fingerprint, fingerprint
+from scenetok_ns.models.engine.copies import Fingerprint, fingerprint
 from scenetok_ns.models.flow.streaming import MOST_STEPS
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser

@@ -23,7 +23,6 @@ from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.data.training_batches import TrainingBatch
 from scenetok_ns.models.autoencoders.registry import check_encoding, weights_file
 from scenetok_ns.models.depth_weights import DepthSource
-from scenetok_ns.models.fused.blocks import fits_kernels
 from scenetok_ns.models.metrics import picture_metrics
 from scenetok_ns.models.networks.averaging import WeightAverage
 from scenetok_ns.models.networks.block_execution import Checkpointing
@@ -35,8 +34,8 @@ from scenetok_ns.rendering.scene_renderer import AutoencoderFile, SceneRenderer
 from scenetok_ns.rendering.token_renderer import RenderSettings
 from scenetok_ns.training.initial_weights import load_initial_weights
 from scenetok_ns.training.loss import TrainingLoss
-from scenetok_ns.training.step_memory import TrainingRun, workload
-from scenetok_ns.training.step_plan import Flags, StepPlan, Wishes, choose, facts_of
+from scenetok_ns.training.step_memory import TrainingRun
+from scenetok_ns.training.step_plan import Flags, StepPlan, Wishes, plan_steps
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
 from scenetok_ns.viewer.renderer import ViewerRenderer
 
@@ -65,30 +64,27 @@ class SceneTokModelConfig(ModelConfig):
     low_vram: bool = False
     """Keep idle networks in CPU memory. Halves GPU memory; starts more slowly."""
     depth_weights: Path | None = None
-    """Weight file of a depth head that was trained for these networks (`ns-train scenetok-depth` writes it); None: that
-    of the embedded weights, if they are used as they come, else depth is found by comparing views, which is slower."""
+    """Weight file of a depth head that `ns-train scenetok-depth` trained for these networks; None: that of the embedded
+    weights, if they are unchanged, else depth is found by comparing views, which is slower."""
     stream: bool = False
     """Render paths with a few-step student (`ns-train scenetok-stream`), faster and without depth. Models that need at
     most two steps anyway stream without one."""
     student_weights: Path | None = None
-    """Weight file of a student that was trained for these networks (`ns-train scenetok-stream` writes it); None: that
-    of the embedded weights, if there is one and they are used as they come."""
+    """Weight file of a student that `ns-train scenetok-stream` trained for these networks; None: that of the embedded
+    weights, if there is one and they are unchanged."""
     engine: Literal["auto", "exact", "off"] = "auto"
     """Renderer on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
     autoencoders in the published code's precision. off: the plain loop, as everywhere else."""
     compile: bool | None = None
-    """Training: compile what does not run fused (torch.compile), which takes 10 to 60 seconds at the start. Compiled
-    code is cached for the next start. None: on a GPU, if the training is long enough."""
+    """Training: compile what does not run fused (torch.compile), which takes 10 to 60 seconds at the start. None: on a
+    GPU, if the training is long enough."""
     fused: bool | None = None
-    """Training on a GPU: run the networks' blocks on kernels of our own, forward and backward. Less memory, no waiting
-    for a compiler, the same gradients up to rounding; hooks on parts of a block do not run. None: where they fit.
-    False: torch's operations."""
+    """Training on a GPU: run the networks' blocks on kernels of our own, which need less memory and no compiler. Hooks
+    on parts of a block do not run. None: where the kernels fit. False: torch's operations."""
     float8: bool = False
-    """Training on Hopper or newer: round the factors of the fused blocks' matrix products to FP8. The weights'
-    gradients stay in bfloat16. An experiment: the loss is not the same."""
+    """Training on Hopper or newer: matrix products of fused blocks in FP8. An experiment: the loss is not the same."""
     cuda_graph: bool | None = None
-    """Training on GPUs: record the forward and backward pass once and replay it, so that the GPU never waits for the
-    host. None: wherever steps can be recorded."""
+    """Training on GPUs: record the forward and backward pass once and replay it. None: where steps can be recorded."""
     gradient_checkpointing: Checkpointing | None = None
     """Training: activations to recompute in the backward pass, to save memory. selective: the cheap ones; full: all.
     None: as few as the GPU's memory allows."""
@@ -104,8 +100,8 @@ class SceneTokModelConfig(ModelConfig):
     preview_steps: int | None = None
     """Denoising steps of the viewer's pictures while the camera moves; None: 4 on a GPU, 2 on a CPU."""
     wide: Aspect = "border"
-    """Pictures that are not square. border: the whole square view with its border; fill: a part of a larger square. The
-    ends of that part lie outside the field of view of the training cameras and are the model's guess."""
+    """Pictures that are not square. border: a square view with a border beside it; fill: a part of a larger square
+    view, whose outer parts the model guesses."""
     seed: int = 0
     """Random seed for rendering: another seed gives another of the pictures that fit the scene."""
     scene_steps: int | None = None
@@ -119,9 +115,8 @@ class SceneTokModelConfig(ModelConfig):
     scene_seed: int = 0
     """SceneGen: another seed gives another of the scenes that fit the photographs."""
     encoding: Encoding = "mean"
-    """How photographs become tokens. mean: means of all Gaussians. latents: latents of VA-VAE are drawn, as in the
-    published code, also in training. published: outside of training scene tokens are drawn, too, as in the published
-    evaluation. Draws follow from the seed."""
+    """How photographs become tokens. mean: nothing is sampled. latents: VA-VAE's latents are sampled, as in the
+    published code, also in training. published: scene tokens are sampled, too, except in training."""
     tokenizer: Path | None = None
     """SceneGen and scenetok-refine, at the start of a training: run folder or released checkpoint with the compressor
     and the denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
@@ -305,27 +300,19 @@ class SceneTokModel(Model):
     # --- Training ---
 
     def choose_steps(self, run: TrainingRun) -> StepPlan:
-        """Choose how training steps run, and prepare the networks, which must be on the device of the training.
-
-        Raises:
-            UsageError: An option of the configuration cannot be met.
-        """
+        """Call `plan_steps` with the options of the configuration; see there."""
         config = self.config
-        facts = facts_of(
-            self.device,
-            steps=run.steps,
-            unfusible=None if any(map(fits_kernels, self.scenetok.modules())) else "no block trains as a whole",
+        self.step_plan = plan_steps(
+            self.scenetok,
+            run,
+            Wishes(config.fused, config.compile, config.cuda_graph, config.gradient_checkpointing, config.float8),
+            FLAGS,
             uncompilable=self.uncompilable,
             unrecordable=self.unrecordable or (MOVES if config.low_vram and not run.from_latents else None),
+            averaged=self.average is not None,
+            pictures=self.has_autoencoders or not run.from_latents,
         )
-        wishes = Wishes(config.fused, config.compile, config.cuda_graph, config.gradient_checkpointing, config.float8)
-        pictures = self.has_autoencoders or not run.from_latents
-        load = workload(self.scenetok, run, averaged=self.average is not None, pictures=pictures)
-        self.step_plan = plan = choose(facts, wishes, load if load.networks else None, FLAGS)
-        self.scenetok.prepare_training(
-            compiled=plan.compile, checkpointing=plan.checkpointing, fused=plan.fused, in_float8=plan.float8
-        )
-        return plan
+        return self.step_plan
 
     def initialize_training_state(self) -> list[str]:
         """Load the weights that a new training starts from, in addition to the embedded ones. Returns lines that
@@ -383,9 +370,9 @@ class SceneTokModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
-        """Picture of a one-camera slice at exactly the camera's size; `obb_box` has no meaning for this model.
+        """Render a one-camera slice at exactly the camera's size. `obb_box` has no meaning for this model.
 
-        Tools get errors unchanged. An error would end a viewer's render thread, so it gets a picture of the message.
+        Tools get errors unchanged. A viewer gets a picture of the message, because an error would end its thread.
         """
         return (self.viewer_renderer if asked_by_viewer() else self.renderer).outputs(camera)
 

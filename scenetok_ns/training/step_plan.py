@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from scenetok_ns.models.fused.blocks import fits_kernels
 from scenetok_ns.models.fused.float8 import CAPABILITY
 from scenetok_ns.models.networks.block_execution import Checkpointing
 from scenetok_ns.models.ops.dispatch import triton_available
+from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.tools.errors import UsageError
-from scenetok_ns.training.step_memory import GIB, Blocks, Memory, Workload, predicted_memory
+from scenetok_ns.training.step_memory import GIB, Blocks, Memory, TrainingRun, Workload, predicted_memory, workload
 
 COMPILING_PAYS = {"fused": 3000, "plain": 500}
 """Number of steps from which on compiling is worth its time: the parts outside fused blocks (up to 20 s), or whole
@@ -181,6 +183,47 @@ def choose(facts: Facts, wishes: Wishes = Wishes(), load: Workload | None = None
     if load is None or not facts.cuda:
         return plan
     return _with_memory(plan, wishes, load)
+
+
+def plan_steps(
+    scenetok: SceneTok,
+    run: TrainingRun,
+    wishes: Wishes,
+    flags: Flags,
+    *,
+    uncompilable: str | None = None,
+    unrecordable: str | None = None,
+    averaged: bool = False,
+    pictures: bool = False,
+) -> StepPlan:
+    """Choose how training steps of a model run, and prepare its networks, which are on the device of the training.
+
+    Args:
+        scenetok: Model.
+        run: Sizes of the training.
+        wishes: What the user has asked for.
+        flags: Names of the options, for messages.
+        uncompilable: Reason why networks of this training are not compiled; None: they can be.
+        unrecordable: Reason why its steps are not recorded; None: they can be.
+        averaged: Whether averaged weights (EMA) are kept.
+        pictures: Whether steps need an autoencoder.
+
+    Raises:
+        UsageError: A wish cannot be met.
+    """
+    facts = facts_of(
+        scenetok.device,
+        steps=run.steps,
+        unfusible=None if any(map(fits_kernels, scenetok.modules())) else "no block trains as a whole",
+        uncompilable=uncompilable,
+        unrecordable=unrecordable,
+    )
+    load = workload(scenetok, run, averaged=averaged, pictures=pictures)
+    plan = choose(facts, wishes, load if load.networks else None, flags)
+    scenetok.prepare_training(
+        compiled=plan.compile, checkpointing=plan.checkpointing, fused=plan.fused, in_float8=plan.float8
+    )
+    return plan
 
 
 def _with_memory(plan: StepPlan, wishes: Wishes, load: Workload) -> StepPlan:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from scenetok_ns.models.autoencoders.base import Autoencoder
-from scenetok_ns.models.autoencoders.offload import HOME
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.engine.compressing import CompressingEngine
-from scenetok_ns.models.engine.denoising import DenoisingEngine
+from scenetok_ns.models.engine.copies import Copies
 from scenetok_ns.models.engine.options import EngineOptions
-from scenetok_ns.models.engine.stream import StreamingEngine
-from scenetok_ns.models.engine.token_sampling import TokenEngine
 from scenetok_ns.models.engine.worker import Report, Worker
 from scenetok_ns.models.flow.frame_stream import FrameStream
 from scenetok_ns.models.flow.sampling import OnStep, SampledLatents, checked_schedule
 from scenetok_ns.models.flow.streaming import StreamConfig
 from scenetok_ns.models.flow.windows import CleanViews, RenderedFrames, StartedPath, decode_windows, start_path
-from scenetok_ns.models.networks.adapters import adapters_in_use
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.depth_head import DepthHead
@@ -33,13 +27,6 @@ from scenetok_ns.models.ops.graphs import working
 from scenetok_ns.models.presets import SamplerConfig, SceneSamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
-logger = logging.getLogger(__name__)
-
-KEPT_AUTOENCODERS = 2
-"""Number of autoencoders whose copies are cached: one for context views, one for targets."""
-KEPT_DENOISERS = 2
-"""Number of denoisers whose weights are laid out: the model's own, and a student."""
-Fingerprint = tuple[tuple[int, int], ...]
 T = TypeVar("T")
 Finished = tuple[T, "torch.cuda.Event | None"]
 """A result, and the event after which it is valid."""
@@ -60,23 +47,6 @@ def tensors_of(result: object) -> Iterator[Tensor]:
         yield result
 
 
-def fingerprint(module: nn.Module) -> Fingerprint:
-    """Return a value that changes when a weight or its adapter is replaced or written to (`Tensor._version`).
-
-    Fused optimizers and replayed graphs do not raise the version: a trainer calls `SceneTok.begin_training`, and the
-    plain loop renders from then on. This does not compare values or wait for the device. It walks the modules
-    itself: `parameters()` would take two thirds of the time, while a preview waits.
-    """
-    found: list[tuple[int, int]] = []
-    left = [module]
-    while left:
-        one = left.pop()
-        found += [(p.data_ptr(), p._version) for p in one._parameters.values() if p is not None]
-        found += [(p.data_ptr(), p._version) for p in adapters_in_use(one)]
-        left += [child for child in one._modules.values() if child is not None]
-    return tuple(found)
-
-
 class RenderingEngine:
     """Renders, encodes and generates on one device, with copies of a model's weights laid out for inference.
 
@@ -90,14 +60,11 @@ class RenderingEngine:
         self.device = device
         self.options = options or EngineOptions.for_device(device)
         self._worker = Worker("scenetok engine")
-        self._denoising: dict[int, tuple[Fingerprint, StreamingEngine]] = {}
-        self._generating: tuple[Fingerprint, TokenEngine] | None = None
-        self._compressing: tuple[Fingerprint, CompressingEngine] | None = None
-        self._autoencoders: dict[int, tuple[Autoencoder, Autoencoder]] = {}
         on_cuda = device.type == "cuda"
         self._compute_stream = torch.cuda.Stream(device) if on_cuda else None
         # Frames that can be seen go before latents of later windows.
         self._decode_stream = torch.cuda.Stream(device, priority=-1) if on_cuda else None
+        self.copies = Copies(device, self.options, self._compute_stream)
 
     def render_windows(
         self,
@@ -120,9 +87,9 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[RenderedFrames]]:
             with self._preparing():
-                self._make_room("_compressing", "_generating", autoencoders=[autoencoder])
-                denoising = self._denoising_engine(denoiser)
-                decoder = self.inference_copy(autoencoder)
+                self.copies.make_room("compressing", "generating", autoencoders=[autoencoder])
+                denoising = self.copies.streaming_engine(denoiser).denoising
+                decoder = self.copies.autoencoder(autoencoder)
                 head = None if depth_head is None else depth_head.to(self.device)
             sampled = denoising.sample_windows(
                 tokens,
@@ -156,8 +123,8 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                self._make_room("_compressing", "_generating")
-                denoising = self._denoising_engine(denoiser)
+                self.copies.make_room("compressing", "generating")
+                denoising = self.copies.streaming_engine(denoiser).denoising
             for part in denoising.sample_windows(tokens, cameras, noise, layout, sampler, on_step=report):
                 yield self._finished(part.latents, self._compute_stream)
 
@@ -177,8 +144,8 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[FrameStream]]:
             with self._preparing():
-                streaming = self._streaming_engine(denoiser)
-                decoder = self.inference_copy(autoencoder)
+                streaming = self.copies.streaming_engine(denoiser)
+                decoder = self.copies.autoencoder(autoencoder)
                 latents = streaming.open(tokens, decoder.space.layout, config)
                 stream = FrameStream(latents, decoder, image_size, seed, self.device)
             yield self._finished(stream, self._compute_stream)
@@ -215,8 +182,8 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                self._make_room("_compressing", "_denoising", autoencoders=[])
-                engine = self._token_engine(generator)
+                self.copies.make_room("compressing", "denoising", autoencoders=[])
+                engine = self.copies.token_engine(generator)
             yield self._finished(
                 engine.sample_scene_tokens(noise, latents, cameras, anchors, mask, config, on_step=report),
                 self._compute_stream,
@@ -236,7 +203,7 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                latents = self.inference_copy(autoencoder).encode(images, noise=noise)
+                latents = self.copies.autoencoder(autoencoder).encode(images, noise=noise)
             yield self._finished(latents, self._compute_stream)
 
         (latents,) = self._results(start, None, images)
@@ -262,10 +229,10 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                self._make_room("_generating")  # the denoiser may stay: this work needs less than decoding
+                self.copies.make_room("generating")  # the denoiser may stay: this work needs less than decoding
                 # First: the device works while the rest is asked.
-                latents = self.inference_copy(autoencoder).encode(images, noise=noise)
-                engine = self._compressing_engine(compressor)
+                latents = self.copies.autoencoder(autoencoder).encode(images, noise=noise)
+                engine = self.copies.compressing_engine(compressor)
             yield self._finished(engine.gaussian_parameters(latents, cameras), self._compute_stream)
 
         (parameters,) = self._results(start, None, images, cameras.c2w, cameras.intrinsics)
@@ -341,77 +308,6 @@ class RenderingEngine:
             yield
         if self._compute_stream is not None and self._decode_stream is not None:
             self._decode_stream.wait_stream(self._compute_stream)
-
-    def _make_room(self, *idle: str, autoencoders: Sequence[Autoencoder] | None = None) -> None:
-        """With little memory: drop copies that the present work does not need. They are made again when they are.
-
-        Args:
-            idle: Names of the engines to drop: attributes of this one.
-            autoencoders: Autoencoders whose copies stay; None: all.
-        """
-        if not self.options.low_vram:
-            return
-        found = self._autoencoders
-        kept = {key: pair for key, pair in found.items() if autoencoders is None or pair[0] in autoencoders}
-        changes = len(kept) < len(found) or any(getattr(self, name) is not None for name in idle)
-        on_cuda = changes and self.device.type == "cuda"
-        if on_cuda:
-            torch.cuda.synchronize(self.device)  # the other stream may still read them
-        self._autoencoders = kept
-        for name in idle:
-            setattr(self, name, None)
-        if on_cuda:
-            torch.cuda.empty_cache()  # else the allocator keeps what their graphs held
-
-    def _denoising_engine(self, denoiser: Denoiser) -> DenoisingEngine:
-        return self._streaming_engine(denoiser).denoising
-
-    def _streaming_engine(self, denoiser: Denoiser) -> StreamingEngine:
-        now = fingerprint(denoiser)
-        known = self._denoising.get(id(denoiser))
-        if known is None or known[0] != now:
-            logger.info("rendering engine: laying out the denoiser's weights; first use on a machine compiles kernels")
-            known = None
-            self._denoising.pop(id(denoiser), None)  # frees the memory first
-            while len(self._denoising) >= KEPT_DENOISERS:
-                del self._denoising[next(iter(self._denoising))]
-            engine = DenoisingEngine(denoiser, self.device, self.options, self._compute_stream)
-            self._denoising[id(denoiser)] = known = now, StreamingEngine(engine)
-        return known[1]
-
-    def _token_engine(self, generator: SceneGenerator) -> TokenEngine:
-        now = fingerprint(generator)
-        if self._generating is None or self._generating[0] != now:
-            self._generating = None
-            engine = TokenEngine(generator, self.device, self.options, self._compute_stream)
-            self._generating = now, engine
-        return self._generating[1]
-
-    def _compressing_engine(self, compressor: Compressor) -> CompressingEngine:
-        now = fingerprint(compressor)
-        if self._compressing is None or self._compressing[0] != now:
-            self._compressing = None
-            engine = CompressingEngine(compressor, self.device, self.options, self._compute_stream)
-            self._compressing = now, engine
-        return self._compressing[1]
-
-    def inference_copy(self, autoencoder: Autoencoder) -> Autoencoder:
-        """Return the autoencoder that does the work of `autoencoder`: a copy laid out for inference, or itself.
-
-        Weights of autoencoders do not change, so a copy is made once; the original then goes to main memory. Call this
-        in the engine's thread, or while that rests.
-        """
-        if not self.options.autoencoders:
-            return autoencoder.to(self.device)
-        known = self._autoencoders.get(id(autoencoder))
-        if known is None or known[0] is not autoencoder:
-            while len(self._autoencoders) >= KEPT_AUTOENCODERS:
-                del self._autoencoders[next(iter(self._autoencoders))]
-            graphs = self.options.graphs and not self.options.low_vram
-            made = autoencoder.for_inference(self.device, self.options.dtype, graphs=graphs)
-            autoencoder.to(self.device if made is autoencoder else HOME)
-            self._autoencoders[id(autoencoder)] = known = autoencoder, made
-        return known[1]
 
     def _finished(self, result: T, stream: torch.cuda.Stream | None) -> Finished[T]:
         return result, self._event(stream)

@@ -15,7 +15,7 @@ from support.oracle import LAYOUTS, path
 from support.small_models import small_model, views
 from support.small_networks import randomized, small_denoiser
 
-from scenetok_ns.models.engine.engine import fingerprint
+from scenetok_ns.models.engine.copies import fingerprint
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.flow.windows import CleanViews
 from scenetok_ns.models.networks.adapters import LowRankAdapters
@@ -92,7 +92,7 @@ def test_scenes_are_encoded_by_it_too() -> None:
     expected, found = (model.encode(*views(5)) for model in (plain, fast))
     check_equal(found.mean, expected.mean)
     check_equal(found.logvar, expected.logvar)
-    assert fast._engine is not None and fast._engine._compressing is not None
+    assert fast._engine is not None and fast._engine.copies.compressing
 
 
 def test_new_weights_are_noticed() -> None:
@@ -191,16 +191,16 @@ def test_little_memory_holds_one_piece_of_work_at_a_time() -> None:
     for _ in range(2):
         tokens = fast.encode(*views(3))
         engine = fast._engine
-        assert engine is not None and engine._compressing is not None
+        assert engine is not None and engine.copies.compressing
         check_equal(fast.render(tokens, path(6)), expected)
-        assert engine._compressing is None and engine._denoising is not None
-        assert [own is fast.target_autoencoder for own, _ in engine._autoencoders.values()] == [True]
-        engine._generating = engine._denoising  # type: ignore[assignment]  any of its kind
+        assert not engine.copies.compressing and engine.copies.denoising
+        assert [own is fast.target_autoencoder for own, _ in engine.copies.autoencoders.values()] == [True]
+        engine.copies.generating = dict(engine.copies.denoising)  # type: ignore[arg-type]  any of its kind
         fast.encode(*views(3))
-        assert engine._generating is None and engine._denoising is not None
+        assert not engine.copies.generating and engine.copies.denoising
     roomy.render(roomy.encode(*views(3)), path(6))
-    assert roomy._engine is not None and roomy._engine._compressing is not None
-    assert len(roomy._engine._autoencoders) == 2
+    assert roomy._engine is not None and roomy._engine.copies.compressing
+    assert len(roomy._engine.copies.autoencoders) == 2
 
 
 def test_training_mode_behind_each_picture_changes_nothing() -> None:

@@ -141,7 +141,7 @@ def test_the_engine_is_the_default_and_exact_leaves_autoencoders_alone() -> None
     model.engine_options = "exact"
     tokens = model.encode(views(model, 12), path(12).to(CUDA))
     assert model.rendered_by() == "exact engine" and model.render(tokens, path(3).to(CUDA)).shape[0] == 3
-    assert model._engine is not None and not model._engine._autoencoders
+    assert model._engine is not None and not model._engine.copies.autoencoders
 
 
 # --- autoencoders
