@@ -40,7 +40,7 @@ def main(data: Path, output: Path, model: str = "scenetok-tiny", steps: int = 10
         optimizer.step()
         losses.append(loss.item())
     print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f}")
-    replace(tokens, mean=mean.detach()).save(output)
+    replace(tokens, mean=mean.detach(), logvar=None).save(output)
     return losses
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         as_pictures,
         cameras_from_transforms,
         photograph_views,
+        pose_scale_of,
         square_views,
     )
     from scenetok_ns.models.cameras import CameraBatch
@@ -65,6 +66,7 @@ __all__ = [
     "load_preset",
     "open_scenes",
     "photograph_views",
+    "pose_scale_of",
     "preset_names",
     "square_views",
 ]
@@ -89,6 +91,7 @@ _HOMES = {
     "load_preset": "models.presets",
     "open_scenes": "bridge.posed_scenes",
     "photograph_views": "data.posed_views",
+    "pose_scale_of": "data.posed_views",
     "preset_names": "models.presets",
     "square_views": "data.posed_views",
 }

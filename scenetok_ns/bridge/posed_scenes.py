@@ -95,7 +95,7 @@ def open_scenes(
         pose_scale: Factor from capture units to training units. None: for a capture, match the camera spread of the
             training data; for a data set, 1.
         index: Evaluation index of a data set. None: context views are spread over each scene.
-        split: Split of a data set.
+        split: Split of a data set: train or test.
 
     Returns:
         The scenes. Photographs are read on demand.
@@ -105,6 +105,9 @@ def open_scenes(
 
     >>> views = open_scenes("my-capture", model.preset).context()
     """
+    splits = [name for name in ("train", "test") if (Path(data) / name).is_dir()]
+    if splits and split not in splits:
+        raise DataError(f"{data} has no split {split!r}; it has {' and '.join(splits)}")
     config: Any = find_dataparser(Path(data))
     config.data = Path(data)
     if index is not None:
@@ -130,15 +133,14 @@ def cameras_from_colmap(model: str | Path, size: int) -> CameraBatch:
             without lens distortion.
 
     Returns:
-        CameraBatch of shape [1, v], in the order of the model's image numbers: OpenCV camera-to-world in the model's
-        units.
+        CameraBatch of shape [1, v], in the order of the pictures' names: OpenCV camera-to-world in the model's units.
 
     Raises:
         DataError: The model cannot be read, or a lens is not perspective; one line.
 
     >>> cameras = cameras_from_colmap("my-capture/sparse/0", model.image_size[0])
     """
-    frames = read_colmap_model(Path(model))
+    frames = sorted(read_colmap_model(Path(model)), key=lambda frame: frame.file_path)
     lenses = []
     for frame in frames:
         width, height = round(frame.lens.width or 0), round(frame.lens.height or 0)
@@ -150,11 +152,13 @@ def cameras_from_colmap(model: str | Path, size: int) -> CameraBatch:
     return CameraBatch(c2w.float()[None], torch.stack(lenses)[None])
 
 
-def cameras_from_nerfstudio(cameras: Cameras) -> CameraBatch:
+def cameras_from_nerfstudio(cameras: Cameras, size: int | None = None) -> CameraBatch:
     """Convert Nerfstudio's cameras.
 
     Args:
         cameras: N perspective cameras. Lens distortion is ignored.
+        size: Side of the model's squares in pixels: the cameras are adjusted to the pictures' middle squares. None:
+            they stay cameras of whole pictures; crop both with `square_views`.
 
     Returns:
         CameraBatch of shape [1, N], float32: OpenCV camera-to-world in the same world and units, intrinsics divided by
@@ -163,6 +167,14 @@ def cameras_from_nerfstudio(cameras: Cameras) -> CameraBatch:
     Raises:
         ValueError: A camera is not perspective.
 
-    >>> frames = model.render(tokens, cameras_from_nerfstudio(dataset.cameras))
+    >>> frames = model.render(tokens, cameras_from_nerfstudio(dataset.cameras, model.image_size[0]))
     """
-    return nerfstudio_to_camera_batch(cameras)
+    found = nerfstudio_to_camera_batch(cameras)
+    if size is None:
+        return found
+    sides = zip(cameras.height.flatten().tolist(), cameras.width.flatten().tolist(), strict=True)
+    lenses = [
+        crop_intrinsics(lens, (round(height), round(width)), (size, size))
+        for lens, (height, width) in zip(found.intrinsics[0], sides, strict=True)
+    ]
+    return CameraBatch(found.c2w, torch.stack(lenses)[None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from scenetok_ns.data.anchors import anchors_along, trajectory
 from scenetok_ns.data.camera_path_files import read_path
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
 from scenetok_ns.data.path_names import Trajectory
+from scenetok_ns.data.poses import pose_scale
 from scenetok_ns.data.scenes import Views
 from scenetok_ns.data.sources.photograph import PhotographSource
 from scenetok_ns.models.cameras import CameraBatch
@@ -99,6 +100,23 @@ def cameras_from_transforms(file: str | Path, size: int) -> CameraBatch:
     return read_path(Path(file), None, size).cameras
 
 
+def pose_scale_of(cameras: CameraBatch, preset: Preset) -> float:
+    """Return the factor from the units of a capture to those of the training data, for `pose_scale=`.
+
+    It gives the cameras the spread of the training scenes, as `open_scenes` does for captures.
+
+    Args:
+        cameras: All cameras of the capture, not only those of the context views: CameraBatch of shape [1, v].
+        preset: Preset of the model.
+
+    Returns:
+        The factor; 1 if all cameras are in one place.
+
+    >>> tokens = model.encode(images, cameras, pose_scale=pose_scale_of(cameras, model.preset))
+    """
+    return pose_scale(cameras.c2w[0].float(), preset.data.camera_spread)
+
+
 def photograph_views(
     file: str | Path,
     preset: Preset,
@@ -121,13 +139,16 @@ def photograph_views(
 
     Raises:
         DataError: The file is not a picture, is too small, or the field of view is not plausible.
-        ValueError: The preset has no scene generator.
+        ValueError: The preset has no scene generator, or the path is unknown.
 
     >>> views = photograph_views("room.jpg", model.preset)
     >>> tokens = generate(model, views.images, views.cameras, views.anchors)
     """
     if preset.scene_generator is None:
         raise ValueError(f"photograph_views: preset {preset.name} generates no scenes; choose a scenegen preset")
+    if isinstance(path, str) and path not in get_args(Trajectory):
+        known = ", ".join(get_args(Trajectory))
+        raise ValueError(f"photograph_views: expected cameras or one of {known}, got path {path!r}")
     poses = trajectory(path) if isinstance(path, str) else path.c2w[0].float().cpu()
     source = PhotographSource(Path(file), poses, fov=fov, pose_scale=pose_scale)
     side = preset.data.image_size

@@ -5,9 +5,11 @@ Convention: OpenCV axes (x right, y down, z forward), camera-to-world, intrinsic
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,7 +24,7 @@ RIGID_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class CameraBatch:
-    """Cameras of `b` batch elements with `views` views each.
+    """Cameras of `b` batch elements with `views` views each, as tensors or as NumPy arrays, which become float32.
 
     >>> cameras = CameraBatch(c2w[None], intrinsics[None])  # one scene: c2w [v, 4, 4], intrinsics [v, 3, 3]
     """
@@ -33,6 +35,9 @@ class CameraBatch:
     """Focal lengths and principal point divided by image width (first row) and height (second row)."""
 
     def __post_init__(self) -> None:
+        for name in ("c2w", "intrinsics"):
+            if isinstance(getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, torch.from_numpy(getattr(self, name)).float())
         c2w, intrinsics = self.c2w.shape, self.intrinsics.shape
         if len(c2w) != 4 or c2w[-2:] != (4, 4) or intrinsics[-2:] != (3, 3) or c2w[:2] != intrinsics[:-2]:
             raise ValueError(
@@ -48,7 +53,8 @@ class CameraBatch:
             c2w: Camera-to-world, OpenGL axes.
             intrinsics: Divided by image width (first row) and height (second row).
         """
-        return CameraBatch(c2w * c2w.new_tensor([1.0, -1.0, -1.0, 1.0]), intrinsics)
+        cameras = CameraBatch(c2w, intrinsics)
+        return CameraBatch(cameras.c2w * cameras.c2w.new_tensor([1.0, -1.0, -1.0, 1.0]), cameras.intrinsics)
 
     @staticmethod
     def from_pixels(
@@ -62,8 +68,9 @@ class CameraBatch:
             width: Width of the images in pixels.
             height: Height of the images in pixels.
         """
-        size = intrinsics.new_tensor([[width], [height], [1.0]])
-        return CameraBatch(c2w, intrinsics / size)
+        cameras = CameraBatch(c2w, intrinsics)
+        size = cameras.intrinsics.new_tensor([[width], [height], [1.0]])
+        return CameraBatch(cameras.c2w, cameras.intrinsics / size)
 
     @property
     def num_views(self) -> int:
@@ -98,7 +105,12 @@ class CameraBatch:
 
 
 def relative_cameras(cameras: CameraBatch, reference_c2w: Float[Tensor, "b 4 4"], pose_scale: float) -> CameraBatch:
-    """Return cameras in the axes of a reference camera, with positions multiplied by `pose_scale`."""
+    """Return cameras in the axes of a reference camera, with positions multiplied by `pose_scale`.
+
+    Raises ValueError unless `pose_scale` is a number above 0.
+    """
+    if not 0 < pose_scale < math.inf:
+        raise ValueError(f"expected a pose_scale above 0, got {pose_scale:g}")
     relative = cameras.relative_to(reference_c2w)
     scale = torch.ones(4, 4, dtype=relative.c2w.dtype, device=relative.c2w.device)
     scale[:3, 3] = pose_scale

@@ -19,6 +19,7 @@ from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.single_step import single_step_frames
 from scenetok_ns.models.flow.streaming import LatentStream, StreamConfig
 from scenetok_ns.models.flow.windows import CleanViews, OnFrame, RenderedFrames, finite_windows, render_windows
+from scenetok_ns.models.inputs import check_cameras
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.depth_head import DepthHead
 from scenetok_ns.models.presets import SamplerConfig
@@ -125,11 +126,13 @@ class SceneTok(SceneEncoder):
             Frames [f, 3, height, width] in [0, 1], float32, on the model's device.
 
         Raises:
-            ValueError: The tokens are of another preset or shape; there are no cameras.
+            ValueError: The tokens are of another preset or shape; there are no cameras, or they are none that a
+                photograph can have (`check_cameras`; axes are not checked).
             NotFiniteError: Frames hold numbers that are not finite.
 
         >>> frames = model.render(tokens, camera_path("orbit", tokens, 48))
         """
+        check_cameras(cameras, "render")
         windows = self.render_windows(tokens, cameras, seed=seed, sampler=sampler, on_step=on_step, autocast=autocast)
         return torch.cat([window.frames[0] for window in windows])
 
@@ -356,6 +359,7 @@ class SceneTok(SceneEncoder):
         >>> loss = (model.predict(replace(tokens, mean=mean), cameras) - photographs).square().mean()
         >>> loss.backward()  # mean.grad: [n, dim]
         """
+        check_cameras(cameras, "predict")
         self.check_tokens(tokens)
         self.warn_if_untrained()
         self.engine_for(False)  # the engine records no gradients

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,14 @@ import torch
 from support.room_pictures import HEIGHT, WIDTH, walk, write_photographs
 from support.small_runs import IMAGE_SIZE, PRESET, small_pipeline, write_small_re10k
 
-from scenetok_ns import cameras_from_colmap, cameras_from_nerfstudio, cameras_from_transforms, load_preset, open_scenes
+from scenetok_ns import (
+    cameras_from_colmap,
+    cameras_from_nerfstudio,
+    cameras_from_transforms,
+    load_preset,
+    open_scenes,
+    pose_scale_of,
+)
 from scenetok_ns.data.errors import DataError
 from scenetok_ns.data.poses import camera_spread
 from scenetok_ns.models.cameras import CameraBatch
@@ -76,6 +84,8 @@ def test_a_data_set_gives_the_views_of_the_pipeline(tmp_path: Path) -> None:
         open_scenes(data, preset, pose_scale=2.0)
     with pytest.raises(DataError, match="no data at"):
         open_scenes(tmp_path / "nowhere", preset)
+    with pytest.raises(DataError, match="has no split 'tset'; it has train and test"):
+        open_scenes(data, preset, split="tset")
 
 
 def square_cameras() -> CameraBatch:
@@ -102,3 +112,14 @@ def test_cameras_of_nerfstudio(tmp_path: Path) -> None:
     found = cameras_from_nerfstudio(pipeline.datamanager.train_dataset.cameras)
     torch.testing.assert_close(found.c2w[0], views.c2w, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.intrinsics[0], views.intrinsics, atol=1e-5, rtol=1e-5)
+    wide = copy(pipeline.datamanager.train_dataset.cameras)
+    wide.width = wide.width * 2  # the same focal lengths in pixels, in pictures of twice the width
+    wide.cx = wide.cx * 2
+    cropped = cameras_from_nerfstudio(wide, IMAGE_SIZE)
+    torch.testing.assert_close(cropped.intrinsics[0], views.intrinsics, atol=1e-5, rtol=1e-5)
+
+
+def test_the_pose_scale_of_a_capture_is_public(capture: Path) -> None:
+    preset = load_preset("scenetok-tiny")
+    cameras = cameras_from_transforms(capture / "transforms.json", preset.data.image_size)
+    assert pose_scale_of(cameras, preset) == pytest.approx(open_scenes(capture, preset).context().pose_scale, rel=1e-3)

@@ -41,6 +41,8 @@ def test_a_photograph_stands_at_the_start_of_its_path(tmp_path: Path) -> None:
     assert float(views.cameras.intrinsics[0, 0, 1, 1]) == pytest.approx(1.0, abs=1e-3)
     assert views.anchors is not None and views.anchors.num_views == preset.data.views.num_context
     assert torch.equal(views.anchors.c2w[:, 0], views.cameras.c2w[:, 0])
+    with pytest.raises(ValueError, match=r"one of forward, .*, got path 'orbit'"):
+        photograph_views(tmp_path / "room.png", preset, "orbit")  # type: ignore[arg-type]
     moved = views.anchors.c2w[0, -1, :3, 3] - views.anchors.c2w[0, 0, :3, 3]
     assert float(moved.norm()) == pytest.approx(1.0, abs=1e-4)
     own = photograph_views(tmp_path / "room.png", preset, path(30))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from support.parity_cases import load_case
 from support.small_networks import CHUNKED, LVSM, PATCHES, VIDEO, random_cameras
 
-from scenetok_ns.models.cameras import CameraBatch, are_rigid, ray_map
+from scenetok_ns.models.cameras import CameraBatch, are_rigid, ray_map, relative_cameras
 from scenetok_ns.models.networks.pose_embedding import PoseEmbedding
 from scenetok_ns.models.presets import CameraConfig
 from scenetok_ns.models.temporal import IMAGE_LAYOUT
@@ -192,3 +193,17 @@ def test_rigid_poses_are_rotations_and_translations() -> None:
         wrong = turned.clone()
         wrong[row, column] = value
         assert are_rigid(torch.stack([turned, wrong])).tolist() == [True, False], (row, column)
+
+
+def test_numpy_cameras_become_tensors() -> None:
+    c2w, intrinsics = np.eye(4)[None, None], np.array([[64.0, 0, 32], [0, 64, 32], [0, 0, 1]])[None, None]
+    for cameras in (CameraBatch.from_pixels(c2w, intrinsics, 64, 64), CameraBatch.from_opengl(c2w, intrinsics)):
+        assert cameras.c2w.dtype == cameras.intrinsics.dtype == torch.float32
+    assert CameraBatch.from_pixels(c2w, intrinsics, 64, 64).intrinsics[0, 0, 0].tolist() == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_pose_scale_is_above_zero(scale: float) -> None:
+    cameras = CameraBatch(torch.eye(4)[None, None], torch.eye(3)[None, None])
+    with pytest.raises(ValueError, match="expected a pose_scale above 0"):
+        relative_cameras(cameras, torch.eye(4)[None], scale)

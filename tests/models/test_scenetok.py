@@ -386,3 +386,16 @@ def test_numbers_that_are_not_finite_end_a_rendering(number: float) -> None:
             parameter.fill_(number)
     with pytest.raises(NotFiniteError, match="came out as numbers that are not finite"):
         model.encode(*views(3))
+
+
+@pytest.mark.parametrize("method", ["render", "predict"])
+def test_cameras_that_no_photograph_can_have_are_not_rendered(method: str) -> None:
+    model = small_model("1:1")
+    pictures, cameras = views(2)
+    tokens = model.encode(pictures, cameras)
+    pixels = CameraBatch(cameras.c2w, cameras.intrinsics * torch.tensor([[640.0], [480.0], [1.0]]))
+    with pytest.raises(ValueError, match=f"{method}: camera 0 of 2 has intrinsics in pixels"):
+        getattr(model, method)(tokens, pixels)
+    scaled = CameraBatch(cameras.c2w * 2, cameras.intrinsics)
+    with pytest.raises(ValueError, match=f"{method}: camera 0 of 2 has a pose that is not a rotation"):
+        getattr(model, method)(tokens, scaled)
