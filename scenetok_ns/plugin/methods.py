@@ -108,7 +108,7 @@ def depth_method(name: str, preset: str, description: str) -> MethodSpecificatio
 
 
 def stream_method(name: str, preset: str, description: str) -> MethodSpecification:
-    """Some thousand steps from a trained denoiser, at a rate that leaves most of it as it is."""
+    """Train for some thousand steps from a trained denoiser, at a learning rate that changes little of it."""
     pipeline = StudentPipelineConfig(
         datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=Re10kDataParserConfig()),
         model=StudentModelConfig(preset=preset),

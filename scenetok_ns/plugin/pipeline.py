@@ -35,7 +35,7 @@ BUCKET_MB = 100
 
 
 EARLIER_DEFAULTS = {"compile": False, "fused": True, "cuda_graph": False, "gradient_checkpointing": "none"}
-"""Defaults of the model's options, up to version 0.2.0, that are now chosen."""
+"""Defaults up to version 0.2.0 of the model's options that are now chosen automatically."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class SceneTokPipelineConfig(VanillaPipelineConfig):
         """Read a config.yml. ns-render makes a second data manager from it, which must know the model's preset."""
         self.__dict__.update(state)
         self.datamanager.preset = self.model.preset
-        if "num_steps" not in state:  # an earlier version wrote it, with defaults that were not anybody's choice
+        if "num_steps" not in state:  # an earlier version wrote this file, with defaults that nobody chose
             for name, default in EARLIER_DEFAULTS.items():
                 if getattr(self.model, name) == default:
                     setattr(self.model, name, None)

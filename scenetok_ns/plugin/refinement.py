@@ -1,7 +1,7 @@
 """Method scenetok-refine: the tokens of one capture, encoded once, then optimised on its photographs.
 
 Training is Nerfstudio's usual training on one scene: the result belongs to that scene. The networks are frozen; the
-gradient of the loss (`training.scene_refinement.scene_loss`) goes to the tokens and, if asked for, to low-rank adapters
+gradient of the loss (`training.scene_refinement.scene_loss`) goes to the tokens and, if requested, to low-rank adapters
 of the denoiser.
 """
 

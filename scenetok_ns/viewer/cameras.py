@@ -102,5 +102,8 @@ def look_through(client: viser.ClientHandle, c2w: Float[Tensor, "4 4"], intrinsi
 
 
 def fov_of_square(intrinsics: Float[Tensor, "3 3"], aspect: float) -> float:
-    """Vertical field of view, in radians, of a canvas (width over height) whose shorter side is that of the square."""
+    """Vertical field of view, in radians, of a canvas whose shorter side shows the whole square.
+
+    `aspect` is the canvas's width divided by its height.
+    """
     return 2 * math.atan(0.5 / float(intrinsics[1, 1]) / min(aspect, 1.0))

@@ -4,7 +4,7 @@ Its web server takes `..` in a request's path, so that it would send any file of
 attribute of an element a message names, and values that a list does not offer: Nerfstudio's Load Path would read any
 JSON file. And it keeps whatever a page uploads in memory, without a limit.
 
-The guards take the place of viser's own methods by name. With a viser that has other names, no viewer is opened.
+The guards replace viser's own methods by name. If viser lacks one of the names, no viewer is opened.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 class UnknownViserError(ValueError):
-    """This viser cannot be guarded; the message says what to do, in one line."""
+    """Raised if this version of viser cannot be guarded; the message says in one line what to do."""
 
 
 def guard_viser() -> None:
-    """Guard all viewers of this process, as far as that goes without a server. Safe to call twice.
+    """Install the guards that need no server, for all viewers of this process. Safe to call twice.
 
-    Raises UnknownViserError: nothing is changed then, and no viewer should be opened.
+    Raises UnknownViserError if viser lacks a name. Nothing has changed then; do not open a viewer.
     """
     found = missing_names()
     if found:

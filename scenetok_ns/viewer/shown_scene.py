@@ -82,7 +82,7 @@ class ShownScene:
         self.note = "press Generate: this model makes a scene from photographs"
         """Message while there is no scene."""
         self.on_encoding: OnStep = no_report
-        """Receives the steps of an encoding; the last says that it has ended."""
+        """Receives the steps of an encoding; the last call reports its end."""
 
     # --- What is shown ---
 
@@ -145,7 +145,7 @@ class ShownScene:
         return self._scene, self.given
 
     def current(self, on_step: OnStep = no_report) -> Shown:
-        """The tokens to render. Raises NotReadyError where a scene is to be generated first.
+        """Return the tokens to render. Raises NotReadyError if a scene must be generated first.
 
         `on_step` receives the steps of encoding a scene that was not encoded before, as `on_encoding` does. An
         exception from it ends the encoding.
@@ -156,7 +156,7 @@ class ShownScene:
             raise NotReadyError(self.note)
         version = self._choice, self._renderer.weights.number
         if self._encoded is None or self._encoded[0] != version:
-            if self.is_encoded:  # with weights of an earlier step of a training
+            if self.is_encoded:  # but with weights of an earlier training step
                 self._encoded = version, self._encode()
             else:
 

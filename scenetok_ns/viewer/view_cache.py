@@ -39,7 +39,7 @@ class View:
     swept: list[DepthMaps] = field(default_factory=list)
     """Depth by a plane sweep, once it was found."""
     spreads: dict[int, Float[Tensor, "side side"]] = field(default_factory=dict)
-    """Number of seeds -> spread of their pictures, where it was asked for."""
+    """Number of seeds -> spread of their pictures, once it has been rendered."""
 
 
 class ViewCache:

@@ -216,7 +216,7 @@ class DenoisingEngine:
 
     @property
     def stream(self) -> torch.cuda.Stream | None:
-        """CUDA stream that everything runs on; None: the CPU."""
+        """CUDA stream that all work runs on; None: the CPU."""
         return self._stream
 
 

@@ -26,8 +26,9 @@ from scenetok_ns.models.temporal import TemporalLayout
 OnStep = Callable[[int, int], None]
 """Called as on_step(done, total) before each step and once after the last. An exception from it ends the loop."""
 OnEstimate = Callable[[int, Callable[[], Float[Tensor, "b window c h w"]]], None]
-"""Called as on_estimate(window_first, latents) after each step that makes nothing final. latents() computes the clean
-latents that the network expects at that moment; nothing is computed without it. An exception ends the loop."""
+"""Called as on_estimate(window_first, latents) after each step that makes no latents final. latents() computes the
+clean latents that the network expects at that moment; nothing is computed unless you call it. An exception ends the
+loop."""
 
 
 class LastFeatures(NamedTuple):

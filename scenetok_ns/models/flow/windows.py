@@ -27,7 +27,7 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 OnFrame = Callable[[Callable[[], Float[Tensor, "b 3 height width"]]], None]
 """Called as on_frame(frame) after denoising steps. frame() decodes the path's first frame as it is expected at that
-moment, in [0, 1]; nothing is computed without it. An exception ends the rendering."""
+moment, in [0, 1]; nothing is decoded unless you call it. An exception ends the rendering."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def render_windows(
 
 
 def first_frame_estimates(autoencoder: Autoencoder, path: StartedPath, on_frame: OnFrame) -> OnEstimate:
-    """Estimated latents of windows -> estimates of the path's first frame, as long as it is not final."""
+    """Turn `on_frame` into a callback for latents: it passes on estimates of the path's first frame until that frame
+    is final."""
     needed = slice(path.clean, path.clean + autoencoder.latents_needed(1))
 
     def on_estimate(window_first: int, latents: Callable[[], Tensor]) -> None:

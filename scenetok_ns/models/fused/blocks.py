@@ -38,7 +38,7 @@ HEAD_DIMS = (16, 32, 64, 128)
 
 def fuse_for_training(network: nn.Module, *, in_float8: bool = False) -> None:
     """Run the blocks of a network on the fused kernels in training, wherever they fit: on CUDA, with Triton and with
-    gradients for all parameters. Elsewhere nothing changes. in_float8: With products in FP8 (`float8.py`)."""
+    gradients for all parameters. Elsewhere nothing changes. in_float8: Use FP8 products (`float8.py`)."""
     if importlib.util.find_spec("triton") is None:
         return
     fused = partial(fused_forward, chain=object(), in_float8=in_float8)
@@ -58,7 +58,7 @@ def fused_forward(
             the products between halves of a feed-forward.
         *args: Arguments of the block's forward pass.
         chain: Identity of the blocks that share gradients of their common inputs, see `sharing.shared_gradient`.
-        in_float8: Multiply in FP8 where `float8.py` says.
+        in_float8: Use FP8 for the products that `float8.py` names.
     """
     if not _usable(block, args):
         return NotImplemented

@@ -83,7 +83,7 @@ class TinyRun:
     """Device, precision, random numbers, codec and log of a run, and its loop."""
 
     def __init__(self, options: RunOptions, preset: Preset, *, trains_blocks: bool = True) -> None:
-        """trains_blocks: Whether the networks' blocks train, and not only a head behind them."""
+        """trains_blocks: Whether the blocks of the networks train; False: only a head on top of them."""
         self.options, self.preset = options, preset
         check_options(options)
         self.device = named_device(options.device)
