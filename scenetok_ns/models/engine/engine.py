@@ -1,4 +1,4 @@
-"""The rendering engine: denoising and decoding on streams of their own, in a thread of its own."""
+"""The rendering engine: one thread denoises and decodes, on a CUDA stream for each."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ class RenderingEngine:
             compressor: Network to run.
             autoencoder: Autoencoder of context views.
             images: Context views in [0, 1].
-            cameras: Their cameras as the compressor must see them, relative to one of them.
+            cameras: Cameras of the views in the compressor's convention, relative to one of them.
             noise: As in `Autoencoder.encode_raw`.
         """
 

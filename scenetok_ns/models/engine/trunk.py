@@ -133,7 +133,7 @@ def trunk_forward(
 ) -> Float[Tensor, "copies b n out"]:
     """Run `Trunk.forward` with given modulations, which may be the same for all elements or tokens (b1, n1 = 1).
 
-    features: Gets what the last linear layer of the first copy is given (`Trunk.forward_with_features`).
+    features: Receives the input of the last linear layer for the first copy (`Trunk.forward_with_features`).
     """
     hidden = x.shape[-1]
     shifts_and_scales = [

@@ -2,8 +2,8 @@
 
 They compute the same functions as the modules, whose parameters they use, and equal them up to rounding (tests). A
 compiler moves about twice as much memory between matrix products as is needed. Here gradients of modulations go
-straight to their columns, gradients of biases are summed where they arise, sums take place inside of products, and what
-is cheap is recomputed instead of saved.
+straight to their columns, gradients of biases are summed where they arise, sums take place inside products, and cheap
+results are recomputed instead of saved.
 
 Names follow the rule of ops/dispatch.py: `FusedX` is the fused twin of the module `X` in networks/, and an operation
 `NAME` stands beside `NAME_plain`. On a CPU the fused blocks run on the plain twins, for tests.
@@ -71,7 +71,7 @@ def fused_forward(
 
 
 def _usable(block: nn.Module, args: tuple[Any, ...]) -> bool:
-    """Whether the kernels fit. Frozen blocks are left out: most of the work here is for gradients of parameters."""
+    """Whether the kernels fit. Frozen blocks do not use them, because they mainly speed up gradients of parameters."""
     if len(args) > 4:  # the kernels take no mask of the self-attention
         return False
     return all(isinstance(x, torch.Tensor) for x in args[:3]) and fits_kernels(block)

@@ -52,7 +52,7 @@ def input_gradient(gradient: Float[Tensor, "rows out"], weight: Float[Tensor, "o
 
 
 def weight_gradient(gradient: Float[Tensor, "rows out"], x: Rows) -> Float[Tensor, "out dim"]:
-    """Return the gradient of a linear layer's weight in float32, without rounding where torch can multiply so."""
+    """Return the gradient of a linear layer's weight in float32, without rounding to bfloat16 if torch can do that."""
     if gradient.is_cuda and gradient.dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype"):
         return torch.mm(gradient.t(), x, out_dtype=torch.float32)
     return torch.mm(gradient.t(), x).float()
