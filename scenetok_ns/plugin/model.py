@@ -127,7 +127,7 @@ class SceneTokModelConfig(ModelConfig):
 
     defer_autoencoders: tyro.conf.Suppress[bool] = False
     """Training: build the autoencoders on first use. Training from latents does so without it."""
-    # Of ray-based models; they mean nothing here. A collider would expect rays.
+    # Options of ray-based models; they mean nothing here. A collider would expect rays.
     enable_collider: tyro.conf.Suppress[bool] = False
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
     loss_coefficients: tyro.conf.Suppress[dict[str, float]] = field(default_factory=dict)
@@ -242,7 +242,7 @@ class SceneTokModel(Model):
     # --- Weights ---
 
     def trained_networks(self) -> dict[str, nn.Module]:
-        """Networks of `scenetok` whose weights training changes, at first at least."""
+        """Networks of `scenetok` whose weights are trained, at least at first."""
         return {
             name: network
             for name, network in self.scenetok.named_children()
@@ -250,7 +250,7 @@ class SceneTokModel(Model):
         }
 
     def invalidate_caches(self) -> None:
-        """Call this when weights have changed: tokens and frames are made again on demand."""
+        """Call this when weights have changed: tokens and frames are then computed again on demand."""
         self.renderer.weights.advance()
 
     def freeze_compressor(self) -> None:
@@ -295,7 +295,7 @@ class SceneTokModel(Model):
         return {"preset": self.preset.name}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Ignored here: the pipeline compares it, and can name the option to change."""
+        """Ignore the extra state: the pipeline compares it, and can name the option to change."""
 
     # --- Training ---
 
@@ -344,7 +344,7 @@ class SceneTokModel(Model):
     def forward(self, batch: TrainingBatch | RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
         """Training loss and metrics of a batch, as scalars on the device.
 
-        Noise follows from seed, rank and step, like the data. The one entry point of training, so that
+        Noise follows from seed, rank and step, like the data. This is the only entry point of training, so that
         DistributedDataParallel sees every gradient.
         """
         if isinstance(batch, RayBundle):  # an exporter's

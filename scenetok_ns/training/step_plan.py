@@ -45,7 +45,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the machine and the method allow."""
+    """Abilities of the machine and the method."""
 
     cuda: bool
     triton: bool = False

@@ -194,7 +194,7 @@ class Session:
         place_camera(client, self.shown.pictures().cameras, self.open_viewer.config.camera_frustum_scale)
 
     def snapshot(self, size: tuple[int, int]) -> tuple[str, bytes]:
-        """Render the asking browser's view in full quality at (height, width) pixels; returns a PNG's name and bytes."""
+        """Render the asking browser's view in full quality at size (height, width). Returns name and bytes of a PNG."""
         from nerfstudio.viewer.utils import get_camera
 
         viewer, client = self.open_viewer, asking_client()

@@ -141,7 +141,7 @@ class ViewerFiles:
         return {f"photographs {int(path.name)}": path for path in folders if (path / TRANSFORMS).is_file()}
 
     def new_folder(self, kind: str) -> Path:
-        """Choose the path of a new folder of a kind ("videos", "captures"). Deletes the oldest, so that `KEPT` remain."""
+        """Choose the path of a new folder of a kind ("videos", "captures"). Deletes the oldest; `KEPT` remain."""
         home = self._target(kind)
         home.mkdir(parents=True, exist_ok=True)
         numbers = sorted(int(path.name) for path in home.iterdir() if path.name.isdecimal() and path.is_dir())
