@@ -1,10 +1,9 @@
-"""Loss of the small model with products in FP8 beside bfloat16: the same training twice, from the same seed.
+"""Compare the small model's loss with FP8 and with bfloat16 products, in two equal trainings from the same seed.
 
     python benchmarks/float8.py [--steps 1000] [--batch-size 128] [--scenes 1000] [--preset FILE] [--output float8]
 
-Trains scenetok-tiny on demo rooms (`scenetok train-tiny`), first in bfloat16, then with --float8, and once more in
-bfloat16 from another seed, whose distance says what chance does. Prints the loss and a held-out figure along the
-steps.
+Trains scenetok-tiny on demo rooms (`scenetok train-tiny`), first in bfloat16, then with --float8. A third training in
+bfloat16 from another seed shows how much chance alone changes. Prints the loss and a held-out figure along the steps.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def curve(folder: Path, options: TinyOptions) -> list[dict[str, Any]]:
-    """Lines of a training's log that have a loss; a training that was completed before is not repeated."""
+    """Return the lines of a training's log that have a loss. A training that is already complete is not repeated."""
     if not (folder / "tokens.safetensors").exists():
         run_training(replace(options, output=folder))
     lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
@@ -38,12 +37,12 @@ def curve(folder: Path, options: TinyOptions) -> list[dict[str, Any]]:
 
 
 def table_of(curves: dict[str, list[dict[str, Any]]]) -> Table:
-    """One row for each report, with the figures of all trainings side by side."""
+    """Create a table with a row for each report and the figures of all trainings side by side."""
     table = Table(title="loss and a held-out figure")
     table.add_column("step", justify="right")
     first = next(iter(curves.values()))
     known = {"stage", "step", "seconds", "samples_per_second", "done"}
-    names = [name for name in first[-1] if name not in known][:2]  # the loss and one figure: the logs have all
+    names = [name for name in first[-1] if name not in known][:2]  # the loss and one figure; the logs hold the others
     for name in ("samples_per_second", *names):
         for run in curves:
             table.add_column(f"{name}, {run}", justify="right")
@@ -70,7 +69,7 @@ def main() -> None:
         batch_size=args.batch_size,
         report_every=every,
     )
-    # Scenes are not renewed: all trainings see the same.
+    # Scenes are not renewed, so that all trainings see the same scenes.
     codec = embedded_weights("scenetok-tiny")
     options = replace(options, num_scenes=args.scenes, renew=0, resume_codec=codec)
     curves = {}

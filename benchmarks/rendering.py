@@ -117,7 +117,7 @@ class Bench:
     def work(self) -> Iterator[Work]:
         steps = self.preset.sampler.steps
         if self.model.low_vram:
-            yield self._whole()  # first: nothing of it is on the device
+            yield self._whole()  # first, while nothing of the model is on the device
         yield self._encode()
         yield self._denoise()
         yield self._decode()
@@ -128,7 +128,7 @@ class Bench:
             yield from (self._generate(guidance) for guidance in (1.0, 3.0))
 
     def use(self, how: str) -> None:
-        """Choose the renderer, and put everything where it would be in a run that has done nothing else."""
+        """Choose the renderer, and move everything to where it is at the start of a run."""
         self.model.engine_options = self.options if how == "engine" else None
         for autoencoder in self.autoencoders:
             autoencoder.to("cpu")
@@ -136,7 +136,7 @@ class Bench:
             assert self.model.context_autoencoder and self.model.target_autoencoder
 
     def leave_the_device(self, limit: float | None) -> None:
-        """Send everything to main memory, as a model is that was made there, and allow `limit` GiB of the device."""
+        """Move everything to CPU memory, as for a model created there, and allow `limit` GiB of the device."""
         self.use("engine")
         assert self.model.engine_for(None) is not None
         gc.collect()
@@ -208,7 +208,7 @@ class Bench:
         return Work(name, run, run, frames)
 
     def _whole(self) -> Work:
-        """Everything that a path of one scene needs, from photographs to frames."""
+        """Work of a whole path of one scene, from photographs to frames."""
         anchors = self.cameras(self.preset.data.views.num_context)
 
         def run() -> Iterator[Tensor]:
@@ -394,8 +394,8 @@ def run_all(args: argparse.Namespace, device: torch.device, speed: float) -> Ite
 def run_preset(
     args: argparse.Namespace, names: str, preset: Preset, device: torch.device, speed: float | None
 ) -> Iterator[Result]:
-    """Measure the work of a preset. `speed` is that of matrix products, for the floors. None: measure --low-vram, with
-    the engine only."""
+    """Measure the work of a preset. `speed` is the speed of matrix products, for the floors. None: measure with
+    --low-vram, the engine only."""
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(1.0)  # models are made on the device, in float32
     bench = Bench(preset, device, low_vram=speed is None, exact=args.exact)
@@ -408,7 +408,7 @@ def run_preset(
     if speed is not None and "plain" in args.how:
         bench.use("plain")
         floors = {work.name: 1e3 * work.flops() / speed for work in works if work.flops}
-    # The plain loop runs first, so that its peaks do not include the engine's copies.
+    # The plain loop runs first, so that its memory peaks do not include the engine's copies.
     for how in args.how if speed is not None else ["engine"]:
         skipped = args.skip_plain if how == "plain" else []
         for work in works:
@@ -448,7 +448,7 @@ def main() -> None:
         "--profile", nargs="*", default=[], help="write the kernels of the engine's work that contains one of these"
     )
     parser.add_argument("--skip-plain", nargs="*", default=[], help="work that the plain loop skips")
-    parser.add_argument("--low-vram", nargs="*", default=[], help="presets to measure with this option, too, or alone")
+    parser.add_argument("--low-vram", nargs="*", default=[], help="presets to measure with --low-vram, too, or alone")
     parser.add_argument("--limit", type=float, metavar="GIB", help="with --low-vram: GPU memory that may be used")
     parser.add_argument("--exact", action="store_true", help="engine with the autoencoders in their own precision")
     parser.add_argument("--output", type=Path, default=Path("rendering.json"), help="JSON file to write")

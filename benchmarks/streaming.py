@@ -5,12 +5,13 @@
     python benchmarks/streaming.py --student student.safetensors --output student.json
     python benchmarks/streaming.py --rooms 1 --frames 60 --output rehearsal.json    # the script runs, on a CPU
 
-Full size: milliseconds until a new chunk (4 frames) is decoded, in 1, 2 and 4 steps, when the window is full, and until
-the first one is; frames a second if the next chunk is asked for at once; 128 frames by windows in 4 steps.
+`--full-size` measures 1, 2 and 4 steps: the milliseconds per decoded chunk (4 frames) once the window is full, the time
+to open a stream and get its first frame, and frames per second if chunks follow each other without a pause. It also
+measures 128 frames by a window student in 4 steps.
 
-The bundled model on held-out rooms, from 12 views, beside its window sampler: PSNR and perceptual distance in 1 and 2
-steps; a walk there and back, whose first and last 100 frames show the same views; a frozen camera; a round that ends
-where it began; frames a second.
+Otherwise it compares the bundled model's stream with its window sampler, on held-out rooms from 12 views, in 1 and 2
+steps. It reports PSNR and perceptual distance, and frames per second. It also renders a frozen camera, a round that
+ends where it began, and a walk there and back, whose first and last 100 frames show the same views.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ from scenetok_ns.training.tiny.tokenizer import middle_views
 STLPIPS_FILE = "weights/vST0.0/alex_shift_tolerant.pth"
 WALK, CONTEXT, SIZE = 48, 12, 128
 ENDS = 100
-"""Frames at both ends of the long walk, of which every fourth is compared with the truth."""
+"""Number of frames at each end of the long walk; every fourth is compared with the true picture."""
 TIMED = 40
-"""Chunks that are timed, of which the median counts."""
+"""Number of timed chunks; their median is reported."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full-size", action="store_true")
     parser.add_argument("--preset", default="re10k", help="with --full-size")
-    parser.add_argument("--student", type=Path, help="file of a student of the bundled model; default: it has none")
+    parser.add_argument("--student", type=Path, help="student of the bundled model; default: its own denoiser")
     parser.add_argument("--rooms", type=int, default=4)
     parser.add_argument("--frames", type=int, default=1000, help="length of the long walk")
     parser.add_argument(
@@ -123,7 +124,7 @@ def stream_times(model: SceneTok, tokens: SceneTokens, device: torch.device) -> 
     def step(index: int) -> Tensor:
         return stream.next(cameras.select(slice(index * size, (index + 1) * size))).frames
 
-    for index in range(TIMED):  # decoders compile and capture at their first chunks; the window fills
+    for index in range(TIMED):  # warm-up: decoders compile and capture graphs, and the window fills
         step(index)
     times = [milliseconds(lambda index=index: step(index), device) for index in range(TIMED, 2 * TIMED)]
 

@@ -14,8 +14,8 @@ plain networks) times 3; recomputation in the backward pass does not count. MFU 
 which large bfloat16 products reach on an H100 SXM, as measured). With several devices, one of them alone is measured
 first, in the same processes.
 
-`choice` compares what ns-train chooses without any option with other options, all in one call: the time of a step, and
-the predicted peak of memory beside the real one. It takes less than 240 seconds on an H200.
+`choice` compares the options that ns-train chooses by itself with other options, all in one call. It reports the time
+of a step, and the predicted and the real peak of memory. It takes less than 240 seconds on an H200.
 """
 
 from __future__ import annotations
@@ -321,7 +321,7 @@ def forward_flops(preset: Preset) -> int:
 
 
 def compare_choices(options: argparse.Namespace) -> None:
-    """Measure what is chosen without options, and each set of options, at each batch size."""
+    """Measure each set of options in `CHOICES`, or those of --only, at each batch size."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         let_segments_grow()
@@ -334,7 +334,7 @@ def compare_choices(options: argparse.Namespace) -> None:
             except torch.cuda.OutOfMemoryError:
                 rows.append({"batch_size": batch, "options": name, "failed": "out of memory"})
             gc.collect()
-            torch._dynamo.reset()  # it holds the compiled networks
+            torch._dynamo.reset()  # frees the compiled networks
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             print(f"batch {batch}, {name}: {rows[-1]}", flush=True)
@@ -350,7 +350,7 @@ def compare_choices(options: argparse.Namespace) -> None:
 
 
 def choice(options: argparse.Namespace, batch: int, name: str, device: torch.device) -> dict[str, Any]:
-    """Time and peak memory of a step with the options of a name, and the predicted memory."""
+    """Measure time and peak memory of a step with the options `CHOICES[name]`, and predict the memory."""
     preset = load_preset(options.preset)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -405,8 +405,8 @@ def choice_table(report: dict[str, Any]) -> Table:
 def timed(
     step: Callable[[int], Tensor], steps: int, device: torch.device, warm_up: int = WARM_UP, *, reset: bool = True
 ) -> dict[str, Any]:
-    """Mean time of steps queued one behind the other, as in training, and peak memory; `reset`: of these steps alone,
-    without what came before them."""
+    """Measure the mean time of steps queued one after another, as in training, and the peak memory. `reset`: only the
+    peak of these steps counts, not an earlier one."""
     if device.type == "cuda" and reset:
         torch.cuda.reset_peak_memory_stats(device)
     for number in range(warm_up):

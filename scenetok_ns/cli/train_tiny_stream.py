@@ -11,9 +11,9 @@ from scenetok_ns.training.tiny.student import StudentOptions, run_training
 
 
 def train_tiny_stream(options: Annotated[StudentOptions, tyro.conf.arg(name="")]) -> None:
-    """Train a few-step student of the embedded model, which streams, on demo rooms made on the fly (use a GPU).
+    """Train a few-step student of the embedded model for streams, on demo rooms rendered on the fly (use a GPU).
 
-    With torchrun, processes share the work. `benchmarks/streaming.py` measures the student.
+    Under torchrun, processes share the work. `benchmarks/streaming.py` measures the student.
     """
     show_log()
     run_training(options)

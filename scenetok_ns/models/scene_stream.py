@@ -1,4 +1,4 @@
-"""A camera that moves through a scene: frames as soon as their poses are known."""
+"""Render frames of a camera that moves through a scene, as soon as their poses are known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scenetok_ns.models.tokens import SceneTokens
 
 
 class SceneStream:
-    """Frames of one scene, chunk after chunk. `SceneTok.open_stream` starts it; use it from one thread at a time."""
+    """Renders one scene chunk by chunk. Create it with `SceneTok.open_stream`; use it from one thread at a time."""
 
     def __init__(
         self,
@@ -24,12 +24,12 @@ class SceneStream:
         network_cameras: Callable[[Sequence[CameraBatch]], CameraBatch],
         tokens: SceneTokens,
     ) -> None:
-        """Join the parts.
+        """Create a stream; `SceneTok.open_stream` does this for you.
 
         Args:
-            step: Renders the next chunk from cameras as the denoiser needs them.
+            step: Renders the next chunk, given cameras in the denoiser's convention.
             layout: Temporal layout of the latents.
-            network_cameras: Makes such cameras from those of the capture.
+            network_cameras: Converts cameras of the capture to the denoiser's convention.
             tokens: Tokens of the scene.
         """
         self._step, self.layout, self._network_cameras, self._tokens = step, layout, network_cameras, tokens
@@ -38,15 +38,15 @@ class SceneStream:
         """Render the next chunk.
 
         Args:
-            cameras: CameraBatch of shape [1, f] with `layout.frames_per_chunk` cameras, or a single one that all
-                frames of the chunk have: OpenCV camera-to-world poses in capture units, intrinsics divided by image
-                width and height.
+            cameras: CameraBatch of shape [1, f] with `layout.frames_per_chunk` cameras, or a single camera for all
+                frames of the chunk: OpenCV camera-to-world poses in capture units, intrinsics divided by image width
+                and height.
 
         Returns:
             Frames of a batch of one, on the model's device.
 
         Raises:
-            ValueError: There is another number of cameras.
+            ValueError: The number of cameras is neither 1 nor `layout.frames_per_chunk`.
             NotFiniteError: Frames hold numbers that are not finite.
         """
         if cameras.num_views == 1:

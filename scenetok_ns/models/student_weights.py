@@ -1,4 +1,4 @@
-"""Weights of a few-step student: a denoiser in a file of its own that names the compressor whose tokens it renders."""
+"""Weight files of few-step students: a denoiser, and the SHA-256 of the compressor whose tokens it renders."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PART = "denoiser"
 """Prefix of the tensors' names."""
 HEADER = "student"
 STUDENT_SUFFIX = "-student"
-"""Suffix of a preset's embedded student, after the name of its networks' weights."""
+"""Appended to the name of a preset's embedded weights, this names its embedded student."""
 OWN_STEPS = 2
-"""Steps of a preset's own sampler up to which its denoiser streams without a student: it predicts well from noise."""
+"""A denoiser whose sampler takes at most this many steps predicts well from noise, and streams without a student."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Student:
 
     denoiser: Denoiser
     causal: bool
-    """Whether it streams, chunk after chunk; else it denoises windows."""
+    """Whether it streams chunk by chunk; otherwise it denoises windows."""
     steps: int
-    """Steps that it was trained for."""
+    """Number of steps that it was trained for."""
 
 
 def save_student(student: Student, path: Path, preset: Preset, compressor: Compressor) -> None:
-    """Write a student for tokens of the present weights of `compressor`, large matrices in eight bits; atomic."""
+    """Write a student for tokens of `compressor` with its current weights. Large matrices take eight bits; atomic."""
     header = {
         "preset": preset.name,
         "compressor": module_sha256(compressor),
@@ -57,7 +57,7 @@ def load_student(path: Path, preset: Preset, compressor: Compressor) -> Student:
     """Read a student that renders tokens of exactly these weights of `compressor`.
 
     Raises:
-        CheckpointError: The file is missing, damaged, not a student, or of another compressor.
+        CheckpointError: The file is missing, damaged, not a student, or for other weights of the compressor.
     """
     header = _header(path)
     if header["compressor"] != module_sha256(compressor):
@@ -104,14 +104,18 @@ class StudentSource:
     """Source of a model's student: none, a student, or a file that is read when a stream is first opened."""
 
     def __init__(self, given: Student | Path | None = None, *, required: bool = True) -> None:
-        """required: Refuse a file that belongs to other weights; False: there is no student then."""
+        """
+        Args:
+            given: A student, or its file; None: no student.
+            required: Raise an error for a file that does not fit the model; False: work without a student instead.
+        """
         self.given, self.required = given, required
         self._read: tuple[Fingerprint, Student | None] | None = None
 
     def student(self, preset: Preset, compressor: Compressor, denoiser: Denoiser) -> Student | None:
-        """Return the student for the present weights; None: there is none.
+        """Return the student for the current weights; None: there is none.
 
-        Without a file, a denoiser that its own sampler runs in at most OWN_STEPS steps is its own student.
+        Without a usable file, a denoiser whose sampler takes at most OWN_STEPS steps is its own student.
 
         Raises CheckpointError for a required file that does not fit.
         """

@@ -1,4 +1,4 @@
-"""Scene tokens fitted to photographs: a few steps of gradient descent on the tokens, with frozen networks.
+"""Fit scene tokens to photographs: a few steps of gradient descent on the tokens, with frozen networks.
 
 Generation and compression turn photographs into tokens without a look at the result, so a render from a photograph's
 own camera differs from the photograph. A few steps that compare the two move the tokens to a scene nearby that shows
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from scenetok_ns.models.inputs import Pictures
 
 MOST_VIEWS = 4
-"""Photographs of one step; more are taken in turn."""
+"""Maximum number of photographs per step. If there are more, each step draws some of them at random."""
 RATE = 0.05
-"""Largest change of a token's number in the first step, in standard deviations of the tokens; falls to 0 linearly."""
+"""Adam's learning rate in the first step, relative to the standard deviation of the tokens; falls to 0 linearly."""
 SQUARE = 10.0
-"""Weight of the mean square error beside the mean absolute error."""
+"""Weight of the mean squared error, relative to the mean absolute error."""
 
 
 def fit_tokens(
@@ -47,18 +47,18 @@ def fit_tokens(
     on_step: OnStep | None = None,
     autocast: bool | None = None,
 ) -> SceneTokens:
-    """Move tokens until renders from the photographs' cameras look more like the photographs.
+    """Optimise tokens so that renders from the photographs' cameras look more like the photographs.
 
     Each step predicts up to four of the photographs from noise in one denoising step, and follows the gradient of the
-    error of their pixels. Same arguments, same tokens, up to rounding.
+    pixel error. Equal arguments give equal tokens, up to rounding.
 
     Args:
         model: Model whose weights stay as they are.
         tokens: Tokens of one scene, made by these networks.
-        images: Photographs [v, 3, height, width] of the model's size; kinds as in `SceneTok.encode`.
-        cameras: Their cameras: CameraBatch of shape [1, v], OpenCV camera-to-world poses in capture units, intrinsics
-            divided by image width and height.
-        steps: Number of steps. 0: the tokens as they are.
+        images: Photographs [v, 3, height, width] of the model's size; types as in `SceneTok.encode`.
+        cameras: Cameras of the photographs, CameraBatch of shape [1, v]: OpenCV camera-to-world poses in capture units,
+            intrinsics divided by image width and height.
+        steps: Number of steps. 0 returns the tokens unchanged.
         seed: Random seed of noise and order.
         on_step: Progress, called as on_step(done, total); an exception ends the fitting.
         autocast: Run the denoiser in bfloat16. None: on CUDA only.
@@ -111,7 +111,7 @@ def fit_tokens(
 def _predicted(
     model: SceneTok, mean: Float[Tensor, "n dim"], cameras: CameraBatch, noise: torch.Generator
 ) -> Float[Tensor, "v f 3 height width"]:
-    """Predict each view in a window of its own, as short as the denoiser takes: the view stands in all its frames."""
+    """Predict each view in its own window, as short as the denoiser allows. All frames of a window show the view."""
     denoiser, layout = model.denoiser, latent_space(model.preset.target_autoencoder).layout
     count, chunks = cameras.c2w.shape[0], denoiser.config.target_splits
     still = CameraBatch(

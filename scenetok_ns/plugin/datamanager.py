@@ -69,7 +69,7 @@ class SceneTokDataManagerConfig(EvaluationViewsConfig, VanillaDataManagerConfig)
     # The configurations of pipeline and trainer fill these in.
     preset: tyro.conf.Suppress[str] = "re10k"
     seed: tyro.conf.Suppress[int] = 42
-    # Of ray-based methods; they mean nothing here.
+    # Options of ray-based methods; they mean nothing here.
     train_num_rays_per_batch: tyro.conf.Suppress[int] = 1024
     train_num_images_to_sample_from: tyro.conf.Suppress[int] = -1
     train_num_times_to_repeat_images: tyro.conf.Suppress[int] = -1
@@ -86,7 +86,7 @@ class SceneTokDataManagerConfig(EvaluationViewsConfig, VanillaDataManagerConfig)
 
 @dataclass
 class RaysAskedFor:
-    """Stands in for Nerfstudio's pixel sampler, which training does not need: exporters set its number."""
+    """Replaces Nerfstudio's pixel sampler, which training does not need. Exporters set its number of rays."""
 
     num_rays_per_batch: int | None = None
 
@@ -106,7 +106,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         preset: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """preset: the model's; None: the configuration's, as for ns-render's second data manager."""
+        """preset: Preset of the model. None: that of the configuration, as for ns-render's second data manager."""
         self.config = config
         self.device = device
         self.test_mode = test_mode
@@ -169,10 +169,10 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         return self.dataparser_config.data
 
     def setup_train(self) -> None:
-        """Nothing: tools may skip it; `next_train` makes its loader when first called."""
+        """Do nothing, because tools may skip this call. `next_train` creates its loader on first use."""
 
     def setup_eval(self) -> None:
-        """Nothing: tools may skip it."""
+        """Do nothing, because tools may skip this call."""
 
     @cached_property
     def fixed_indices_eval_dataloader(self) -> EvaluationViews:

@@ -41,7 +41,7 @@ class DepthDataManagerConfig(SceneTokDataManagerConfig):
 
 
 class DepthDataManager(SceneTokDataManager):
-    """Batches of photographs, with their depth where there is some."""
+    """Batches of photographs, with depth if the data has it."""
 
     config: DepthDataManagerConfig
 
@@ -55,7 +55,7 @@ class DepthDataManager(SceneTokDataManager):
 
 @dataclass
 class DepthModelConfig(SceneTokModelConfig):
-    """Frozen networks, and the head of their denoiser."""
+    """Config of frozen networks and a depth head on their denoiser."""
 
     _target: type = field(default_factory=lambda: DepthModel)
     supervision: Literal["auto", "depth", "photographs"] = "auto"
@@ -64,7 +64,7 @@ class DepthModelConfig(SceneTokModelConfig):
 
 
 class DepthModel(SceneTokModel):
-    """The networks as they are, and a depth head that learns."""
+    """Frozen networks, and the depth head that is trained."""
 
     config: DepthModelConfig
     unrecordable = "scenetok-depth records no steps"
@@ -163,7 +163,7 @@ class DepthModel(SceneTokModel):
 
 @dataclass
 class DepthPipelineConfig(SceneTokPipelineConfig):
-    """Scenes, frozen networks and a head."""
+    """Config of `DepthPipeline`."""
 
     _target: type = field(default_factory=lambda: DepthPipeline)
     datamanager: DepthDataManagerConfig = field(default_factory=DepthDataManagerConfig)
@@ -171,6 +171,6 @@ class DepthPipelineConfig(SceneTokPipelineConfig):
 
 
 class DepthPipeline(SceneTokPipeline):
-    """Pipeline of scenes, frozen networks and the head that learns."""
+    """Pipeline of scenes, frozen networks and the depth head that is trained."""
 
     config: DepthPipelineConfig

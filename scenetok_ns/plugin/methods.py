@@ -72,7 +72,7 @@ def specification(
 
 
 def method(name: str, preset: str, description: str, dataparser: SceneDataParserConfig) -> MethodSpecification:
-    """A method whose every default follows from its preset."""
+    """Create a method whose defaults all follow from its preset."""
     pipeline = SceneTokPipelineConfig(
         datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=dataparser),
         model=SceneTokModelConfig(preset=preset),
@@ -82,7 +82,7 @@ def method(name: str, preset: str, description: str, dataparser: SceneDataParser
 
 
 def refining_method(name: str, preset: str, description: str) -> MethodSpecification:
-    """Few steps at a high learning rate, on one capture."""
+    """Create a method that trains on one capture, for few steps at a high learning rate."""
     pipeline = RefinePipelineConfig(
         datamanager=RefineDataManagerConfig(preset=preset, dataparser=NerfstudioDataParserConfig(), batch_size=4),
         model=RefineModelConfig(preset=preset),
@@ -97,7 +97,7 @@ def refining_method(name: str, preset: str, description: str) -> MethodSpecifica
 
 
 def depth_method(name: str, preset: str, description: str) -> MethodSpecification:
-    """Minutes of training of a small head."""
+    """Create a method that trains a small head for some minutes."""
     pipeline = DepthPipelineConfig(
         datamanager=DepthDataManagerConfig(preset=preset, dataparser=Re10kDataParserConfig()),
         model=DepthModelConfig(preset=preset),
@@ -108,7 +108,7 @@ def depth_method(name: str, preset: str, description: str) -> MethodSpecificatio
 
 
 def stream_method(name: str, preset: str, description: str) -> MethodSpecification:
-    """Some thousand steps from a trained denoiser, at a rate that leaves most of it as it is."""
+    """Create a method that trains a copy of a trained denoiser, at a learning rate that changes it little."""
     pipeline = StudentPipelineConfig(
         datamanager=SceneTokDataManagerConfig(preset=preset, dataparser=Re10kDataParserConfig()),
         model=StudentModelConfig(preset=preset),
@@ -121,7 +121,7 @@ def stream_method(name: str, preset: str, description: str) -> MethodSpecificati
 
 
 def splat_method(name: str, preset: str, description: str) -> MethodSpecification:
-    """splatfacto's learning rates, for few steps."""
+    """Create a method with splatfacto's learning rates, for few steps."""
     rates = {"features_dc": 2.5e-3, "features_rest": 1.25e-4, "opacities": 0.05, "scales": 5e-3, "quats": 1e-3}
     optimizers: dict[str, dict[str, Any]] = {
         group: {"optimizer": AdamOptimizerConfig(lr=rate, eps=1e-15), "scheduler": None}

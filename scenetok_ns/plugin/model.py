@@ -64,30 +64,30 @@ class SceneTokModelConfig(ModelConfig):
     low_vram: bool = False
     """Keep idle networks in CPU memory. Halves GPU memory; starts more slowly."""
     depth_weights: Path | None = None
-    """Weight file of a depth head that `ns-train scenetok-depth` trained for these networks; None: that of the embedded
-    weights, if they are unchanged, else depth is found by comparing views, which is slower."""
+    """Weight file of a depth head that `ns-train scenetok-depth` trained for these networks. None: the embedded head,
+    if the embedded weights are unchanged; otherwise depth comes from comparing views, which is slower."""
     stream: bool = False
-    """Render paths with a few-step student (`ns-train scenetok-stream`), faster and without depth. Models that need at
-    most two steps anyway stream without one."""
+    """Render paths with a few-step student (`ns-train scenetok-stream`): faster, without depth. Models whose sampler
+    takes at most two steps need no student."""
     student_weights: Path | None = None
-    """Weight file of a student that `ns-train scenetok-stream` trained for these networks; None: that of the embedded
-    weights, if there is one and they are unchanged."""
+    """Weight file of a student that `ns-train scenetok-stream` trained for these networks. None: the embedded student,
+    if there is one and the embedded weights are unchanged."""
     engine: Literal["auto", "exact", "off"] = "auto"
     """Renderer on a GPU (docs/performance.md). auto: the engine, autoencoders in bfloat16. exact: the engine,
     autoencoders in the published code's precision. off: the plain loop, as everywhere else."""
     compile: bool | None = None
-    """Training: compile what does not run fused (torch.compile), which takes 10 to 60 seconds at the start. None: on a
-    GPU, if the training is long enough."""
+    """Training: compile everything that is not fused (torch.compile), which takes 10 to 60 seconds at the start. None:
+    on a GPU, if the training is long enough."""
     fused: bool | None = None
-    """Training on a GPU: run the networks' blocks on kernels of our own, which need less memory and no compiler. Hooks
-    on parts of a block do not run. None: where the kernels fit. False: torch's operations."""
+    """Training on a GPU: run the networks' blocks on our own kernels, which need less memory and no compilation. Hooks
+    on parts of a block do not run. None: if the kernels fit. False: use torch's operations."""
     float8: bool = False
-    """Training on Hopper or newer: matrix products of fused blocks in FP8. An experiment: the loss is not the same."""
+    """Training on Ada, Hopper or newer: run matrix products of fused blocks in FP8. Experimental: changes the loss."""
     cuda_graph: bool | None = None
-    """Training on GPUs: record the forward and backward pass once and replay it. None: where steps can be recorded."""
+    """Training on GPUs: record the forward and backward pass once and replay it. None: if steps can be recorded."""
     gradient_checkpointing: Checkpointing | None = None
-    """Training: activations to recompute in the backward pass, to save memory. selective: the cheap ones; full: all.
-    None: as few as the GPU's memory allows."""
+    """Training: activations to recompute in the backward pass, to save memory. selective: cheap ones; full: all. None:
+    as few as the GPU's memory allows."""
     ema_decay: float | None = None
     """Training: keep an exponential moving average of the trained weights, with a decay of e.g. 0.9999, and evaluate,
     render and open the run with it; None: no average. Costs the memory of the trained weights once more."""
@@ -116,7 +116,7 @@ class SceneTokModelConfig(ModelConfig):
     """SceneGen: another seed gives another of the scenes that fit the photographs."""
     encoding: Encoding = "mean"
     """How photographs become tokens. mean: nothing is sampled. latents: VA-VAE's latents are sampled, as in the
-    published code, also in training. published: scene tokens are sampled, too, except in training."""
+    published code, also in training. published: scene tokens are sampled as well, except in training."""
     tokenizer: Path | None = None
     """SceneGen and scenetok-refine, at the start of a training: run folder or released checkpoint with the compressor
     and the denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
@@ -127,7 +127,7 @@ class SceneTokModelConfig(ModelConfig):
 
     defer_autoencoders: tyro.conf.Suppress[bool] = False
     """Training: build the autoencoders on first use. Training from latents does so without it."""
-    # Of ray-based models; they mean nothing here. A collider would expect rays.
+    # Options of ray-based models; they mean nothing here. A collider would expect rays.
     enable_collider: tyro.conf.Suppress[bool] = False
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
     loss_coefficients: tyro.conf.Suppress[dict[str, float]] = field(default_factory=dict)
@@ -242,7 +242,7 @@ class SceneTokModel(Model):
     # --- Weights ---
 
     def trained_networks(self) -> dict[str, nn.Module]:
-        """Networks of `scenetok` whose weights training changes, at first at least."""
+        """Networks of `scenetok` whose weights are trained, at least at first."""
         return {
             name: network
             for name, network in self.scenetok.named_children()
@@ -250,7 +250,7 @@ class SceneTokModel(Model):
         }
 
     def invalidate_caches(self) -> None:
-        """Call this when weights have changed: tokens and frames are made again on demand."""
+        """Call this when weights have changed: tokens and frames are then computed again on demand."""
         self.renderer.weights.advance()
 
     def freeze_compressor(self) -> None:
@@ -295,12 +295,12 @@ class SceneTokModel(Model):
         return {"preset": self.preset.name}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Ignored here: the pipeline compares it, and can name the option to change."""
+        """Ignore the extra state: the pipeline compares it, and can name the option to change."""
 
     # --- Training ---
 
     def choose_steps(self, run: TrainingRun) -> StepPlan:
-        """Call `plan_steps` with the options of the configuration; see there."""
+        """Choose and prepare the training steps with the options of the configuration; see `plan_steps`."""
         config = self.config
         self.step_plan = plan_steps(
             self.scenetok,
@@ -344,7 +344,7 @@ class SceneTokModel(Model):
     def forward(self, batch: TrainingBatch | RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
         """Training loss and metrics of a batch, as scalars on the device.
 
-        Noise follows from seed, rank and step, like the data. The one entry point of training, so that
+        Noise follows from seed, rank and step, like the data. This is the only entry point of training, so that
         DistributedDataParallel sees every gradient.
         """
         if isinstance(batch, RayBundle):  # an exporter's

@@ -35,7 +35,7 @@ BUCKET_MB = 100
 
 
 EARLIER_DEFAULTS = {"compile": False, "fused": True, "cuda_graph": False, "gradient_checkpointing": "none"}
-"""Defaults of the model's options, up to version 0.2.0, that are now chosen."""
+"""Defaults up to version 0.2.0 of the model's options that are now chosen automatically."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class SceneTokPipelineConfig(VanillaPipelineConfig):
         """Read a config.yml. ns-render makes a second data manager from it, which must know the model's preset."""
         self.__dict__.update(state)
         self.datamanager.preset = self.model.preset
-        if "num_steps" not in state:  # an earlier version wrote it, with defaults that were not anybody's choice
+        if "num_steps" not in state:  # an earlier version wrote this file, with defaults that nobody chose
             for name, default in EARLIER_DEFAULTS.items():
                 if getattr(self.model, name) == default:
                     setattr(self.model, name, None)
@@ -127,7 +127,7 @@ class SceneTokPipeline(VanillaPipeline):
 
     @property
     def model(self) -> SceneTokModel:
-        """The model itself, also where it is wrapped for several processes."""
+        """The model itself, even if it is wrapped for several processes."""
         wrapped = isinstance(self._model, DistributedDataParallel)
         return typing.cast(SceneTokModel, self._model.module if wrapped else self._model)
 
@@ -142,7 +142,7 @@ class SceneTokPipeline(VanillaPipeline):
         return outputs, self.model.get_loss_dict(outputs, batch, metrics), metrics
 
     def _training_pass(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Outputs of the model; where passes are recorded, with all gradients in place already."""
+        """Return the model's outputs for a batch. If passes are recorded, all gradients are already set."""
         if not self._records:
             return self._model(batch)
         if self._recorded is None:
@@ -249,14 +249,14 @@ class SceneTokPipeline(VanillaPipeline):
 
 
 def share_weights(model: SceneTokModel) -> None:
-    """Give all processes those of the first, as DistributedDataParallel does when it is made."""
+    """Copy the weights of the first process to all others, as DistributedDataParallel does when it is created."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device == model.device:  # autoencoders may be in main memory, and come from files
             dist.broadcast(tensor.detach(), 0)
 
 
 def distributed(model: SceneTokModel, device: torch.device, local_rank: int) -> DistributedDataParallel:
-    """The model wrapped for several processes. Parameters that never get a gradient must not require one.
+    """Wrap the model for several processes. Parameters that never receive a gradient must not require one.
 
     Autoencoders that wait in main memory (low_vram) are left out: a wrapped model must be on one kind of device.
     """

@@ -1,7 +1,7 @@
 """Method scenetok-refine: the tokens of one capture, encoded once, then optimised on its photographs.
 
 Training is Nerfstudio's usual training on one scene: the result belongs to that scene. The networks are frozen; the
-gradient of the loss (`training.scene_refinement.scene_loss`) goes to the tokens and, if asked for, to low-rank adapters
+gradient of the loss (`training.scene_refinement.scene_loss`) goes to the tokens and, if requested, to low-rank adapters
 of the denoiser.
 """
 
@@ -41,12 +41,12 @@ from scenetok_ns.training.scene_refinement import scene_loss
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
 
 DATA_SEED = 1
-"""Sets the draws of clips apart from those of noise."""
+"""Number that makes the random choice of clips independent of the noise."""
 
 
 @dataclass
 class RefineDataManagerConfig(SceneTokDataManagerConfig):
-    """One capture. All its views but those of evaluation are trained on."""
+    """One capture. Training uses all of its views except those for evaluation."""
 
     _target: type = field(default_factory=lambda: RefineDataManager)
 
@@ -70,7 +70,7 @@ class RefineDataManager(SceneTokDataManager):
 
     @cached_property
     def training_views(self) -> ImageViews:
-        """The capture's photographs, cropped, without those of evaluation; in units of the training data."""
+        """Cropped photographs of the capture, without those for evaluation; poses in units of the training data."""
         if not self.scenes.source.is_capture:
             raise DataError(
                 "scenetok-refine refines the tokens of one capture: name its dataparser (nerfstudio-data, colmap, ...)"
@@ -84,7 +84,7 @@ class RefineDataManager(SceneTokDataManager):
         return self._batch(step).to(self.device), {}
 
     def next_eval(self, step: int) -> tuple[RefineBatch, dict]:  # type: ignore[override]
-        """Always the same clips, of training views: captures seldom have whole clips to spare for evaluation."""
+        """Return the same clips of training views each time, because captures seldom have clips left for evaluation."""
         self.eval_count += 1
         return self._batch(-1).to(self.device), {}
 
@@ -237,8 +237,8 @@ class RefinedSceneRenderer(SceneRenderer):
         return module_sha256(parts)
 
     def tokens_of(self, scene: int, on_step: OnStep | None = None) -> SceneTokens:
-        """Return the refined tokens for any number: there is one scene. A run that shows a token file has that
-        one's."""
+        """Return the refined tokens for any number, because there is one scene. A run that displays a token file
+        returns the tokens of that file."""
         return self._scene_tokens(scene, self.refined.tokens.detach())
 
     def tokens_from(self, views: ImageViews, scene: int) -> SceneTokens:
@@ -247,7 +247,7 @@ class RefinedSceneRenderer(SceneRenderer):
 
     @torch.no_grad()
     def render_unrefined(self, scene: int, cameras: CameraBatch) -> Float[Tensor, "f 3 side side"]:
-        """Frames from before training: the first tokens, and the networks without adapters."""
+        """Render frames as before training, with the first tokens and without adapters."""
         self.refined.enable_adapters(False)
         tokens, settings = self._scene_tokens(scene, self.refined.start_tokens), self.settings
         return self.scenetok.render(tokens, cameras.to(self.device), seed=settings.seed, sampler=settings.sampler)

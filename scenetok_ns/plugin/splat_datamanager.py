@@ -59,7 +59,7 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
     render_steps: int | None = None
     """Denoising steps of these views; None: the preset's."""
     render_share: tuple[float, float] = (0.6, 0.3)
-    """Part of the training steps on rendered views, at the beginning and from `anneal_steps` on."""
+    """Share of training steps on rendered views, at the beginning and from `anneal_steps` on."""
     seen_weight: tuple[float, float] = (0.3, 0.02)
     """Weight of rendered pixels that photographs show too, at the beginning and from `anneal_steps` on."""
     anneal_steps: int = 1500
@@ -90,7 +90,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
-        """See Nerfstudio's; where training follows ("val"), views are rendered and start points found here."""
+        """Create the data manager. If training follows ("val"), also render views and find the start points."""
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         self._draws = seeded_generator(config.render_seed + local_rank)
         self._views: RenderedBatches | None = None
@@ -120,7 +120,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        """Read where training needs it: who looks at a run may have no tokenizer any more."""
+        """Tokenizer, read only for training, because a run can be viewed after its tokenizer is gone."""
         return Tokenizer.of(self.config)
 
     # --- Photographs ---

@@ -39,7 +39,7 @@ STUDENT_FILE = "student.safetensors"
 
 @dataclass
 class StudentModelConfig(SceneTokModelConfig):
-    """Frozen networks, and a student of their denoiser."""
+    """Config of frozen networks and a student of their denoiser."""
 
     _target: type = field(default_factory=lambda: StudentModel)
     stream: bool = True
@@ -49,11 +49,11 @@ class StudentModelConfig(SceneTokModelConfig):
     student_steps: int = 4
     """Denoising steps of the student."""
     forced_steps: int = 1000
-    """Training steps in which a student of several steps starts from levels of the targets; then from its own."""
+    """Training steps in which a student of several steps sees noise levels of the targets; later, of its rollout."""
 
 
 class StudentModel(SceneTokModel):
-    """The networks as they are, and a student that learns."""
+    """Frozen networks, and the student that is trained."""
 
     config: StudentModelConfig
     unrecordable = "scenetok-stream records no steps"
@@ -75,7 +75,7 @@ class StudentModel(SceneTokModel):
         self.scenetok.students = StudentSource(Student(self.student, config.causal, config.student_steps))
 
     def choose_steps(self, run: TrainingRun) -> StepPlan:
-        """Prepare the student as planned, too."""
+        """Choose the steps, and prepare the student for them as well."""
         plan = super().choose_steps(run)
         checkpoint_for_training(self.student, plan.checkpointing)
         if plan.compile:
@@ -110,7 +110,7 @@ class StudentModel(SceneTokModel):
         return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], write)]
 
     def forward(self, batch: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Training loss, as scalars on the device; noise follows from seed, rank and step."""
+        """Compute the training loss of a batch, a scalar on the device. Noise follows from seed, rank and step."""
         if not isinstance(batch, TrainingBatch):
             return super().forward(batch)
         if self.training:
@@ -140,13 +140,13 @@ class StudentModel(SceneTokModel):
 
 @dataclass
 class StudentPipelineConfig(SceneTokPipelineConfig):
-    """Scenes, frozen networks and a student."""
+    """Config of `StudentPipeline`."""
 
     _target: type = field(default_factory=lambda: StudentPipeline)
     model: StudentModelConfig = field(default_factory=StudentModelConfig)
 
 
 class StudentPipeline(SceneTokPipeline):
-    """Pipeline of scenes, frozen networks and the student that learns."""
+    """Pipeline of scenes, frozen networks and the student that is trained."""
 
     config: StudentPipelineConfig

@@ -19,7 +19,7 @@ from scenetok_ns.models.tokens import SceneTokens
 FAR = 1000.0
 """Depth of pixels without a scene (the border of a square, a message), in scene units."""
 DISPLAYED_SHARES = 0.02, 0.98
-"""Quantiles of the depth in a picture at the ends of the colour range."""
+"""Quantiles of a picture's depth that map to the ends of the colour range."""
 
 
 def relative_uncertainty(norm: Float[Tensor, "h w"], channels: int) -> Float[Tensor, "h w"]:
@@ -109,9 +109,9 @@ def picture_outputs(
 
 
 def for_display(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same outputs for a page that draws values from 0 to 1 as colours: its depth runs from near to far.
+    """Return the outputs for a page that draws values from 0 to 1 as colours, with depth scaled to this range.
 
-    0 is the nearest and 1 the farthest depth in the picture, without 2 % at each end; the border is 0, too.
+    0 is the nearest and 1 the farthest depth in the picture, without 2 % at each end. The border is also 0.
     """
     shown = PictureOutputs(outputs)
     shown["depth"] = lambda: depth_shades(outputs["depth"])  # type: ignore[assignment]
@@ -119,7 +119,7 @@ def for_display(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def depth_shades(depth: Float[Tensor, "height width 1"]) -> Float[Tensor, "height width 1"]:
-    """Depth in any units, `FAR` where it is not known -> 0 (near, or not known) to 1 (far)."""
+    """Scale depth in any units, `FAR` where it is unknown, to values from 0 (near or unknown) to 1 (far)."""
     known = depth < FAR / 2
     if not known.any():
         return torch.zeros_like(depth)

@@ -25,14 +25,14 @@ from scenetok_ns.models.plane_sweep import sweep_depths
 from scenetok_ns.models.presets import SamplerConfig
 
 OWN = 0.5
-"""Part of the elements whose latents are the denoiser's own estimate."""
+"""Share of batch elements whose latents are the denoiser's own estimate."""
 CONTINUED = 0.5
-"""Part of the elements whose first latents are clean, as in windows behind the first."""
+"""Share of batch elements whose first latents are clean, as in windows after the first."""
 SSIM_PART = 0.85
-"""Part of structural similarity in the photometric loss; absolute difference has the rest (Godard et al. 2019)."""
+"""Weight of structural similarity in the photometric loss; the rest is for absolute difference (Godard et al. 2019)."""
 SMOOTHNESS = 0.01
 SURE = 0.5
-"""Confidence from which on a swept depth is a target."""
+"""Minimum confidence for a swept depth to be a target."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def draw_depth(
 def last_levels(sampler: SamplerConfig, device: torch.device) -> Float[Tensor, " levels"]:
     """Times of the last step of samplers of different numbers of steps.
 
-    They are made once for each device: a recorded step (CUDA graph) cannot copy from main memory.
+    They are cached for each device, because a recorded step (CUDA graph) cannot copy from CPU memory.
     """
     steps = torch.tensor([sampler.steps] * 6 + [2 * sampler.steps, 50, max(sampler.steps // 2, 1), 4, 2, 1])
     levels = 1 / steps.float()
@@ -84,7 +84,7 @@ def last_levels(sampler: SamplerConfig, device: torch.device) -> Float[Tensor, "
 def at_resolution_of(
     wanted: Float[Tensor, "b f 1 h w"], maps: Float[Tensor, "b f 1 height width"]
 ) -> Float[Tensor, "b f 1 h w"]:
-    """`maps` at the resolution of `wanted`, without mixing values."""
+    """Resize `maps` to the resolution of `wanted`, without mixing values."""
     flat = F.interpolate(maps.flatten(0, 1).float(), size=wanted.shape[-2:], mode="nearest-exact")
     return flat.unflatten(0, maps.shape[:2])
 

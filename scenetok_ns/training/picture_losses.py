@@ -1,4 +1,4 @@
-"""Picture losses beside the error of pixels: edges and local contrast."""
+"""Picture losses: pixels, edges and local contrast."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ SCALES = (1, 2, 4)
 
 
 def codec_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:
-    """Absolute and square error, and absolute error of neighbour differences (edges), of images in [-1, 1]."""
+    """Sum of the absolute error, twice the squared error, and the absolute error of edges (differences of neighbours),
+    for images in [-1, 1]."""
     edges = sum(F.l1_loss(decoded.diff(dim=d), images.diff(dim=d)) for d in (-1, -2))
     return F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + edges
 
 
 def contrast_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:
-    """Difference of the root mean squares of neighbour differences in small squares, over some scales.
+    """Absolute difference of local contrast (`local_contrast`), averaged over `SCALES`.
 
-    It asks for as much contrast as the truth has there, wherever exactly: the error of pixels alone is smallest for
-    edges that are softer than true ones.
+    It rewards as much contrast as the true picture has in a small square, without regard to the exact place. The error
+    of pixels alone is smallest for edges that are softer than the true ones.
     """
     total = decoded.new_zeros(())
     for scale in SCALES:
@@ -33,7 +34,7 @@ def contrast_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:
 
 
 def local_contrast(images: Pictures) -> Float[Tensor, "b 2 h2 w2"]:
-    """Root mean square of the differences along rows and along columns, in overlapping squares."""
+    """Root mean square of the differences of neighbours along rows and along columns, in overlapping squares."""
     gray = images.mean(dim=1, keepdim=True)
     across = F.pad(gray.diff(dim=-1), (0, 1)).square()
     down = F.pad(gray.diff(dim=-2), (0, 0, 0, 1)).square()

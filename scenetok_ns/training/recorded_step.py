@@ -20,15 +20,15 @@ WARM_UP = 3
 """Number of passes before one is recorded, in which libraries choose kernels and blocks are compiled."""
 
 MOST_RECORDINGS = 4
-"""Number of recordings after which batches count as changing their shape: each recording takes seconds."""
+"""Maximum number of recordings, each of which takes seconds. After them, batches count as changing their shape."""
 
 ALIGNMENT = 64
-"""Alignment of gradients that lie side by side, in numbers: kernels load several at a time from aligned addresses."""
+"""Alignment, in elements, of gradients that share one tensor. Kernels load several elements from aligned addresses."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded pass, where its input has to be put, and where its results are."""
+    """A recorded pass, with the tensors that hold its input and its results."""
 
     shapes: tuple[torch.Size, ...]
     graph: torch.cuda.CUDAGraph
@@ -44,14 +44,14 @@ class Recording:
 class RecordedStep:
     """Runs training passes of a module by replaying a recorded one; records again when shapes change.
 
-    Where a pass cannot be recorded, or shapes keep changing, it runs passes kernel by kernel from then on, and
-    `unrecorded` says why. Several processes may differ in this: they exchange the same gradients.
+    If a pass cannot be recorded, or shapes keep changing, it runs passes kernel by kernel from then on, and
+    `unrecorded` says why. Processes may differ in this, because they exchange the same gradients either way.
 
-    All that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
+    Everything that differs from step to step must be in tensors: the batch, and what `TrainingLoss.prepare` fills.
     Random numbers are those that the same step has without a graph, because its seed is read at each replay.
 
-    With several processes, each records its own pass. DistributedDataParallel, which exchanges gradients during the
-    backward pass, is not used then; one exchange follows the pass (`average`), with the GPU for itself.
+    With several processes, each records its own pass. They do not use DistributedDataParallel, which exchanges
+    gradients during the backward pass. Call `average` after the pass instead: it exchanges all gradients at once.
     """
 
     def __init__(self, module: nn.Module, loss: TrainingLoss, on_step: Callable[[], None], processes: int = 1) -> None:
@@ -72,10 +72,13 @@ class RecordedStep:
         """Why passes are not recorded any more; None: they are."""
 
     def __call__(self, batch: TrainingBatch, *, accumulates: bool = False) -> dict[str, Tensor]:
-        """Outputs of the module for a batch; the gradients of its loss are in place afterwards.
+        """Compute the module's outputs for a batch, and set the parameters' gradients.
 
-        `backward` can still be called on the loss, and then does nothing. accumulates: gradients are added to those
-        that are there, and outlast the next pass.
+        You may still call `backward` on the returned loss; it does nothing.
+
+        Args:
+            batch: Batch of the step.
+            accumulates: Add to the gradients that the parameters have, in memory that the next pass does not overwrite.
         """
         shapes = tuple(tensor.shape for tensor in batch.tensors())
         if self.unrecorded is None and (self._recording is None or self._recording.shapes != shapes):
@@ -103,14 +106,14 @@ class RecordedStep:
         there = [parameter.grad for parameter in self._parameters]
         try:
             self._recording = self._record(batch, shapes)
-        except RuntimeError as error:  # the device does not allow something, or its memory does not suffice
+        except RuntimeError as error:  # an operation cannot be recorded, or memory does not suffice
             self.unrecorded = first_line(error)
             for parameter, gradient in zip(self._parameters, there, strict=True):
                 parameter.grad = gradient
             torch.cuda.empty_cache()
 
     def _take_unrecorded(self, batch: TrainingBatch, accumulates: bool) -> dict[str, Tensor]:
-        """A pass kernel by kernel, with the same outputs and gradients as a replay."""
+        """Run a pass kernel by kernel, with the same outputs and gradients as a replay."""
         there = [parameter.grad for parameter in self._parameters]
         self._clear_gradients()
         self._on_step()
@@ -131,7 +134,7 @@ class RecordedStep:
         return outputs
 
     def average(self) -> None:
-        """Average the gradients that are in place over all processes."""
+        """Average the current gradients over all processes."""
         assert self._in_place is not None, "only passes of several processes have an average"
         if dist.get_backend() == "nccl":
             dist.all_reduce(self._in_place, op=dist.ReduceOp.AVG)
@@ -197,13 +200,13 @@ class RecordedStep:
 
 
 def parts_of(joined: Float[Tensor, " n"], parameters: list[nn.Parameter]) -> list[Tensor]:
-    """A part in the shape of each parameter, one behind the other, each at a multiple of `ALIGNMENT`."""
+    """Split `joined` into consecutive parts with the shapes of the parameters, each at a multiple of `ALIGNMENT`."""
     parts = joined.split([_room(parameter) for parameter in parameters])
     return [part[: p.numel()].view(p.shape) for part, p in zip(parts, parameters, strict=True)]
 
 
 def joined_gradients(parameters: list[nn.Parameter]) -> Float[Tensor, " n"]:
-    """Memory for gradients of all parameters, which have one precision; zeros."""
+    """Allocate zeros for the gradients of all parameters, which have the same dtype."""
     first = parameters[0]
     return torch.zeros(sum(map(_room, parameters)), dtype=first.dtype, device=first.device)
 
@@ -213,7 +216,7 @@ def _room(parameter: nn.Parameter) -> int:
 
 
 def _move_to(part: Tensor) -> Callable[[Tensor], None]:
-    """Copy the gradient of a parameter, which has just arrived, into its part, and free its own memory."""
+    """Create a hook that copies a parameter's new gradient into `part` and frees the gradient's own memory."""
 
     def move(parameter: Tensor) -> None:
         part.copy_(cast(Tensor, parameter.grad))

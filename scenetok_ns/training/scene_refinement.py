@@ -25,7 +25,7 @@ from scenetok_ns.training.loss import TrainingLoss
 from scenetok_ns.training.picture_losses import codec_loss
 
 PICTURE_WEIGHT = 2.0
-"""Weight of the error of decoded pictures beside the error of velocities."""
+"""Weight of the error of decoded pictures, relative to the error of velocities."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RefineOptions:
 
 
 def renders_in_one_step(model: SceneTok) -> bool:
-    """Whether the model renders in one step, and decodes each latent by itself."""
+    """Whether the model renders in one step and decodes each latent on its own."""
     layout = latent_space(model.preset.target_autoencoder).layout
     return model.preset.sampler.steps == 1 and layout.frames_per_chunk == 1
 
@@ -59,16 +59,17 @@ def scene_loss(
 ) -> LossOutput:
     """Loss of one step of refinement, with gradients for `tokens` and for the adapters of `denoiser`.
 
-    It is the flow-matching loss of the training (`refinement_loss`) for models that render in many steps. A model that
-    renders in one step is trained for exactly that step: from pure noise, alone or behind clean views. One picture of
-    each clip is decoded and compared with the photograph, because small errors of latents can be large in pictures.
+    For models that render in many steps, it is the flow-matching loss of training (`refinement_loss`). A model that
+    renders in one step is trained for exactly that step: from pure noise, with or without clean views before it. One
+    picture of each clip is decoded and compared with the photograph, because small errors of latents can be large in
+    pictures.
 
     Args:
         model: Model with the autoencoder and the preset.
-        denoiser: Its denoiser, or a copy with adapters.
+        denoiser: The model's denoiser, or a copy of it with adapters.
         tokens: Tokens of the scene.
         target: Latents and cameras of the clips, relative to the reference view of the tokens.
-        images: The photographs of the clips.
+        images: Photographs of the clips.
         draws: Random numbers of the step. Elements without pure noise continue from clean views.
         generator: Random generator on the device, for the choice of the pictures.
     """

@@ -1,8 +1,8 @@
 """Predicts the peak memory of a training step on a GPU, before the first one.
 
 Weights, gradients and moments are counted. Saved activations follow from the shapes of the fused blocks, tensor by
-tensor; blocks that run otherwise save a measured multiple of that. The rest was fitted to measured steps
-(docs/performance.md), which the tests hold the prediction to.
+tensor; blocks that are not fused save a measured multiple of that. The rest was fitted to measured steps
+(docs/performance.md); the tests compare the prediction with these steps.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from scenetok_ns.models.scenetok import SceneTok
 
 GIB = 2**30
 FLOAT, HALF = 4, 2
-"""Bytes of a number in float32 and in bfloat16."""
+"""Bytes per number in float32 and in bfloat16."""
 
 Blocks = Literal["fused", "compiled", "plain"]
 """How the blocks of a network run in training."""
 
 SAVED: dict[tuple[Blocks, Checkpointing], float] = {
     ("fused", "none"): 1.0,
-    ("fused", "selective"): 1.0,  # it casts weights twice; the norms lie in memory that nothing else needs
+    ("fused", "selective"): 1.0,  # casts weights twice; the norms are in memory that nothing else needs
     ("compiled", "none"): 1.44,
     ("compiled", "selective"): 0.91,
     ("plain", "none"): 1.76,
@@ -38,22 +38,23 @@ SAVED: dict[tuple[Blocks, Checkpointing], float] = {
 }
 """Memory that blocks save for the backward pass, relative to fused blocks. `full` is computed from their inputs."""
 OUTSIDE = 28
-"""Bytes for each number of a network's rows: embeddings, ray maps, the final layer, gradients between blocks."""
+"""Bytes outside the blocks for each number in a network's rows: embeddings, ray maps, the final layer, gradients
+between blocks."""
 FIXED = 0.9 * GIB
-"""Workspaces of libraries, and gaps between tensors."""
+"""Bytes for workspaces of libraries and for gaps between tensors."""
 
 PICTURES = {"pixel": 0.0, "conv": 0.2, "vavae": 1.3, "video_dcae": 8.4, "wan": 2.1}
-"""GiB that autoencoders take at their peak in the precision of training, weights included (docs/performance.md)."""
+"""Peak memory of autoencoders in GiB, in the precision of training, weights included (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Sizes of a training that its networks do not tell."""
+    """Sizes of a training run that do not follow from its networks."""
 
     batch: int
-    """Samples of one process in one step."""
+    """Number of samples per process and step."""
     steps: int | None = None
-    """Number of steps; None: many."""
+    """Number of steps; None: unknown, assumed to be many."""
     processes: int = 1
     """Number of processes that train together."""
     accumulates: bool = False
@@ -64,14 +65,14 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one width that a block works on."""
+    """Rows of equal width that a block works on."""
 
     count: int
-    """Rows of one sample."""
+    """Number of rows per sample."""
     width: int
     heads: int
     feed_forward: int
-    """Width inside of the feed-forward, padded."""
+    """Inner width of the feed-forward layer, padded."""
 
     @property
     def numbers(self) -> int:
@@ -80,15 +81,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that trains: its blocks, and what a sample sends through them."""
+    """A network that trains: its blocks, and the rows that pass through them."""
 
     blocks: int
     parameters: int
     """Number of parameters of all blocks, which are cast for the matrix products."""
     rows: Rows
-    """Rows that adaLN modulates: latents, tokens that are generated, or tokens of views."""
+    """Rows that adaLN modulates: latents, generated tokens, or tokens of views."""
     context: int
-    """Rows of one sample that they attend to; of a compressor 0."""
+    """Number of rows per sample that cross-attention attends to; 0 for a compressor."""
     tokens: Rows | None = None
     """Scene tokens of a compressor, which has two streams."""
 
@@ -98,12 +99,12 @@ class Network:
 
     @property
     def inputs(self) -> int:
-        """Bytes of a sample's inputs of one block. The stream of scene tokens is in float32, all others in bfloat16."""
+        """Bytes per sample of a block's inputs. The stream of scene tokens is in float32, all others in bfloat16."""
         return HALF * self.rows.numbers + (0 if self.tokens is None else FLOAT * self.tokens.numbers)
 
     @property
     def saved(self) -> int:
-        """Bytes of a sample that one fused block saves, its inputs included."""
+        """Bytes per sample that one fused block saves, including its inputs."""
         rows = self.rows
         modulated = 6 * rows.numbers
         # Queries, keys and values; the attention; its projection, which the gate's gradient needs.
@@ -124,22 +125,22 @@ class Network:
 
 @dataclass(frozen=True)
 class Workload:
-    """Everything that a step's memory depends on, but for how its blocks run."""
+    """Everything that a step's memory depends on, except how its blocks run."""
 
     batch: int
-    """Samples of one process in one step."""
+    """Number of samples per process and step."""
     trained: int
-    """Parameters with gradients and moments."""
+    """Number of parameters with gradients and moments."""
     frozen: int
-    """Parameters without."""
+    """Number of parameters without gradients and moments."""
     networks: tuple[Network, ...]
     """Networks that train."""
     averaged: bool = False
     """Whether an exponential moving average of the trained weights is kept."""
     holds_gradients: bool = False
-    """Whether gradients outlast the optimizer's step: with several processes or accumulation."""
+    """Whether memory for gradients remains after the optimizer's step: with several processes or accumulation."""
     pictures: int = 0
-    """Bytes that autoencoders take, where photographs are encoded or pictures are evaluated."""
+    """Bytes that autoencoders take, if photographs are encoded or pictures are evaluated."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,11 @@ class Memory:
     """Predicted peak of a training process, in bytes."""
 
     weights: int
-    """Parameters and, if it is kept, their moving average."""
+    """Parameters, and their moving average if there is one."""
     optimizer: int
     """Moments of AdamW, and gradients that stay."""
     step: int
-    """Saved activations, or the gradients where these are larger, and everything else that a pass needs."""
+    """Saved activations or gradients, whichever are larger, and everything else that a pass needs."""
     pictures: int
 
     @property
@@ -162,7 +163,7 @@ class Memory:
 def predicted_memory(load: Workload, blocks: Blocks, checkpointing: Checkpointing) -> Memory:
     """Predict the peak memory of training."""
     saved = load.batch * sum(_activations(network, blocks, checkpointing) for network in load.networks)
-    # At the start of the backward pass there are all activations and no gradient; at its end the reverse.
+    # The backward pass starts with all activations and no gradients, and ends with all gradients and no activations.
     during = max(saved + _casts(load, blocks, checkpointing), FLOAT * load.trained)
     outside = load.batch * OUTSIDE * sum(network.numbers for network in load.networks)
     return Memory(
@@ -174,14 +175,14 @@ def predicted_memory(load: Workload, blocks: Blocks, checkpointing: Checkpointin
 
 
 def _activations(network: Network, blocks: Blocks, checkpointing: Checkpointing) -> float:
-    """Bytes of one sample at the start of the backward pass."""
+    """Bytes of saved activations per sample at the start of the backward pass."""
     if checkpointing == "full":
         return network.inputs * network.blocks + network.saved * SAVED[blocks, "none"]
     return network.saved * network.blocks * SAVED[blocks, checkpointing]
 
 
 def _casts(load: Workload, blocks: Blocks, checkpointing: Checkpointing) -> int:
-    """Bytes of weights in bfloat16: fused blocks that recompute cast theirs again, autocast keeps all."""
+    """Bytes of weights in bfloat16. Autocast keeps all of them; fused blocks that recompute cast their own again."""
     if blocks == "fused" and checkpointing != "none":
         return 0
     return HALF * sum(network.parameters for network in load.networks)
@@ -194,7 +195,7 @@ def workload(scenetok: SceneTok, run: TrainingRun, *, averaged: bool = False, pi
         scenetok: Model whose trained networks require gradients.
         run: Sizes of the training.
         averaged: Whether EMA weights are kept.
-        pictures: Whether autoencoders work beside the steps, to encode photographs or to evaluate.
+        pictures: Whether autoencoders run during training, to encode photographs or to evaluate.
     """
     parameters = list(scenetok.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -212,7 +213,7 @@ def workload(scenetok: SceneTok, run: TrainingRun, *, averaged: bool = False, pi
 
 
 def _networks(scenetok: SceneTok) -> Iterator[Network]:
-    """Networks that train, as the preset's views reach them."""
+    """Networks that train, with the row counts of the preset's views."""
     preset = scenetok.preset
     views, tokens = preset.data.views, preset.compressor.num_tokens
     if _trains(scenetok.compressor):
@@ -235,7 +236,7 @@ def _trunk(blocks: nn.ModuleList, config: DenoiserConfig | SceneGeneratorConfig,
 
 
 def _positions(preset: Preset, role: Literal["context", "target"], patch: int) -> int:
-    """Tokens of one latent."""
+    """Number of tokens per latent."""
     autoencoder = preset.context_autoencoder if role == "context" else preset.target_autoencoder
     height, width = latent_space(autoencoder).latent_size((preset.data.image_size,) * 2)
     return (height // patch) * (width // patch)

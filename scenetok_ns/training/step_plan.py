@@ -1,7 +1,7 @@
-"""Chooses how training steps run on a machine: on fused blocks, compiled, recorded, with activations recomputed.
+"""Chooses how training steps run on a machine: with fused blocks, compiled, recorded, with activations recomputed.
 
-`choose` is a pure function of facts, options and sizes; ns-train and `scenetok train-tiny` ask it. An option that is
-not given is chosen. One that cannot be met is refused.
+`choose` is a pure function of facts, options and sizes; ns-train and `scenetok train-tiny` call it. It chooses every
+option that the user leaves out, and refuses options that cannot be met.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.training.step_memory import GIB, Blocks, Memory, TrainingRun, Workload, predicted_memory, workload
 
 COMPILING_PAYS = {"fused": 3000, "plain": 500}
-"""Number of steps from which on compiling is worth its time: the parts outside fused blocks (up to 20 s), or whole
-blocks (about 45 s), on an H100."""
+"""Minimum number of steps for which compiling is worth its time. On an H100, the parts outside fused blocks take up to
+20 s, and whole plain blocks about 45 s."""
 
 SAVERS: tuple[Checkpointing, ...] = ("none", "selective", "full")
-"""The fastest first."""
+"""Choices of activation checkpointing, fastest first."""
 
 ROOM = 1.05
 """Memory that must be available, relative to the prediction."""
@@ -40,12 +40,12 @@ class Wishes:
     record: bool | None = None
     checkpointing: Checkpointing | None = None
     float8: bool = False
-    """Products of fused blocks in FP8. Never chosen: the loss changes."""
+    """Run matrix products of fused blocks in FP8. Never chosen automatically, because it changes the loss."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the machine and the method allow."""
+    """Abilities of the machine and the method."""
 
     cuda: bool
     triton: bool = False
@@ -55,9 +55,9 @@ class Facts:
     cpp_compiler: bool = False
     """Whether there is a C++ compiler, which compiled code needs on a CPU."""
     steps: int | None = None
-    """Number of steps of the training; None: many."""
+    """Number of training steps; None: unknown, assumed to be many."""
     available: int | None = None
-    """Bytes of GPU memory that this process has or can get; None: not known."""
+    """Bytes of GPU memory that this process has or can get; None: unknown."""
     unfusible: str | None = None
     """Why the method's blocks cannot run fused; None: they can."""
     uncompilable: str | None = None
@@ -74,7 +74,7 @@ def facts_of(
     uncompilable: str | None = None,
     unrecordable: str | None = None,
 ) -> Facts:
-    """Look at the machine. The arguments are those of `Facts` that depend on the method."""
+    """Collect the facts about a machine. The keyword arguments are the fields of `Facts` that depend on the method."""
     cuda = device.type == "cuda"
     available = None
     if cuda:
@@ -159,7 +159,7 @@ def choose(facts: Facts, wishes: Wishes = Wishes(), load: Workload | None = None
     no_triton = "Triton does not work here" if facts.cuda and not facts.triton else None
 
     def decide(wish: bool | None, flag: str, *obstacles: str | None, pays: str | None = None) -> bool:
-        """Return the wish if there is one. pays: why it is not worth it."""
+        """Return the wish if there is one, else whether nothing speaks against it. pays: why it is not worth it."""
         obstacle = next((each for each in obstacles if each), None)
         if wish and obstacle:
             raise UsageError(f"{flag} is not possible: {obstacle}; leave it out")
@@ -196,20 +196,20 @@ def plan_steps(
     averaged: bool = False,
     pictures: bool = False,
 ) -> StepPlan:
-    """Choose how training steps of a model run, and prepare its networks, which are on the device of the training.
+    """Choose how training steps of a model run, and prepare its networks for it.
 
     Args:
-        scenetok: Model.
+        scenetok: Model, on the device of the training.
         run: Sizes of the training.
-        wishes: What the user has asked for.
-        flags: Names of the options, for messages.
+        wishes: Options that the user gave.
+        flags: Spelling of the options in errors.
         uncompilable: Reason why networks of this training are not compiled; None: they can be.
-        unrecordable: Reason why its steps are not recorded; None: they can be.
+        unrecordable: Reason why steps of this training are not recorded; None: they can be.
         averaged: Whether averaged weights (EMA) are kept.
-        pictures: Whether steps need an autoencoder.
+        pictures: Whether autoencoders run during training, to encode photographs or to evaluate.
 
     Raises:
-        UsageError: A wish cannot be met.
+        UsageError: A given option cannot be met.
     """
     facts = facts_of(
         scenetok.device,

@@ -11,7 +11,7 @@ there is little choice that a mean could blur, and neither a second network nor 
 Where the sampler of the trained network takes many steps, its samples are the targets, and the student starts from the
 same noise (pairs of reflow, 2209.03003, and of CausVid's first stage, 2412.07772). Causal Forcing (2602.02214, and
 2605.15141 with consistency distillation) shows that pairs of a sampler that sees the future leave a causal student with
-a mean over that future. Here this is what the tokens leave open.
+a mean over that future. Here that future is only what the scene tokens leave open.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from scenetok_ns.models.student_weights import OWN_STEPS
 from scenetok_ns.models.temporal import TemporalLayout
 
 SAME_NOISE = 0.5
-"""Part of the elements whose chunks all start from the same noise, as in streams."""
+"""Share of batch elements whose chunks all start from the same noise, as in streams."""
 CONTINUED = 0.5
-"""Part of the elements of a window student that begin with final latents, as windows behind the first do."""
+"""Share of batch elements of a window student that begin with final latents, as windows after the first do."""
 
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """Use that a student is trained for."""
+    """How a student will be used; its training imitates this."""
 
     steps: int
     causal: bool
     timestep_shift: float | None
     chunk: int
-    """Latents of a chunk of the temporal layout."""
+    """Number of latents per chunk of the temporal layout."""
     clean_targets: int
-    """Final latents at the head of a window behind the first."""
+    """Number of final latents at the start of each window after the first."""
 
     @classmethod
     def of(cls, preset: Preset, layout: TemporalLayout, steps: int, causal: bool) -> StudentRecipe:
@@ -65,7 +65,7 @@ class StudentRecipe:
 
 @cache
 def _times(steps: int, shift: float | None, device: torch.device) -> Float[Tensor, " steps+1"]:
-    """Made once for each device: a recorded step (CUDA graph) cannot copy from main memory."""
+    """Times on a device. They are cached, because a recorded step (CUDA graph) cannot copy from CPU memory."""
     return time_grid(steps, shift).to(device)
 
 
@@ -89,20 +89,20 @@ class Estimates:
     """1 for predicted latents, 0 for given ones."""
 
     def loss(self, target: Float[Tensor, "b l c h w"]) -> Float[Tensor, ""]:
-        """Mean square error of predicted latents."""
+        """Mean squared error of predicted latents."""
         error = mean_square(self.latents.flatten(0, 1), target.flatten(0, 1)).view(self.counts.shape)
         return (error * self.counts).sum() / self.counts.sum()
 
 
 def learns_from_samples(preset: Preset) -> bool:
-    """Whether a student's targets are samples of the trained network; else they are the latents of the data."""
+    """Whether a student's targets are samples of the trained network; otherwise they are the latents of the data."""
     return preset.sampler.steps > OWN_STEPS
 
 
 def draw_student(
     generator: torch.Generator, shape: tuple[int, int, int, int, int], recipe: StudentRecipe
 ) -> StudentDraws:
-    """Draw the numbers of a step for latents of a shape, on the generator's device."""
+    """Draw the random numbers of one step for latents of shape `shape`, on the generator's device."""
     device, b = generator.device, shape[0]
     noise = torch.randn(shape, generator=generator, device=device)
     same = torch.rand(b, 1, 1, 1, 1, generator=generator, device=device) < SAME_NOISE
@@ -126,9 +126,9 @@ def student_estimates(
         student: Network that learns; gradients pass through its last prediction alone.
         state: Result of `Denoiser.project` of the scene tokens.
         target: Final latents, with the cameras of their frames relative to the scene's reference.
-        draws: Random numbers.
-        recipe: Use that the student is trained for.
-        own: The levels come from the student's own rollout; False: from the target.
+        draws: Random numbers of this step.
+        recipe: How the student will be used.
+        own: Take the noise levels from the student's own rollout; False: interpolate between noise and target.
     """
     poses = student.embed_poses(target.cameras)
     times, latents = recipe.times(draws.noise.device), target.latents.float()
@@ -176,7 +176,7 @@ def stream_levels(
     times: Float[Tensor, " steps+1"],
     chunk: int,
 ) -> Float[Tensor, "steps b l c h w"]:
-    """Inputs of every step of a stream over one window: `LatentStream` with a batch, and nothing left out."""
+    """Return the inputs of every step of a stream over one window. Like `LatentStream`, but no chunk is forgotten."""
     steps, tokens = len(times) - 1, chunk * student.positions
     table = student.rotary(noise.shape[1], noise.device)
     past: list[KeyValues] = [(keys[:, :, :0], values[:, :, :0]) for keys, values in context]
@@ -206,7 +206,7 @@ def window_levels(
     times: Float[Tensor, " steps+1"],
     head: Bool[Tensor, "b l 1 1 1"],
 ) -> Float[Tensor, "steps b l c h w"]:
-    """Inputs of every step of a window, whose latents marked by `head` are final."""
+    """Return the inputs of every step of a window in which the latents marked by `head` are final."""
     x, inputs, given = start, [start], head[..., 0, 0, 0]
     for now, after in pairwise(times[:-1]):
         t, t_next = (value.expand(x.shape[:2]).masked_fill(given, 0.0) for value in (now, after))

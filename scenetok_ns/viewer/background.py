@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 TURN_SECONDS = 0.002
-"""Pause between two steps, in which renders that wait get their turn."""
+"""Pause in seconds between two steps, in which waiting renders get their turn."""
 REPORT_SECONDS = 0.3
 
 
@@ -23,7 +23,7 @@ class StoppedError(Exception):
 
 
 class Work(threading.Thread, Generic[Result]):
-    """One piece of work. It holds the viewer's lock while it computes, and lets renders in between two steps."""
+    """One piece of work. It holds the viewer's lock while it computes, and lets renders run between its steps."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class Work(threading.Thread, Generic[Result]):
         """
         Args:
             run: Does the work and reports its steps.
-            lock: The viewer's lock, under which alone the model is used.
-            share: Give the lock away between steps; no, where training would go on with the model.
-            report: Receives a line, its kind, and how far the work is, from 0 to 1; None: it has ended. Without the
-                lock.
-            done: Takes the result and returns what to report; called with the lock.
-            doing: What is being done, for the reports ("generating").
+            lock: The viewer's lock, which every use of the model needs.
+            share: Release the lock between steps; False if training would continue with the model meanwhile.
+            report: Receives a line, its kind, and the progress from 0 to 1 (None: the work has ended). Called without
+                the lock.
+            done: Takes the result and returns a line to report. Called with the lock.
+            doing: Name of the work for the reports ("generating").
         """
         super().__init__(daemon=True, name=f"scenetok-{doing}")
         self._run, self._lock, self._share, self._report, self._done = run, lock, share, report, done
@@ -51,7 +51,7 @@ class Work(threading.Thread, Generic[Result]):
         self._doing, self._stop_asked, self._reported = doing, threading.Event(), 0.0
 
     def abort(self) -> None:
-        """End it at its next step."""
+        """End the work at its next step."""
         self._stop_asked.set()
 
     def run(self) -> None:

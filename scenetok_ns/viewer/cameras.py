@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
 LEAST_DISTANCE = 0.05
-"""Distance from the camera to its point of rotation, in units of the scene."""
+"""Minimum distance from the camera to its point of rotation, in units of the scene."""
 
 
 BEFORE_FRUSTUM = 1.5
 """Distance from a frustum's tip, in sizes of the frustum."""
 STOCK_SCALE, FRUSTUM_SHARE = 0.1, 0.04
-"""Nerfstudio's size of frustums, which in rooms look like dirt, and ours over the spread of the cameras."""
+"""Nerfstudio's size of frustums, which look like dirt in rooms, and our size relative to the spread of the cameras."""
 
 
 def size_frustums(viewer: Viewer, cameras: Cameras) -> None:
-    """Draw frustums in proportion to the scene, unless another size than Nerfstudio's was asked for."""
+    """Draw frustums in proportion to the scene, unless the user chose a size other than Nerfstudio's."""
     from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
     spread = camera_spread(nerfstudio_to_camera_batch(cameras).c2w[0])
@@ -39,7 +39,7 @@ def size_frustums(viewer: Viewer, cameras: Cameras) -> None:
 
 
 def begin_without_frustums(viewer: Viewer) -> None:
-    """Hide frustums until somebody turns them on: on a walk, those ahead would cover the first picture."""
+    """Hide frustums until the user turns them on, because on a walk those ahead would cover the first picture."""
     draw = viewer.init_scene
 
     def draw_as_chosen(*args: Any, **options: Any) -> None:
@@ -52,7 +52,7 @@ def begin_without_frustums(viewer: Viewer) -> None:
 
 
 def draw_frustums(viewer: Viewer, pictures: SceneViews) -> None:
-    """Draw the views of `pictures` instead of those before."""
+    """Draw the frustums of `pictures` instead of the previous ones."""
     for handle in getattr(viewer, "camera_handles", {}).values():
         handle.remove()
     trainer = viewer.trainer
@@ -62,9 +62,9 @@ def draw_frustums(viewer: Viewer, pictures: SceneViews) -> None:
 def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: float) -> None:
     """Put a browser's camera at the first of the scene's views, with its field of view, the horizon level.
 
-    It stands a little before it, else it would look at the photograph in the frustum that is drawn there (of size
-    `frustum_scale`, in the viewer's units). Its orbit goes round a point ahead, as far away as the cameras are spread.
-    On an upright canvas, whose shorter side is its width, the field of view is wider: the whole square is seen.
+    The camera is placed a little in front of the view. Otherwise it would look at the photograph in the frustum that is
+    drawn there (of size `frustum_scale`, in the viewer's units). It orbits a point ahead, whose distance is the spread
+    of the cameras. On an upright canvas, the field of view is wider, so that the whole square is visible.
     """
     from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
@@ -89,7 +89,7 @@ def look_through(client: viser.ClientHandle, c2w: Float[Tensor, "4 4"], intrinsi
     Args:
         client: The browser.
         c2w: Camera-to-world, OpenCV axes, in the capture's units.
-        intrinsics: Of the square picture, divided by its side.
+        intrinsics: Intrinsics of the square picture, divided by its side.
     """
     from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
     from viser.transforms import SO3
@@ -102,5 +102,8 @@ def look_through(client: viser.ClientHandle, c2w: Float[Tensor, "4 4"], intrinsi
 
 
 def fov_of_square(intrinsics: Float[Tensor, "3 3"], aspect: float) -> float:
-    """Vertical field of view, in radians, of a canvas (width over height) whose shorter side is that of the square."""
+    """Vertical field of view, in radians, of a canvas whose shorter side shows the whole square.
+
+    `aspect` is the canvas's width divided by its height.
+    """
     return 2 * math.atan(0.5 / float(intrinsics[1, 1]) / min(aspect, 1.0))

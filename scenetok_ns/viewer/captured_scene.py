@@ -27,16 +27,16 @@ STAGES = {
 
 
 class EncodedScene(NamedTuple):
-    """Tokens with what `ShownScene.take` needs beside them."""
+    """Tokens, with the other arguments of `ShownScene.take`."""
 
     tokens: SceneTokens
     views: SceneViews
     """Views that the scene was encoded from."""
     scene: Scene
-    """Its photographs."""
+    """Photographs of the scene."""
 
     def display(self, session: Session) -> None:
-        """Show the scene in the viewer; undo goes back."""
+        """Display the scene in the viewer. Undo returns to the previous one."""
         session.remember()
         session.shown.take(*self)
         session.redraw()
@@ -48,8 +48,8 @@ def capture_uploads(session: Session, on_step: Callable[[int, int, str], None], 
 
     Args:
         session: Panel and viewer.
-        on_step: Reports a step of work that holds the lock, and what is being done; may end it by raising.
-        fewest: Photographs below which nothing is attempted.
+        on_step: Receives the steps of work that holds the lock, and its name. An exception ends the work.
+        fewest: Minimum number of photographs.
 
     Raises CaptureError, and what `on_step` raises.
     """

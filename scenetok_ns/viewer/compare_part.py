@@ -54,7 +54,7 @@ class ComparePart(Part):
         return self._go()
 
     def _go(self) -> str:
-        """Put this browser's camera where the photograph was taken, and compare with it from now on."""
+        """Move this browser's camera to where the photograph was taken, and compare pictures with this photograph."""
         session, index = self.session, int(self.view.value)
         found = session.shown.photographs
         if found is None:
@@ -66,7 +66,7 @@ class ComparePart(Part):
             session.view.comparison.chosen = index
             _, camera = session.view.comparison.photograph()  # type: ignore[misc]
         viewer, client = session.open_viewer, asking_client()
-        if viewer.hide_images.visible:  # at the very place of a frustum one would see its picture only
+        if viewer.hide_images.visible:  # at the exact place of a frustum, only its picture would be visible
             viewer.set_camera_visibility(False)
             viewer.toggle_cameravis_button()
         clients = [client] if client is not None else list(viewer.viser_server.get_clients().values())

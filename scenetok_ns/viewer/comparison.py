@@ -1,4 +1,4 @@
-"""A photograph of the scene as an output beside the model's picture, and how far the two are apart."""
+"""A photograph of the scene as another output beside the model's picture, and the difference between the two."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from scenetok_ns.viewer.view_cache import View
 PHOTOGRAPH, DIFFERENCE = "photograph", "difference"
 OUTPUTS = (PHOTOGRAPH, DIFFERENCE)
 SAME_PLACE = 1e-3
-"""Difference of pose entries, in units of the capture, up to which a camera is a photograph's."""
+"""Maximum difference of pose entries, in units of the capture, for a camera to count as that of a photograph."""
 NOTHING = 0.25
 """Grey that stands for a missing photograph."""
 
 
 class Comparison:
-    """The photograph that pictures are compared with: the first view that the model was given, or a chosen one."""
+    """The photograph that pictures are compared with: the model's first context view, or a chosen view."""
 
     def __init__(self, shown: ShownScene, side: int) -> None:
-        """`side`: of the model's pictures, in pixels."""
+        """`side`: Side of the model's pictures in pixels."""
         self._shown, self._side = shown, side
         self.chosen: int | None = None
         self.wanted: Callable[[], set[str]] = set
-        """The outputs that somebody looks at; the others are not made."""
+        """Returns the outputs that are displayed; others are not computed."""
         self.measured: Callable[[int, float], None] = lambda index, psnr: None
         """Receives the PSNR of pictures in full quality that were rendered for the photograph's camera."""
         self._loaded: tuple[Scene, int, Float[Tensor, "3 s s"], CameraBatch] | None = None
@@ -64,7 +64,7 @@ class Comparison:
     def add(self, outputs: dict[str, Tensor], camera: Cameras, request: PictureRequest) -> dict[str, Tensor]:
         """Add the photograph and the difference to it to the outputs of a one-camera slice.
 
-        The outputs are changed in place: a copy would find depth, which is made when it is read.
+        The outputs are changed in place, because copying them would compute depth, which is only computed on demand.
         """
         rgb = outputs["rgb"]
         wanted = self.wanted() & set(OUTPUTS)

@@ -30,12 +30,12 @@ _touch = threading.local()
 
 
 def asking_client() -> viser.ClientHandle | None:
-    """The browser whose touch of an element this thread serves; None: the program did it."""
+    """Return the browser whose user changed the element that this thread handles; None: the program changed it."""
     return getattr(_touch, "client", None)
 
 
 def serve(client: viser.ClientHandle | None) -> None:
-    """Have this thread work for a browser: `asking_client` returns it."""
+    """Make this thread work for a browser, which `asking_client` then returns."""
     _touch.client = client
 
 
@@ -78,7 +78,7 @@ class Button(_Prompt, ViewerButton):
     def __init__(
         self, name: str, act: Callable[[Any], None], *, hint: str | None = None, is_main: bool = False
     ) -> None:
-        """`is_main`: drawn in the page's own colour, as what a folder is for."""
+        """`is_main`: Draw it in the page's own colour, as the main button of its folder."""
         super().__init__(name, act)
         self.hint, self.is_main = hint, is_main
 
@@ -90,7 +90,7 @@ class Button(_Prompt, ViewerButton):
 
 
 class QuietButton(Button):
-    """A button that changes no picture: nothing is interrupted or rendered again, and no lock is waited for."""
+    """A button that changes no picture: it neither interrupts nor renders, and does not wait for a lock."""
 
     renders = False
 
@@ -138,7 +138,7 @@ class Upload(ViewerElement[bytes]):
     gui_handle: Any
 
     def __init__(self, name: str, kinds: str, take: Callable[[str, bytes], None], hint: str | None = None) -> None:
-        """`kinds`: what the browser offers, as the attribute `accept` of HTML."""
+        """`kinds`: Types of files that the browser offers, in the form of HTML's attribute `accept`."""
         super().__init__(name)
         self.kinds, self.take, self.hint = kinds, take, hint
 
@@ -176,7 +176,7 @@ class ButtonList(ViewerElement[str]):
         self.gui_handle = viser_server.gui.add_folder(self.name, expand_by_default=False)
 
     def fill(self, buttons: Sequence[Button], connect: Callable[[ViewerElement], None]) -> None:
-        """Show these buttons instead of those before. Calls `connect` with each installed button."""
+        """Replace the buttons by these. Calls `connect` with each installed button."""
         for button in self.buttons:
             button.gui_handle.remove()
         self.buttons = list(buttons)
@@ -242,7 +242,7 @@ class Status(ViewerElement[str]):
             self.gui_handle.visible = bool(text)
 
     def progress(self, done: float | None) -> None:
-        """Show how far work is, from 0 to 1; None: there is none."""
+        """Show progress from 0 to 1; None hides the bar."""
         if self._bar is not None:
             if done is not None:
                 self._bar.value = 100.0 * min(max(done, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""How far the encoding of photographs is, as seen from outside: nothing in the networks changes for it."""
+"""Report the progress of an encoding through forward hooks, without changes to the networks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from scenetok_ns.models.networks.compressor import Compressor
 
 @contextlib.contextmanager
 def reported_encoding(compressor: Compressor, report: OnStep) -> Iterator[None]:
-    """Report the steps of an encoding inside the block: the photographs' latents, then each block of the compressor.
+    """Report the steps of an encoding inside the `with` block: the photographs' latents, then each compressor block.
 
-    `report(done, total)` is called in the thread that encodes, first with 0 and at last with the total, also after an
-    error. The engine on CUDA runs copies of the networks: then nothing comes in between.
+    `report(done, total)` is called in the thread that encodes, first with 0 and finally with the total, even after an
+    error. The CUDA engine runs copies of the networks, so nothing is reported in between.
     """
     parts: list[nn.Module] = [compressor.y_embed, *compressor.aggregate]
     total, done = len(parts), 0

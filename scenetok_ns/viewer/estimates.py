@@ -1,4 +1,4 @@
-"""The picture while it is denoised: a few estimates of one that takes long, for a small share of its time."""
+"""Show a slow picture while it is denoised: a few estimates of it, for a small share of its time."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 MOST = 4
-"""Number of estimates of a picture that are shown at most."""
+"""Maximum number of estimates of a picture."""
 PAUSE = 0.4
-"""Seconds before the first estimate and between two."""
+"""Minimum seconds before the first estimate and between estimates."""
 SHARE = 0.03
-"""Time that estimates may take, over the time that the picture has taken so far."""
+"""Maximum time of all estimates, relative to the time that the picture has taken so far."""
 FIRST_COST = 0.015
-"""Seconds that an estimate is taken to cost before one was made."""
+"""Assumed seconds per estimate until the first one has been measured."""
 
 
 class EstimateCost:
-    """Seconds that an estimate costs, as measured last."""
+    """Seconds that the last estimate took."""
 
     def __init__(self) -> None:
         self.seconds = FIRST_COST
 
 
 class Estimates:
-    """Decides for one picture which of its estimates are decoded and shown. They enter no cache."""
+    """Decides which estimates of one picture are decoded and shown. Estimates are not cached."""
 
     def __init__(self, cost: EstimateCost, show: Callable[[Float[Tensor, "3 side side"]], None]) -> None:
         """
@@ -39,7 +39,7 @@ class Estimates:
         self._spent, self.shown = 0.0, 0
 
     def on_frame(self, frame: Callable[[], Float[Tensor, "1 3 side side"]]) -> None:
-        """Take an estimate, which `frame` decodes (see `flow.windows.OnFrame`)."""
+        """Show an estimate if it is time for one; `frame` decodes it (see `flow.windows.OnFrame`)."""
         now = time.monotonic()
         if self.shown >= MOST or now < self._last + PAUSE:
             return

@@ -48,9 +48,9 @@ class GenerationRequest:
 def conditions_of(
     request: GenerationRequest, renderer: SceneRenderer, camera_paths: Path
 ) -> tuple[GenerationInputs, Scene, list[int]]:
-    """Inputs of a generation; and the scene and its views that are shown to the model.
+    """Return the inputs of a generation, the scene, and the numbers of its views that the model is given.
 
-    `camera_paths`: the folder that the viewer's render tab exports to. Raises DataError.
+    `camera_paths`: Folder to which the viewer's Render tab exports. Raises DataError.
     """
     spread = renderer.preset.data.camera_spread
     count, size = renderer.preset.data.views.num_context, renderer.scenetok.image_size

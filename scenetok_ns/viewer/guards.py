@@ -1,10 +1,10 @@
-"""Guards against what anybody who reaches the viewer's port could do with viser 0.2.7, the version of Nerfstudio.
+"""Guards against misuse of viser 0.2.7 (Nerfstudio's version) by anybody who reaches the viewer's port.
 
-Its web server takes `..` in a request's path, so that it would send any file of this machine. It sets whatever
-attribute of an element a message names, and values that a list does not offer: Nerfstudio's Load Path would read any
-JSON file. And it keeps whatever a page uploads in memory, without a limit.
+viser's web server accepts `..` in a request's path, so it would send any file of this machine. viser sets any attribute
+of an element that a message names, and values that a list does not offer, so Nerfstudio's Load Path would read any JSON
+file. It also keeps everything that a page uploads in memory, without a limit.
 
-The guards take the place of viser's own methods by name. With a viser that has other names, no viewer is opened.
+The guards replace viser's own methods by name. If viser lacks one of the names, no viewer is opened.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 class UnknownViserError(ValueError):
-    """This viser cannot be guarded; the message says what to do, in one line."""
+    """Raised if this version of viser cannot be guarded; the message says in one line what to do."""
 
 
 def guard_viser() -> None:
-    """Guard all viewers of this process, as far as that goes without a server. Safe to call twice.
+    """Install the guards that need no server, for all viewers of this process. Safe to call twice.
 
-    Raises UnknownViserError: nothing is changed then, and no viewer should be opened.
+    Raises UnknownViserError if viser lacks a name. Nothing has changed then; do not open a viewer.
     """
     found = missing_names()
     if found:
@@ -91,7 +91,7 @@ class PageFolder(type(Path())):  # type: ignore[misc]
 
 
 def guard_pages() -> None:
-    """Have all viser servers of this process send files of their page only. Safe to call twice."""
+    """Make all viser servers of this process send only files of their page. Safe to call twice."""
     from viser.infra import _infra
 
     server = _infra.WebsockServer

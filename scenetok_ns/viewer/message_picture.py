@@ -14,9 +14,9 @@ LETTER_WIDTH, LINE_HEIGHT, MARGIN = 6, 12, 8
 """Size of Pillow's built-in font in pixels."""
 SMALLEST_WIDTH = 240
 CAPTION_SHARE = 0.09
-"""Height of a caption over the picture's."""
+"""Height of a caption, relative to the picture."""
 BAR_PART = 8
-"""Height of a caption over that of its bar."""
+"""Height of a caption, relative to its progress bar."""
 ERROR, NOTE, BAR = (70, 10, 10), (24, 32, 48), (255, 211, 105)
 """Dark red, dark blue, and the yellow of the page."""
 
@@ -41,7 +41,8 @@ def message_picture(
 def with_caption(
     picture: Float[Tensor, "height width 3"], message: str, share: float | None = None
 ) -> Float[Tensor, "height width 3"]:
-    """A picture with a line of white text on a dark strip at its lower end, and a bar for a share of work (0 to 1)."""
+    """Put a line of white text on a dark strip at the bottom of a picture, and a progress bar if `share` (0 to 1) is
+    given."""
     height, width = picture.shape[:2]
     strip = max(min(max(round(height * CAPTION_SHARE), 3 * LINE_HEIGHT), height // 3), 1)
     text = message_picture(message, strip, width, NOTE)

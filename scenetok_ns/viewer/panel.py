@@ -68,7 +68,7 @@ KEYS_NOTE = "Keys: n, p next and previous view; g new sample; b A/B; u undo; f f
 
 
 class _Connection(ViewerControl):
-    """Tells that a viewer has been opened, which it does by setting up its controls."""
+    """Notices that a viewer has been opened, because the viewer then sets up its controls."""
 
     def __init__(self, opened: Callable[[Viewer], None]) -> None:
         self._opened = opened
@@ -89,14 +89,14 @@ class ViewerPanel(nn.Module):
     def __init__(self, view: ViewerRenderer, module: nn.Module) -> None:
         """
         Args:
-            view: Pictures of the viewer; the panel chooses their scene and settings.
+            view: Renderer of the viewer's pictures; the panel chooses its scene and settings.
             module: Nerfstudio's model, which is in eval mode while a scene is generated.
         """
         super().__init__()
         self._unguarded: str | None = None
         try:
             guard_viser()
-        except UnknownViserError as error:  # tools without a viewer go on
+        except UnknownViserError as error:  # tools without a viewer continue
             self._unguarded = str(error)
         allow_two_keyframes()
         # Not as attributes of a module: the model would become part of this one.

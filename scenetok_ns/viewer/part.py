@@ -21,10 +21,10 @@ class Part:
         """Called once the viewer is open and the elements are installed."""
 
     def does(self, act: Callable[[], str | None], *, loud: bool = True) -> Callable[[Any], None]:
-        """A hook that calls `act`, and reports its result or error in this folder (`Session.hook`)."""
+        """Return a hook that calls `act` and reports its result or error in this folder (`Session.hook`)."""
         return self.session.hook(lambda: self.folder, act, loud=loud)
 
     def says(self, text: str, kind: Kind, done: float | None) -> None:
-        """Report background work: a line, its kind, and how far it is; None: it has ended."""
+        """Report background work: a line, its kind, and its progress from 0 to 1; None: the work has ended."""
         self.folder.status.progress(done)
         self.session.report(self.folder.status, text, kind, loud=done is None)

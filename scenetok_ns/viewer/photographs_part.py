@@ -1,4 +1,4 @@
-"""The folder Own photographs: uploaded through the browser, for a generator or as a small capture without poses."""
+"""The folder Own photographs: uploads from the browser, for a generator or as a small capture without poses."""
 
 from __future__ import annotations
 

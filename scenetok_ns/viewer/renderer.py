@@ -1,8 +1,8 @@
 """Pictures for the viewer: previews while the camera moves, full quality at rest, and never an exception.
 
 The viewer asks for each pose several times, in a thread for each browser, one render at a time (it holds a lock). A
-pose is sampled once with the few steps of a preview and once with all of them, from the same noise and going on from
-the same earlier views, so that the picture at rest is the preview refined.
+pose is sampled once with the few steps of a preview and once with all steps, from the same noise and the same earlier
+views, so that the picture at rest refines the preview. If the networks can stream, a stream renders the previews.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from scenetok_ns.viewer.view_cache import View, ViewCache
 logger = logging.getLogger(__name__)
 
 SEEDS_MOVING = 2
-"""Number of seeds that uncertainty is found from while the camera moves; `SEEDS` at rest."""
+"""Number of seeds for the uncertainty while the camera moves; `SEEDS` at rest."""
 ENCODING_PAUSE = 0.3
-"""Seconds between two pictures that say how far an encoding is."""
+"""Minimum seconds between pictures that show the progress of an encoding."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ViewerRenderer:
         self._estimate_cost = EstimateCost()
         self.splat, self.stream = SplatPreview(), StreamPreview()
         self._sent: WeakKeyDictionary[Thread, tuple[View, PictureRequest]] = WeakKeyDictionary()
-        """What each thread's browser was sent last."""
+        """View and request that each thread last sent to its browser."""
         self._interruptions = 0
 
     def interrupt(self) -> None:
@@ -98,7 +98,7 @@ class ViewerRenderer:
         self._interruptions += 1
 
     def outputs(self, camera: Cameras) -> dict[str, Tensor]:
-        """Outputs of a one-camera slice at exactly its size: a message in the picture if anything fails.
+        """Render a one-camera slice at exactly the camera's size. If anything fails, the picture shows the message.
 
         Raises IOChangeException, with which the viewer interrupts a render, and nothing else.
         """
@@ -133,7 +133,7 @@ class ViewerRenderer:
         return outputs
 
     def picture(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """The picture of a one-camera slice in full quality, in [0, 1]. Errors are raised."""
+        """Render a one-camera slice in full quality, in [0, 1]. Errors are raised."""
         request = request_of(camera, self.settings.wide)
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
         view = self._view(square, min(request.height, request.width), False, lambda done, total: None)
@@ -142,7 +142,7 @@ class ViewerRenderer:
     def _pictures(
         self, camera: Cameras, request: PictureRequest, thread: RenderThread, on_step: OnStep
     ) -> dict[str, Tensor]:
-        """Skip a preview that this browser has just received, and let the viewer continue."""
+        """Render all outputs of a camera. Raises IOChangeException for a preview that this browser just received."""
         if not self.scene.is_encoded and self.scene.ready:
             if thread.moving:
                 return self._waiting(self._encoding(), request)
@@ -180,7 +180,7 @@ class ViewerRenderer:
         return picture_outputs(rgb, uncertainty, request, depth, *fitting)
 
     def _depth(self, view: View, moving: bool, on_step: OnStep) -> ViewDepth | None:
-        """Depth of a view, for a viewer that reads it; None: a far plane, for previews without a depth head."""
+        """Depth of a view, computed when it is read. None for previews without a depth head: they show a far plane."""
         shown, seed = self.scene.current(on_step), self.settings.seed
         if view.maps is None and moving:
             return None
@@ -196,7 +196,7 @@ class ViewerRenderer:
             try:
                 around = shown.networks, shown.tokens, view.picture[None], view.camera, [0], view.sampler, seed
                 return sweep_views(*around, latents=view.latents)
-            except Exception:  # here it would end the viewer's thread
+            except Exception:  # an error here would end the viewer's thread
                 logger.exception("finding depth for the viewer failed")
                 far = torch.full_like(view.picture[None, :1], FAR)
                 return DepthMaps(far, torch.zeros_like(far))
@@ -204,7 +204,7 @@ class ViewerRenderer:
         return ViewDepth(find, view.camera, shown.tokens)
 
     def _uncertainty(self, view: View, moving: bool, on_step: OnStep) -> Tensor:
-        """Uncertainty of a view. Where it is the spread of seeds, these are rendered only if somebody looks at it."""
+        """Uncertainty of a view. A spread of seeds is rendered only while the output `uncertainty` is displayed."""
         by_seeds = is_by_seeds(self.renderer.preset, view.sampler)
         if not by_seeds or "uncertainty" not in self.comparison.wanted():
             return view.uncertainty
@@ -217,7 +217,7 @@ class ViewerRenderer:
         return view.spreads[count]
 
     def _estimates(self, thread: RenderThread, camera: Cameras, request: PictureRequest) -> OnFrame | None:
-        """Show a picture while it is denoised; None: somebody looks at an output that estimates do not have."""
+        """Return a callback that shows estimates of a picture; None if a displayed output has no estimates."""
         if self.comparison.wanted() - {"rgb", PHOTOGRAPH, DIFFERENCE}:
             return None
 
@@ -239,7 +239,7 @@ class ViewerRenderer:
             on_step(0, 1)
             found = self.stream.view(shown, self._tokens(shown), key, settings.moving, settings.seed, camera) or found
         if found is None:
-            on_step(0, wanted[-1].steps)  # nothing is begun that would be given up at once
+            on_step(0, wanted[-1].steps)  # raises now if the render would be aborted at its first step
             before = self.views.near(key, settings.rest, camera, self._room(), self._reach(shown.tokens))
             found = self._sampled(shown, key, wanted[-1], camera, before, on_step, on_frame)
             self.views.add(found)
@@ -279,17 +279,17 @@ class ViewerRenderer:
         )
 
     def _tokens(self, shown: Shown) -> SceneTokens:
-        """As many of the scene's tokens as are to be used."""
+        """The scene's tokens, cut to the number in the settings."""
         count = self.settings.num_tokens
         return shown.tokens if count is None else shown.tokens.subset(min(count, len(shown.tokens.mean)))
 
     def _room(self) -> int:
-        """Earlier views that fit into the window beside the new one."""
+        """Number of earlier views that fit into the window beside the new view."""
         chunk = self._space.layout.latents_per_chunk
         return min(self.settings.previous_views, most_previous_views(self.settings.rest, chunk))
 
     def _reach(self, tokens: SceneTokens) -> float:
-        """A distance in the capture's units that changes a view as much as turning by a radian."""
+        """Distance in capture units that changes a view as much as turning by one radian."""
         return 1 / tokens.pose_scale
 
     def _message(self, message: str, request: PictureRequest, background: tuple[int, int, int]) -> dict[str, Tensor]:
@@ -297,7 +297,7 @@ class ViewerRenderer:
         return self._all_alike(rgb)
 
     def _encode(self, thread: RenderThread, request: PictureRequest) -> None:
-        """Encode the scene, and show how far it is. A move of the camera does not end it."""
+        """Encode the scene and show the progress. Moves of the camera do not abort the encoding."""
         last = time.monotonic()
 
         def report(done: int, total: int) -> None:
@@ -312,7 +312,7 @@ class ViewerRenderer:
         return f"encoding {len(self.scene.given)} views of {self.scene.title} ..."
 
     def _waiting(self, message: str, request: PictureRequest, share: float | None = None) -> dict[str, Tensor]:
-        """The photograph that the camera starts at, with a message below it, and a bar for a share of work."""
+        """Show the photograph where the camera starts, with a message and, given `share`, a progress bar."""
         found = self.comparison.photograph()
         if found is None:
             return self._message(message, request, NOTE)
@@ -329,7 +329,7 @@ class ViewerRenderer:
 
 
 def most_previous_views(sampler: SamplerConfig, latents_per_chunk: int) -> int:
-    """Earlier views for which the sampler's window has room."""
+    """Maximum number of earlier views that the sampler's window has room for."""
     return sampler.clean_targets // latents_per_chunk
 
 

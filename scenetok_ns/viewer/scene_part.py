@@ -14,16 +14,16 @@ from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.session import Session
 
 LISTED_SCENES = 200
-"""In the drop-down list; others are shown by name."""
+"""Maximum number of scenes in the drop-down list; others can be displayed by name."""
 CONTEXT_FACTOR = 2
-"""Context views that can be chosen, over the preset's number."""
+"""Maximum number of context views that can be chosen, relative to the preset's number."""
 
 
 class ScenePart(Part):
     """See the module."""
 
     def __init__(self, session: Session, generate: Callable[[], str] | None) -> None:
-        """`generate` begins to generate the scene; None: this model encodes scenes."""
+        """`generate`: Begins to generate the scene; None: this model encodes scenes."""
         super().__init__(session)
         self._generate = generate
         shown = session.shown
@@ -84,7 +84,7 @@ class ScenePart(Part):
         return ", ".join(map(str, self.session.shown.given))
 
     def say_given(self) -> None:
-        """Update what says which scene is shown, and which views it is encoded from."""
+        """Update the elements that name the displayed scene and the views that it is encoded from."""
         self.which.show(self._given())
         if self.session.shown.state.own is None:
             name = self.session.shown.names[self.session.shown.number]

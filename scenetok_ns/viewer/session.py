@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS = {"good": 5, "warning": 12, "error": 20}
-"""Seconds for which a notification stays."""
+"""Number of seconds that a notification stays, by its kind."""
 MOST_UNDONE = 30
 """Number of states for undo."""
 
@@ -81,22 +81,22 @@ class Session:
 
     @property
     def trains(self) -> bool:
-        """Whether a training goes on, which background work must not let in between its steps."""
+        """Whether training is in progress, which must not run between the steps of background work."""
         trainer = self.viewer and self.viewer.trainer
         return bool(trainer and trainer.training_state == "training")
 
     @property
     def lock(self) -> Any:
-        """The viewer's lock, under which alone the model is used."""
+        """The viewer's lock. Hold it whenever you use the model."""
         lock = self.viewer and self.viewer.train_lock
         return contextlib.nullcontext() if lock is None else lock
 
     # --- Elements ---
 
     def hook(self, folder: Callable[[], Folder], act: Callable[[], str | None], *, loud: bool = True) -> Callable:
-        """A hook that never raises. The folder shows the result of `act`, or the error.
+        """Return a hook that never raises. The folder shows the result of `act`, or the error.
 
-        loud: also as a notification in the browser that asked; errors always are.
+        loud: Also show the result as a notification in the browser that asked; errors are always shown there.
         """
 
         def hook(element: Any) -> None:
@@ -115,13 +115,13 @@ class Session:
             self.report(status, said, loud=loud)
 
     def report(self, status: Status, text: str, kind: Kind = "good", *, loud: bool = True) -> None:
-        """Say something in a folder and, if it is `loud`, in the browser that asked, else in all."""
+        """Show a line in a folder. If `loud`, also notify the browser that asked, or all browsers if none did."""
         status.say(text, kind)
         if loud:
             self.notify(text, kind)
 
     def notify(self, text: str, kind: Kind = "good") -> None:
-        """A notification that disappears after a while."""
+        """Show a notification that disappears after a while."""
         if self.viewer is None:
             return
         title = {"good": "SceneTok", "warning": "Note", "error": "That did not work"}[kind]
@@ -131,7 +131,7 @@ class Session:
             client.add_notification(title, text, auto_close=1000 * SECONDS[kind], color=COLOURS[kind])
 
     def connect(self, element: ViewerElement) -> None:
-        """Have the viewer render again after changes of an installed element, as it does with those it finds itself."""
+        """Make the viewer render again after changes of an installed element, as for elements that it finds itself."""
         if not getattr(element, "renders", True):
             return
         element.interrupt = self.view.interrupt  # type: ignore[attr-defined]
@@ -166,7 +166,7 @@ class Session:
                 thread.action(RenderAction("move", self.viewer.get_camera_state(client)))
 
     def redraw(self) -> None:
-        """Frustums of the scene that is shown now, and the camera of the browser that asked for it."""
+        """Draw the frustums of the displayed scene, and move the camera of the browser that asked for the scene."""
         self.redraw_frustums()
         asking = asking_client()
         if self.viewer is not None:
@@ -182,7 +182,7 @@ class Session:
             call()
 
     def list_files(self) -> None:
-        """Have the page list the run's files as they are now."""
+        """Update the page's lists of the run's files."""
         for call in self.listed:
             call()
 
@@ -194,7 +194,7 @@ class Session:
         place_camera(client, self.shown.pictures().cameras, self.open_viewer.config.camera_frustum_scale)
 
     def snapshot(self, size: tuple[int, int]) -> tuple[str, bytes]:
-        """The view of the browser that asks, in full quality at (height, width) pixels: name and bytes of a PNG."""
+        """Render the asking browser's view in full quality at size (height, width). Returns name and bytes of a PNG."""
         from nerfstudio.viewer.utils import get_camera
 
         viewer, client = self.open_viewer, asking_client()
@@ -210,13 +210,13 @@ class Session:
     # --- Undo ---
 
     def remember(self) -> None:
-        """Note scene, tokens and settings before something changes them."""
+        """Save scene, tokens and settings for undo. Call this before something changes them."""
         state = self.shown.state, self.view.settings
         if not self._past or self._past[-1] != state:
             self._past = [*self._past, state][-MOST_UNDONE:]
 
     def undo(self) -> str:
-        """Return to the last noted state."""
+        """Return to the last saved state."""
         now = self.shown.state, self.view.settings
         while self._past and self._past[-1] == now:
             self._past.pop()

@@ -23,7 +23,7 @@ from scenetok_ns.viewer.encoding_progress import reported_encoding
 
 
 class NotReadyError(Exception):
-    """There is no scene to show yet; the message says what is going on."""
+    """Raised if there is no scene to display yet; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -32,32 +32,32 @@ class Shown:
 
     tokens: SceneTokens
     version: str
-    """Another string for other tokens or weights."""
+    """Identifies the tokens and weights: other tokens or weights have another version."""
     networks: SceneTok
     """Networks to render it with."""
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """A scene of the data set, and the views that the model is given of it."""
+    """A scene of the data set, and the views of it that the model is given."""
 
     number: int
     given: tuple[int, ...]
     own_views: bool
-    """Whether these are other views than the tools take."""
+    """Whether these views differ from those that the tools use."""
 
 
 @dataclass(frozen=True, eq=False)
 class Own:
-    """Tokens that are not of the data set: from a file, generated, or of uploaded photographs."""
+    """Tokens from outside the data set: from a file, generated, or encoded from uploaded photographs."""
 
     tokens: SceneTokens
     views: SceneViews
-    """Views to be drawn with them."""
+    """Views to draw as frustums."""
     photographs: Scene | None
     """Photographs of the scene, in the world of its cameras; None: there are none to compare with."""
     number: int
-    """Another one for each that is taken."""
+    """Serial number, different for each call of `take`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ShownScene:
         self.note = "press Generate: this model makes a scene from photographs"
         """Message while there is no scene."""
         self.on_encoding: OnStep = no_report
-        """Receives the steps of an encoding; the last says that it has ended."""
+        """Receives the steps of an encoding; the last call reports its end."""
 
     # --- What is shown ---
 
@@ -145,7 +145,7 @@ class ShownScene:
         return self._scene, self.given
 
     def current(self, on_step: OnStep = no_report) -> Shown:
-        """The tokens to render. Raises NotReadyError where a scene is to be generated first.
+        """Return the tokens to render. Raises NotReadyError if a scene must be generated first.
 
         `on_step` receives the steps of encoding a scene that was not encoded before, as `on_encoding` does. An
         exception from it ends the encoding.
@@ -156,7 +156,7 @@ class ShownScene:
             raise NotReadyError(self.note)
         version = self._choice, self._renderer.weights.number
         if self._encoded is None or self._encoded[0] != version:
-            if self.is_encoded:  # with weights of an earlier step of a training
+            if self.is_encoded:  # but with weights of an earlier training step
                 self._encoded = version, self._encode()
             else:
 
@@ -185,11 +185,11 @@ class ShownScene:
         self._take(*self._of_data_set(number))
 
     def show_named(self, name: str) -> None:
-        """Any scene of the split by its name."""
+        """Display any scene of the split by its name."""
         self.show(self._scenes.number_of(name))
 
     def give(self, indices: Int64[Tensor, " v"]) -> None:
-        """Other views of the scene of the data set."""
+        """Give the model other views of the data set's scene."""
         wrong = [index for index in indices.tolist() if not 0 <= index < self.num_frames]
         if wrong or not len(indices):
             raise DataError(f"this scene has views 0 to {self.num_frames - 1}, got {wrong or 'none'}")
@@ -206,21 +206,21 @@ class ShownScene:
             self.give(self._scenes.spread_views(self.number, count))
 
     def load(self, path: Path) -> None:
-        """A token file."""
+        """Display a token file."""
         source = TokenSource(path)
         self._renderer.scenetok.check_tokens(source.tokens)
         views = self.views_of(source.scene(source.key), source.fixed_views(0).context)
         self.take(source.tokens.to(self._renderer.device), views, None)
 
     def tokens(self, num_tokens: int | None) -> SceneTokens:
-        """The tokens that are shown, as many as are used; None: all."""
+        """Return the first `num_tokens` tokens of the displayed scene; None: all of them."""
         tokens = self.current().tokens
         if num_tokens is not None and num_tokens < len(tokens.mean):
             tokens = tokens.subset(num_tokens)
         return tokens
 
     def take(self, tokens: SceneTokens, views: SceneViews, photographs: Scene | None) -> None:
-        """Tokens made elsewhere, the views to be drawn with them, and the photographs to compare with."""
+        """Display tokens from elsewhere, with the views to draw as frustums and the photographs to compare with."""
         self._taken += 1
         self.state = SceneState(self._scene, self._choice, Own(tokens, views, photographs, self._taken))
 

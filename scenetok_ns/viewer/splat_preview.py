@@ -1,4 +1,4 @@
-"""A Gaussian splat of the scene, drawn in the viewer while the camera moves, in place of a preview, and in videos."""
+"""A Gaussian splat of the scene, which the viewer draws in videos and, instead of previews, while the camera moves."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from scenetok_ns.splats.rasterizer import render_splat, require_gsplat
 
 
 class SplatPreview:
-    """The splat that belongs to the scene that is shown, if one was loaded."""
+    """The splat of the displayed scene, if one is loaded."""
 
     def __init__(self) -> None:
         self._gaussians: Gaussians | None = None
         self._version = ""
 
     def load(self, path: Path, device: torch.device, version: str) -> int:
-        """Take a splat for the scene of `version`, another one than which it is not drawn for; gives its size.
+        """Load a splat of the scene `version`; it is not drawn for other scenes. Returns its number of Gaussians.
 
-        Raises ImportError where gsplat cannot work, FileNotFoundError or ValueError for files that are not splats.
+        Raises ImportError if gsplat cannot work, FileNotFoundError or ValueError for files that are not splats.
         """
         found = load_splat(path)
         require_gsplat()
@@ -38,15 +38,15 @@ class SplatPreview:
         self._gaussians = None
 
     def is_of(self, version: str) -> bool:
-        """Whether there is a splat of the scene of that version."""
+        """Whether a splat of the scene `version` is loaded."""
         return self._gaussians is not None and version == self._version
 
     def along(self, path: CameraPath) -> Iterator[Float[Tensor, "1 3 height width"]]:
-        """Pictures of a path, one after the other, of the whole frame: a splat has no border."""
+        """Draw the frames of a path one by one. They are filled completely, because a splat needs no border."""
         gaussians = self._gaussians
         assert gaussians is not None, "asked for before it is used: is_of"
         (height, width), side = path.size, path.request.side
-        intrinsics = path.intrinsics.clone()  # of the squares that the pictures are cut from, to those of the pictures
+        intrinsics = path.intrinsics.clone()  # those of the squares from which pictures are cut; converted below
         intrinsics[:, 0, 0] *= side / width
         intrinsics[:, 1, 1] *= side / height
         for c2w, lens in zip(path.c2w, intrinsics, strict=True):
@@ -54,7 +54,7 @@ class SplatPreview:
             yield render_splat(gaussians, camera, path.size).rgb
 
     def picture(self, camera: Cameras, version: str) -> Float[Tensor, "height width 3"] | None:
-        """The splat from a one-camera slice at its size; None if there is none of this scene."""
+        """Draw the splat for a one-camera slice at the camera's size; None if no splat of this scene is loaded."""
         gaussians = self._gaussians
         if gaussians is None or not self.is_of(version):
             return None

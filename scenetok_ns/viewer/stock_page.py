@@ -187,7 +187,7 @@ def hide_meaningless(viewer: Viewer) -> None:
 
 
 def _only_resolution(step: int | None, res: str | None) -> str:
-    """Text above the tabs where nothing trains: no step."""
+    """Text above the tabs while nothing trains. It leaves out the step."""
     del step
     return f"Resolution: {res}" if res else ""
 

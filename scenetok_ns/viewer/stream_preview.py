@@ -1,4 +1,4 @@
-"""Pictures of a moving camera from a stream: each continues the one before, and earlier places look as they did."""
+"""Render a moving camera with a stream: each picture continues the previous one, and earlier places look the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scenetok_ns.viewer.view_cache import View
 
 
 class StreamPreview:
-    """The stream through the scene that is shown, if its networks can stream."""
+    """Stream through the displayed scene, if its networks can stream."""
 
     def __init__(self) -> None:
         self._stream: SceneStream | None = None
@@ -24,13 +24,15 @@ class StreamPreview:
     def view(
         self, shown: Shown, tokens: SceneTokens, key: str, sampler: SamplerConfig, seed: int, camera: CameraBatch
     ) -> View | None:
-        """The picture of a camera while it moves; the same one if it is asked for again. None: nothing can stream.
+        """Render the view of a moving camera. The same camera again gets the same view.
+
+        Returns None if the networks cannot stream.
 
         Args:
             shown: The scene and its networks.
-            tokens: As many of the scene's tokens as are used.
-            key: All that pictures depend on beside the camera; another one starts another stream.
-            sampler: Noted in the view.
+            tokens: Scene tokens to use, possibly fewer than the scene has.
+            key: Everything that pictures depend on except the camera; a new key starts a new stream.
+            sampler: Sampler to record in the view.
             seed: Random seed of the noise.
             camera: A single camera, on the CPU, in units of the capture.
         """

@@ -31,25 +31,25 @@ USUAL_FRAMES, MOST_FRAMES = 48, 2000
 USUAL_SIDE, LEAST_SIDE, MOST_SIDE = 512, 16, 4096
 USUAL_RATE, FASTEST = 24.0, 240.0
 LARGEST_PREVIEW = 24 * 2**20
-"""Bytes of a video that is played in the panel; larger ones are only downloaded."""
+"""Maximum size in bytes of a video that the panel plays; larger ones can only be downloaded."""
 PATH_FILE, RENDERS = "path.json", "renders"
 SNAPSHOT = "snapshot.png"
 
 
 @dataclass(frozen=True)
 class VideoRequest:
-    """All that a video depends on. Files are in `folder`."""
+    """Everything that a video depends on. Its files are in `folder`."""
 
     folder: Path
     tokens: SceneTokens
-    """As read from their file."""
+    """Tokens as read back from their file."""
     path: CameraPath
     settings: ViewSettings
     frame_rate: float
     command: str
-    """Command that renders the same in a shell; empty: there is none, for a splat."""
+    """Shell command that renders the same video; empty for a splat, which has no command."""
     is_splat: bool = False
-    """Whether the loaded splat is drawn, not the model."""
+    """Whether the loaded splat draws the video instead of the model."""
 
     @property
     def video(self) -> Path:
@@ -102,7 +102,7 @@ class VideoPart(Part):
         return height, width
 
     def request(self, folder: Path) -> VideoRequest:
-        """Request from the elements; writes its tokens and its path into `folder`. Raises DataError and OSError."""
+        """Create a request from the elements; write its tokens and path to `folder`. Raises DataError and OSError."""
         size, frames, rate = self._size(), int(self.frames.value), float(self.rate.value)
         if not 1 <= frames <= MOST_FRAMES or not 1 <= rate <= FASTEST:
             raise DataError(
@@ -191,7 +191,7 @@ class VideoPart(Part):
         return f"{self._finished.video.name} goes to your downloads"
 
     def _snapshot(self) -> str:
-        """Send this browser's view, at the size given, in full quality."""
+        """Send this browser's view in full quality at the given size."""
         name, content = self.session.snapshot(self._size())
         self.session.download(name, content)
         return f"{name}: {len(content):,} bytes"
@@ -199,7 +199,7 @@ class VideoPart(Part):
 
 @torch.no_grad()
 def render_video(session: Session, request: VideoRequest, on_step: Callable[[int, int], None]) -> None:
-    """Render a request with the networks of the session, as `scenetok render` does with the run's; or its splat."""
+    """Render a request as `scenetok render` does, with the session's networks, or with the loaded splat."""
     renderer = session.renderer
     settings: RenderSettings = replace(renderer.settings, sampler=request.settings.rest, seed=request.settings.seed)
     shot = Shot(request.name, request.tokens, request.path)

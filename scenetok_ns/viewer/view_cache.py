@@ -37,13 +37,13 @@ class View:
     maps: DepthMaps | None = None
     """Depth by the head; None: there is no head."""
     swept: list[DepthMaps] = field(default_factory=list)
-    """Depth by a plane sweep, once it was found."""
+    """Depth by a plane sweep, once it has been computed."""
     spreads: dict[int, Float[Tensor, "side side"]] = field(default_factory=dict)
-    """Number of seeds -> spread of their pictures, where it was asked for."""
+    """Number of seeds -> spread of their pictures, once it has been rendered."""
 
 
 class ViewCache:
-    """The views shown last."""
+    """The most recently displayed views."""
 
     def __init__(self) -> None:
         self._views: list[View] = []
@@ -60,7 +60,7 @@ class ViewCache:
     def find(
         self, settings: str, samplers: Sequence[SamplerConfig], camera: CameraBatch, short_side: int
     ) -> View | None:
-        """The view of this very camera, of the first sampler that has it.
+        """Find the view of exactly this camera, by the first of the samplers that has rendered it.
 
         Fields of view count as equal if they differ only by the rounding of a picture's sides, `short_side` the
         shorter, to whole pixels.
@@ -72,9 +72,9 @@ class ViewCache:
         return None
 
     def near(self, settings: str, sampler: SamplerConfig, camera: CameraBatch, count: int, reach: float) -> list[View]:
-        """Up to `count` views of that sampler that look at the same things, the nearest last.
+        """Find up to `count` views of a sampler that look at the same things, the nearest last.
 
-        `reach`: distance that counts as much as a radian of turning.
+        `reach`: Distance that counts as much as turning by one radian.
         """
         views = self._made_with(settings, sampler)
         if not views or not count:

@@ -1,4 +1,4 @@
-"""The folder View: how pictures are made of the scene that is displayed."""
+"""The folder View: settings for pictures of the displayed scene."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MOST_STEPS, MOST_PREVIEW_STEPS = 50, 10
 MOST_GUIDANCE = 8.0
 STILL, STEADY, OTHER = "still: sharp", "steady: for moves", "as the slider says"
 STEADY_SHARE = 0.3
-"""Steps of "steady" over those of "still": fewer steps are softer, and agree better from picture to picture."""
+"""Steps of "steady" relative to "still". Fewer steps give softer pictures that agree better with each other."""
 BYTES_PER_NUMBER = 2
-"""Bytes of a number of tokens in bfloat16, as `scenetok encode --dtype bfloat16` writes them."""
+"""Bytes per number in tokens that `scenetok encode --dtype bfloat16` writes."""
 
 
 class ViewPart(Part):
@@ -75,7 +75,7 @@ class ViewPart(Part):
         )
 
     def settings(self) -> ViewSettings:
-        """Settings from the elements."""
+        """Read the settings from the elements."""
         everything = self.session.renderer.preset.compressor.num_tokens
         sampler = self.session.renderer.settings.sampler
         rest = replace(sampler, steps=self.steps.value, guidance=self.guidance.value)
@@ -89,7 +89,7 @@ class ViewPart(Part):
         )
 
     def show_settings(self) -> None:
-        """Set the elements to the view's settings, as after an undo. Nothing is rendered for that alone."""
+        """Set the elements to the view's settings, for example after an undo. This alone renders nothing."""
         now = self.session.view.settings
         everything = self.session.renderer.preset.compressor.num_tokens
         for element, value in (

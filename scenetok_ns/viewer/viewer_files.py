@@ -23,7 +23,7 @@ CAPTURES = "captures"
 LONGEST_NAME = 100
 MEBIBYTE = 2**20
 LARGEST = {".safetensors": 64 * MEBIBYTE, ".ply": 512 * MEBIBYTE}
-"""Bytes of an uploaded file."""
+"""Maximum size of an uploaded file in bytes, by suffix."""
 LARGEST_PICTURE = 64 * MEBIBYTE
 LARGEST_ARCHIVE = 512 * MEBIBYTE
 LARGEST_UPLOAD = max(*LARGEST.values(), LARGEST_PICTURE, LARGEST_ARCHIVE)
@@ -34,7 +34,7 @@ KEPT = 20
 
 
 def bare_name(name: str, suffixes: tuple[str, ...]) -> str:
-    """A file's name as it is. Raises DataError for one that leads elsewhere, is hidden, or has another ending."""
+    """Check and return a file name. Raises DataError if it leads elsewhere, is hidden, or has another ending."""
     plain = name.strip()
     leads_away = plain in ("", ".", "..") or any(mark in plain for mark in '/\\:\0"<>|?*') or plain[0] in ".~-"
     if leads_away or not plain.isprintable() or len(plain) > LONGEST_NAME:
@@ -48,7 +48,7 @@ class ViewerFiles:
     """Files in `RUN/viewer`. Names come from browsers: every method refuses a name that leads out of the folder."""
 
     def __init__(self, run: Path) -> None:
-        """`run`: the run folder. Nothing is created before something is written."""
+        """`run`: The run folder. No folder is created before a file is written."""
         self.run, self.folder = run.absolute(), run.absolute() / FOLDER
 
     # --- Token files and splats ---
@@ -69,7 +69,7 @@ class ViewerFiles:
         return path
 
     def save_tokens(self, tokens: SceneTokens, name: str) -> Path:
-        """Write a token file. One of that name is replaced, anything else is not. Raises DataError and OSError."""
+        """Write a token file. Replaces only another token file of that name. Raises DataError and OSError."""
         path = self._target(bare_name(name, (".safetensors",)))
         if os.path.lexists(path) and not (_is_plain(path) and is_token_file(path)):
             raise DataError(f"{path.name} exists and is not a token file; choose another name")
@@ -77,7 +77,7 @@ class ViewerFiles:
         return path
 
     def take(self, name: str, content: bytes, suffix: str) -> Path:
-        """Write an uploaded file under a name that is free. Raises DataError for one that is too large."""
+        """Write an uploaded file under a free name. Raises DataError if the file is too large."""
         wanted = bare_name(name, (suffix,))
         _check_size(wanted, len(content), LARGEST[suffix])
         path = self._free(self._target(wanted))
@@ -141,7 +141,7 @@ class ViewerFiles:
         return {f"photographs {int(path.name)}": path for path in folders if (path / TRANSFORMS).is_file()}
 
     def new_folder(self, kind: str) -> Path:
-        """A name for a folder of a kind ("videos", "captures"), with the next number. The oldest of many go."""
+        """Choose the path of a new folder of a kind ("videos", "captures"). Deletes the oldest; `KEPT` remain."""
         home = self._target(kind)
         home.mkdir(parents=True, exist_ok=True)
         numbers = sorted(int(path.name) for path in home.iterdir() if path.name.isdecimal() and path.is_dir())
@@ -156,7 +156,7 @@ class ViewerFiles:
 
     @staticmethod
     def _free(path: Path) -> Path:
-        """The path, or the same with a number where something has its name."""
+        """Return the path, with a number appended if the name is already taken."""
         if not os.path.lexists(path):
             return path
         names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))

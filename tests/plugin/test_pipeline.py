@@ -250,7 +250,7 @@ def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: P
 def test_speed_options_that_cannot_be_met_are_refused(
     data: Path, tmp_path: Path, fields: dict[str, bool], message: str
 ) -> None:
-    """Where a training starts. Other tools open runs of other machines, whatever these were trained with."""
+    """Only training refuses them. Other tools open runs of other machines, whatever their training options were."""
     config = small_config(data, tmp_path).pipeline
     for name, value in fields.items():
         setattr(config.model, name, value)
@@ -262,7 +262,7 @@ def test_speed_options_that_cannot_be_met_are_refused(
 def test_what_is_chosen_is_printed_and_carried_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the facts of a GPU, the networks run as planned, the training's length counts, and the peak is predicted."""
+    """Given the facts of a GPU, networks run as planned, the plan knows the number of steps, and predicts the peak."""
     asked: list[dict[str, Any]] = []
 
     def facts(device: torch.device, **given: Any) -> Facts:
@@ -285,7 +285,7 @@ def test_what_is_chosen_is_printed_and_carried_out(
 
 
 def test_defaults_of_earlier_versions_are_not_wishes(data: Path, tmp_path: Path) -> None:
-    """`fused` was on in every config.yml, on CPUs too, and must not be refused there."""
+    """Every earlier config.yml has `fused: true`, also from CPUs, which must not refuse it now."""
     config = small_config(data, tmp_path).pipeline
     state = {name: value for name, value in vars(config).items() if name != "num_steps"}
     model = config.model

@@ -12,7 +12,7 @@ from scenetok_ns.plugin.trainer import SceneTokTrainer
 
 
 def start(preset: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a trainer says that has no checkpoint to load."""
+    """Return the lines that a trainer prints if it has no checkpoint to load."""
     trainer = SceneTokTrainer.__new__(SceneTokTrainer)
     trainer.config = small_config(Path("unused"), Path("unused"))
     trainer.config.pipeline.model.preset = str(preset)

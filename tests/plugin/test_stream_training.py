@@ -1,4 +1,4 @@
-"""scenetok-stream: only the student learns, by its own rollout; runs and files render with it."""
+"""scenetok-stream: only the student learns, later from its own rollout; runs and files render with the student."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes, the checkpoint of some networks, and a run with a student of them."""
+    """Write scenes, a checkpoint of small networks, and a run with their student."""
     folder = tmp_path_factory.mktemp("stream")
     write_small_re10k(folder / "photographs")
     state = {key: 0.1 * value for key, value in random_state(load_preset(str(PRESET))).items()}

@@ -117,7 +117,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
 def test_gradients_without_a_recording_are_those_of_one(
     monkeypatch: pytest.MonkeyPatch, batch: Any, processes: int
 ) -> None:
-    """Also the exchange, as the other process may have recorded its pass."""
+    """The exchange is also the same, because another process may have recorded its pass."""
     failing(monkeypatch, "out of memory")
     monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(100.0))  # the other's

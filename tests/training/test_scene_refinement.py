@@ -47,7 +47,7 @@ def test_photographs_are_shown_better() -> None:
 
 
 def test_a_model_of_one_step_is_refined_for_that_step() -> None:
-    """Decoded pictures are then compared, from pure noise alone or behind clean views."""
+    """Its loss compares decoded pictures, which start from pure noise with or without clean views before them."""
     model = small_model("1:1")
     many = model.preset
     count = many.data.views.num_target_latents

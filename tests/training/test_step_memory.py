@@ -1,4 +1,4 @@
-"""Predicted memory of training: against measured steps, and tensor by tensor against what blocks really save."""
+"""The predicted memory of training agrees with measured steps, and with the tensors that blocks really save."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def re10k() -> SceneTok:
 def test_measured_steps_are_predicted(
     re10k: SceneTok, batch: int, blocks: Blocks, checkpointing: Checkpointing, measured: float
 ) -> None:
-    """The peaks in docs/performance.md, one H100 and one H200."""
+    """Compares with the peaks in docs/performance.md, on one H100 and one H200."""
     memory = predicted_memory(workload(re10k, TrainingRun(batch)), blocks, checkpointing)
     assert memory.total / GIB == pytest.approx(measured, rel=0.04)
 
@@ -77,7 +77,7 @@ def saved_bytes(block: nn.Module, *args: Any) -> int:
 
 
 def _collect(found: Any, held: dict[int, int], seen: set[int]) -> None:
-    """Sizes of all storages that an object reaches."""
+    """Add the sizes of all storages that an object refers to, directly or not, to `held`."""
     if id(found) in seen or isinstance(found, nn.Module):
         return
     seen.add(id(found))
@@ -95,7 +95,7 @@ def random(*shape: int) -> Tensor:
 
 
 def test_a_block_saves_what_is_predicted() -> None:
-    """In the layout of a GPU. A CPU keeps the same tensors; only norms that `none` writes over shifts are extra."""
+    """A CPU keeps the same tensors as a GPU, and also the norms that `none` writes over the shifts on a GPU."""
     width, heads = 128, 4
     block = Block(width, heads, 4.0)
     saved = saved_bytes(

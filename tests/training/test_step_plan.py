@@ -1,4 +1,4 @@
-"""What training steps run on, from facts and options: chosen, refused, and with activations recomputed."""
+"""The choice of how training steps run: by facts and options, refusals, and recomputed activations."""
 
 from __future__ import annotations
 

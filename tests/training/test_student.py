@@ -1,4 +1,4 @@
-"""Training of students: what they are asked to predict, from which levels, and that they learn it."""
+"""Training of students: targets and noise levels are right, and a student learns its targets."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_half_of_the_elements_have_the_same_noise_in_all_chunks() -> None:
 
 @pytest.mark.parametrize("recipe", [replace(CAUSAL, steps=1), replace(CAUSAL, steps=2), replace(WINDOW, steps=2)])
 def test_a_student_learns_its_targets(recipe: StudentRecipe) -> None:
-    """On one scene; what a stream of it makes comes closer to the target, not only the loss."""
+    """On one scene, not only the loss falls: the student's stream also comes closer to the target."""
     student = copy.deepcopy(randomized(small(num_latents=4)))
     tokens, target = scene(student, VIDEO, 4)
     optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)

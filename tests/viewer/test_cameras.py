@@ -1,4 +1,4 @@
-"""Where a browser's camera is put: the whole square is seen on canvases of any shape."""
+"""Placement of a browser's camera: a canvas of any shape shows the whole square."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def opened(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pan
 
 @pytest.fixture
 def panel(opened: Panel) -> Panel:
-    """As it was at the beginning."""
+    """Restore the state from the beginning."""
     session = opened.pipeline.SceneTok.session
     session.shown.show(0)
     session.view.comparison.chosen = None

@@ -97,7 +97,7 @@ def test_each_element_of_the_view_changes_the_picture_and_back(panel: Panel) -> 
 
 
 def test_what_means_nothing_is_not_in_the_page(panel: Panel) -> None:
-    """A number of steps where nothing trains; a choice of fewer steps for models of two."""
+    """The page has no step count while nothing trains, and no quality menu for models of one or two steps."""
     panel.wait(lambda: panel.viewer.stats_markdown.content.startswith("Resolution: "))
     assert "Step" not in panel.viewer.stats_markdown.content
     session = panel.pipeline.SceneTok.session

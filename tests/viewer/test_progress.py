@@ -1,4 +1,4 @@
-"""What is shown while somebody waits: how far an encoding is, and the picture while it is denoised."""
+"""Progress in the viewer: bars while a scene is encoded, and estimates while a picture is denoised."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def viewer(pipeline: SceneTokPipeline) -> Iterator[FakeViewer]:
 
 
 class Clock:
-    """Stands for the module time; `now` goes on by hand."""
+    """Replaces the module `time`; the test advances `now`."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -55,7 +55,7 @@ class Clock:
 
 
 def test_estimates_are_few_and_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever an estimate costs; a quick picture has none."""
+    """This holds whatever an estimate costs. A quick picture has no estimates."""
     clock = Clock()
     monkeypatch.setattr(estimates, "time", clock)
     for step, cost in ((0.05, 0.02), (1.0, 0.02), (1.0, 0.5), (0.01, 0.001), (60.0, 0.5)):
@@ -75,13 +75,13 @@ def test_estimates_are_few_and_take_a_small_share_of_the_time(monkeypatch: pytes
             spent += count * cost
             assert count <= MOST and count * cost <= 0.03 * (clock.now - start) + cost
             assert step < 0.02 or step * 30 * 0.03 < cost or count > 0
-        assert all(float(picture.max()) == 1 for picture in shown)  # within the colours that there are
+        assert all(float(picture.max()) == 1 for picture in shown)  # clamped to [0, 1]
 
 
 def test_a_picture_is_shown_while_it_is_denoised(
     viewer: FakeViewer, pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its estimates approach it; it is the same picture as without them, and no later view comes of them."""
+    """Estimates approach the final picture, do not change it, and are not cached as views."""
     shown = pipeline.model.viewer_renderer
     browser = viewer.connect()
     browser.look(pose())
@@ -101,14 +101,14 @@ def test_a_picture_is_shown_while_it_is_denoised(
     torch.testing.assert_close(pictures[1], pictures[0], atol=1e-5, rtol=0)  # the first is the preview of one step
     assert len(shown.views) == 2  # preview and full picture
     browser.pictures.clear()
-    shown.comparison.wanted = lambda: {"depth"}  # estimates have none
+    shown.comparison.wanted = lambda: {"depth"}  # estimates have no depth
     browser.look(pose(0.4))
     browser.wait(lambda: len(browser.pictures) >= 2)
     assert [state for state, _ in browser.pictures] == ["low_move", "high"]
 
 
 def test_an_encoding_reports_its_steps_in_order(pipeline: SceneTokPipeline) -> None:
-    """And leaves nothing behind in the network."""
+    """It also leaves no hooks behind in the network."""
     model = pipeline.model
     compressor, steps = model.scenetok.compressor, []
     views = pipeline.datamanager.scenes.context_views(0)

@@ -210,7 +210,7 @@ def test_a_moving_camera_gets_its_pictures_from_the_stream(
     (moving, preview), (rest, full) = browser.pictures
     assert (moving, rest) == ("low_move", "high") and samplings.steps == [STEPS]
     assert preview["rgb"].shape == full["rgb"].shape and not torch.equal(preview["rgb"], full["rgb"])
-    # A stream through the same view makes the same picture; another seed starts another stream.
+    # A new stream through the same view renders the same picture; another seed starts another stream.
     networks, tokens = pipeline.model.scenetok, renderer.scene.current().tokens
     last, stream = renderer.stream._last, renderer.stream._stream
     assert last is not None
@@ -277,7 +277,7 @@ def test_without_a_head_depth_is_swept_when_it_is_read(
 def test_uncertainty_of_a_single_step_is_the_spread_of_seeds_and_that_of_ns_render(
     browser: Browser, pipeline: SceneTokPipeline, samplings: Samplings
 ) -> None:
-    """Rendered only if somebody looks at it; from two seeds while the camera moves; once for each view."""
+    """It is rendered only while displayed, from two seeds while the camera moves, and once for each view."""
     model, many = pipeline.model, []
     renderer = model.viewer_renderer
     one = replace(renderer.settings.rest, steps=1)

@@ -135,7 +135,7 @@ def video(web: ViewerPage, root: Path, folder: Path) -> None:
     web.press("Generate Command", renders=False)
     file, path = web.wait(lambda: exported(folder), 60)
     assert len(path["camera_path"]) > 8 and len(path["keyframes"]) == 2
-    # As it is, but short and small.
+    # The default path, but short and small.
     path |= {"camera_path": path["camera_path"][:8], "render_width": 96, "render_height": 64, "seconds": 1.0}
     file.write_text(json.dumps(path))
     options = ("--camera-path-filename", file, "--output-format", "images", "--output-path", root / "frames")

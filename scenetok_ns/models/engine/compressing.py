@@ -48,7 +48,7 @@ class _Block(NamedTuple):
     cross_kv: Linear
     cross_proj: Linear
     views_mlp: _FeedForward | None
-    """None in the last block: nothing reads the views behind it."""
+    """None in the last block, after which nothing reads the views."""
     tokens_mlp_norm: Tensor
     tokens_mlp: _FeedForward
 
@@ -149,7 +149,7 @@ class CompressingEngine:
 
 
 class _Run:
-    """Buffers for one number of scenes and views, and the graph that works on them."""
+    """Buffers for a fixed number of scenes and views, and the graph that works on them."""
 
     def __init__(self, engine: CompressingEngine, latents: Tensor, poses: Tensor, graphs: bool) -> None:
         self._engine = engine

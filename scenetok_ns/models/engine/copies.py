@@ -1,4 +1,7 @@
-"""Copies of a model's weights laid out for inference: made on first use, again after a change, dropped for room."""
+"""Copies of a model's weights laid out for inference.
+
+A copy is created on first use and after a change of the weights, and dropped to save memory.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,8 @@ def fingerprint(module: nn.Module) -> Fingerprint:
     """Return a value that changes when a weight or its adapter is replaced or written to (`Tensor._version`).
 
     Fused optimizers and replayed graphs do not raise the version: a trainer calls `SceneTok.begin_training`, and the
-    plain loop renders from then on. This does not compare values or wait for the device. It walks the modules
-    itself: `parameters()` would take two thirds of the time, while a preview waits.
+    plain loop renders from then on. This function neither compares values nor waits for the device. It walks the
+    modules itself, because `parameters()` would take two thirds of the time, while a preview waits.
     """
     found: list[tuple[int, int]] = []
     left = [module]
@@ -49,7 +52,7 @@ def fingerprint(module: nn.Module) -> Fingerprint:
 
 
 class Copies:
-    """The copies of one rendering engine. Use it in the engine's thread, or while that rests."""
+    """The copies of one rendering engine. Use it in the engine's thread, or while that thread is idle."""
 
     def __init__(self, device: torch.device, options: EngineOptions, stream: torch.cuda.Stream | None) -> None:
         """`stream` is the stream on which weights are copied and networks run; None: the current one."""
@@ -58,10 +61,10 @@ class Copies:
         self.generating: dict[int, tuple[Fingerprint, TokenEngine]] = {}
         self.compressing: dict[int, tuple[Fingerprint, CompressingEngine]] = {}
         self.autoencoders: dict[int, tuple[Autoencoder, Autoencoder]] = {}
-        """Identity -> the autoencoder itself and its copy. The other kinds: identity -> fingerprint and copy."""
+        """Identity -> the autoencoder itself and its copy. For networks: identity -> fingerprint and engine."""
 
     def make_room(self, *idle: Kind, autoencoders: Sequence[Autoencoder] | None = None) -> None:
-        """With little memory: drop copies that the present work does not need. They are made again when they are.
+        """With `low_vram`, drop copies that the current work does not need. They are created again on their next use.
 
         Args:
             idle: Kinds of copies to drop.

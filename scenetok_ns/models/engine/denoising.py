@@ -1,7 +1,7 @@
 """`flow.sampling.sample_windows` as CUDA graphs of one step, with everything that does not change computed once.
 
-Computed once for a scene: keys and values of its tokens. For a path: the embedding of its cameras. For a window: the
-modulations of its clean latents. Weights are laid out once for all (`trunk.py`).
+Keys and values of the scene tokens are computed once per scene, camera embeddings once per path, and modulations of
+clean latents once per window. The layout of the weights is shared by all (`trunk.py`).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
 POSES_AT_ONCE = 64
-"""Number of latents whose cameras are embedded together: ray maps are large."""
+"""Maximum number of latents whose cameras are embedded together, because ray maps are large."""
 STEPS_AHEAD = 4
-"""Number of steps that are launched before they can run."""
+"""Maximum number of launched steps that wait for the device."""
 KEPT_WINDOWS = 4
-"""Number of kinds of windows (sizes of batches, with or without guidance, ...) whose buffers and graphs are kept."""
+"""Maximum number of kinds of windows (batch size, guidance, ...) whose buffers and graphs are kept."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Stretch:
     steps: range
     start: int
     clean: int
-    """Leading latents of the window that are clean at all these steps, where that is worth something; else 0."""
+    """Number of leading latents that are clean at all these steps, if skipping them saves work; otherwise 0."""
     final: int
 
 
 def stretches(schedule: Schedule, num_latents: int, clean_targets: int, chunk: int) -> list[Stretch]:
-    """The steps of a schedule in stretches of at most CAPACITY."""
+    """Divide the steps of a schedule into stretches of at most CAPACITY steps."""
     first_noisy = [next((i for i, t in enumerate(row) if t > 0), num_latents) for row in schedule.times.tolist()]
     finals = [count // chunk * chunk for count in first_noisy]
     found: list[Stretch] = []
@@ -70,7 +70,7 @@ def stretches(schedule: Schedule, num_latents: int, clean_targets: int, chunk: i
 class DenoisingEngine:
     """Denoises windows with a copy of a denoiser's weights. Use it from one thread at a time.
 
-    Several paths may be under way, as long as only one of them is asked for its next window at a time.
+    Several paths may be in progress, as long as only one window is computed at a time.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class DenoisingEngine:
         options: EngineOptions,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
-        """`stream`: what everything runs on; CUDA graphs need one that is not the default one."""
+        """`stream`: CUDA stream that all work runs on. CUDA graphs need a stream other than the default one."""
         self._denoiser, self._options = denoiser, options
         self.device = device
         self._weights = DenoiserWeights.of(denoiser, device, options.dtype)
-        # Cameras and times are embedded in float32: they are a small part of the work.
+        # Cameras and times are embedded in float32, because this is a small part of the work.
         self._pose_embed = copy.deepcopy(denoiser.pose_embed).to(device).float().eval()
         self._t_embedder = copy.deepcopy(denoiser.model.t_embedder).to(device).float()
         project = denoiser.cnd_proj
@@ -141,7 +141,7 @@ class DenoisingEngine:
     def _run(self, path: _Path, steps: WindowSteps, stretch: Stretch, on_step: OnStep, total: int) -> None:
         window = slice(stretch.start, stretch.start + path.key.latents)
         rows = slice(stretch.steps.start, stretch.steps.stop)
-        steps.prepare(stretch.clean)  # again, if other kinds of windows have taken the place of this one meanwhile
+        steps.prepare(stretch.clean)  # again, if other kinds of windows have displaced this one meanwhile
         if self._scene_of.get(path.key) is not path:
             steps.load_scene(path.keys, path.values, path.guidance)
             self._scene_of[path.key] = path
@@ -163,8 +163,8 @@ class DenoisingEngine:
         path.conditional, path.features = steps.conditional, steps.features
 
     def _keep_close(self) -> None:
-        """Wait until no more than STEPS_AHEAD steps are waiting for the device: else the last step would be launched
-        before the first one is done, and neither reports nor interrupts would mean anything."""
+        """Wait until at most STEPS_AHEAD steps are waiting for the device. Otherwise the last step would be launched
+        before the first one is done, and neither progress reports nor interrupts would have any effect."""
         if self._stream is None:
             return
         self._under_way.append(self._stream.record_event())
@@ -183,16 +183,16 @@ class DenoisingEngine:
         return self._windows[key]
 
     def states(self, tokens: Tensor, with_null: bool) -> Tensor:
-        """Return the states that the blocks attend to: all elements', then, with guidance, as many without a scene."""
+        """Return the states that the blocks attend to. With guidance, null states for all elements follow."""
         state = F.linear(tokens.to(self._project[0].dtype), *self._project)
         if not with_null:
             return state
-        # All null tokens are alike, so as many as the scene has attend to the same.
+        # All null tokens are equal, so attention to as many as the scene has gives the same result as to one.
         null = self._denoiser.null_state(len(tokens))[:, : state.shape[1]]
         return torch.cat([state, null.to(state)])
 
     def embed_poses(self, cameras: CameraBatch, layout: TemporalLayout) -> Float[Tensor, "b l n hidden"]:
-        """Embed the cameras of a whole path in pieces; cameras of different latents share nothing."""
+        """Embed the cameras of a whole path in pieces; the embeddings of different latents are independent."""
         chunk = max(POSES_AT_ONCE // layout.latents_per_chunk, 1) * layout.frames_per_chunk
         pieces = range(0, cameras.num_views, chunk)
         embedded = [self._pose_embed(cameras.select(slice(i, i + chunk))) for i in pieces]
@@ -216,7 +216,7 @@ class DenoisingEngine:
 
     @property
     def stream(self) -> torch.cuda.Stream | None:
-        """CUDA stream that everything runs on; None: the CPU."""
+        """CUDA stream that all work runs on; None: the CPU."""
         return self._stream
 
 

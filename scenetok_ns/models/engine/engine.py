@@ -1,4 +1,4 @@
-"""The rendering engine: denoising and decoding on streams of their own, in a thread of its own."""
+"""The rendering engine: one thread denoises and decodes, on a CUDA stream for each."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RenderingEngine:
         self._worker = Worker("scenetok engine")
         on_cuda = device.type == "cuda"
         self._compute_stream = torch.cuda.Stream(device) if on_cuda else None
-        # Frames that can be seen go before latents of later windows.
+        # Frames to display have priority over latents of later windows.
         self._decode_stream = torch.cuda.Stream(device, priority=-1) if on_cuda else None
         self.copies = Copies(device, self.options, self._compute_stream)
 
@@ -140,7 +140,7 @@ class RenderingEngine:
         *,
         seed: int = 0,
     ) -> Callable[[CameraBatch], RenderedFrames]:
-        """Start a stream of frames through one scene; the result is `FrameStream.next`, in the engine's thread."""
+        """Start a stream of frames through one scene. Returns `FrameStream.next`, which runs in the engine's thread."""
 
         def start(report: Report) -> Iterator[Finished[FrameStream]]:
             with self._preparing():
@@ -223,14 +223,14 @@ class RenderingEngine:
             compressor: Network to run.
             autoencoder: Autoencoder of context views.
             images: Context views in [0, 1].
-            cameras: Their cameras as the compressor must see them, relative to one of them.
+            cameras: Cameras of the views in the compressor's convention, relative to one of them.
             noise: As in `Autoencoder.encode_raw`.
         """
 
         def start(report: Report) -> Iterator[Finished[Tensor]]:
             with self._preparing():
-                self.copies.make_room("generating")  # the denoiser may stay: this work needs less than decoding
-                # First: the device works while the rest is asked.
+                self.copies.make_room("generating")  # the denoiser may stay, because encoding needs less than decoding
+                # Launched first, so that the device works while the host prepares the compressor.
                 latents = self.copies.autoencoder(autoencoder).encode(images, noise=noise)
                 engine = self.copies.compressing_engine(compressor)
             yield self._finished(engine.gaussian_parameters(latents, cameras), self._compute_stream)
@@ -295,7 +295,7 @@ class RenderingEngine:
             yield self._finished(window, stream)
 
     def _hand_over(self, tensors: Iterable[Tensor]) -> None:
-        """Let the decoder's stream use what the other has made."""
+        """Let the decoder's stream use tensors that the compute stream has produced."""
         if self._decode_stream is not None and self._compute_stream is not None:
             self._decode_stream.wait_event(self._compute_stream.record_event())
             for tensor in tensors:

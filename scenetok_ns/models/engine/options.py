@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 BFLOAT16_SINCE = (8, 0)
-"""Compute capability (Ampere) from which on a GPU calculates in bfloat16."""
+"""Minimum compute capability of GPUs that calculate in bfloat16 (Ampere)."""
 
 
 def suits_engine(device: torch.device) -> bool:
@@ -29,7 +29,7 @@ class EngineOptions:
     """Keep the compressor's stream of scene tokens in float32 between its layers, as training under autocast does.
     Each layer still runs in `dtype`."""
     low_vram: bool = False
-    """Capture no graphs of autoencoders, because a graph keeps its memory. Keep no copy of a network that the present
+    """Capture no graphs of autoencoders, because a graph keeps its memory. Keep no copies of networks that the current
     work does not need."""
 
     @property

@@ -1,8 +1,8 @@
-"""`flow.streaming.LatentStream` as one CUDA graph a chunk, on buffers that stay where they are.
+"""Runs `flow.streaming.LatentStream` as one CUDA graph per chunk, on buffers at fixed addresses.
 
 A graph computes the modulations of all steps, gathers and rotates the keys of the chunks that are
 seen, denoises, and writes keys and values of the last step into the chunk's slot. There is a graph for each number of
-seen chunks. Nothing waits for the device: which chunks are seen is decided on the CPU and copied as an index.
+seen chunks. The host never waits for the device: the CPU decides which chunks are seen and copies an index.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scenetok_ns.models.ops.rope import RotaryTable
 from scenetok_ns.models.temporal import TemporalLayout
 
 KEPT_BUFFERS = 2
-"""Number of sets of buffers that wait for the next stream."""
+"""Maximum number of buffer sets of ended streams that are kept for new streams."""
 
 
 class StreamingEngine:
@@ -40,9 +40,9 @@ class StreamingEngine:
         self._free: list[_Buffers] = []
 
     def open(self, tokens: Float[Tensor, "1 n dim"], layout: TemporalLayout, config: StreamConfig) -> EngineStream:
-        """Start a stream through a scene. Captures the graphs, unless buffers of an earlier stream are free.
+        """Start a stream through a scene. Captures CUDA graphs, unless matching buffers of an ended stream are free.
 
-        Raises ValueError for more than one scene: keys of several are not gathered together.
+        Raises ValueError for more than one scene, because keys are gathered for one scene only.
         """
         if len(tokens) != 1:
             raise ValueError(f"stream: expected the tokens of one scene, got {len(tokens)}; open a stream for each")
@@ -64,7 +64,7 @@ class StreamingEngine:
 class EngineStream:
     """A stream of chunks through one scene; same contract as `flow.streaming.LatentStream`.
 
-    Its tensors are valid on the engine's stream of CUDA work.
+    The returned tensors are valid on the engine's CUDA stream.
     """
 
     def __init__(self, engine: StreamingEngine, buffers: _Buffers) -> None:
@@ -101,12 +101,12 @@ class _Buffers:
         self._noise = zeros(1, latents, *weights.latent_shape)
         self._x, self._velocity = torch.zeros_like(self._noise), torch.zeros_like(self._noise)
         self._slots = torch.zeros(config.window, device=device, dtype=torch.long)
-        """Slots that are seen, the oldest first; last the slot that is written."""
+        """Slots of the seen chunks, oldest first, followed by the slot to write."""
         self._cross = [zeros(depth, 1, heads, tokens, d, dtype=dtype) for _ in range(2)]
         self._kept = [zeros(depth, config.slots, self._tokens, heads, d, dtype=dtype) for _ in range(2)]
         """Keys, not yet rotated, and values of finished chunks."""
         self._seen = [zeros(depth, 1, heads, config.window * self._tokens, d, dtype=dtype) for _ in range(2)]
-        """Rotated keys and values that a chunk attends to, its own last."""
+        """Rotated keys and values that a chunk attends to; those of the chunk itself come last."""
         times = config.times
         self._lengths = [float(after - now) for now, after in itertools.pairwise(times)]
         self._times = denoising.embed_times(network_time(times[:-1].to(device)))
@@ -117,14 +117,14 @@ class _Buffers:
                 self._graphs.capture(count, partial(self._compute, count))
 
     def load_scene(self, tokens: Tensor) -> None:
-        """Keys and values of the scene tokens in every block."""
+        """Compute the keys and values of the scene tokens in every block."""
         state = self._denoising.states(tokens.to(self._denoising.device), False)
         for own, found in zip(self._cross, trunk.keys_values(self._weights.trunk, state), strict=True):
             own.copy_(found)
 
     def advance(self, cameras: CameraBatch, noise: Tensor, slots: tuple[int, ...], slot: int) -> StreamedChunk:
         device, count = self._noise.device, len(slots)
-        # Not part of the graph: matrices are inverted on the way, by a library that may wait for the device.
+        # Outside the graph, because embedding poses inverts matrices with a library that may wait for the device.
         here = CameraBatch(to_device(cameras.c2w, device), to_device(cameras.intrinsics, device))
         self._poses.copy_(self._denoising.embed_poses(here, self.layout).flatten(1, 2))
         self._noise.copy_(to_device(noise, device))
@@ -136,7 +136,7 @@ class _Buffers:
         return StreamedChunk(self._x.clone(), self._velocity.norm(dim=2))
 
     def _compute(self, count: int) -> None:
-        """All work for a chunk that sees `count` others. The graphs capture this."""
+        """Do all work for a chunk that sees `count` others. The graphs capture this."""
         modulation = self._modulations()
         self._gather(count)
         rotary = rotary_rows(self._rotary, count, self._tokens)
@@ -152,7 +152,7 @@ class _Buffers:
         return made.unflatten(0, (len(self._times), 1, self._tokens))
 
     def _gather(self, count: int) -> None:
-        """Bring keys and values of the chunks that are seen into the places before the new one."""
+        """Copy keys, rotated by their place, and values of the seen chunks in front of those of the new chunk."""
         if not count:
             return
         table = self._rotary[0][: count * self._tokens], self._rotary[1][: count * self._tokens]
@@ -161,7 +161,7 @@ class _Buffers:
             seen[:, 0, :, : count * self._tokens].copy_(trunk.rotated(chosen, rotary))
 
     def _predict(self, modulation: Tensor, rotary: RotaryTable, count: int, keep: bool) -> Float[Tensor, "1 l c h w"]:
-        """Velocity of the chunk; with `keep`, its keys and values go into its slot."""
+        """Predict the velocity of the chunk; with `keep`, also write its keys and values into its slot."""
         weights = self._weights
         x = embed_patches(self._x.to(weights.patches.dtype), weights.patches, weights.patches_bias)
         tokens = (count + 1) * self._tokens

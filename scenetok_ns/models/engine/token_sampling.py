@@ -24,7 +24,7 @@ from scenetok_ns.models.ops.graphs import StepGraphs, working
 from scenetok_ns.models.presets import SceneSamplerConfig
 
 AHEAD = 64
-"""Number of steps whose modulations lie on the device at once."""
+"""Maximum number of steps whose modulations are on the device at once."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TokenSteps:
     def __init__(
         self, weights: trunk.TrunkWeights, embed: tuple[Tensor, Tensor, Tensor], key: TokenKey, graphs: bool
     ) -> None:
-        """`embed`: weight and bias that tokens are embedded with, and the embedding of their places."""
+        """`embed`: Weight and bias that embed the tokens, and the embedding of their places."""
         self.weights, self.key = weights, key
         self._embed, self._graphs = embed, StepGraphs() if graphs else None
         dtype, device = weights.modulation.dtype, weights.modulation.device
@@ -69,7 +69,7 @@ class TokenSteps:
         self._guidance.fill_(guidance)
 
     def load_steps(self, times: Float[Tensor, "steps hidden"], advance: Float[Tensor, "steps 2"]) -> None:
-        """Embeddings of the times of at most AHEAD steps, their lengths and weights (`window.step_table`)."""
+        """Load the time embeddings of at most AHEAD steps, and their lengths and weights (`window.step_table`)."""
         condition = F.silu(times).to(self._modulation.dtype)
         trunk.modulations(self.weights, condition, out=self._modulation[: len(times)])
         self._advance[: len(advance)].copy_(advance)
@@ -109,7 +109,7 @@ class TokenSteps:
 
 
 class TokenEngine:
-    """Samples scene tokens with a copy of a generator's weights. To be used from one thread at a time."""
+    """Samples scene tokens with a copy of a generator's weights. Use it from one thread at a time."""
 
     def __init__(
         self,

@@ -133,7 +133,7 @@ def trunk_forward(
 ) -> Float[Tensor, "copies b n out"]:
     """Run `Trunk.forward` with given modulations, which may be the same for all elements or tokens (b1, n1 = 1).
 
-    features: Gets what the last linear layer of the first copy is given (`Trunk.forward_with_features`).
+    features: Receives the input of the last linear layer for the first copy (`Trunk.forward_with_features`).
     """
     hidden = x.shape[-1]
     shifts_and_scales = [
@@ -189,9 +189,9 @@ def trunk_forward_after(
     """Run `Trunk.forward_after`.
 
     Args:
-        seen_keys, seen_values: Keys, rotated, and values that the self-attention of every block sees. The last `n`,
-            those of `x` itself, are overwritten.
-        keep: Also return keys, not yet rotated, and values of `x` in every block.
+        seen_keys, seen_values: Rotated keys, and values, that the self-attention of every block sees. The last `n` are
+            overwritten with those of `x`.
+        keep: Also return the keys before rotation and the values of `x` in every block.
     """
     hidden, count, d = x.shape[-1], x.shape[2], weights.head_dim
     heads = hidden // d
@@ -216,7 +216,7 @@ def trunk_forward_after(
 
 
 def rotated(heads: Float[Tensor, "b n heads d"], rotary: RotaryTable | None) -> Float[Tensor, "b heads n d"]:
-    """Rotate normed heads by their positions; None: only their order in memory changes."""
+    """Rotate normed heads by their positions. None: change only the order of dimensions."""
     return norm_rotate(heads, None, rotary, NORM_EPS)
 
 
@@ -236,7 +236,7 @@ def _after_attention(
     values: Tensor,
     rotary: RotaryTable | None,
 ) -> tuple[Tensor, Tensor]:
-    """A block behind its self-attention; arguments and result as in `block_forward`."""
+    """Run the rest of a block after its self-attention; arguments and result as in `block_forward`."""
     _, _, gate1, shift2, scale2, gate2 = modulation.chunk(CHUNKS, dim=-1)
     d = keys.shape[-1]
     x = linear_gated(attended.reshape(x.shape), weights.proj, weights.proj_bias, x, gate1)

@@ -1,4 +1,4 @@
-"""The steps of one window of latents, on buffers that stay where they are, so that a step can be a CUDA graph."""
+"""The steps of one window of latents, on buffers at fixed addresses, so that a step can be a CUDA graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scenetok_ns.models.ops.graphs import StepGraphs
 from scenetok_ns.models.ops.rope import RotaryTable
 
 CAPACITY = 64
-"""Number of steps whose time embeddings lie on the device at once; even."""
+"""Number of steps whose time embeddings are on the device at once; must be even."""
 TOGETHER, FEW_ROWS = 2, 512
 """Steps whose modulations are computed together where a window has few rows. They alone (256, where half of the latents
 are clean) leave the product waiting for its 300 MB of weights: on an H100 a step's part takes 119 us instead of 145."""
@@ -56,7 +56,7 @@ class WindowKey:
     batch: int
     latents: int
     copies: int
-    """2 with guidance, which takes a prediction without the scene beside each other one."""
+    """2 with guidance, which needs a second prediction without the scene for each element; otherwise 1."""
     num_tokens: int
     multistep: bool
     features: bool = False
@@ -66,8 +66,8 @@ class WindowKey:
 class WindowSteps:
     """Latents of a window on their way from noise to data.
 
-    `load` what belongs to a stretch of steps, then call `step` for each, then read `x`, `previous`, `conditional`
-    and `features`.
+    Call `load` with the tables of a stretch of steps, then `step` for each of them, then read `x`, `previous`,
+    `conditional` and `features`.
     Nothing here waits for the device.
     """
 
@@ -89,7 +89,7 @@ class WindowSteps:
 
         self.x = zeros(b, w, *weights.latent_shape)
         self.previous = zeros(*self.x.shape)
-        """Velocity of the step before, for the multistep solver."""
+        """Velocity of the previous step, for the multistep solver."""
         self.conditional = zeros(*self.x.shape)
         """Velocity that was predicted with the scene at the last step."""
         self.features = zeros(b, w * positions, hidden, dtype=dtype) if key.features else None
@@ -99,7 +99,7 @@ class WindowSteps:
         self._times = zeros(CAPACITY, w, hidden)
         self._advance = zeros(CAPACITY, 2, w)
         self._index = torch.arange(self._together, device=device)
-        """Numbers of this step and of those behind it whose modulations are computed with it."""
+        """Numbers of this step and of the following steps whose modulations are computed together with it."""
         self._done = 0
         self._guidance = zeros(1)
         # Latents first: those that move are one block of rows, for all steps and elements of the batch.
@@ -109,7 +109,7 @@ class WindowSteps:
         )
 
     def load_scene(self, keys: Tensor, values: Tensor, guidance: float) -> None:
-        """Keys and values of the scene tokens; those of all conditional elements come first (`trunk.keys_values`)."""
+        """Load keys and values of the scene tokens, those of all conditional elements first (`trunk.keys_values`)."""
         self._keys.copy_(keys)
         self._values.copy_(values)
         self._guidance.fill_(guidance)
@@ -126,9 +126,9 @@ class WindowSteps:
         """Load what changes from window to window.
 
         Args:
-            times: embeddings of the latents' times at each of at most CAPACITY steps.
-            advance: length of each step, and the weight of the change of velocity (multistep only).
-            clean: as many leading latents are clean at all these steps.
+            times: Embeddings of the latents' times at each of at most CAPACITY steps.
+            advance: Length of each step, and the weight of the change of velocity (multistep only).
+            clean: Number of leading latents that are clean at all these steps.
         """
         self.x.copy_(x)
         if previous is not None:
@@ -141,7 +141,7 @@ class WindowSteps:
             self._modulate(self._times[:1].expand(self._together, -1, -1), 0, clean)
 
     def step(self, clean: int) -> None:
-        """One step of all latents behind the first `clean`, whose time is 0 and which stay."""
+        """Take one step of all latents except the first `clean`, whose time is 0 and which do not change."""
         which = self._done % self._together
         self._done += 1
         if self._graphs is None:
@@ -150,7 +150,7 @@ class WindowSteps:
             self._graphs.replay((self.key, clean, which))
 
     def prepare(self, clean: int) -> None:
-        """Capture the graphs of `step(clean)`; to be called before `load`, whose buffers they overwrite."""
+        """Capture the graphs of `step(clean)`. Call this before `load`, because capturing overwrites the buffers."""
         if self._graphs is None:
             return
         self._restart()  # the last stretch may have left the index behind the last step there is room for
@@ -162,7 +162,7 @@ class WindowSteps:
         self._done = 0
 
     def _step(self, clean: int, which: int) -> None:
-        """`which`: of the steps whose modulations are computed together, by the first of them."""
+        """`which`: Index of the step among those whose modulations are computed together."""
         advance = self._advance.index_select(0, self._index[:1])[0, :, None, :, None, None, None]
         if which == 0:
             self._modulate(self._times.index_select(0, self._index), clean, self.key.latents)
@@ -184,7 +184,7 @@ class WindowSteps:
         trunk.modulations(self.weights.trunk, condition.flatten(0, 3), out=rows.flatten(0, 2))
 
     def _velocity(self, modulation: Float[Tensor, "n b all"]) -> tuple[Tensor, Tensor]:
-        """Velocity with the scene, and the velocity to follow."""
+        """Return the velocity with the scene, and the velocity to follow."""
         weights, copies = self.weights, self.key.copies
         x = embed_patches(self.x.to(weights.patches.dtype), weights.patches, weights.patches_bias).flatten(1, 2)
         patches = trunk.trunk_forward(
@@ -216,7 +216,7 @@ def step_table(times: Float[Tensor, "steps+1 latents"], device: torch.device) ->
 
 
 def to_device(table: Tensor, device: torch.device) -> Tensor:
-    """A table, made on the CPU as a rule, without waiting for the device."""
+    """Copy a table, usually from the CPU, to the device without waiting for the device."""
     if device.type != "cuda" or table.is_cuda:
         return table.to(device)
     return table.pin_memory().to(device, non_blocking=True)

@@ -22,7 +22,7 @@ Report = Callable[[int, int], None]
 LOOK_AHEAD = 2
 """Number of results that are computed before the caller asks for them."""
 IDLE_SECONDS = 30.0
-"""After that long without a job the thread ends; the next job starts another."""
+"""The thread ends after this many seconds without a job; the next job starts a new thread."""
 
 
 class CancelledJob(BaseException):
@@ -39,7 +39,7 @@ class _Job(Generic[T]):
         """Results that wait for the caller; under the worker's lock."""
 
     def advance(self) -> tuple[str, Any]:
-        """Make the next result: ("result", it), ("end", None) or ("error", what was raised)."""
+        """Compute the next result. Returns ("result", result), ("end", None) or ("error", exception)."""
         try:
             if self._results is None:
                 self._results = self._start(self._report)
@@ -77,9 +77,9 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def run(self, start: Callable[[Report], Iterator[T]], on_step: Report | None = None) -> Iterator[T]:
-        """Results of `start(report)`, which runs in the worker's thread, from the first `next` on.
+        """Yield the results of `start(report)`, which runs in the worker's thread from the first `next` on.
 
-        `on_step` gets in the caller's thread what the job reports; an exception ends the job.
+        `on_step` receives the job's reports in the caller's thread; an exception from it ends the job.
         """
         job = _Job(start, reports=on_step is not None)
         with self._lock:
@@ -119,10 +119,10 @@ class Worker:
                 logger.warning("%s: what a job held could not be given back: %r", self._name, failure)
                 del failure
             job.messages.put((kind, value))
-            del job, kind, value  # else they would live on while this thread waits
+            del job, kind, value  # otherwise they would stay in memory while this thread waits
 
     def _next(self) -> _Job[Any] | None:
-        """The next job that can go on; None: the thread is to end."""
+        """The next job that can continue; None: the thread must end."""
         with self._lock:
             while True:
                 for job in list(self._jobs):

@@ -29,9 +29,9 @@ class SceneTokDraws:
     """Random numbers of one SceneTok step."""
 
     reference: Int[Tensor, " b"]
-    """Context view that the poses are taken relative to."""
+    """Context view to which the poses are relative."""
     token_noise: Float[Tensor, "b n dim"]
-    """For the sample of the tokens' Gaussian."""
+    """Noise for the sample from the tokens' Gaussian."""
     time: Float[Tensor, "b latents"]
     """Noise levels in [0, 1]."""
     noise: Float[Tensor, "b latents c h w"]
@@ -125,7 +125,7 @@ def draw_scenegen(
 
 
 def noise_levels(raw: Float[Tensor, "*shape"], weighting: Weighting, shift: float | None) -> Float[Tensor, "*shape"]:
-    """Raw draws to times: normal ones through a sigmoid, uniform ones shifted or as they are."""
+    """Convert raw draws to times: normal draws through a sigmoid, uniform draws shifted or unchanged."""
     if weighting == "logit_normal":
         return raw.sigmoid()
     if weighting == "uniform":
@@ -136,19 +136,19 @@ def noise_levels(raw: Float[Tensor, "*shape"], weighting: Weighting, shift: floa
 
 
 def spread_levels(levels: Float[Tensor, "b parts"], num_latents: int) -> Float[Tensor, "b num_latents"]:
-    """One level for each of some equal consecutive parts -> one for each latent."""
+    """Repeat the levels of equal consecutive parts, so that each latent has one."""
     return levels.repeat_interleave(num_latents // levels.shape[1], dim=1, output_size=num_latents)
 
 
 def condition_mask(uniform: Float[Tensor, "b views"], unconditional: Bool[Tensor, " b"]) -> Bool[Tensor, "b views"]:
-    """Views whose draw is below 1/2, and always the first; none where unconditional."""
+    """Select the views whose draw is below 1/2, and always the first; none for unconditional elements."""
     shown = uniform < KEEP_CONDITION
     first = torch.arange(uniform.shape[1], device=uniform.device) == 0
     return (shown | first) & ~unconditional[:, None]
 
 
 def draws_to(draws: Draws, device: torch.device | str) -> Draws:
-    # Towards the GPU a copy need not be waited for; towards the CPU it must be.
+    # Copies to the GPU may be asynchronous; copies to the CPU must be waited for.
     eager = torch.device(device).type != "cpu"
     return replace(draws, **{f.name: getattr(draws, f.name).to(device, non_blocking=eager) for f in fields(draws)})
 

@@ -1,4 +1,4 @@
-"""Frames of a camera that moves on, chunk after chunk, without knowing where it goes."""
+"""Render frames of a moving camera chunk by chunk, without knowing its future poses."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 
 class ChunkStream(Protocol):
-    """A stream of latents: `LatentStream`, or the engine's."""
+    """A stream of latents: `LatentStream` or `engine.stream.EngineStream`."""
 
     def next(self, cameras: CameraBatch, noise: Tensor) -> StreamedChunk: ...
 
 
 class FrameStream:
-    """Decodes a stream of latents in step. All chunks start from the same noise."""
+    """Denoises and decodes a stream chunk by chunk. All chunks start from the same noise."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class FrameStream:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Start at nothing seen.
+        """Start before the first chunk.
 
         Args:
             stream: Stream of latents of one scene.
-            autoencoder: Decodes them.
+            autoencoder: Decodes the latents.
             image_size: Height and width of the frames in pixels.
             seed: Random seed of the noise.
             device: Device of the noise.
@@ -52,19 +52,20 @@ class FrameStream:
         self._chunks = 0
 
     def next(self, cameras: CameraBatch) -> RenderedFrames:
-        """Frames of the next chunk.
+        """Render the frames of the next chunk.
 
-        cameras: Cameras of its frames, relative to the scene's reference view.
+        Args:
+            cameras: Cameras of the frames, relative to the scene's reference view.
         """
         return self.decode(self.denoise(cameras))
 
     def denoise(self, cameras: CameraBatch) -> StreamedChunk:
-        """Denoise the next chunk. `decode` it before the one after it."""
+        """Denoise the next chunk. Pass the results to `decode` in the same order."""
         return self._stream.next(cameras, self._noise)
 
     @torch.no_grad()
     def decode(self, chunk: StreamedChunk) -> RenderedFrames:
-        """Decode a chunk after those before it."""
+        """Decode a chunk. All earlier chunks must have been decoded."""
         frames = self._autoencoder.decode_next(chunk.latents, self._before).float()
         self._before = chunk.latents
         first = self._chunks * self.layout.latents_per_chunk
@@ -79,11 +80,11 @@ def stream_path(
     layout: TemporalLayout,
     on_step: OnStep | None = None,
 ) -> Iterator[RenderedFrames]:
-    """All frames of a path by a stream, chunk after chunk; same contract as `render_windows`.
+    """Render all frames of a path with a stream, chunk by chunk; same contract as `render_windows`.
 
     Args:
-        step: Renders the next chunk: `FrameStream.next`, or one that takes other cameras.
-        cameras: A batch of one with a camera for each frame; the last one is repeated to whole chunks.
+        step: Renders the next chunk: `FrameStream.next`, or a function that converts cameras first.
+        cameras: A batch of one with a camera for each frame. The last camera is repeated to fill the last chunk.
         layout: Temporal layout of the latents.
         on_step: Progress, called as on_step(done, total) for each chunk; an exception ends the rendering.
 

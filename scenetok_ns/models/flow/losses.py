@@ -1,7 +1,7 @@
 """The training losses of SceneTok and SceneGen (parity c10), given the step's random draws (`draws.py`).
 
-Pure functions of networks, batch and draws: to be called inside one `Module.forward`, so that DistributedDataParallel
-sees the whole of it. Latents are as the networks see them (`LatentSpace.normalize`); poses are absolute.
+These are pure functions of networks, batch and draws. Call them inside one `Module.forward`, so that
+DistributedDataParallel sees all of it. Latents are normalised (`LatentSpace.normalize`); poses are absolute.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def scenetok_loss(
 def refinement_loss(
     denoiser: Denoiser, tokens: Float[Tensor, "n dim"], target: LatentViews, draws: SceneTokDraws
 ) -> LossOutput:
-    """Flow matching on clips of one scene given its tokens, which the gradient goes to; `target` is relative to their
-    reference. The loss of `scenetok_loss` with given tokens instead of a compressor."""
+    """Flow matching on clips of one scene, with gradients for its tokens. This is the loss of `scenetok_loss` for given
+    tokens instead of a compressor. The cameras of `target` are relative to the tokens' reference view."""
     state = denoiser.project(tokens.expand(len(target.latents), -1, -1))
     flow = flow_error(denoiser, state, target, draws)
     return LossOutput(flow.mean(), {"flow": flow.detach().mean()})
@@ -85,7 +85,7 @@ def refinement_loss(
 def flow_error(
     denoiser: Denoiser, state: Float[Tensor, "b n hidden"], target: LatentViews, draws: SceneTokDraws
 ) -> Float[Tensor, " b"]:
-    """Mean square of the error of the velocity of each element's noisy latents."""
+    """Mean squared error of the velocity, for each element."""
     noisy = interpolate(target.latents, draws.noise, draws.time)
     velocity = denoiser(noisy, target.cameras, network_time(draws.time), state)
     return mean_square(velocity, velocity_target(target.latents, draws.noise))
@@ -114,7 +114,7 @@ def token_flow_loss(
     anchors: CameraBatch,
     draws: SceneGenDraws,
 ) -> LossOutput:
-    """`scenegen_loss` of tokens that are encoded already, relative to the first condition view."""
+    """`scenegen_loss` for tokens that are already encoded. Poses are relative to the first condition view."""
     reference = condition.cameras.c2w[:, 0]
     condition = condition.relative_to(reference)
     tokens = distribution.sample(draws.token_noise) * generator.config.scale
@@ -134,7 +134,7 @@ def token_flow_loss(
 
 
 def encode_tokens(compressor: Compressor, context: LatentViews, *, frozen: bool) -> TokenDistribution:
-    """Scene tokens of the context views, without gradient where the compressor is frozen."""
+    """Encode the context views to scene tokens, without gradients if the compressor is frozen."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         return compressor(context.latents, context.cameras)
 
@@ -145,7 +145,8 @@ def compressor_frozen(config: TrainingConfig, step: int) -> bool:
 
 
 def kl_weight(step: int, config: TrainingConfig) -> float:
-    """The first weight up to the schedule's first step, then linear to the second weight at its second step."""
+    """Weight of the KL term: the first weight up to the schedule's first step, then linear to the second weight at its
+    second step."""
     (first, second), (begin, end) = config.kl_weights, config.kl_schedule
     if step <= begin:
         return first
@@ -156,19 +157,19 @@ def kl_weight(step: int, config: TrainingConfig) -> float:
 
 
 def mean_square(prediction: Float[Tensor, " b *shape"], target: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
-    """Mean square error of each element, in float32."""
+    """Mean squared error of each element, in float32."""
     return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
 
 def _drop_tokens(
     denoiser: Denoiser, state: Float[Tensor, "b n hidden"], draws: SceneTokDraws, config: TrainingConfig
 ) -> Float[Tensor, "b n hidden"]:
-    """Classifier-free training: the null token stands for the whole scene of unconditional elements."""
+    """Replace the tokens of unconditional elements by the null token, for classifier-free guidance."""
     if not denoiser.config.null_token:
         if config.unconditional_prob > 0:
             raise ValueError(
                 "training: unconditional_prob > 0 needs a denoiser with null_token: true; set one of them in the preset"
             )
         return state
-    # Used at every step, even where no element is dropped: data-parallel training expects a gradient for it.
+    # The null token is used at every step, because data-parallel training expects a gradient for it.
     return torch.where(draws.unconditional[:, None, None], denoiser.null_state(len(state)).to(state.dtype), state)

@@ -1,7 +1,7 @@
 """Seeded starting noise: the same on every device, and for every latent on its own.
 
-The noise of latent i depends on the seed and on i alone, so a path that is rendered again with more cameras, or from
-a cache, starts its old latents where they started before.
+The noise of latent i depends only on the seed and on i. A path that is rendered again with more cameras, or from a
+cache, therefore starts its earlier latents from the same noise.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _TOKEN_STREAM = 1 << 31
 def latent_noise(
     seed: int | Sequence[int], num_latents: int, shape: tuple[int, ...], *, first: int = 0
 ) -> Float[Tensor, "b num_latents *shape"]:
-    """Standard normal noise of the latents first ... first + num_latents - 1, float32 on the CPU.
+    """Draw standard normal noise for the latents first ... first + num_latents - 1, float32 on the CPU.
 
     Args:
-        seed: any integer for each batch element; a single one is a batch of one.
-        shape: [c, h, w] of one latent.
+        seed: Any integer for each batch element; a single integer is a batch of one.
+        shape: Shape [c, h, w] of one latent.
     """
     seeds = [seed] if isinstance(seed, int) else seed
     indices = range(first, first + num_latents)

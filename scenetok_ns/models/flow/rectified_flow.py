@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 TRAINING_TIMES = 1000
-"""The networks were trained with times counted in thousandths."""
+"""Factor from t to the time scale on which the networks were trained."""
 
 Time = TypeVar("Time", float, Tensor)
 
@@ -25,7 +25,7 @@ def shift_time(t: Time, shift: float) -> Time:
 
 
 def time_grid(steps: int, shift: float | None = None) -> Float[Tensor, " steps+1"]:
-    """Falling times 1 ... 0 of `steps` equal Euler steps, shifted where `shift` is given."""
+    """Times of `steps` equal Euler steps, falling from 1 to 0, and shifted if `shift` is given."""
     grid = torch.linspace(0.0, 1.0, steps + 1).flip(0)
     return grid if shift is None else shift_time(grid, shift)
 
@@ -38,7 +38,7 @@ def network_time(t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
 def interpolate(
     data: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], t: Float[Tensor, "*lead"]
 ) -> Float[Tensor, "*shape"]:
-    """x_t on the straight line from data (t = 0) to noise (t = 1)."""
+    """Return x_t on the straight line from data (t = 0) to noise (t = 1)."""
     t = _spread(t, data)
     return (1 - t) * data + t * noise
 
@@ -54,7 +54,7 @@ def euler_step(
     t: Float[Tensor, "*lead"],
     t_next: Float[Tensor, "*lead"],
 ) -> Float[Tensor, "*shape"]:
-    """From time t to t_next. With t_next = 0 this is the clean estimate; with t_next = t nothing moves."""
+    """Take an Euler step from time t to t_next. t_next = 0 gives the clean estimate; t_next = t changes nothing."""
     return x + _spread(t_next - t, x) * velocity
 
 
@@ -65,11 +65,11 @@ def multistep_velocity(
     t: Float[Tensor, "*lead"],
     t_next: Float[Tensor, "*lead"],
 ) -> Float[Tensor, "*shape"]:
-    """The velocity with which a Euler step from t to t_next is of second order (Adams-Bashforth, unequal steps).
+    """Return the velocity that makes an Euler step from t to t_next second-order (Adams-Bashforth, unequal steps).
 
-    `previous` is the velocity that was found at t_previous, before the step to t. Where that step had no length, as
-    before the first one, this is `velocity` itself, whatever (finite) `previous` is. Each position has times of its
-    own, so it serves the windows of a path as well; nothing here waits for the device.
+    `previous` is the velocity that was found at t_previous, before the step to t. If that step had no length, as before
+    the first one, the result is `velocity` itself, whatever (finite) `previous` is. Each position has its own times, so
+    this also works for the windows of a path. Nothing here waits for the device.
     """
     return velocity + _spread(multistep_ratio(t_previous, t, t_next), velocity) * (velocity - previous)
 
@@ -77,7 +77,7 @@ def multistep_velocity(
 def multistep_ratio(
     t_previous: Float[Tensor, "*lead"], t: Float[Tensor, "*lead"], t_next: Float[Tensor, "*lead"]
 ) -> Float[Tensor, "*lead"]:
-    """Weight of the last change of velocity in `multistep_velocity`: half of this step's length over the last one's."""
+    """Weight of the last change of velocity in `multistep_velocity`: this step's length over twice the last step's."""
     before = t - t_previous
     known = before != 0
     return torch.where(known, (t_next - t) / torch.where(known, before, 1.0), 0.0) / 2

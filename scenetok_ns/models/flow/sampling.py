@@ -26,22 +26,23 @@ from scenetok_ns.models.temporal import TemporalLayout
 OnStep = Callable[[int, int], None]
 """Called as on_step(done, total) before each step and once after the last. An exception from it ends the loop."""
 OnEstimate = Callable[[int, Callable[[], Float[Tensor, "b window c h w"]]], None]
-"""Called as on_estimate(window_first, latents) after each step that makes nothing final. latents() computes the clean
-latents that the network expects at that moment; nothing is computed without it. An exception ends the loop."""
+"""Called as on_estimate(window_first, latents) after each step that makes no latents final. latents() computes the
+clean latents that the network expects at that moment; nothing is computed unless you call it. An exception ends the
+loop."""
 
 
 class LastFeatures(NamedTuple):
     """Input of a depth head for a window."""
 
     features: Float[Tensor, "b window n hidden"]
-    """The denoiser's, before its output projection, of the last prediction with the scene."""
+    """Features of the denoiser before its output projection, from the last prediction with the scene."""
     poses: Float[Tensor, "b window n hidden"]
     """Embeddings of the cameras."""
 
 
 @dataclass(frozen=True)
 class SampledLatents:
-    """Latents that have just become final, and how sure the network was of the window they came from."""
+    """Latents that have just become final, and the uncertainty of their window."""
 
     first: int
     latents: Float[Tensor, "b new c h w"]
@@ -54,7 +55,7 @@ class SampledLatents:
 
 
 def path_schedule(config: SamplerConfig, num_latents: int, clean: int = 0) -> Schedule:
-    """The schedule of a path of `num_latents`, as `config` says; see `schedule_matrix`."""
+    """Create the schedule of a path of `num_latents` latents from `config`; see `schedule_matrix`."""
     return schedule_matrix(
         config.schedule,
         horizon=num_latents,
@@ -100,12 +101,12 @@ def sample_windows(
     """Denoise a path window by window, and yield latents as they become final.
 
     Args:
-        tokens: scene tokens, not projected.
-        cameras: of all frames of the path, relative to the scene's reference view. Whole chunks.
-        noise: where the path starts; its device is where everything runs.
+        tokens: scene tokens, before projection.
+        cameras: cameras of all frames of the path (whole chunks), relative to the scene's reference view.
+        noise: latents from which the path starts; the network runs on their device.
         layout: temporal layout of the latents' autoencoder.
-        clean: the number of leading latents of `noise` that are already final (whole chunks, at most
-            `config.clean_targets`): the path continues from them, and they are not yielded.
+        clean: number of leading latents of `noise` that are already final (whole chunks, at most
+            `config.clean_targets`). The path continues from them, and they are not yielded.
         autocast: run the network in bfloat16.
         features: also yield the last features, for a depth head.
         on_estimate: receives intermediate results; they change nothing.
@@ -220,12 +221,12 @@ def sample_scene_tokens(
     on_step: OnStep | None = None,
     autocast: bool = False,
 ) -> Float[Tensor, "b n dim"]:
-    """Scene tokens, ready for the denoiser, from noise, condition views and anchor poses.
+    """Generate scene tokens for the denoiser from noise, condition views and anchor poses.
 
     Args:
-        latents: of the condition views, as the networks see them.
-        cameras: of the condition views. They and `anchors` are relative to condition view 0.
-        mask: condition views that count. Guidance compares with none of them; the anchors stay.
+        latents: normalised latents of the condition views.
+        cameras: cameras of the condition views. They and `anchors` are relative to condition view 0.
+        mask: condition views to use. Guidance compares with a prediction that uses none of them, but the same anchors.
 
     Raises:
         ValueError: guidance is below 1.
@@ -253,15 +254,15 @@ def sample_scene_tokens(
 def condition_copies(
     latents: Tensor, cameras: CameraBatch, anchors: CameraBatch, mask: Tensor, guidance: float
 ) -> tuple[Tensor, CameraBatch, CameraBatch, Tensor]:
-    """Conditions of a generator's predictions; with guidance, both of a step are one batch: first all elements as
-    given, then all without views."""
+    """Conditions of a generator's predictions. With guidance, both predictions of a step form one batch: first all
+    elements as given, then all without views."""
     masks = [mask, torch.zeros_like(mask)] if guidance > 1 else [mask]
     copies = len(masks)
     return latents.repeat(copies, 1, 1, 1, 1), cameras.repeat(copies), anchors.repeat(copies), torch.cat(masks)
 
 
 def guided(velocities: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tensor]:
-    """Conditional velocity, and the velocity to follow: null + guidance * (conditional - null)."""
+    """Return the conditional velocity, and the velocity to follow: null + guidance * (conditional - null)."""
     conditional, *null = velocities
     return conditional, null[0] + guidance * (conditional - null[0]) if null else conditional
 
@@ -269,7 +270,7 @@ def guided(velocities: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tenso
 def _advance(
     solver: Solver, x: Tensor, velocity: Tensor, previous: Tensor, times: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
-    """One step of `solver`; `times` are those before the last step, now and next."""
+    """Take one step of `solver`; `times` are the previous, the current and the next time."""
     t_previous, t, t_next = times
     if solver == "multistep":
         velocity = multistep_velocity(velocity, previous, t_previous, t, t_next)

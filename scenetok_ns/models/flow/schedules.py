@@ -43,7 +43,7 @@ class Schedule:
         return (index >= start) & (index < start + self.window)
 
     def finished(self, row: int) -> int:
-        """How many leading latents are clean, hence final, in a row."""
+        """Number of leading latents that are clean, and therefore final, in a row."""
         noisy = (self.times[row] > 0).nonzero()
         return int(noisy[0]) if len(noisy) else self.times.shape[1]
 
@@ -59,11 +59,11 @@ def schedule_matrix(
     shift: float | None = None,
     clean: int = 0,
 ) -> Schedule:
-    """Levels of `horizon` latents from noise to clean.
+    """Compute the levels of `horizon` latents from noise to clean.
 
     Args:
-        name: full_sequence: the window falls together. autoregressive: one latent after the other. pyramid: each
-            latent follows its left neighbour at a distance of `uncertainty` levels.
+        name: full_sequence: all latents of the window fall together. autoregressive: one latent after the other.
+            pyramid: each latent follows its left neighbour at a distance of `uncertainty` levels.
         horizon: number of latents.
         steps: levels of one latent, that is, Euler steps from noise to clean.
         window: latents that the network sees together.

@@ -29,11 +29,11 @@ def single_step_frames(
 
     Args:
         denoiser: Network that predicts the latents; gradients pass through it.
-        autoencoder: Network that decodes them; gradients pass through it, too.
+        autoencoder: Network that decodes the latents; gradients also pass through it.
         tokens: Tokens of one or more scenes.
         cameras: A camera for each frame, relative to each scene's reference view.
         image_size: Height and width of the frames in pixels.
-        sampler: Its window is used, nothing else.
+        sampler: Sampler config; only its window is used.
         seed: Random seed of the noise.
         autocast: Run the denoiser in bfloat16.
 

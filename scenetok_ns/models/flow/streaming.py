@@ -1,17 +1,17 @@
-"""A causal stream of latents: chunk after chunk in a few steps, from keys and values of finished chunks.
+"""Causal streams of latents: each chunk is denoised in a few steps and attends to keys and values of finished chunks.
 
 The network is the denoiser of the windows, run with attention that is causal over chunks in time. A chunk (one latent,
 or all latents that an autoencoder decodes together) sees the scene tokens, itself, and earlier chunks up to a window.
-Keys and values of its last step are kept. Keys are kept without their rotation and rotated by their place among the
-chunks that are seen, so that positions stay within the rotary table however long the stream is.
+Keys and values of its last step are kept. Keys are kept without rotation, and rotated by their place among the seen
+chunks. Positions therefore stay within the rotary table, however long the stream is.
 
 Streams of video models pass a finished chunk through the network once more, at time 0 (Self Forcing, 2506.08009). Here
-that doubles the work of a chunk in one step and gives worse pictures (docs/performance.md).
+that would double the work of one-step chunks, and it gave worse pictures (docs/performance.md).
 
-All chunks start from the same noise: a camera that rests then has a picture that rests.
+All chunks start from the same noise, so that the picture does not flicker while the camera rests.
 
-`StreamMemory` bounds the memory and chooses what a chunk sees: the latest chunks, and those earlier views that the
-camera comes back to. `models/engine/stream.py` is the fast twin of `LatentStream`.
+`StreamMemory` bounds the memory and chooses what a chunk sees: the latest chunks, and earlier views near the camera.
+`models/engine/stream.py` is the fast twin of `LatentStream`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from scenetok_ns.models.ops.rope import RotaryTable, apply_rotary
 from scenetok_ns.models.temporal import TemporalLayout
 
 KEYFRAMES = 48
-"""Number of earlier views that a stream can come back to; the oldest is dropped first."""
+"""Maximum number of keyframes: earlier views that a stream can return to. The oldest keyframe is dropped first."""
 KEYFRAME_DISTANCE = 0.2
-"""Distance from all kept views, in radians of turning or units of the networks, that makes a view worth keeping."""
+"""Minimum distance between keyframes: the angle in radians plus the movement in units of the networks."""
 WIDEST_TURN = 1.0
-"""Radians between the directions of views that can have something in common."""
+"""Maximum angle in radians between the directions of two views that can overlap."""
 MOST_STEPS = 8
 
 
@@ -53,7 +53,7 @@ class StreamConfig:
     window: int
     """Chunks that the network sees together, the new one included."""
     recalled: int
-    """Number of them that are kept free for earlier views near the camera; the others are the latest chunks."""
+    """Number of places in the window that are reserved for earlier views near the camera."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MOST_STEPS:
@@ -80,12 +80,12 @@ class StreamConfig:
 
     @property
     def latest(self) -> int:
-        """Largest number of latest chunks, which are always seen."""
+        """Maximum number of latest chunks, which are always seen."""
         return self.window - 1 - self.recalled
 
     @property
     def slots(self) -> int:
-        """Number of chunks whose keys and values are kept at most, the one that is being written included."""
+        """Maximum number of chunks whose keys and values are kept, including the one that is being written."""
         return self.latest + (KEYFRAMES if self.recalled else 0) + 1
 
     @property
@@ -102,8 +102,8 @@ class _Kept(NamedTuple):
 class StreamMemory:
     """Which finished chunks are kept, in which slot, and which of them a new chunk sees.
 
-    The latest chunks are always seen. A chunk that leaves them stays as a keyframe if no other keyframe has nearly the
-    same view. The keyframes nearest to the new camera are seen beside the latest chunks. Works on the CPU alone.
+    The latest chunks are always seen. A chunk that is no longer among them becomes a keyframe, unless another keyframe
+    has nearly the same view. A new chunk also sees the keyframes nearest to its camera. Runs on the CPU only.
     """
 
     def __init__(self, config: StreamConfig) -> None:
@@ -114,13 +114,13 @@ class StreamMemory:
         self._count = 0
 
     def seen_from(self, c2w: Float[Tensor, "4 4"]) -> tuple[int, ...]:
-        """Slots of the chunks that a new one at this pose sees, the oldest first."""
+        """Slots of the chunks that a new chunk at this pose sees, oldest first."""
         near = sorted(self._near(c2w))[: self.config.recalled]
         recalled = [kept for _, _, kept in near]
         return tuple(kept.slot for kept in sorted([*recalled, *self._latest], key=lambda kept: kept.number))
 
     def keep(self, c2w: Float[Tensor, "4 4"]) -> int:
-        """Take in a finished chunk at this pose; returns the slot for its keys and values."""
+        """Register a new chunk at this pose and return the slot for its keys and values."""
         slot = self._free.pop()
         self._latest.append(_Kept(self._count, slot, c2w.detach().cpu().double()))
         self._count += 1
@@ -138,7 +138,7 @@ class StreamMemory:
             self._free.append(self._keyframes.pop(0).slot)
 
     def _near(self, c2w: Tensor, widest: float = WIDEST_TURN) -> list[tuple[float, int, _Kept]]:
-        """Distance of each keyframe, turning plus moving, and the keyframe."""
+        """Distance (angle plus movement), number and keyframe, for keyframes less than `widest` radians away."""
         if not self._keyframes:
             return []
         poses, mine = torch.stack([kept.c2w for kept in self._keyframes]), c2w.detach().cpu().double()
@@ -154,11 +154,11 @@ class StreamedChunk:
 
     latents: Float[Tensor, "b l c h w"]
     uncertainty: Float[Tensor, "b l h w"]
-    """Norm over the channels of the last velocity."""
+    """Norm of the last velocity over its channels."""
 
 
 class LatentStream:
-    """A stream of chunks through scenes, given their tokens. The plain twin of the engine's stream."""
+    """Streams chunks of latents through scenes. This is the plain twin of `engine.stream.EngineStream`."""
 
     def __init__(
         self,
@@ -169,12 +169,12 @@ class LatentStream:
         *,
         autocast: bool = False,
     ) -> None:
-        """Start a stream at nothing seen.
+        """Start a stream before its first chunk.
 
         Args:
             denoiser: Causal student, or any denoiser.
-            tokens: Scene tokens, not projected; their device is where everything runs. Scenes of a batch move together:
-                earlier views are recalled by the camera of the first.
+            tokens: Scene tokens before projection; the stream runs on their device. All scenes of a batch recall
+                earlier views by the camera of the first scene.
             layout: Temporal layout of the latents.
             config: Steps and memory.
             autocast: Run the network in bfloat16.
@@ -229,7 +229,7 @@ class LatentStream:
 
 
 def rotary_rows(table: RotaryTable, place: int, tokens: int) -> RotaryTable:
-    """Rows of a window's table for the chunk at a place, given the tokens of a chunk."""
+    """Rows of a window's rotary table for the chunk at `place`, where each chunk has `tokens` tokens."""
     rows = slice(place * tokens, (place + 1) * tokens)
     return table[0][rows], table[1][rows]
 

@@ -1,8 +1,8 @@
-"""Scene tokens and a camera path to frames: padding to windows, denoising, decoding, cutting back.
+"""Render frames from scene tokens and a camera path: padding to windows, denoising, decoding, dropping extra frames.
 
-The network only ever sees whole windows. A path that is too short, a lone camera included, or that is not a whole
-number of the autoencoder's chunks, is continued with copies of its last camera. Latents behind those that the path's
-own frames need are not decoded, and extra frames are dropped.
+The network only sees whole windows. A path that is too short (even a single camera), or that is not a whole number of
+the autoencoder's chunks, is continued with copies of its last camera. Latents that the path's own frames do not need
+are not decoded, and extra frames are dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scenetok_ns.models.temporal import TemporalLayout
 
 OnFrame = Callable[[Callable[[], Float[Tensor, "b 3 height width"]]], None]
 """Called as on_frame(frame) after denoising steps. frame() decodes the path's first frame as it is expected at that
-moment, in [0, 1]; nothing is computed without it. An exception ends the rendering."""
+moment, in [0, 1]; nothing is decoded unless you call it. An exception ends the rendering."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class RenderedFrames:
     frames: Float[Tensor, "b f 3 height width"]
     """Frames in [0, 1], float32."""
     denoised: tuple[SampledLatents, ...] = ()
-    """Latents that have become final since the part before. They run ahead of the frames, and count from the first new
-    latent on, also if the path continues from earlier views."""
+    """Latents that have become final since the previous part. They run ahead of the frames. Their numbers count from
+    the first new latent, also if the path continues from earlier views."""
     maps: FrameDepths | None = None
     """Depth of the frames; None: it was not requested."""
 
@@ -49,17 +49,17 @@ class FrameDepths(NamedTuple):
 
     depth: Float[Tensor, "b f 1 height width"]
     confidence: Float[Tensor, "b f 1 height width"]
-    """Probability, as estimated, that the depth is within a tenth of the truth."""
+    """Estimated probability that the depth is within a tenth of the truth."""
 
     def scaled(self, factors: Float[Tensor, " b"]) -> FrameDepths:
-        """Convert to units that are 1 / factor of the present ones."""
+        """Convert to units that are `1 / factors` times the current ones."""
         return FrameDepths(self.depth * factors.to(self.depth)[:, None, None, None, None], self.confidence)
 
 
 def finite_windows(
     windows: Iterator[RenderedFrames], scenes: Sequence[str], units: Float[Tensor, " b"]
 ) -> Iterator[RenderedFrames]:
-    """The windows, with depth in units of the captures, as long as all their pictures are numbers.
+    """Pass on windows with depth in units of the captures, and check that all pictures are finite.
 
     Args:
         windows: Frames of a batch of paths.
@@ -83,9 +83,9 @@ class CleanViews:
     """Existing views of the same scene, from which a path continues."""
 
     latents: Float[Tensor, "b l c h w"]
-    """Final: whole chunks, at most `SamplerConfig.clean_targets`."""
+    """Final latents: whole chunks, at most `SamplerConfig.clean_targets`."""
     cameras: CameraBatch
-    """Cameras of all their frames."""
+    """Cameras of all frames of the latents."""
 
 
 def render_windows(
@@ -103,13 +103,13 @@ def render_windows(
     depth_head: DepthHead | None = None,
     on_frame: OnFrame | None = None,
 ) -> Iterator[RenderedFrames]:
-    """Frames of a path in order, each exactly once, as soon as they are final.
+    """Yield the frames of a path in order, each exactly once, as soon as they are final.
 
     Args:
-        tokens: of one or more scenes; their device is where everything runs.
-        cameras: one for each frame (at least one), relative to each scene's reference view.
+        tokens: tokens of one or more scenes; the networks run on their device.
+        cameras: a camera for each frame (at least one), relative to each scene's reference view.
         image_size: height and width of the frames in pixels.
-        seed: of the starting noise; one for all scenes, or one for each.
+        seed: random seed of the starting noise; one for all scenes, or one for each.
         clean: views that the path continues from, with cameras relative to the reference too. They do not change the
             noise of the path.
         on_step: progress, called as on_step(done, total); an exception ends the rendering.
@@ -139,7 +139,8 @@ def render_windows(
 
 
 def first_frame_estimates(autoencoder: Autoencoder, path: StartedPath, on_frame: OnFrame) -> OnEstimate:
-    """Estimated latents of windows -> estimates of the path's first frame, as long as it is not final."""
+    """Turn `on_frame` into a callback for latents: it passes on estimates of the path's first frame until that frame
+    is final."""
     needed = slice(path.clean, path.clean + autoencoder.latents_needed(1))
 
     def on_estimate(window_first: int, latents: Callable[[], Tensor]) -> None:
@@ -195,9 +196,9 @@ def start_path(
 def decode_windows(
     autoencoder: Autoencoder, sampled: Iterator[SampledLatents], path: StartedPath, depth_head: DepthHead | None = None
 ) -> Iterator[RenderedFrames]:
-    """Decode the latents that `sampled` yields; each result has the latents that have arrived since the one before.
+    """Decode the latents that `sampled` yields; each result has the latents that have arrived since the previous one.
 
-    With a `depth_head`, also their depth; the latents must have come with the last features.
+    With a `depth_head`, also predict depth; the latents must then come with their last features.
     """
     first, arrived = 0, []
     depths: list[tuple[Tensor, Tensor]] = []
@@ -228,7 +229,7 @@ def decode_windows(
 
 
 def head_outputs(head: DepthHead, part: SampledLatents) -> tuple[Tensor, Tensor]:
-    """Depth of all frames of new latents; the head predicts them together with the rest of their window."""
+    """Predict the depth of all frames of new latents. The head predicts it together with the rest of their window."""
     assert part.last is not None
     first, last = part.first - part.window_first, part.first - part.window_first + part.latents.shape[1]
     frames = head.layout.frame_slice(first, last)
@@ -249,5 +250,5 @@ def pad_path(cameras: CameraBatch, layout: TemporalLayout, window: int) -> Camer
     latents = max(layout.num_latents(cameras.num_views), window)
     frames = layout.num_frames(latents)
     last = cameras.num_views - 1
-    # A tensor on the cameras' device: a list of indices would be copied there, and waited for.
+    # A tensor on the cameras' device, because copying a list of indices there would wait for the device.
     return cameras.select(torch.arange(frames, device=cameras.c2w.device).clamp(max=last))

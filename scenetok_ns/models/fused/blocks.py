@@ -2,8 +2,8 @@
 
 They compute the same functions as the modules, whose parameters they use, and equal them up to rounding (tests). A
 compiler moves about twice as much memory between matrix products as is needed. Here gradients of modulations go
-straight to their columns, gradients of biases are summed where they arise, sums take place inside of products, and what
-is cheap is recomputed instead of saved.
+straight to their columns, gradients of biases are summed where they arise, sums take place inside products, and cheap
+results are recomputed instead of saved.
 
 Names follow the rule of ops/dispatch.py: `FusedX` is the fused twin of the module `X` in networks/, and an operation
 `NAME` stands beside `NAME_plain`. On a CPU the fused blocks run on the plain twins, for tests.
@@ -38,7 +38,7 @@ HEAD_DIMS = (16, 32, 64, 128)
 
 def fuse_for_training(network: nn.Module, *, in_float8: bool = False) -> None:
     """Run the blocks of a network on the fused kernels in training, wherever they fit: on CUDA, with Triton and with
-    gradients for all parameters. Elsewhere nothing changes. in_float8: With products in FP8 (`float8.py`)."""
+    gradients for all parameters. Elsewhere nothing changes. in_float8: Use FP8 products (`float8.py`)."""
     if importlib.util.find_spec("triton") is None:
         return
     fused = partial(fused_forward, chain=object(), in_float8=in_float8)
@@ -58,7 +58,7 @@ def fused_forward(
             the products between halves of a feed-forward.
         *args: Arguments of the block's forward pass.
         chain: Identity of the blocks that share gradients of their common inputs, see `sharing.shared_gradient`.
-        in_float8: Multiply in FP8 where `float8.py` says.
+        in_float8: Use FP8 for the products that `float8.py` names.
     """
     if not _usable(block, args):
         return NotImplemented
@@ -71,7 +71,7 @@ def fused_forward(
 
 
 def _usable(block: nn.Module, args: tuple[Any, ...]) -> bool:
-    """Whether the kernels fit. Frozen blocks are left out: most of the work here is for gradients of parameters."""
+    """Whether the kernels fit. Frozen blocks do not use them, because they mainly speed up gradients of parameters."""
     if len(args) > 4:  # the kernels take no mask of the self-attention
         return False
     return all(isinstance(x, torch.Tensor) for x in args[:3]) and fits_kernels(block)

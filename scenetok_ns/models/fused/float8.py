@@ -1,7 +1,8 @@
-"""Matrix products in FP8 (e4m3) with a scale for each row, which the fused blocks use if they are asked to.
+"""Matrix products in FP8 (e4m3) with one scale per row, an option of the fused blocks.
 
-Activations, weights and gradients are rounded just before a product, whose sums are in float32. Gradients of weights,
-products that add to something, and adaLN layers stay in bfloat16.
+Activations, weights and gradients are rounded just before a product. The GPU's product uses fast accumulation; its
+plain twin sums in float32. Gradients of weights, products that add to another tensor, and adaLN layers stay in
+bfloat16.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 LARGEST = 448.0
-"""Largest number of e4m3. A row's largest magnitude becomes this."""
+"""Largest number in e4m3. Rows are scaled so that their largest magnitude becomes this."""
 SMALLEST = 1e-12
-"""Magnitudes below this count as zero when a scale is chosen."""
+"""Lower bound of a row's largest magnitude when its scale is chosen, so that scales are never zero."""
 MULTIPLE = 16
 """Both widths of a matrix must be multiples of this for torch's product."""
 CAPABILITY = (8, 9)
-"""Compute capability (Ada, Hopper) from which on a GPU multiplies FP8."""
+"""Minimum compute capability of GPUs that multiply FP8 (Ada; Hopper has 9.0)."""
 
 Codes = tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows 1"]]
 """Numbers in e4m3, and the scale of each row in float32."""
@@ -44,15 +45,17 @@ def product(
 def product_plain(
     x: Codes, weight: Codes, bias: Float[Tensor, " out"] | None, dtype: torch.dtype
 ) -> Float[Tensor, "rows out"]:
-    """Multiply what the codes stand for, in float32."""
+    """Multiply the numbers that the codes represent, in float32."""
     (a, scale_a), (b, scale_b) = x, weight
     out = (a.float() * scale_a) @ (b.float() * scale_b).t()
     return (out if bias is None else out + bias.float()).to(dtype)
 
 
 def quantize_rows(x: Float[Tensor, "rows dim"]) -> Codes:
-    """Round rows to FP8, each with a scale that makes its largest magnitude `LARGEST`. Numbers of a row lie side by
-    side."""
+    """Round rows to FP8, each with a scale that makes its largest magnitude `LARGEST`.
+
+    The numbers of a row must be contiguous in memory.
+    """
     if uses_kernels(x):
         kernels = importlib.import_module("scenetok_ns.models.ops.triton_float8")
         return kernels.quantize_rows_triton(x, LARGEST, SMALLEST)

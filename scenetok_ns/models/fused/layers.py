@@ -21,7 +21,7 @@ class Weights:
     """Parameters of a block, cast together to the precision of its products, and their gradients."""
 
     def __init__(self, block: nn.Module, dtype: torch.dtype, *, in_float8: bool = False) -> None:
-        """in_float8: Multiply in FP8 in `linear` and `input_gradient` (`float8.py`)."""
+        """in_float8: Use FP8 products in `linear` and `input_gradient` (`float8.py`)."""
         self.dtype, self._in_float8 = dtype, in_float8
         self.exact = {name: p.detach() for name, p in block.named_parameters()}
         self.gradients: dict[str, Tensor] = {}
@@ -55,11 +55,11 @@ class Weights:
         return cast
 
     def linear(self, x: Rows, layer: str) -> Rows:
-        """Apply the linear layer of a name."""
+        """Apply the linear layer named `layer`."""
         return linear(x, self[f"{layer}.weight"], self[f"{layer}.bias"], in_float8=self._in_float8)
 
     def input_gradient(self, gradient: Rows, layer: str) -> Rows:
-        """Return the gradient of the input of the linear layer of a name."""
+        """Return the gradient with respect to the input of the linear layer named `layer`."""
         return input_gradient(gradient, self[f"{layer}.weight"], in_float8=self._in_float8)
 
     def side_by_side(self, first: str, second: str) -> Tensor:

@@ -58,7 +58,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Modulation:
-    """Output of an adaLN layer and, in the backward pass, where its gradient and the sums of that go."""
+    """Output of an adaLN layer and, in the backward pass, the places for its gradient and for the gradient's sums."""
 
     values: Float[Tensor, "rows columns"]
     gradients: Float[Tensor, "rows columns"] | None = None
@@ -339,7 +339,7 @@ def norm_rotate_backward_plain(
 def silu_product_backward_(
     gradient_out: Rows, x: Float[Tensor, "rows 2*dim"], sums: Tensor
 ) -> tuple[Float[Tensor, "rows 2*dim"], Rows]:
-    """Return the gradient of `x`, written over `x`, and `silu_product(x)` once more. `sums`: place for its bias's."""
+    """Return the gradient of `x`, written over `x`, and `silu_product(x)`. `sums`: place for the bias's gradient."""
     if uses_kernels(x):
         return _heads().silu_product_backward_triton_(gradient_out, x, sums)
     return silu_product_backward_plain_(gradient_out, x, sums)
@@ -373,14 +373,14 @@ def _put_gradient(modulation: Modulation, first: int, gradient: Rows) -> None:
 
 
 def _put_sums(sums: Tensor, rows: Rows) -> None:
-    """Fill the table of sums as if its first program had added up all rows. Wider rows fill the columns behind it."""
+    """Fill the table of sums as if its first program had added up all rows. Wider rows also fill the next columns."""
     sums = sums.as_strided((len(sums), rows.shape[1]), sums.stride())
     sums.zero_()
     sums[0] = rows.sum(0)
 
 
 def _through_norm(gradient: Tensor, normed: Tensor, inverse: Tensor) -> Tensor:
-    """Gradient of x from that of normed = x * inverse."""
+    """Compute the gradient of x from the gradient of normed = x * inverse."""
     return inverse[..., None] * (gradient - normed * (gradient * normed).mean(-1, keepdim=True))
 
 

@@ -37,7 +37,7 @@ class FusedPass:
     ) -> None:
         self.weights = Weights(block, dtype, in_float8=in_float8)
         self.shared: list[SharedGradient] = []
-        """Gradients of the other inputs, in their order. Set them before the backward pass."""
+        """Gradients of the other inputs, in the order of the inputs. Set them before the backward pass."""
         self.batch, self.recompute = batch, recompute
         self.weights.sums.reserve(f"{self.MODULATIONS}.bias", len(self.weights[f"{self.MODULATIONS}.bias"]))
 
@@ -61,7 +61,7 @@ class FusedPass:
         self.modulation = Modulation(values, values, sums[name])
 
     def modulations_backward(self, shared: SharedGradient) -> None:
-        """Add to the gradient of the activated condition."""
+        """Add this block's share to the gradient of the activated condition."""
         name, gradients = f"{self.MODULATIONS}.weight", self.modulation.gradients
         assert gradients is not None
         self.weights.weight_gradient((name,), gradients, self._activated)

@@ -16,7 +16,7 @@ Rows = Float[Tensor, "rows dim"]
 
 @dataclass
 class Attended:
-    """Attention with its own graph, whichever kernel serves it."""
+    """Attention with an autograd graph of its own, so that any kernel works."""
 
     out: Float[Tensor, "b n heads d"]
     _inputs: tuple[Tensor, ...]
@@ -45,14 +45,14 @@ def linear(
 
 
 def input_gradient(gradient: Float[Tensor, "rows out"], weight: Float[Tensor, "out dim"], *, in_float8: bool) -> Rows:
-    """Return the gradient of a linear layer's input."""
+    """Return the gradient with respect to a linear layer's input."""
     if in_float8 and float8.fits(weight):
         return float8.product(gradient, weight.t())
     return gradient @ weight
 
 
 def weight_gradient(gradient: Float[Tensor, "rows out"], x: Rows) -> Float[Tensor, "out dim"]:
-    """Return the gradient of a linear layer's weight in float32, without rounding where torch can multiply so."""
+    """Return the gradient of a linear layer's weight in float32, without rounding to bfloat16 if torch can do that."""
     if gradient.is_cuda and gradient.dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype"):
         return torch.mm(gradient.t(), x, out_dtype=torch.float32)
     return torch.mm(gradient.t(), x).float()

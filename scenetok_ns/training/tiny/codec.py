@@ -17,12 +17,12 @@ from scenetok_ns.training.tiny.run import TinyRun, averaged_copy
 
 MOST_SCENES = 2048
 LARGEST_NOISE = 0.3
-"""The denoiser's codes are never exact: noise up to this, and blur, in training make the decoder forgive errors."""
+"""Maximum noise in training. With noise and blur, the decoder learns to tolerate the denoiser's inexact codes."""
 BLURRED = 0.2
 
 
 class CodecTask:
-    """The codec alone, on single frames."""
+    """Trains the codec alone, on single frames."""
 
     name = "codec"
 

@@ -87,7 +87,7 @@ class DepthPool(ScenePool):
 
 
 def run_training(options: DepthOptions) -> dict[str, float]:
-    """Train and evaluate; writes depth.safetensors, log and figures to the output folder and returns the figures."""
+    """Train and evaluate. Writes depth.safetensors, log and figures to the output folder; returns the figures."""
     run = TinyRun(options, load_preset(options.preset), trains_blocks=False)
     task = DepthTask(run, options)
     if options.steps:
@@ -99,7 +99,7 @@ def run_training(options: DepthOptions) -> dict[str, float]:
 
 
 class DepthTask:
-    """The depth head, on frozen networks."""
+    """Trains the depth head on frozen networks."""
 
     name = "depth"
 
@@ -176,7 +176,7 @@ class DepthTask:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Error of depth of held-out scenes by number of context views."""
+        """Measure the depth error on held-out scenes for each number of context views."""
         last = self.run.options.frames - self.preset.data.views.num_target_latents
         starts = tuple(start for start in WINDOW_STARTS if start <= last)
         return {
@@ -186,7 +186,7 @@ class DepthTask:
         }
 
     def figures(self, count: int, starts: tuple[int, ...]) -> dict[str, float]:
-        """Mean errors over all frames of windows of the held-out scenes, of tokens of `count` context views."""
+        """Mean errors over all frames of windows of the held-out scenes, with tokens from `count` context views."""
         pool = self.held_out_pool
         scenes = torch.arange(pool.capacity, device=self.run.device)
         found = []

@@ -23,7 +23,7 @@ from scenetok_ns.training.tiny.tokenizer import Kind, TokenizerTask
 
 VIEWS_AND_TOKENS_OF_FINISH = (((12, 256), 50), ((12, 64), 10), ((4, 256), 25), ((1, 256), 15))
 CLEAN_DECODED = 0.25
-"""Part of the elements whose true latents are decoded instead: the decoder must not forget them."""
+"""Share of batch elements whose true latents are decoded instead, so that the decoder does not forget them."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class FinishWeights:
 
 
 class FinishTask(TokenizerTask):
-    """Denoiser and decoder, the compressor frozen."""
+    """Trains denoiser and decoder; the compressor is frozen."""
 
     name, file_name = "finish", "weights.safetensors"
 
@@ -131,7 +131,7 @@ class FinishTask(TokenizerTask):
 
 
 class _Swapped:
-    """The codec with another decoder, for a while."""
+    """The codec, temporarily with another decoder."""
 
     def __init__(self, codec: nn.Module, decoder: nn.Module) -> None:
         self.codec, self.decoder = codec, decoder

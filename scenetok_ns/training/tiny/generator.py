@@ -44,7 +44,7 @@ class GeneratorOptions(RunOptions):
 
 
 def run_generator_training(options: GeneratorOptions) -> TinyRun:
-    """Train; writes weights and log to the output folder."""
+    """Train a scene generator, and write weights and log to the output folder."""
     run = TinyRun(options, load_preset(options.preset))
     task = GeneratorTask(run, options.tokenizer, options.resume)
     if options.steps:
@@ -56,7 +56,7 @@ def run_generator_training(options: GeneratorOptions) -> TinyRun:
 
 
 class GeneratorTask:
-    """The scene generator, on a frozen tokenizer."""
+    """Trains the scene generator on a frozen tokenizer."""
 
     name = "generator"
 

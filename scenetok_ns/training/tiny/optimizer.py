@@ -1,4 +1,4 @@
-"""AdamW, with Muon for the matrices of the blocks where it is asked for."""
+"""AdamW, optionally with Muon for the matrices of the blocks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TinyOptimizer:
         self.gradient.zero_()
 
     def step(self, factor: float, largest_norm: float = 1.0) -> None:
-        """Clip each group's gradient to `largest_norm`; a step at `factor` times the learning rate.
+        """Clip each group's gradient to `largest_norm`, and take a step at `factor` times the learning rate.
 
         A gradient that is not finite counts as zero: one bad batch must not end a training.
         """

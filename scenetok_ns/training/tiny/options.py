@@ -49,12 +49,12 @@ class RunOptions:
     muon: bool = False
     """Muon in place of AdamW for the matrices of the blocks."""
     compile: bool | None = None
-    """torch.compile the renderer of the scenes (half a minute, then several times as fast). None: on a GPU, if the
-    training is long enough."""
+    """Compile the renderer of the scenes with torch.compile (half a minute; then several times as fast). None: on a
+    GPU, if the training is long enough."""
     fused: bool | None = None
-    """Blocks on the kernels of models/fused. None: where they can be, on a GPU."""
+    """Run the blocks on the kernels of models/fused. None: on a GPU, if the kernels fit."""
     float8: bool = False
-    """Products of these blocks in FP8 (Hopper or newer): an experiment, the loss is not the same."""
+    """Run products of these blocks in FP8 (Ada, Hopper or newer). Experimental: changes the loss."""
     cuda_graph: bool | None = None
     """Record a step once and replay it: the host then launches one graph instead of thousands of kernels. None: on a
     GPU, for each kind of step that the memory has room for."""

@@ -47,7 +47,7 @@ RANK_SCENES = 10_000_000
 """Number of scenes between the first ones of two ranks."""
 HELD_OUT_SEED = scene_seed(0, "test", 0)
 SPARE_MEMORY = 30 << 30
-"""Bytes that are left free beside what another recorded step may need."""
+"""Bytes of GPU memory that stay free in addition to what another recorded step may need."""
 CHECK_EVERY = 25
 """Number of steps between two checks of the time, at which all ranks agree on the progress."""
 
@@ -73,7 +73,7 @@ class Task(Protocol):
     def held_out(self) -> dict[str, float]: ...
 
     def between_steps(self) -> None:
-        """Called every 50 steps: time to renew pools."""
+        """Called every 50 steps, for example to renew pools."""
         ...
 
     def save(self, folder: Path) -> None: ...
@@ -83,7 +83,7 @@ class TinyRun:
     """Device, precision, random numbers, codec and log of a run, and its loop."""
 
     def __init__(self, options: RunOptions, preset: Preset, *, trains_blocks: bool = True) -> None:
-        """trains_blocks: Whether the networks' blocks train, and not only a head behind them."""
+        """trains_blocks: Whether the blocks of the networks train; False: only a head on top of them."""
         self.options, self.preset = options, preset
         check_options(options)
         self.device = named_device(options.device)
@@ -189,7 +189,7 @@ class TinyRun:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Bytes -> latents, some frames at a time."""
+        """Encode 8-bit images to latents, some frames at a time."""
         with self.autocast():
             flat = images.flatten(0, -4)
             codes = [self.codec.encode(part / 127.5 - 1).to(torch.bfloat16) for part in flat.split(512)]
@@ -197,7 +197,7 @@ class TinyRun:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents -> frames in [0, 1]."""
+        """Decode latents to frames in [0, 1]."""
         with self.autocast():
             flat = latents.float().flatten(0, -4)
             frames = [self.codec.decode(part).float() / 2 + 0.5 for part in flat.split(512)]
@@ -206,7 +206,7 @@ class TinyRun:
     # The loop
 
     def train(self, task: Task, steps: int, seconds: float) -> dict[str, float]:
-        """Train until `steps` are done or `seconds` have passed; returns what the task then measures."""
+        """Train until `steps` are done or `seconds` have passed. Returns the task's final measurements."""
         optimizer, seconds, self._graph_pool = task.optimizer(), max(seconds, 1e-3), None
         averages = list(task.averaged.parameters())
         currents = list(task.trained.parameters())
@@ -308,7 +308,7 @@ class TinyRun:
                 step()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        # What reference cycles still hold would stay in the graph's memory.
+        # Otherwise tensors in reference cycles would stay in the graph's memory.
         gc.collect()
         torch.cuda.empty_cache()
         before = torch.cuda.mem_get_info()[0]

@@ -30,7 +30,7 @@ class TinyOptions(RunOptions):
     token_steps: int = 30000
     """Number of steps of the compressor and the denoiser."""
     regression: float = 0.4
-    """First part of these that is at pure noise only."""
+    """Share of these steps, at the start, that train on pure noise only."""
     finish_steps: int = 0
     """Number of steps of the denoiser and the decoder on pictures."""
     finish_seconds: float = 1e9
@@ -45,7 +45,7 @@ class TinyOptions(RunOptions):
 
 
 def run_training(options: TinyOptions) -> TinyRun:
-    """All stages; writes weights and log to the output folder. `seconds` is that of the token stage."""
+    """Run all stages, and write weights and log to the output folder. The option `seconds` limits the token stage."""
     run = TinyRun(options, load_preset(options.preset))
     if options.resume is not None:
         load_weights({"codec": run.codec}, options.resume)

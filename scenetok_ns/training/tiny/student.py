@@ -35,7 +35,7 @@ from scenetok_ns.training.tiny.run import TinyRun, averaged_copy, mean_psnr
 from scenetok_ns.training.tiny.tokenizer import HELD_OUT_SCENES, Pools
 
 FORCED = 0.3
-"""First part of the training in which the past is the true one, if the student takes several steps."""
+"""Share of the training, at its start, in which students of several steps see the true past (teacher forcing)."""
 MEASURED_STEPS = (1, 2)
 
 
@@ -70,7 +70,10 @@ class StudentKind(NamedTuple):
 
 
 def run_training(options: StudentOptions) -> dict[str, float]:
-    """Train and measure; writes student.safetensors, log and figures to the output folder and returns the figures."""
+    """Train and measure a student. Writes student.safetensors, log and figures to the output folder.
+
+    Returns the figures.
+    """
     run = TinyRun(options, load_preset(options.preset))
     task = StudentTask(run, options)
     run.codec.eval().requires_grad_(False)
@@ -87,7 +90,7 @@ def run_training(options: StudentOptions) -> dict[str, float]:
 
 
 class StudentTask(FinishTask):
-    """A copy of the denoiser, the other networks frozen."""
+    """Trains a copy of the denoiser; the other networks are frozen."""
 
     name, file_name = "student", "student.safetensors"
 
@@ -111,7 +114,7 @@ class StudentTask(FinishTask):
         self.averaged = averaged_copy(self.trained)
 
     def kinds(self, along: float) -> Sequence[tuple[Hashable, float]]:
-        """A student of one step sees nothing of what it predicted before: its levels are noise in any case."""
+        """Kinds of batches. A one-step student needs no teacher forcing, because its only noise level is noise."""
         stage = "forced" if along < FORCED and self.recipe.steps > 1 else "own"
         most = self.preset.compressor.num_tokens
         return [(StudentKind(stage, n, min(k, most)), weight) for (n, k), weight in VIEWS_AND_TOKENS_OF_FINISH]
@@ -128,7 +131,7 @@ class StudentTask(FinishTask):
             state = self.denoiser.project(mean[:, : kind.tokens])
             found = student_estimates(self.denoiser, state, target, draws, self.recipe, own=kind.stage == "own")
         batch, count = target.latents.shape[:2]
-        # The last half of a window is predicted by all kinds of students.
+        # All kinds of students predict the last half of a window.
         place = count // 2 + torch.randint(count // 2, (batch,), generator=generator, device=run.device)
         shown = found.latents[torch.arange(batch, device=run.device), place]
         scenes, views = self.drawn
@@ -144,7 +147,7 @@ class StudentTask(FinishTask):
 
     @property
     def student(self) -> Student:
-        """The averaged weights."""
+        """Student with the averaged weights."""
         denoiser = self.averaged["denoiser"]
         assert isinstance(denoiser, Denoiser)
         return Student(denoiser, self.recipe.causal, self.recipe.steps)
@@ -154,14 +157,14 @@ class StudentTask(FinishTask):
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """PSNR of one window of held-out rooms: by the student, and by the network that it comes from."""
+        """PSNR of one window of held-out rooms, by the student and by the network that it was trained from."""
         own, truth = self.window(self.student.denoiser, self.recipe.steps, causal=self.recipe.causal)
         teacher, _ = self.window(self.teacher, self.preset.sampler.steps, causal=False)
         return {"psnr": mean_psnr(own, truth), "teacher": mean_psnr(teacher, truth)}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """PSNR of held-out windows in other numbers of steps, by the student and by the untrained stream."""
+        """PSNR of held-out windows for several numbers of steps, by the student and by the untrained network."""
         found = self.held_out()
         for steps in MEASURED_STEPS:
             for name, denoiser in (("student", self.student.denoiser), ("untrained", self.teacher)):
@@ -170,7 +173,7 @@ class StudentTask(FinishTask):
         return found
 
     def window(self, denoiser: Denoiser, steps: int, *, causal: bool) -> tuple[Tensor, Tensor]:
-        """Frames of a window of all held-out rooms, from all context views, and the true frames."""
+        """Render a window of all held-out rooms from all context views; returns its frames and the true frames."""
         tokens, target, truth = self.held_out_tokens(self.compressor, self.preset.data.views.num_context)
         count, device = target.cameras.num_views, self.run.device
         sampler = replace(self.preset.sampler, steps=steps, window=count, clean_targets=0)

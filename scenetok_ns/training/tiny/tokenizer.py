@@ -36,7 +36,7 @@ VIEWS_AND_TOKENS = (
 )
 """Numbers of context views and of tokens, and how often a step has them."""
 PARTIAL = 0.35
-"""Part of the samples whose context comes from a stretch of the walk alone."""
+"""Share of samples whose context comes from only a stretch of the walk."""
 PURE, CLEAN = 0.55, 0.15
 """Shares of the samples at mixed levels: those at pure noise, and those with a first clip without noise."""
 UNCONDITIONAL = 0.03
@@ -51,7 +51,7 @@ class Pools(NamedTuple):
 
     @classmethod
     def of(cls, run: TinyRun, *, keep_images: bool) -> Pools:
-        """keep_images: those of training, which the finish needs."""
+        """keep_images: Keep the training images, which the finish needs."""
         run.codec.eval().requires_grad_(False)
         return cls(
             run.training_pool(run.options.num_scenes, encoded=True, keep_images=keep_images),
@@ -66,7 +66,7 @@ class Kind(NamedTuple):
 
 
 class TokenizerTask:
-    """Compressor and denoiser."""
+    """Trains compressor and denoiser."""
 
     name, file_name = "tokens", "tokens.safetensors"
 
@@ -211,7 +211,7 @@ class TokenizerTask:
 def tokenizer_optimizer(
     run: TinyRun, parameters: list[nn.Parameter], compressor: Compressor, denoiser: Denoiser
 ) -> TinyOptimizer:
-    """Muon, where it is asked for, leaves the compressor's queries and keys alone: they have no norm to bound them."""
+    """If Muon is on, it leaves out the compressor's queries and keys, because no norm bounds them."""
     orthogonal: frozenset[int] = frozenset()
     if run.options.muon:
         orthogonal = block_matrices([*compressor.aggregate], without=("qkv", "to_q", "to_k")) | block_matrices(

@@ -63,7 +63,7 @@ def test_a_path_goes_on_from_views_that_are_there() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_streams_of_frames_are_those_of_the_plain_twin(layout: str) -> None:
-    """Two streams under way at once, and a path by windows between them."""
+    """Two streams are open at once, and a path is rendered in windows between their chunks."""
     plain, fast = pair(layout)
     tokens = plain.encode(*views(3))
     count = fast.target_autoencoder.space.layout.frames_per_chunk
@@ -183,7 +183,7 @@ def test_networks_are_away_while_the_engine_works_for_little_memory(monkeypatch:
 
 
 def test_little_memory_holds_one_piece_of_work_at_a_time() -> None:
-    """Compressor, generator and the encoder's copy go before frames are made; frames stay the same."""
+    """Copies of compressor, generator and encoder are dropped before frames are rendered; the frames do not change."""
     plain, fast = pair()
     fast.engine_options = replace(CPU_OPTIONS, low_vram=True)
     roomy = pair()[1]

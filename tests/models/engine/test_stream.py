@@ -1,4 +1,4 @@
-"""The engine's streams against the plain ones, in float32 on the CPU; as graphs on a GPU."""
+"""Streams of the engine agree with plain streams: in float32 on the CPU, and as graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_streams_agree(layout: TemporalLayout, latents: int, splits: int, steps:
 
 
 class RunAgain:
-    """In the place of `StepGraphs`: what would be a graph is run again."""
+    """Replaces `StepGraphs`: `replay` calls the captured function again."""
 
     def __init__(self) -> None:
         self.captured: dict[Hashable, Callable[[], None]] = {}

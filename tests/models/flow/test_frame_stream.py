@@ -1,4 +1,4 @@
-"""Frames of a stream: one noise for all chunks, decoding beside the chunk before, paths that are not whole chunks."""
+"""Frames of a stream: chunks share one noise, are decoded after the previous chunk, and the last may be incomplete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 class Noted:
-    """A stream of latents, and an autoencoder, that note what they are given. The latents of chunk n are all n / 10."""
+    """A stream that records its inputs, also those of `NotedAutoencoder`. The latents of chunk n are all n / 10."""
 
     def __init__(self) -> None:
         self.cameras: list[CameraBatch] = []

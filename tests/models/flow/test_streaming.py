@@ -1,4 +1,4 @@
-"""Streams of latents: equal to one causal pass over a window; memory that stays bounded and recalls earlier views."""
+"""Streams of latents equal one causal pass over a window. Their memory stays bounded and recalls earlier views."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_stream_equals_one_causal_pass_over_its_window(
             t, last = (network_time(times[k].expand(2, latents)) for k in (step, steps - 1))
             return denoiser.velocity_causal(x, poses, t, state, chunk, None if past is None else (past, last))
 
-        # Chunk after chunk, each from one causal pass over the whole window: later chunks do not matter yet.
+        # Denoise chunk by chunk, each with causal passes over the whole window: later chunks do not matter yet.
         inputs = noise.clone()
         for i in range(chunks):
             own, x = slice(i * chunk, (i + 1) * chunk), noise.clone()
@@ -64,7 +64,7 @@ def test_a_stream_equals_one_causal_pass_over_its_window(
                 x = x + (times[step + 1] - times[step]) * v
             whole[:, own] = x[:, own]
     torch.testing.assert_close(whole, streamed, atol=2e-5, rtol=1e-4)
-    # Each chunk does see those before it: without them the last one is another.
+    # Each chunk sees those before it: without them, the last chunk differs.
     alone = LatentStream(denoiser, tokens, layout, config)
     last = alone.next(cameras.select(slice(-frames, None)), noise[:, -chunk:]).latents
     assert float((last - streamed[:, -chunk:]).abs().max()) > 1e-3
@@ -112,7 +112,7 @@ def test_the_view_that_the_camera_comes_back_to_is_recalled() -> None:
     away = memory.seen_from(at(5.0))
     assert len(away) == 3 and home not in away
     assert memory.seen_from(at(0.1))[0] == home
-    assert home not in memory.seen_from(at(0.0, turn=3.0))  # it looks elsewhere
+    assert home not in memory.seen_from(at(0.0, turn=3.0))  # the camera looks the other way
 
 
 def test_views_that_are_nearly_the_same_take_no_room() -> None:

@@ -213,7 +213,7 @@ def test_blocks_are_fused_for_training_only(everywhere: None) -> None:
 
 
 def test_a_masked_pass_is_left_to_the_modules(everywhere: None) -> None:
-    """The kernels take no mask of the self-attention, and must not leave it out."""
+    """The kernels accept no self-attention mask, so a pass with a mask must not run on them."""
     denoiser = randomized(small_denoiser()).to(DEVICE).requires_grad_(True)
     latents, cameras, t_net, tokens = denoiser_inputs()
     inputs = latents.to(DEVICE), denoiser.embed_poses(cameras.to(DEVICE)), t_net.to(DEVICE)

@@ -1,7 +1,7 @@
-"""Products in FP8: the kernel and torch's product against their plain twins, and blocks that use them.
+"""FP8: the kernel and torch's product agree with their plain twins, and blocks with FP8 products with exact ones.
 
-Without a GPU the kernel runs in Triton's interpreter, in another process (see test_operations.py). It may round to a
-neighbour, and halves numbers that rounding carries to the next power of two; a GPU does neither.
+Without a GPU, the kernel runs in Triton's interpreter, in another process (see test_operations.py). The interpreter may
+round to a neighbour, and halves numbers that rounding carries to the next power of two; a GPU does neither.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_in_the_interpreter() -> None:
 
 
 def rows(count: int, width: int) -> Tensor:
-    """Rows of very different sizes; the second is zero, and all lie in wider memory."""
+    """Rows of very different magnitudes, as a part of a wider tensor; the second row is zero."""
     torch.manual_seed(0)
     x = torch.randn(count, 3 * width) * 10.0 ** torch.arange(-3, count - 3)[:, None]
     x[1] = 0
@@ -95,7 +95,7 @@ def test_a_product_multiplies_what_the_codes_stand_for() -> None:
 @pytest.mark.skipif(ON_GPU, reason="on the CPU")
 @pytest.mark.parametrize("kind", ["denoiser", "compressor"])
 def test_blocks_differ_by_the_rounding_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results and all gradients; and how many of the products run so."""
+    """Compares results and all gradients, and counts the products that run in FP8."""
     torch.manual_seed(0)
     block: nn.Module = Block(64, 4, 4.0) if kind == "denoiser" else CompressorBlock(64, 4, 4.0, last=False)
     for parameter in block.parameters():
@@ -111,7 +111,7 @@ def test_blocks_differ_by_the_rounding_alone(kind: str, monkeypatch: pytest.Monk
         result = fused_forward(block, "none", *inputs, in_float8=in_float8)
         results = result if isinstance(result, tuple) else (result,)
         sum(each.square().sum() for each in results).backward()
-        # A bias of keys shifts all scores alike: without rounding its gradient is zero.
+        # A bias of keys shifts all scores equally, so its gradient without rounding is zero.
         weights = [p for name, p in block.named_parameters() if not name.endswith("to_k.bias")]
         gradients = [x.grad for x in (*inputs, *weights) if x is not None]
         found.append([*(each.detach() for each in results), *gradients])
