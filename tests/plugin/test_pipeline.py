@@ -21,9 +21,9 @@ from support.small_runs import FRAMES, IMAGE_SIZE, NUM_CONTEXT, PRESET, small_co
 from scenetok_ns.evaluation.baselines import BASELINES, nearest_view, shuffled
 from scenetok_ns.models.networks import block_execution as compilation
 from scenetok_ns.models.networks.block_execution import parts_of
-from scenetok_ns.plugin import model as plugin_model
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, distributed
 from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.training import step_plan
 from scenetok_ns.training.recorded_step import RecordedStep
 from scenetok_ns.training.step_plan import Facts, StepPlan
 
@@ -269,7 +269,7 @@ def test_what_is_chosen_is_printed_and_carried_out(
         asked.append(given)
         return Facts(cuda=True, triton=True, steps=given["steps"], available=1 << 40)
 
-    monkeypatch.setattr(plugin_model, "facts_of", facts)
+    monkeypatch.setattr(step_plan, "facts_of", facts)
     config = small_config(data, tmp_path).pipeline
     config.num_steps, config.accumulates = 5, True
     pipeline = config.setup(device="cpu", test_mode="val")

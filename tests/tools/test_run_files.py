@@ -17,7 +17,7 @@ def no_checkpoint(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [(KeyboardInterrupt(), "^$"), (OSError(28, "No space left"), "run: No space left; nothing")],
+    [(KeyboardInterrupt(), "^$"), (OSError(28, "No space left"), "run: No space left; no partial copy")],
 )
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: BaseException, message: str) -> None:
     def interrupted(folder: Path) -> None:
