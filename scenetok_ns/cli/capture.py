@@ -65,6 +65,9 @@ def capture(
     for option, value in (("--frames", frames), ("--threads", threads)):
         if value is not None and value < 1:
             raise CaptureError(f"{option} must be at least 1, got {value}")
+    if (source / "capture.json").is_file() or (source / "transforms.json").is_file():
+        encoding = command("scenetok", "encode", "--data", source, "--output", "scene.safetensors")
+        raise CaptureError(f"{source} is a capture with cameras already; the next step is `{encoding}`")
     console = plain_console(stderr=True)
     folder = output or Path(f"{source.absolute().stem if source.is_file() else source.absolute().name}-capture")
     options = CaptureOptions(frames, EstimationOptions(seed, threads or -1, separate_lenses))
@@ -83,7 +86,9 @@ def capture(
     else:
         opening = command("scenetok", "capture", source, "--output", folder, "--open")
         encoding = command("scenetok", "encode", "--data", folder, "--output", "scene.safetensors")
-        console.print(f"Look at it:\n  {opening}\nEncode it:\n  {encoding}", soft_wrap=True)
+        refining = command("ns-train", "scenetok-refine", "--data", folder)
+        steps = f"Look at it:\n  {opening}\nEncode it:\n  {encoding}\nRefine it, for better pictures:\n  {refining}"
+        console.print(steps, soft_wrap=True)
 
 
 def print_capture(made: Capture, console: Console) -> None:

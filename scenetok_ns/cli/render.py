@@ -99,6 +99,8 @@ def render(
     width_height = None if size is None else (size[0], size[-1])
     if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
         raise UsageError(f"--size must be from 1 x 1 to {LARGEST_SIDE} x {LARGEST_SIDE}, got {size[0]} x {size[-1]}")
+    if output.suffix.lower() in (".mp4", ".mov", ".webm", ".gif"):
+        raise UsageError(f"--output is a folder, which gets a video of each scene; got the file name {output}")
     if stream and depth:
         raise UsageError("--stream predicts no depth: leave out --stream or --depth")
     if not formats or not 0 < frame_rate <= FASTEST:

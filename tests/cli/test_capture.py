@@ -61,11 +61,15 @@ def test_nerfstudio_starts_a_viewer_as_we_ask_it_to() -> None:
 def test_bad_words_and_interrupts(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    finished = tmp_path / "finished"
+    finished.mkdir()
+    (finished / "transforms.json").write_text("{}")
     for words, said in (
         ([tmp_path / "gone"], "scenetok capture: no photographs or video at"),
         ([photographs, "--frames", 0], "--frames must be at least 1, got 0"),
         ([photographs, "--threads", -3], "--threads must be at least 1, got -3"),
         ([photographs, "--run", "scenetok-tiny"], "--run only works with --open"),
+        ([finished], "finished is a capture with cameras already; the next step is `scenetok encode --data"),
     ):
         with pytest.raises(SystemExit, match=said):
             run(*words, "--output", tmp_path / "out")

@@ -214,3 +214,9 @@ def test_token_files_render_without_nerfstudio_as_a_run_renders_them(workplace: 
     scenetok(*words, "--run", workplace / "attic-scene", "--output", tmp_path / "run")
     quick, run = (pictures(tmp_path / name / "attic") for name in ("quick", "run"))
     assert len(quick) == 2 and np.array_equal(quick, run)
+
+
+def test_a_file_name_is_no_folder_for_videos(workplace: Path, tmp_path: Path) -> None:
+    said = failure("render", "--tokens", workplace / "attic-scene.safetensors", "--output", tmp_path / "walk.mp4")
+    assert "--output is a folder, which gets a video of each scene; got the file name" in said
+    assert not (tmp_path / "walk.mp4").exists()
