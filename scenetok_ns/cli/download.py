@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -108,6 +109,12 @@ def check_output(preset: Preset, output: Path | None, data: Path | None) -> None
             "for training"
         )
     check_places(output, data)
+
+
+PICKLED = (".ckpt", ".pt", ".pth")
+"""Suffixes of files that torch.save writes."""
+PICKLE_START = b"\x80"
+"""First byte of a pickle."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,8 @@ class Wanted:
         size = path.stat().st_size
         if self.file.size is not None and size != self.file.size:
             raise DownloadError(f"{path} has {size} bytes, the released file {self.file.size}: remove it and try again")
+        if self.file.sha256 is None and path.suffix in PICKLED and not _is_pytorch_file(path):
+            raise DownloadError(f"{path} is not a whole PyTorch file ({size} bytes): remove it and try again")
         with progress_bars(plain_console(stderr=True)) as bar:
             digest = remembered_sha256(path, bar(f"SHA-256 of {self.file.name}", size))
         if self.file.sha256 is not None:
@@ -241,6 +250,13 @@ class Wanted:
                 f"{path} is not the file that was first downloaded here ({first['date']}): its SHA-256 is {digest}, "
                 f"was {first['sha256']}; remove it and try again, or use --accept-changed if the authors replaced it"
             )
+
+
+def _is_pytorch_file(path: Path) -> bool:
+    """Whether a file looks like a whole one of torch.save: a zip archive, or the pickle of an early version."""
+    with path.open("rb") as file:
+        is_pickle = file.read(1) == PICKLE_START
+    return is_pickle or zipfile.is_zipfile(path)
 
 
 def summary(file: ReleasedFile) -> str:

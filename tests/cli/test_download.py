@@ -29,7 +29,8 @@ CHECKPOINT, VAVAE, DCAE, WAN = (
     "F32T4C128_AE.safetensors",
     "Wan2.2_VAE.pth",
 )
-CONTENT = b"PK\x03\x04" + bytes(300_000)
+CONTENT = b"\x80\x02" + bytes(300_000) + b"\x01\x80"
+"""It begins like a pickle, also backwards."""
 
 
 @pytest.fixture(autouse=True)
@@ -256,3 +257,18 @@ def test_records_survive_damage_and_folders_that_cannot_be_written(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     download_records.record("a", "1" * 64, "http://a")
     assert recorded("a") is None
+
+
+def test_a_file_of_another_kind_is_refused_and_does_not_become_the_reference(
+    server: FileServer, tmp_path: Path
+) -> None:
+    """A file that was put there by hand, or a cut one, must not make the right file look changed."""
+    folder = tmp_path / "by hand"
+    folder.mkdir()
+    (folder / CHECKPOINT).write_bytes(bytes(range(1, 128)) * 100)
+    said = failure(server, "re10k", "--to", str(folder))
+    assert "is not a whole PyTorch file (12700 bytes): remove it and try again" in said
+    assert recorded(CHECKPOINT) is None
+    (folder / CHECKPOINT).unlink()
+    run(server, "re10k", "--to", str(folder))
+    assert recorded(CHECKPOINT) is not None

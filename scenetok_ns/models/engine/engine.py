@@ -144,6 +144,7 @@ class RenderingEngine:
 
         def start(report: Report) -> Iterator[Finished[FrameStream]]:
             with self._preparing():
+                self.copies.make_room("compressing", "generating", autoencoders=[autoencoder])
                 streaming = self.copies.streaming_engine(denoiser)
                 decoder = self.copies.autoencoder(autoencoder)
                 latents = streaming.open(tokens, decoder.space.layout, config)
