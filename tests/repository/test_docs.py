@@ -8,7 +8,9 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.docs_materials import Materials
@@ -26,8 +28,29 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
     return Materials(tmp_path_factory.mktemp("materials"))
 
 
-@pytest.mark.slow
+IN_EVERY_TEST = ("README.md", "docs/captures.md", "docs/rendering.md")
+"""Pages whose commands run in `make test`. Those of the other pages run in `make test-long`, because together they take
+many minutes; `make test` checks their options."""
+
+
+def pages_with_commands() -> Iterator[Any]:
+    """Pages as parameters of a test that runs their commands."""
+    for page in PAGES:
+        if page.blocks:
+            marks = () if page.name in IN_EVERY_TEST else (pytest.mark.long,)
+            yield pytest.param(page, id=page.name, marks=marks)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.blocks], ids=lambda page: page.name)
+def test_options_of_commands(page: Page, tmp_path: Path) -> None:
+    for block in page.blocks:
+        for command in block.commands():
+            print(f"{page.name}:{block.line}: {command}")  # pytest prints it if the command fails
+            check_options(command, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_with_commands())
 def test_commands(page: Page, materials: Materials, tmp_path: Path) -> None:
     """Run all blocks of a page in order, in one folder. For blocks that cannot run here, only options are checked."""
     for name, path in page.materials:

@@ -42,7 +42,7 @@ def test_encode_and_render(rooms: Path, tmp_path: Path) -> None:
 def test_generate_a_scene(rooms: Path, tmp_path: Path) -> None:
     views = open_scenes(rooms, load_preset("scenetok-tiny")).context()
     Image.fromarray(views.images[0].movedim(0, -1).numpy()).save(tmp_path / "room.png")
-    example("generate_a_scene")(tmp_path / "room.png", tmp_path / "made", seeds=1)
+    example("generate_a_scene")(tmp_path / "room.png", tmp_path / "made", seeds=1, steps=1)
     assert SceneTokens.load(tmp_path / "made" / "seed0.safetensors").preset == "scenegen-tiny"
     assert Image.open(tmp_path / "made" / "seed0.png").size == (12 * 128, 128)
 
