@@ -34,7 +34,7 @@ many minutes; `make test` checks their options."""
 
 
 def pages_with_commands() -> Iterator[Any]:
-    """Pages as parameters of a test that runs their commands."""
+    """Yield pages as parameters of a test that runs their commands."""
     for page in PAGES:
         if page.blocks:
             marks = () if page.name in IN_EVERY_TEST else (pytest.mark.long,)
@@ -50,7 +50,7 @@ def test_options_of_commands(page: Page, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", pages_with_commands())
+@pytest.mark.parametrize("page", list(pages_with_commands()))
 def test_commands(page: Page, materials: Materials, tmp_path: Path) -> None:
     """Run all blocks of a page in order, in one folder. For blocks that cannot run here, only options are checked."""
     for name, path in page.materials:
