@@ -24,7 +24,7 @@ checks: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser and not long"
 
 # What takes a minute or more: kills in the midst of commands, the notebooks from beginning to end, and the commands of
-# most pages of the docs (make test runs those of three pages, and checks the options of all).
+# the pages in docs (make test runs those of the README, and checks the options of all).
 test-long: export OMP_NUM_THREADS := 1
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long

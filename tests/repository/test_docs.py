@@ -28,7 +28,7 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
     return Materials(tmp_path_factory.mktemp("materials"))
 
 
-IN_EVERY_TEST = ("README.md", "docs/captures.md", "docs/rendering.md")
+IN_EVERY_TEST = ("README.md",)
 """Pages whose commands run in `make test`. Those of the other pages run in `make test-long`, because together they take
 many minutes; `make test` checks their options."""
 
