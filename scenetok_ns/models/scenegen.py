@@ -128,7 +128,7 @@ def generate(
 
 
 def _part_of(on_step: OnStep | None, before: int = 0, after: int = 0) -> OnStep | None:
-    """Progress of one part of the work, with so many steps before and after it."""
+    """Return a callback that reports one part of the work: `before` steps precede it, and `after` steps follow."""
     if on_step is None:
         return None
     return lambda done, total: on_step(before + done, before + total + after)
