@@ -38,6 +38,8 @@ def run(stream, denoiser: Denoiser, layout: TemporalLayout, chunks: int, device:
         frames = slice(place * layout.frames_per_chunk, (place + 1) * layout.frames_per_chunk)
         noise = normal(1, layout.latents_per_chunk, *denoiser.latent_shape, seed=index)
         found.append(stream.next(cameras.select(frames), noise.to(device)).latents)
+    if device.type == "cuda":
+        torch.cuda.synchronize()  # the engine's stream has its own order
     return torch.cat(found, dim=1).cpu().float()
 
 
