@@ -30,7 +30,7 @@ def engine_of(denoiser: Denoiser, device: torch.device = CPU, **changes: bool) -
 
 
 def settle(device: torch.device) -> None:
-    """Wait for the device: the engine works on its own CUDA stream, and its callers keep the order (`RenderingEngine`)."""
+    """Wait for the device: the engine works on its own CUDA stream, and its callers keep the order."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
