@@ -1,12 +1,18 @@
-"""Compare splatfacto, the tokenizer and the method that combines them on few photographs of held-out rooms.
+"""Compare splatfacto, the tokenizer and the method that combines them on few photographs of rooms or of a capture.
 
-    python benchmarks/few_views.py [--rooms 0 1 ... 7] [--cases 1 2 4 6 12 4h] [--methods nearest ... hybrid]
-                                   [--size 128] [--steps 1500] [--report 250 500 1000 1500] [--processes 8]
-                                   [--seconds 340] [--output FILE.json] [--pictures FOLDER] [--perceptual FILE.pth]
+    python benchmarks/few_views.py [--rooms 0 1 ... 7 | --capture FOLDER] [--cases 1 2 4 6 12 4h]
+                                   [--methods nearest ... hybrid] [--size 128] [--steps 1500]
+                                   [--report 250 500 1000 1500] [--processes 8] [--seconds 340]
+                                   [--output FILE.json] [--pictures FOLDER] [--perceptual FILE.pth]
 
-A case is a number of photographs spread over a walk of 48 frames through a room; `4h` means 4 photographs of the first
-half of the walk. Every fourth of the other frames of the whole walk is scored. A pixel counts as seen if a photograph
-shows its surface, by the room's exact depth.
+In a held-out room, a case is a number of photographs spread over a walk of 48 frames; `4h` means 4 photographs of the
+first half of the walk. Every fourth of the other frames of the whole walk is scored. A pixel counts as seen if a
+photograph shows its surface, by the room's exact depth.
+
+With --capture, a case is a number of real photographs, spread over those that the dataparser nerfstudio-data trains on.
+The photographs that it evaluates on are scored. Lens distortion is removed, and photographs are cropped to squares, as
+by all methods of this package. Poses are scaled to the units of the training data by the spread of all cameras. There
+is no exact depth, so pixels are not divided into seen and unseen ones.
 
     nearest            the nearest photograph, copied
     splatfacto         Nerfstudio's, from points of a plane sweep over the photographs, at its best step. Choosing it
@@ -21,7 +27,7 @@ shows its surface, by the room's exact depth.
 Rows contain PSNR and SSIM (means over frames), PSNR of seen and of unseen pixels (from the mean square over all
 frames), the share of pixels that are holes (accumulation below one half), the seconds of the whole work, and with
 --perceptual (the weights of ST-LPIPS's AlexNet) its distance. Rows are written after each method, so an interrupted run
-keeps its results; --seconds ends a run. Means are taken over rooms in which all methods of a case have ended. Splats
+keeps its results; --seconds ends a run. Means are taken over scenes in which all methods of a case have ended. Splats
 need CUDA; processes share the GPU.
 """
 
@@ -39,7 +45,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +57,7 @@ from torch import Tensor
 
 from scenetok_ns.data.demo.render import render_depths
 from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks
+from scenetok_ns.data.scenes import Views
 from scenetok_ns.evaluation.baselines import nearest_view
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.metrics import picture_metrics
@@ -83,33 +90,88 @@ MOST_GAUSSIANS = 1_000_000
 
 @dataclass(frozen=True)
 class Case:
-    """A room: the photographs that a method gets, the views it has to render, and the pixels that photographs show."""
+    """Photographs that a method gets, and views that it has to render."""
 
-    room: int
     name: str
     """Number of photographs, followed by `h` if they are from the first half of the walk."""
     given: RenderedViews
     asked: RenderedViews
-    unseen: Bool[Tensor, "n h w"]
+    unseen: Bool[Tensor, "n h w"] | None
+    """Pixels of the asked views whose surface no photograph shows. None: unknown, because there is no exact depth."""
+    pose_scale: float = 1.0
+    """Factor from units of the cameras to training units."""
 
 
-def held_out_case(room: int, name: str, size: int, device: torch.device | str = "cpu") -> Case:
-    """Create a case from held-out room number `room` of the model card. Pictures have 256 levels, like photographs."""
-    rooms = sample_rooms([HELD_OUT_SEED + room], device)
-    c2w = sample_walks(rooms, NUM_FRAMES)
-    chosen = context_frames(name)
-    scored = [frame for frame in range(1, NUM_FRAMES, EVERY) if frame not in chosen]
+class Scene(Protocol):
+    """Source of cases. Scenes are sent to other processes, so they read nothing before `case`."""
 
-    def views(frames: list[int]) -> tuple[RenderedViews, Float[Tensor, "n 1 h w"]]:
-        poses = c2w[:, frames]
-        pictures = (render_rooms(rooms, poses, rooms.intrinsics, size)[0] * 255).round() / 255
-        depth = render_depths(rooms, poses, rooms.intrinsics, size)[0, :, None]
-        cameras = CameraBatch(poses, rooms.intrinsics[:, None].expand(-1, len(frames), 3, 3))
-        return RenderedViews(pictures, cameras), depth
+    @property
+    def name(self) -> str: ...
 
-    (given, given_depth), (asked, asked_depth) = views(chosen), views(scored)
-    unseen = pixels_unseen(asked_depth, asked.cameras, given.cameras, given_depth)
-    return Case(room, name, given, asked, unseen)
+    @property
+    def drawn(self) -> bool:
+        """Whether sheets of pictures are written."""
+
+    def case(self, name: str, size: int, device: torch.device | str = "cpu") -> Case:
+        """Create a case with pictures of size x size pixels and 256 levels."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Held-out room of the model card."""
+
+    number: int
+    drawn: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"room{self.number}"
+
+    def case(self, name: str, size: int, device: torch.device | str = "cpu") -> Case:
+        rooms = sample_rooms([HELD_OUT_SEED + self.number], device)
+        c2w = sample_walks(rooms, NUM_FRAMES)
+        chosen = context_frames(name)
+        scored = [frame for frame in range(1, NUM_FRAMES, EVERY) if frame not in chosen]
+
+        def views(frames: list[int]) -> tuple[RenderedViews, Float[Tensor, "n 1 h w"]]:
+            poses = c2w[:, frames]
+            pictures = (render_rooms(rooms, poses, rooms.intrinsics, size)[0] * 255).round() / 255
+            depth = render_depths(rooms, poses, rooms.intrinsics, size)[0, :, None]
+            cameras = CameraBatch(poses, rooms.intrinsics[:, None].expand(-1, len(frames), 3, 3))
+            return RenderedViews(pictures, cameras), depth
+
+        (given, given_depth), (asked, asked_depth) = views(chosen), views(scored)
+        unseen = pixels_unseen(asked_depth, asked.cameras, given.cameras, given_depth)
+        return Case(name, given, asked, unseen)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Capture in the form of nerfstudio-data. Its views are those that the scenetok commands encode and evaluate on."""
+
+    folder: Path
+    drawn: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def case(self, name: str, size: int, device: torch.device | str = "cpu") -> Case:
+        """Read a case. Raises DataError or BadScene if that is impossible."""
+        from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+        from scenetok_ns.bridge.scene_views import read_capture
+
+        dataparser = NerfstudioDataParserConfig(data=self.folder).setup()
+        source = read_capture(dataparser, "test", typical_spread=load_preset(PRESET).data.camera_spread)
+        scene, chosen = source.read(), source.fixed_views(int(name))
+
+        def views(found: Views) -> RenderedViews:
+            cameras = CameraBatch(found.c2w[None], found.intrinsics[None])
+            return RenderedViews(found.images.to(device).float() / 255, cameras.to(device))
+
+        given, asked = (views(scene.load_views(part, (size, size))) for part in (chosen.context, chosen.target))
+        return Case(name, given, asked, None, source.pose_scale)
 
 
 def context_frames(name: str) -> list[int]:
@@ -138,11 +200,12 @@ def scores(shown: Shown, case: Case, perceptual: Any = None) -> dict[str, float]
     pred = shown.pictures.to(truth).clamp(0, 1)
     values = {name: float(value.mean()) for name, value in picture_metrics(pred=pred, target=truth).items()}
     error = (pred - truth).square().mean(dim=1)
-    for name, where in (("seen", ~case.unseen), ("unseen", case.unseen)):
-        if where.any():
-            values[f"psnr_{name}"] = -10 * math.log10(max(float(error[where].mean()), 1e-10))
+    if case.unseen is not None:
+        for name, where in (("seen", ~case.unseen), ("unseen", case.unseen)):
+            if where.any():
+                values[f"psnr_{name}"] = -10 * math.log10(max(float(error[where].mean()), 1e-10))
+        values["unseen"] = float(case.unseen.float().mean())
     values["holes"] = 0.0 if shown.alpha is None else float((shown.alpha < 0.5).float().mean())
-    values["unseen"] = float(case.unseen.float().mean())
     if perceptual is not None:
         with torch.no_grad():
             values["stlpips"] = float(perceptual.to(truth.device)(pred, truth).mean())
@@ -162,7 +225,7 @@ def tokenizer(device: str) -> SceneTok:
 def encoded(model: SceneTok, case: Case) -> tuple[SceneTokens, Tensor]:
     """Encode the photographs at the model's size. Returns the tokens and the resized photographs."""
     frames = F.interpolate(case.given.frames, size=model.image_size, mode="bicubic", antialias=True).clamp(0, 1)
-    return model.encode(frames, case.given.cameras, scene=str(case.room)), frames
+    return model.encode(frames, case.given.cameras, pose_scale=case.pose_scale), frames
 
 
 def show_tokens(model: SceneTok, tokens: SceneTokens, case: Case) -> Tensor:
@@ -192,7 +255,7 @@ def show_refined(case: Case, options: argparse.Namespace) -> Shown:
 
 
 def show_nearest(case: Case) -> Shown:
-    chosen = nearest_view(case.given.cameras.c2w[0], case.asked.cameras.c2w[0], 1.0)
+    chosen = nearest_view(case.given.cameras.c2w[0], case.asked.cameras.c2w[0], case.pose_scale)
     return Shown(case.given.frames[chosen])
 
 
@@ -224,7 +287,7 @@ def splat_trainer(folder: Path, case: Case, method: str, options: argparse.Names
     config.machine.device_type = options.device
     config.max_num_iterations = options.steps
     if not stock:
-        manager.preset, manager.pose_scale, manager.refine_steps = PRESET, 1.0, options.refine_steps
+        manager.preset, manager.pose_scale, manager.refine_steps = PRESET, case.pose_scale, options.refine_steps
         manager.engine = "off"  # each fit has its own process, which would have to prepare the engine's kernels again
         manager.anneal_steps = config.pipeline.model.stop_split_at = options.steps * 3 // 4
         if method == "splatfacto-depth":
@@ -291,33 +354,33 @@ def perceptual_of(file: Path | None) -> Any:
     return None if file is None else stlpips(file).eval()
 
 
-def measure(task: tuple[int, str, str], options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(task: tuple[Scene, str, str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Compute all rows of one method on one case. An error becomes a row with its message."""
-    room, name, method = task
-    about = {"room": room, "case": name, "method": method}
+    scene, name, method = task
+    about = {"scene": scene.name, "case": name, "method": method}
     try:
-        case = held_out_case(room, name, options.size, options.device)
+        case = scene.case(name, options.size, options.device)
         rows = []
         for shown in results(case, method, options):
             found = scores(shown, case, perceptual_of(options.perceptual))
             kept = {"seconds": shown.seconds, "steps": shown.steps, "gaussians": shown.gaussians}
             rows.append({**about, **kept, **found})
-            if options.pictures is not None and room in options.drawn:
+            if options.pictures is not None and scene.drawn:
                 options.pictures.mkdir(parents=True, exist_ok=True)
                 strips = [case.asked.frames[::2].cpu(), shown.pictures[::2].cpu().clamp(0, 1)]
-                save_picture(options.pictures / f"room{room}-{name}-{method}.png", sheet(strips))
+                save_picture(options.pictures / f"{scene.name}-{name}-{method}.png", sheet(strips))
         return rows
     except Exception as error:  # a method that fails must not end the others
         return [{**about, "failed": f"{type(error).__name__}: {error}"[:300]}]
 
 
 def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Select one row per method, case and room: the best step of stock splatfacto, the last step of all others."""
-    found: dict[tuple[int, str, str], dict[str, Any]] = {}
+    """Select one row per method, case and scene: the best step of stock splatfacto, the last step of all others."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
         if "failed" in row:
             continue
-        key = row["room"], row["case"], row["method"]
+        key = row["scene"], row["case"], row["method"]
         stock = row["method"] in ("splatfacto", "splatfacto-random")
         if key not in found or not stock or row["psnr"] > found[key]["psnr"]:
             found[key] = row
@@ -325,19 +388,19 @@ def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the rooms that all methods of a case have."""
+    """Mean and standard deviation over the scenes that all methods of a case have."""
     best = best_rows(rows)
     table = []
     for case in sorted({row["case"] for row in best}, key=lambda name: (name.endswith("h"), int(name.rstrip("h")))):
         of_case = [row for row in best if row["case"] == case]
         methods = [method for method in METHODS if any(row["method"] == method for row in of_case)]
-        rooms = set.intersection(*({row["room"] for row in of_case if row["method"] == m} for m in methods))
+        scenes = set.intersection(*({row["scene"] for row in of_case if row["method"] == m} for m in methods))
         for method in methods:
-            kept = [row for row in of_case if row["method"] == method and row["room"] in rooms]
+            kept = [row for row in of_case if row["method"] == method and row["scene"] in scenes]
             if not kept:
                 continue
-            names = [name for name in kept[0] if name not in ("room", "case", "method")]
-            line: dict[str, Any] = {"case": case, "method": method, "rooms": len(kept)}
+            names = [name for name in kept[0] if name not in ("scene", "case", "method")]
+            line: dict[str, Any] = {"case": case, "method": method, "scenes": len(kept)}
             for name in names:
                 values = [row[name] for row in kept if name in row]
                 line[name] = statistics.fmean(values)
@@ -354,28 +417,36 @@ def write_report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Non
     partial_file.replace(options.output)
 
 
-def tasks_of(options: argparse.Namespace) -> list[tuple[int, str, str]]:
-    """List the tasks room by room, the longest first. With one photograph there is no plane sweep, so splatfacto only
+def scenes_of(options: argparse.Namespace) -> list[Scene]:
+    if options.capture is not None:
+        return [Capture(options.capture)]
+    return [Room(number, drawn=number in options.drawn) for number in options.rooms]
+
+
+def tasks_of(options: argparse.Namespace) -> list[tuple[Scene, str, str]]:
+    """List the tasks scene by scene, the longest first. With one photograph there is no plane sweep, so splatfacto only
     starts from random points."""
     order = [method for method in (*SPLATS[::-1], *METHODS[:3][::-1]) if method in options.methods]
     found = []
-    for room in options.rooms:
-        for case in options.cases:
-            single = case.rstrip("h") == "1"
-            skipped = {"splatfacto" if single else "splatfacto-random"} if not options.all else set()
-            found += [(room, case, method) for method in order if method not in skipped]
+    for scene in scenes_of(options):
+        for method in order:
+            for case in options.cases:
+                needless = "splatfacto" if case.rstrip("h") == "1" else "splatfacto-random"
+                if options.all or method != needless:
+                    found.append((scene, case, method))
     return found
 
 
 def say(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        head = f"room {row['room']}  {row['case']:>3} photographs  {row['method']}"
+        head = f"{row['scene']}  {row['case']:>3} photographs  {row['method']}"
         if "failed" in row:
             print(f"{head}: failed: {row['failed']}", flush=True)
         else:
+            unseen = f" (unseen {row['psnr_unseen']:.2f})" if "psnr_unseen" in row else ""
             print(
-                f"{head}, {row['steps']} steps: {row['psnr']:.2f} dB (unseen {row.get('psnr_unseen', math.nan):.2f}), "
-                f"SSIM {row['ssim']:.3f}, holes {row['holes']:.1%}, {row['seconds']:.1f} s",
+                f"{head}, {row['steps']} steps: {row['psnr']:.2f} dB{unseen}, SSIM {row['ssim']:.3f}, "
+                f"holes {row['holes']:.1%}, {row['seconds']:.1f} s",
                 flush=True,
             )
 
@@ -383,6 +454,7 @@ def say(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", type=int, nargs="+", default=list(range(8)), help="numbers of held-out rooms")
+    parser.add_argument("--capture", type=Path, help="folder with transforms.json and photographs, instead of rooms")
     parser.add_argument("--cases", nargs="+", default=["1", "2", "4", "6", "12", "4h"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--all", action="store_true", help="run splatfacto from both kinds of points in every case")
@@ -399,6 +471,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for sheets: the truth and, below it, the renders")
     parser.add_argument("--drawn", type=int, nargs="+", default=[0, 1], help="rooms of the sheets")
     options = parser.parse_args()
+    if options.capture is not None and any(case.endswith("h") for case in options.cases):
+        parser.error("half a walk needs a room; give --cases without h with --capture, such as --cases 6 12")
     end = time.monotonic() + options.seconds
     rows: list[dict[str, Any]] = []
     # Each task gets a new process, because gsplat and Nerfstudio keep state in global variables.
@@ -415,12 +489,12 @@ def main() -> None:
         print(f"ended after {options.seconds:.0f} seconds", flush=True)
     finally:
         pool.terminate()
-    columns = ("case", "method", "rooms", "psnr", "psnr_seen", "psnr_unseen", "ssim", "stlpips", "holes", "seconds")
+    columns = ("case", "method", "scenes", "psnr", "psnr_seen", "psnr_unseen", "ssim", "stlpips", "holes", "seconds")
     table = Table(title=f"{options.size} x {options.size}, {device_name()}, torch {torch.__version__}")
     for column in columns:
         table.add_column(column, justify="left" if column in ("case", "method") else "right")
     for line in means(rows):
-        cells = [line.get(column, math.nan) for column in columns]
+        cells = [line.get(column, "") for column in columns]
         table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
     Console(width=140).print(table)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import Any
 
 import few_views
 import pytest
 import torch
-from few_views import Shown, best_rows, context_frames, held_out_case, means, measure, scores, tasks_of
+from few_views import Capture, Room, Shown, best_rows, context_frames, means, measure, scores, tasks_of
+from support.capture_files import write_demo_capture
 
 
 def test_photographs_are_spread_over_the_walk_or_its_first_half() -> None:
@@ -18,14 +20,25 @@ def test_photographs_are_spread_over_the_walk_or_its_first_half() -> None:
 
 
 def test_a_case_scores_other_frames_of_the_whole_walk_and_knows_what_was_not_seen() -> None:
-    single, whole = (held_out_case(0, name, 16) for name in ("1h", "4"))
+    single, whole = (Room(0).case(name, 16) for name in ("1h", "4"))
     assert len(whole.given.frames) == 4 and len(whole.asked.frames) == len(whole.unseen) == 12
     assert 0.02 < float(whole.unseen.float().mean()) < float(single.unseen.float().mean()) - 0.1 < 0.7
 
 
+def test_a_capture_gives_some_photographs_and_scores_those_held_out(tmp_path: Path) -> None:
+    write_demo_capture(tmp_path, frames=20, size=32)
+    case = Capture(tmp_path).case("3", 16)
+    assert len(case.given.frames) == 3 and len(case.asked.frames) == 2 and case.unseen is None
+    distances = torch.cdist(case.given.cameras.c2w[0, :, :3, 3], case.asked.cameras.c2w[0, :, :3, 3])
+    assert float(distances.min()) > 0 and case.pose_scale != 1
+    found = scores(Shown(case.asked.frames), case)
+    assert found["psnr"] == pytest.approx(100) and not {"psnr_seen", "psnr_unseen", "unseen"} & set(found)
+
+
 def test_scores_tell_seen_from_unseen() -> None:
-    case = held_out_case(0, "2", 16)
+    case = Room(0).case("2", 16)
     truth = case.asked.frames
+    assert case.unseen is not None
     assert scores(Shown(truth), case)["psnr"] == pytest.approx(100)
     wrong = torch.where(case.unseen[:, None], 0.5 * truth, truth)
     found = scores(Shown(wrong, alpha=torch.where(case.unseen[:, None], 0.0, 1.0)), case)
@@ -34,7 +47,7 @@ def test_scores_tell_seen_from_unseen() -> None:
 
 
 def row(room: int, method: str, psnr: float, steps: int = 0, case: str = "2") -> dict[str, Any]:
-    return {"room": room, "case": case, "method": method, "steps": steps, "psnr": psnr}
+    return {"scene": f"room{room}", "case": case, "method": method, "steps": steps, "psnr": psnr}
 
 
 def test_stock_splats_count_at_their_best_step_and_all_others_at_their_last() -> None:
@@ -45,16 +58,18 @@ def test_stock_splats_count_at_their_best_step_and_all_others_at_their_last() ->
 
 def test_means_are_over_the_rooms_that_all_methods_have() -> None:
     rows = [row(0, "nearest", 10.0), row(1, "nearest", 20.0), row(2, "nearest", 90.0), row(0, "hybrid", 21.0)]
-    rows += [row(1, "hybrid", 23.0), {"room": 2, "case": "2", "method": "hybrid", "failed": "no memory"}]
+    rows += [row(1, "hybrid", 23.0), {**row(2, "hybrid", 0.0), "failed": "no memory"}]
     found = {line["method"]: line for line in means(rows)}
-    assert found["nearest"]["psnr"] == 15.0 and found["hybrid"]["psnr"] == 22.0 and found["hybrid"]["rooms"] == 2
+    assert found["nearest"]["psnr"] == 15.0 and found["hybrid"]["psnr"] == 22.0 and found["hybrid"]["scenes"] == 2
     assert found["hybrid"]["psnr_spread"] == pytest.approx(math.sqrt(2))
 
 
 def test_tasks_go_room_by_room_and_one_photograph_has_no_points() -> None:
-    options = argparse.Namespace(rooms=[3, 5], cases=["1", "4h"], methods=list(few_views.METHODS), all=False)
+    options = argparse.Namespace(
+        rooms=[3, 5], drawn=[], capture=None, cases=["1", "4h"], methods=list(few_views.METHODS), all=False
+    )
     tasks = tasks_of(options)
-    assert [room for room, _, _ in tasks] == [3] * 12 + [5] * 12
+    assert [scene.name for scene, _, _ in tasks] == ["room3"] * 12 + ["room5"] * 12
     assert {m for _, case, m in tasks if case == "1"} == set(few_views.METHODS) - {"splatfacto"}
     assert {m for _, case, m in tasks if case == "4h"} == set(few_views.METHODS) - {"splatfacto-random"}
 
@@ -66,7 +81,7 @@ def test_a_method_that_fails_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> N
         raise AttributeError("no such thing")
 
     monkeypatch.setattr(few_views, "show_splats", fail)
-    (nearest,) = measure((0, "2", "nearest"), options)
+    (nearest,) = measure((Room(0), "2", "nearest"), options)
     assert nearest["psnr"] > 5 and nearest["steps"] == 0
-    (failed,) = measure((0, "2", "splatfacto"), options)
+    (failed,) = measure((Room(0), "2", "splatfacto"), options)
     assert failed["failed"].startswith("AttributeError") and failed["method"] == "splatfacto"
