@@ -15,6 +15,7 @@ from rich.console import Console
 from scenetok_ns.bridge.capture_kinds import find_dataparser
 from scenetok_ns.bridge.scene_views import unrefined_note
 from scenetok_ns.cli.photograph_options import PhotographOptions, given
+from scenetok_ns.data.errors import no_such_scene
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.photograph import PhotographSource
@@ -176,7 +177,7 @@ def change_scene(config: RunFolderConfig, scene: str) -> None:
     dataparser = _data_set(config, "--scene")
     keys = dataparser.setup().scene_source("test").keys
     if scene not in keys:
-        raise DataError(f"no evaluation scene {scene!r} in {dataparser.data}; it has {', '.join(list(keys)[:5])}, ...")
+        raise no_such_scene(scene, list(keys), "test", dataparser.data)
     dataparser.scene = scene
 
 

@@ -54,7 +54,7 @@ def test_data_takes_the_dataparser_that_reads_it_and_its_scenes(tmp_path: Path) 
     assert type(dataparser).__name__ == "Re10kDataParserConfig" and dataparser.scene == "cellar"
     assert config.data == config.pipeline.datamanager.data == dataparser.data == tmp_path
     check_data(config)
-    with pytest.raises(DataError, match=r"no evaluation scene 'loft' in .*; it has attic, cellar"):
+    with pytest.raises(DataError, match=r"no scene 'loft' in the test split of .*; it has attic, cellar"):
         RunChanges(scene="loft").apply(config)
     with pytest.raises(ValueError, match="--pose-scale is for captures"):
         RunChanges(pose_scale=2.0).apply(config)

@@ -43,7 +43,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scene": "attic"}, f"no evaluation scene 'attic' in .*; it has {SCENES[0]}"),
+        ({"scene": "attic"}, f"no scene 'attic' in the test split of .*; it has {SCENES[0]}"),
         ({"steps": 0}, "--steps must be at least 1, got 0"),
         ({"num_context": 0}, "--num-context must be at least 1, got 0"),
         ({"guidance": 0.5}, "--guidance must be at least 1"),
