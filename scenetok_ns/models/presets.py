@@ -330,6 +330,11 @@ def load_preset(name: str) -> Preset:
     return _read(path)
 
 
+def as_preset(preset: Preset | str) -> Preset:
+    """Return a preset that is given as itself, by its name, or by the path of its file (`load_preset`)."""
+    return load_preset(preset) if isinstance(preset, str) else preset
+
+
 def _read(path: Path) -> Preset:
     if not path.is_file():
         raise ValueError(f"preset file {path} does not exist")
