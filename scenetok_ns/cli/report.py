@@ -12,12 +12,15 @@ import tyro
 from scenetok_ns.cli.evaluation_folder import default_folder
 from scenetok_ns.cli.run_options import positive
 from scenetok_ns.cli.scene_jobs import scene_progress
+from scenetok_ns.data.errors import DataError
 from scenetok_ns.evaluation.options import FIGURES, ReportOptions
+from scenetok_ns.models.presets import preset_names
 from scenetok_ns.tools.atomic_files import write_atomically
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 from scenetok_ns.tools.own_files import begins_with, check_replaceable
 from scenetok_ns.tools.printing import plain_console
+from scenetok_ns.tools.suggestions import did_you_mean_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +50,7 @@ def report(
         variant: Name of the folder of the sweep variant whose pictures the page shows; default: the first.
         options: See the options.
     """
-    from scenetok_ns.evaluation.report import page, read_figures
+    from scenetok_ns.evaluation.report import page
 
     positive("--max-scenes", options.max_scenes)
     positive("--max-views", options.max_views)
@@ -60,7 +63,6 @@ def report(
         print_table(runs, output, console)
         return
     folder = evaluation_folder(runs[0])
-    read_figures(folder)
     path = output or folder / PAGE
     check_replaceable(path, lambda file: begins_with(file, (MARK.encode(),)), "a page of `scenetok report`")
     if options.videos and put_ffmpeg_on_path() is None:
@@ -74,8 +76,14 @@ def report(
 
 
 def evaluation_folder(run: Path) -> Path:
-    """Folder with the figures of a run; `run` may also be that folder."""
-    return run if (run / FIGURES).is_file() else default_folder(run)
+    """Folder with the figures of a run; `run` may also be that folder. Raises DataError if there are none."""
+    for folder in (run, default_folder(run)):
+        if (folder / FIGURES).is_file():
+            return folder
+    if run.exists():
+        raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
+    meant = did_you_mean_path(run, preset_names())
+    raise DataError(f"there is no evaluation of {run}{meant}; make it with scenetok evaluate")
 
 
 def short_names(runs: tuple[Path, ...]) -> list[str]:

@@ -27,6 +27,7 @@ from scenetok_ns.data.capture.unposed import check_posed
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.images import crop_intrinsics
 from scenetok_ns.data.scenes import DataError, Scene, SceneSource, first_good
+from scenetok_ns.data.transforms_file import TRANSFORMS
 from scenetok_ns.data.view_sampling import default_views
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio
 from scenetok_ns.models.cameras import CameraBatch
@@ -99,6 +100,9 @@ class SceneDataParser(DataParser):
         if name == SceneDataParserConfig.train_split and evaluation.is_dir():
             return evaluation
         check_posed(root)
+        if (root / TRANSFORMS).is_file():
+            advice = "add nerfstudio-data at the end of the command"
+            raise DataError(f"{root} is a capture, and this dataparser reads data sets: {advice}")
         there = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:5]) or "no folders"
         raise DataError(f"{root} has no folder {name!r} (it has {there}); choose another with {option}")
 

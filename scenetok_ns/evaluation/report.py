@@ -19,7 +19,6 @@ from scenetok_ns.evaluation.options import FIGURES, ReportOptions
 from scenetok_ns.evaluation.records import EvaluationFolder
 from scenetok_ns.evaluation.sweeps import COUNTS, PLOT, Row, shown_metrics
 from scenetok_ns.tools.json_files import JsonError, read_json
-from scenetok_ns.tools.suggestions import did_you_mean_path
 
 TEMPLATE = Path(__file__).with_name("report.html")
 FRAMES_PER_SECOND = 10
@@ -29,8 +28,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
     """Read the figures that `scenetok evaluate` wrote. Raises DataError if there are none, or the file is damaged."""
     path = folder / FIGURES
     if not path.is_file():
-        meant = "" if folder.exists() else did_you_mean_path(folder)
-        raise DataError(f"{folder}{meant} holds no figures ({FIGURES}); make them with scenetok evaluate")
+        raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
     try:
         content = read_json(path)
     except JsonError as error:

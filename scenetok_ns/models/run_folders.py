@@ -91,8 +91,8 @@ def config_file(run: Path) -> Path:
     if not run.is_file():
         bundled = [name for name in preset_names() if load_preset(name).is_embedded]
         raise FileNotFoundError(
-            f"there is no run {run}{did_you_mean_path(run, bundled)}: expected a run folder, its {CONFIG}, or a preset "
-            f"with bundled weights ({', '.join(bundled)})"
+            f"there is no run {run}{did_you_mean_path(run, preset_names())}: expected a run folder, its {CONFIG}, or a "
+            f"preset with bundled weights ({', '.join(bundled)})"
         )
     return run
 

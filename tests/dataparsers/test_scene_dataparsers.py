@@ -62,6 +62,9 @@ def test_missing_data(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         with pytest.raises(DataError, match=r"has no cameras: scenetok capture .* finds them; then give --data"):
             Re10kDataParserConfig(data=tmp_path / Path(name).parts[0]).setup().scene_source("train")
+    (tmp_path / "photos" / "transforms.json").touch()
+    with pytest.raises(DataError, match=r"photos is a capture, .* add nerfstudio-data at the end of the command"):
+        Re10kDataParserConfig(data=tmp_path / "photos").setup().scene_source("train")
 
 
 def test_one_scene_for_methods_that_fit_one(re10k: Re10kDataParserConfig) -> None:

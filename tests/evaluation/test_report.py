@@ -124,8 +124,10 @@ def test_worst_views_are_always_shown(values: list[float], count: int) -> None:
 def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no variant 'x'; it has seed=0"):
         page(folder, "x", ReportOptions())
+    with pytest.raises(SystemExit, match=r"no evaluation of .*seed=1 \(did you mean .*seed=0\?\); make it"):
+        entrypoint(["report", str(tmp_path / "seed=1")])
     with pytest.raises(SystemExit, match=r"holds no figures \(evaluation\.json\); make them with scenetok evaluate"):
-        entrypoint(["report", str(tmp_path / "seed=0" / "none")])
+        entrypoint(["report", str(tmp_path / "seed=0" / "pictures")])
     next((folder / "seed=0" / "pictures" / "fair").glob("pred_*")).unlink()
     with pytest.raises(DataError, match=r"pred_\d+\.jpg is missing; evaluate this scene again"):
         page(folder, None, ReportOptions(videos=False))
