@@ -138,8 +138,8 @@ def change_data(config: RunFolderConfig, data: Path) -> None:
     if (content := only_content(config)) is not None:
         refining = command("ns-train", "scenetok-refine", "--data", data)
         raise DataError(
-            f"--data needs a run that can display any scene, and this run {content}: leave out --data, give the run that "
-            f"it was made from, or refine the other data ({refining})"
+            f"--data needs a run that can display any scene, and this run {content}: leave out --data, give the run "
+            f"that it was made from, or refine the other data ({refining})"
         )
     data = data.absolute()
     config.data = datamanager.data = dataparser.data = data
