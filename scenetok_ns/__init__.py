@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     )
     from scenetok_ns.models.cameras import CameraBatch
     from scenetok_ns.models.errors import CheckpointError
+    from scenetok_ns.models.flow.windows import RenderedFrames
     from scenetok_ns.models.presets import Preset, load_preset, preset_names
     from scenetok_ns.models.scenegen import generate
     from scenetok_ns.models.scenetok import SceneTok
     from scenetok_ns.models.token_fitting import fit_tokens
     from scenetok_ns.models.tokens import SceneTokens
     from scenetok_ns.rendering.camera_path import camera_path
-    from scenetok_ns.rendering.token_renderer import TokenRenderer
+    from scenetok_ns.rendering.token_renderer import RenderSettings, TokenRenderer
 
 __version__ = "0.2.0"
 
@@ -52,6 +53,8 @@ __all__ = [
     "PosedScenes",
     "PosedViews",
     "Preset",
+    "RenderSettings",
+    "RenderedFrames",
     "SceneTok",
     "SceneTokens",
     "TokenRenderer",
@@ -78,6 +81,8 @@ _HOMES = {
     "PosedScenes": "bridge.posed_scenes",
     "PosedViews": "data.posed_views",
     "Preset": "models.presets",
+    "RenderSettings": "rendering.token_renderer",
+    "RenderedFrames": "models.flow.windows",
     "SceneTok": "models.scenetok",
     "SceneTokens": "models.tokens",
     "TokenRenderer": "rendering.token_renderer",

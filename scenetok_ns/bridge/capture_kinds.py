@@ -10,12 +10,13 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
+from scenetok_ns.data.capture.unposed import check_posed
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.transforms_file import TRANSFORMS
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.tools.printing import command
+from scenetok_ns.tools.suggestions import did_you_mean_path
 
 MODELS = ("colmap/sparse/0", "sparse/0", "sparse")
 """Folders of COLMAP models: of ns-process-data, of scenetok capture and COLMAP itself, and of COLMAP's undistorter."""
@@ -37,13 +38,14 @@ def find_dataparser(data: Path) -> DataParserConfig:
             names the command that prepares them.
     """
     if not data.exists():
-        raise DataError(f"no data at {data}")
+        raise DataError(f"no data at {data}{did_you_mean_path(data)}")
     if data.is_file() and data.suffix == ".json":
         return NerfstudioDataParserConfig(data=data)
     if data.is_dir():
         for kind in (_transforms, _colmap, _re10k, _dl3dv):
             if (found := kind(data)) is not None:
                 return found
+    check_posed(data if data.name else data.absolute())  # "." has no name
     raise DataError(_advice(data))
 
 
@@ -64,15 +66,20 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
     """Adapt the dataparser that a command names to its folder.
 
     colmap looks for its model in all usual places, unless the command names the place. Raises DataError, with advice,
-    for nerfstudio-data (the default) and a folder without transforms.json.
+    for nerfstudio-data (the default) and a folder without transforms.json, and for videos and photographs without
+    cameras.
     """
     config = dataparser.config
     if isinstance(config, ColmapDataParserConfig):
         usual = config.colmap_path == ColmapDataParserConfig().colmap_path
         if usual and not (config.data / config.colmap_path).exists():
             found = _colmap(config.data)
+            if found is None:
+                check_posed(config.data)
             config = config if found is None else replace(config, colmap_path=found.colmap_path)
         return config.setup()
+    if isinstance(config, NerfstudioDataParserConfig) and config.data.is_file():
+        check_posed(config.data)
     if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
         kind = KINDS[type(find_dataparser(config.data))]
         raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: add {kind} at the end of the command")
@@ -113,8 +120,6 @@ def _advice(data: Path) -> str:
     """Describe what to do with data whose cameras no dataparser can read."""
     data = data if data.name else data.absolute()  # "." has no name
     capturing = command("scenetok", "capture", data, "--output", f"{data.with_suffix('')}-capture")
-    if is_unposed(data):
-        return unposed_line(data)
     kinds: list[tuple[str, Callable[[], bool]]] = [
         ("polycam", lambda: (data / "keyframes").is_dir()),
         ("record3d", lambda: (data / "EXR_RGBD").is_dir() or data.suffix == ".r3d"),

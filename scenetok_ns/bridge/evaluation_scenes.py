@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scenetok_ns.bridge.scene_views import SceneViews
 from scenetok_ns.data.anchors import anchors_along
+from scenetok_ns.data.errors import no_such_scene
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices, Views
 from scenetok_ns.data.sources.photograph import GenerationInputs
@@ -156,8 +157,7 @@ class EvaluationScenes:
         """Return the number of a scene, adding it to the scenes to evaluate. Raises DataError if it does not exist."""
         if key not in self.keys:
             if key not in self.source.keys:
-                some = ", ".join(list(self.source.keys)[:5])
-                raise DataError(f"there is no scene {key!r} in this split; it has {some}, ...")
+                raise no_such_scene(key, list(self.source.keys), self.split, self.data)
             self.keys = [*self.keys, key]
         return self.keys.index(key)
 

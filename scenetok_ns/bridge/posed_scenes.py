@@ -24,7 +24,7 @@ from scenetok_ns.data.poses import flip_axes
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.presets import Preset
+from scenetok_ns.models.presets import Preset, as_preset
 
 
 class PosedScenes:
@@ -78,7 +78,7 @@ class PosedScenes:
 
 def open_scenes(
     data: str | Path,
-    preset: Preset,
+    preset: Preset | str,
     *,
     num_context: int | None = None,
     pose_scale: float | None = None,
@@ -90,7 +90,7 @@ def open_scenes(
     Args:
         data: A capture (from `scenetok capture` or ns-process-data, a transforms.json, or a COLMAP model with its
             pictures), or a data set in the layout of RealEstate10K or DL3DV.
-        preset: Preset of the model (`model.preset`), which determines image size and number of context views.
+        preset: Preset of the model (`model.preset`), or its name. It determines image size and number of context views.
         num_context: Number of context views. None: as many as the index names, else the preset's number.
         pose_scale: Factor from capture units to training units. None: for a capture, match the camera spread of the
             training data; for a data set, 1.
@@ -105,6 +105,7 @@ def open_scenes(
 
     >>> views = open_scenes("my-capture", model.preset).context()
     """
+    preset = as_preset(preset)
     splits = [name for name in ("train", "test") if (Path(data) / name).is_dir()]
     if splits and split not in splits:
         raise DataError(f"{data} has no split {split!r}; it has {' and '.join(splits)}")

@@ -8,7 +8,8 @@ from typing import Any
 from nerfstudio.engine.trainer import TrainerConfig
 
 from scenetok_ns.bridge.tool_compat import opened_config
-from scenetok_ns.tools.run_files import CONFIG, checkpoint_folder
+from scenetok_ns.models.run_folders import config_file
+from scenetok_ns.tools.run_files import checkpoint_folder
 from scenetok_ns.tools.safe_config import read_config
 
 
@@ -19,21 +20,14 @@ def read_run(run: Path) -> TrainerConfig:
         run: The run folder, or the config.yml in it.
 
     Raises:
-        FileNotFoundError: There is no config.yml.
+        FileNotFoundError: There is no such run (`models.run_folders.config_file`).
         ValueError: The file is not the configuration of a scenetok run.
     """
     path = config_file(run)
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}")
     config = read_config(path)
     if not isinstance(config, TrainerConfig):
         raise ValueError(f"{path} does not hold the configuration of a run")
     return config
-
-
-def config_file(run: Path) -> Path:
-    """Return the config.yml of a run. `run` is the run folder, or that file."""
-    return run / CONFIG if run.is_dir() else run
 
 
 def run_checkpoints(run: Path, config: TrainerConfig) -> Path:

@@ -69,6 +69,11 @@ def capture(
         encoding = command("scenetok", "encode", "--data", source, "--output", "scene.safetensors")
         raise CaptureError(f"{source} is a capture with cameras already; the next step is `{encoding}`")
     console = plain_console(stderr=True)
+    if run is not None:
+        from scenetok_ns.cli.viewing import check_run
+
+        with console.status("loading Nerfstudio"):
+            check_run(run)
     folder = output or Path(f"{source.absolute().stem if source.is_file() else source.absolute().name}-capture")
     options = CaptureOptions(frames, EstimationOptions(seed, threads or -1, separate_lenses))
     try:

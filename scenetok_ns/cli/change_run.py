@@ -15,6 +15,7 @@ from rich.console import Console
 from scenetok_ns.bridge.capture_kinds import find_dataparser
 from scenetok_ns.bridge.scene_views import unrefined_note
 from scenetok_ns.cli.photograph_options import PhotographOptions, given
+from scenetok_ns.data.errors import no_such_scene
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.photograph import PhotographSource
@@ -27,6 +28,8 @@ from scenetok_ns.models.presets import Encoding, load_preset
 from scenetok_ns.models.scenegen import SMALLEST_REACH
 from scenetok_ns.plugin.refinement import RefinePipelineConfig
 from scenetok_ns.plugin.run_folder import RunFolderConfig
+from scenetok_ns.tools.printing import command
+from scenetok_ns.tools.suggestions import did_you_mean_path
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +37,16 @@ logger = logging.getLogger(__name__)
 def check_data(config: RunFolderConfig) -> None:
     """Raise FileNotFoundError if the run has nothing to display: Nerfstudio's tools have no option for data."""
     datamanager = config.pipeline.datamanager
-    data = datamanager.data or datamanager.dataparser.data
-    if not data.exists():
-        raise FileNotFoundError(f"there is no data at {data} to show: give --data, --tokens, or a generator's --image")
+    dataparser: Any = datamanager.dataparser
+    data = datamanager.data or dataparser.data
+    if data.exists():
+        return
+    if datamanager.data is None and data == type(dataparser)().data:  # a preset: nobody has named data
+        raise FileNotFoundError(
+            "there is no scene to display: give --data with a capture or a data set, or a run that has data (or, where "
+            "the command has them, --tokens or a generator's --image)"
+        )
+    raise FileNotFoundError(f"the run's data {data} is not there{did_you_mean_path(data)}: give its place with --data")
 
 
 def print_capture_note(config: RunFolderConfig, console: Console) -> None:
@@ -103,6 +113,18 @@ def change_num_condition(config: RunFolderConfig, count: int) -> None:
     config.pipeline.datamanager.num_condition = count
 
 
+def only_content(config: RunFolderConfig) -> str | None:
+    """Describe the only scene that a run can display, as in "holds the refined tokens of room"; None: it encodes or
+    generates any."""
+    datamanager = config.pipeline.datamanager
+    data = datamanager.data or datamanager.dataparser.data
+    if isinstance(config.pipeline, RefinePipelineConfig):
+        return f"holds the refined tokens of {data}"
+    if isinstance(datamanager.dataparser, (TokensDataParserConfig, PhotographDataParserConfig)):
+        return f"displays the single file {data}"
+    return None
+
+
 def change_data(config: RunFolderConfig, data: Path) -> None:
     """Choose another data set or capture.
 
@@ -110,14 +132,14 @@ def change_data(config: RunFolderConfig, data: Path) -> None:
     run's scene and evaluation index are kept if the new data set has their scenes.
     """
     if not data.exists():
-        raise FileNotFoundError(f"no data at {data}")
+        raise FileNotFoundError(f"no data at {data}{did_you_mean_path(data)}")
     datamanager = config.pipeline.datamanager
     dataparser: Any = datamanager.dataparser
-    if isinstance(dataparser, (TokensDataParserConfig, PhotographDataParserConfig)):
-        raise DataError("this run shows a single file: give --data with the run that it was opened from")
-    if isinstance(config.pipeline, RefinePipelineConfig):
+    if (content := only_content(config)) is not None:
+        refining = command("ns-train", "scenetok-refine", "--data", data)
         raise DataError(
-            "this run is the tokens of one capture: leave out --data, or refine other data (scenetok-refine)"
+            f"--data needs a run that can display any scene, and this run {content}: leave out --data, give the run "
+            f"that it was made from, or refine the other data ({refining})"
         )
     data = data.absolute()
     config.data = datamanager.data = dataparser.data = data
@@ -176,7 +198,7 @@ def change_scene(config: RunFolderConfig, scene: str) -> None:
     dataparser = _data_set(config, "--scene")
     keys = dataparser.setup().scene_source("test").keys
     if scene not in keys:
-        raise DataError(f"no evaluation scene {scene!r} in {dataparser.data}; it has {', '.join(list(keys)[:5])}, ...")
+        raise no_such_scene(scene, list(keys), "test", dataparser.data)
     dataparser.scene = scene
 
 

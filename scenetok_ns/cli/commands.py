@@ -88,8 +88,8 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "report": Command(
             "scenetok_ns.cli.report:report",
-            "write a page about an evaluation",
-            ("scenetok report RUN --output page.html",),
+            "write a page about an evaluation, or print a table of several",
+            ("scenetok report RUN --output page.html", "scenetok report RUN RUN2 --output table.csv"),
         ),
         "score": Command(
             "scenetok_ns.cli.score:score",

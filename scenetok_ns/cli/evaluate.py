@@ -15,9 +15,10 @@ from scenetok_ns.cli.evaluation_folder import default_folder
 from scenetok_ns.cli.run_options import RunChanges, positive
 from scenetok_ns.cli.runs import load_run
 from scenetok_ns.cli.scene_jobs import chosen_shard
-from scenetok_ns.data.errors import DataError
+from scenetok_ns.data.errors import DataError, no_such_scene
 from scenetok_ns.evaluation.options import FIGURES, EvaluationOptions, SweepOptions
 from scenetok_ns.models.presets import Encoding, Solver, load_preset
+from scenetok_ns.tools.devices import chosen_device
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
 
@@ -112,13 +113,15 @@ def evaluate(
     changes.apply(config)
     check_sweep(config, sweep)
     console = plain_console(stderr=True)
+    # Before the model, so that missing weights of a metric are reported at once.
+    with console.status("loading the metrics"):
+        measures = Measures.load(measure, chosen_device(device))
+    measures.check_requested()
+    print_missing(measures.not_computed, console)
     renderer = load_run(derived, console, device).model.renderer
     check_photographs(renderer.scenes)
     renderer = replace(renderer, scenes=renderer.scenes.with_keys(chosen_scenes(renderer.scenes, scenes, num_scenes)))
     check_context(renderer.scenes, max([*sweep.sweep_context, num_context or 0]))
-    with console.status("loading the metrics"):
-        measures = Measures.load(measure, renderer.device)
-    print_missing(measures.not_computed, console)
     scene_seed = renderer.settings.scene_seed if seed is None else seed
     plan = variants(sweep.axes(), renderer.settings.seed, seeds, scene_seed)
     session = _Session(renderer, measures, folder, baselines, measure.batch_scenes, own_shard, pictures, pairs, console)
@@ -156,9 +159,9 @@ def chosen_scenes(evaluated: EvaluationScenes, names: tuple[str, ...], count: in
     """Scenes to evaluate. Raises DataError for a name that the data set does not have."""
     keys = evaluated.keys
     if names:
-        known = set(keys) | set(evaluated.source.keys)
+        known = dict.fromkeys([*keys, *evaluated.source.keys])
         if unknown := [name for name in names if name not in known]:
-            raise DataError(f"no evaluation scene {unknown[0]!r}; the data set has {', '.join(list(known)[:5])}, ...")
+            raise no_such_scene(unknown[0], list(known), evaluated.split, evaluated.data)
         keys = list(dict.fromkeys(names))
     return keys if count is None else keys[: positive("--num-scenes", count)]
 

@@ -48,11 +48,10 @@ def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, 
 
 def print_missing(reasons: dict[str, str], console: Console) -> None:
     """Print a line for each reason, with the metrics that are not computed because of it."""
-    metrics: dict[str, list[str]] = {}
-    for metric, reason in reasons.items():
-        metrics.setdefault(reason, []).append(metric)
-    for reason, names in metrics.items():
-        console.print(f"without {', '.join(names)}: {reason}", soft_wrap=True, style="yellow", highlight=False)
+    from scenetok_ns.evaluation.measures import by_reason
+
+    for names, reason in by_reason(reasons):
+        console.print(f"without {names}: {reason}", soft_wrap=True, style="yellow", highlight=False)
 
 
 def figures_table(rows: list[Row]) -> Table:
@@ -63,9 +62,12 @@ def figures_table(rows: list[Row]) -> Table:
     """
     from scenetok_ns.evaluation.sweeps import shown_metrics
 
-    first = rows[0].means
-    title = f"{first['num_views']:.0f} views of {first['num_scenes']:.0f} scenes"
-    table = Table(title=title + (f", {rows[0].seeds} seeds" if rows[0].seeds > 1 else ""))
+    counts = {(row.means.get("num_views", 0.0), row.means.get("num_scenes", 0.0), row.seeds) for row in rows}
+    title = None  # of evaluations that have different ones
+    if len(counts) == 1:
+        views, scenes, seeds = counts.pop()
+        title = f"{views:.0f} views of {scenes:.0f} scenes" + (f", {seeds} seeds" if seeds > 1 else "")
+    table = Table(title=title)
     metrics = shown_metrics(rows)
 
     def cell(row: Row, name: str) -> str:

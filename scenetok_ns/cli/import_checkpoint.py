@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from scenetok_ns.models.errors import CheckpointError
-from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset, preset_names
+from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.released_files import files_of, find_released
 
 
@@ -51,10 +52,8 @@ def import_checkpoint(
     name = chosen_preset(preset, checkpoint, folder)
     described = load_preset(name)
     places = search_places(folder, checkpoint)
-    file = checkpoint or found_checkpoint(described, places)
-    if tokenizer is None and described.tokenizer_checkpoint is not None and needs_tokenizer(file):
-        tokenizer = find_released(described.tokenizer_checkpoint, places)
-    weights = autoencoder_files(described, {"vavae": vavae, "video_dcae": video_dcae, "wan": wan}, places)
+    autoencoders = {"vavae": vavae, "video_dcae": video_dcae, "wan": wan}
+    file, tokenizer, weights = found_files(described, checkpoint, tokenizer, autoencoders, places)
     make_run(name, file, tokenizer, weights, output, data)
 
 
@@ -105,18 +104,64 @@ def the_checkpoint_in(folder: Path | None, published: dict[str, str]) -> str:
     return there[0]
 
 
-def found_checkpoint(preset: Preset, places: list[Path]) -> Path:
-    """The released checkpoint of a preset, by its name. Raises CheckpointError."""
-    if preset.checkpoint is None:
+def found_files(
+    preset: Preset,
+    checkpoint: Path | None,
+    tokenizer: Path | None,
+    autoencoders: dict[str, Path | None],
+    places: list[Path],
+) -> tuple[Path, Path | None, dict[str, Path | None]]:
+    """Find all files of a preset: those that are given, else those with the published names.
+
+    Args:
+        preset: The preset.
+        checkpoint: The checkpoint; None: find it.
+        tokenizer: The tokenizer of a scene generator; None: find it if the checkpoint does not hold it.
+        autoencoders: Name of each autoencoder -> its weights; None: find them.
+        places: Folders in which to look, before the folders of `scenetok download`.
+
+    Returns:
+        Checkpoint, tokenizer (None if not needed), and role ("context", "target") -> weights of that autoencoder.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read or does not fit, or files are missing. The message names all
+            missing files with their options.
+    """
+    if checkpoint is None and preset.checkpoint is None:
         raise CheckpointError(f"no checkpoint of preset {preset.name} was released: give yours with --checkpoint")
-    found = find_released(preset.checkpoint, places)
-    if found is None:
+    missing: list[str] = []
+
+    def found(given: Path | None, name: str | None, option: str) -> Path | None:
+        path = given or (None if name is None else find_released(name, places))
+        if path is None or not path.is_file():
+            missing.append(f"{name if given is None else given} ({option})")
+            return None
+        return path
+
+    file = found(checkpoint, preset.checkpoint, "--checkpoint")
+    if tokenizer is not None or (
+        preset.tokenizer_checkpoint is not None and file is not None and needs_tokenizer(file)
+    ):
+        tokenizer = found(tokenizer, preset.tokenizer_checkpoint, "--tokenizer")
+    if file is not None and not missing:
+        check_fits(preset, file, tokenizer)
+    weights = autoencoder_files(preset, autoencoders, found)
+    if missing:
         where = f" in {places[0]}" if places else ""
+        download = f", or get them with scenetok download {preset.name}" if preset.name in preset_names() else ""
         raise CheckpointError(
-            f"{preset.checkpoint} was not found{where}: give it with --checkpoint, or get it with scenetok download "
-            f"{preset.name}"
+            f"preset {preset.name} needs files that were not found{where}: {', '.join(missing)}; give them with these "
+            f"options{download}"
         )
-    return found
+    assert file is not None
+    return file, tokenizer, weights
+
+
+def check_fits(preset: Preset, checkpoint: Path, tokenizer: Path | None) -> None:
+    """Raise CheckpointError unless the checkpoint holds the networks of the preset."""
+    from scenetok_ns.models.released_checkpoints import released_state
+
+    released_state(preset, checkpoint, tokenizer)
 
 
 def needs_tokenizer(checkpoint: Path) -> bool:
@@ -127,33 +172,24 @@ def needs_tokenizer(checkpoint: Path) -> bool:
     return not any(key.startswith(TOKENIZER_PREFIXES) for key in read_lightning(checkpoint))
 
 
-def autoencoder_files(preset: Preset, given: dict[str, Path | None], places: list[Path]) -> dict[str, Path | None]:
+def autoencoder_files(
+    preset: Preset, given: dict[str, Path | None], found: Callable[[Path | None, str, str], Path | None]
+) -> dict[str, Path | None]:
     """Role ("context", "target") -> absolute path of the weights; None where the autoencoder has none.
 
-    Raises CheckpointError for files that are missing, or given though the preset does not use them.
+    `found` finds a file from the given path, the published name and the option. Raises CheckpointError for files that
+    are given though the preset does not use them.
     """
-    released = files_of(preset)
-
-    def file_of(role: str, config: AutoencoderConfig) -> Path | None:
-        if role not in released:
-            return None
-        name = released[role].name  # type: ignore[index]
-        option, path = f"--{config.name.replace('_', '-')}", given[config.name] or find_released(name, places)
-        if path is None:
-            raise CheckpointError(
-                f"preset {preset.name} needs the weights of {config.name}: give {option} .../{name}, or use scenetok "
-                f"download {preset.name}"
-            )
-        if not path.is_file():
-            raise CheckpointError(f"{option}: there is no file {path}")
-        return path.absolute()
-
-    files = {
-        "context": file_of("context", preset.context_autoencoder),
-        "target": file_of("target", preset.target_autoencoder),
-    }
     used = {preset.context_autoencoder.name, preset.target_autoencoder.name}
     for name, path in given.items():
         if path is not None and name not in used:
             raise CheckpointError(f"preset {preset.name} does not use {name}: leave out {path}")
+    released = files_of(preset)
+    files: dict[str, Path | None] = {}
+    for role, config in (("context", preset.context_autoencoder), ("target", preset.target_autoencoder)):
+        path = None
+        if role in released:
+            option = f"--{config.name.replace('_', '-')}"
+            path = found(given[config.name], released[role].name, option)  # type: ignore[index]
+        files[role] = None if path is None else path.absolute()
     return files

@@ -19,6 +19,7 @@ from scenetok_ns.models.weight_files import listed
 from scenetok_ns.tools.digests import remembered_sha256
 from scenetok_ns.tools.printing import command, description_column, plain_console
 from scenetok_ns.tools.run_files import FIRST_CHECKPOINT, run_state, save_tensors, size_of, write_run_folder
+from scenetok_ns.tools.suggestions import did_you_mean_path
 
 Bar = Callable[[str, int], Callable[[int], None]]
 
@@ -28,7 +29,7 @@ def check_places(output: Path, data: Path | None) -> None:
     if output.exists():
         raise FileExistsError(f"{output} exists; choose another --output, or remove it")
     if data is not None and not data.exists():
-        raise FileNotFoundError(f"no data at {data}")
+        raise FileNotFoundError(f"no data at {data}{did_you_mean_path(data)}")
 
 
 def make_run(

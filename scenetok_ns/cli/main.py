@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
@@ -31,6 +30,7 @@ from scenetok_ns.tools.errors import (
     wants_traceback,
 )
 from scenetok_ns.tools.quiet import quiet_printing
+from scenetok_ns.tools.suggestions import did_you_mean
 from scenetok_ns.tools.threads import let_idle_threads_sleep
 
 QUIET = "--quiet"
@@ -63,9 +63,8 @@ def entrypoint(args: list[str] | None = None) -> None:
         return
     name, note = current_command(name)
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        _stop(None, f"unknown command {name!r}{meant}; known: {', '.join(sorted(COMMANDS))}", USAGE)
+        known = ", ".join(sorted(COMMANDS))
+        _stop(None, f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; known: {known}", USAGE)
     rest, notes = current_options(name, rest)
     try:
         with _terminable(), quiet_printing(quiet):

@@ -15,7 +15,7 @@ from scenetok_ns.cli.runs import load_run
 from scenetok_ns.cli.scene_views import check_path
 from scenetok_ns.cli.token_runs import load_package_renderer, package_preset
 from scenetok_ns.data.errors import DataError
-from scenetok_ns.data.path_names import PATH_NAMES
+from scenetok_ns.data.path_names import PATH_NAMES, unknown_path
 from scenetok_ns.models.presets import Solver
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import plain_console
@@ -207,7 +207,7 @@ def _path(path: str, tokens: SceneTokens, frames: int, size: tuple[int, int] | N
     if path in PATH_NAMES:
         return path_around(path, tokens, frames, size or (side, side))  # type: ignore[arg-type]
     if not Path(path).suffix:
-        raise DataError(f"unknown path {path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
+        raise DataError(unknown_path(path))
     return read_path(Path(path), size, side)
 
 

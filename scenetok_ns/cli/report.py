@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from scenetok_ns.cli.evaluation_folder import default_folder
 from scenetok_ns.cli.run_options import positive
 from scenetok_ns.cli.scene_jobs import scene_progress
+from scenetok_ns.data.errors import DataError
 from scenetok_ns.evaluation.options import FIGURES, ReportOptions
+from scenetok_ns.models.presets import preset_names
 from scenetok_ns.tools.atomic_files import write_atomically
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
 from scenetok_ns.tools.own_files import begins_with, check_replaceable
 from scenetok_ns.tools.printing import plain_console
+from scenetok_ns.tools.suggestions import did_you_mean_path
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PAGE = "report.html"
 MARK = "<title>Evaluation</title>"
@@ -23,7 +31,7 @@ MARK = "<title>Evaluation</title>"
 
 
 def report(
-    run: Annotated[Path, tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     output: Path | None = None,
     variant: str | None = None,
     options: Annotated[ReportOptions, tyro.conf.arg(name="")] = ReportOptions(),  # noqa: B008  frozen
@@ -31,21 +39,30 @@ def report(
     """Write a page about an evaluation, with its figures, its sweep, and the pictures of the worst scenes: context
     views, photographs and renders.
 
-    The page is one file that needs no other files and no network.
+    The page is one file that needs no other files and no network. Of several runs, prints one table instead, with a
+    column for each evaluation.
 
     Args:
-        run: Folder that scenetok evaluate wrote, or the run (or preset) that it evaluated.
-        output: Page to write (.html); default: report.html in that folder.
+        runs: One or more folders that scenetok evaluate or scenetok score wrote, or runs (or presets) that were
+            evaluated.
+        output: Page to write (.html); default: report.html in that folder. With several runs: also write the table to
+            this file (.csv).
         variant: Name of the folder of the sweep variant whose pictures the page shows; default: the first.
         options: See the options.
     """
-    from scenetok_ns.evaluation.report import page, read_figures
+    from scenetok_ns.evaluation.report import page
 
     positive("--max-scenes", options.max_scenes)
     positive("--max-views", options.max_views)
     console = plain_console()
-    folder = run if (run / FIGURES).is_file() else default_folder(run)
-    read_figures(folder)
+    if not runs:
+        raise UsageError("expected at least one evaluation: scenetok report RUN")
+    if len(runs) > 1:
+        if variant is not None or options != ReportOptions():
+            raise UsageError("several runs give a table: --variant and the options of pages only work with one run")
+        print_table(runs, output, console)
+        return
+    folder = evaluation_folder(runs[0])
     path = output or folder / PAGE
     check_replaceable(path, lambda file: begins_with(file, (MARK.encode(),)), "a page of `scenetok report`")
     if options.videos and put_ffmpeg_on_path() is None:
@@ -56,3 +73,50 @@ def report(
         text = page(folder, variant, options, lambda key: progress.advance(task))
     write_atomically(path, text.encode())
     console.print(f"{path}: {len(text) / 1e6:.1f} MB", soft_wrap=True, highlight=False)
+
+
+def evaluation_folder(run: Path) -> Path:
+    """Folder with the figures of a run; `run` may also be that folder. Raises DataError if there are none."""
+    for folder in (run, default_folder(run)):
+        if (folder / FIGURES).is_file():
+            return folder
+    if run.exists():
+        raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
+    meant = did_you_mean_path(run, preset_names())
+    raise DataError(f"there is no evaluation of {run}{meant}; make it with scenetok evaluate")
+
+
+def short_names(runs: tuple[Path, ...]) -> list[str]:
+    """Names for columns: paths without the folders that all of them are in."""
+    shared = Path(os.path.commonpath([run.absolute() for run in runs]))
+    return [str(run) if run.absolute() == shared else str(run.absolute().relative_to(shared)) for run in runs]
+
+
+def print_table(runs: tuple[Path, ...], output: Path | None, console: Console) -> None:
+    """Print one table of several evaluations, and write it to `output`."""
+    from scenetok_ns.cli.evaluation_figures import figures_table
+    from scenetok_ns.evaluation.report import other_views, read_figures
+    from scenetok_ns.evaluation.sweeps import compare, write_csv
+
+    if output is not None and output.suffix.lower() != ".csv":
+        raise UsageError(f"--output: several runs give a table, so expected a .csv file, got {output}")
+    places = [run.absolute() for run in runs]
+    if repeated := [run for run, place in zip(runs, places, strict=True) if places.count(place) > 1]:
+        raise UsageError(f"{repeated[0]} is given twice; give different evaluations")
+    if output is not None:
+        check_replaceable(output, lambda file: begins_with(file, (b"method,seeds,",)), "a table of `scenetok report`")
+    found = dict(zip(short_names(runs), (read_figures(evaluation_folder(run)) for run in runs), strict=True))
+    rows = compare(found)
+    console.print(figures_table(rows))
+    first, *others = found
+    for name in others:
+        if (scene := other_views(found[first], found[name])) is not None:
+            console.print(
+                f"note: {name} has other views than {first} (first in scene {scene}); compare figures of equal views "
+                "only, such as with one --index",
+                style="yellow",
+                soft_wrap=True,
+            )
+    if output is not None:
+        write_csv(rows, output)
+        console.print(str(output), soft_wrap=True, highlight=False)

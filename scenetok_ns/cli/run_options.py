@@ -100,6 +100,8 @@ class RunChanges:
     def __post_init__(self) -> None:
         self._check_one_scene()
         if self.data is not None:
+            from scenetok_ns.data.capture.unposed import check_posed
+
             check_posed(self.data)
         self.photograph.check()
         if self.num_context is not None:
@@ -181,14 +183,6 @@ class RunChanges:
         names = ["seed", "steps", "guidance", "solver", "wide", "engine", "student_weights"]
         names += [name for name in ("low_vram", "stream") if getattr(self, name)]
         return {name: values[name] for name in names if name in values}
-
-
-def check_posed(data: Path) -> None:
-    """Raise ValueError for photographs without cameras."""
-    from scenetok_ns.data.capture.unposed import is_unposed, unposed_line
-
-    if is_unposed(data):
-        raise ValueError(unposed_line(data))
 
 
 def positive(option: str, value: int, most: int = MOST) -> int:

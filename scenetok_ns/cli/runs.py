@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 
 
 def load_run(run: DerivedRun, console: Console, device: str | None = None) -> SceneTokPipeline:
-    """Load a run on the named device; without a name, on the GPU, or on the CPU if there is no GPU."""
-    chosen_device(device)  # a wrong name is reported at once
+    """Load a run on the named device; without a name, on the GPU, or on the CPU if there is no GPU.
+
+    Raises UsageError for an unknown device, and FileNotFoundError for a run without data, before anything is loaded.
+    """
+    from scenetok_ns.cli.change_run import check_data  # imports Nerfstudio
+
+    chosen_device(device)
+    check_data(run.config)
     with console.status("loading the model"):
         return run.load(device)
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from scenetok_ns.cli.run_options import RunChanges, run_for
 from scenetok_ns.cli.runs import load_run
-from scenetok_ns.data.path_names import PATH_NAMES
+from scenetok_ns.data.path_names import PATH_NAMES, unknown_path
 from scenetok_ns.tools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def check_path(path: str, preset: str) -> None:
     from scenetok_ns.models.presets import load_preset
 
     if not Path(path).suffix and not Path(path).exists():
-        raise UsageError(f"unknown path {path!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
+        raise UsageError(unknown_path(path))
     read_path(Path(path), None, load_preset(preset).data.image_size)
 
 

@@ -81,6 +81,7 @@ def score(
     where = chosen_device(device)
     with console.status("loading the metrics"):
         measures = Measures.load(measure, where)
+    measures.check_requested()
     print_missing(measures.not_computed, console)
     found: list[tuple[Variant, dict[str, Any]]] = []
     for name, folder in folders.items():
@@ -152,14 +153,15 @@ def complete_scenes(
 
 def check_same_views(others: dict[Path, dict[str, Any]], wanted: dict[str, list[int]]) -> None:
     """Raise DataError unless the earlier evaluations measured the same views of the same scenes."""
+    from scenetok_ns.evaluation.report import other_views
+
     for path, figures in others.items():
-        theirs = {key: scene["frames"] for key, scene in figures["per_scene"].items()}
-        for key in dict.fromkeys([*wanted, *theirs]):
-            if wanted.get(key) != theirs.get(key):
-                raise DataError(
-                    f"{path} measured other views than --index names, first in scene {key}: figures of "
-                    "different views cannot be compared in one table"
-                )
+        ours = {"per_scene": {key: {"frames": frames} for key, frames in wanted.items()}}
+        if (key := other_views(ours, figures)) is not None:
+            raise DataError(
+                f"{path} measured other views than --index names, first in scene {key}: figures of different views "
+                "cannot be compared in one table"
+            )
 
 
 def figures_of(scores: PictureScores, data: Path, task: str) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def figures_of(scores: PictureScores, data: Path, task: str) -> dict[str, Any]:
         scores.folder,
         scores.keys,
         generation=task == "generation",
-        wanted=scores.measures.options.metrics,
+        wanted=scores.measures.options.wanted,
         image_size=size,
     )
     skipped = scores.source.skipped.reasons | scores.folder.skipped(scores.keys)

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from scenetok_ns.cli.run_options import EMBEDDED, RunChanges
 from scenetok_ns.cli.runs import load_run, write_run
+from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.tools.printing import command
 from scenetok_ns.tools.run_files import CONFIG
 
 if TYPE_CHECKING:
@@ -39,6 +41,20 @@ def view_capture(capture: Path, run: Path | None, console: Console, device: str 
         start_viewer(prepared.config, pipeline)
     except KeyboardInterrupt:
         console.print("\nviewer closed")
+
+
+def check_run(run: Path) -> None:
+    """Raise an error in one line, before minutes of work, unless a run (or preset) can encode a capture."""
+    from scenetok_ns.cli.change_run import only_content
+    from scenetok_ns.plugin.run_folder import derive_run
+
+    content = only_content(derive_run(run, run).config)
+    if content is not None:
+        looking = command("ns-viewer", "--load-config", run if run.name == CONFIG else run / CONFIG)
+        raise UsageError(
+            f"--run: expected a run that encodes captures, or a preset such as {EMBEDDED}; {run} {content}, which "
+            f"{looking} displays"
+        )
 
 
 def prepare_view(capture: Path, run: Path | None) -> DerivedRun:

@@ -17,6 +17,7 @@ from scenetok_ns.data.path_names import PATH_NAMES, PathName
 from scenetok_ns.data.poses import ONE_PLACE
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.cameras import camera_spread, pose_distances
+from scenetok_ns.tools.suggestions import did_you_mean
 
 FULL_CIRCLE_GAP = math.radians(120)
 """Widest gap between the cameras' directions (radians) with which an orbit is a full circle; otherwise it swings."""
@@ -50,7 +51,7 @@ def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Floa
         DataError: There are no cameras, or too few or too close together for this path.
     """
     if name not in PATH_NAMES:
-        raise DataError(f"unknown path {name!r}; there are {', '.join(PATH_NAMES)}")
+        raise DataError(f"unknown path {name!r}{did_you_mean(name, PATH_NAMES)}; there are {', '.join(PATH_NAMES)}")
     if not len(c2w) or count < 1:
         raise DataError(f"a path needs at least one camera and one frame, got {len(c2w)} and {count}")
     poses = c2w.detach().double()

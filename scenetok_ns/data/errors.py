@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from scenetok_ns.tools.suggestions import did_you_mean
+
+SHOWN = 5
+"""Maximum number of scenes that a message names."""
+
 
 class DataError(ValueError):
     """A data set, or a request for some of its data, is unusable; the message is one line for the user."""
@@ -15,3 +23,10 @@ class BadScene(DataError):  # noqa: N818  a condition of the data, not of the pr
         super().__init__(f"scene {key}: {reason}" if key else reason)
         self.key = key
         self.reason = reason
+
+
+def no_such_scene(name: str, keys: Sequence[str], split: str, data: Path) -> DataError:
+    """Describe that a split of a data set has no scene of this name, with a similar name and the first ones."""
+    there = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+    meant = did_you_mean(name, keys)
+    return DataError(f"there is no scene {name!r}{meant} in the {split} split of {data}; it has {there or 'no scenes'}")

@@ -17,12 +17,14 @@ from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
 from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.data.poses import pose_scale
 from scenetok_ns.data.scenes import Views
-from scenetok_ns.data.sources.photograph import PhotographSource
+from scenetok_ns.data.sources.photograph import PhotographSource, photograph_of
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.inputs import as_images
-from scenetok_ns.models.presets import Preset
+from scenetok_ns.models.presets import Preset, as_preset
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from scenetok_ns.models.inputs import Pictures
 
 
@@ -100,26 +102,26 @@ def cameras_from_transforms(file: str | Path, size: int) -> CameraBatch:
     return read_path(Path(file), None, size).cameras
 
 
-def pose_scale_of(cameras: CameraBatch, preset: Preset) -> float:
+def pose_scale_of(cameras: CameraBatch, preset: Preset | str) -> float:
     """Return the factor from the units of a capture to those of the training data, for `pose_scale=`.
 
     It gives the cameras the spread of the training scenes, as `open_scenes` does for captures.
 
     Args:
         cameras: All cameras of the capture, not only those of the context views: CameraBatch of shape [1, v].
-        preset: Preset of the model.
+        preset: Preset of the model (`model.preset`) or its name.
 
     Returns:
         The factor; 1 if all cameras are in one place.
 
     >>> tokens = model.encode(images, cameras, pose_scale=pose_scale_of(cameras, model.preset))
     """
-    return pose_scale(cameras.c2w[0].float(), preset.data.camera_spread)
+    return pose_scale(cameras.c2w[0].float(), as_preset(preset).data.camera_spread)
 
 
 def photograph_views(
-    file: str | Path,
-    preset: Preset,
+    file: str | Path | Image,
+    preset: Preset | str,
     path: CameraBatch | Trajectory = "forward",
     *,
     fov: float | None = None,
@@ -128,8 +130,8 @@ def photograph_views(
     """Prepare one photograph for scene generation, with anchors along the path from which the scene will be seen.
 
     Args:
-        file: Picture in any format that Pillow reads. Its middle square is used.
-        preset: Preset of a scene generator.
+        file: Picture in any format that Pillow reads, or a PIL picture. Its middle square is used.
+        preset: Preset of a scene generator, or its name.
         path: Cameras of the path, [1, k], starting with the photograph's camera; or forward, sideways or turn.
         fov: Field of view along the shorter side in degrees. None: from EXIF, else 58.
         pose_scale: Factor from the units of the path to training units.
@@ -144,13 +146,18 @@ def photograph_views(
     >>> views = photograph_views("room.jpg", model.preset)
     >>> tokens = generate(model, views.images, views.cameras, views.anchors)
     """
+    preset = as_preset(preset)
     if preset.scene_generator is None:
         raise ValueError(f"photograph_views: preset {preset.name} generates no scenes; choose a scenegen preset")
     if isinstance(path, str) and path not in get_args(Trajectory):
         known = ", ".join(get_args(Trajectory))
         raise ValueError(f"photograph_views: expected cameras or one of {known}, got path {path!r}")
     poses = trajectory(path) if isinstance(path, str) else path.c2w[0].float().cpu()
-    source = PhotographSource(Path(file), poses, fov=fov, pose_scale=pose_scale)
+    if isinstance(file, (str, Path)):
+        source = PhotographSource(Path(file), poses, fov=fov, pose_scale=pose_scale)
+    else:
+        name = Path(getattr(file, "filename", "") or "photograph")
+        source = PhotographSource(name, poses, fov=fov, pose_scale=pose_scale, photograph=photograph_of(file, name))
     side = preset.data.image_size
     source.check_size(side)
     found = PosedViews.of(source.read().load_views([0], (side, side)), source.key, pose_scale)

@@ -23,13 +23,16 @@ from nerfstudio.data.scene_box import SceneBox
 from PIL import Image
 from torch import Tensor
 
+from scenetok_ns.data.capture.unposed import check_posed
 from scenetok_ns.data.evaluation_index import EvaluationIndex
 from scenetok_ns.data.images import crop_intrinsics
 from scenetok_ns.data.scenes import DataError, Scene, SceneSource, first_good
+from scenetok_ns.data.transforms_file import TRANSFORMS
 from scenetok_ns.data.view_sampling import default_views
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.tools.atomic_files import atomic_file
+from scenetok_ns.tools.suggestions import did_you_mean_path
 
 
 @dataclass
@@ -84,7 +87,8 @@ class SceneDataParser(DataParser):
         """
         root = Path(self.config.data)
         if not root.is_dir():
-            raise DataError(f"no data folder {root}; give it with --data")
+            check_posed(root)
+            raise DataError(f"no data folder {root}{did_you_mean_path(root)}; give it with --data")
         evaluation = root / self.config.eval_split
         name, option = (
             (self.config.train_split, "--train-split") if split == "train" else (self.config.eval_split, "--eval-split")
@@ -95,6 +99,10 @@ class SceneDataParser(DataParser):
             return root
         if name == SceneDataParserConfig.train_split and evaluation.is_dir():
             return evaluation
+        check_posed(root)
+        if (root / TRANSFORMS).is_file():
+            advice = "add nerfstudio-data at the end of the command"
+            raise DataError(f"{root} is a capture, and this dataparser reads data sets: {advice}")
         there = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:5]) or "no folders"
         raise DataError(f"{root} has no folder {name!r} (it has {there}); choose another with {option}")
 

@@ -17,14 +17,14 @@ from typing import IO, TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from scenetok_ns.data.scenes import DataError
-from scenetok_ns.evaluation.measures import Measures
+from scenetok_ns.evaluation.measures import Measures, by_reason
 from scenetok_ns.evaluation.options import EvaluationOptions
 from scenetok_ns.evaluation.pictures import side_by_side
 from scenetok_ns.evaluation.protocol import settings_of
 from scenetok_ns.evaluation.records import SCENES, EvaluationFolder
 from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
 from scenetok_ns.evaluation.summary import Summary, summarise
-from scenetok_ns.tools.printing import description_column, plain_console
+from scenetok_ns.tools.printing import description_column, plain_console, print_line
 
 if TYPE_CHECKING:
     from scenetok_ns.bridge.evaluation_scenes import EvaluationScenes
@@ -53,6 +53,8 @@ def evaluate_resumable(
     """
     check_photographs(renderer.scenes)
     measures = Measures.load(options, renderer.device)
+    for names, reason in by_reason(measures.not_computed):
+        print_line(f"without {names}: {reason}", style="yellow")
     evaluation = SceneEvaluation(
         renderer, measures, EvaluationFolder(Path()), baselines=baselines, batch_scenes=options.batch_scenes
     )
@@ -103,7 +105,7 @@ def whole_summary(evaluation: SceneEvaluation) -> Summary:
         evaluation.folder,
         evaluation.keys,
         generation=evaluation.renderer.generates,
-        wanted=evaluation.measures.options.metrics,
+        wanted=evaluation.measures.options.wanted,
         image_size=evaluation.renderer.preset.data.image_size,
     )
 

@@ -70,7 +70,7 @@ class Measures:
     def load(cls, options: EvaluationOptions, device: torch.device | str) -> Measures:
         """Load the networks from their files. Missing files raise no error; they are recorded in `not_computed`."""
         found = cls(options)
-        wanted = set(options.metrics)
+        wanted = set(options.wanted)
         if "lpips" in wanted:
             name = f"lpips_{options.lpips_network}"
             with found._explained(name):
@@ -97,6 +97,14 @@ class Measures:
                 found.perceptual[STANDIN] = stlpips(path).to(device)
                 found._note(STANDIN, path)
         return found
+
+    def check_requested(self) -> None:
+        """Raise MissingWeightsError, with every missing file, if a requested metric cannot be computed."""
+        requested = self.options.requested
+        missing = {name: reason for name, reason in self.not_computed.items() if name.split("_")[0] in requested}
+        if missing:
+            reasons = "; ".join(f"{names}: {reason}" for names, reason in by_reason(missing))
+            raise MissingWeightsError(f"cannot compute {reasons}; or choose other --metrics")
 
     @classmethod
     def without_networks(cls) -> Measures:
@@ -201,6 +209,14 @@ _I3D = {
     "clean": "I3D: StyleGAN-V's TorchScript file, bilinear resizing, pictures rounded to 8 bits",
     "published": "I3D: pytorch-i3d's rgb_imagenet.pt, bilinear resizing, pictures not rounded",
 }
+
+
+def by_reason(reasons: dict[str, str]) -> list[tuple[str, str]]:
+    """Pairs (metrics, reason); metrics with the same reason are joined."""
+    metrics: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        metrics.setdefault(reason, []).append(name)
+    return [(", ".join(names), reason) for reason, names in metrics.items()]
 
 
 class _Explained:

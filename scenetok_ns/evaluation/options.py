@@ -24,11 +24,12 @@ MOST_PUBLISHED_FRAMES = 16
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Metrics whose weights are missing are left out; the results list them with the reason."""
+    """Metrics, and the weights of their networks."""
 
-    metrics: tuple[Metric, ...] = ALL_METRICS
-    """Metrics in addition to PSNR and SSIM. stlpips needs no download: it gives ST-LPIPS for each view, and distances
-    of its features over the set, a stand-in under its own names if the weights of Inception and I3D are missing."""
+    metrics: tuple[Metric, ...] | None = None
+    """Metrics in addition to PSNR and SSIM. Default: those whose weights are there; the results list the others with
+    the reason. stlpips needs no download: it gives ST-LPIPS for each view, and distances of its features over the set,
+    a stand-in under its own names if the weights of Inception and I3D are missing."""
     lpips_network: Literal["vgg", "alex", "squeeze"] = "vgg"
     """Trunk of LPIPS, which is part of the metric's name in the results. Published figures use vgg."""
     lpips_weights: Path | None = None
@@ -53,11 +54,28 @@ class EvaluationOptions:
     batch_scenes: int | None = None
     """Number of scenes rendered together; None: 4 on a GPU, 1 on a CPU."""
 
+    @property
+    def wanted(self) -> tuple[Metric, ...]:
+        """Metrics to compute if their weights are there."""
+        return ALL_METRICS if self.metrics is None else self.metrics
+
+    @property
+    def requested(self) -> frozenset[Metric]:
+        """Metrics that must be computed: all of `metrics`, or those that another option is given for."""
+        if self.metrics is not None:
+            return frozenset(self.metrics)
+        options: dict[Metric, bool] = {
+            "lpips": self.lpips_weights is not None,
+            "fid": self.inception_weights is not None or self.fid_protocol == "published",
+            "fvd": self.i3d_weights is not None or self.fvd_protocol == "published",
+        }
+        return frozenset(name for name, given in options.items() if given)
+
     def __post_init__(self) -> None:
-        least = 10 if "fvd" in self.metrics else 2  # I3D's convolutions need 10, a change between frames needs 2
+        least = 10 if "fvd" in self.wanted else 2  # I3D's convolutions need 10, a change between frames needs 2
         if self.fvd_frames < least:
             raise ValueError(f"--fvd-frames must be at least {least}, got {self.fvd_frames}")
-        if "fvd" in self.metrics and self.fvd_protocol == "published" and self.fvd_frames > MOST_PUBLISHED_FRAMES:
+        if "fvd" in self.wanted and self.fvd_protocol == "published" and self.fvd_frames > MOST_PUBLISHED_FRAMES:
             raise ValueError(
                 f"--fvd-frames must be at most {MOST_PUBLISHED_FRAMES} with --fvd-protocol published, got "
                 f"{self.fvd_frames}"

@@ -131,7 +131,7 @@ class PictureScores:
                 "crop": "scaled so that the shorter side fits, centre crop",
             },
             "baselines": self.baselines,
-            "metrics": self.measures.describe() | {"wanted": list(self.measures.options.metrics)},
+            "metrics": self.measures.describe() | {"wanted": list(self.measures.options.wanted)},
             "machine": environment(self.device),
         }
 

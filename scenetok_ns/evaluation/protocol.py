@@ -92,7 +92,7 @@ def _views(evaluation: SceneEvaluation) -> dict[str, Any]:
 
 
 def _metrics(measures: Measures) -> dict[str, Any]:
-    return measures.describe() | {"wanted": list(measures.options.metrics)}
+    return measures.describe() | {"wanted": list(measures.options.wanted)}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.baselines import BASELINES
+from scenetok_ns.evaluation.measures import by_reason
 from scenetok_ns.evaluation.options import FIGURES, ReportOptions
 from scenetok_ns.evaluation.records import EvaluationFolder
 from scenetok_ns.evaluation.sweeps import COUNTS, PLOT, Row, shown_metrics
@@ -35,6 +36,12 @@ def read_figures(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise DataError(f"{path} was not written by scenetok evaluate")
     return content
+
+
+def other_views(figures: dict[str, Any], others: dict[str, Any]) -> str | None:
+    """First scene of which two evaluations measured different views; None if all views are the same."""
+    ours, theirs = ({key: scene["frames"] for key, scene in one["per_scene"].items()} for one in (figures, others))
+    return next((key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)), None)
 
 
 def _variants(figures: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def page(
         "about": _about(figures, chosen),
         "baselines": [name for name in BASELINES if f"psnr_{name}" in figures["results"]],
         "figures": _figure_rows(figures),
-        "missing": _missing(figures["not_computed"]),
+        "missing": by_reason(figures["not_computed"]),
         "protocol": figures["protocol"],
         "skipped": figures["skipped"],
         "sweep": _sweep(folder, whole.get("table", [])),
@@ -128,14 +135,6 @@ def _figure_rows(figures: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return [{key: value for key, value in row.items() if value is not None} for row in rows]
-
-
-def _missing(reasons: dict[str, str]) -> list[tuple[str, str]]:
-    """Pairs (metrics, reason); metrics with the same reason are joined."""
-    metrics: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        metrics.setdefault(reason, []).append(name)
-    return [(", ".join(names), reason) for reason, names in metrics.items()]
 
 
 def _sweep(folder: Path, table: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scenetok_ns.evaluation.baselines import BASELINES
 from scenetok_ns.evaluation.options import ContextOrder, Value
@@ -100,6 +100,26 @@ def table(results: Sequence[tuple[Variant, dict[str, float]]]) -> list[Row]:
         columns = {name: [figures[name] for _, figures in group] for name in names}
         spreads = {name: stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()}
         rows.append(Row(group[0][0].axes, len(group), {n: mean(v) for n, v in columns.items()}, spreads))
+    return rows
+
+
+def compare(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Compute the rows of a table over several evaluations.
+
+    Args:
+        evaluations: Name -> content of its evaluation.json.
+
+    Returns:
+        A row, with the axis "method", for each evaluation, and for each combination of a sweep.
+    """
+    rows = []
+    for name, figures in evaluations.items():
+        of_one = [{"axes": {}, "seed": 0, "results": figures["results"]}]
+        variants = figures.get("variants", of_one)
+        found = table([(Variant(one["axes"], one["seed"]), one["results"]) for one in variants])
+        for row in found:
+            values = [f"{axis}={value}" for axis, value in row.axes.items()]
+            rows.append(replace(row, axes={"method": ", ".join([name, *values])}))
     return rows
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from scenetok_ns.models.recipes import TINIEST, DataConfig, TrainingConfig
 from scenetok_ns.tools.dataclass_files import LARGEST, build, check_divides, check_range, read_yaml
+from scenetok_ns.tools.suggestions import did_you_mean
 
 BLOCKS = {"depth": (1, 1000), "patch_size": (1, LARGEST), "mlp_ratio": (0.01, 100)}
 """Bounds of the fields that all transformers have."""
@@ -324,9 +325,14 @@ def load_preset(name: str) -> Preset:
     if not path.is_file():
         known = ", ".join(preset_names())
         same = next((other for other in preset_names() if load_preset(other).experiment == name), None)
-        hint = f"; that experiment is the preset {same!r}" if same else ""
+        hint = f"; that experiment is the preset {same!r}" if same else did_you_mean(name, preset_names())
         raise ValueError(f"unknown preset {name!r}{hint}; known presets: {known}")
     return _read(path)
+
+
+def as_preset(preset: Preset | str) -> Preset:
+    """Return a preset that is given as itself, by its name, or by the path of its file (`load_preset`)."""
+    return load_preset(preset) if isinstance(preset, str) else preset
 
 
 def _read(path: Path) -> Preset:

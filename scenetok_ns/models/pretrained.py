@@ -22,8 +22,9 @@ from scenetok_ns.models.released_files import Role, files_of, find_released
 from scenetok_ns.models.run_checkpoints import model_state, read_checkpoint
 from scenetok_ns.models.run_folders import AutoencoderWeights, RunFolder
 from scenetok_ns.models.weight_files import CheckpointError, check_finite, embedded_weights
-from scenetok_ns.models.weight_sources import read_networks
+from scenetok_ns.models.weight_sources import check_no_tokens, read_networks
 from scenetok_ns.tools.run_files import CONFIG
+from scenetok_ns.tools.suggestions import did_you_mean_path
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +59,19 @@ class Pretrained:
 def read_pretrained(source: str | Path, preset: str | None, given: GivenFiles) -> Pretrained:
     """Read a trained model; see `SceneTok.from_pretrained` for arguments and errors."""
     path = Path(source)
-    if not path.exists() and str(source) in preset_names():
+    if path.suffix == ".yaml" or (not path.exists() and str(source) in preset_names()):
         return _of_preset(str(source), preset, given)
-    if path.is_dir() or path.suffix == ".yml":
+    if path.is_dir() or (path.suffix == ".yml" and path.is_file()):
         return _of_run(path, preset, given)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no trained model {source}: expected a run folder, a checkpoint, or a preset ({', '.join(preset_names())})"
+            f"no trained model {source}{did_you_mean_path(path, preset_names())}: expected a run folder, a checkpoint, "
+            f"or a preset ({', '.join(preset_names())})"
         )
     if STEP.fullmatch(path.name):
         return _of_run_checkpoint(path, preset, given)
     if path.suffix == ".safetensors":
+        check_no_tokens(path)
         if preset is None:
             raise ValueError(f"{path} does not name its preset: give preset=, such as preset='scenetok-tiny'")
         return _of_networks(load_preset(preset), [path], given)

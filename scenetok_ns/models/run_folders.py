@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scenetok_ns.models.presets import load_preset, preset_names
 from scenetok_ns.models.run_checkpoints import checkpoint_path
 from scenetok_ns.tools.plain_config import read_values
 from scenetok_ns.tools.run_files import CHECKPOINTS, CONFIG, checkpoint_folder
+from scenetok_ns.tools.suggestions import did_you_mean_path
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,7 @@ class RunFolder:
             FileNotFoundError: There is no config.yml, or no checkpoint.
             ValueError: The file is damaged, or not the configuration of a scenetok run. The message is one line.
         """
-        config = run / CONFIG if run.is_dir() else run
-        if not config.is_file():
-            raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}")
+        config = config_file(run)
         values = read_values(config)
         pipeline = values.get("pipeline")
         model = pipeline.get("model") if isinstance(pipeline, dict) else None
@@ -70,6 +70,31 @@ class RunFolder:
             student_weights=student if isinstance(student := model.get("student_weights"), Path) else None,
             has_adapters=bool(model.get("adapter_rank")),
         )
+
+
+def config_file(run: Path) -> Path:
+    """Find the config.yml of a run.
+
+    Args:
+        run: The run folder, or the config.yml in it.
+
+    Raises:
+        FileNotFoundError: There is no such folder or file, or the folder has no config.yml. The message names similar
+            folders and presets.
+    """
+    if run.is_dir():
+        if (run / CONFIG).is_file():
+            return run / CONFIG
+        inside = next(iter(sorted(run.glob(f"*/{CONFIG}"))), None)
+        meant = "" if inside is None else f"; a run inside it is {inside.parent}"
+        raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}{meant}")
+    if not run.is_file():
+        bundled = [name for name in preset_names() if load_preset(name).is_embedded]
+        raise FileNotFoundError(
+            f"there is no run {run}{did_you_mean_path(run, preset_names())}: expected a run folder, its {CONFIG}, or a "
+            f"preset with bundled weights ({', '.join(bundled)})"
+        )
+    return run
 
 
 def _named_folder(values: dict[str, Any], config: Path) -> Path:

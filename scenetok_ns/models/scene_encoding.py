@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -85,7 +86,7 @@ class SceneEncoder(SceneTokNetworks):
         cameras: Sequence[CameraBatch],
         *,
         scenes: Sequence[str] | None = None,
-        pose_scale: float = 1.0,
+        pose_scale: float | Sequence[float] = 1.0,
         autocast: bool | None = None,
         axes_checked: bool = False,
     ) -> list[SceneTokens]:
@@ -95,27 +96,28 @@ class SceneEncoder(SceneTokNetworks):
             images: Context views of each scene, as in `encode`; or one tensor or array [b, v, ...].
             cameras: Cameras of each scene: batches of one; or one CameraBatch of shape [b, v].
             scenes: Names of the scenes, saved with the tokens.
-            pose_scale: As in `encode`, for all scenes.
+            pose_scale: As in `encode`, for all scenes, or one for each scene.
             autocast: As in `encode`.
             axes_checked: As in `encode`.
 
         Raises:
-            ValueError: There are not as many cameras or names as scenes; otherwise as in `encode`.
+            ValueError: There are not as many cameras, names or scales as scenes; otherwise as in `encode`.
         """
         if isinstance(cameras, CameraBatch):
             cameras = [
                 CameraBatch(*each) for each in zip(cameras.c2w.split(1), cameras.intrinsics.split(1), strict=True)
             ]
         names = [""] * len(images) if scenes is None else list(scenes)
-        if not len(images) == len(cameras) == len(names):
+        scales = [pose_scale] * len(images) if np.ndim(pose_scale) == 0 else list(pose_scale)  # type: ignore[arg-type]
+        if not len(images) == len(cameras) == len(names) == len(scales):
             raise ValueError(
-                f"encode_many: expected cameras and a name for each scene, got {len(images)} scenes, "
-                f"{len(cameras)} sets of cameras and {len(names)} names"
+                f"encode_many: expected cameras, a name and a pose scale for each scene, got {len(images)} scenes, "
+                f"{len(cameras)} sets of cameras, {len(names)} names and {len(scales)} pose scales"
             )
-        each = zip(images, cameras, names, strict=True)
+        each = zip(images, cameras, names, scales, strict=True)
         return [
-            self.encode(views, posed, scene=name, pose_scale=pose_scale, autocast=autocast, axes_checked=axes_checked)
-            for views, posed, name in each
+            self.encode(views, posed, scene=name, pose_scale=float(scale), autocast=autocast, axes_checked=axes_checked)  # type: ignore[arg-type]
+            for views, posed, name, scale in each
         ]
 
     @torch.no_grad()

@@ -63,7 +63,8 @@ class SceneTok(SceneEncoder):
                   checkpoint, with the EMA weights if the run keeps them;
                 - a checkpoint of a run (step-NNNNNNNNN.ckpt);
                 - a released checkpoint (.ckpt);
-                - networks in a safetensors file, with `preset`.
+                - networks in a safetensors file, with `preset`;
+                - a preset file of your own (.yaml) that names bundled weights, or a released checkpoint in the cache.
             preset: Preset, or preset file of your own (.yaml). Default: the preset that the source names or fits.
             context_weights: Weight file of the autoencoder of photographs. Default: the one that a run names; else a
                 file with the published name beside the checkpoint or in the cache.

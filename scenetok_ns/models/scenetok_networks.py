@@ -23,7 +23,7 @@ from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.dit import Trunk
 from scenetok_ns.models.networks.scene_generator import SceneGenerator
-from scenetok_ns.models.presets import AutoencoderConfig, Preset
+from scenetok_ns.models.presets import AutoencoderConfig, Preset, as_preset
 from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.student_weights import StudentSource, embedded_student
 from scenetok_ns.models.weight_files import CheckpointError, embedded_weights, header_of, load_weights
@@ -86,7 +86,7 @@ class SceneTokNetworks(nn.Module):
     @classmethod
     def from_preset(
         cls,
-        preset: Preset,
+        preset: Preset | str,
         context_weights: Path | None = None,
         target_weights: Path | None = None,
         *,
@@ -99,7 +99,7 @@ class SceneTokNetworks(nn.Module):
         `load_embedded` or `load_state_dict`, or call `from_pretrained` instead.
 
         Args:
-            preset: Architecture and recipe (`load_preset`).
+            preset: Architecture and recipe: a preset, or its name.
             context_weights: Weight file of the autoencoder of photographs. None: it has no file.
             target_weights: Weight file of the autoencoder of frames. None: it has no file.
             low_vram: Keep autoencoders in CPU memory while idle, and the networks too, once the engine, which has
@@ -112,8 +112,9 @@ class SceneTokNetworks(nn.Module):
         Raises:
             ValueError: A weight file is missing, or is not the one of the preset's autoencoder.
 
-        >>> model = SceneTok.from_preset(load_preset("re10k"), Path("vavae.pt"), Path("video_dcae.safetensors"))
+        >>> model = SceneTok.from_preset("re10k", Path("vavae.pt"), Path("video_dcae.safetensors"))
         """
+        preset = as_preset(preset)
 
         def make(config: AutoencoderConfig, weights: Path | None) -> Autoencoder:
             autoencoder = build_autoencoder(config, weights)

@@ -29,7 +29,7 @@ OPTIONAL = ("logvar", "cameras_c2w", "cameras_intrinsics", "latents")
 """Optional tensors of a file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SceneTokens:
     """The tokens of one scene, from the compressor or the scene generator. They do not depend on the target cameras.
 
@@ -64,8 +64,10 @@ class SceneTokens:
             shape = None if self.logvar is None else list(self.logvar.shape)
             raise ValueError(
                 f"SceneTokens: expected mean [n, dim] and logvar of that shape or None, "
-                f"got {list(self.mean.shape)} and {shape}"
+                f"got {list(self.mean.shape)} and {shape}; take the first tokens with subset(n)"
             )
+        if not 0 < self.pose_scale < math.inf:
+            raise ValueError(f"SceneTokens: expected a pose_scale above 0, got {self.pose_scale}")
         if self.reference_c2w.shape != (4, 4):
             raise ValueError(f"SceneTokens: expected reference_c2w [4, 4], got {list(self.reference_c2w.shape)}")
         known = [None if cameras is None else list(cameras.shape) for cameras in self._cameras]
@@ -76,6 +78,13 @@ class SceneTokens:
             raise ValueError(
                 f"SceneTokens: expected latents [v, c, h, w] of {views} cameras or None, got {list(self.latents.shape)}"
             )
+
+    def __repr__(self) -> str:
+        count, dim = self.mean.shape
+        return (
+            f"SceneTokens(scene={self.scene!r}, {count} tokens of {dim} numbers, preset={self.preset!r}, "
+            f"device='{self.mean.device}')"
+        )
 
     @property
     def _cameras(self) -> tuple[Tensor | None, Tensor | None]:
@@ -258,9 +267,21 @@ def check_tokens(tokens: SceneTokens, preset: Preset) -> None:
             f"render: the tokens were made by preset {tokens.preset}, and mean nothing to preset "
             f"{preset.name}; encode the scene with this model, or render with a run of {tokens.preset}"
         )
+    if tokens.subset_of is None and count < config.num_tokens:
+        raise ValueError(
+            f"render: expected all {config.num_tokens} tokens of preset {preset.name}, or the first ones as "
+            f"tokens.subset(n) takes them, got {count}; other parts of a scene cannot be rendered (if other weights "
+            "made these tokens, encode the scene again)"
+        )
     if (tokens.subset_of or count) != config.num_tokens:
         raise ValueError(
             f"render: expected {config.num_tokens} tokens, as preset {preset.name} makes them, or the first of these "
             f"(SceneTokens.subset), got {count} of {tokens.subset_of or count}; they are of other weights, perhaps "
             "of an earlier version: encode the scene again"
+        )
+    if not bool(tokens.mean.isfinite().all()):
+        wrong = int((~tokens.mean.isfinite()).any(1).sum())
+        raise ValueError(
+            f"render: {wrong} of {count} tokens hold numbers that are not finite (NaN or infinite); check the loss or "
+            "the step that changed them, or encode the scene again"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from scenetok_ns.models.lightning_files import read_lightning
 from scenetok_ns.models.run_checkpoints import averaged_weights, model_state, read_checkpoint
 from scenetok_ns.models.run_folders import RunFolder
+from scenetok_ns.models.tokens import is_token_file
 from scenetok_ns.models.weight_files import CheckpointError, from_eight_bits
 
 NETWORKS = ("compressor.", "denoiser.", "scene_generator.")
@@ -25,6 +26,15 @@ def weights_file_of(source: Path) -> Path:
     return source
 
 
+def check_no_tokens(file: Path) -> None:
+    """Raise CheckpointError for a token file, which holds a scene and no networks."""
+    if is_token_file(file):
+        raise CheckpointError(
+            f"expected weights of networks, got the token file {file}: read it with SceneTokens.load, and give a "
+            "preset, run folder or checkpoint for the model"
+        )
+
+
 def read_networks(file: Path) -> dict[str, Tensor]:
     """Read all tensors of the networks from a file, by the keys of the released checkpoints.
 
@@ -32,6 +42,7 @@ def read_networks(file: Path) -> dict[str, Tensor]:
     file that cannot be read.
     """
     if file.suffix == ".safetensors":
+        check_no_tokens(file)
         try:
             state = from_eight_bits(load_file(file))
         except (OSError, SafetensorError) as error:

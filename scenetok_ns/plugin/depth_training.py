@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.utils import comms
 from torch import Tensor
 from torch.nn import Parameter
@@ -18,10 +19,10 @@ from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_weights import DepthSource, new_depth_head, save_depth_head
 from scenetok_ns.models.networks.depth_head import depth_loss
+from scenetok_ns.plugin.callbacks import write_after_training
 from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataManagerConfig
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
-from scenetok_ns.tools.printing import print_line
 from scenetok_ns.tools.seeds import mix
 from scenetok_ns.training.depth import at_resolution_of, draw_depth, last_features, photometric_loss, swept_targets
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
@@ -95,17 +96,12 @@ class DepthModel(SceneTokModel):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """Write the head's own file at the end of the training."""
-        trainer: Any = training_callback_attributes.trainer
 
-        def write(step: int) -> None:
-            if comms.is_main_process():
-                file = trainer.base_dir / HEAD_FILE
-                save_depth_head(self.depth_head, file, self.preset, self.scenetok.denoiser)
-                print_line(
-                    f"The depth head is in {file}; --pipeline.model.depth-weights gives it to these networks elsewhere"
-                )
+        def write(file: Path) -> str:
+            save_depth_head(self.depth_head, file, self.preset, self.scenetok.denoiser)
+            return f"The depth head is in {file}; --pipeline.model.depth-weights gives it to these networks elsewhere"
 
-        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], write)]
+        return write_after_training(training_callback_attributes, HEAD_FILE, write)
 
     def forward(self, batch: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Training loss and metrics, as scalars on the device; noise follows from seed, rank and step."""

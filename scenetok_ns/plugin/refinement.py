@@ -15,11 +15,12 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.utils import comms
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.data.scenes import Views as ImageViews
 from scenetok_ns.data.training_batches import Clips
 from scenetok_ns.data.view_sampling import sample_target
@@ -27,7 +28,7 @@ from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, scaled_poses
 from scenetok_ns.models.flow.draws import draw_scenetok
 from scenetok_ns.models.flow.sampling import OnStep
-from scenetok_ns.models.metrics import picture_metrics
+from scenetok_ns.models.metrics import picture_metrics, psnr
 from scenetok_ns.models.networks.adapters import LowRankAdapters
 from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.scenetok import SceneTok
@@ -36,6 +37,7 @@ from scenetok_ns.plugin.datamanager import SceneTokDataManager, SceneTokDataMana
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
+from scenetok_ns.tools.printing import print_line
 from scenetok_ns.tools.seeds import mix
 from scenetok_ns.training.scene_refinement import scene_loss
 from scenetok_ns.training.tokenizer_weights import load_tokenizer
@@ -195,6 +197,41 @@ class RefineModel(SceneTokModel):
             output = scene_loss(self.scenetok, self.scenetok.denoiser, self.tokens, target, images, draws, generator)
         moved = (self.tokens.detach() - self.start_tokens).square().mean().sqrt()
         return {"loss": output.loss, **output.metrics, "tokens_moved": moved}
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Print at the end of the training how much it has changed renders of the evaluation photographs."""
+
+        def compare(step: int) -> None:
+            if comms.is_main_process():
+                print_line(self.gain())
+
+        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], compare)]
+
+    def gain(self) -> str:
+        """Describe the PSNR of the evaluation photographs before and after refining, in one line."""
+        scenes, number = self.renderer.scenes, self.renderer.scenes.active
+        try:
+            target = scenes.target_views(number)
+        except BadScene as error:
+            return f"PSNR before and after refining is unknown: {error}"
+        cameras = CameraBatch(target.c2w[None], target.intrinsics[None])
+        trained = self.training
+        self.eval()
+        self.invalidate_caches()
+        truth = target.images.to(self.device).float() / 255
+        before, after = (
+            float(psnr(pred=pictures, target=truth).mean())
+            for pictures in (
+                self.renderer.render_unrefined(number, cameras),
+                self.renderer.render(self.renderer.tokens_of(number), cameras),
+            )
+        )
+        self.train(trained)
+        held_out = int(scenes.scene(number).target.min()) >= cast(Any, scenes.source).num_train
+        kind = "held-out photographs" if held_out else "photographs (none is held out)"
+        return f"PSNR on {len(truth)} {kind}: {before:.2f} dB before refining, {after:.2f} dB after"
 
     # --- Adapters ---
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,23 +15,21 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from scenetok_ns.bridge.cameras import square_cameras
-from scenetok_ns.bridge.run_configs import read_run
+from scenetok_ns.bridge.capture_kinds import fitting_dataparser
 from scenetok_ns.data.covering_paths import covering_paths, far_apart
 from scenetok_ns.data.poses import pose_scale
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio, nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_geometry import DepthMaps
-from scenetok_ns.models.depth_weights import DepthSource
-from scenetok_ns.models.presets import Preset, changed, load_preset
+from scenetok_ns.models.presets import changed
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
-from scenetok_ns.plugin.model import ENGINES, SceneTokModelConfig
+from scenetok_ns.plugin.model import ENGINES
 from scenetok_ns.rendering.joint_views import JointViews, join_views, pixels_unseen, render_jointly
 from scenetok_ns.splats.points import Points, depth_points
 from scenetok_ns.tools.printing import print_line
 from scenetok_ns.tools.seeds import seeded_generator
 from scenetok_ns.training.scene_refinement import RefineOptions, refine_scene
-from scenetok_ns.training.tokenizer_weights import load_tokenizer
 
 FINEST_RENDER = 4
 """Renders are enlarged up to this many times, towards the size of the photographs."""
@@ -91,8 +88,11 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
         **kwargs: Any,
     ) -> None:
         """Create the data manager. If training follows ("val"), also render views and find the start points."""
+        dataparser: Any = config.dataparser
+        fitting_dataparser(replace(dataparser, data=Path(config.data or dataparser.data)).setup())  # raises with advice
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         self._draws = seeded_generator(config.render_seed + local_rank)
+        self._own_side = 0  # of the model's pictures
         self._views: RenderedBatches | None = None
         self._scene: _Scene | None = None
         self._depths: list[Tensor] = []
@@ -101,7 +101,9 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
 
     def _prepare(self) -> None:
         config = self.config
-        scene = self._scene = _Scene(config, self._tokenizer, self._photographs(), self.device, self._units())
+        model = load_networks(config, self.device)
+        self._own_side = model.preset.data.image_size
+        scene = self._scene = _Scene(config, model, self._photographs(self._own_side), self._units())
         self._depths = [self._over_picture(depth, i) for i, depth in enumerate(scene.depth_of_photographs())]
         points = scene.start_points(config.num_points)
         metadata = self.train_dataparser_outputs.metadata
@@ -118,16 +120,10 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
         if config.refine_at is None or not config.num_renders:
             self._scene = None
 
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        """Tokenizer, read only for training, because a run can be viewed after its tokenizer is gone."""
-        return Tokenizer.of(self.config)
-
     # --- Photographs ---
 
-    def _photographs(self) -> tuple[Float[Tensor, "v 3 h w"], CameraBatch]:
+    def _photographs(self, side: int) -> tuple[Float[Tensor, "v 3 h w"], CameraBatch]:
         """Square middles of the training photographs, as large as they come, at the model's size, and their cameras."""
-        side = self._tokenizer.preset.data.image_size
         pictures = []
         for data in self.cached_train:
             image = data["image"][..., :3].permute(2, 0, 1)
@@ -155,7 +151,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
 
     def _render_side(self) -> int:
         sides = [min(data["image"].shape[:2]) for data in self.cached_train]
-        own = self._tokenizer.preset.data.image_size
+        own = self._own_side
         return max(own, min(*sides, FINEST_RENDER * own) if len(sides) > 1 else min(sides[0], FINEST_RENDER * own))
 
     # --- Training ---
@@ -205,43 +201,26 @@ class RenderedBatches:
         return self.cameras[number : number + 1], data
 
 
-@dataclass(frozen=True)
-class Tokenizer:
-    """Source of the networks that render views."""
+def load_networks(config: SplatDataManagerConfig, device: torch.device | str) -> SceneTok:
+    """Load the networks that render views. A run folder brings its own preset and files.
 
-    preset: Preset
-    source: Path | None
-    """None: the package."""
-    context_weights: Path | None
-    target_weights: Path | None
-    depth_weights: Path | None = None
+    They are read only for training, because a run can be viewed after they are gone.
 
-    @staticmethod
-    def of(config: SplatDataManagerConfig) -> Tokenizer:
-        """Read the configuration; a run folder adds its own preset and files.
-
-        Raises ValueError for the run folder of another method.
-        """
-        source = config.tokenizer
-        own = config.context_weights, config.target_weights
-        if source is None or not (source.is_dir() or source.suffix == ".yml"):
-            return Tokenizer(load_preset(config.preset), source, *own)
-        model = read_run(source).pipeline.model
-        if not isinstance(model, SceneTokModelConfig):
-            raise ValueError(f"{source} is not a run of a tokenizer; give one as --pipeline.datamanager.tokenizer")
-        files = own[0] or model.context_weights, own[1] or model.target_weights
-        return Tokenizer(load_preset(model.preset), source, *files, model.depth_weights)
-
-    def load(self) -> SceneTok:
-        model = SceneTok.from_preset(self.preset, self.context_weights, self.target_weights)
-        if self.source is None:
-            self.preset.check_embedded()
-            model.load_embedded()
-        else:
-            load_tokenizer(model, self.source)
-        if self.depth_weights is not None:
-            model.depth = DepthSource(self.depth_weights)
-        return model
+    Raises:
+        OSError: A file is missing.
+        ValueError: The source is not a model, or does not fit the preset.
+    """
+    source: Path | str = config.preset if config.tokenizer is None else config.tokenizer
+    is_run = config.tokenizer is not None and (config.tokenizer.is_dir() or config.tokenizer.suffix == ".yml")
+    model = SceneTok.from_pretrained(
+        source,
+        preset=None if is_run else config.preset,
+        context_weights=config.context_weights,
+        target_weights=config.target_weights,
+        device=device,
+    )
+    model.engine_options = ENGINES[config.engine]
+    return model
 
 
 class _Scene:
@@ -250,18 +229,14 @@ class _Scene:
     def __init__(
         self,
         config: SplatDataManagerConfig,
-        tokenizer: Tokenizer,
+        model: SceneTok,
         photographs: tuple[Float[Tensor, "v 3 s s"], CameraBatch],
-        device: torch.device | str,
         scale: float | None,
     ) -> None:
         self.config = config
-        preset = tokenizer.preset
-        self.model = tokenizer.load()
-        self.model.engine_options = ENGINES[config.engine]
-        self.model = self.model.to(device).eval().requires_grad_(False)
-        self.frames = photographs[0].to(device)
-        self.cameras = photographs[1].to(device)
+        self.model, preset = model, model.preset
+        self.frames = photographs[0].to(model.device)
+        self.cameras = photographs[1].to(model.device)
         poses = self.cameras.c2w[0]
         scale = pose_scale(poses, preset.data.camera_spread) if scale is None else scale
         count = min(preset.data.views.num_context, len(self.frames))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.utils import comms
 from torch import Tensor
 from torch.nn import Parameter
@@ -18,9 +19,9 @@ from scenetok_ns.models.flow.losses import LatentViews
 from scenetok_ns.models.flow.streaming import StreamConfig
 from scenetok_ns.models.networks.block_execution import checkpoint_for_training, compile_for_training
 from scenetok_ns.models.student_weights import Student, StudentSource, save_student
+from scenetok_ns.plugin.callbacks import write_after_training
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import SceneTokPipeline, SceneTokPipelineConfig
-from scenetok_ns.tools.printing import print_line
 from scenetok_ns.tools.seeds import mix
 from scenetok_ns.training.step_memory import TrainingRun
 from scenetok_ns.training.step_plan import StepPlan
@@ -98,16 +99,13 @@ class StudentModel(SceneTokModel):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """Write the student's own file at the end of the training."""
-        trainer: Any = training_callback_attributes.trainer
 
-        def write(step: int) -> None:
-            if comms.is_main_process():
-                file = trainer.base_dir / STUDENT_FILE
-                student = Student(self.student, self.config.causal, self.config.student_steps)
-                save_student(student, file, self.preset, self.scenetok.compressor)
-                print_line(f"The student is in {file}; `scenetok render --stream --student FILE` uses it elsewhere")
+        def write(file: Path) -> str:
+            student = Student(self.student, self.config.causal, self.config.student_steps)
+            save_student(student, file, self.preset, self.scenetok.compressor)
+            return f"The student is in {file}; `scenetok render --stream --student FILE` uses it elsewhere"
 
-        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], write)]
+        return write_after_training(training_callback_attributes, STUDENT_FILE, write)
 
     def forward(self, batch: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Compute the training loss of a batch, a scalar on the device. Noise follows from seed, rank and step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scenetok_ns.data.camera_path_files import read_path
-from scenetok_ns.data.path_names import PATH_NAMES
+from scenetok_ns.data.path_names import PATH_NAMES, unknown_path
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import load_preset
@@ -36,5 +36,5 @@ def camera_path(path: str | Path, tokens: SceneTokens, frames: int = 96) -> Came
             raise DataError(f"camera_path: expected at least 1 frame, got {frames}")
         return path_around(str(path), tokens, frames, (side, side)).cameras  # type: ignore[arg-type]
     if not Path(path).suffix:
-        raise DataError(f"unknown path {str(path)!r}; give {', '.join(PATH_NAMES)} or a JSON file with poses")
+        raise DataError(unknown_path(str(path)))
     return read_path(Path(path), None, side).cameras

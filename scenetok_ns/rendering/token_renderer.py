@@ -13,7 +13,7 @@ from scenetok_ns.data.square_pictures import Aspect
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.windows import RenderedFrames
-from scenetok_ns.models.presets import Encoding, Preset, SamplerConfig, SceneSamplerConfig
+from scenetok_ns.models.presets import Encoding, Preset, SamplerConfig, SceneSamplerConfig, as_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.tools.devices import chosen_device
@@ -58,18 +58,18 @@ class TokenRenderer:
     settings: RenderSettings
 
     @classmethod
-    def of_package(cls, preset: Preset, settings: RenderSettings, device: str | None = None) -> TokenRenderer:
+    def of_package(cls, preset: Preset | str, settings: RenderSettings, device: str | None = None) -> TokenRenderer:
         """Load the networks of a preset whose weights come with the package.
 
         Args:
-            preset: Preset with bundled weights.
+            preset: Preset with bundled weights, or its name.
             settings: Sampler, seeds and more.
             device: Name of the device. None: the GPU, or the CPU if there is no GPU.
 
         Raises:
             ValueError: The preset has no weights in the package, or this machine does not have the device.
         """
-        chosen = chosen_device(device)
+        chosen, preset = chosen_device(device), as_preset(preset)
         preset.check_embedded()
         scenetok = SceneTok.from_preset(preset)
         scenetok.engine_options = "auto"

@@ -19,7 +19,7 @@ from PIL import Image
 from support.scene_files import transforms, walk
 from torch import Tensor
 
-from scenetok_ns.bridge.capture_kinds import find_dataparser
+from scenetok_ns.bridge.capture_kinds import find_dataparser, fitting_dataparser
 from scenetok_ns.bridge.captures import scene_of_outputs
 from scenetok_ns.bridge.scene_views import read_capture
 from scenetok_ns.data.poses import camera_spread
@@ -285,5 +285,9 @@ def test_kinds_of_data(tmp_path: Path) -> None:
     (tmp_path / "walk.mp4").touch()
     with pytest.raises(DataError, match=r"scenetok capture .*walk.mp4 --output .*walk-capture finds them"):
         find_dataparser(tmp_path / "walk.mp4")
+    for config in (NerfstudioDataParserConfig, ColmapDataParserConfig):  # as `ns-train scenetok-refine --data` does
+        for name in ("walk.mp4", "holiday"):
+            with pytest.raises(DataError, match=rf"scenetok capture .*{name} --output .* finds them"):
+                fitting_dataparser(config(data=tmp_path / name).setup())
     with pytest.raises(DataError, match="no data at"):
         find_dataparser(tmp_path / "nowhere")

@@ -64,7 +64,7 @@ def test_a_capture_gives_its_views_and_its_scale(capture: Path) -> None:
     poses = torch.from_numpy(np.stack(walk(6)))
     assert views.pose_scale == pytest.approx(preset.data.camera_spread / camera_spread(poses), rel=1e-4)
     assert all(float((poses - pose).abs().flatten(1).amax(1).min()) < 1e-5 for pose in views.cameras.c2w[0])
-    assert len(target.images) > 0 and open_scenes(capture, preset, pose_scale=3.0).context().pose_scale == 3.0
+    assert len(target.images) > 0 and open_scenes(capture, "scenetok-tiny", pose_scale=3.0).context().pose_scale == 3.0
     with pytest.raises(DataError, match="needs no evaluation index"):
         open_scenes(capture, preset, index=capture / "x.json")
 

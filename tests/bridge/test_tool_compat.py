@@ -23,6 +23,7 @@ from support.stock_methods import describe
 from scenetok_ns.bridge import tool_compat
 from scenetok_ns.bridge.tool_compat import opened_config, shorten_errors
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.plugin.methods import method_config
 from scenetok_ns.tools.errors import REPORT, TRACEBACK
 
 
@@ -45,7 +46,7 @@ def reported(action: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> t
     """Return what the plugin's hook prints for the error of an action, and what Python prints without the plugin."""
     try:
         action()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         capsys.readouterr()
         sys.excepthook(type(error), error, error.__traceback__)
         ours = capsys.readouterr().err
@@ -60,6 +61,16 @@ def test_our_complaints_are_one_line(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setenv(TRACEBACK, "1")
     printed, stock = reported(lambda: load_preset("nothing"), capsys)
     assert printed.startswith(stock) and "error: unknown preset" in printed
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_ctrl_c_is_one_line_in_the_tools_of_our_runs(ours: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def start_viewer(config: Any) -> None:
+        raise KeyboardInterrupt
+
+    config = method_config("scenetok-tiny") if ours else None
+    printed, stock = reported(lambda: start_viewer(config), capsys)
+    assert printed == ("interrupted\n" if ours else stock)
 
 
 def test_bugs_keep_their_traceback_and_say_that_they_are(capsys: pytest.CaptureFixture[str]) -> None:

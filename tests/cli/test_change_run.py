@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from support.scene_files import example, write_re10k
 
 from scenetok_ns.cli.change_run import check_data, check_encodes
 from scenetok_ns.cli.run_options import GenerationOptions, RunChanges
+from scenetok_ns.cli.runs import load_run
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.dataparsers.tokens_dataparser import TokensDataParserConfig
 from scenetok_ns.plugin.methods import method_config
-from scenetok_ns.plugin.run_folder import RunFolderConfig, run_config
+from scenetok_ns.plugin.run_folder import DerivedRun, RunFolderConfig, run_config
 
 VALUES: dict[str, Any] = {
     "seed": 3,
@@ -54,15 +56,19 @@ def test_data_takes_the_dataparser_that_reads_it_and_its_scenes(tmp_path: Path) 
     assert type(dataparser).__name__ == "Re10kDataParserConfig" and dataparser.scene == "cellar"
     assert config.data == config.pipeline.datamanager.data == dataparser.data == tmp_path
     check_data(config)
-    with pytest.raises(DataError, match=r"no evaluation scene 'loft' in .*; it has attic, cellar"):
+    with pytest.raises(DataError, match=r"no scene 'loft' in the test split of .*; it has attic, cellar"):
         RunChanges(scene="loft").apply(config)
     with pytest.raises(ValueError, match="--pose-scale is for captures"):
         RunChanges(pose_scale=2.0).apply(config)
 
 
 def test_a_run_needs_something_to_show() -> None:
-    with pytest.raises(FileNotFoundError, match="there is no data at data/re10k to show: give --data, --tokens"):
-        check_data(config_of("scenetok-tiny"))
+    config = config_of("scenetok-tiny")
+    with pytest.raises(FileNotFoundError, match="there is no scene to display: give --data with a capture"):
+        load_run(DerivedRun(config, None), Console())  # as `scenetok render --path orbit` does
+    config.pipeline.datamanager.data = Path("nowhere/rooms")
+    with pytest.raises(FileNotFoundError, match="the run's data nowhere/rooms is not there: give its place"):
+        check_data(config)
 
 
 @pytest.mark.parametrize("changes", [RunChanges(num_context=2), RunChanges(pose_scale=2.0)])

@@ -93,7 +93,7 @@ def test_context_and_token_sweeps_reach_the_scenes(run: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scenes", "none"], "no evaluation scene 'none'; the data set has"),
+        (["--scenes", "tset1"], r"no scene 'tset1' \(did you mean test1\?\) in the test split of .*; it has test0, "),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--sweep-steps", "0"], "--sweep-steps must be at least 1"),
         (["--sweep-tokens", "99"], "99 tokens were asked for, the scenes have 8"),
@@ -155,10 +155,13 @@ def test_a_generator_has_no_order_of_views_to_sweep(data: Path, tmp_path: Path) 
     assert [folder["protocol"]["scene_sampler"]["seed"] for folder in folders] == [7, 8]  # counted from the run's seed
 
 
-def test_too_many_tokens_are_refused_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_requests_that_cannot_be_met_are_refused_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("scenetok_ns.plugin.run_folder.DerivedRun.load", lambda self: pytest.fail("the run was loaded"))
     with pytest.raises(ValueError, match="--sweep-tokens: 9 tokens were asked for, the scenes have 8"):
         evaluate(run, tmp_path / "out", sweep=SweepOptions(sweep_tokens=(2, 9)), measure=QUICK)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="cannot compute fid: needs weights-inception-"):
+        evaluate(run, tmp_path / "out", measure=EvaluationOptions(metrics=("fid",)))
 
 
 def test_the_figures_are_written_whichever_shard_ends_first(

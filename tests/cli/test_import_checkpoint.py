@@ -44,14 +44,11 @@ def test_an_imported_run_holds_the_released_tensors_and_stock_tools_load_them(wo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"preset": "re10k", "output": "new"},
-            "preset re10k needs the weights of vavae: give --vavae .../vavae-i",
-        ),
+        ({"preset": "re10k", "output": "new"}, "small.ckpt does not fit preset re10k: "),
         ({"vavae": "small.ckpt", "output": "new"}, "preset small does not use vavae: leave out"),
         ({"output": "run"}, "run exists; choose another --output"),
         ({"data": "nowhere", "output": "new"}, "no data at "),
-        ({"checkpoint": "nothing.ckpt", "output": "new"}, "nothing.ckpt: no such file"),
+        ({"checkpoint": "nothing.ckpt", "output": "new"}, "preset small needs files that were not found"),
         ({"preset": "scenetok-tiny", "output": "new"}, "does not fit preset scenetok-tiny: "),
         ({"tokenizer": "small.ckpt", "output": "new"}, "preset small has no scene generator"),
     ],
@@ -144,7 +141,14 @@ def test_files_are_found_by_name(workplace: Path, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(yaml.dump({**values, "checkpoint": "va-videodc_re10k.ckpt"}))
     (tmp_path / "weights").mkdir()
     options = {"preset": str(tmp_path / "small.yaml"), "output": str(tmp_path / "run"), "from": tmp_path / "weights"}
-    assert "va-videodc_re10k.ckpt was not found in" in failure("import", **options)
+    assert f"not found in {tmp_path / 'weights'}: va-videodc_re10k.ckpt (--checkpoint); give" in failure(
+        "import", **options
+    )
+    said = failure("import", **{**options, "preset": "re10k", "vavae": "none.pt"})
+    assert said.endswith(
+        "va-videodc_re10k.ckpt (--checkpoint), none.pt (--vavae), F32T4C128_AE.safetensors (--video-dcae); give them "
+        "with these options, or get them with scenetok download re10k"
+    )
     shutil.copy(workplace / "small.ckpt", tmp_path / "weights" / "va-videodc_re10k.ckpt")
     scenetok("import", **options)
     assert (tmp_path / "run" / CHECKPOINT).is_file()
@@ -177,7 +181,9 @@ def test_the_file_of_another_autoencoder_is_refused_at_import(workplace: Path, t
     write_lightning(tmp_path / "small.ckpt", state)
     torch.save({"conv1.weight": torch.zeros(2)}, tmp_path / "other.pt")
     before = sorted(tmp_path.iterdir())
-    options = {"checkpoint": "small.ckpt", "preset": "photographs.yaml", "vavae": "other.pt", "output": "new"}
+    options = {"checkpoint": "small.ckpt", "preset": "photographs.yaml", "output": "new"}
+    assert "not found in " in (said := failure_in(tmp_path, "import", **options)) and "dinov2.pt (--vavae)" in said
+    options["vavae"] = "other.pt"
     said = failure_in(tmp_path, "import", **options)
     assert "other.pt is not VA-VAE" in said and "\n" not in said
     assert sorted(tmp_path.iterdir()) == before

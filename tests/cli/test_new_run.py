@@ -43,7 +43,7 @@ def test_open_changes_what_is_asked_and_shares_the_checkpoint(workplace: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scene": "attic"}, f"no evaluation scene 'attic' in .*; it has {SCENES[0]}"),
+        ({"scene": "attic"}, f"no scene 'attic' in the test split of .*; it has {SCENES[0]}"),
         ({"steps": 0}, "--steps must be at least 1, got 0"),
         ({"num_context": 0}, "--num-context must be at least 1, got 0"),
         ({"guidance": 0.5}, "--guidance must be at least 1"),
@@ -90,7 +90,7 @@ def test_open_refuses_what_is_no_run_of_ours(workplace: Path) -> None:
 
 def test_a_run_without_anything_to_show_is_not_made(tmp_path: Path) -> None:
     said = failure_in(tmp_path, "open", "scenetok-tiny", output="new")
-    assert "there is no data at data/re10k to show: give --data, --tokens" in said
+    assert "there is no scene to display: give --data with a capture" in said and "re10k" not in said
     assert not (tmp_path / "new").exists()
 
 

@@ -61,7 +61,7 @@ def test_the_run_folder_beside_a_token_file_shows_it(workplace: Path, tmp_path: 
     assert config.data == workplace / "attic-scene.safetensors"
     assert len(pipeline.datamanager.train_dataset) == 12
     words = ("--run", workplace / "attic-scene", "--data", workplace / "attic")
-    assert "give --data with the run that it was opened from" in failure("encode", *words, "--output", "x.safetensors")
+    assert "give the run that it was made from" in failure("encode", *words, "--output", "x.safetensors")
     output = tmp_path / "attic.safetensors"
     for scale in (0.01, 0.02):
         scenetok("encode", "--data", workplace / "attic", "--output", output, "--pose-scale", scale)

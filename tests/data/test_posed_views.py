@@ -49,6 +49,12 @@ def test_a_photograph_stands_at_the_start_of_its_path(tmp_path: Path) -> None:
     assert torch.equal(own.cameras.c2w[0, 0], path(30).c2w[0, 0])
     with pytest.raises(ValueError, match="preset scenetok-tiny generates no scenes"):
         photograph_views(tmp_path / "room.png", load_preset("scenetok-tiny"))
+    with Image.open(tmp_path / "room.png") as opened:
+        again = photograph_views(opened, "scenegen-tiny", "sideways", fov=53.13, pose_scale=2.0)
+    assert torch.equal(again.images, views.images) and again.scene == "room"
+    assert photograph_views(Image.new("RGB", (200, 150)), preset).scene == "photograph"
+    with pytest.raises(DataError, match="photograph cannot be read as an image: it is transparent everywhere"):
+        photograph_views(Image.new("RGBA", (200, 150)), preset)
     with pytest.raises(DataError, match="no image at"):
         photograph_views(tmp_path / "none.png", preset)
 

@@ -57,6 +57,14 @@ def test_missing_data(tmp_path: Path) -> None:
             config(data=tmp_path / "nowhere").setup().scene_source("train")
         with pytest.raises(DataError, match=r"has no folder 'train' \(it has no folders\)"):
             config(data=tmp_path).setup().scene_source("train")
+    for name in ("walk.mp4", "photos/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        with pytest.raises(DataError, match=r"has no cameras: scenetok capture .* finds them; then give --data"):
+            Re10kDataParserConfig(data=tmp_path / Path(name).parts[0]).setup().scene_source("train")
+    (tmp_path / "photos" / "transforms.json").touch()
+    with pytest.raises(DataError, match=r"photos is a capture, .* add nerfstudio-data at the end of the command"):
+        Re10kDataParserConfig(data=tmp_path / "photos").setup().scene_source("train")
 
 
 def test_one_scene_for_methods_that_fit_one(re10k: Re10kDataParserConfig) -> None:

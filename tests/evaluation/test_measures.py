@@ -262,5 +262,12 @@ def test_missing_weights_are_named_not_fatal(tmp_path: Path, monkeypatch: pytest
     found = Measures.load(EvaluationOptions(metrics=("lpips", "fid", "kid", "fvd")), "cpu")
     assert set(found.not_computed) == {"lpips_vgg", "fid", "kid", "fvd"}
     assert "weights-inception-2015-12-05-6726825d.pth" in found.not_computed["kid"]
+    every = r"lpips_vgg: needs vgg16-.*; fid, kid: needs weights-inception-.*; fvd: needs i3d_torchscript.*--metrics$"
+    with pytest.raises(MissingWeightsError, match=every) as stop:
+        found.check_requested()
+    assert "\n" not in str(stop.value)
+    Measures.load(EvaluationOptions(), "cpu").check_requested()  # by default, such metrics are left out
+    with pytest.raises(MissingWeightsError, match=r"cannot compute fvd: needs rgb_imagenet\.pt"):
+        Measures.load(EvaluationOptions(fvd_protocol="published"), "cpu").check_requested()
     values = found.measure(pred=bytes_of(1, 32).float() / 255, target=bytes_of(1, 32), frames=[0])
     assert set(values.views) == {"psnr", "ssim", "ssim_skimage"} and not values.pred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 import shutil
@@ -123,8 +124,10 @@ def test_worst_views_are_always_shown(values: list[float], count: int) -> None:
 def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no variant 'x'; it has seed=0"):
         page(folder, "x", ReportOptions())
+    with pytest.raises(SystemExit, match=r"no evaluation of .*seed=1 \(did you mean .*seed=0\?\); make it"):
+        entrypoint(["report", str(tmp_path / "seed=1")])
     with pytest.raises(SystemExit, match=r"holds no figures \(evaluation\.json\); make them with scenetok evaluate"):
-        entrypoint(["report", str(tmp_path / "seed=0" / "none")])
+        entrypoint(["report", str(tmp_path / "seed=0" / "pictures")])
     next((folder / "seed=0" / "pictures" / "fair").glob("pred_*")).unlink()
     with pytest.raises(DataError, match=r"pred_\d+\.jpg is missing; evaluate this scene again"):
         page(folder, None, ReportOptions(videos=False))
@@ -134,6 +137,37 @@ def test_the_command_writes_the_page(folder: Path, capsys: pytest.CaptureFixture
     entrypoint(["report", str(folder), "--no-videos"])
     assert data_of((folder / "report.html").read_text())["name"] == "my-run"
     assert "report.html" in capsys.readouterr().out
+
+
+def test_several_evaluations_give_one_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, sweep = folder / "other", folder / "sweep"
+    changed = figures()
+    changed["results"]["psnr"] = 25.0
+    del changed["per_scene"]["fair"]
+    variants = [
+        {"folder": f"{n}", "axes": {"steps": 1 + n // 2}, "seed": n % 2, "results": {"psnr": 10.0 + n}}
+        for n in range(4)
+    ]
+    for path, content in ((other, changed), (sweep, {**figures(), "variants": variants})):
+        path.mkdir()
+        (path / "evaluation.json").write_text(json.dumps({"run": "x", **content}))
+    first = folder / "seed=0"
+    entrypoint(["report", str(first), str(other), str(sweep), "--output", str(folder / "table.csv")])
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    assert [(row["method"], row["seeds"], row["psnr"]) for row in rows] == [
+        ("seed=0", "1", "20.0"), ("other", "1", "25.0"),
+        ("sweep, steps=1", "2", "10.5"), ("sweep, steps=2", "2", "12.5"),
+    ]  # fmt: skip
+    said = capsys.readouterr().out
+    assert all(number in said for number in ("20", "25", "10.5 ± 0.71", "psnr"))
+    assert "other has other views than seed=0 (first in scene fair)" in said and "sweep has" not in said
+    for words, message in (
+        (["--output", "page.html"], "expected a .csv file, got page.html"),
+        (["--max-views", "2"], "--variant and the options of pages only work with one run"),
+        ([str(other)], "is given twice"),
+    ):
+        with pytest.raises(SystemExit, match=re.escape(message)):
+            entrypoint(["report", str(first), str(other), *words])
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from support.small_runs import GENERATOR, PRESET, small_config, write_run, write
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.run_checkpoints import AVERAGE
 from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.models.tokens import SceneTokens
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def check_weights(model: SceneTok, expected: dict[str, torch.Tensor]) -> None:
 
 
 def test_a_preset_of_the_package() -> None:
-    expected = SceneTok.from_preset(load_preset("scenetok-tiny"))
+    expected = SceneTok.from_preset("scenetok-tiny")
     expected.load_embedded()
     check_weights(SceneTok.from_pretrained("scenetok-tiny", device="cpu"), expected.state_dict())
 
@@ -112,13 +113,18 @@ def test_what_cannot_be_loaded_is_one_line(run: Path, tmp_path: Path, monkeypatc
     (tmp_path / "none" / "config.yml").write_text(yaml.dump({"method_name": "splatfacto"}))
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "config.yml").write_text(values[: len(values) // 2] + "\n  : [")
+    SceneTokens(torch.zeros(256, 32), torch.eye(4), "scenetok-tiny").save(tmp_path / "room.safetensors")
     for source, message in [
         ("nothing", "no trained model nothing: expected a run folder, a checkpoint, or a preset"),
+        (
+            tmp_path / "room.safetensors",
+            r"expected weights of networks, got the token file .*room",
+        ),
         (tmp_path / "empty", "is not a run folder: it has no config.yml"),
         (tmp_path / "none", "does not hold the configuration of a scenetok run .its method is splatfacto"),
         (tmp_path / "cut", "cannot be read as the configuration of a scenetok run"),
         ("re10k", "the weights of preset re10k were not found: run `scenetok download re10k`"),
-        ("wan-scratch", "no trained model"),
+        ("scenetok-tniy", r"no trained model scenetok-tniy \(did you mean scenetok-tiny\?\): expected"),
     ]:
         with pytest.raises((ValueError, OSError), match=message) as stop:
             SceneTok.from_pretrained(source)

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.oracle import path
@@ -71,6 +72,11 @@ def test_several_scenes_are_what_each_is_alone() -> None:
     assert torch.equal(found[1].mean, model.encode(images[:3], cameras.select([0, 1, 2])).mean)
     together = model.encode_many(torch.stack([images, images.flip(0)]), cameras.repeat(2))
     assert torch.equal(together[1].mean, model.encode(images.flip(0), cameras).mean)
+    scaled = model.encode_many([images, images], [cameras, cameras], pose_scale=np.array([1.0, 2.0]))
+    assert [tokens.pose_scale for tokens in scaled] == [1.0, 2.0] and torch.equal(scaled[0].mean, found[0].mean)
+    assert torch.equal(scaled[1].mean, model.encode(images, cameras, pose_scale=2.0).mean)
+    with pytest.raises(ValueError, match="got 2 scenes, 2 sets of cameras, 2 names and 1 pose scales"):
+        model.encode_many([images, images], [cameras, cameras], pose_scale=[1.0])
     with pytest.raises(ValueError, match="got 1 scenes, 2 sets of cameras"):
         model.encode_many([images], [cameras, cameras])
     both = CameraBatch(cameras.c2w.repeat(2, 1, 1, 1), cameras.intrinsics.repeat(2, 1, 1, 1))

@@ -53,7 +53,7 @@ def test_the_same_arguments_give_the_same_tokens(model: SceneTok) -> None:
 
 
 def test_chunks_of_several_latents_and_windows_of_two_parts_can_be_fitted() -> None:
-    """As Wan has them: five latents for seventeen frames, and a window of two such chunks."""
+    """Wan has such chunks: five latents for seventeen frames, and a window of two chunks."""
     tiny = load_preset(str(SUPPORT / "tiny_preset.yaml"))
     wan = replace(
         tiny,

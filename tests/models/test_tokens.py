@@ -174,6 +174,8 @@ def test_shapes_are_checked_at_once() -> None:
         SceneTokens(torch.zeros(3), torch.eye(4), "re10k")
     with pytest.raises(ValueError, match=r"reference_c2w \[4, 4\]"):
         SceneTokens(torch.zeros(3, 2), torch.eye(3), "re10k")
+    with pytest.raises(ValueError, match="expected a pose_scale above 0, got nan"):
+        SceneTokens(torch.zeros(3, 2), torch.eye(4), "re10k", pose_scale=float("nan"))
     with pytest.raises(ValueError, match="expected one of float32"):
         tokens(2, 2).save("nowhere.safetensors", torch.float64)
 
@@ -183,5 +185,16 @@ def test_tokens_of_another_version_s_networks_are_refused() -> None:
     preset = load_preset("scenetok-tiny")
     whole = SceneTokens(torch.zeros(256, 32), torch.eye(4), preset="scenetok-tiny")
     check_tokens(whole.subset(128), preset)
-    with pytest.raises(ValueError, match=r"expected 256 tokens.*got 128 of 128.*encode the scene again"):
+    with pytest.raises(ValueError, match=r"expected all 256 tokens .*subset\(n\) takes them, got 128;"):
         check_tokens(replace(whole, mean=whole.mean[:128]), preset)
+    with pytest.raises(ValueError, match=r"expected 256 tokens.*got 128 of 200.*encode the scene again"):
+        check_tokens(replace(whole.subset(128), subset_of=200), preset)
+    broken = whole.mean.clone()
+    broken[[3, 7], 1] = torch.nan
+    with pytest.raises(ValueError, match="2 of 256 tokens hold numbers that are not finite"):
+        check_tokens(replace(whole, mean=broken), preset)
+
+
+def test_tokens_are_printed_in_one_line() -> None:
+    found = repr(replace(tokens(6, 4), scene="attic"))
+    assert found == "SceneTokens(scene='attic', 6 tokens of 4 numbers, preset='re10k', device='cpu')"

@@ -319,7 +319,7 @@ def test_a_pass_that_cannot_be_recorded_is_taken_without(
 
 
 def test_what_waits_elsewhere_is_left_out_of_several_processes(pipeline: SceneTokPipeline, tmp_path: Path) -> None:
-    """As autoencoders do with low_vram; the meta device stands for main memory here."""
+    """Autoencoders wait in main memory with low_vram; here the meta device stands for it."""
     waiting = torch.nn.Parameter(torch.empty(3, device="meta"), requires_grad=False)
     pipeline.model.scenetok.register_parameter("waiting", waiting)
     dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)

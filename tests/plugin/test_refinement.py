@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,9 @@ def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> No
     error = (before.clamp(0, 1) - target.images.float() / 255).square().mean(dim=(1, 2, 3))
     assert metrics["psnr_before"] == pytest.approx(float(-10 * error.log10().mean()), abs=0.05)
     assert metrics["psnr"] != metrics["psnr_before"] and metrics["num_views"] == 2
+    gain = re.fullmatch(r"PSNR on 2 held-out photographs: (.*) dB before refining, (.*) dB after", model.gain())
+    expected = metrics["psnr_before"], metrics["psnr"]
+    assert gain is not None and tuple(map(float, gain.groups())) == pytest.approx(expected, abs=0.06)
 
 
 def test_training_drops_the_merged_networks_and_their_engine(workplace: Path) -> None:
@@ -169,6 +173,7 @@ def test_tokens_alone_can_be_refined_and_any_run_renders_them(
     made.output_dir = tmp_path
     made.save_config()  # as ns-train does
     train_loop(0, 1, made)
+    assert "PSNR on 2 held-out photographs" in capsys.readouterr().out
     run = made.get_base_dir()
     entrypoint(["encode", "--run", str(run), "--output", str(tmp_path / "refined.safetensors")])
     assert "adapters" not in capsys.readouterr().err
@@ -181,8 +186,11 @@ def test_tokens_alone_can_be_refined_and_any_run_renders_them(
     words = ["--path", "dolly", "--frames", "4", "--formats", "png", "--steps", "1"]
     entrypoint(["render", "--run", str(tmp_path / "refined"), "--output", str(tmp_path / "out"), *words])
     assert len(list((tmp_path / "out" / "attic").glob("*.png"))) == 4
-    with pytest.raises(SystemExit, match="the tokens of one capture: leave out --data"):
+    with pytest.raises(SystemExit, match=r"this run holds the refined tokens of .*attic: leave out --data, "):
         entrypoint(["new-run", str(run), "--data", str(workplace / "attic"), "--output", str(tmp_path / "new")])
+    expected = rf"--run: expected a run that encodes captures, .*; {run} holds the refined tokens of .*attic, which "
+    with pytest.raises(SystemExit, match=expected):
+        entrypoint(["capture", str(tmp_path), "--output", str(tmp_path / "new"), "--open", "--run", str(run)])
 
 
 def test_what_is_refused(workplace: Path, tmp_path: Path) -> None:

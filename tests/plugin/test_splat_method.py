@@ -18,7 +18,7 @@ from support.splatfacto_models import run_splatfacto_without_a_gpu
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.plugin.methods import scenetok_splat
-from scenetok_ns.plugin.splat_datamanager import SplatDataManager, Tokenizer
+from scenetok_ns.plugin.splat_datamanager import SplatDataManager, load_networks
 from scenetok_ns.plugin.splat_model import SplatModel
 from scenetok_ns.rendering.dataset_export import write_dataset
 from scenetok_ns.rendering.views import RenderedViews
@@ -153,14 +153,17 @@ def test_a_pixel_without_weight_asks_for_nothing(root: Path, monkeypatch: pytest
 def test_a_run_folder_says_which_networks_it_has(root: Path) -> None:
     run = write_run(write_small_re10k(root / "data"), root / "runs")
     config = config_of(root, tokenizer=run, preset="re10k").pipeline.datamanager
-    assert Tokenizer.of(config) == Tokenizer(load_preset(str(PRESET)), run, None, None)
+    assert load_networks(config, "cpu").preset == load_preset(str(PRESET))
     splat = config_of(root)
     splat.save_config()
     config.tokenizer = splat.get_base_dir()
-    with pytest.raises(ValueError, match="is not a run of a tokenizer"):
-        Tokenizer.of(config)
+    with pytest.raises(ValueError, match=r"of a scenetok run .its method is scenetok-splat"):
+        load_networks(config, "cpu")
+    config.tokenizer = None
+    with pytest.raises(ValueError, match=r"no trained weights of preset .* come with this package"):
+        load_networks(config, "cpu")
 
 
 def test_the_size_of_photographs_and_units_are_those_of_the_capture(root: Path) -> None:
-    frames, cameras = config_of(root, num_renders=0).pipeline.datamanager.setup(device="cpu")._photographs()
+    frames, cameras = config_of(root, num_renders=0).pipeline.datamanager.setup(device="cpu")._photographs(IMAGE_SIZE)
     assert frames.shape == (PHOTOGRAPHS, 3, IMAGE_SIZE, IMAGE_SIZE) and isinstance(cameras, CameraBatch)

@@ -139,7 +139,7 @@ def test_autoencoders_are_made_when_photographs_are_met(
 def test_training_from_latents_needs_no_weights_of_autoencoders(
     data: Path, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Of the real autoencoders; nothing is then evaluated, because nothing can be decoded."""
+    """Without weights of the real autoencoders nothing is evaluated, because nothing can be decoded."""
     config = small_config(data, tmp_path, vis="tensorboard", max_num_iterations=2, steps_per_eval_batch=1)
     for role, folder in folders.items():
         setattr(config.pipeline.datamanager, role, folder)

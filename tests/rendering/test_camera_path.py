@@ -34,7 +34,7 @@ def test_paths_by_name_and_from_files(tmp_path: Path) -> None:
 
 
 def test_paths_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown path 'orbitt'; give orbit, dolly"):
+    with pytest.raises(DataError, match="unknown path 'orbitt' \\(did you mean orbit\\?\\); give orbit, dolly"):
         camera_path("orbitt", TOKENS)
     with pytest.raises(DataError, match="at least 1 frame, got 0"):
         camera_path("orbit", TOKENS, 0)

@@ -48,7 +48,7 @@ def test_checkpoint_is_found_by_step_or_as_the_latest(tmp_path: Path) -> None:
 
 
 class Code:
-    """What a hostile checkpoint would hold."""
+    """Object of a hostile checkpoint: loading it would run code."""
 
     def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
         return exec, ("raise SystemExit('the checkpoint ran code')",)

@@ -137,7 +137,7 @@ def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
     panel.element("Scene/Scene by name").value = "nowhere"
     shown = panel.frustums()
     panel.set("Scene/Show scene by name")
-    assert "no scene 'nowhere' in this split; it has " in panel.says() and panel.frustums() == shown
+    assert "no scene 'nowhere' in the test split of " in panel.says() and panel.frustums() == shown
     # Training and evaluation keep their scene.
     assert panel.pipeline.datamanager.scenes.active == 0
 

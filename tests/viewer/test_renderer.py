@@ -1,4 +1,4 @@
-"""What the viewer's own render threads get: previews, full pictures, one sample a pose, and never an exception."""
+"""The viewer's render threads get previews, full pictures and one sample a pose, and never an exception."""
 
 from __future__ import annotations
 

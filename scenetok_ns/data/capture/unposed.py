@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scenetok_ns.data.capture.photographs import SUFFIXES, VIDEOS
+from scenetok_ns.data.errors import DataError
 from scenetok_ns.tools.printing import command
 
 POSED = (
@@ -22,6 +23,12 @@ def is_unposed(data: Path) -> bool:
     if not data.is_dir() or any(next(data.glob(pattern), None) is not None for pattern in POSED):
         return False
     return any(path.suffix.lower() in SUFFIXES | VIDEOS for path in data.rglob("*") if path.is_file())
+
+
+def check_posed(data: Path) -> None:
+    """Raise DataError, with the command that helps, for a video or photographs without cameras."""
+    if is_unposed(data):
+        raise DataError(unposed_line(data))
 
 
 def unposed_line(data: Path) -> str:

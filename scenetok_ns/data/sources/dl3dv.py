@@ -19,6 +19,7 @@ from scenetok_ns.data.depth_maps import MILLIMETRES, read_depth_map
 from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
 from scenetok_ns.data.transforms_file import TRANSFORMS, frame_of, read_json
+from scenetok_ns.tools.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class DL3DVSource(SceneSource):
     def scene(self, key: str) -> Scene:
         if key not in self._home_of:
             reason = self.skipped.reasons.get(key)
-            raise BadScene(reason, key) if reason else DataError(f"{self.folder} has no scene {key!r}")
+            if reason:
+                raise BadScene(reason, key)
+            raise DataError(f"{self.folder} has no scene {key!r}{did_you_mean(key, self.keys)}")
         home = self._home_of[key]
         meta = _read_transforms(home / TRANSFORMS, key)
         files = self._image_files(home, key)

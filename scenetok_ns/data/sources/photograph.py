@@ -81,24 +81,38 @@ def _read_photograph(path: Path, state: tuple[int, ...]) -> Photograph:
     """Read a photograph. `state` is a key for the cache that changes with the content of the file."""
     try:
         with Image.open(path) as stored:
-            stored.load()
-            tags = exif_tags(stored)
-            count = getattr(stored, "n_frames", 1)
-            fov = _fov(tags, stored.size)
-            upright = ImageOps.exif_transpose(stored)
-            notes = ["turned upright as EXIF says"] if tags.get(ORIENTATION, 1) not in (0, 1) else []
-            # In an MPO file, phones store previews after the photograph.
-            notes += [f"the first of its {count} pictures"] if count > 1 and stored.format != "MPO" else []
-            if is_invisible(upright):
-                raise ValueError("it is transparent everywhere")
-            pixels, note = to_rgb(upright)
+            return photograph_of(stored, path)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large to be read: {error}") from error
     # Pillow reports damaged files as OSError, SyntaxError (PNG), ValueError or EOFError.
+    except (OSError, SyntaxError, EOFError) as error:
+        raise _unreadable(path, error) from error
+
+
+def photograph_of(stored: Image.Image, path: Path) -> Photograph:
+    """Convert an opened picture. `path` names it in messages. Errors are those of `read_photograph`."""
+    try:
+        stored.load()
+        tags = exif_tags(stored)
+        count = getattr(stored, "n_frames", 1)
+        fov = _fov(tags, stored.size)
+        upright = ImageOps.exif_transpose(stored)
+        notes = ["turned upright as EXIF says"] if tags.get(ORIENTATION, 1) not in (0, 1) else []
+        # In an MPO file, phones store previews after the photograph.
+        notes += [f"the first of its {count} pictures"] if count > 1 and stored.format != "MPO" else []
+        if is_invisible(upright):
+            raise ValueError("it is transparent everywhere")
+        pixels, note = to_rgb(upright)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is too large to be read: {error}") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} cannot be read as an image: {reason}") from error
+        raise _unreadable(path, error) from error
     return Photograph(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), fov, tuple(notes + note))
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(f"{path} cannot be read as an image: {reason}")
 
 
 def _fov(tags: Mapping[int, Any], size: tuple[int, int]) -> float | None:
@@ -132,7 +146,13 @@ class PhotographSource(OneScene):
     anchors_path: Float[Tensor, "k 4 4"]
 
     def __init__(
-        self, file: Path, path: Float[Tensor, "k 4 4"], *, fov: float | None = None, pose_scale: float = 1.0
+        self,
+        file: Path,
+        path: Float[Tensor, "k 4 4"],
+        *,
+        fov: float | None = None,
+        pose_scale: float = 1.0,
+        photograph: Photograph | None = None,
     ) -> None:
         """Read the photograph.
 
@@ -141,13 +161,14 @@ class PhotographSource(OneScene):
             path: Poses of the path, camera-to-world, OpenCV axes.
             fov: Field of view along the shorter side in degrees. None: from EXIF, else assumed.
             pose_scale: See `GenerationInputs`.
+            photograph: The photograph, if it is read already; `file` then only names it.
         """
         if not 0 < pose_scale < float("inf"):
             raise DataError(f"expected a pose scale above 0, got {pose_scale:g}")
         super().__init__(file.stem)
         self.file = file
         self.anchors_path, self.pose_scale = path, pose_scale
-        self.photograph: Photograph = read_photograph(file)
+        self.photograph: Photograph = read_photograph(file) if photograph is None else photograph
         self.fov, source = self.photograph.field_of_view(fov)
         self.focal_note = f"field of view {self.fov:.1f} degrees along the shorter side ({source})"
 

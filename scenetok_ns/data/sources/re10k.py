@@ -20,6 +20,7 @@ from scenetok_ns.data.images import decode_image
 from scenetok_ns.data.poses import cameras_from_rows
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource
 from scenetok_ns.tools.json_files import JsonError, check_no_device, read_json
+from scenetok_ns.tools.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ class RE10KSource(SceneSource):
     def scene(self, key: str) -> Scene:
         if key not in self._chunk_of:
             reason = self.skipped.reasons.get(key)
-            raise BadScene(reason, key) if reason else DataError(f"{self.folder / INDEX} has no scene {key!r}")
+            if reason:
+                raise BadScene(reason, key)
+            raise DataError(f"{self.folder / INDEX} has no scene {key!r}{did_you_mean(key, self.keys)}")
         example = self._chunk(key).get(key)
         if example is None:
             raise BadScene(f"{INDEX} says it is in {self._chunk_of[key]}, but it is not", key)

@@ -93,7 +93,7 @@ def test_equal_to_the_module(kind: str, checkpointing: str) -> None:
 
 
 def test_without_rotation_and_with_padded_feed_forwards() -> None:
-    """As in the generator; and 80 * 8 / 3 = 213 hidden units are computed as 256."""
+    """The generator has such blocks; 80 * 8 / 3 = 213 hidden units are computed as 256."""
     block, args = block_of("denoiser", 80, 5), inputs_of("denoiser", 80, 5)[:3]
     expected = everything(block, args, block)
     found = everything(block, args, lambda *args: fused(block, "none", *args))
@@ -177,7 +177,7 @@ def test_what_the_kernels_are_not_for_is_left_to_the_module(change: str) -> None
 @pytest.mark.parametrize("checkpointing", ["none", "selective"])
 @pytest.mark.parametrize(("kind", "dim"), [("denoiser", 1024), ("compressor", 768), ("last", 768)])
 def test_as_exact_as_the_module_in_half_precision(kind: str, dim: int, checkpointing: str) -> None:
-    """Of the published sizes: both are compared with float32. Rows do not divide evenly among programs."""
+    """Compare both with float32, in the published sizes. Rows do not divide evenly among programs."""
     heads = dim // 64
     block, args = block_of(kind, dim, heads), inputs_of(kind, dim, heads, latents=50, keys=300, batch=5)
     args[1:3] = [x.bfloat16() for x in args[1:3]]

@@ -1,0 +1,41 @@
+"""Suggest the name that a misspelt one was probably meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean NAME?)" with the most similar known name, to add to a message; "" if none is similar."""
+    near = _nearest(name, known)
+    return f" (did you mean {near}?)" if near is not None else ""
+
+
+def did_you_mean_path(path: Path, names: Iterable[str] = ()) -> str:
+    """Return a suggestion like `did_you_mean` for a path that does not exist.
+
+    Compares the first missing part of the path with its neighbours on the disk, and, if the path is a bare name, with
+    `names`.
+    """
+    missing = path
+    while not missing.parent.is_dir() and missing.parent != missing:
+        missing = missing.parent
+    try:
+        there = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    except OSError:
+        there = []
+    if len(path.parts) <= 1:
+        return did_you_mean(str(path), [*names, *there])
+    near = _nearest(missing.name, there)
+    if near is None:
+        return ""
+    whole = missing.parent / near / path.relative_to(missing)
+    return f" (did you mean {whole if whole.exists() else missing.parent / near}?)"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    folded = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), folded, 1)
+    return folded[near[0]] if near else None
