@@ -18,6 +18,9 @@ from nerfstudio.scripts.render import DatasetRender, RenderInterpolated, SpiralR
 from nerfstudio.scripts.train import main as train_main
 from nerfstudio.scripts.train import train_loop
 from PIL import Image
+from support.docs_pages import Command
+from support.docs_runner import run as run_command
+from support.forks import forked_tool
 from support.scene_files import write_dl3dv
 from support.small_runs import (
     FRAMES,
@@ -45,6 +48,11 @@ def ns_train(output: Path, data: Path, steps: int, *more: object) -> list[object
     ]
 
 
+def run_here(*command: object) -> None:
+    """Run a tool in this process. New processes, which take ten seconds to start, run it in other tests."""
+    run_command(Command(str(command[0]), tuple(map(str, command[1:]))), Path.cwd())
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tools")
@@ -64,7 +72,7 @@ def run(root: Path, data: Path) -> Path:
         folder = killed / "nerfstudio_models"
         wait_for(lambda: list(folder.glob("*.ckpt")), process, log)
         process.send_signal(signal.SIGKILL)
-    tool(*ns_train(root / "resumed", data, SAVE_EVERY, "--load-dir", folder))
+    run_here(*ns_train(root / "resumed", data, SAVE_EVERY, "--load-dir", folder))
     return root / "resumed" / "small" / "scenetok-tiny" / "run"
 
 
@@ -104,7 +112,7 @@ def camera_path(folder: Path, frames: int, height: int, width: int) -> Path:
 def test_ns_render_camera_path(run: Path, root: Path) -> None:
     path, video = camera_path(root, frames=11, height=40, width=64), root / "path.mp4"
     words = ("--camera-path-filename", path, "--output-path", video, "--rendered-output-names", "rgb", "depth")
-    tool("ns-render", "camera-path", "--load-config", run / "config.yml", *words)
+    run_here("ns-render", "camera-path", "--load-config", run / "config.yml", *words)
     frames = mediapy.read_video(video)
     assert frames.shape == (11, 40, 2 * 64, 3)
     assert frames[:, :, :64].std() > 1
@@ -155,11 +163,11 @@ def test_ns_viewer(run: Path, root: Path) -> None:
     file = root / "one_view.json"
     file.write_text(json.dumps({**path, "camera_path": [{**entry, "aspect": width / height}]}))
     options = ("--output-format", "images", "--image-format", "png", "--output-path", root / "one_view")
-    tool("ns-render", "camera-path", "--load-config", run / "config.yml", "--camera-path-filename", file, *options)
+    run_here("ns-render", "camera-path", "--load-config", run / "config.yml", "--camera-path-filename", file, *options)
     (rendered,) = (root / "one_view").glob("*.png")
     expected = np.asarray(Image.open(rendered)).astype(float)
     words = ("--load-config", run / "config.yml", "--viewer.websocket-port", port, "--viewer.image-format", "png")
-    with running(log, "ns-viewer", *words) as process:
+    with forked_tool(log, "ns-viewer", *words) as process:
         assert b"<html" in wait_for(lambda: page(port), process, log)
         with ViewerClient(port) as client:
             client.look((3.0, 1.0, 0.0), aspect=1.5, fov=1.0)
@@ -187,7 +195,7 @@ def test_viewer_and_training_together(root: Path, data: Path) -> None:
         return max((int(path.stem.split("-")[1]) for path in output.rglob("*.ckpt")), default=-1)
 
     words = ns_train(output, data, 100_000, "--vis", "viewer", "--viewer.websocket-port", port)
-    with running(log, *words) as process:
+    with forked_tool(log, *words) as process:
         wait_for(lambda: page(port), process, log)
         with ViewerClient(port) as client:
             client.look((0.0, 0.0, 0.0), aspect=1.5)
