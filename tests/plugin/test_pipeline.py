@@ -208,7 +208,6 @@ def distributed_worker(rank: int, world_size: int, port: int, data: Path, folder
 
 
 def second_worker(_: int, *arguments: Any) -> None:
-    torch.set_num_threads(1)  # threads of the process that this one is a copy of are not copied
     distributed_worker(1, *arguments)
 
 
@@ -217,11 +216,8 @@ def test_gradients_of_two_processes_are_the_mean_of_both(data: Path, tmp_path: P
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = (2, port, data, tmp_path)
-    # This process is the first, and the second is a copy of it: starting another costs ten seconds. With a GPU, torch
-    # allows no gradients in copies.
-    method = "spawn" if torch.cuda.is_available() else "fork"
-    other = mp.start_processes(second_worker, args=arguments, nprocs=1, start_method=method, join=False)
-    distributed_worker(0, *arguments)
+    other = mp.start_processes(second_worker, args=arguments, nprocs=1, start_method="spawn", join=False)
+    distributed_worker(0, *arguments)  # this process is the first: starting another costs ten seconds
     while not other.join():
         pass
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

@@ -195,7 +195,7 @@ def test_viewer_and_training_together(root: Path, data: Path) -> None:
         return max((int(path.stem.split("-")[1]) for path in output.rglob("*.ckpt")), default=-1)
 
     words = ns_train(output, data, 100_000, "--vis", "viewer", "--viewer.websocket-port", port)
-    with forked_tool(log, *words) as process:
+    with running(log, *words) as process:
         wait_for(lambda: page(port), process, log)
         with ViewerClient(port) as client:
             client.look((0.0, 0.0, 0.0), aspect=1.5)

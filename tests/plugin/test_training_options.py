@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,7 @@ import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils import comms
-from support.forks import forked, one_thread
-from support.small_runs import final_state, small_config, small_pipeline, write_small_re10k
+from support.small_runs import TESTS, final_state, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.released_checkpoints import CheckpointError
@@ -157,39 +158,49 @@ def test_checkpoints_wait_for_the_end_of_an_accumulation(data: Path, tmp_path: P
 
 # --- kill -9 ---
 
+KILLED_RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from support.small_runs import small_config
+from nerfstudio.scripts.train import train_loop
+from scenetok_ns.plugin.trainer import SceneTokTrainer
 
-def reported_run(data: Path, output: Path, steps: int, writing: int) -> None:
-    """Train, and write a byte to an open file before each step."""
-    iteration = SceneTokTrainer.train_iteration
+iteration = SceneTokTrainer.train_iteration
 
-    def reported(self: SceneTokTrainer, step: int) -> Any:
-        os.write(writing, b".")
-        return iteration(self, step)
+def reported(self, step):
+    print("step", step, flush=True)
+    return iteration(self, step)
 
-    SceneTokTrainer.train_iteration = reported  # type: ignore[method-assign]
-    train(data, output, steps, steps_per_save=2, resume=True)
+SceneTokTrainer.train_iteration = reported
+config = small_config(
+    Path(sys.argv[2]), Path(sys.argv[3]), max_num_iterations=int(sys.argv[4]), steps_per_save=2, resume=True
+)
+train_loop(0, 1, config)
+"""
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
     """kill -9 while it trains and writes checkpoints; at most the steps since the last checkpoint are taken again."""
     steps = 40
-    reading, writing = os.pipe()
-    with forked(reported_run, data, tmp_path / "run", steps, writing) as process:
-        os.close(writing)
-        with os.fdopen(reading, "rb") as reports:
-            assert len(reports.read(22)) == 22  # step 21 begins
-        time.sleep(0.01)  # anywhere in a step or in a checkpoint
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED_RUN, str(TESTS), str(data), str(tmp_path / "run"), str(steps)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 21"):
+            time.sleep(0.01)  # anywhere in a step or in a checkpoint
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
     config = small_config(data, tmp_path / "run")
     (last,) = config.get_checkpoint_dir().glob("*.ckpt")
     assert int(last.stem[5:]) >= 20
     left = config.get_base_dir() / f".step-000000022.ckpt.0.{process.pid}@{platform.node().replace('.', '-')}.part"
     left.write_bytes(b"killed while writing")
-    with one_thread():
-        resumed = train(data, tmp_path / "run", steps, resume=True)
-        whole = train(data, tmp_path / "whole", steps)
+    resumed = train(data, tmp_path / "run", steps, resume=True)
+    whole = train(data, tmp_path / "whole", steps)
     ends = final_state(resumed, steps - 1), final_state(whole, steps - 1)
     assert equal(*(weights(state, "scenetok") for state in ends))
     assert torch.equal(*(state["random_states"]["torch"] for state in ends))
