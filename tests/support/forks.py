@@ -1,8 +1,8 @@
 """Processes that are copies of this one.
 
 They start at once, because they have imported Nerfstudio and torch already, for which a new Python needs ten seconds.
-They can be killed, and whatever they change stays theirs. They cannot train: torch refuses backward passes in a copy of a
-process that has used several threads for its own.
+They can be killed, and whatever they change stays theirs. They cannot train: torch refuses backward passes in a copy of
+a process that has used several threads for its own.
 """
 
 from __future__ import annotations
