@@ -31,7 +31,7 @@ from support.small_runs import (
     write_small_dl3dv,
     write_small_re10k,
 )
-from support.tool_processes import environment, free_port, page, running, tool, wait_for
+from support.tool_processes import environment, free_port, page, running, wait_for
 from viewer_client import ViewerClient
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def ns_train(output: Path, data: Path, steps: int, *more: object) -> list[object
 
 
 def run_here(*command: object) -> None:
-    """Run a tool in this process. New processes, which take ten seconds to start, run it in other tests."""
+    """Run a tool in this process. A new process, in which the fixture `run` begins, takes ten seconds to start."""
     run_command(Command(str(command[0]), tuple(map(str, command[1:]))), Path.cwd())
 
 
@@ -88,7 +88,7 @@ def test_killed_and_resumed_training_equals_an_undisturbed_one(run: Path, data: 
 
 
 def test_ns_eval(run: Path, root: Path) -> None:
-    tool("ns-eval", "--load-config", run / "config.yml", "--output-path", root / "eval.json")
+    run_here("ns-eval", "--load-config", run / "config.yml", "--output-path", root / "eval.json")
     results = json.loads((root / "eval.json").read_text())["results"]
     assert results["num_scenes"] == 3 and results["num_views"] == 3 * (FRAMES - NUM_CONTEXT)
     names = ("psnr", "ssim", "psnr_mean_colour", "psnr_nearest_view", "psnr_other_tokens", "psnr_noise_tokens")
