@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from scenetok_ns.data.demo.pool import ScenePool
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.student_weights import load_student
@@ -19,8 +22,24 @@ PRESET = "scenetok-tiny"
 
 
 def options(output: Path, **fields: object) -> StudentOptions:
-    values = {"steps": 1, "batch_size": 2, "num_scenes": 1, "renew": 0, "frames": 28, "device": "cpu", **fields}
+    values = {"steps": 1, "batch_size": 1, "num_scenes": 1, "renew": 0, "frames": 28, "device": "cpu", **fields}
     return StudentOptions(output=output, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def same_rooms() -> Iterator[None]:
+    """Make the rooms of a seed once for both runs, which only read them."""
+    make, made = TinyRun.pool, {}
+
+    def pool(self: TinyRun, capacity: int, first_seed: int, **options: Any) -> ScenePool:
+        key = (capacity, first_seed, *sorted((name, str(value)) for name, value in options.items()))
+        if key not in made:
+            made[key] = make(self, capacity, first_seed, **options)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TinyRun, "pool", pool)
+        yield
 
 
 @pytest.mark.parametrize(("causal", "steps"), [(True, 1), (False, 2)])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from support.forks import forked, one_thread
 from support.small_runs import FRAMES, GENERATOR, NUM_CONTEXT, small_config, small_pipeline, write_small_re10k
 
 from scenetok_ns.bridge.run_configs import read_run
@@ -189,18 +188,20 @@ def test_the_figures_are_written_whichever_shard_ends_first(
 def test_a_killed_evaluation_continues_with_the_same_numbers(run: Path, tmp_path: Path) -> None:
     options = ["evaluate", str(run), "--baselines", "--metrics", "stlpips"]
     words = [*options, "--output", str(tmp_path / "killed"), "--steps", "30"]
-    code = f"from scenetok_ns.cli.main import entrypoint; entrypoint({words!r})"
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
+    with forked(entrypoint, words) as process:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "killed").rglob("*.safetensors")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.safetensors")}
     assert not (tmp_path / "killed" / "evaluation.json").exists()
-    entrypoint(words)
+    with one_thread():
+        entrypoint(words)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.safetensors")}
     assert len(after) == 3 and all(after[name] == before[name] for name in before)
-    entrypoint([*options, "--output", str(tmp_path / "whole"), "--steps", "30"])
+    with one_thread():
+        entrypoint([*options, "--output", str(tmp_path / "whole"), "--steps", "30"])
     killed, whole = (read(tmp_path / name)["results"] for name in ("killed", "whole"))
     assert {k: v for k, v in killed.items() if k not in TIMES} == {k: v for k, v in whole.items() if k not in TIMES}

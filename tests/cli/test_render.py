@@ -118,7 +118,7 @@ def test_photographs_stand_beside_the_views_they_were_taken_from(workplace: Path
 
 def test_several_scenes_are_rendered_together_as_each_alone(workplace: Path, tmp_path: Path) -> None:
     files = [workplace / f"{name}-scene.safetensors" for name in ("attic", "cellar")]
-    words = ("--path", "dolly", "--frames", 5, "--steps", 1, "--formats", "png")
+    words = ("--path", "dolly", "--frames", 5, "--steps", 1, "--formats", "png", "--size", 64)
     scenetok("render", "--tokens", *files, "--output", tmp_path / "both", *words)
     scenetok("render", "--tokens", files[1], "--output", tmp_path / "one", *words)
     together, alone = pictures(tmp_path / "both" / "cellar").astype(int), pictures(tmp_path / "one" / "cellar")
@@ -159,7 +159,7 @@ def test_a_run_folder_is_left_as_it_is(workplace: Path, tmp_path: Path) -> None:
 
 
 def test_a_scene_rendered_again_replaces_its_pictures(workplace: Path, tmp_path: Path) -> None:
-    words = ("--path", "dolly", "--steps", 1, "--formats", "png", "--output", tmp_path)
+    words = ("--path", "dolly", "--steps", 1, "--formats", "png", "--size", 64, "--output", tmp_path)
     for name, frames in (("attic", 4), ("cellar", 3), ("attic", 2)):
         scenetok("render", "--tokens", workplace / f"{name}-scene.safetensors", "--frames", frames, *words)
     found = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())

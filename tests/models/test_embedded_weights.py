@@ -98,7 +98,7 @@ def test_the_shipped_generator_gives_its_photograph_back() -> None:
     model = SceneTok.from_preset(load_preset("scenegen-tiny")).eval()
     model.load_embedded()
     assert model.preset.scene_sampler is not None
-    sampler = replace(model.preset.scene_sampler, steps=20, solver="multistep")
+    sampler = replace(model.preset.scene_sampler, steps=10, solver="multistep")
     cameras = CameraBatch(c2w[:1], rooms.intrinsics[:1, None].expand(-1, 12, -1, -1))
     photograph = cameras.select([0])
     scores = []

@@ -18,6 +18,9 @@ from nerfstudio.scripts.render import DatasetRender, RenderInterpolated, SpiralR
 from nerfstudio.scripts.train import main as train_main
 from nerfstudio.scripts.train import train_loop
 from PIL import Image
+from support.docs_pages import Command
+from support.docs_runner import run as run_command
+from support.forks import forked_tool
 from support.scene_files import write_dl3dv
 from support.small_runs import (
     FRAMES,
@@ -28,7 +31,7 @@ from support.small_runs import (
     write_small_dl3dv,
     write_small_re10k,
 )
-from support.tool_processes import environment, free_port, page, running, tool, wait_for
+from support.tool_processes import environment, free_port, page, running, wait_for
 from viewer_client import ViewerClient
 
 pytestmark = pytest.mark.slow
@@ -43,6 +46,11 @@ def ns_train(output: Path, data: Path, steps: int, *more: object) -> list[object
         *("--output-dir", output, "--experiment-name", "small", "--timestamp", "run"),
         *("--pipeline.baselines", "True", *more, "re10k-data"),
     ]
+
+
+def run_here(*command: object) -> None:
+    """Run a tool in this process. A new process, in which the fixture `run` begins, takes ten seconds to start."""
+    run_command(Command(str(command[0]), tuple(map(str, command[1:]))), Path.cwd())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +72,7 @@ def run(root: Path, data: Path) -> Path:
         folder = killed / "nerfstudio_models"
         wait_for(lambda: list(folder.glob("*.ckpt")), process, log)
         process.send_signal(signal.SIGKILL)
-    tool(*ns_train(root / "resumed", data, SAVE_EVERY, "--load-dir", folder))
+    run_here(*ns_train(root / "resumed", data, SAVE_EVERY, "--load-dir", folder))
     return root / "resumed" / "small" / "scenetok-tiny" / "run"
 
 
@@ -80,7 +88,7 @@ def test_killed_and_resumed_training_equals_an_undisturbed_one(run: Path, data: 
 
 
 def test_ns_eval(run: Path, root: Path) -> None:
-    tool("ns-eval", "--load-config", run / "config.yml", "--output-path", root / "eval.json")
+    run_here("ns-eval", "--load-config", run / "config.yml", "--output-path", root / "eval.json")
     results = json.loads((root / "eval.json").read_text())["results"]
     assert results["num_scenes"] == 3 and results["num_views"] == 3 * (FRAMES - NUM_CONTEXT)
     names = ("psnr", "ssim", "psnr_mean_colour", "psnr_nearest_view", "psnr_other_tokens", "psnr_noise_tokens")
@@ -104,7 +112,7 @@ def camera_path(folder: Path, frames: int, height: int, width: int) -> Path:
 def test_ns_render_camera_path(run: Path, root: Path) -> None:
     path, video = camera_path(root, frames=11, height=40, width=64), root / "path.mp4"
     words = ("--camera-path-filename", path, "--output-path", video, "--rendered-output-names", "rgb", "depth")
-    tool("ns-render", "camera-path", "--load-config", run / "config.yml", *words)
+    run_here("ns-render", "camera-path", "--load-config", run / "config.yml", *words)
     frames = mediapy.read_video(video)
     assert frames.shape == (11, 40, 2 * 64, 3)
     assert frames[:, :, :64].std() > 1
@@ -155,11 +163,11 @@ def test_ns_viewer(run: Path, root: Path) -> None:
     file = root / "one_view.json"
     file.write_text(json.dumps({**path, "camera_path": [{**entry, "aspect": width / height}]}))
     options = ("--output-format", "images", "--image-format", "png", "--output-path", root / "one_view")
-    tool("ns-render", "camera-path", "--load-config", run / "config.yml", "--camera-path-filename", file, *options)
+    run_here("ns-render", "camera-path", "--load-config", run / "config.yml", "--camera-path-filename", file, *options)
     (rendered,) = (root / "one_view").glob("*.png")
     expected = np.asarray(Image.open(rendered)).astype(float)
     words = ("--load-config", run / "config.yml", "--viewer.websocket-port", port, "--viewer.image-format", "png")
-    with running(log, "ns-viewer", *words) as process:
+    with forked_tool(log, "ns-viewer", *words) as process:
         assert b"<html" in wait_for(lambda: page(port), process, log)
         with ViewerClient(port) as client:
             client.look((3.0, 1.0, 0.0), aspect=1.5, fov=1.0)

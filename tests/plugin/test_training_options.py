@@ -183,7 +183,7 @@ train_loop(0, 1, config)
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
     """kill -9 while it trains and writes checkpoints; at most the steps since the last checkpoint are taken again."""
-    steps = 60
+    steps = 40
     command = [sys.executable, "-c", KILLED_RUN, str(TESTS), str(data), str(tmp_path / "run"), str(steps)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

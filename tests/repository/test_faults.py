@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from support.command_line import scenetok
 from support.fault_cases import Table
-from support.fault_runner import CLEAR, Verdict, figures, judge
+from support.fault_runner import CLEAR, Verdict, figures, judge, parsing_once
 from support.fault_tools import MoreFaults
 from support.released_files import random_state, write_lightning
 from support.scene_files import write_dl3dv
@@ -49,7 +49,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def verdicts(place: Path) -> list[Verdict]:
-    return list(judged(place))
+    with parsing_once():
+        return list(judged(place))
 
 
 def judged(place: Path) -> Iterator[Verdict]:

@@ -116,7 +116,7 @@ def _as_a_process(command: Command, folder: Path) -> Iterator[None]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ns-render wants ffmpeg
     old = Path.cwd()
     os.chdir(folder)
-    _forget_writers()
+    forget_writers()
     try:
         with (
             mock.patch.object(sys, "argv", [command.program, *_arguments(command)]),
@@ -127,7 +127,7 @@ def _as_a_process(command: Command, folder: Path) -> Iterator[None]:
         if stop.code not in (None, 0):
             raise CommandError(f"{command}\n  ended with: {stop}") from stop
     finally:
-        _forget_writers()
+        forget_writers()
         os.chdir(old)
 
 
@@ -135,7 +135,7 @@ def _arguments(command: Command) -> tuple[str, ...]:
     return command.words[1:] if command.program == "python" else command.words
 
 
-def _forget_writers() -> None:
+def forget_writers() -> None:
     writer.EVENT_WRITERS.clear()
     writer.EVENT_STORAGE.clear()
     writer.GLOBAL_BUFFER.clear()

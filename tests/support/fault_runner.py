@@ -17,6 +17,7 @@ from unittest import mock
 
 from scenetok_ns.bridge.tool_compat import shorten_errors
 from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.tools.safe_config import ConfigLoader
 
 LIMIT_S = 60
 """Time after which a command counts as hanging."""
@@ -76,6 +77,24 @@ def _time_limit() -> Iterator[None]:
 def command(*words: object) -> Callable[[], None]:
     """Create the call of a `scenetok` command, with its words as a user types them."""
     return lambda: entrypoint([str(word) for word in words])
+
+
+@contextlib.contextmanager
+def parsing_once() -> Iterator[None]:
+    """Parse each text of a config.yml once. Most faults open one of a few runs, and parsing takes a third of the time.
+
+    What is refused is parsed each time, and objects are constructed each time.
+    """
+    parse, parsed = ConfigLoader.get_single_node, {}
+
+    def get_single_node(self: ConfigLoader) -> Any:
+        text = self.buffer
+        if text not in parsed:
+            parsed[text] = parse(self)
+        return parsed[text]
+
+    with mock.patch.object(ConfigLoader, "get_single_node", get_single_node):
+        yield
 
 
 def judge(fault: Fault) -> Verdict:

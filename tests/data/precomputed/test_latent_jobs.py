@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.forks import forked, one_thread
 from support.scene_files import example, write_dl3dv, write_re10k
 
 from scenetok_ns.data.poses import reflect
@@ -20,9 +21,11 @@ from scenetok_ns.data.precomputed.latent_jobs import LatentJob, compute_latents,
 from scenetok_ns.data.precomputed.latents import LatentStore
 from scenetok_ns.data.precomputed.scene_jobs import Shard
 from scenetok_ns.data.scenes import DataError
+from scenetok_ns.data.sources.dl3dv import DL3DVSource
 from scenetok_ns.data.sources.re10k import RE10KSource
 from scenetok_ns.models.autoencoders.base import Autoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder
+from scenetok_ns.models.autoencoders.vavae import VAVAE, VAVAEConfig, build_network, vavae_latent_space
 from scenetok_ns.models.presets import AutoencoderConfig
 
 SETTINGS = LatentSettings("pixel", None, 16, "float32", 0)
@@ -206,56 +209,33 @@ def test_a_kill_while_writing_leaves_no_torn_file(tmp_path, source, monkeypatch)
     assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
 
 
-KILLS = '''
-"""Runs the computation in forked children and kills them at random moments; prints how many were killed at work."""
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from scenetok_ns.data.sources.dl3dv import DL3DVSource
-from scenetok_ns.data.precomputed.latent_files import LatentSettings
-from scenetok_ns.data.precomputed.latent_jobs import LatentJob, compute_latents
-from scenetok_ns.models.autoencoders.vavae import VAVAE, VAVAEConfig, build_network, vavae_latent_space
-from scenetok_ns.models.presets import AutoencoderConfig
-
-data, undisturbed, disturbed = map(Path, sys.argv[1:])
-torch.manual_seed(0)
-network = build_network(VAVAEConfig((32, 32, 32, 32, 32), 1)).eval()
-model = VAVAE(vavae_latent_space(AutoencoderConfig("vavae")), network)
-
-def run(root):
-    source = {"train": DL3DVSource(data)}
-    settings = LatentSettings("vavae", None, 32, "float32", 0)
-    compute_latents(LatentJob(root, settings, source, flip_splits=("train",), min_frames=4), model)
-
-start = time.monotonic()
-run(undisturbed)
-whole = time.monotonic() - start
-random.seed(0)
-killed = 0
-while killed < 10:
-    child = os.fork()
-    if child == 0:
-        run(disturbed)
-        os._exit(0)
-    time.sleep(random.uniform(0, whole / 5))
-    os.kill(child, signal.SIGKILL)
-    died = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    killed += died
-    if not died:  # all was done: take some away, so that there is work to be killed in
-        for path in list(disturbed.glob("train/1/*.npz"))[::2]:
-            path.unlink()
-run(disturbed)
-'''
-
-
 def test_ten_kills_leave_no_trace(tmp_path):
+    """Copies of this process, killed at random moments of their work, leave nothing but what the next one continues."""
     for number in range(6):
         write_dl3dv(tmp_path / "data" / f"scene{number}", frames=5, size=(160, 200))
-    script = tmp_path / "kills.py"
-    script.write_text(KILLS)
-    arguments = [tmp_path / "data", tmp_path / "undisturbed", tmp_path / "disturbed"]
-    subprocess.run([sys.executable, script, *arguments], check=True, timeout=300)
-    undisturbed = files(tmp_path / "undisturbed")
-    assert len(undisturbed) == 6 * 2 + 2
-    assert files(tmp_path / "disturbed") == undisturbed
+    torch.manual_seed(0)
+    network = build_network(VAVAEConfig((32, 32, 32, 32, 32), 1)).eval()
+    model = VAVAE(vavae_latent_space(AutoencoderConfig("vavae")), network)
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+
+    def run(root: Path) -> None:
+        settings = LatentSettings("vavae", None, 32, "float32", 0)
+        source = {"train": DL3DVSource(tmp_path / "data")}
+        compute_latents(LatentJob(root, settings, source, flip_splits=("train",), min_frames=4), model)
+
+    with one_thread():
+        start = time.monotonic()
+        run(undisturbed)
+        whole, moments, killed = time.monotonic() - start, random.Random(0), 0
+        while killed < 10:
+            with forked(run, disturbed) as process:
+                time.sleep(moments.uniform(0, whole / 5))
+                process.send_signal(signal.SIGKILL)
+                died = process.wait() == -signal.SIGKILL
+            killed += died
+            if not died:  # all was done: take some away, so that there is work to be killed in
+                for path in list(disturbed.glob("train/1/*.npz"))[::2]:
+                    path.unlink()
+        run(disturbed)
+    assert len(files(undisturbed)) == 6 * 2 + 2
+    assert files(disturbed) == files(undisturbed)

@@ -1,14 +1,12 @@
 """FP8: the kernel and torch's product agree with their plain twins, and blocks with FP8 products with exact ones.
 
-Without a GPU, the kernel runs in Triton's interpreter, in another process (see test_operations.py). The interpreter may
+Without a GPU, the kernel runs in Triton's interpreter (test_interpreted_kernels.py). The interpreter may
 round to a neighbour, and halves numbers that rounding carries to the next power of two; a GPU does neither.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,16 +24,6 @@ kernels_run = pytest.mark.skipif(not ON_GPU and not INTERPRETED, reason="needs a
 multiplies = pytest.mark.skipif(
     not ON_GPU or torch.cuda.get_device_capability() < float8.CAPABILITY, reason="needs a GPU that multiplies FP8"
 )
-
-
-def test_in_the_interpreter() -> None:
-    if INTERPRETED or ON_GPU:
-        pytest.skip("the other tests run here")
-    pytest.importorskip("triton", reason="torch comes without Triton here")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-rp", "-p", "no:cacheprovider", "-k", "kernel", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "PASSED" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
 
 
 def rows(count: int, width: int) -> Tensor:

@@ -1,14 +1,11 @@
 """Triton kernels of the fused blocks against their plain twins, for all options of each operation.
 
-On a GPU if there is one. Without, the kernels run in Triton's interpreter, which is chosen when Triton is imported: in
-another process, that runs this file once more.
+They run on a GPU if there is one. Otherwise they run in Triton's interpreter (test_interpreted_kernels.py).
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -29,17 +26,6 @@ kernels_run = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED, reason="ne
 @pytest.fixture(autouse=True)
 def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "uses_kernels", lambda x: True)
-
-
-def test_in_the_interpreter() -> None:
-    if INTERPRETED or DEVICE == "cuda":
-        pytest.skip("the other tests run here")
-    pytest.importorskip("triton", reason="torch comes without Triton here")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-rp", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert "PASSED" in done.stdout, done.stdout[-1000:]
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

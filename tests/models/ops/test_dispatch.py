@@ -1,14 +1,12 @@
 """Triton kernels agree with their plain twins, at small sizes and in float32, for all options of each operation.
 
-They run on a GPU if there is one. Otherwise they run in Triton's interpreter. It is chosen when Triton is imported, so
-another process runs this file once more. test_dispatch_gpu.py tests the published sizes in bfloat16.
+They run on a GPU if there is one. Otherwise they run in Triton's interpreter (test_interpreted_kernels.py).
+test_dispatch_gpu.py tests the published sizes in bfloat16.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,17 +28,6 @@ kernels_run = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED, reason="ne
 def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(ops, "_usable", lambda x: True)
-
-
-def test_in_the_interpreter() -> None:
-    if INTERPRETED or DEVICE == "cuda":
-        pytest.skip("the other tests run here")
-    pytest.importorskip("triton", reason="torch comes without Triton here")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-rp", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert "PASSED" in done.stdout, done.stdout[-1000:]
 
 
 def normal(*shape: int) -> Tensor:
