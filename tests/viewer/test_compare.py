@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from support.scene_files import jpeg, write_dl3dv
-from support.small_runs import GENERATOR, IMAGE_SIZE, small_pipeline, write_unlike_re10k
+from support.small_runs import GENERATOR, IMAGE_SIZE, small_pipeline
 from support.viewer_panel import Panel
 from viser.transforms import SO3
 
@@ -23,11 +23,6 @@ from scenetok_ns.data.square_pictures import PictureRequest
 from scenetok_ns.viewer import captured_scene
 
 COMPARE, OWN = "Compare with photographs", "Own photographs"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_unlike_re10k(tmp_path_factory.mktemp("re10k"))
 
 
 @pytest.fixture(scope="module")
