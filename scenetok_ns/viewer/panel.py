@@ -13,7 +13,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import nn
 
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
-from scenetok_ns.viewer.cameras import begin_without_frustums, size_frustums
+from scenetok_ns.viewer.cameras import begin_without_frustums
 from scenetok_ns.viewer.compare_part import ComparePart
 from scenetok_ns.viewer.elements import Prose
 from scenetok_ns.viewer.files_part import FilesPart
@@ -125,7 +125,7 @@ class ViewerPanel(nn.Module):
         guard_uploads(viewer.viser_server, lambda said: session.notify(said, "error"))
         hide_meaningless(viewer)
         begin_without_frustums(viewer)
-        size_frustums(viewer, session.shown.pictures().cameras)
+        session.size_frustums()
         with first_tab(viewer, TAB, viser.Icon.HOME):
             for part in self._parts:
                 part.folder.install(viewer.viser_server, session.connect)

@@ -19,7 +19,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.rendering.picture_files import encode_picture
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.viewer.background import Work
-from scenetok_ns.viewer.cameras import draw_frustums, place_camera
+from scenetok_ns.viewer.cameras import STOCK_SCALE, draw_frustums, frustum_scale, place_camera
 from scenetok_ns.viewer.elements import COLOURS, Folder, Kind, Status, asking_client
 from scenetok_ns.viewer.renderer import ViewerRenderer, ViewSettings
 from scenetok_ns.viewer.shown_scene import SceneState, ShownScene
@@ -52,6 +52,8 @@ class Session:
     listed: list[Callable[[], None]] = field(default_factory=list)
     """Called when files have come or gone."""
     _past: list[tuple[SceneState, ViewSettings]] = field(default_factory=list)
+    _frustum_scale: float = STOCK_SCALE
+    """Size of frustums that was set here; with another size in the configuration, the user chose it."""
 
     @property
     def shown(self) -> ShownScene:
@@ -188,7 +190,15 @@ class Session:
 
     def redraw_frustums(self) -> None:
         if self.viewer is not None:
+            self.size_frustums()
             draw_frustums(self.viewer, self.shown.pictures())
+
+    def size_frustums(self) -> None:
+        """Size frustums in proportion to the displayed scene, unless the user chose a size."""
+        config = self.open_viewer.config
+        if config.camera_frustum_scale == self._frustum_scale:
+            wanted = frustum_scale(self.shown.pictures().cameras) or self._frustum_scale
+            config.camera_frustum_scale = self._frustum_scale = wanted
 
     def place(self, client: viser.ClientHandle) -> None:
         place_camera(client, self.shown.pictures().cameras, self.open_viewer.config.camera_frustum_scale)
