@@ -36,6 +36,7 @@ from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.rendering.seed_spread import SEEDS, is_by_seeds, render_spread
 from scenetok_ns.viewer.comparison import DIFFERENCE, PHOTOGRAPH, Comparison
 from scenetok_ns.viewer.estimates import EstimateCost, Estimates
+from scenetok_ns.viewer.memory import SpareMemory
 from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture, with_caption
 from scenetok_ns.viewer.shown_scene import NotReadyError, Shown, ShownScene
 from scenetok_ns.viewer.splat_preview import SplatPreview
@@ -92,6 +93,7 @@ class ViewerRenderer:
         self._sent: WeakKeyDictionary[Thread, tuple[View, PictureRequest]] = WeakKeyDictionary()
         """View and request that each thread last sent to its browser."""
         self._interruptions = 0
+        self._memory = SpareMemory()
 
     def interrupt(self) -> None:
         """Abort the current render at its next step. The caller must trigger a re-render."""
@@ -128,6 +130,7 @@ class ViewerRenderer:
                     self.views.clear()
                     torch.cuda.empty_cache()
                 outputs = self._message(str(error) or type(error).__name__, request, ERROR)
+            self._memory.maybe_return()
             thread.go_on()
             thread.catch_up(camera.camera_to_worlds[0])
         return outputs
@@ -272,10 +275,10 @@ class ViewerRenderer:
             settings=key,
             sampler=sampler,
             camera=camera,
-            picture=part.frames[0, 0],
-            latents=denoised.latents[:, : space.layout.latents_per_chunk],
+            picture=part.frames[0, 0].clone(),  # of a window, which would stay in memory with a part of it
+            latents=denoised.latents[:, : space.layout.latents_per_chunk].clone(),
             uncertainty=relative_uncertainty(denoised.uncertainty[0, -denoised.window_first], space.channels),
-            maps=None if part.maps is None else DepthMaps(*(maps[0, :1] for maps in part.maps)),
+            maps=None if part.maps is None else DepthMaps(*(maps[0, :1].clone() for maps in part.maps)),
         )
 
     def _tokens(self, shown: Shown) -> SceneTokens:
