@@ -136,7 +136,7 @@ class ViewerPanel(nn.Module):
         session.redrawn.append(self._look.show_settings)
         session.redrawn.append(self._scene.say_given)
         session.listed.append(self._start.refresh)
-        viewer.viser_server.on_client_connect(session.place)
+        viewer.viser_server.on_client_connect(session.greet)
         if viewer.trainer is not None or not session.shown.generates or self._generation is None:
             return
         if (viewer.log_filename.parent / GALLERY).is_file():

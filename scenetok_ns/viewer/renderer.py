@@ -142,6 +142,12 @@ class ViewerRenderer:
         view = self._view(square, min(request.height, request.width), False, lambda done, total: None)
         return self._fitted(view, square, request)["rgb"]
 
+    def photograph(self, height: int, width: int) -> Float[Tensor, "height width 3"] | None:
+        """Return the photograph where the camera starts, in [0, 1] on the CPU; None: there is none."""
+        framed = self._photograph(PictureRequest(height, width, self.settings.wide))
+        waits = self.scene.ready and not self.scene.is_encoded
+        return with_caption(framed, self._encoding()) if waits and framed is not None else framed
+
     def _pictures(
         self, camera: Cameras, request: PictureRequest, thread: RenderThread, on_step: OnStep
     ) -> dict[str, Tensor]:
@@ -316,12 +322,17 @@ class ViewerRenderer:
 
     def _waiting(self, message: str, request: PictureRequest, share: float | None = None) -> dict[str, Tensor]:
         """Show the photograph where the camera starts, with a message and, given `share`, a progress bar."""
-        found = self.comparison.photograph()
-        if found is None:
+        framed = self._photograph(request)
+        if framed is None:
             return self._message(message, request, NOTE)
-        square = request.fit(found[0][None])[0].permute(1, 2, 0).clamp(0, 1)
-        framed = request.with_border(square) if request.wide == "border" else square
         return self._all_alike(with_caption(framed, message, share).to(self.renderer.device))
+
+    def _photograph(self, request: PictureRequest) -> Float[Tensor, "height width 3"] | None:
+        found = self.comparison.photograph(at_start=True)
+        if found is None:
+            return None
+        square = request.fit(found[0][None])[0].permute(1, 2, 0).clamp(0, 1)
+        return request.with_border(square) if request.wide == "border" else square
 
     @staticmethod
     def _all_alike(rgb: Tensor) -> dict[str, Tensor]:

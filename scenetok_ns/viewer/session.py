@@ -203,6 +203,19 @@ class Session:
     def place(self, client: viser.ClientHandle) -> None:
         place_camera(client, self.shown.pictures().cameras, self.open_viewer.config.camera_frustum_scale)
 
+    def greet(self, client: viser.ClientHandle) -> None:
+        """Put a new browser's camera at the start, and show the photograph from there until the first picture comes."""
+        self.place(client)
+        viewer = self.open_viewer
+        height = viewer.control_panel.max_res
+        photograph = self.view.photograph(height, max(round(height * client.camera.aspect), 1))
+        thread = viewer.render_statemachines.get(client.client_id)
+        if photograph is None or thread is None or thread.output_keys:  # a picture has been sent already
+            return
+        pixels = (255 * photograph).to(torch.uint8).numpy()
+        client.scene.set_background_image(pixels, format="jpeg", jpeg_quality=viewer.config.jpeg_quality)
+        client.flush()
+
     def snapshot(self, size: tuple[int, int]) -> tuple[str, bytes]:
         """Render the asking browser's view in full quality at size (height, width). Returns name and bytes of a PNG."""
         from nerfstudio.viewer.utils import get_camera
