@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 
-PAUSE = 10.0
+PAUSE = 5.0
 """Minimum seconds between two returns of memory."""
 
 

@@ -126,7 +126,8 @@ def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
     second = panel.set("Scene/Scene", names[1])
     assert changed(second, first) and len(panel.frustums()) == NUM_CONTEXT and panel.frustums() != frustums
     assert all(handle.visible for handle in panel.viewer.camera_handles.values())
-    assert client.camera.position == pytest.approx(panel.frustums()[0], abs=1.0)
+    near = 3 * panel.viewer.config.camera_frustum_scale
+    assert client.camera.position == pytest.approx(panel.frustums()[0], abs=near)
     panel.element("Scene/Scene by name").value = names[2]
     assert changed(panel.set("Scene/Show scene by name"), second) and names[2] in panel.says()
     panel.element("Scene/Scene by name").value = "nowhere"
