@@ -236,11 +236,10 @@ def soak(config: Path, minutes: float, browsers: int, clients: int) -> dict[str,
             visitors += [Client(port, browsers + seed, ends, meeting) for seed in range(clients)]
             for visitor in visitors:
                 visitor.start()
-            used: list[list[float]] = []
+            used: dict[int, list[float]] = {}
             while any(visitor.is_alive() for visitor in visitors):
-                if (minute := int((time.monotonic() - started) / 60)) == len(used):
-                    used.append([])
-                used[minute].append(memory(server.pid))
+                minute = int((time.monotonic() - started) / 60)
+                used.setdefault(minute, []).append(memory(server.pid))
                 time.sleep(SAMPLE_SECONDS)
             dead = server.poll() is not None
         finally:
@@ -259,7 +258,7 @@ def soak(config: Path, minutes: float, browsers: int, clients: int) -> dict[str,
         "pictures": [visitor.pictures for visitor in visitors],
         "memory_mib": [
             {"least": round(min(part)), "median": round(statistics.median(part)), "most": round(max(part))}
-            for part in used
+            for part in used.values()
         ],
     }
 
