@@ -12,6 +12,22 @@ PAUSE = 5.0
 """Minimum seconds between two returns of memory."""
 
 
+MMAP_THRESHOLD, LARGE = -3, 2**20
+"""glibc's name M_MMAP_THRESHOLD for an option, and the size in bytes from which a block is not part of a pool."""
+
+
+def keep_large_blocks_out_of_pools() -> bool:
+    """Let glibc return each large block to the system as soon as it is freed; return whether it does.
+
+    By default, glibc raises the threshold to the size of freed blocks, up to 32 MiB, so that pools hold all tensors.
+    Nothing changes if the user has set MALLOC_MMAP_THRESHOLD_. Other C libraries have no such option.
+    """
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ or not hasattr(library, "gnu_get_libc_version"):
+        return False
+    return bool(library.mallopt(MMAP_THRESHOLD, LARGE))  # type: ignore[union-attr]
+
+
 class SpareMemory:
     """Returns free memory to the system from time to time.
 

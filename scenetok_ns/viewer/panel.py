@@ -25,6 +25,7 @@ from scenetok_ns.viewer.guards import (
     guard_viser,
     viser_version,
 )
+from scenetok_ns.viewer.memory import keep_large_blocks_out_of_pools
 from scenetok_ns.viewer.page_text import page_script, paragraph
 from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.photographs_part import PhotographsPart
@@ -120,6 +121,7 @@ class ViewerPanel(nn.Module):
     def _opened(self, viewer: Viewer) -> None:
         if self._unguarded is not None:
             raise SystemExit(self._unguarded)
+        keep_large_blocks_out_of_pools()
         session = self.session
         session.viewer, session.files = viewer, ViewerFiles(viewer.log_filename.parent)
         guard_uploads(viewer.viser_server, lambda said: session.notify(said, "error"))
