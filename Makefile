@@ -60,8 +60,8 @@ ASSETS := build/model-assets
 model-assets: $(STAMP)
 	mkdir -p $(ASSETS)
 	$(BIN)/python benchmarks/tiny.py --stlpips --output $(ASSETS)/tokenizer.json
-	$(BIN)/python benchmarks/tiny.py --generated 16 --output $(ASSETS)/generator.json
-	$(BIN)/python benchmarks/depth.py --rooms 2 --output $(ASSETS)/depth.json
+	$(BIN)/python benchmarks/tiny.py --generated 8 --output $(ASSETS)/generator.json
+	$(BIN)/python benchmarks/depth.py --rooms 4 --output $(ASSETS)/depth.json
 	$(BIN)/python scripts/make_pictures.py --figures $(ASSETS)/tokenizer.json
 	$(BIN)/python scripts/run_notebooks.py
 	SCREENSHOTS=$(abspath $(ASSETS)) $(BIN)/python -m pytest -m browser tests/viewer/test_viewer_browser.py

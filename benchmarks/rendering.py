@@ -5,6 +5,7 @@ Networks have full size and random weights. Presets whose networks and samplers 
     python benchmarks/rendering.py --output rendering.json
     python benchmarks/rendering.py --preset re10k --only path view     # only some of the work
     python benchmarks/rendering.py --skip-plain path "guidance 1"      # skip the slowest work of the plain loop
+    python benchmarks/rendering.py --preset re10k --depth --how engine --only path     # what a depth head costs
     python benchmarks/rendering.py --preset re10k --low-vram re10k     # also the engine with --low-vram
     python benchmarks/rendering.py --low-vram re10k scenegen-shift4 --limit 4 --only whole     # only that, in 4 GiB
     python benchmarks/rendering.py --rehearse                          # the tiny presets on the CPU, to test the script
@@ -41,10 +42,12 @@ from scenetok_ns.models.autoencoders.offload import OffloadedAutoencoder
 from scenetok_ns.models.autoencoders.registry import build_autoencoder, latent_space
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.flow.noise import latent_noise
 from scenetok_ns.models.flow.sampling import path_schedule, sample_windows
 from scenetok_ns.models.flow.windows import pad_path
+from scenetok_ns.models.networks.depth_head import DepthHead
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset, preset_names
 from scenetok_ns.models.scenegen import generate
 from scenetok_ns.models.scenetok import SceneTok
@@ -54,6 +57,7 @@ GIB = 2**30
 RUNS = 5
 """Number of timed runs of the engine, whose median counts. The plain loop is slow and is timed once."""
 SLOW_MS = 2000
+WITH_DEPTH = ", with depth"
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ class Bench:
         c2w[..., 0, 3] = torch.arange(count) / 50
         return CameraBatch(c2w, torch.eye(3).repeat(1, count, 1, 1)).to(self.device)
 
-    def work(self) -> Iterator[Work]:
+    def work(self, *, depth: bool = False) -> Iterator[Work]:
+        """Yield all work. `depth`: also the path with the depth of a random depth head."""
         steps = self.preset.sampler.steps
         if self.model.low_vram:
             yield self._whole()  # first, while nothing of the model is on the device
@@ -122,6 +127,9 @@ class Bench:
         yield self._denoise()
         yield self._decode()
         yield self._render(f"path of {self.frames} frames", self.frames, steps)
+        if depth:
+            self.model.depth = DepthSource(random_depth_head(self.model))
+            yield self._render(f"path of {self.frames} frames{WITH_DEPTH}", self.frames, steps, depth=True)
         yield self._render(f"view, {steps} steps", 1, steps)
         yield self._render("view, 4 steps", 1, 4)
         if self.preset.scene_sampler is not None:
@@ -198,12 +206,14 @@ class Bench:
 
         return Work(f"decode {self.frames} frames", plainly, engine, self.frames, lambda: flops_of(plainly))
 
-    def _render(self, name: str, frames: int, steps: int) -> Work:
+    def _render(self, name: str, frames: int, steps: int, *, depth: bool = False) -> Work:
         sampler = replace(self.preset.sampler, steps=steps)
 
         def run() -> Iterator[Tensor]:
-            windows = self.model.render_windows(self.tokens, self.cameras(frames), sampler=sampler)
-            yield from (window.frames for window in windows)
+            cameras = self.cameras(frames)
+            for window in self.model.render_windows(self.tokens, cameras, sampler=sampler, depth=depth):
+                assert (window.maps is not None) == depth
+                yield window.frames
 
         return Work(name, run, run, frames)
 
@@ -243,6 +253,13 @@ def random_model(preset: Preset, autoencoders: list[Autoencoder], device: torch.
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
     return model.to(device)
+
+
+def random_depth_head(model: SceneTok) -> DepthHead:
+    """Build a depth head of full size with random weights."""
+    head = new_depth_head(model.preset, model.denoiser).eval().requires_grad_(False)
+    nn.init.normal_(head.last.weight, std=0.02)  # zero in a new head
+    return head.to(model.device)
 
 
 def autoencoders_of(preset: Preset) -> tuple[AutoencoderConfig, AutoencoderConfig]:
@@ -402,7 +419,9 @@ def run_preset(
     if speed is None:
         bench.leave_the_device(args.limit)
     works = [
-        work for work in bench.work() if not args.only or any(word in f"{names}: {work.name}" for word in args.only)
+        work
+        for work in bench.work(depth=args.depth)
+        if not args.only or any(word in f"{names}: {work.name}" for word in args.only)
     ]
     floors: dict[str, float] = {}
     if speed is not None and "plain" in args.how:
@@ -439,6 +458,17 @@ def table_of(results: list[Result], title: str) -> Table:
     return table
 
 
+def depth_costs(results: list[Result]) -> dict[str, float]:
+    """Return the time of each path with depth, divided by the time of the same path without."""
+    times = {(r.presets, r.how, r.work): r.ms for r in results}
+    found = {}
+    for (presets, how, work), ms in times.items():
+        without = times.get((presets, how, work.removesuffix(WITH_DEPTH)))
+        if work.endswith(WITH_DEPTH) and without:
+            found[f"{presets}, {how}"] = ms / without
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="*", default=[], help="names; none: all")
@@ -448,6 +478,7 @@ def main() -> None:
         "--profile", nargs="*", default=[], help="write the kernels of the engine's work that contains one of these"
     )
     parser.add_argument("--skip-plain", nargs="*", default=[], help="work that the plain loop skips")
+    parser.add_argument("--depth", action="store_true", help="measure paths with the depth of a random head, too")
     parser.add_argument("--low-vram", nargs="*", default=[], help="presets to measure with --low-vram, too, or alone")
     parser.add_argument("--limit", type=float, metavar="GIB", help="with --low-vram: GPU memory that may be used")
     parser.add_argument("--exact", action="store_true", help="engine with the autoencoders in their own precision")
@@ -470,10 +501,13 @@ def main() -> None:
             "python": platform.python_version(),
             "matrix_tflops": speed / 1e12,
             "exact": args.exact,
+            "depth_costs": depth_costs(results),
             "results": [asdict(r) for r in results],
         }
         args.output.write_text(json.dumps(report, indent=1))  # after every result: a killed run leaves its results
     console.print(table_of(results, f"{name}, torch {torch.__version__}"))
+    for row, ratio in depth_costs(results).items():
+        console.print(f"{row}: a path with depth takes {ratio:.3f} times as long as without", highlight=False)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from scenetok_ns.models.networks.block_execution import Checkpointing
 from scenetok_ns.models.networks.compressor import TokenDistribution
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.training.cuda_memory import let_segments_grow
+from scenetok_ns.tools.cuda_memory import let_segments_grow
 
 GIB = 2**30
 

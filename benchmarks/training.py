@@ -55,7 +55,7 @@ from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import distributed
-from scenetok_ns.training.cuda_memory import let_segments_grow
+from scenetok_ns.tools.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import AdamWConfig
 from scenetok_ns.training.recorded_step import RecordedStep
 from scenetok_ns.training.step_memory import TrainingRun

@@ -17,7 +17,7 @@ from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.weight_files import load_weights
-from scenetok_ns.training.picture_losses import codec_loss, contrast_loss
+from scenetok_ns.training.picture_losses import codec_loss, contrast_loss, grid_loss, pixel_loss
 from scenetok_ns.training.tiny import codec as codec_task
 from scenetok_ns.training.tiny import generator as generator_task
 from scenetok_ns.training.tiny import tokenizer as token_task
@@ -129,6 +129,27 @@ def test_contrast_loss_asks_for_contrast_and_not_for_its_place() -> None:
     moved, soft = stripes.roll(4, -1), stripes * 0.5
     assert contrast_loss(stripes, stripes) == 0
     assert contrast_loss(moved, stripes) < 0.5 * contrast_loss(soft, stripes)
+
+
+def test_pixel_loss_counts_an_error_of_colour_twice_as_hard_at_half_size() -> None:
+    image = torch.zeros(1, 3, 4, 4)
+    checkers = 0.5 * (-1.0) ** torch.arange(4).add(torch.arange(4)[:, None]).expand(1, 3, 4, 4)
+    assert pixel_loss(image, image) == 0
+    assert pixel_loss(checkers, image) == pytest.approx(0.5 + 4 * 0.25)  # nothing of it is left at half size
+    assert pixel_loss(image + 0.5, image) == pytest.approx(0.5 + 8 * 0.25)
+
+
+def test_grid_loss_finds_dots_that_repeat_and_nothing_else() -> None:
+    noise = torch.randn(64, 3, 40, 32, generator=torch.Generator().manual_seed(0))
+    dots = torch.zeros(8, 8)
+    dots[3, 3] = 1
+    weight = torch.ones(64)
+    plain, dotted = grid_loss(noise, weight), grid_loss(noise + dots.tile(5, 4), weight)
+    assert plain < 0.01 and dotted > 5 * plain
+    weight[:32] = 0  # images without weight do not count
+    half = torch.cat([noise[:32] + dots.tile(5, 4), noise[32:]])
+    assert grid_loss(half, weight) < 0.02
+    assert grid_loss(torch.zeros(2, 3, 16, 16), torch.ones(2)) == 0
 
 
 def test_muon_makes_singular_values_alike_and_keeps_shapes() -> None:

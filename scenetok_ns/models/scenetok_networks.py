@@ -27,6 +27,7 @@ from scenetok_ns.models.presets import AutoencoderConfig, Preset
 from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.student_weights import StudentSource, embedded_student
 from scenetok_ns.models.weight_files import CheckpointError, embedded_weights, header_of, load_weights
+from scenetok_ns.tools.cuda_memory import let_segments_grow
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,6 +61,8 @@ class SceneTokNetworks(nn.Module):
             low_vram: Keep idle networks in CPU memory.
         """
         super().__init__()
+        if low_vram:
+            let_segments_grow()
         self.preset, self.low_vram = preset, low_vram
         self.compressor = Compressor.from_preset(preset)
         self.denoiser = Denoiser.from_preset(preset)

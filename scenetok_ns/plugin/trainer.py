@@ -19,10 +19,10 @@ from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.run_checkpoints import CHECKPOINT_NAME, checkpoint_path, read_checkpoint
 from scenetok_ns.plugin.model import SceneTokModel
 from scenetok_ns.tools.atomic_files import remove_leftovers
+from scenetok_ns.tools.cuda_memory import let_segments_grow
 from scenetok_ns.tools.printing import command, print_line
 from scenetok_ns.tools.run_files import CONFIG
 from scenetok_ns.training.checkpoints import random_states, restore_random_states, save_checkpoint
-from scenetok_ns.training.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import ClippedAdamW
 
 FILES_OF_A_NEW_RUN, TENSORBOARD = ("config.yml", "dataparser_transforms.json"), "events.out.tfevents."

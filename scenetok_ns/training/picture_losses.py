@@ -1,4 +1,4 @@
-"""Picture losses: pixels, edges and local contrast."""
+"""Picture losses: pixels, edges, local contrast, and patterns that repeat over a picture."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ Pictures = Float[Tensor, "b 3 h w"]
 CONTRAST_WINDOW = 8
 """Side, in pixels of each scale, of the squares in which contrast is compared."""
 SCALES = (1, 2, 4)
+CELL = 16
+"""Side, in pixels, of the cells in which `grid_loss` looks for a repeated pattern: two latents of the bundled codec."""
+DETAIL = 5
+"""Side, in pixels, of the mean that is subtracted from a picture to leave its detail. Odd."""
 
 
 def codec_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:
@@ -18,6 +22,38 @@ def codec_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:
     for images in [-1, 1]."""
     edges = sum(F.l1_loss(decoded.diff(dim=d), images.diff(dim=d)) for d in (-1, -2))
     return F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + edges
+
+
+def pixel_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:
+    """Absolute error, plus 4 times the squared error at full and at half size, for images in [-1, 1].
+
+    Unlike `codec_loss`, it has no term of edges: where a prediction is uncertain, the expected absolute error of an
+    edge is smallest without the edge, so that term makes predictions soft.
+    """
+    halves = F.mse_loss(F.avg_pool2d(decoded, 2), F.avg_pool2d(images, 2))
+    return F.l1_loss(decoded, images) + 4 * F.mse_loss(decoded, images) + 4 * halves
+
+
+def grid_loss(decoded: Pictures, weight: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Strength of a pattern that repeats in every cell of `CELL` x `CELL` pixels: 0 if there is none.
+
+    A decoder that is rewarded for contrast draws the same dots into all latents' cells, which shows on plain surfaces.
+    The mean of detail over all cells of a batch has to vanish in every pixel of the cell, and its mean size must be
+    equal in all of them. Both are relative to the mean size of detail.
+
+    Args:
+        decoded: Images; height and width at least `CELL`. Rows and columns beyond whole cells are left out.
+        weight: Weight of each image in the means. Sum above 0.
+    """
+    gray = decoded.mean(dim=1, keepdim=True)
+    margin = (DETAIL // 2,) * 4
+    detail = (gray - F.avg_pool2d(F.pad(gray, margin, mode="reflect"), DETAIL, stride=1))[:, 0]
+    rows, columns = (side // CELL for side in detail.shape[1:])
+    detail = detail[:, : rows * CELL, : columns * CELL].unflatten(2, (columns, CELL)).unflatten(1, (rows, CELL))
+    share = weight / weight.sum()
+    mean, size = ((x.mean(dim=(1, 3)) * share[:, None, None]).sum(dim=0) for x in (detail, detail.abs()))
+    typical = size.mean().detach() + 1e-3
+    return (mean / typical).square().mean() + (size / typical - size.mean() / typical).square().mean()
 
 
 def contrast_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:

@@ -46,5 +46,5 @@ def test_every_batch_and_the_generation_are_measured(benchmark_script: ModuleTyp
 def test_machines_without_nerfstudio_can_run_it() -> None:
     imported = {node.module for node in ast.walk(ast.parse(SCRIPT.read_text())) if isinstance(node, ast.ImportFrom)}
     own = {name for name in imported if name.startswith("scenetok_ns")}
-    assert own and all(name.startswith("scenetok_ns.models.") for name in own - {"scenetok_ns.training.cuda_memory"})
+    assert own and all(name.startswith("scenetok_ns.models.") for name in own - {"scenetok_ns.tools.cuda_memory"})
     assert not {name for name in imported if name.startswith(("nerfstudio", "tyro", "viser", "diffusers"))}

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scenetok_ns.evaluation.perceptual import Perceptual, stlpips
 from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, velocity_target
-from scenetok_ns.training.picture_losses import codec_loss, contrast_loss
+from scenetok_ns.models.networks.denoiser import Denoiser
+from scenetok_ns.training.picture_losses import codec_loss, contrast_loss, grid_loss, pixel_loss
+from scenetok_ns.training.tiny.evaluation import edge_contrast
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, block_matrices
 from scenetok_ns.training.tiny.run import TinyRun, averaged_copy
 from scenetok_ns.training.tiny.tokenizer import Kind, TokenizerTask
@@ -31,8 +33,10 @@ class FinishWeights:
     """Weights of the terms."""
 
     picture: float = 0.5
-    """Pixels and edges of decoded predictions."""
-    contrast: float = 0.3
+    """Pixels of decoded predictions; pixels and edges of decoded true latents."""
+    contrast: float = 1.0
+    grid: float = 1.0
+    """No pattern that repeats with the grid of the latents."""
     perceptual: float = 0.0
     """ST-LPIPS; needs --perceptual-weights."""
 
@@ -79,16 +83,25 @@ class FinishTask(TokenizerTask):
         estimate = (noisy - time[:, :, None, None, None] * velocity)[rows, place]
         true_latents = latents[rows, place]
         swap = torch.rand((batch,), generator=generator, device=run.device) < CLEAN_DECODED
-        shown = torch.where((swap | (level < 1))[:, None, None, None], true_latents, estimate)
+        predicted = ~swap & (level == 1)
+        shown = torch.where(predicted[:, None, None, None], estimate, true_latents)
         scenes, views = self.drawn
         images = self.pool.images(scenes, views.gather(1, place[:, None]))[:, 0].float() / 127.5 - 1
         with run.autocast():
             decoded = run.codec.decode(shown).float()
-        return flow + self.picture_terms(decoded, images)
+        return flow + self.picture_terms(decoded, images, predicted)
 
-    def picture_terms(self, decoded: Tensor, images: Tensor) -> Float[Tensor, ""]:
+    def picture_terms(self, decoded: Tensor, images: Tensor, predicted: Bool[Tensor, " b"]) -> Float[Tensor, ""]:
+        """predicted: Whether an image is decoded from a prediction; the others are decoded from true latents."""
         weights, run = self.weights, self.run
-        total = weights.picture * codec_loss(decoded, images) + weights.contrast * contrast_loss(decoded, images)
+        # The loss of true latents is a mean over all elements in which predictions count as exact, and the other way
+        # round: both keep the shapes of the batch, as recorded steps need.
+        own = predicted[:, None, None, None]
+        total = weights.picture * pixel_loss(torch.where(own, decoded, images), images)
+        total = total + weights.picture * codec_loss(torch.where(own, images, decoded), images)
+        total = total + weights.contrast * contrast_loss(decoded, images)
+        if weights.grid:
+            total = total + weights.grid * grid_loss(decoded, predicted.float() + 1e-3)
         if self.perceptual is not None:
             with run.autocast():
                 distance = self.perceptual(decoded / 2 + 0.5, images / 2 + 0.5)
@@ -115,9 +128,19 @@ class FinishTask(TokenizerTask):
     def held_out(self) -> dict[str, float]:
         with self.averaged_decoder():
             self.averaged["compressor"] = self.compressor
-            found = super().held_out()
+            found = super().held_out() | self.looks()
             del self.averaged["compressor"]
         return found
+
+    def looks(self) -> dict[str, float]:
+        """Edge contrast relative to the truth, and `grid_loss`, of the window rendered from 12 views."""
+        denoiser = self.averaged["denoiser"]
+        assert isinstance(denoiser, Denoiser)
+        tokens, target, truth = self.held_out_tokens(self.compressor, 12)
+        made = self.run.decode(self.one_step(denoiser, tokens, target))
+        pictures = made.flatten(0, 1) * 2 - 1
+        grid = grid_loss(pictures, torch.ones(len(pictures), device=pictures.device))
+        return {"edges": edge_contrast(made) / edge_contrast(truth), "grid": float(grid)}
 
     def averaged_decoder(self) -> _Swapped:
         return _Swapped(self.run.codec, self.averaged["decoder"])

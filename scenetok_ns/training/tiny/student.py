@@ -138,7 +138,8 @@ class StudentTask(FinishTask):
         images = self.pool.images(scenes, views.gather(1, place[:, None]))[:, 0].float() / 127.5 - 1
         with run.autocast():
             decoded = run.codec.decode(shown).float()
-        return found.loss(target.latents) + self.picture_terms(decoded, images)
+        predicted = torch.ones(batch, dtype=torch.bool, device=run.device)
+        return found.loss(target.latents) + self.picture_terms(decoded, images, predicted)
 
     def optimizer(self) -> TinyOptimizer:
         orthogonal = block_matrices([*self.denoiser.model.blocks]) if self.run.options.muon else frozenset()

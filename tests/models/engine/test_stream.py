@@ -29,6 +29,12 @@ def engine_of(denoiser: Denoiser, device: torch.device = CPU, **changes: bool) -
     return StreamingEngine(DenoisingEngine(denoiser, device, options, stream))
 
 
+def settle(device: torch.device) -> None:
+    """Wait for the device: the engine works on its own CUDA stream, and its callers keep the order."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def run(stream, denoiser: Denoiser, layout: TemporalLayout, chunks: int, device: torch.device = CPU) -> Tensor:  # type: ignore[no-untyped-def]
     """Latents of a stream that turns round at its middle, so that it comes back to earlier views."""
     cameras = random_cameras(1, layout.num_frames(chunks * layout.latents_per_chunk))
@@ -37,7 +43,10 @@ def run(stream, denoiser: Denoiser, layout: TemporalLayout, chunks: int, device:
         place = min(index, chunks - 1 - index)
         frames = slice(place * layout.frames_per_chunk, (place + 1) * layout.frames_per_chunk)
         noise = normal(1, layout.latents_per_chunk, *denoiser.latent_shape, seed=index)
-        found.append(stream.next(cameras.select(frames), noise.to(device)).latents)
+        given = noise.to(device)
+        settle(device)
+        found.append(stream.next(cameras.select(frames), given).latents)
+        settle(device)
     return torch.cat(found, dim=1).cpu().float()
 
 

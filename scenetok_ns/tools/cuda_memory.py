@@ -1,4 +1,4 @@
-"""Settings of torch's CUDA allocator for training."""
+"""Settings of torch's CUDA allocator."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 def let_segments_grow() -> None:
     """Let the allocator map memory page by page, unless the user has configured it otherwise.
 
-    Tensors of a step have many sizes: segments that cannot grow are left with gaps, and a recorded step keeps these
-    gaps. Call this before the first large tensor is created.
+    Tensors of training steps and of `low_vram` have many sizes: segments that cannot grow are left with gaps, and a
+    recorded step keeps these gaps. Call this before the first large tensor is created.
     """
     if sys.platform != "linux" or any(os.environ.get(name) for name in VARIABLES):
         return

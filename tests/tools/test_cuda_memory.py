@@ -7,7 +7,9 @@ import sys
 import pytest
 import torch
 
-from scenetok_ns.training.cuda_memory import VARIABLES, let_segments_grow
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.models.scenetok import SceneTok
+from scenetok_ns.tools.cuda_memory import VARIABLES, let_segments_grow
 
 
 @pytest.fixture
@@ -23,6 +25,14 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_segments_may_grow(given: list[str]) -> None:
     let_segments_grow()
+    assert given == ["expandable_segments:True"]
+
+
+def test_low_vram_lets_them_grow(given: list[str]) -> None:
+    preset = load_preset("scenetok-tiny")
+    SceneTok.from_preset(preset, deferred=True)
+    assert not given
+    SceneTok.from_preset(preset, low_vram=True, deferred=True)
     assert given == ["expandable_segments:True"]
 
 
