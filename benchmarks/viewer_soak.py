@@ -12,6 +12,7 @@ of a minute) has grown by more than a tenth since the third minute, until which 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import random
@@ -29,7 +30,9 @@ from viewer_client import ViewerClient
 from viewer_page import CENTRE, ViewerPage, errors_in
 
 START_SECONDS = 120.0
-LAST_PICTURE_SECONDS = 90.0
+LAST_PICTURE_SECONDS = 120.0
+MEETING_SECONDS = 120.0
+"""Maximum time that a visitor waits for the others to end their changes, before each looks for its last picture."""
 SAMPLE_SECONDS = 2.0
 WARM_UP_MINUTES = 2
 GROWTH = 1.1
@@ -38,9 +41,12 @@ GROWTH = 1.1
 class Visitor(threading.Thread):
     """A user of the viewer, who moves the camera and sometimes changes something in the panel."""
 
-    def __init__(self, seed: int, ends: float) -> None:
+    last_look = threading.Lock()
+    """All visitors share a scene and its settings, so they look for their last pictures one after the other."""
+
+    def __init__(self, seed: int, ends: float, meeting: threading.Barrier) -> None:
         super().__init__(daemon=True)
-        self.random, self._ends = random.Random(seed), ends
+        self.random, self._ends, self._meeting = random.Random(seed), ends, meeting
         self.moves = self.changes = 0
         self.pictures = 0
         self.live = False
@@ -55,7 +61,10 @@ class Visitor(threading.Thread):
             else:
                 self.look()
                 self.moves += 1
-        self.live = self.sees_something_new()
+        with contextlib.suppress(threading.BrokenBarrierError):  # another visitor has failed
+            self._meeting.wait(MEETING_SECONDS)
+        with self.last_look:
+            self.live = self.sees_something_new()
         self.leave()
 
     def look(self) -> None:
@@ -92,8 +101,8 @@ class Client(Visitor):
     )
     """Everything in the panel except uploads. "Frames" stays small, so that videos are short."""
 
-    def __init__(self, port: int, seed: int, ends: float) -> None:
-        super().__init__(seed, ends)
+    def __init__(self, port: int, seed: int, ends: float, meeting: threading.Barrier) -> None:
+        super().__init__(seed, ends, meeting)
         self._client = ViewerClient(port)
         self._elements: dict[str, dict[str, Any]] = {}
 
@@ -148,8 +157,8 @@ class Browser(Visitor):
     CHOICES = (("Beside the square", ("border", "fill")), ("Path", ("orbit", "zoom")))
     OUTPUTS = ("rgb", "depth", "uncertainty", "accumulation", "photograph", "difference")
 
-    def __init__(self, port: int, seed: int, ends: float) -> None:
-        super().__init__(seed, ends)
+    def __init__(self, port: int, seed: int, ends: float, meeting: threading.Barrier) -> None:
+        super().__init__(seed, ends, meeting)
         self._page = ViewerPage()
         self._page.is_covered = True
         self._page.__enter__()
@@ -185,11 +194,11 @@ class Browser(Visitor):
         self.pictures = self._page.pictures()
 
     def sees_something_new(self) -> bool:
-        """Whether the canvas, not only the connection, gets another picture, from a place with something to see."""
-        for name in ("uncertainty", "rgb"):
-            self._page.choose_output(name)
-        for name in self._scenes:
-            self._page.choose("Scene", name)
+        """Whether the canvas, not only the connection, gets another picture, from a place with something to see: the
+        start camera of a scene that is not displayed yet. Choosing the displayed one would change nothing."""
+        self._page.choose_output("rgb")
+        shown = self._page.value("Scene")
+        self._page.choose("Scene", next(name for name in self._scenes if name != shown))
         before = self._page.settle(LAST_PICTURE_SECONDS)
         self._page.turn(150)
         self._page.shows(lambda now: abs(now - before).mean() > 1, LAST_PICTURE_SECONDS)
@@ -222,15 +231,15 @@ def soak(config: Path, minutes: float, browsers: int, clients: int) -> dict[str,
             wait_for_port(port, server)
             started = time.monotonic()
             ends = started + 60 * minutes
-            visitors: list[Visitor] = [Browser(port, seed, ends) for seed in range(browsers)]
-            visitors += [Client(port, browsers + seed, ends) for seed in range(clients)]
+            meeting = threading.Barrier(browsers + clients)
+            visitors: list[Visitor] = [Browser(port, seed, ends, meeting) for seed in range(browsers)]
+            visitors += [Client(port, browsers + seed, ends, meeting) for seed in range(clients)]
             for visitor in visitors:
                 visitor.start()
-            used: list[list[float]] = []
+            used: dict[int, list[float]] = {}
             while any(visitor.is_alive() for visitor in visitors):
-                if (minute := int((time.monotonic() - started) / 60)) == len(used):
-                    used.append([])
-                used[minute].append(memory(server.pid))
+                minute = int((time.monotonic() - started) / 60)
+                used.setdefault(minute, []).append(memory(server.pid))
                 time.sleep(SAMPLE_SECONDS)
             dead = server.poll() is not None
         finally:
@@ -249,7 +258,7 @@ def soak(config: Path, minutes: float, browsers: int, clients: int) -> dict[str,
         "pictures": [visitor.pictures for visitor in visitors],
         "memory_mib": [
             {"least": round(min(part)), "median": round(statistics.median(part)), "most": round(max(part))}
-            for part in used
+            for part in used.values()
         ],
     }
 

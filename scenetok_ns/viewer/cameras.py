@@ -20,22 +20,31 @@ if TYPE_CHECKING:
 
 LEAST_DISTANCE = 0.05
 """Minimum distance from the camera to its point of rotation, in units of the scene."""
+BEYOND_FRUSTUM = 1.2
+"""Distance of a browser's first camera from a frustum's tip, relative to the distance of the frustum's photograph."""
+STOCK_SCALE, FRUSTUM_SHARE = 0.1, 0.12
+"""Nerfstudio's size of frustums in its viewer's units, and our size relative to the distance between cameras."""
 
 
-BEFORE_FRUSTUM = 1.5
-"""Distance from a frustum's tip, in sizes of the frustum."""
-STOCK_SCALE, FRUSTUM_SHARE = 0.1, 0.04
-"""Nerfstudio's size of frustums, which look like dirt in rooms, and our size relative to the spread of the cameras."""
+def frustum_scale(cameras: Cameras) -> float | None:
+    """Size of frustums, in the viewer's units, in proportion to the distances between neighbouring cameras.
 
-
-def size_frustums(viewer: Viewer, cameras: Cameras) -> None:
-    """Draw frustums in proportion to the scene, unless the user chose a size other than Nerfstudio's."""
+    Returns None if that distance is zero or unknown, as for a single camera.
+    """
     from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
-    spread = camera_spread(nerfstudio_to_camera_batch(cameras).c2w[0])
-    if viewer.config.camera_frustum_scale == STOCK_SCALE and math.isfinite(spread):
-        wanted = FRUSTUM_SHARE * spread * VISER_NERFSTUDIO_SCALE_RATIO
-        viewer.config.camera_frustum_scale = max(STOCK_SCALE, wanted)
+    positions = nerfstudio_to_camera_batch(cameras).c2w[0, :, :3, 3].double().cpu()
+    if len(positions) < 2:
+        return None
+    apart = torch.cdist(positions, positions).fill_diagonal_(math.inf).min(dim=1).values.median()
+    scale = FRUSTUM_SHARE * float(apart) * VISER_NERFSTUDIO_SCALE_RATIO
+    return scale if math.isfinite(scale) and scale > 0 else None
+
+
+def photograph_distance(scale: float, intrinsics: Float[Tensor, "3 3"]) -> float:
+    """Distance of the photograph from the tip of a frustum, in units of `scale`. viser draws equal volumes."""
+    half_width, half_height = 0.5 / float(intrinsics[0, 0]), 0.5 / float(intrinsics[1, 1])
+    return scale / (half_width * half_height / 3) ** (1 / 3)
 
 
 def begin_without_frustums(viewer: Viewer) -> None:
@@ -59,19 +68,20 @@ def draw_frustums(viewer: Viewer, pictures: SceneViews) -> None:
     viewer.init_scene(pictures, "completed" if trainer is None else trainer.training_state)
 
 
-def place_camera(client: viser.ClientHandle, cameras: Cameras, frustum_scale: float) -> None:
+def place_camera(client: viser.ClientHandle, cameras: Cameras, scale: float) -> None:
     """Put a browser's camera at the first of the scene's views, with its field of view, the horizon level.
 
-    The camera is placed a little in front of the view. Otherwise it would look at the photograph in the frustum that is
-    drawn there (of size `frustum_scale`, in the viewer's units). It orbits a point ahead, whose distance is the spread
-    of the cameras. On an upright canvas, the field of view is wider, so that the whole square is visible.
+    The camera is placed a little beyond the photograph in the frustum that is drawn there (of size `scale`, in the
+    viewer's units). Otherwise it would see nothing but this photograph. It orbits a point ahead, whose distance is the
+    spread of the cameras. On an upright canvas, the field of view is wider, so that the whole square is visible.
     """
     from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
     batch = nerfstudio_to_camera_batch(cameras)
     c2w = batch.c2w[0].double().cpu()
     forward = c2w[0, :3, 2]
-    position = c2w[0, :3, 3] + BEFORE_FRUSTUM * frustum_scale / VISER_NERFSTUDIO_SCALE_RATIO * forward
+    beyond = BEYOND_FRUSTUM * photograph_distance(scale, batch.intrinsics[0, 0]) / VISER_NERFSTUDIO_SCALE_RATIO
+    position = c2w[0, :3, 3] + beyond * forward
     up = -c2w[:, :3, 1].mean(dim=0)
     if torch.linalg.vector_norm(up) < 0.5:  # cameras that are not held upright
         up = -c2w[0, :3, 1]

@@ -49,17 +49,21 @@ class Comparison:
         scene, given = found
         return self.chosen if self.chosen is not None and self.chosen < scene.num_frames else given[0]
 
-    def photograph(self) -> tuple[Float[Tensor, "3 s s"], CameraBatch] | None:
-        """The photograph's square crop in [0, 1] and its camera, a batch of one; None: there are no photographs."""
+    def photograph(self, *, at_start: bool = False) -> tuple[Float[Tensor, "3 s s"], CameraBatch] | None:
+        """The photograph's square crop in [0, 1] and its camera, a batch of one; None: there are no photographs.
+
+        `at_start`: The photograph where browsers start, the first context view, instead of the chosen one.
+        """
         found, index = self._shown.photographs, self.index
         if found is None or index is None:
             return None
-        scene = found[0]
-        if self._loaded is None or self._loaded[0] is not scene or self._loaded[1] != index:
+        scene, index = found[0], found[1][0] if at_start else index
+        loaded = self._loaded  # of another thread, too
+        if loaded is None or loaded[0] is not scene or loaded[1] != index:
             views = scene.load_views([index], (self._side, self._side))
             camera = CameraBatch(views.c2w[None], views.intrinsics[None])
-            self._loaded = scene, index, views.images[0].float() / 255, camera
-        return self._loaded[2:]
+            self._loaded = loaded = scene, index, views.images[0].float() / 255, camera
+        return loaded[2:]
 
     def add(self, outputs: dict[str, Tensor], camera: Cameras, request: PictureRequest) -> dict[str, Tensor]:
         """Add the photograph and the difference to it to the outputs of a one-camera slice.

@@ -13,7 +13,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import nn
 
 from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
-from scenetok_ns.viewer.cameras import begin_without_frustums, size_frustums
+from scenetok_ns.viewer.cameras import begin_without_frustums
 from scenetok_ns.viewer.compare_part import ComparePart
 from scenetok_ns.viewer.elements import Prose
 from scenetok_ns.viewer.files_part import FilesPart
@@ -25,6 +25,7 @@ from scenetok_ns.viewer.guards import (
     guard_viser,
     viser_version,
 )
+from scenetok_ns.viewer.memory import keep_large_blocks_out_of_pools
 from scenetok_ns.viewer.page_text import page_script, paragraph
 from scenetok_ns.viewer.part import Part
 from scenetok_ns.viewer.photographs_part import PhotographsPart
@@ -120,12 +121,13 @@ class ViewerPanel(nn.Module):
     def _opened(self, viewer: Viewer) -> None:
         if self._unguarded is not None:
             raise SystemExit(self._unguarded)
+        keep_large_blocks_out_of_pools()
         session = self.session
         session.viewer, session.files = viewer, ViewerFiles(viewer.log_filename.parent)
         guard_uploads(viewer.viser_server, lambda said: session.notify(said, "error"))
         hide_meaningless(viewer)
         begin_without_frustums(viewer)
-        size_frustums(viewer, session.shown.pictures().cameras)
+        session.size_frustums()
         with first_tab(viewer, TAB, viser.Icon.HOME):
             for part in self._parts:
                 part.folder.install(viewer.viser_server, session.connect)
@@ -136,7 +138,7 @@ class ViewerPanel(nn.Module):
         session.redrawn.append(self._look.show_settings)
         session.redrawn.append(self._scene.say_given)
         session.listed.append(self._start.refresh)
-        viewer.viser_server.on_client_connect(session.place)
+        viewer.viser_server.on_client_connect(session.greet)
         if viewer.trainer is not None or not session.shown.generates or self._generation is None:
             return
         if (viewer.log_filename.parent / GALLERY).is_file():

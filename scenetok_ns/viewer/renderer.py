@@ -36,6 +36,7 @@ from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.rendering.seed_spread import SEEDS, is_by_seeds, render_spread
 from scenetok_ns.viewer.comparison import DIFFERENCE, PHOTOGRAPH, Comparison
 from scenetok_ns.viewer.estimates import EstimateCost, Estimates
+from scenetok_ns.viewer.memory import SpareMemory
 from scenetok_ns.viewer.message_picture import ERROR, NOTE, message_picture, with_caption
 from scenetok_ns.viewer.shown_scene import NotReadyError, Shown, ShownScene
 from scenetok_ns.viewer.splat_preview import SplatPreview
@@ -92,6 +93,7 @@ class ViewerRenderer:
         self._sent: WeakKeyDictionary[Thread, tuple[View, PictureRequest]] = WeakKeyDictionary()
         """View and request that each thread last sent to its browser."""
         self._interruptions = 0
+        self._memory = SpareMemory()
 
     def interrupt(self) -> None:
         """Abort the current render at its next step. The caller must trigger a re-render."""
@@ -128,6 +130,7 @@ class ViewerRenderer:
                     self.views.clear()
                     torch.cuda.empty_cache()
                 outputs = self._message(str(error) or type(error).__name__, request, ERROR)
+            self._memory.maybe_return()
             thread.go_on()
             thread.catch_up(camera.camera_to_worlds[0])
         return outputs
@@ -138,6 +141,12 @@ class ViewerRenderer:
         square = nerfstudio_to_camera_batch(square_cameras(camera, request.wide)).to("cpu")
         view = self._view(square, min(request.height, request.width), False, lambda done, total: None)
         return self._fitted(view, square, request)["rgb"]
+
+    def photograph(self, height: int, width: int) -> Float[Tensor, "height width 3"] | None:
+        """Return the photograph where the camera starts, in [0, 1] on the CPU; None: there is none."""
+        framed = self._photograph(PictureRequest(height, width, self.settings.wide))
+        waits = self.scene.ready and not self.scene.is_encoded
+        return with_caption(framed, self._encoding()) if waits and framed is not None else framed
 
     def _pictures(
         self, camera: Cameras, request: PictureRequest, thread: RenderThread, on_step: OnStep
@@ -272,10 +281,10 @@ class ViewerRenderer:
             settings=key,
             sampler=sampler,
             camera=camera,
-            picture=part.frames[0, 0],
-            latents=denoised.latents[:, : space.layout.latents_per_chunk],
+            picture=part.frames[0, 0].clone(),  # of a window, which would stay in memory with a part of it
+            latents=denoised.latents[:, : space.layout.latents_per_chunk].clone(),
             uncertainty=relative_uncertainty(denoised.uncertainty[0, -denoised.window_first], space.channels),
-            maps=None if part.maps is None else DepthMaps(*(maps[0, :1] for maps in part.maps)),
+            maps=None if part.maps is None else DepthMaps(*(maps[0, :1].clone() for maps in part.maps)),
         )
 
     def _tokens(self, shown: Shown) -> SceneTokens:
@@ -313,12 +322,17 @@ class ViewerRenderer:
 
     def _waiting(self, message: str, request: PictureRequest, share: float | None = None) -> dict[str, Tensor]:
         """Show the photograph where the camera starts, with a message and, given `share`, a progress bar."""
-        found = self.comparison.photograph()
-        if found is None:
+        framed = self._photograph(request)
+        if framed is None:
             return self._message(message, request, NOTE)
-        square = request.fit(found[0][None])[0].permute(1, 2, 0).clamp(0, 1)
-        framed = request.with_border(square) if request.wide == "border" else square
         return self._all_alike(with_caption(framed, message, share).to(self.renderer.device))
+
+    def _photograph(self, request: PictureRequest) -> Float[Tensor, "height width 3"] | None:
+        found = self.comparison.photograph(at_start=True)
+        if found is None:
+            return None
+        square = request.fit(found[0][None])[0].permute(1, 2, 0).clamp(0, 1)
+        return request.with_border(square) if request.wide == "border" else square
 
     @staticmethod
     def _all_alike(rgb: Tensor) -> dict[str, Tensor]:

@@ -15,8 +15,6 @@ from scenetok_ns.viewer.session import Session
 
 LISTED_SCENES = 200
 """Maximum number of scenes in the drop-down list; others can be displayed by name."""
-CONTEXT_FACTOR = 2
-"""Maximum number of context views that can be chosen, relative to the preset's number."""
 
 
 class ScenePart(Part):
@@ -40,9 +38,11 @@ class ScenePart(Part):
         encodes = not session.renderer.generates and session.renderer.encodes
         self.which = Text("Which ones", self._given(), hint="Numbers of the scene's frames; press Encode")
         if encodes and shown.photographs is not None:
-            most = max(usual, min(CONTEXT_FACTOR * session.renderer.preset.data.views.num_context, shown.num_frames))
+            trained = session.renderer.preset.data.views.num_context
+            most = max(usual, min(trained, shown.num_frames))
             spread = self.does(self._spread_context, loud=False)
-            self.context = Slider("Context views", usual, 1, most, 1, cb_hook=spread, hint="Photographs to encode")
+            hint = f"Photographs to encode; the model was trained with up to {trained}. For more, use Which ones"
+            self.context = Slider("Context views", usual, 1, most, 1, cb_hook=spread, hint=hint)
             elements += [self.context, self.which, Button("Encode these views", self.does(self._choose_context))]
         elements += [
             Button("Undo", self.does(self.session.undo), hint="Back to the scene, tokens and settings before (key u)")

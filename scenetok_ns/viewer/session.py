@@ -19,7 +19,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.rendering.picture_files import encode_picture
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.viewer.background import Work
-from scenetok_ns.viewer.cameras import draw_frustums, place_camera
+from scenetok_ns.viewer.cameras import STOCK_SCALE, draw_frustums, frustum_scale, place_camera
 from scenetok_ns.viewer.elements import COLOURS, Folder, Kind, Status, asking_client
 from scenetok_ns.viewer.renderer import ViewerRenderer, ViewSettings
 from scenetok_ns.viewer.shown_scene import SceneState, ShownScene
@@ -52,6 +52,8 @@ class Session:
     listed: list[Callable[[], None]] = field(default_factory=list)
     """Called when files have come or gone."""
     _past: list[tuple[SceneState, ViewSettings]] = field(default_factory=list)
+    _frustum_scale: float = STOCK_SCALE
+    """Size of frustums that was set here; with another size in the configuration, the user chose it."""
 
     @property
     def shown(self) -> ShownScene:
@@ -188,10 +190,31 @@ class Session:
 
     def redraw_frustums(self) -> None:
         if self.viewer is not None:
+            self.size_frustums()
             draw_frustums(self.viewer, self.shown.pictures())
+
+    def size_frustums(self) -> None:
+        """Size frustums in proportion to the displayed scene, unless the user chose a size."""
+        config = self.open_viewer.config
+        if config.camera_frustum_scale == self._frustum_scale:
+            wanted = frustum_scale(self.shown.pictures().cameras) or self._frustum_scale
+            config.camera_frustum_scale = self._frustum_scale = wanted
 
     def place(self, client: viser.ClientHandle) -> None:
         place_camera(client, self.shown.pictures().cameras, self.open_viewer.config.camera_frustum_scale)
+
+    def greet(self, client: viser.ClientHandle) -> None:
+        """Put a new browser's camera at the start, and show the photograph from there until the first picture comes."""
+        self.place(client)
+        viewer = self.open_viewer
+        height = viewer.control_panel.max_res
+        photograph = self.view.photograph(height, max(round(height * client.camera.aspect), 1))
+        thread = viewer.render_statemachines.get(client.client_id)
+        if photograph is None or thread is None or thread.output_keys:  # a picture has been sent already
+            return
+        pixels = (255 * photograph).to(torch.uint8).numpy()
+        client.scene.set_background_image(pixels, format="jpeg", jpeg_quality=viewer.config.jpeg_quality)
+        client.flush()
 
     def snapshot(self, size: tuple[int, int]) -> tuple[str, bytes]:
         """Render the asking browser's view in full quality at size (height, width). Returns name and bytes of a PNG."""

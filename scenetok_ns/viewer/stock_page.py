@@ -179,6 +179,7 @@ def hide_meaningless(viewer: Viewer) -> None:
         gui = viewer.viser_server.gui
         crop = panel._crop_viewport.gui_handle._impl.parent_container_id  # type: ignore[union-attr]
         gui._websock_interface.queue_message(GuiUpdateMessage(crop, {"visible": False}))
+        panel._crop_handle.visible = False  # else a page shows the handles of the box until its first picture
         tabs = _tabs(viewer)
         if tabs is not None and "Export" in tabs._labels:
             tabs._tabs[tabs._labels.index("Export")].remove()

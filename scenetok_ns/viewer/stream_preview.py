@@ -50,7 +50,7 @@ class StreamPreview:
             settings=f"{key}|stream",
             sampler=sampler,
             camera=camera,
-            picture=made.frames[0, -1],
+            picture=made.frames[0, -1].clone(),
             latents=part.latents,
             uncertainty=relative_uncertainty(part.uncertainty[0, -1], part.latents.shape[2]),
         )

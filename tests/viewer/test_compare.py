@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from support.scene_files import jpeg, write_dl3dv
-from support.small_runs import GENERATOR, IMAGE_SIZE, small_pipeline, write_unlike_re10k
-from support.viewer_panel import Panel
+from support.small_runs import GENERATOR, IMAGE_SIZE, small_pipeline
+from support.viewer_panel import QUIET, Panel
+from viewer_client import ViewerClient
 from viser.transforms import SO3
 
 from scenetok_ns.data.capture.capture_folder import Capture
@@ -23,11 +24,6 @@ from scenetok_ns.data.square_pictures import PictureRequest
 from scenetok_ns.viewer import captured_scene
 
 COMPARE, OWN = "Compare with photographs", "Own photographs"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_unlike_re10k(tmp_path_factory.mktemp("re10k"))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +43,22 @@ def panel(opened: Panel) -> Panel:
     opened.client.look((0.0, 0.0, 0.0), aspect=1.0)
     opened.picture = opened.at_rest()
     return opened
+
+
+def test_a_new_browser_sees_the_photograph_of_its_first_camera_before_any_render(panel: Panel) -> None:
+    """Also where the scene is encoded already, and whatever photograph others compare with."""
+    session = panel.pipeline.SceneTok.session
+    session.view.comparison.chosen = 5
+    scene = panel.pipeline.datamanager.scenes.scene(0).scene
+    views = scene.load_views([session.shown.given[0]], (IMAGE_SIZE, IMAGE_SIZE))
+    with ViewerClient(panel.viewer.viser_server.get_port()) as browser:
+        with session.lock:  # nothing is rendered meanwhile
+            browser.look((0.0, 0.0, 0.0), aspect=0.5)
+            first = next(browser.pictures(60))
+        assert first.shape == (64, 32, 3)
+        square = first[16:48].astype(float)
+        assert np.abs(square - views.images[0].permute(1, 2, 0).numpy()).mean() < 12
+        browser.at_rest(QUIET)
 
 
 def test_a_view_is_gone_to_and_compared_with_its_photograph(panel: Panel) -> None:

@@ -17,7 +17,7 @@ import torch
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerControl
 from PIL import Image
-from support.small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, small_pipeline, write_unlike_re10k
+from support.small_runs import GENERATOR, IMAGE_SIZE, NUM_CONTEXT, small_pipeline
 from support.viewer_panel import Panel, Picture
 from viewer_client import MOVING
 
@@ -26,11 +26,6 @@ from scenetok_ns.data.camera_path_files import write_camera_path
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer.generation import from_pose
 from scenetok_ns.viewer.view_part import ViewPart
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_unlike_re10k(tmp_path_factory.mktemp("re10k"))
 
 
 @pytest.fixture
@@ -131,7 +126,8 @@ def test_scene_moves_frustums_cameras_and_picture(panel: Panel) -> None:
     second = panel.set("Scene/Scene", names[1])
     assert changed(second, first) and len(panel.frustums()) == NUM_CONTEXT and panel.frustums() != frustums
     assert all(handle.visible for handle in panel.viewer.camera_handles.values())
-    assert client.camera.position == pytest.approx(panel.frustums()[0], abs=1.0)
+    near = 3 * panel.viewer.config.camera_frustum_scale
+    assert client.camera.position == pytest.approx(panel.frustums()[0], abs=near)
     panel.element("Scene/Scene by name").value = names[2]
     assert changed(panel.set("Scene/Show scene by name"), second) and names[2] in panel.says()
     panel.element("Scene/Scene by name").value = "nowhere"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-from support.small_runs import randomize, small_pipeline, write_small_re10k
 from support.viewer_threads import FakeViewer, pose
 from torch import Tensor
 
@@ -21,27 +18,16 @@ from scenetok_ns.viewer.message_picture import BAR, with_caption
 STEPS = 6
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_re10k(tmp_path_factory.mktemp("re10k"))
+@pytest.fixture
+def pipeline(pipeline_of: Callable[..., SceneTokPipeline]) -> SceneTokPipeline:
+    return pipeline_of(STEPS)
 
 
 @pytest.fixture
-def pipeline(data: Path) -> SceneTokPipeline:
-    pipeline = small_pipeline(data).eval()
-    randomize(pipeline)
-    shown = pipeline.model.viewer_renderer
-    sampler = replace(shown.settings.rest, steps=STEPS)
-    shown.settings = replace(shown.settings, rest=sampler, moving=replace(sampler, steps=1), previous_views=0)
-    return pipeline
-
-
-@pytest.fixture
-def viewer(pipeline: SceneTokPipeline) -> Iterator[FakeViewer]:
-    viewer = FakeViewer(pipeline.model)
+def viewer(viewer: FakeViewer) -> FakeViewer:
+    """Without depth, which estimates do not have."""
     viewer.control_panel.layer_depth = False
-    yield viewer
-    viewer.close()
+    return viewer
 
 
 class Clock:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.viewer.render_state_machine import GLOBAL_BUFFER, EventName
 from nerfstudio.viewer.utils import get_camera
-from support.small_runs import randomize, small_pipeline, write_small_re10k
 from support.viewer_threads import Browser, FakeViewer, pose
 
 from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
@@ -52,22 +50,11 @@ class Samplings:
         monkeypatch.setattr(scenetok, "render_windows", noted)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_re10k(tmp_path_factory.mktemp("re10k"))
-
-
 @pytest.fixture
-def pipeline(data: Path) -> SceneTokPipeline:
-    pipeline = small_pipeline(data).eval()
-    randomize(pipeline)
+def pipeline(pipeline_of: Callable[..., SceneTokPipeline]) -> SceneTokPipeline:
+    pipeline = pipeline_of(STEPS)
     networks = pipeline.model.scenetok
     networks.depth = DepthSource(new_depth_head(networks.preset, networks.denoiser).eval())
-    renderer = pipeline.model.viewer_renderer
-    sampler = pipeline.model.renderer.settings.sampler
-    renderer.settings = replace(
-        renderer.settings, rest=replace(sampler, steps=STEPS), moving=replace(sampler, steps=PREVIEW), previous_views=0
-    )
     return pipeline
 
 
@@ -77,14 +64,8 @@ def samplings(pipeline: SceneTokPipeline, monkeypatch: pytest.MonkeyPatch) -> Sa
 
 
 @pytest.fixture
-def viewer(pipeline: SceneTokPipeline, samplings: Samplings) -> Iterator[FakeViewer]:
-    viewer = FakeViewer(pipeline.model)
-    yield viewer
-    viewer.close()
-
-
-@pytest.fixture
-def browser(viewer: FakeViewer) -> Browser:
+def browser(viewer: FakeViewer, samplings: Samplings) -> Browser:
+    del samplings  # before the first render
     browser = viewer.connect()
     browser.look(pose())
     browser.at_rest()

@@ -9,17 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from support.scene_files import jpeg, write_dl3dv
-from support.small_runs import GENERATOR, NUM_CONTEXT, small_pipeline, write_unlike_re10k
+from support.small_runs import GENERATOR, NUM_CONTEXT, small_pipeline
 from support.viewer_panel import Panel
 
 from scenetok_ns.viewer.start_part import GALLERY, Entry, first_picture, gallery_captures
 
 START = "Start"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_unlike_re10k(tmp_path_factory.mktemp("re10k"))
 
 
 @pytest.fixture(scope="module")
