@@ -81,7 +81,7 @@ def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workp
         workplace, "new-run", str(workplace / "run"), tokens=tmp_path / "scene.safetensors", output=tmp_path / "shown"
     )
     said = failure_in(workplace, "new-run", str(tmp_path / "shown"), data="data", output=tmp_path / "other")
-    assert "give --data with the run that it was opened from" in said
+    assert "give the run that it was made from" in said
     _, pipeline, *_ = eval_setup(tmp_path / "shown" / "config.yml", test_mode="test")
     with pytest.raises(ValueError, match=r"scene\.safetensors holds only tokens"):
         pipeline.get_average_eval_image_metrics()

@@ -160,7 +160,7 @@ def test_a_run_folder_says_which_networks_it_has(root: Path) -> None:
     with pytest.raises(ValueError, match=r"of a scenetok run .its method is scenetok-splat"):
         load_networks(config, "cpu")
     config.tokenizer = None
-    with pytest.raises(ValueError, match=r"no trained weights of preset .* come with this package"):
+    with pytest.raises(ValueError, match="weights of preset re10k were not found: run `scenetok download re10k`"):
         load_networks(config, "cpu")
 
 
