@@ -188,10 +188,13 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
             rays = random_rays(self.train_dataset.cameras, count)
             return rays.to(self.device), {}  # type: ignore[return-value]
         self.train_count += 1
+        return self.training_batch(step).to(self.device), {}
+
+    def training_batch(self, step: int) -> TrainingBatch:
         if self._training is None:
             pin_memory = torch.device(self.device).type == "cuda"
             self._training = TrainingLoader(self._samples("train"), self.config.num_workers, pin_memory)
-        return self._training.batch(step).to(self.device), {}
+        return self._training.batch(step)
 
     def next_eval(self, step: int) -> tuple[TrainingBatch, dict]:  # type: ignore[override]
         """A batch of held-out scenes: always the same, so that its loss is comparable between steps."""

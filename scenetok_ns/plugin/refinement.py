@@ -81,9 +81,8 @@ class RefineDataManager(SceneTokDataManager):
         scene = part.scene(part.keys[0])
         return scene.load_views(range(scene.num_frames), (self.preset.data.image_size,) * 2)
 
-    def next_train(self, step: int) -> tuple[RefineBatch, dict]:  # type: ignore[override]
-        self.train_count += 1
-        return self._batch(step).to(self.device), {}
+    def training_batch(self, step: int) -> RefineBatch:  # type: ignore[override]
+        return self._batch(step)
 
     def next_eval(self, step: int) -> tuple[RefineBatch, dict]:  # type: ignore[override]
         """Return the same clips of training views each time, because captures seldom have clips left for evaluation."""
@@ -171,8 +170,10 @@ class RefineModel(SceneTokModel):
         adapters = {} if self.adapters is None else {"adapters": list(self.adapters.parameters())}
         return {"tokens": [self.tokens], **adapters}
 
-    def forward(self, batch: RefineBatch) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, batch: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Training loss and metrics, as scalars on the device; noise follows from seed, rank and step."""
+        if not isinstance(batch, RefineBatch):
+            return super().forward(batch)
         if self.training:
             self.invalidate_caches()
         generator = torch.Generator(self.device)

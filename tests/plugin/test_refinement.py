@@ -20,11 +20,13 @@ from scenetok_ns.cli.main import entrypoint
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.dataparsers.re10k_dataparser import Re10kDataParserConfig
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.depth_weights import DepthSource, new_depth_head
 from scenetok_ns.models.engine.options import EngineOptions
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.plugin.methods import scenetok_refine
 from scenetok_ns.plugin.refinement import RefineModel, RefinePipeline
+from scenetok_ns.rendering import ray_outputs
 from scenetok_ns.tools.run_files import run_state, save_tensors
 from scenetok_ns.viewer.shown_scene import ShownScene
 
@@ -94,6 +96,16 @@ def test_clips_follow_from_seed_and_step_and_hold_no_view_of_the_evaluation(work
         assert batch.target.images.shape == (4, 8, 3, 32, 32)
         poses = batch.target.c2w.flatten(0, 1)
         assert (poses[:, None] - held_out).abs().amax(dim=(2, 3)).min() > 1e-3
+
+
+def test_exporters_get_the_refined_scene(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pipeline(workplace)
+    manager, networks = found.datamanager, found.model.scenetok
+    monkeypatch.setattr(networks, "depth", DepthSource(new_depth_head(networks.preset, networks.denoiser).eval()))
+    monkeypatch.setattr(ray_outputs, "LEAST", 0.0)
+    monkeypatch.setattr(manager.train_pixel_sampler, "num_rays_per_batch", 40)
+    outputs = found.model(manager.next_train(0)[0])
+    assert outputs["rgb"].shape == (40, 3) and outputs["depth"].shape == (40, 1)
 
 
 def test_pictures_are_those_of_tokens_and_merged_adapters(workplace: Path) -> None:
