@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from scenetok_ns.data.demo import pool as demo_pool
 from scenetok_ns.models.autoencoders.conv import ConvCodec
@@ -22,7 +22,7 @@ from scenetok_ns.training.tiny import codec as codec_task
 from scenetok_ns.training.tiny import generator as generator_task
 from scenetok_ns.training.tiny import tokenizer as token_task
 from scenetok_ns.training.tiny.evaluation import TinyFigures, TinyModel, closed_round, edge_contrast
-from scenetok_ns.training.tiny.finish import FinishWeights
+from scenetok_ns.training.tiny.finish import FinishTask, FinishWeights
 from scenetok_ns.training.tiny.generator import GeneratorOptions, draw_condition_views, run_generator_training
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, orthogonalized
 from scenetok_ns.training.tiny.run import TinyRun, cosine
@@ -98,6 +98,7 @@ def test_each_stage_leaves_weights_and_a_log(run: Path) -> None:
         "finish",
     ]
     assert all(3 < lines[-1][key] < 60 for key in ("views_12", "views_1", "half", "other"))
+    assert 0 < lines[-1]["grid"] < 10 and 0 < lines[-1]["edges"] < 10
     assert "held_out_loss" in (run / "generator/log.jsonl").read_text()
     assert (run / "generator/weights.safetensors").is_file()
 
@@ -139,17 +140,52 @@ def test_pixel_loss_counts_an_error_of_colour_twice_as_hard_at_half_size() -> No
     assert pixel_loss(image + 0.5, image) == pytest.approx(0.5 + 8 * 0.25)
 
 
-def test_grid_loss_finds_dots_that_repeat_and_nothing_else() -> None:
-    noise = torch.randn(64, 3, 40, 32, generator=torch.Generator().manual_seed(0))
-    dots = torch.zeros(8, 8)
-    dots[3, 3] = 1
+def tiled(pattern: Tensor, images: int) -> Tensor:
+    """Gray images of 64 x 64 pixels full of a pattern."""
+    count = 64 // len(pattern)
+    return pattern.tile(count, count).expand(images, 3, 64, 64)
+
+
+def test_grid_loss_finds_patterns_that_repeat_and_nothing_else() -> None:
+    noise = 0.3 * torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     weight = torch.ones(64)
-    plain, dotted = grid_loss(noise, weight), grid_loss(noise + dots.tile(5, 4), weight)
-    assert plain < 0.01 and dotted > 5 * plain
-    weight[:32] = 0  # images without weight do not count
-    half = torch.cat([noise[:32] + dots.tile(5, 4), noise[32:]])
-    assert grid_loss(half, weight) < 0.02
+    dot, wide = torch.zeros(8, 8), torch.zeros(16, 16)
+    dot[3, 3] = wide[3, 3] = 1
+    signs = (-1.0) ** torch.arange(64)[:, None, None, None]
+    checkers = (-1.0) ** (torch.arange(8) + torch.arange(8)[:, None])
+    plain = grid_loss(noise, weight)
+    assert plain < 0.005
+    for pattern in (
+        tiled(dot, 64),
+        tiled(wide, 64),  # only cells of 16 pixels find it
+        tiled(dot, 64) * signs,  # its mean over the images is zero
+        0.2 * tiled(checkers, 64),  # its size is the same in all pixels
+    ):
+        assert grid_loss(noise + pattern, weight) > plain + 0.01
     assert grid_loss(torch.zeros(2, 3, 16, 16), torch.ones(2)) == 0
+    weight[:32] = 0  # images without weight do not count
+    half = torch.cat([noise[:32] + tiled(dot, 32), noise[32:]])
+    assert grid_loss(half, weight) < 2 * plain + 0.001
+
+
+def test_terms_of_the_finish_tell_predictions_from_true_latents() -> None:
+    decoded, images = torch.rand(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    all_of_them = torch.ones(8, dtype=torch.bool)
+
+    def total(decoded: Tensor, predicted: Tensor, **weights: float) -> float:
+        task = FinishTask.__new__(FinishTask)
+        none = {"picture": 0.0, "contrast": 0.0, "grid": 0.0, "perceptual": 0.0}
+        task.weights, task.perceptual = FinishWeights(**{**none, **weights}), None
+        return float(task.picture_terms(decoded, images, predicted))
+
+    assert total(decoded, all_of_them, picture=0.5) == pytest.approx(0.5 * float(pixel_loss(decoded, images)))
+    assert total(decoded, ~all_of_them, picture=0.5) == pytest.approx(0.5 * float(codec_loss(decoded, images)))
+    assert total(decoded, all_of_them, contrast=2.0) == pytest.approx(2 * float(contrast_loss(decoded, images)))
+    first = torch.arange(8) < 4
+    dots = torch.zeros(8, 8)
+    dots[3, 3] = 2
+    dotted = decoded + dots.tile(4, 4) * first[:, None, None, None]
+    assert total(dotted, first, grid=1.0) > 5 * total(dotted, ~first, grid=1.0)
 
 
 def test_muon_makes_singular_values_alike_and_keeps_shapes() -> None:

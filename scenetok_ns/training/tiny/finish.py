@@ -33,10 +33,11 @@ class FinishWeights:
     """Weights of the terms."""
 
     picture: float = 0.5
-    """Pixels of decoded predictions; pixels and edges of decoded true latents."""
+    """Loss of pixels; for decoded true latents also of edges."""
     contrast: float = 1.0
+    """Loss of local contrast."""
     grid: float = 1.0
-    """No pattern that repeats with the grid of the latents."""
+    """Penalty on patterns that repeat with the grid of latents (`grid_loss`); 0: off."""
     perceptual: float = 0.0
     """ST-LPIPS; needs --perceptual-weights."""
 
@@ -93,7 +94,7 @@ class FinishTask(TokenizerTask):
 
     def picture_terms(self, decoded: Tensor, images: Tensor, predicted: Bool[Tensor, " b"]) -> Float[Tensor, ""]:
         """predicted: Whether an image is decoded from a prediction; the others are decoded from true latents."""
-        weights, run = self.weights, self.run
+        weights = self.weights
         # The loss of true latents is a mean over all elements in which predictions count as exact, and the other way
         # round: both keep the shapes of the batch, as recorded steps need.
         own = predicted[:, None, None, None]
@@ -103,7 +104,7 @@ class FinishTask(TokenizerTask):
         if weights.grid:
             total = total + weights.grid * grid_loss(decoded, predicted.float() + 1e-3)
         if self.perceptual is not None:
-            with run.autocast():
+            with self.run.autocast():
                 distance = self.perceptual(decoded / 2 + 0.5, images / 2 + 0.5)
             total = total + weights.perceptual * distance.mean()
         return total
