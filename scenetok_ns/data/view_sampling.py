@@ -105,11 +105,18 @@ def sample_views(
     return ViewIndices(context, target, condition)
 
 
-def sample_target(
+def target_of_capture(
     frames: int, config: ViewSamplingConfig, layout: TemporalLayout, generator: Generator
 ) -> Int64[Tensor, " target"]:
-    """Draw the target clips of a training sample from all `frames` frames. Raises BadScene if there are too few."""
-    return _draw_clips(0, frames - 1, config, layout, generator)
+    """Draw the target clips of a training sample from all `frames` frames of a capture.
+
+    If there are too few frames for a clip, each latent shows a frame that is drawn at random.
+    """
+    length = layout.num_frames(config.num_target_latents)
+    if frames >= length:
+        return _draw_clips(0, frames - 1, config, layout, generator)
+    shown = torch.randint(frames, (config.num_target_latents,), generator=generator)
+    return shown[[layout.latent_of(frame) for frame in range(length)]]
 
 
 def condition_views(reference: int, frames: int, count: int, generator: Generator) -> Int64[Tensor, " condition"]:

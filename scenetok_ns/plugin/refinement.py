@@ -23,7 +23,7 @@ from torch.nn import Parameter
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.data.scenes import Views as ImageViews
 from scenetok_ns.data.training_batches import Clips
-from scenetok_ns.data.view_sampling import sample_target
+from scenetok_ns.data.view_sampling import target_of_capture
 from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, scaled_poses
 from scenetok_ns.models.flow.draws import draw_scenetok
@@ -93,7 +93,7 @@ class RefineDataManager(SceneTokDataManager):
         views, layout = self.training_views, latent_space(self.preset.target_autoencoder).layout
         generator = torch.Generator().manual_seed(mix(self.config.seed, comms.get_rank(), step, DATA_SEED))
         count = len(views.images)
-        drawn = [sample_target(count, self.preset.data.views, layout, generator) for _ in range(self.batch_size)]
+        drawn = [target_of_capture(count, self.preset.data.views, layout, generator) for _ in range(self.batch_size)]
         chosen = torch.stack(drawn)
         return RefineBatch(step, Clips(views.images[chosen], views.c2w[chosen], views.intrinsics[chosen]))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.scene_files import walk
 
 from scenetok_ns.data.scenes import BadScene, ViewIndices
-from scenetok_ns.data.view_sampling import default_views, sample_views
+from scenetok_ns.data.view_sampling import default_views, sample_views, target_of_capture
 from scenetok_ns.models.recipes import ViewSamplingConfig
 from scenetok_ns.models.temporal import TemporalLayout
 
@@ -115,6 +115,15 @@ def test_targets_may_lie_outside_the_contexts_where_allowed() -> None:
         before.append(int(views.context[0] - views.target.min()))
         after.append(int(views.target.max() - views.context[-1]))
     assert 8 < max(before) <= 33 and 8 < max(after) <= 30
+
+
+def test_targets_of_a_capture_with_few_photographs_are_still_pictures() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert clips(target_of_capture(40, UNBOUNDED, VIDEO, generator))[0][1] == 32
+    drawn = torch.stack([target_of_capture(5, UNBOUNDED, VIDEO, generator) for _ in range(20)])
+    assert drawn.shape == (20, 32) and set(drawn.flatten().tolist()) == set(range(5))
+    each = drawn.unflatten(1, (8, 4))  # the four frames of a latent
+    assert (each == each[:, :, :1]).all()
 
 
 def test_condition_views() -> None:
