@@ -9,10 +9,10 @@ In a held-out room, a case is a number of photographs spread over a walk of 48 f
 first half of the walk. Every fourth of the other frames of the whole walk is scored. A pixel counts as seen if a
 photograph shows its surface, by the room's exact depth.
 
-With --capture, a case is a number of real photographs, spread over those that the dataparser nerfstudio-data trains on.
-The photographs that it evaluates on are scored. Lens distortion is removed, and photographs are cropped to squares, as
-by all methods of this package. Poses are scaled to the units of the training data by the spread of all cameras. There
-is no exact depth, so pixels are not divided into seen and unseen ones.
+With --capture, a case is a number of real photographs (default: 1 2 4 6 12), spread over those that the dataparser
+nerfstudio-data trains on. The photographs that it evaluates on are scored. Lens distortion is removed, and
+photographs are cropped to squares, as by all methods of this package. Poses are scaled to the units of the training
+data by the spread of all cameras. There is no exact depth, so pixels are not divided into seen and unseen ones.
 
     nearest            the nearest photograph, copied
     splatfacto         Nerfstudio's, from points of a plane sweep over the photographs, at its best step. Choosing it
@@ -41,7 +41,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -83,6 +83,8 @@ METHODS = (
     "hybrid",
 )
 SPLATS = METHODS[3:]
+CASES, HALF = ("1", "2", "4", "6", "12"), "4h"
+"""Default cases, and the one that only rooms have."""
 NUM_FRAMES, EVERY = 48, 4
 MOST_GAUSSIANS = 1_000_000
 """Maximum number of Gaussians. splatfacto is stopped beyond it, because it would go on to fill the GPU."""
@@ -451,11 +453,13 @@ def say(rows: list[dict[str, Any]]) -> None:
             )
 
 
-def main() -> None:
+def parse_options(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line (None: of this process), and fill in the defaults of rooms or of a capture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rooms", type=int, nargs="+", default=list(range(8)), help="numbers of held-out rooms")
-    parser.add_argument("--capture", type=Path, help="folder with transforms.json and photographs, instead of rooms")
-    parser.add_argument("--cases", nargs="+", default=["1", "2", "4", "6", "12", "4h"])
+    scenes = parser.add_mutually_exclusive_group()
+    scenes.add_argument("--rooms", type=int, nargs="+", default=list(range(8)), help="numbers of held-out rooms")
+    scenes.add_argument("--capture", type=Path, help="folder with transforms.json and photographs, instead of rooms")
+    parser.add_argument("--cases", nargs="+", help=f"default: {' '.join(CASES)}, and without --capture also {HALF}")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--all", action="store_true", help="run splatfacto from both kinds of points in every case")
     parser.add_argument("--size", type=int, default=128)
@@ -469,10 +473,21 @@ def main() -> None:
     parser.add_argument("--perceptual", type=Path, help="weights of ST-LPIPS (AlexNet)")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--pictures", type=Path, help="folder for sheets: the truth and, below it, the renders")
-    parser.add_argument("--drawn", type=int, nargs="+", default=[0, 1], help="rooms of the sheets")
-    options = parser.parse_args()
+    parser.add_argument("--drawn", type=int, nargs="+", help="rooms of the sheets; default: 0 1")
+    options = parser.parse_args(words)
+    if options.cases is None:
+        options.cases = [*CASES] if options.capture is not None else [*CASES, HALF]
     if options.capture is not None and any(case.endswith("h") for case in options.cases):
         parser.error("half a walk needs a room; give --cases without h with --capture, such as --cases 6 12")
+    if options.capture is not None and options.drawn is not None:
+        parser.error("--drawn chooses among rooms; leave it out with --capture")
+    if options.drawn is None:
+        options.drawn = [0, 1]
+    return options
+
+
+def main() -> None:
+    options = parse_options()
     end = time.monotonic() + options.seconds
     rows: list[dict[str, Any]] = []
     # Each task gets a new process, because gsplat and Nerfstudio keep state in global variables.

@@ -95,6 +95,8 @@ class Work:
     engine: Callable[[], Iterator[Tensor]]
     frames: int | None = None
     flops: Callable[[], float] | None = None
+    prepare: Callable[[], None] | None = None
+    """Function to call before each measurement, untimed, for things that must not be on the device any earlier."""
 
 
 class Bench:
@@ -128,12 +130,17 @@ class Bench:
         yield self._decode()
         yield self._render(f"path of {self.frames} frames", self.frames, steps)
         if depth:
-            self.model.depth = DepthSource(random_depth_head(self.model))
-            yield self._render(f"path of {self.frames} frames{WITH_DEPTH}", self.frames, steps, depth=True)
+            path = self._render(f"path of {self.frames} frames{WITH_DEPTH}", self.frames, steps, depth=True)
+            yield replace(path, prepare=self.add_depth_head)
         yield self._render(f"view, {steps} steps", 1, steps)
         yield self._render("view, 4 steps", 1, 4)
         if self.preset.scene_sampler is not None:
             yield from (self._generate(guidance) for guidance in (1.0, 3.0))
+
+    def add_depth_head(self) -> None:
+        """Give the model a random depth head, if it has none yet."""
+        if self.model.depth.given is None:
+            self.model.depth = DepthSource(random_depth_head(self.model))
 
     def use(self, how: str) -> None:
         """Choose the renderer, and move everything to where it is at the start of a run."""
@@ -324,6 +331,8 @@ def top_kernels(run: Callable[[], Iterator[Tensor]], count: int = 16) -> list[tu
 def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how: str, floor_ms: float | None) -> Result:
     device = bench.device
     run = work.plain if how == "plain" else work.engine
+    if work.prepare is not None:
+        work.prepare()
     bench.use(how)
     gc.collect()
     if device.type == "cuda":

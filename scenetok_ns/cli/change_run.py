@@ -43,8 +43,8 @@ def check_data(config: RunFolderConfig) -> None:
         return
     if datamanager.data is None and data == type(dataparser)().data:  # a preset: nobody has named data
         raise FileNotFoundError(
-            "there is no scene to display: give --data with a capture or a data set, or a run that has data (or, where "
-            "the command has them, --tokens or a generator's --image)"
+            "there is no scene to display: give --data with a capture or a data set (or --tokens or --image, if the "
+            "command has them)"
         )
     raise FileNotFoundError(f"the run's data {data} is not there{did_you_mean_path(data)}: give its place with --data")
 

@@ -39,8 +39,8 @@ def report(
     """Write a page about an evaluation, with its figures, its sweep, and the pictures of the worst scenes: context
     views, photographs and renders.
 
-    The page is one file that needs no other files and no network. Of several runs, prints one table instead, with a
-    column for each evaluation.
+    The page is one file that needs no other files and no network. For several runs, it prints one table instead,
+    with a column for each evaluation.
 
     Args:
         runs: One or more folders that scenetok evaluate or scenetok score wrote, or runs (or presets) that were
@@ -62,6 +62,8 @@ def report(
             raise UsageError("several runs give a table: --variant and the options of pages only work with one run")
         print_table(runs, output, console)
         return
+    if output is not None and output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output: one run gives a page, so expected an .html file, got {output}")
     folder = evaluation_folder(runs[0])
     path = output or folder / PAGE
     check_replaceable(path, lambda file: begins_with(file, (MARK.encode(),)), "a page of `scenetok report`")
@@ -87,9 +89,10 @@ def evaluation_folder(run: Path) -> Path:
 
 
 def short_names(runs: tuple[Path, ...]) -> list[str]:
-    """Names for columns: paths without the folders that all of them are in."""
+    """Names for columns: paths without the folders that all of them are in; whole paths, if two names were equal."""
     shared = Path(os.path.commonpath([run.absolute() for run in runs]))
-    return [str(run) if run.absolute() == shared else str(run.absolute().relative_to(shared)) for run in runs]
+    names = [str(run) if run.absolute() == shared else str(run.absolute().relative_to(shared)) for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
 def print_table(runs: tuple[Path, ...], output: Path | None, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Suggest the name that a misspelt one was probably meant to be."""
+"""Suggest a known name for a misspelt one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+MANY = 5000
+"""Number of names above which most are left out, because comparing with all takes seconds."""
+SAME_START = 3
+"""Number of first characters that a name must share with the misspelt one, if there are more than `MANY` names."""
+SIMILAR_LENGTH = 2
+"""Maximum difference of their lengths in that case."""
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean NAME?)" with the most similar known name, to add to a message; "" if none is similar."""
+    """Return " (did you mean NAME?)" with the most similar known name, to add to a message; "" if none is similar.
+
+    Among more than `MANY` names, only names with the same first characters and a similar length are compared. If these
+    are still too many, there is no suggestion.
+    """
     near = _nearest(name, known)
     return f" (did you mean {near}?)" if near is not None else ""
 
@@ -36,6 +47,15 @@ def did_you_mean_path(path: Path, names: Iterable[str] = ()) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:
-    folded = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), folded, 1)
+    name, folded = name.lower(), {other.lower(): other for other in known}
+    if len(folded) > MANY:
+        start = name[:SAME_START]
+        folded = {
+            key: other
+            for key, other in folded.items()
+            if key.startswith(start) and abs(len(key) - len(name)) <= SIMILAR_LENGTH
+        }
+        if len(folded) > MANY:
+            return None
+    near = difflib.get_close_matches(name, folded, 1)
     return folded[near[0]] if near else None

@@ -10,7 +10,19 @@ from typing import Any
 import few_views
 import pytest
 import torch
-from few_views import Capture, Room, Shown, best_rows, context_frames, means, measure, scores, tasks_of
+from few_views import (
+    Capture,
+    Room,
+    Shown,
+    best_rows,
+    context_frames,
+    means,
+    measure,
+    parse_options,
+    scenes_of,
+    scores,
+    tasks_of,
+)
 from support.capture_files import write_demo_capture
 
 
@@ -72,6 +84,21 @@ def test_tasks_go_room_by_room_and_one_photograph_has_no_points() -> None:
     assert [scene.name for scene, _, _ in tasks] == ["room3"] * 12 + ["room5"] * 12
     assert {m for _, case, m in tasks if case == "1"} == set(few_views.METHODS) - {"splatfacto"}
     assert {m for _, case, m in tasks if case == "4h"} == set(few_views.METHODS) - {"splatfacto-random"}
+
+
+def test_a_capture_has_other_options_than_rooms(capsys: pytest.CaptureFixture[str]) -> None:
+    rooms, capture = parse_options([]), parse_options(["--capture", "garden"])
+    assert rooms.cases == [*capture.cases, "4h"] and capture.cases == ["1", "2", "4", "6", "12"]
+    assert rooms.drawn == [0, 1] and [scene.name for scene in scenes_of(capture)] == ["garden"]
+    assert parse_options(["--cases", "2h"]).cases == ["2h"]
+    for words, message in (
+        (["--rooms", "1"], "not allowed with argument"),
+        (["--drawn", "1"], "--drawn chooses among rooms"),
+        (["--cases", "2", "4h"], "half a walk needs a room"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_options(["--capture", "garden", *words])
+        assert message in capsys.readouterr().err
 
 
 def test_a_method_that_fails_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

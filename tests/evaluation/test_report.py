@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scenetok_ns.cli.main import entrypoint
+from scenetok_ns.cli.report import short_names
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.evaluation.options import ReportOptions
 from scenetok_ns.evaluation.report import chosen_views, page
@@ -137,6 +138,14 @@ def test_the_command_writes_the_page(folder: Path, capsys: pytest.CaptureFixture
     entrypoint(["report", str(folder), "--no-videos"])
     assert data_of((folder / "report.html").read_text())["name"] == "my-run"
     assert "report.html" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"one run gives a page, so expected an \.html file, got table\.csv"):
+        entrypoint(["report", str(folder), "--output", "table.csv"])
+
+
+def test_every_evaluation_has_a_column_of_its_own() -> None:
+    assert short_names((Path("runs/a"), Path("runs/b/c"))) == ["a", "b/c"]
+    assert short_names((Path("x"), Path("x/y"))) == ["x", "y"]
+    assert short_names((Path("x"), Path("x/x"))) == ["x", "x/x"]
 
 
 def test_several_evaluations_give_one_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def command(*words: object) -> Callable[[], None]:
 def parsing_once() -> Iterator[None]:
     """Parse each text of a config.yml once. Most faults open one of a few runs, and parsing takes a third of the time.
 
-    What is refused is parsed each time, and objects are constructed each time.
+    Refused files are parsed each time, and objects are constructed each time.
     """
     parse, parsed = ConfigLoader.get_single_node, {}
 

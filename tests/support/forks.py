@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from support.tool_processes import environment
 
+LIMIT_S = 60
+"""Seconds that a copy may take to end. A copy that waits for a lock of a thread that it does not have never ends."""
+
 
 class Fork(multiprocessing.get_context("fork").Process):  # type: ignore[misc,name-defined]
     """A copy of this process, with the methods of `subprocess.Popen` that tests use.
@@ -39,9 +42,12 @@ class Fork(multiprocessing.get_context("fork").Process):  # type: ignore[misc,na
         os.kill(self.pid, number)
 
     def wait(self) -> int:
-        """Wait for the end. Returns the exit code, or minus the number of the signal that ended the process."""
-        self.join()
-        assert self.exitcode is not None
+        """Wait for the end. Returns the exit code, or minus the number of the signal that ended the process.
+
+        Raises AssertionError if the process has not ended after `LIMIT_S` seconds.
+        """
+        self.join(LIMIT_S)
+        assert self.exitcode is not None, f"the process did not end in {LIMIT_S} seconds"
         return self.exitcode
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scenetok_ns.tools.suggestions import did_you_mean, did_you_mean_path
+from scenetok_ns.tools.suggestions import MANY, did_you_mean, did_you_mean_path
 
 
 def test_the_most_similar_name_is_suggested() -> None:
@@ -14,6 +14,16 @@ def test_the_most_similar_name_is_suggested() -> None:
     assert did_you_mean("scenetok_tiny", names) == " (did you mean scenetok-tiny?)"
     assert did_you_mean("RE10K", names) == " (did you mean re10k?)"
     assert did_you_mean("attic", names) == did_you_mean("re10k", []) == ""
+
+
+def test_among_very_many_names_only_a_few_are_compared() -> None:
+    keys = [f"{number:04x}{'0123456789ab'[number % 7 :]}" for number in range(MANY + 1)]
+    meant = keys[0x123]
+    assert did_you_mean(meant[:-1], keys) == did_you_mean(meant[:-1].upper(), keys) == f" (did you mean {meant}?)"
+    assert did_you_mean(f"f{meant[1:]}", keys[:MANY]) != ""
+    assert did_you_mean(f"f{meant[1:]}", keys) == did_you_mean(meant[:7], keys) == ""
+    numbered = [f"scene_{number:05}" for number in range(MANY + 1)]
+    assert did_you_mean("scene_0012", numbered) == ""
 
 
 def test_the_missing_part_of_a_path_is_compared_with_its_neighbours(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.forks import forked, one_thread
+from support.forks import LIMIT_S, forked, one_thread
 from support.scene_files import example, write_dl3dv, write_re10k
 
 from scenetok_ns.data.poses import reflect
@@ -210,7 +210,10 @@ def test_a_kill_while_writing_leaves_no_torn_file(tmp_path, source, monkeypatch)
 
 
 def test_ten_kills_leave_no_trace(tmp_path):
-    """Copies of this process, killed at random moments of their work, leave nothing but what the next one continues."""
+    """Copies of this process, killed at random moments of their work, leave nothing but what the next one continues.
+
+    Each has written at least one file before it is killed, so that a copy that hangs at its start does not count.
+    """
     for number in range(6):
         write_dl3dv(tmp_path / "data" / f"scene{number}", frames=5, size=(160, 200))
     torch.manual_seed(0)
@@ -228,7 +231,11 @@ def test_ten_kills_leave_no_trace(tmp_path):
         run(undisturbed)
         whole, moments, killed = time.monotonic() - start, random.Random(0), 0
         while killed < 10:
+            before, deadline = set(disturbed.rglob("*")), time.monotonic() + LIMIT_S
             with forked(run, disturbed) as process:
+                while process.poll() is None and set(disturbed.rglob("*")) <= before:
+                    assert time.monotonic() < deadline, "the copy does not begin its work"
+                    time.sleep(0.001)
                 time.sleep(moments.uniform(0, whole / 5))
                 process.send_signal(signal.SIGKILL)
                 died = process.wait() == -signal.SIGKILL
