@@ -65,9 +65,9 @@ def render(
     Args:
         output: Output folder, for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json. Existing renders of the
             same scenes are replaced; those in the other format too, if they show another path.
-        path: orbit, dolly, spiral, interpolate (through the cameras of the photographs, or, in a generated scene, along
-            the path that it was generated for), lemniscate or zoom, or a file with poses in the capture's coordinates:
-            a camera path of the viewer, or a transforms.json.
+        path: orbit, dolly, spiral, interpolate (through the photographs' cameras; in a generated scene, along its
+            path), lemniscate or zoom, or a file with poses in the capture's coordinates: a camera path of the viewer,
+            or a transforms.json.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package; default:
             the preset that the tokens are of, else scenetok-tiny.
         tokens: Token files, one for each scene.
