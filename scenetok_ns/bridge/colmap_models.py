@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,17 @@ def read_colmap_model(model: Path) -> list[FileFrame]:
         c2w = np.linalg.inv(w2c) @ np.diag([1.0, -1.0, -1.0, 1.0])
         frames.append(FileFrame(name, c2w, lens_of(where, _lens(cameras[camera]), {})))
     return frames
+
+
+def count_pictures(model: Path) -> int:
+    """Count the pictures of a model without reading its points. Raises DataError if the file is damaged."""
+    try:
+        if (model / "images.txt").is_file():
+            return len(_read_images_text(model / "images.txt"))
+        with (model / "images.bin").open("rb") as file:
+            return int(struct.unpack("<Q", file.read(8))[0])
+    except (OSError, ValueError, struct.error) as error:
+        raise DataError(f"{model} cannot be read as a COLMAP model: {error}") from error
 
 
 def _lens(camera: Any) -> dict[str, Any]:

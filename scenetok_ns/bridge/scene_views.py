@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,18 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from scenetok_ns.bridge.capture_kinds import fitting_dataparser
+from scenetok_ns.bridge.capture_kinds import MODELS, fitting_dataparser
 from scenetok_ns.bridge.captures import CaptureViews, read_views
+from scenetok_ns.bridge.colmap_models import count_pictures
+from scenetok_ns.data.capture.improvement import improvement
 from scenetok_ns.data.poses import farthest_points, in_one_place, stray_cameras
 from scenetok_ns.data.poses import pose_scale as scale_to
 from scenetok_ns.data.scenes import BadScene, DataError, OneScene, Scene, ViewIndices, scene_part
+from scenetok_ns.data.transforms_file import TRANSFORMS
 from scenetok_ns.dataparsers.scene_dataparser import view_outputs
 from scenetok_ns.models.cameras import camera_spread, scaled_poses
-from scenetok_ns.tools.printing import command
+from scenetok_ns.models.presets import load_preset
+from scenetok_ns.tools.json_files import JsonError, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +152,8 @@ class StockSceneSource(OneScene):
             return f"{self.key}: {views}; positions times {self.pose_scale:.4g} are in units of the training data"
         spread = camera_spread(self._scene.c2w[self._sound])
         return (
-            f"{self.key}: {views}; its cameras are {spread:.3g} units from their middle (root mean square), those of "
-            f"the training data {self.typical_spread:.3g}: pose scale {self.pose_scale:.4g}"
+            f"{self.key}: {views}; camera spread {spread:.3g} (training data: {self.typical_spread:.3g}), so positions "
+            f"are multiplied by {self.pose_scale:.4g}"
         )
 
 
@@ -157,12 +162,28 @@ SHOWN = 5
 
 
 def unrefined_note(preset: str, data: Path) -> str:
-    """Note that a model trained on synthetic rooms shows photographs poorly, and how to improve the result."""
-    refining = command("ns-train", "scenetok-refine", "--data", data)
-    return (
-        f"{preset} was trained on synthetic rooms only, so it keeps only colours and rough shapes of photographs. To "
-        f"improve the scene a lot, refine it on its photographs: {refining}"
-    )
+    """Note that a bundled model shows photographs poorly, and how to improve the result.
+
+    Args:
+        preset: Preset of the model, which was trained on synthetic rooms.
+        data: The capture or the photograph.
+    """
+    begin = f"{preset} was trained on synthetic rooms only, so it keeps only colours and rough shapes of photographs"
+    if load_preset(preset).scene_generator is not None:  # refining does not improve generated scenes
+        return f"{begin}. Whatever it adds to them resembles these rooms, not the place."
+    return f"{begin}. {improvement(data, _number_of_photographs(data))}"
+
+
+def _number_of_photographs(data: Path) -> int | None:
+    """Count the photographs of a capture; None if its files cannot be read."""
+    with suppress(JsonError):
+        transforms = read_json(data if data.is_file() else data / TRANSFORMS)
+        if isinstance(transforms, dict) and isinstance(transforms.get("frames"), list):
+            return len(transforms["frames"])
+    for model in MODELS:
+        with suppress(DataError):
+            return count_pictures(data / model)
+    return None
 
 
 def read_capture(

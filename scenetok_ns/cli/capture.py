@@ -55,6 +55,7 @@ def capture(
         device: With --open: device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     from scenetok_ns.data.capture.capture_folder import CaptureOptions, make_capture
+    from scenetok_ns.data.capture.improvement import encoding_command, needs_fitting, refining_command
     from scenetok_ns.data.capture.photographs import CaptureError
     from scenetok_ns.data.capture.pose_estimation import EstimationOptions
 
@@ -90,15 +91,17 @@ def capture(
         view_capture(folder, run, console, device)
     else:
         opening = command("scenetok", "capture", source, "--output", folder, "--open")
-        encoding = command("scenetok", "encode", "--data", folder, "--output", "scene.safetensors")
-        refining = command("ns-train", "scenetok-refine", "--data", folder)
-        steps = f"Look at it:\n  {opening}\nEncode it:\n  {encoding}\nRefine it, for better pictures:\n  {refining}"
-        console.print(steps, soft_wrap=True)
+        fits = needs_fitting(made.registered)
+        encoding = "Encode it, and fit its tokens to the photographs" if fits else "Encode it"
+        steps = [f"Look at it:\n  {opening}", f"{encoding}:\n  {encoding_command(folder, made.registered)}"]
+        if not fits:
+            steps.append(f"Refine it, for better pictures:\n  {refining_command(folder)}")
+        console.print("\n".join(steps), soft_wrap=True)
 
 
 def print_capture(made: Capture, console: Console) -> None:
     """Print the results and warnings of a capture, one line each."""
-    console.print(f"{made.folder} {'is ready' if made.is_new else 'was there already'}", soft_wrap=True)
+    console.print(f"{made.folder} {'is ready' if made.is_new else 'already exists; using it'}", soft_wrap=True)
     for note in made.notes:
         console.print(f"  {note}", soft_wrap=True, highlight=False)
     for warning in made.warnings:

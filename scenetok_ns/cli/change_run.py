@@ -50,10 +50,10 @@ def check_data(config: RunFolderConfig) -> None:
 
 
 def print_capture_note(config: RunFolderConfig, console: Console) -> None:
-    """Print a note on quality if a bundled model displays a capture that it was not refined on."""
+    """Print a note on quality if a bundled model displays a capture or a photograph that it was not refined on."""
     datamanager = config.pipeline.datamanager
     preset = load_preset(config.pipeline.model.preset)
-    scenes = (SceneDataParserConfig, TokensDataParserConfig, PhotographDataParserConfig)
+    scenes = (SceneDataParserConfig, TokensDataParserConfig)
     if isinstance(datamanager.dataparser, scenes) or isinstance(config.pipeline, RefinePipelineConfig):
         return
     if preset.is_embedded:

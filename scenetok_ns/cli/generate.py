@@ -17,8 +17,10 @@ from scenetok_ns.models.presets import Solver
 from scenetok_ns.tools.printing import description_column, plain_console
 
 if TYPE_CHECKING:
+    from scenetok_ns.data.scenes import Views
     from scenetok_ns.models.tokens import SceneTokens
     from scenetok_ns.plugin.run_folder import DerivedRun
+    from scenetok_ns.rendering.token_renderer import TokenRenderer
 
 
 def generate(
@@ -75,7 +77,7 @@ def generate(
         num_condition=num_condition,
         generation=GenerationOptions(seed, steps, guidance, solver, fit_steps),
     )
-    from scenetok_ns.cli.change_run import check_generator
+    from scenetok_ns.cli.change_run import check_generator, print_capture_note
     from scenetok_ns.plugin.run_folder import derive_run
 
     console = plain_console(stderr=True)
@@ -84,11 +86,14 @@ def generate(
     source = changes.apply(derived.config)
     if source is not None and photograph.image is not None:
         print_photograph(photograph.image, source, console)
-    tokens = _generated(derived, console, device)
+        print_capture_note(derived.config, console)  # for --data, reading the capture prints it
+    tokens, likeness = _generated(derived, console, device)
     write_tokens(tokens, output, dtype, run, console, run_folder=run_folder)
+    console.print(likeness, soft_wrap=True)
 
 
-def _generated(run: DerivedRun, console: Console, device: str | None) -> SceneTokens:
+def _generated(run: DerivedRun, console: Console, device: str | None) -> tuple[SceneTokens, str]:
+    """Generate the tokens, and describe how well they show the photographs."""
     from scenetok_ns.cli.token_files import with_sources
 
     renderer = load_run(run, console, device).model.renderer
@@ -102,4 +107,20 @@ def _generated(run: DerivedRun, console: Console, device: str | None) -> SceneTo
         tokens = renderer.tokens_of(
             shown.number, lambda done, total: progress.update(task, completed=done, total=total)
         )
-    return with_sources(tokens, shown.scene, shown.context)
+    conditions = scenes.conditions(shown.number)
+    assert conditions is not None  # the run generates its scenes
+    with console.status("comparing with the photographs"):
+        likeness = _likeness(renderer, tokens, conditions.views)
+    return with_sources(tokens, shown.scene, shown.context), likeness
+
+
+def _likeness(renderer: TokenRenderer, tokens: SceneTokens, photographs: Views) -> str:
+    """Render the views of the photographs, and describe their PSNR in one line."""
+    from scenetok_ns.models.cameras import CameraBatch
+    from scenetok_ns.models.metrics import psnr
+
+    frames = renderer.render(tokens, CameraBatch(photographs.c2w[None], photographs.intrinsics[None]))
+    count = len(photographs.images)
+    mean = float(psnr(pred=frames.cpu(), target=photographs.images.float() / 255).mean())
+    shown, cameras = ("photograph", "its camera") if count == 1 else (f"{count} photographs", "their cameras")
+    return f"PSNR of the {shown}, rendered from {cameras}: {mean:.1f} dB; more --fit-steps raise it"

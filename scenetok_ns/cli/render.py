@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Format = Literal["mp4", "png"]
 NUM_FRAMES, MOST_FRAMES = 96, 100_000
 """Frames of a path by name: the default and the largest number."""
+SHORT_VIDEO = 3.0
+"""Duration in seconds below which a hint to longer videos is printed."""
 FASTEST = 1000
 """Maximum frame rate of a video."""
 
@@ -63,8 +65,9 @@ def render(
     Args:
         output: Output folder, for <scene>.mp4, <scene>/00000.png and <scene>.camera_path.json. Existing renders of the
             same scenes are replaced; those in the other format too, if they show another path.
-        path: orbit, dolly, spiral, interpolate (through the photographs' cameras), lemniscate or zoom, or a file with
-            poses in the capture's coordinates: a camera path of the viewer, or a transforms.json.
+        path: orbit, dolly, spiral, interpolate (through the photographs' cameras; in a generated scene, along its
+            path), lemniscate or zoom, or a file with poses in the capture's coordinates: a camera path of the viewer,
+            or a transforms.json.
         run: Run folder with the model (or its config.yml), or a preset whose weights come with the package; default:
             the preset that the tokens are of, else scenetok-tiny.
         tokens: Token files, one for each scene.
@@ -77,8 +80,8 @@ def render(
         frame_rate: Frames of the videos in a second.
         formats: mp4, png or both.
         depth: Also write depth maps, to <scene>-depth: 16-bit PNG files in a unit that depth.json there states (a
-            thousandth of a unit of the capture, in a room), and the same in colours. Without a depth head they are
-            found by comparing views, which is slower and less accurate.
+            thousandth of the unit of the camera positions, in a room), and the same in colours, from blue (near) to
+            red (far). Without a depth head they are found by comparing views, which is slower and less accurate.
         compare: Put the photograph that was taken nearest beside each picture.
         num_context: Number of context views to encode.
         pose_scale: Factor from capture units to training units. Default: match the camera spread of the training data.
@@ -142,6 +145,9 @@ def render(
         for shot in shots:
             check_depth_folder(output, shot.name)
     _render(renderer, shots, output, formats, frame_rate, depth, console)
+    if "mp4" in formats and path in PATH_NAMES and count / frame_rate < SHORT_VIDEO:
+        others = "" if path in ("orbit", "spiral") else ", and --path orbit or spiral displays more of the scene"
+        console.print(f"A video of {count / frame_rate:.2g} s: more --frames make it longer{others}", soft_wrap=True)
 
 
 def _run_renderer(

@@ -26,8 +26,9 @@ class ViewOptions:
     """Options of the scene and its views."""
 
     path: str = "interpolate"
-    """Cameras of the views: interpolate (through the photographs' cameras), orbit, dolly, spiral, or a file with poses
-    in the capture's coordinates: a camera path of the viewer, or a transforms.json."""
+    """Cameras of the views: interpolate (through the photographs' cameras; in a generated scene, along its path),
+    orbit, dolly, spiral, or a file with poses in the capture's coordinates: a camera path of the viewer, or a
+    transforms.json."""
     run: Path | None = None
     """Run folder with the model (or its config.yml), or a preset whose weights come with the package; default: the
     preset that made the tokens, else scenetok-tiny."""

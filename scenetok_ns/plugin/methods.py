@@ -25,6 +25,7 @@ from scenetok_ns.plugin.pipeline import SceneTokPipelineConfig
 from scenetok_ns.plugin.refinement import RefineDataManagerConfig, RefineModelConfig, RefinePipelineConfig
 from scenetok_ns.plugin.splat_datamanager import SplatDataManagerConfig
 from scenetok_ns.plugin.splat_model import SplatModelConfig
+from scenetok_ns.plugin.splat_trainer import SplatTrainerConfig
 from scenetok_ns.plugin.stream_training import StudentModelConfig, StudentPipelineConfig
 from scenetok_ns.plugin.trainer import SceneTokTrainerConfig
 from scenetok_ns.tools.earlier_modules import register_earlier_modules
@@ -129,7 +130,7 @@ def splat_method(name: str, preset: str, description: str) -> MethodSpecificatio
     }
     optimizers["means"]["scheduler"] = ExponentialDecaySchedulerConfig(lr_final=1.6e-6, max_steps=SPLAT_STEPS)
     return MethodSpecification(
-        config=TrainerConfig(
+        config=SplatTrainerConfig(
             method_name=name,
             max_num_iterations=SPLAT_STEPS,
             steps_per_save=SPLAT_STEPS,

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from scenetok_ns.rendering.picture_files import encode_picture
+from scenetok_ns.rendering.shot_files import PATH_SUFFIX
 from scenetok_ns.tools.atomic_files import atomic_update
 from scenetok_ns.tools.json_files import read_json
 
@@ -45,11 +46,14 @@ def encode_depth(depth: Float[Tensor, "h w"], unit: float) -> bytes:
 
 
 def depth_colours(depth: Float[Tensor, "h w"], near: float, far: float) -> Float[Tensor, "3 h w"]:
-    """Colour depth from red at `near` to blue at `far`, evenly in inverse depth; black where it is unknown."""
+    """Colour depth from blue at `near` to red at `far`, evenly in inverse depth; black where it is unknown.
+
+    The direction is that of Nerfstudio's tools and of the viewer.
+    """
     from nerfstudio.utils.colormaps import apply_float_colormap  # imports Nerfstudio, which other renders don't need
 
     inverse = (1 / depth.clamp(min=1e-9) - 1 / far) / (1 / near - 1 / far)
-    colours = apply_float_colormap(inverse.clamp(0, 1)[..., None].cpu(), "turbo").permute(2, 0, 1)
+    colours = apply_float_colormap(1 - inverse.clamp(0, 1)[..., None].cpu(), "turbo").permute(2, 0, 1)
     return colours * (depth > 0).cpu()
 
 
@@ -84,7 +88,8 @@ def depth_files(output: Path, name: str, unit: float) -> Iterator[DepthFiles]:
         (made / folder / COLOURS).mkdir(parents=True)
         description = {
             "unit": unit,
-            "meaning": "pixel value x unit = depth along the optical axis, in units of the capture; 0 = not known",
+            "meaning": "pixel value x unit = depth along the optical axis, in the units of the camera positions in "
+            f"{name}{PATH_SUFFIX}; 0 = not known",
         }
         (made / folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
         yield DepthFiles(made / folder, unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from scenetok_ns.bridge.capture_kinds import find_dataparser, fitting_dataparser
 from scenetok_ns.bridge.captures import scene_of_outputs
-from scenetok_ns.bridge.scene_views import read_capture
+from scenetok_ns.bridge.scene_views import read_capture, unrefined_note
 from scenetok_ns.data.poses import camera_spread
 from scenetok_ns.data.scenes import BadScene, DataError
 from scenetok_ns.dataparsers.dl3dv_dataparser import Dl3dvDataParserConfig
@@ -229,7 +230,7 @@ def test_captures_of_any_unit_are_scaled_to_the_training_data(tmp_path: Path) ->
     trained = [source.training_part() for source in (metres, millimetres)]
     torch.testing.assert_close(*(source.scene(source.key).c2w for source in trained), atol=1e-5, rtol=1e-5)
     assert trained[0].scene("metres").num_frames == 9 and metres.scene("metres").num_frames == 10
-    for word in ("metres: 9 views", "1 to evaluate on", "those of the training data 2.5", "pose scale"):
+    for word in ("metres: 9 views", "1 to evaluate on", "(training data: 2.5)", "positions are multiplied by"):
         assert word in metres.summary()
     given = read_capture(NerfstudioDataParserConfig(data=folder).setup(), "test", pose_scale=0.3, typical_spread=2.5)
     assert given.pose_scale == 0.3 and "times 0.3" in given.summary()
@@ -245,6 +246,24 @@ def test_a_handful_of_photographs_has_targets_too(tmp_path: Path) -> None:
     assert source.fixed_views(6).target.tolist() == list(range(6))
     with pytest.raises(BadScene, match="6 training views, but 7 context views are needed"):
         source.fixed_views(7)
+
+
+def test_the_note_names_what_helps(tmp_path: Path) -> None:
+    """Fitting for few photographs, refining for many; neither for generated scenes, which they do not improve."""
+    few, many = (write_capture(tmp_path / name, n=count) for name, count in (("few", 19), ("many", 20)))
+    assert f"--data {few} --output scene.safetensors --fit-steps" in unrefined_note("scenetok-tiny", few)
+    assert "scenetok-refine" not in unrefined_note("scenetok-tiny", few / "transforms.json")
+    assert f"ns-train scenetok-refine --data {many}" in unrefined_note("scenetok-tiny", many)
+    assert "--fit-steps" not in unrefined_note("scenetok-tiny", many)
+    write_colmap(tmp_path / "colmap", walk(5))
+    assert "--fit-steps" in unrefined_note("scenetok-tiny", tmp_path / "colmap")
+    (tmp_path / "binary/sparse/0").mkdir(parents=True)
+    for count, word in ((3, "--fit-steps"), (300, "scenetok-refine")):
+        (tmp_path / "binary/sparse/0/images.bin").write_bytes(struct.pack("<Q", count) + b"poses")
+        assert word in unrefined_note("scenetok-tiny", tmp_path / "binary")
+    assert "scenetok-refine" in unrefined_note("scenetok-tiny", tmp_path / "unknown")
+    generated = unrefined_note("scenegen-tiny", few)
+    assert "resembles these rooms" in generated and "scenetok" not in generated
 
 
 def test_what_a_stock_dataparser_chokes_on_is_one_line(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def test_capture_to_viewer(
     said = capsys.readouterr().err
     assert "my photos-capture is ready" in said and "9 of 9 pictures have a camera (100%)" in said
     assert "scenetok capture" in said and "--output 'my photos-capture' --open" in said
+    assert "--data 'my photos-capture' --output scene.safetensors --fit-steps 60" in said
+    assert "scenetok-refine" not in said  # of nine photographs, fitting makes more
 
     from scenetok_ns.cli import viewing
 
@@ -39,7 +41,7 @@ def test_capture_to_viewer(
     monkeypatch.setattr(viewing, "start_viewer", lambda config, pipeline: served.append((config, pipeline)))
     run(photographs, "--threads", 1, "--open")
     said = capsys.readouterr().err
-    assert "was there already" in said and "starting the viewer" in said
+    assert "my photos-capture already exists; using it" in said and "starting the viewer" in said
     ((config, pipeline),) = served
     folder = tmp_path / "my photos-capture/run-scenetok-tiny"
     assert config.get_base_dir() == folder and (folder / "config.yml").is_file()

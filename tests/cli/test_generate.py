@@ -55,7 +55,8 @@ def test_a_photograph_becomes_a_scene_that_other_runs_render(
     tokens = generated(work, tmp_path / "scene.safetensors", seed=7, **options)
     said = " ".join(capsys.readouterr().err.split())
     assert "field of view 58.0 degrees along the shorter side (assumed, because EXIF has none; give --fov" in said
-    assert "64 x 48 pixels" in said and "6 cameras leads up to 1 units of the training data" in said
+    assert "64 x 48 pixels" in said and "the path moves up to 1 scene units from the photograph" in said
+    assert re.search(r"PSNR of the photograph, rendered from its camera: \d+\.\d dB", said)
     assert (tokens.preset, tokens.scene, tokens.logvar) == ("tiny_scenegen", "photo", None)
     assert len(tokens.sources) == 1 and len(tokens.sources[0]) == 64
     torch.testing.assert_close(tokens.reference_c2w, home_pose(), atol=1e-5, rtol=0)
@@ -125,7 +126,9 @@ def test_wrong_generations_are_told_in_one_line(
     assert not (tmp_path / "new.safetensors").exists()
 
 
-def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_generator_in_the_package_needs_no_run(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A small generator replaces the bundled one. Its weights are in a separate file beside the tokenizer's."""
     values = yaml.safe_load((config_folder() / "scenegen-tiny.yaml").read_text())
     values["scene_generator"].update(hidden_size=32, depth=1, num_heads=2)
@@ -145,6 +148,7 @@ def test_a_generator_in_the_package_needs_no_run(work: Path, tmp_path: Path, mon
     monkeypatch.setattr(scenetok_module, "embedded_weights", lambda name: files[name])
     Image.new("RGB", (180, 150), (90, 120, 30)).save(tmp_path / "photo.png")
     scenetok("generate", image=tmp_path / "photo.png", seed=7, output=tmp_path / "scene.safetensors")
+    assert "scenegen-tiny was trained on synthetic rooms only" in " ".join(capsys.readouterr().err.split())
     tokens = SceneTokens.load(tmp_path / "scene.safetensors")
     assert tokens.preset == "scenegen-tiny" and tokens.mean.shape == (256, 32)
     scenetok("new-run", "scenegen-tiny", image=tmp_path / "photo.png", scene_seed=7, output=tmp_path / "run")

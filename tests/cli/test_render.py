@@ -73,11 +73,14 @@ def test_the_run_folder_beside_a_token_file_shows_it(workplace: Path, tmp_path: 
 
 
 @needs_ffmpeg
-def test_the_path_beside_a_video_gives_its_frames_again(workplace: Path, tmp_path: Path) -> None:
+def test_the_path_beside_a_video_gives_its_frames_again(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     scene, sampled = workplace / "attic-scene", ("--steps", 2, "--formats", "mp4", "png")
     words = ("--path", "spiral", "--frames", 9, "--size", 48, 32, "--frame-rate", 12)
     scenetok("render", "--tokens", f"{scene}.safetensors", "--output", tmp_path, *words, *sampled)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["attic", "attic.camera_path.json", "attic.mp4"]
+    assert "A video of 0.75 s: more --frames make it longer" in capsys.readouterr().err
     found = pictures(tmp_path / "attic")
     assert found.shape == (9, 32, 48, 3) and found.std() > 10
     video = mediapy.read_video(tmp_path / "attic.mp4")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.scripts import train
 from support.released_files import random_state, write_lightning
 from support.small_runs import IMAGE_SIZE, PRESET, write_run, write_small_re10k
 from support.small_splats import ring_of_cameras
@@ -91,6 +92,16 @@ def test_views_are_rendered_once_more_from_refined_tokens(manager: SplatDataMana
     assert torch.equal(before.cameras.camera_to_worlds, after.cameras.camera_to_worlds)
     manager.next_train(6)
     assert manager._views is after and manager._scene is None  # the networks' memory is free again
+
+
+def test_without_a_gpu_nothing_is_begun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ns-train ends before it writes a run folder."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = config_of(root)
+    config.output_dir = root / "none"
+    with pytest.raises(ImportError, match="needs an NVIDIA GPU; none was found here"):
+        train.main(config)
+    assert not config.output_dir.exists()
 
 
 def test_tools_that_only_look_render_nothing(root: Path) -> None:

@@ -190,7 +190,16 @@ def _notes(pictures: Sequence[Picture], quality: Quality, options: CaptureOption
         kinds = ", ".join(f"{len(group)} of {group[0].width} x {group[0].height}" for group in groups[:SOME])
         more = f" and {len(groups) - SOME} more" if len(groups) > SOME else ""
         lines.append(f"{len(groups)} lenses or picture formats, each with its own intrinsics: {kinds}{more}")
+    if cropped := _cropped([pictures[index] for index in quality.registered]):
+        lines.append(f"scenetok models see the middle {cropped} pixels of each picture")
     return lines
+
+
+def _cropped(pictures: Sequence[Picture]) -> str:
+    """Describe the squares that models see of pictures, such as "270 x 270 of 270 x 480"; empty if all are square."""
+    sizes = dict.fromkeys((one.width, one.height) for one in pictures if one.width != one.height)
+    shown = [f"{min(size)} x {min(size)} of {size[0]} x {size[1]}" for size in list(sizes)[:SOME]]
+    return ", ".join(shown) + (f" and {len(sizes) - SOME} more" if len(sizes) > SOME else "")
 
 
 def _left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:

@@ -168,15 +168,17 @@ def warnings_of(quality: Quality, pictures: Sequence[Picture]) -> list[str]:
     total, count = len(pictures), len(quality.registered)
     known = set(quality.registered)
     for other in quality.other_models:
+        show = "1 picture shows" if len(other) == 1 else f"{len(other)} pictures show"
         lines.append(
-            f"{len(other)} pictures show a place that is not connected with the rest ({listed(pictures, other)}): take "
-            "pictures of the way between, each overlapping the last by two thirds"
+            f"{show} a place that is not connected with the rest ({listed(pictures, other)}): take pictures of the way "
+            "between, each overlapping the last by two thirds"
         )
         known |= set(other)
     if rest := [index for index in range(total) if index not in known]:
+        overlap, are = ("it overlaps", "is") if len(rest) == 1 else ("they overlap", "are")
         lines.append(
-            f"{len(rest)} of {total} pictures could not be placed ({listed(pictures, rest)}): they overlap too little "
-            "with the others, or are blurred or without detail"
+            f"{len(rest)} of {total} pictures could not be placed ({listed(pictures, rest)}): {overlap} too little "
+            f"with the others, or {are} blurred or without detail"
         )
     if quality.joined_matches < FEW_JOINED and not quality.is_broken:
         lines.append(

@@ -190,8 +190,7 @@ class PhotographSource(OneScene):
         advice = "another --pose-scale makes the scene larger or smaller"
         if self.reach > FARTHEST_REACH:
             advice = "scenes in training reach a few units: make --pose-scale smaller"
-        size = f"up to {self.reach:.2g} units of the training data away"
-        return f"the path of {len(self.anchors_path)} cameras leads {size}; {advice}"
+        return f"the path moves up to {self.reach:.2g} scene units from the photograph; {advice}"
 
     @property
     def reach(self) -> float:

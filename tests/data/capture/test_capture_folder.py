@@ -152,6 +152,7 @@ def test_mixed_photographs_are_used_or_named(tmp_path: Path) -> None:
         "1 of 10 pictures could not be placed (elsewhere.png)",
         "2 lenses or picture formats",
         f"1 of {HEIGHT} x {WIDTH}",
+        f"the middle {HEIGHT} x {HEIGHT} of {WIDTH} x {HEIGHT}, {HEIGHT} x {HEIGHT} of {HEIGHT} x {WIDTH} pixels",
     ):
         assert words in said, said
     stored = json.loads((made.folder / "transforms.json").read_text())["frames"]

@@ -93,10 +93,11 @@ def test_parts_are_groups_of_pairs_that_agree() -> None:
 def test_warnings_name_pictures_and_what_to_do() -> None:
     assert warnings_of(GOOD, PICTURES[:6]) == []
     lines = warnings_of(replace(GOOD, other_models=((6,),)), PICTURES)
-    assert len(lines) == 2 and "1 pictures show a place that is not connected" in lines[0] and "IMG 6.JPG" in lines[0]
-    assert "1 of 8 pictures could not be placed (IMG 7.JPG)" in lines[1]
+    assert len(lines) == 2 and "1 picture shows a place that is not connected" in lines[0] and "IMG 6.JPG" in lines[0]
+    assert "1 of 8 pictures could not be placed (IMG 7.JPG): it overlaps too little" in lines[1]
     few = replace(GOOD, registered=(0, 1, 2), parts=((0, 1, 2),))
     assert "IMG 3.JPG, IMG 4.JPG, IMG 5.JPG, IMG 6.JPG, IMG 7.JPG" in warnings_of(few, PICTURES)[0]
+    assert "they overlap too little with the others, or are blurred" in warnings_of(few, PICTURES)[0]
     assert "fewer than half of the pictures (3 of 8)" in warnings_of(few, PICTURES)[1]
     for changed, words in (
         ({"joined_matches": 0.7}, "only 70% of the matches agree"),

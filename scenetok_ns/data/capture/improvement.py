@@ -1,0 +1,41 @@
+"""Advice on a better scene from photographs, for the commands that print it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scenetok_ns.tools.printing import command
+
+FEW_PHOTOGRAPHS = 20
+"""Number of photographs below which fitting tokens improves a scene more than refining does."""
+FIT_STEPS = 60
+"""Number of fitting steps to try."""
+
+
+def encoding_command(data: Path, photographs: int | None) -> str:
+    """Command that encodes a capture, and fits the tokens if there are few photographs. None: number not known."""
+    words = ("scenetok", "encode", "--data", data, "--output", "scene.safetensors")
+    fitting = ("--fit-steps", FIT_STEPS) if needs_fitting(photographs) else ()
+    return command(*words, *fitting)
+
+
+def refining_command(data: Path) -> str:
+    """Command that refines a capture."""
+    return command("ns-train", "scenetok-refine", "--data", data)
+
+
+def needs_fitting(photographs: int | None) -> bool:
+    """Whether to advise fitting tokens instead of refining. None: number not known."""
+    return photographs is not None and photographs < FEW_PHOTOGRAPHS
+
+
+def improvement(data: Path, photographs: int | None) -> str:
+    """One sentence on how to improve the scene of a capture, with the command.
+
+    Args:
+        data: The capture.
+        photographs: Number of its photographs; None: not known.
+    """
+    if needs_fitting(photographs):
+        return f"To improve the scene, fit its tokens to the photographs: {encoding_command(data, photographs)}"
+    return f"To improve the scene a lot, refine it on its photographs: {refining_command(data)}"
