@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scenetok_ns.tools.printing import command
 
-FEW_PHOTOGRAPHS = 20
+FEW_PHOTOGRAPHS = 12
 """Number of photographs below which fitting tokens improves a scene more than refining does."""
 FIT_STEPS = 60
 """Number of fitting steps to try."""
