@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.rendering.picture_files import encode_picture
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.viewer.background import Work
-from scenetok_ns.viewer.cameras import STOCK_SCALE, draw_frustums, frustum_scale, place_camera
+from scenetok_ns.viewer.cameras import STOCK_SCALE, draw_frustums, frustum_scale, full_size, place_camera
 from scenetok_ns.viewer.elements import COLOURS, Folder, Kind, Status, asking_client
 from scenetok_ns.viewer.renderer import ViewerRenderer, ViewSettings
 from scenetok_ns.viewer.shown_scene import SceneState, ShownScene
@@ -204,11 +205,16 @@ class Session:
         place_camera(client, self.shown.pictures().cameras, self.open_viewer.config.camera_frustum_scale)
 
     def greet(self, client: viser.ClientHandle) -> None:
-        """Put a new browser's camera at the start, and show the photograph from there until the first picture comes."""
+        """Put a new browser's camera at the start, and show the photograph from there until the first picture comes.
+
+        Nothing happens if the browser sends an impossible canvas.
+        """
+        aspect = client.camera.aspect
+        if not 0 < aspect < math.inf:
+            return
         self.place(client)
         viewer = self.open_viewer
-        height = viewer.control_panel.max_res
-        photograph = self.view.photograph(height, max(round(height * client.camera.aspect), 1))
+        photograph = self.view.photograph(*full_size(aspect, viewer.control_panel.max_res))
         thread = viewer.render_statemachines.get(client.client_id)
         if photograph is None or thread is None or thread.output_keys:  # a picture has been sent already
             return
