@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -31,10 +32,10 @@ class Greeting:
         self.session.viewer.render_statemachines = {0: self.thread}
         self.client: Any = Mock(client_id=0)
         self.client.camera.aspect = aspect
-
-    @property
-    def sent(self) -> list[np.ndarray]:
-        return [call.args[0] for call in self.client.scene.set_background_image.call_args_list]
+        self.sent: list[np.ndarray] = []
+        self.client.scene.set_background_image = lambda pixels, **options: self.sent.append(pixels)
+        self.flushed = threading.Event()
+        self.client.flush = self.flushed.set
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +49,58 @@ def placed(monkeypatch: pytest.MonkeyPatch) -> Mock:
 def test_the_photograph_has_the_size_of_a_picture_at_rest(aspect: float, shape: tuple[int, ...], placed: Mock) -> None:
     greeting = Greeting(aspect)
     greeting.session.greet(greeting.client)
+    assert greeting.flushed.wait(60)
     assert [pixels.shape for pixels in greeting.sent] == [shape] and placed.called
 
 
 @pytest.mark.parametrize("aspect", [0.0, -1.0, math.inf, math.nan])
-def test_a_browser_with_an_impossible_canvas_is_not_greeted(aspect: float, placed: Mock) -> None:
-    greeting = Greeting(aspect)
+def test_a_browser_with_an_impossible_canvas_is_not_greeted(
+    aspect: float, placed: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greeting, threads = Greeting(aspect), Mock()
+    monkeypatch.setattr(module, "threading", threads)
     greeting.session.greet(greeting.client)
-    assert not greeting.sent and not placed.called
+    assert not placed.called and not threads.Thread.called
+
+
+def test_other_browsers_do_not_wait_until_the_photograph_is_loaded() -> None:
+    greeting, loaded = Greeting(1.0), threading.Event()
+    photograph = greeting.view.photograph
+    greeting.view.photograph = lambda *size: photograph(*size) if loaded.wait(60) else None
+    greeting.session.greet(greeting.client)
+    assert not greeting.sent
+    loaded.set()
+    assert greeting.flushed.wait(60) and len(greeting.sent) == 1 and not greeting.thread.action.called
+
+
+def test_the_photograph_does_not_cover_a_picture() -> None:
+    """It is not sent after a picture. If a picture comes while it is sent, the browser's picture is rendered again."""
+    greeting = Greeting(1.0)
+    photograph = greeting.view.photograph
+
+    def load(*size: int) -> torch.Tensor:
+        greeting.thread.output_keys = {"rgb"}
+        return photograph(*size)
+
+    greeting.view.photograph = load
+    greeting.session._send_photograph(greeting.client)
+    assert not greeting.sent and not greeting.thread.action.called
+
+    late = Greeting(1.0)
+
+    def send(pixels: np.ndarray, **options: Any) -> None:
+        late.thread.output_keys = {"rgb"}
+
+    late.client.scene.set_background_image = send
+    late.session._send_photograph(late.client)
+    assert [call.args[0].action for call in late.thread.action.call_args_list] == ["move"]
+
+
+def test_a_photograph_that_cannot_be_read_and_a_browser_that_has_gone_are_no_errors() -> None:
+    greeting = Greeting(1.0)
+    greeting.client.flush = Mock(side_effect=KeyError(0))
+    greeting.session._send_photograph(greeting.client)
+    assert greeting.client.flush.called
+    greeting.view.photograph = Mock(side_effect=OSError("no such file"))
+    greeting.session._send_photograph(greeting.client)
+    assert len(greeting.sent) == 1
