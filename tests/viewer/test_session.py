@@ -1,4 +1,4 @@
-"""The greeting of a new browser: its camera, and the photograph until the first picture comes."""
+"""The greeting of a new browser (its camera, and the photograph until the first picture), and the size of frustums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio
+from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.viewer import session as module
+from scenetok_ns.viewer.cameras import STOCK_SCALE
 from scenetok_ns.viewer.session import Session
 
 MOST = 64
@@ -104,3 +107,26 @@ def test_a_photograph_that_cannot_be_read_and_a_browser_that_has_gone_are_no_err
     greeting.view.photograph = Mock(side_effect=OSError("no such file"))
     greeting.session._send_photograph(greeting.client)
     assert len(greeting.sent) == 1
+
+
+def row_of_cameras(count: int, apart: float) -> SimpleNamespace:
+    c2w = torch.eye(4).repeat(1, count, 1, 1)
+    c2w[0, :, 0, 3] = apart * torch.arange(count)
+    cameras = CameraBatch(c2w, torch.eye(3).repeat(1, count, 1, 1))
+    return SimpleNamespace(cameras=camera_batch_to_nerfstudio(cameras, 64, 64))
+
+
+@pytest.mark.parametrize(("chosen", "stays"), [(STOCK_SCALE, False), (0.3, True)])
+def test_frustums_are_sized_again_for_each_scene_unless_the_user_chose_a_size(chosen: float, stays: bool) -> None:
+    session = Greeting(1.0).session
+    config = session.open_viewer.config
+    config.camera_frustum_scale = chosen
+    sizes = []
+    for count, apart in ((3, 1.0), (3, 4.0), (1, 0.0)):
+        session.view.scene.pictures.return_value = row_of_cameras(count, apart)  # type: ignore[attr-defined]
+        session.size_frustums()
+        sizes.append(config.camera_frustum_scale)
+    if stays:
+        assert sizes == [chosen] * 3
+    else:
+        assert sizes[0] not in (chosen, 0) and sizes == pytest.approx([sizes[0], 4 * sizes[0], 4 * sizes[0]])
