@@ -117,3 +117,13 @@ def fov_of_square(intrinsics: Float[Tensor, "3 3"], aspect: float) -> float:
     `aspect` is the canvas's width divided by its height.
     """
     return 2 * math.atan(0.5 / float(intrinsics[1, 1]) / min(aspect, 1.0))
+
+
+def full_size(aspect: float, most: int) -> tuple[int, int]:
+    """Height and width of the picture at rest for a canvas, as Nerfstudio chooses them.
+
+    `aspect` is the canvas's width divided by its height, positive and finite. Both sides are between 1 and `most`.
+    """
+    if aspect > 1:
+        return max(int(most / aspect), 1), most
+    return most, max(int(most * aspect), 1)

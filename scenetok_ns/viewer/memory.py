@@ -1,4 +1,4 @@
-"""Memory of a process with many threads, which would grow although it is free."""
+"""Return unused memory of the C library to the system."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def keep_large_blocks_out_of_pools() -> bool:
 class SpareMemory:
     """Returns free memory to the system from time to time.
 
-    glibc keeps a pool of memory for each of many threads. What one thread has freed, others do not use, and the pool
-    only shrinks at its end. A viewer has threads for its browsers, messages and videos, so after some minutes its pools
-    would hold hundreds of MiB of free memory.
+    glibc keeps a pool of memory for each of many threads. Other threads do not use memory that one thread has freed,
+    and the pool only shrinks at its end. A viewer has threads for its browsers, messages and videos, so after some
+    minutes its pools would hold hundreds of MiB of free memory.
     """
 
     def __init__(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +21,14 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.rendering.picture_files import encode_picture
 from scenetok_ns.rendering.scene_renderer import SceneRenderer
 from scenetok_ns.viewer.background import Work
-from scenetok_ns.viewer.cameras import STOCK_SCALE, draw_frustums, frustum_scale, place_camera
+from scenetok_ns.viewer.cameras import STOCK_SCALE, draw_frustums, frustum_scale, full_size, place_camera
 from scenetok_ns.viewer.elements import COLOURS, Folder, Kind, Status, asking_client
 from scenetok_ns.viewer.renderer import ViewerRenderer, ViewSettings
 from scenetok_ns.viewer.shown_scene import SceneState, ShownScene
 from scenetok_ns.viewer.viewer_files import ViewerFiles
 
 if TYPE_CHECKING:
+    from nerfstudio.viewer.render_state_machine import RenderStateMachine
     from nerfstudio.viewer.viewer import Viewer
 
 logger = logging.getLogger(__name__)
@@ -158,14 +161,17 @@ class Session:
     def ask_again(self) -> None:
         """Trigger a render like the viewer's `_trigger_rerender`, which fails when a browser comes or goes
         meanwhile."""
-        from nerfstudio.viewer.render_state_machine import RenderAction
-
         self.view.interrupt()
         if self.viewer is None or not self.viewer.ready:
             return
         for identity, client in self.viewer.viser_server.get_clients().items():
             if (thread := self.viewer.render_statemachines.get(identity)) is not None:
-                thread.action(RenderAction("move", self.viewer.get_camera_state(client)))
+                self._ask(thread, client)
+
+    def _ask(self, thread: RenderStateMachine, client: viser.ClientHandle) -> None:
+        from nerfstudio.viewer.render_state_machine import RenderAction
+
+        thread.action(RenderAction("move", self.open_viewer.get_camera_state(client)))
 
     def redraw(self) -> None:
         """Draw the frustums of the displayed scene, and move the camera of the browser that asked for the scene."""
@@ -204,17 +210,38 @@ class Session:
         place_camera(client, self.shown.pictures().cameras, self.open_viewer.config.camera_frustum_scale)
 
     def greet(self, client: viser.ClientHandle) -> None:
-        """Put a new browser's camera at the start, and show the photograph from there until the first picture comes."""
+        """Put a new browser's camera at the start, and show the photograph from there until the first picture comes.
+
+        Nothing happens if the browser sends an impossible canvas. All browsers wait while viser calls this, so another
+        thread loads and sends the photograph.
+        """
+        if not 0 < client.camera.aspect < math.inf:
+            return
         self.place(client)
+        threading.Thread(target=self._send_photograph, args=(client,), daemon=True).start()
+
+    def _send_photograph(self, client: viser.ClientHandle) -> None:
+        """Send the photograph unless a picture has been sent already.
+
+        A picture may still come between this check and the photograph, which then covers it. It is rendered again.
+        """
         viewer = self.open_viewer
-        height = viewer.control_panel.max_res
-        photograph = self.view.photograph(height, max(round(height * client.camera.aspect), 1))
+        try:
+            photograph = self.view.photograph(*full_size(client.camera.aspect, viewer.control_panel.max_res))
+        except (OSError, ValueError) as error:
+            logger.warning("a new browser gets no photograph: %s", error)
+            return
         thread = viewer.render_statemachines.get(client.client_id)
-        if photograph is None or thread is None or thread.output_keys:  # a picture has been sent already
+        if photograph is None or thread is None:
             return
         pixels = (255 * photograph).to(torch.uint8).numpy()
+        if thread.output_keys:
+            return
         client.scene.set_background_image(pixels, format="jpeg", jpeg_quality=viewer.config.jpeg_quality)
-        client.flush()
+        with contextlib.suppress(KeyError):  # the browser has gone
+            client.flush()
+        if thread.output_keys:
+            self._ask(thread, client)
 
     def snapshot(self, size: tuple[int, int]) -> tuple[str, bytes]:
         """Render the asking browser's view in full quality at size (height, width). Returns name and bytes of a PNG."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import signal
@@ -170,10 +171,15 @@ def test_ns_viewer(run: Path, root: Path) -> None:
     with forked_tool(log, "ns-viewer", *words) as process:
         assert b"<html" in wait_for(lambda: page(port), process, log)
         with ViewerClient(port) as client:
-            client.look((3.0, 1.0, 0.0), aspect=1.5, fov=1.0)
             previous_views = elements(client, "Previous views")["Previous views"]
-            # The server puts the camera of a new page at the scene's first view, and sends its photograph first.
-            begin = next(picture for picture in client.pictures(60) if picture.shape == (height, width, 3))
+            client.look((3.0, 1.0, 0.0), aspect=1.5, fov=1.0)
+            # The server puts the camera of a new page at the scene's first view. It sends its photograph as a JPEG.
+            for message in client.messages(60):
+                if message.get("type") == "BackgroundImageMessage":
+                    begin = np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
+                    assert begin.shape == (height, width, 3)
+                    if message["media_type"] == "image/png":
+                        break
             assert np.abs(begin - expected).mean() > 0.5
             client.set(previous_views, 0)
             client.look((0.0, 0.0, 0.0), aspect=1.5, fov=1.0)

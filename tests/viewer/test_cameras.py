@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
 
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.viewer.cameras import frustum_scale, look_through, photograph_distance, place_camera
+from scenetok_ns.viewer.cameras import frustum_scale, full_size, look_through, photograph_distance, place_camera
 
 
 @pytest.mark.parametrize("aspect", [0.49, 1.0, 1.6])
@@ -46,3 +47,15 @@ def test_a_browser_starts_beyond_the_photograph_of_a_small_frustum() -> None:
         place_camera(client, cameras, scale)
         assert photograph < client.camera.position[2] < 2 * photograph < 0.5 * 10 * size
     assert frustum_scale(cameras[:1]) is None
+
+
+@pytest.mark.parametrize("aspect", [0.49, 1.0, 1.5, 2.4, 100.0])
+def test_the_size_at_rest_is_the_one_in_which_nerfstudio_renders(aspect: float) -> None:
+    viewer = SimpleNamespace(control_panel=SimpleNamespace(max_res=1024))
+    thread = SimpleNamespace(viewer=viewer, state="high")
+    assert full_size(aspect, 1024) == RenderStateMachine._calculate_image_res(thread, aspect)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("aspect", [5e-324, 1e-6, 1e6, 1e308])
+def test_no_canvas_makes_a_side_longer_than_the_maximum_or_empty(aspect: float) -> None:
+    assert full_size(aspect, 64) == ((1, 64) if aspect > 1 else (64, 1))
