@@ -2,7 +2,8 @@
 
 viser's web server accepts `..` in a request's path, so it would send any file of this machine. viser sets any attribute
 of an element that a message names, and values that a list does not offer, so Nerfstudio's Load Path would read any JSON
-file. It also keeps everything that a page uploads in memory, without a limit.
+file. It also keeps everything that a page uploads in memory, without a limit. Nerfstudio pads pictures to the aspect
+that a page names, however wide that is.
 
 The guards replace viser's own methods by name. If viser lacks one of the names, no viewer is opened.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
+import math
 import operator
 from collections.abc import Callable
 from pathlib import Path
@@ -26,16 +28,18 @@ logger = logging.getLogger(__name__)
 
 MOST_UPLOADS = 4
 """Maximum number of uploads at a time, of all browsers together."""
+WIDEST = 20.0
+"""Maximum ratio between the sides of a window."""
 CHECKED_VERSION = "0.2.7"
 """Version of viser that the guards were written for and are tested with."""
 NAMES: dict[str, tuple[str, ...]] = {
-    "viser.infra._infra": ("WebsockServer.start",),
+    "viser.infra._infra": ("WebsockServer.start", "WebsockMessageHandler._handle_incoming_message"),
     "viser._gui_api": (
         "GuiApi._handle_gui_updates",
         "GuiApi._handle_file_transfer_start",
         "GuiApi._handle_file_transfer_part",
     ),
-    "viser._messages": ("FileTransferStart", "FileTransferPart", "GuiUpdateMessage"),
+    "viser._messages": ("FileTransferStart", "FileTransferPart", "GuiUpdateMessage", "ViewerCameraMessage"),
 }
 """Module of viser -> names in it that the guards replace or use."""
 
@@ -58,6 +62,7 @@ def guard_viser() -> None:
         )
     guard_pages()
     guard_updates()
+    guard_cameras()
 
 
 def missing_names() -> list[str]:
@@ -128,6 +133,34 @@ def guard_updates() -> None:
 
     guarded.is_guarded = True  # type: ignore[attr-defined]
     _gui_api.GuiApi._handle_gui_updates = guarded  # type: ignore[method-assign, assignment]
+
+
+def guard_cameras() -> None:
+    """Drop cameras that no page has: numbers that are not finite, extreme aspects. Safe to call twice."""
+    from viser import _messages
+    from viser.infra import _infra
+
+    handler, camera = _infra.WebsockMessageHandler, _messages.ViewerCameraMessage
+    stock = handler._handle_incoming_message
+    if getattr(stock, "is_guarded", False):
+        return
+
+    def guarded(self: Any, client: Any, message: Any) -> None:
+        if not isinstance(message, camera) or is_sound_camera(message):
+            stock(self, client, message)
+
+    guarded.is_guarded = True  # type: ignore[attr-defined]
+    handler._handle_incoming_message = guarded  # type: ignore[method-assign, assignment]
+
+
+def is_sound_camera(message: Any) -> bool:
+    """Whether a camera message has finite numbers, a field of view below 180 degrees, and an aspect of a window."""
+    try:
+        places = [*message.wxyz, *message.position, *message.look_at, *message.up_direction]
+        finite = len(places) == 13 and all(math.isfinite(value) for value in places)
+        return finite and 0 < message.fov < math.pi and 1 / WIDEST <= message.aspect <= WIDEST
+    except TypeError:
+        return False
 
 
 def guard_uploads(server: ViserServer, refused: Callable[[str], None]) -> None:

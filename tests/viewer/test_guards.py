@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,7 +18,15 @@ from support.viewer_panel import Panel
 from viewer_client import ViewerClient
 
 from scenetok_ns.viewer import guards
-from scenetok_ns.viewer.guards import MOST_UPLOADS, NAMES, UnknownViserError, guard_uploads, guard_viser, missing_names
+from scenetok_ns.viewer.guards import (
+    MOST_UPLOADS,
+    NAMES,
+    UnknownViserError,
+    guard_uploads,
+    guard_viser,
+    is_sound_camera,
+    missing_names,
+)
 from scenetok_ns.viewer.viewer_files import LARGEST_UPLOAD
 
 
@@ -148,6 +158,22 @@ def test_elements_take_nothing_but_values_that_they_offer(served: Served) -> Non
     update(number, value=7)
     served.wait(lambda: names.value == "b" and number.value == 7)
     assert names._impl.label == "Names" and number._impl.gui_api is served.server.gui
+
+
+def test_cameras_are_those_of_a_window(served: Served) -> None:
+    (client,) = served.server.get_clients().values()
+    for aspect in (1e4, 1e-4, -1.0, math.inf, math.nan):
+        served.client.look((1.0, 0.0, 0.0), aspect)
+    served.client.look((math.nan, 0.0, 0.0), 1.0)
+    served.client.look((2.0, 0.0, 0.0), 2.5)
+    seen = []
+    served.wait(lambda: seen.append((client.camera.aspect, client.camera.position[0])) or seen[-1] == (2.5, 2.0))
+    assert set(seen) <= {(1.0, 0.0), (2.5, 2.0)}
+    sound = {"wxyz": (1, 0, 0, 0), "position": (0, 0, 0), "look_at": (0, 0, 1), "up_direction": (0, 1, 0), "fov": 1.0}
+    assert is_sound_camera(SimpleNamespace(**sound, aspect=1.0))
+    assert not is_sound_camera(SimpleNamespace(**sound, aspect="wide"))
+    assert not is_sound_camera(SimpleNamespace(**{**sound, "fov": 4.0}, aspect=1.0))
+    assert not is_sound_camera(SimpleNamespace(**{**sound, "position": (0, 0)}, aspect=1.0))
 
 
 @pytest.mark.parametrize("name", [f"{module}.{name}" for module, names in NAMES.items() for name in names])
