@@ -289,6 +289,7 @@ class SceneTok(SceneEncoder):
         >>> frames = stream.next(camera).frames[0]  # [f, 3, height, width]; camera: CameraBatch [1, f]
         """
         self.check_tokens(tokens)
+        check_seeds(seed, "open_stream")
         self.warn_if_untrained()
         student = self.student()
         if not student.causal:
