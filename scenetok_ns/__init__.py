@@ -106,7 +106,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from scenetok_ns.tools.suggestions import did_you_mean
+
+        meant = "" if name.startswith("_") else did_you_mean(name, __all__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{meant}")
     if "torch" not in sys.modules:
         from scenetok_ns.tools.threads import let_idle_threads_sleep
 

@@ -69,7 +69,9 @@ def evaluate(
         index: Evaluation index with the scenes and views to use; scenetok eval-index creates one.
         scenes: Names of the scenes to evaluate. Default: all.
         num_scenes: Number of scenes to evaluate, counted from the first. Default: all.
-        num_context: Number of context views to encode; for scenegen runs, number of anchor poses.
+        num_context: Number of context views to encode; for scenegen runs, number of anchor poses. Fewer context views
+            mean more target views: to compare numbers of views, give both evaluations one --index, or use
+            --sweep-context.
         num_condition: Number of photographs that a scenegen run generates scenes from.
         seed: Random seed for rendering and for generating scenes.
         seeds: Number of seeds to evaluate with, counted from --seed; several seeds show the spread between them.

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 MARK = "<title>Evaluation</title>"
 """Text in the first lines of every page, by which a page is recognised."""
+MOST_NAMED = 5
+"""Maximum number of evaluations that a message names."""
 
 
 def report(
@@ -79,12 +81,19 @@ def report(
 
 def evaluation_folder(run: Path) -> Path:
     """Folder with the figures of a run; `run` may also be that folder. Raises DataError if there are none."""
+    if run.name == FIGURES:
+        run = run.parent
     for folder in (run, default_folder(run)):
         if (folder / FIGURES).is_file():
             return folder
+    if inside := sorted(path.parent.name for path in run.glob(f"*/{FIGURES}")):
+        more = ", ..." if len(inside) > MOST_NAMED else ""
+        raise DataError(
+            f"{run} is not an evaluation; it holds {', '.join(inside[:MOST_NAMED])}{more}: name one of them"
+        )
     if run.exists():
-        raise DataError(f"{folder} holds no figures ({FIGURES}); make them with scenetok evaluate")
-    meant = did_you_mean_path(run, preset_names())
+        raise DataError(f"{run} holds no figures ({FIGURES}); make them with scenetok evaluate")
+    meant = "" if str(run) in preset_names() else did_you_mean_path(run, preset_names())
     raise DataError(f"there is no evaluation of {run}{meant}; make it with scenetok evaluate")
 
 

@@ -19,6 +19,8 @@ from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.cameras import camera_spread, pose_distances
 from scenetok_ns.tools.suggestions import did_you_mean
 
+SMALLEST_SWING = math.radians(30)
+"""Angle of the swing of an orbit (radians) if the cameras look in directions that are closer together."""
 FULL_CIRCLE_GAP = math.radians(120)
 """Widest gap between the cameras' directions (radians) with which an orbit is a full circle; otherwise it swings."""
 PARALLEL = 1e-3
@@ -33,7 +35,8 @@ def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Floa
     """Create a camera path for a photographed scene.
 
     orbit: round what the cameras look at, or round their middle if they look outwards, at their height, distance and
-    tilt; a full circle if they look in all directions, else a swing over the directions that they look in, and back.
+    tilt; a full circle if they look in all directions, else a swing over the directions that they look in, and back
+    (30 degrees at least, so cameras that look the same way give a moving camera, too).
     dolly: straight ahead along the middle camera's view. spiral: two turns around the middle camera, looking at what it
     looks at. interpolate: smoothly through all cameras at constant speed. lemniscate: a horizontal figure of eight
     around the middle camera, looking at what it looks at. zoom: the middle camera stays in place; `zoom_factors` change
@@ -112,15 +115,17 @@ def _orbit(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"
 
 
 def _sweep(azimuth: Float[Tensor, " v"], count: int) -> Float[Tensor, " count"]:
-    """Directions of an orbit: a full circle from 0, or a smooth swing over the cameras' directions and back."""
+    """Directions of an orbit: a full circle from 0, or a smooth swing over the cameras' directions and back, of
+    `SMALLEST_SWING` at least."""
     taken = azimuth.sort().values
     gaps = torch.cat([taken[1:], taken[:1] + 2 * math.pi]) - taken
     widest = int(gaps.argmax())
     turn = torch.arange(count, dtype=azimuth.dtype, device=azimuth.device) / count * 2 * math.pi
     if gaps[widest] < FULL_CIRCLE_GAP:
         return turn
-    first = taken[(widest + 1) % len(taken)]
-    return first + (2 * math.pi - gaps[widest]) * (1 - turn.cos()) / 2
+    spread = 2 * math.pi - gaps[widest]
+    middle = taken[(widest + 1) % len(taken)] + spread / 2
+    return middle - spread.clamp(min=SMALLEST_SWING) * turn.cos() / 2
 
 
 def _dolly(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:

@@ -19,7 +19,7 @@ from scenetok_ns.data.poses import pose_scale
 from scenetok_ns.data.scenes import Views
 from scenetok_ns.data.sources.photograph import PhotographSource, photograph_of
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.inputs import as_images
+from scenetok_ns.models.inputs import as_images, check_batch
 from scenetok_ns.models.presets import Preset, as_preset
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class PosedViews:
         return PosedViews(views.images, CameraBatch(views.c2w[None], views.intrinsics[None]), scene, pose_scale)
 
 
-def square_views(images: Pictures, cameras: CameraBatch, size: int) -> tuple[UInt8[Tensor, "v 3 s s"], CameraBatch]:
+def square_views(
+    images: Pictures, cameras: CameraBatch, size: int | tuple[int, int]
+) -> tuple[UInt8[Tensor, "v 3 s s"], CameraBatch]:
     """Rescale photographs, cut out their middle squares, and adjust their cameras.
 
     Uses Pillow's Lanczos filter. The squares equal the published code's training images, byte for byte.
@@ -60,7 +62,7 @@ def square_views(images: Pictures, cameras: CameraBatch, size: int) -> tuple[UIn
     Args:
         images: Photographs of one scene, of any size from `size` up, in any form that `SceneTok.encode` accepts.
         cameras: Their cameras: CameraBatch of shape [1, v], intrinsics divided by image width and height.
-        size: Side of the squares in pixels, such as `model.image_size[0]`.
+        size: Side of the squares in pixels, or their height and width, such as `model.image_size`.
 
     Returns:
         Squares as bytes, and their cameras.
@@ -68,9 +70,14 @@ def square_views(images: Pictures, cameras: CameraBatch, size: int) -> tuple[UIn
     Raises:
         ValueError: The photographs are smaller than `size`, or their number differs from that of the cameras.
 
-    >>> images, cameras = square_views(pictures, cameras, model.image_size[0])
+    >>> images, cameras = square_views(pictures, cameras, model.image_size)
     """
     given = as_images(images, "square_views")
+    check_batch(cameras, "square_views")
+    if not isinstance(size, int):
+        if len(set(size)) != 1:
+            raise ValueError(f"square_views: expected a side in pixels, or equal height and width, got {size}")
+        size = size[0]
     height, width = given.shape[-2:]
     if cameras.c2w.shape[:2] != (1, len(given)):
         raise ValueError(
@@ -116,6 +123,7 @@ def pose_scale_of(cameras: CameraBatch, preset: Preset | str) -> float:
 
     >>> tokens = model.encode(images, cameras, pose_scale=pose_scale_of(cameras, model.preset))
     """
+    check_batch(cameras, "pose_scale_of")
     return pose_scale(cameras.c2w[0].float(), as_preset(preset).data.camera_spread)
 
 

@@ -40,9 +40,11 @@ class CameraBatch:
                 object.__setattr__(self, name, torch.from_numpy(getattr(self, name)).float())
         c2w, intrinsics = self.c2w.shape, self.intrinsics.shape
         if len(c2w) != 4 or c2w[-2:] != (4, 4) or intrinsics[-2:] != (3, 3) or c2w[:2] != intrinsics[:-2]:
+            lone = c2w[1:] == (4, 4) and intrinsics[1:] == (3, 3)
+            advice = "; for one scene, add a batch axis: c2w[None], intrinsics[None]" if lone else ""
             raise ValueError(
                 f"CameraBatch: expected c2w [b, views, 4, 4] and intrinsics [b, views, 3, 3], "
-                f"got {list(c2w)} and {list(intrinsics)}"
+                f"got {list(c2w)} and {list(intrinsics)}{advice}"
             )
 
     @staticmethod
@@ -113,7 +115,7 @@ def relative_cameras(cameras: CameraBatch, reference_c2w: Float[Tensor, "b 4 4"]
         raise ValueError(f"expected a pose_scale above 0, got {pose_scale:g}")
     relative = cameras.relative_to(reference_c2w)
     scale = torch.ones(4, 4, dtype=relative.c2w.dtype, device=relative.c2w.device)
-    scale[:3, 3] = pose_scale
+    scale[:3, 3] = float(pose_scale)
     return CameraBatch(relative.c2w * scale, relative.intrinsics)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch, are_rigid
+from scenetok_ns.models.presets import SamplerConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,9 +26,62 @@ OVERSHOOT = 0.01
 PIXELS = 4.0
 """Maximum principal point, in picture sides, of normalised intrinsics. Larger ones, and focal lengths above a hundred
 times this, must be in pixels."""
+WIDEST = 170.0
+"""Maximum field of view in degrees. Wider ones come from intrinsics that were divided by the image size twice."""
 CONVERGING = 0.1
 """Minimum of the smallest eigenvalue of the mean projection perpendicular to the optical axes. The eigenvalue is 0 for
 parallel axes and 2/3 for axes in all directions; below the minimum, no point is clearly the nearest to all axes."""
+
+
+def check_kind(value: Any, kind: type, caller: str, name: str, advice: str) -> None:
+    """Raise ValueError, in one line, unless an argument is of a type.
+
+    Args:
+        value: The argument.
+        kind: Type that is expected.
+        caller: Name of the calling function, with which the message begins.
+        name: Name of the argument.
+        advice: What to do, with which the message ends.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{caller}: expected {name} of type {kind.__name__}, got {type(value).__name__}; {advice}")
+
+
+def check_batch(cameras: Any, caller: str, name: str = "cameras") -> None:
+    """Raise ValueError, in one line, unless an argument is a CameraBatch."""
+    check_kind(cameras, CameraBatch, caller, name, "make them with CameraBatch(c2w[None], intrinsics[None])")
+
+
+def check_seeds(seeds: Any, caller: str) -> None:
+    """Raise ValueError, in one line, unless an argument is an integer, or a list of integers."""
+    for seed in seeds if isinstance(seeds, Sequence) else [seeds]:
+        if not isinstance(seed, int):
+            raise ValueError(f"{caller}: expected a seed of type int, got {type(seed).__name__}; use int(seed)")
+
+
+def check_scale(pose_scale: Any, caller: str) -> None:
+    """Raise ValueError, in one line, unless an argument is a number, or a tensor without dimensions."""
+    if not isinstance(pose_scale, Real) and not (isinstance(pose_scale, Tensor) and pose_scale.ndim == 0):
+        raise ValueError(
+            f"{caller}: expected pose_scale of type float, got {type(pose_scale).__name__}; give one number for the "
+            "scene, such as pose_scale_of(cameras, model.preset)"
+        )
+
+
+def check_rendering(tokens: Any, cameras: Any, seeds: Any, sampler: Any, caller: str) -> None:
+    """Raise ValueError, in one line, for arguments of `SceneTok.render_many` that have another type.
+
+    The type of each scene's tokens is left to `check_tokens`.
+    """
+    for name, given in (("tokens", tokens), ("cameras", cameras)):
+        check_kind(given, Sequence, caller, name, "give a list with one for each scene; for one scene, use render")
+    for path in cameras:
+        check_batch(path, caller)
+    check_seeds(seeds, caller)
+    if sampler is not None:
+        check_kind(
+            sampler, SamplerConfig, caller, "sampler", "change the preset's with replace(model.preset.sampler, steps=4)"
+        )
 
 
 def as_images(images: Pictures, caller: str) -> Float[Tensor, "v 3 h w"]:
@@ -43,6 +99,8 @@ def as_images(images: Pictures, caller: str) -> Float[Tensor, "v 3 h w"]:
     tensor = torch.from_numpy(stacked) if isinstance(stacked, np.ndarray) else stacked
     if tensor.ndim != 4 or 3 not in (tensor.shape[1], tensor.shape[-1]):
         several = "; encode several scenes with encode_many" if tensor.ndim == 5 else ""
+        if tensor.ndim == 3 and 3 in (tensor.shape[0], tensor.shape[-1]):
+            several = "; for one photograph, use image[None]"
         raise ValueError(
             f"{caller}: expected images [v, 3, height, width] or [v, height, width, 3], got "
             f"{list(tensor.shape)}{several}"
@@ -104,6 +162,7 @@ def check_views(images: Float[Tensor, "v 3 h w"], cameras: CameraBatch, size: tu
         size: Height and width that the model takes, in pixels.
         caller: Name of the calling function, with which the message begins.
     """
+    check_batch(cameras, caller)
     height, width = size
     fits = images.shape[1:] == (3, height, width)
     if not fits or not len(images) or cameras.c2w.shape[:2] != (1, len(images)):
@@ -120,12 +179,13 @@ def check_cameras(cameras: CameraBatch, caller: str) -> None:
     """Raise ValueError, in one line, for cameras that no photograph can have.
 
     Checks that all numbers are finite, that poses are rotations and positions, and that intrinsics are divided by the
-    image size.
+    image size once.
 
     Args:
         cameras: Cameras of one scene.
         caller: Name of the calling function, with which the message begins.
     """
+    check_batch(cameras, caller)
     c2w, lenses = cameras.c2w[0], cameras.intrinsics[0]
     focal, centre = lenses[:, [0, 1], [0, 1]], lenses[:, :2, 2]
     problems = (
@@ -140,6 +200,13 @@ def check_cameras(cameras: CameraBatch, caller: str) -> None:
     for wrong, what in problems:
         if bool(wrong.any()):
             raise ValueError(f"{caller}: camera {int(wrong.nonzero()[0])} of {len(wrong)} {what}")
+    view = 2 * (0.5 / focal).atan().rad2deg().amax(1)
+    if bool((view > WIDEST).any()):
+        index = int((view > WIDEST).nonzero()[0])
+        raise ValueError(
+            f"{caller}: camera {index} of {len(view)} has a field of view of {math.floor(float(view[index]))} degrees: "
+            "were the intrinsics divided by the image size twice?"
+        )
 
 
 def check_axes(cameras: CameraBatch, caller: str) -> None:

@@ -325,9 +325,16 @@ def load_preset(name: str) -> Preset:
     if not path.is_file():
         known = ", ".join(preset_names())
         same = next((other for other in preset_names() if load_preset(other).experiment == name), None)
-        hint = f"; that experiment is the preset {same!r}" if same else did_you_mean(name, preset_names())
+        hint = f"; that experiment is the preset {same!r}" if same else _meant(name)
         raise ValueError(f"unknown preset {name!r}{hint}; known presets: {known}")
     return _read(path)
+
+
+def _meant(name: str) -> str:
+    """Suggest the most similar preset, or up to three whose names contain the name."""
+    holding = [other for other in preset_names() if name.lower() in other]
+    several = f" (did you mean {' or '.join(holding)}?)" if 0 < len(holding) <= 3 else ""
+    return did_you_mean(name, preset_names()) or several
 
 
 def as_preset(preset: Preset | str) -> Preset:

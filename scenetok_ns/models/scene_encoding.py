@@ -13,7 +13,7 @@ from torch import Tensor
 from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.engine.engine import RenderingEngine
 from scenetok_ns.models.flow.windows import join_paths
-from scenetok_ns.models.inputs import as_images, check_axes, check_cameras, check_views
+from scenetok_ns.models.inputs import as_images, check_axes, check_cameras, check_scale, check_views
 from scenetok_ns.models.networks.compressor import TokenDistribution
 from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.quirks import network_cameras
@@ -72,6 +72,7 @@ class SceneEncoder(SceneTokNetworks):
         >>> tokens = model.encode([Image.open(file) for file in files], CameraBatch(c2w[None], intrinsics[None]))
         """
         views = self._checked_views(images, cameras, "encode", axes_checked)
+        check_scale(pose_scale, "encode")
         reference = cameras.c2w[:, len(views) // 2]
         if keep_latents:
             latents = self._latents(views, noise, autocast)

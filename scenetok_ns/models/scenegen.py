@@ -12,7 +12,15 @@ from torch import Tensor
 from scenetok_ns.models.cameras import CameraBatch, are_rigid, relative_cameras
 from scenetok_ns.models.flow.noise import token_noise
 from scenetok_ns.models.flow.sampling import OnStep, sample_scene_tokens
-from scenetok_ns.models.inputs import as_images, check_cameras, check_views
+from scenetok_ns.models.inputs import (
+    as_images,
+    check_batch,
+    check_cameras,
+    check_kind,
+    check_scale,
+    check_seeds,
+    check_views,
+)
 from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.presets import Preset, SceneSamplerConfig
 from scenetok_ns.models.quirks import network_cameras
@@ -84,7 +92,12 @@ def generate(
     check_condition_count(preset, len(views))
     check_views(views, cameras, model.image_size, "generate")
     check_cameras(cameras, "generate")
+    check_batch(anchors, "generate", "anchors")
+    check_seeds(seed, "generate")
+    check_scale(pose_scale, "generate")
     sampler = sampler or preset.scene_sampler
+    advice = "change the preset's with replace(model.preset.scene_sampler, steps=30)"
+    check_kind(sampler, SceneSamplerConfig, "generate", "sampler", advice)
     reference = cameras.c2w[:, 0]
     posed, aimed = (relative_cameras(each, reference.to(each.c2w), pose_scale) for each in (cameras, anchors))
     check_anchors(aimed)

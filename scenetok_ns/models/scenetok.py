@@ -19,7 +19,7 @@ from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.flow.single_step import single_step_frames
 from scenetok_ns.models.flow.streaming import LatentStream, StreamConfig
 from scenetok_ns.models.flow.windows import CleanViews, OnFrame, RenderedFrames, finite_windows, render_windows
-from scenetok_ns.models.inputs import check_cameras
+from scenetok_ns.models.inputs import check_cameras, check_rendering, check_seeds
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.depth_head import DepthHead
 from scenetok_ns.models.presets import SamplerConfig
@@ -127,8 +127,8 @@ class SceneTok(SceneEncoder):
             Frames [f, 3, height, width] in [0, 1], float32, on the model's device.
 
         Raises:
-            ValueError: The tokens are of another preset or shape; there are no cameras, or they are none that a
-                photograph can have (`check_cameras`; axes are not checked).
+            ValueError: The tokens are of another preset or shape; an argument has another type; there are no
+                cameras, or no photograph can have them (`check_cameras`; axes are not checked).
             NotFiniteError: Frames hold numbers that are not finite.
 
         >>> frames = model.render(tokens, camera_path("orbit", tokens, 48))
@@ -193,6 +193,7 @@ class SceneTok(SceneEncoder):
             ValueError: The tokens are of another preset or shape; numbers of scenes, paths and cameras do not match;
                 there are no cameras; see also `sample_windows`.
         """
+        check_rendering(tokens, cameras, seeds, sampler, "render")
         if not tokens or len(tokens) != len(cameras) or len({path.c2w.shape for path in cameras}) > 1:
             raise ValueError(
                 f"render: expected at least one scene and as many equally long paths, got {len(tokens)} scenes and "
@@ -288,6 +289,7 @@ class SceneTok(SceneEncoder):
         >>> frames = stream.next(camera).frames[0]  # [f, 3, height, width]; camera: CameraBatch [1, f]
         """
         self.check_tokens(tokens)
+        check_seeds(seed, "open_stream")
         self.warn_if_untrained()
         student = self.student()
         if not student.causal:
@@ -361,6 +363,7 @@ class SceneTok(SceneEncoder):
         >>> loss.backward()  # mean.grad: [n, dim]
         """
         check_cameras(cameras, "predict")
+        check_seeds(seed, "predict")
         self.check_tokens(tokens)
         self.warn_if_untrained()
         self.engine_for(False)  # the engine records no gradients

@@ -19,7 +19,7 @@ from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.flow.rectified_flow import euler_step, network_time
 from scenetok_ns.models.flow.sampling import OnStep
-from scenetok_ns.models.inputs import as_images, check_cameras, check_views
+from scenetok_ns.models.inputs import as_images, check_cameras, check_seeds, check_views
 from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scenetok import SceneTok
@@ -75,6 +75,7 @@ def fit_tokens(
     if steps < 0:
         raise ValueError(f"fit_tokens: expected steps of at least 0, got {steps}")
     model.check_tokens(tokens)
+    check_seeds(seed, "fit_tokens")
     model.warn_if_untrained()
     truth = as_images(images, "fit_tokens").to(model.device)
     check_views(truth, cameras, model.image_size, "fit_tokens")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scenetok_ns.models.cameras import are_rigid
 from scenetok_ns.models.flow.noise import token_noise
+from scenetok_ns.models.inputs import check_kind
 from scenetok_ns.models.presets import Preset, shares_tokens
 from scenetok_ns.tools.atomic_files import write_atomically
 
@@ -60,6 +61,10 @@ class SceneTokens:
     """Number of the scene's tokens, of which these are the first; None: these are all."""
 
     def __post_init__(self) -> None:
+        for name in ("mean", "reference_c2w", *OPTIONAL):
+            if name not in OPTIONAL or getattr(self, name) is not None:
+                advice = f"convert an array with torch.from_numpy({name}).float()"
+                check_kind(getattr(self, name), Tensor, "SceneTokens", name, advice)
         if self.mean.ndim != 2 or (self.logvar is not None and self.logvar.shape != self.mean.shape):
             shape = None if self.logvar is None else list(self.logvar.shape)
             raise ValueError(
@@ -254,6 +259,7 @@ def _checked(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
 
 def check_tokens(tokens: SceneTokens, preset: Preset) -> None:
     """Raise ValueError unless a preset's networks can render the tokens, or some of a scene's tokens."""
+    check_kind(tokens, SceneTokens, "render", "tokens", "wrap changed numbers with replace(tokens, mean=...)")
     config = preset.compressor
     count, dim = tokens.mean.shape
     # The first tokens of a scene are a scene, too, with less detail.

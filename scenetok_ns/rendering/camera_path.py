@@ -8,6 +8,7 @@ from scenetok_ns.data.camera_path_files import read_path
 from scenetok_ns.data.path_names import PATH_NAMES, unknown_path
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.inputs import check_kind
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.rendering.shots import path_around
@@ -27,9 +28,11 @@ def camera_path(path: str | Path, tokens: SceneTokens, frames: int = 96) -> Came
 
     Raises:
         DataError: The path is unknown, the file cannot be read, or the tokens hold no cameras; one line.
+        ValueError: The tokens have another type.
 
     >>> frames = model.render(tokens, camera_path("orbit", tokens, 48))
     """
+    check_kind(tokens, SceneTokens, "camera_path", "tokens", "the order is path, tokens, frames")
     side = load_preset(tokens.preset).data.image_size
     if str(path) in PATH_NAMES:
         if frames < 1:

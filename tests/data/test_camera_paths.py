@@ -12,7 +12,9 @@ from jaxtyping import Float
 from support.scene_files import walk
 from torch import Tensor
 
+from scenetok_ns.data.anchors import trajectory
 from scenetok_ns.data.camera_paths import PATH_NAMES, _looking, preset_path
+from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.data.poses import camera_spread
 from scenetok_ns.data.scenes import DataError
 
@@ -58,6 +60,20 @@ def test_an_orbit_of_one_sided_cameras_swings_and_returns() -> None:
     assert angles.min() == pytest.approx(0.3, abs=1e-3) and angles.max() == pytest.approx(1.5, abs=1e-3)
     assert angles[0] == pytest.approx(float(angles[-1]), abs=0.02)
     assert (angles.diff().abs() < 0.1).all()
+
+
+@pytest.mark.parametrize("name", ["forward", "sideways"])
+def test_an_orbit_of_cameras_that_look_the_same_way_moves(name: Trajectory) -> None:
+    """It swings by 30 degrees around a point ahead of their middle, which it looks at."""
+    cameras = trajectory(name, 12).double()
+    path = preset_path("orbit", cameras, 40)
+    focus = cameras[:, :3, 3].mean(0) + 4 * camera_spread(cameras) * cameras[0, :3, 2]
+    to_focus = focus - path[:, :3, 3]
+    radius = to_focus.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(to_focus, radius * path[:, :3, 2], atol=1e-5, rtol=0)
+    assert 0 <= radius.max() - radius.min() < 1e-5 and 0.9 < radius[0] / (4 * camera_spread(cameras)) < 1.1
+    angles = torch.atan2(path[:, 0, 2], path[:, 1, 2]).rad2deg()
+    assert float(angles.max()) == pytest.approx(15, abs=1e-3) == -float(angles.min())
 
 
 def test_a_turn_on_the_spot() -> None:

@@ -12,7 +12,7 @@ from support.oracle import path
 
 from scenetok_ns.data.errors import DataError
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
-from scenetok_ns.data.posed_views import as_pictures, photograph_views, square_views
+from scenetok_ns.data.posed_views import as_pictures, photograph_views, pose_scale_of, square_views
 from scenetok_ns.models.presets import load_preset
 
 PICTURES = torch.randint(0, 256, (2, 3, 40, 60), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -24,6 +24,7 @@ def test_squares_are_those_that_the_data_layer_cuts(images: torch.Tensor) -> Non
     assert torch.equal(squares, torch.stack([rescale_and_crop(picture, (32, 32)) for picture in PICTURES]))
     assert torch.equal(cameras.intrinsics, crop_intrinsics(path(2).intrinsics, (40, 60), (32, 32)))
     assert torch.equal(cameras.c2w, path(2).c2w)
+    assert torch.equal(square_views(images, path(2), (32, 32))[0], squares)
 
 
 def test_squares_of_too_small_pictures_or_too_few_cameras_are_refused() -> None:
@@ -31,6 +32,11 @@ def test_squares_of_too_small_pictures_or_too_few_cameras_are_refused() -> None:
         square_views(PICTURES, path(2), 64)
     with pytest.raises(ValueError, match=r"batch of one with 2 cameras, got \[1, 3\]"):
         square_views(PICTURES, path(3), 32)
+    with pytest.raises(ValueError, match=r"equal height and width, got \(32, 30\)"):
+        square_views(PICTURES, path(2), (32, 30))
+    for call in (lambda: square_views(PICTURES, path(2).c2w, 32), lambda: pose_scale_of(path(2).c2w, "scenetok-tiny")):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="expected cameras of type CameraBatch, got Tensor"):
+            call()
 
 
 def test_a_photograph_stands_at_the_start_of_its_path(tmp_path: Path) -> None:

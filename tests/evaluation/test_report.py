@@ -129,13 +129,20 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
         entrypoint(["report", str(tmp_path / "seed=1")])
     with pytest.raises(SystemExit, match=r"holds no figures \(evaluation\.json\); make them with scenetok evaluate"):
         entrypoint(["report", str(tmp_path / "seed=0" / "pictures")])
+    for name in ("twelve", "four"):
+        (tmp_path / "several" / name).mkdir(parents=True)
+        (tmp_path / "several" / name / "evaluation.json").write_text("{}")
+    with pytest.raises(SystemExit, match="several is not an evaluation; it holds four, twelve: name one of them"):
+        entrypoint(["report", str(tmp_path / "several")])
+    with pytest.raises(SystemExit, match="no evaluation of scenetok-tiny; make it"):
+        entrypoint(["report", "scenetok-tiny"])
     next((folder / "seed=0" / "pictures" / "fair").glob("pred_*")).unlink()
     with pytest.raises(DataError, match=r"pred_\d+\.jpg is missing; evaluate this scene again"):
         page(folder, None, ReportOptions(videos=False))
 
 
 def test_the_command_writes_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    entrypoint(["report", str(folder), "--no-videos"])
+    entrypoint(["report", str(folder / "evaluation.json"), "--no-videos"])
     assert data_of((folder / "report.html").read_text())["name"] == "my-run"
     assert "report.html" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"one run gives a page, so expected an \.html file, got table\.csv"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from support.small_models import small_model, views
 
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.inputs import as_images, check_axes, check_cameras
+from scenetok_ns.models.token_fitting import fit_tokens
 
 BYTES = torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 ARRAY = BYTES.movedim(1, -1).numpy()
@@ -53,7 +56,9 @@ def nan(images: torch.Tensor) -> torch.Tensor:
         (BYTES.float() / 255 * 1.2, "clamp them"),
         (nan(BYTES / 255), "image 1 holds numbers that are not finite"),
         (BYTES.long(), "uint8 images in 0 to 255 or floating-point ones"),
-        (BYTES[0], r"expected images \[v, 3, height, width\] or .*, got \[3, 16, 16\]"),
+        (BYTES[0], r"expected images \[v, 3, height, width\] or .*, got \[3, 16, 16\]; for one photograph, use image"),
+        (ARRAY[0], r"got \[16, 16, 3\]; for one photograph, use image\[None\]"),
+        (BYTES[0, 0], r"got \[16, 16\]$"),
         (BYTES[None], "encode several scenes with encode_many"),
         (BYTES[:, :2], r"got \[3, 2, 16, 16\]"),
         ([ARRAY[0], ARRAY[1][:8]], "of one size, .* crop them with square_views"),
@@ -91,12 +96,55 @@ def changed(part: str, place: tuple[int, ...], value: float) -> CameraBatch:
         (changed("intrinsics", (0, 1, 0, 0), 0.0), "camera 1 of 3 has a focal length that is not above 0"),
         (changed("intrinsics", (0, 1, 0, 2), 128.0), "camera 1 of 3 has intrinsics in pixels: divide the first row"),
         (changed("intrinsics", (0, 1, 1, 1), 525.0), "camera 1 of 3 has intrinsics in pixels"),
+        (changed("intrinsics", (0, 2, 0, 0), 0.8 / 64), "camera 2 of 3 has a field of view of 177 degrees: .* twice"),
     ],
 )
 def test_cameras_that_no_photograph_has_are_refused(cameras: CameraBatch, message: str) -> None:
     check_cameras(views(3)[1], "encode")
     with pytest.raises(ValueError, match=f"^encode: {message}"):
         check_cameras(cameras, "encode")
+
+
+def test_cameras_of_one_scene_need_a_batch_axis() -> None:
+    cameras = views(3)[1]
+    with pytest.raises(ValueError, match=r"got \[3, 4, 4\] and \[3, 3, 3\]; for one scene, add a batch axis: c2w\["):
+        CameraBatch(cameras.c2w[0], cameras.intrinsics[0])
+    with pytest.raises(ValueError, match=r"got \[1, 3, 3, 4\] and \[1, 3, 3, 3\]$"):
+        CameraBatch(cameras.c2w[:, :, :3], cameras.intrinsics)
+
+
+def test_arguments_of_another_type_are_refused_in_one_line() -> None:
+    model, (images, cameras) = small_model("1:1"), views(3)
+    tokens: Any = model.encode(images, cameras)
+    other: Any = cameras.c2w
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: model.encode(images, other), "^encode: expected cameras of type CameraBatch, got Tensor; make them"),
+        (
+            lambda: model.encode(images, cameras, pose_scale=[1.0]),
+            "^encode: expected pose_scale of type float, got l",
+        ),  # type: ignore[arg-type]
+        (lambda: model.add_views(other, images, cameras), "expected tokens of type SceneTokens, got Tensor"),
+        (lambda: model.render(tokens, other), "^render: expected cameras of type CameraBatch, got Tensor; make them"),
+        (lambda: model.render(cameras, tokens), "^render: expected cameras of type CameraBatch, got SceneTokens"),  # type: ignore[arg-type]
+        (lambda: model.render(tokens.mean, cameras), r"of type SceneTokens, got Tensor; wrap .* replace\(tokens, mean"),
+        (lambda: model.predict(tokens.mean, cameras), "expected tokens of type SceneTokens, got Tensor"),
+        (lambda: model.render(tokens, cameras, sampler={"steps": 4}), "of type SamplerConfig, got dict; change the"),  # type: ignore[arg-type]
+        (lambda: model.render(tokens, cameras, seed=0.5), r"expected a seed of type int, got float; use int\(seed\)"),  # type: ignore[arg-type]
+        (lambda: model.render(tokens, cameras, seed=np.int64(3)), r"got int64; use int\(seed\)"),  # type: ignore[arg-type]
+        (lambda: model.predict(tokens, cameras, seed=0.5), "^predict: expected a seed of type int, got float"),  # type: ignore[arg-type]
+        (lambda: fit_tokens(model, tokens, images, cameras, seed="1"), "^fit_tokens: expected a seed of type int"),  # type: ignore[arg-type]
+        (
+            lambda: model.render_many(tokens, [cameras]),
+            "expected tokens of type Sequence, .* for one scene, use render",
+        ),
+        (lambda: model.render_many([tokens], cameras), "expected cameras of type Sequence, got CameraBatch"),  # type: ignore[arg-type]
+        (lambda: replace(tokens, mean=tokens.mean.numpy()), "mean of type Tensor, got ndarray; .*torch.from_numpy"),
+    ]
+    for call, message in calls:
+        with pytest.raises(ValueError, match=message) as stop:
+            call()
+        assert "\n" not in str(stop.value)
+    model.encode(images, cameras, pose_scale=np.float32(2.0))  # type: ignore[arg-type]
 
 
 def orbit(facing: float, count: int = 12) -> CameraBatch:

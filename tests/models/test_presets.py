@@ -66,6 +66,8 @@ def test_wan_wan_is_refused_with_the_reason(name: str) -> None:
 def test_unknown_names_list_the_known_and_published_names_are_translated() -> None:
     with pytest.raises(ValueError, match=r"unknown preset 'nonsense'; known presets: .*re10k-scene"):
         load_preset("nonsense")
+    with pytest.raises(ValueError, match=r"'tiny' \(did you mean scenegen-tiny or scenetok-tiny\?\); known presets"):
+        load_preset("tiny")
     with pytest.raises(ValueError, match="that experiment is the preset 'dl3dv-wan-shift4'"):
         load_preset("scenetok_va-wan_shift4_dl3dv_finetuned")
 

@@ -47,7 +47,7 @@ def test_every_name_leads_to_what_type_checkers_see() -> None:
     for name, module in typed.items():
         assert module == f"scenetok_ns.{scenetok_ns._HOMES[name]}"
         assert getattr(scenetok_ns, name) is getattr(sys.modules[module], name)
-    with pytest.raises(AttributeError, match="has no attribute 'SceneTock'"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'SceneTock' \(did you mean SceneTok\?\)"):
         scenetok_ns.SceneTock  # noqa: B018
 
 
