@@ -60,6 +60,7 @@ CONFIGURATIONS = {
     "scenetok_ns.plugin.run_folder.RunFolderConfig": "scenetok_ns.plugin.trainer.SceneTokTrainer",
     "scenetok_ns.plugin.splat_datamanager.SplatDataManagerConfig": "SplatDataManager",
     "scenetok_ns.plugin.splat_model.SplatModelConfig": "SplatModel",
+    "scenetok_ns.plugin.splat_trainer.SplatTrainerConfig": "nerfstudio.engine.trainer.Trainer",
     "scenetok_ns.plugin.stream_training.StudentModelConfig": "StudentModel",
     "scenetok_ns.plugin.stream_training.StudentPipelineConfig": "StudentPipeline",
     "scenetok_ns.plugin.trainer.SceneTokTrainerConfig": "SceneTokTrainer",

@@ -250,7 +250,7 @@ def test_a_handful_of_photographs_has_targets_too(tmp_path: Path) -> None:
 
 def test_the_note_names_what_helps(tmp_path: Path) -> None:
     """Fitting for few photographs, refining for many; neither for generated scenes, which they do not improve."""
-    few, many = (write_capture(tmp_path / name, n=count) for name, count in (("few", 19), ("many", 20)))
+    few, many = (write_capture(tmp_path / name, n=count) for name, count in (("few", 11), ("many", 12)))
     assert f"--data {few} --output scene.safetensors --fit-steps" in unrefined_note("scenetok-tiny", few)
     assert "scenetok-refine" not in unrefined_note("scenetok-tiny", few / "transforms.json")
     assert f"ns-train scenetok-refine --data {many}" in unrefined_note("scenetok-tiny", many)
