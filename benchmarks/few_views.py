@@ -290,7 +290,7 @@ def splat_trainer(folder: Path, case: Case, method: str, options: argparse.Names
     config.max_num_iterations = options.steps
     if not stock:
         manager.preset, manager.pose_scale, manager.refine_steps = PRESET, case.pose_scale, options.refine_steps
-        manager.engine = "off"  # each fit has its own process, which would have to prepare the engine's kernels again
+        manager.engine = "off"  # preparing its kernels in each process takes longer than rendering without it
         manager.anneal_steps = config.pipeline.model.stop_split_at = options.steps * 3 // 4
         if method == "splatfacto-depth":
             manager.num_renders = 0
@@ -490,7 +490,7 @@ def main() -> None:
     options = parse_options()
     end = time.monotonic() + options.seconds
     rows: list[dict[str, Any]] = []
-    # Each task gets a new process, because gsplat and Nerfstudio keep state in global variables.
+    # Spawned processes, because forked ones cannot use CUDA. Tasks follow one another in them.
     pool = multiprocessing.get_context("spawn").Pool(options.processes)
     try:
         found = pool.imap_unordered(partial(measure, options=options), tasks_of(options))

@@ -186,7 +186,7 @@ def check_cameras(cameras: CameraBatch, caller: str) -> None:
         caller: Name of the calling function, with which the message begins.
     """
     check_batch(cameras, caller)
-    c2w, lenses = cameras.c2w[0], cameras.intrinsics[0]
+    c2w, lenses = cameras.c2w[0].detach().cpu(), cameras.intrinsics[0].detach().cpu()  # waits for a GPU here only
     focal, centre = lenses[:, [0, 1], [0, 1]], lenses[:, :2, 2]
     problems = (
         (~(c2w.isfinite().flatten(1).all(1) & lenses.isfinite().flatten(1).all(1)), "is not finite (NaN or infinite)"),
