@@ -76,6 +76,8 @@ class Result:
     """Seconds of the first run, which lays out weights, compiles kernels and captures graphs."""
     kernels: list[tuple[str, int, float]] | None = None
     """With --profile: name, number of calls and milliseconds of the longest kernels in one run."""
+    phases: dict[str, dict[str, float]] | None = None
+    """Memory in GiB after each phase (`Phase`), if the work has phases."""
 
     @property
     def frames_per_second(self) -> float | None:
@@ -99,6 +101,28 @@ class Work:
     """Function to call before each measurement, untimed, for things that must not be on the device any earlier."""
 
 
+@dataclass(frozen=True)
+class Phase:
+    """Memory in GiB after a phase of the work."""
+
+    tensors: float
+    graphs: float
+    """Memory of recorded graphs that no tensor uses."""
+    peak: float
+    """Most bytes of tensors so far, since the measurement began."""
+    reserved: float
+    """Most memory so far that the allocator has taken from the device."""
+
+    @classmethod
+    def now(cls, device: torch.device) -> Phase:
+        counts = (torch.cuda.memory_allocated(device), graph_memory(), torch.cuda.max_memory_allocated(device))
+        return cls(*(count / GIB for count in (*counts, torch.cuda.max_memory_reserved(device))))
+
+    def __str__(self) -> str:
+        graphs, peak = f"{self.graphs:.2f} more in graphs", f"peak so far {self.peak:.2f}"
+        return f"{self.tensors:.2f} GiB in tensors, {graphs}, {peak}, reserved {self.reserved:.2f}"
+
+
 class Bench:
     """A preset's model on the device, and the work to measure with it."""
 
@@ -113,6 +137,13 @@ class Bench:
         self.frames = {"video_dcae": 128, "wan": 34}.get(preset.target_autoencoder.name, 16)
         self.images = torch.rand(preset.data.views.num_context, 3, *self.model.image_size, device=device)
         self.tokens = self.model.encode(self.images, self.cameras(len(self.images)))
+        self.phases: dict[str, Phase] = {}
+        """Memory after each phase of the work that is being measured, if it has phases."""
+
+    def note(self, phase: str) -> None:
+        """Note the memory after a phase. Repeated runs replace the notes of earlier ones."""
+        if self.device.type == "cuda":
+            self.phases[phase] = Phase.now(self.device)
 
     def cameras(self, count: int) -> CameraBatch:
         """Cameras of a walk to the right."""
@@ -233,7 +264,9 @@ class Bench:
                 tokens = self.model.encode(self.images, self.cameras(len(self.images)))
             else:
                 tokens = generate(self.model, self.images[:1], self.cameras(1), anchors)
-            for window in self.model.render_windows(tokens, self.cameras(self.frames)):
+            self.note("tokens")
+            for number, window in enumerate(self.model.render_windows(tokens, self.cameras(self.frames))):
+                self.note(f"window {number}")
                 yield window.frames.cpu()
 
         name = "encode" if self.preset.scene_sampler is None else "generate"
@@ -338,8 +371,14 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    bench.phases = {}
     with torch.no_grad():
-        first_run = timed(run, device)
+        try:
+            first_run = timed(run, device)
+        except torch.OutOfMemoryError:
+            bench.note("out of memory")
+            print_phases(bench)
+            raise
         cold = first_run[1]
         if how == "engine":
             runs = [timed(run, device) for _ in range(RUNS)]
@@ -347,6 +386,7 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
             runs = [first_run if cold > SLOW_MS else timed(run, device)]
         profiled = how == "engine" and device.type == "cuda" and any(word in work.name for word in args.profile)
         kernels = top_kernels(run) if profiled else None
+    print_phases(bench)
     return Result(
         presets=names,
         work=work.name,
@@ -359,14 +399,24 @@ def measure(args: argparse.Namespace, bench: Bench, names: str, work: Work, how:
         floor_ms=floor_ms,
         cold_s=cold / 1e3,
         kernels=kernels,
+        phases={name: asdict(phase) for name, phase in bench.phases.items()} or None,
     )
+
+
+def print_phases(bench: Bench) -> None:
+    for name, phase in bench.phases.items():
+        console.print(f"  {name}: {phase}", highlight=False)
 
 
 def peak_memory() -> int:
     """Peak bytes of tensors, plus the memory that CUDA graphs reserve even while no tensor uses it."""
+    return torch.cuda.max_memory_allocated() + graph_memory()
+
+
+def graph_memory() -> int:
+    """Bytes that CUDA graphs reserve and that no tensor uses."""
     segments = torch.cuda.memory_snapshot()
-    kept = (s["total_size"] - s["allocated_size"] for s in segments if tuple(s["segment_pool_id"]) != (0, 0))
-    return torch.cuda.max_memory_allocated() + sum(kept)
+    return sum(s["total_size"] - s["allocated_size"] for s in segments if tuple(s["segment_pool_id"]) != (0, 0))
 
 
 def matrix_speed(device: torch.device) -> float:

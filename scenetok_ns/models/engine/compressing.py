@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -93,7 +94,7 @@ class CompressingEngine:
             if self._runs is None or self._runs[0] != key:
                 self._runs = None
                 self._runs = key, _Run(self, latents, poses, self._options.graphs)
-            return self._runs[1](latents, poses)
+            return self._runs[1](self, latents, poses)
 
     def compute(self, latents: Tensor, poses: Tensor, rotary: RotaryTable) -> Tensor:
         """Run the network, given the embedded cameras. The graph captures this."""
@@ -149,27 +150,30 @@ class CompressingEngine:
 
 
 class _Run:
-    """Buffers for a fixed number of scenes and views, and the graph that works on them."""
+    """Buffers for a fixed number of scenes and views, and the graph that works on them.
+
+    It does not hold the engine: in a circle of references, the weights would stay on the device after the engine has
+    been dropped, until Python collects garbage.
+    """
 
     def __init__(self, engine: CompressingEngine, latents: Tensor, poses: Tensor, graphs: bool) -> None:
-        self._engine = engine
         self._latents, self._poses = torch.empty_like(latents), torch.empty_like(poses)
         self._rotary = engine.rotary(latents.shape[1])
         self._out = torch.empty(0)
         self._graphs = StepGraphs() if graphs else None
 
-    def __call__(self, latents: Tensor, poses: Tensor) -> Tensor:
+    def __call__(self, engine: CompressingEngine, latents: Tensor, poses: Tensor) -> Tensor:
         self._latents.copy_(latents)
         self._poses.copy_(poses)
         if self._graphs is None:
-            self._compute()
+            self._compute(engine)
         else:
-            self._graphs.capture("compress", self._compute)
+            self._graphs.capture("compress", partial(self._compute, engine))
             self._graphs.replay("compress")
         return self._out.to(torch.float32, copy=True)
 
-    def _compute(self) -> None:
-        self._out = self._engine.compute(self._latents, self._poses, self._rotary)
+    def _compute(self, engine: CompressingEngine) -> None:
+        self._out = engine.compute(self._latents, self._poses, self._rotary)
 
 
 def _view_norms(block: CompressorBlock) -> list[Tensor]:

@@ -179,7 +179,8 @@ class DenoisingEngine:
                 self._scene_of.pop(oldest, None)
             graphs = StepGraphs() if self._options.graphs else None
             rotary = self._denoiser.rotary(key.latents, self.device)
-            self._windows[key] = WindowSteps(self._weights, key, rotary, graphs)
+            low_vram = self._options.low_vram
+            self._windows[key] = WindowSteps(self._weights, key, rotary, graphs, low_vram=low_vram)
         return self._windows[key]
 
     def states(self, tokens: Tensor, with_null: bool) -> Tensor:

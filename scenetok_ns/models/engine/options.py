@@ -30,7 +30,7 @@ class EngineOptions:
     Each layer still runs in `dtype`."""
     low_vram: bool = False
     """Capture no graphs of autoencoders, because a graph keeps its memory. Keep no copies of networks that the current
-    work does not need."""
+    work does not need. Compute the modulations of one denoising step at a time."""
 
     @property
     def autocasts(self) -> bool:

@@ -77,7 +77,10 @@ class WindowSteps:
         key: WindowKey,
         rotary: RotaryTable,
         graphs: StepGraphs | None,
+        *,
+        low_vram: bool = False,
     ) -> None:
+        """`low_vram`: Compute the modulations of one step at a time, which halves the largest buffer."""
         self.weights, self.key, self.rotary, self._graphs = weights, key, rotary, graphs
         dtype, device = weights.patches.dtype, weights.patches.device
         depth, d = weights.trunk.cross_k_norm.shape
@@ -94,7 +97,7 @@ class WindowSteps:
         """Velocity that was predicted with the scene at the last step."""
         self.features = zeros(b, w * positions, hidden, dtype=dtype) if key.features else None
         """Features before the output projection, predicted with the scene at the last step."""
-        self._together = TOGETHER if b * w * positions <= FEW_ROWS else 1
+        self._together = TOGETHER if b * w * positions <= FEW_ROWS and not low_vram else 1
         self._poses = zeros(w, positions, 1, b, hidden)
         self._times = zeros(CAPACITY, w, hidden)
         self._advance = zeros(CAPACITY, 2, w)

@@ -189,3 +189,16 @@ def test_what_cannot_be_sampled_is_refused_at_once() -> None:
         engine_of(denoiser).sample_windows(*inputs, VIDEO, replace(VIDEO_SAMPLER, guidance=2.0))
     with pytest.raises(ValueError, match="4 latents are 16 frames, but there are 12 cameras"):
         engine_of(denoiser).sample_windows(inputs[0], inputs[1].select(slice(12)), inputs[2], VIDEO, VIDEO_SAMPLER)
+
+
+def test_with_little_memory_modulations_of_one_step_are_kept_and_nothing_changes() -> None:
+    denoiser = randomized(small_denoiser(num_latents=4))
+    inputs, found, sizes = scene(denoiser, VIDEO, 9), [], []
+    for low_vram in (False, True):
+        engine = DenoisingEngine(denoiser, CPU, EngineOptions.for_device(CPU, low_vram=low_vram))
+        parts = engine.sample_windows(*inputs, VIDEO, VIDEO_SAMPLER)
+        found.append(torch.cat([part.latents for part in parts], dim=1))
+        (steps,) = engine._windows.values()
+        sizes.append(steps._modulation.numel())
+    assert sizes[0] == 2 * sizes[1]
+    torch.testing.assert_close(found[1], found[0], atol=2e-5, rtol=1e-4)

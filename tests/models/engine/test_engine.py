@@ -203,6 +203,33 @@ def test_little_memory_holds_one_piece_of_work_at_a_time() -> None:
     assert len(roomy._engine.copies.autoencoders) == 2
 
 
+def test_copies_that_make_room_are_gone_at_once() -> None:
+    """No circle of references keeps their weights until Python collects garbage."""
+    _, fast = pair()
+    fast.engine_options = replace(CPU_OPTIONS, low_vram=True)
+    tokens = fast.encode(*views(3))
+    engine = fast._engine
+    assert engine is not None
+    gc.collect()
+    gc.disable()
+    try:
+        copies = engine.copies
+        dropped = [weakref.ref(*(own for _, own in copies.compressing.values()))]
+        fast.render(tokens, path(6))
+        stream = fast.open_stream(tokens)
+        stream.next(path(4))
+        del stream
+        streaming = next(own for _, own in copies.denoising.values())
+        dropped += [weakref.ref(streaming), weakref.ref(streaming.denoising)]
+        dropped += [weakref.ref(each) for each in streaming.denoising._windows.values()]
+        del streaming
+        assert dropped[0]() is None
+        copies.make_room("denoising", autoencoders=[])
+        assert [each() for each in dropped] == [None] * 4 and not copies.autoencoders
+    finally:
+        gc.enable()
+
+
 def test_training_mode_behind_each_picture_changes_nothing() -> None:
     """Nerfstudio's viewer does that, also where nothing trains."""
     _, fast = pair()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from dataclasses import replace
 
@@ -133,6 +134,32 @@ def test_with_little_memory_networks_and_autoencoders_are_away_and_frames_the_sa
     exact = model.render(model.encode(images, cameras, autocast=False), path(20).to(CUDA), autocast=False)
     assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
     assert relative_error(found, exact) < 0.1
+
+
+def test_copies_that_make_room_leave_the_device_at_once_with_their_graphs() -> None:
+    model = SceneTok.from_preset(load_preset("scenetok-tiny"), low_vram=True).eval()
+    model.load_embedded()
+    model = model.requires_grad_(False).to(CUDA)
+    model.encode(views(model, 12), path(12).to(CUDA))
+    assert model._engine is not None
+    copies = model._engine.copies
+    ((_, compressing),) = copies.compressing.values()
+    assert compressing._runs is not None
+    graphs = compressing._runs[1]._graphs
+    assert graphs is not None
+    del compressing
+    pool = tuple(graphs._pool)
+    del graphs
+    assert pool in {tuple(segment["segment_pool_id"]) for segment in torch.cuda.memory_snapshot()}
+    before = torch.cuda.memory_allocated()
+    gc.disable()
+    try:
+        copies.make_room("compressing", autoencoders=[])
+    finally:
+        gc.enable()
+    weights = 2 * sum(parameter.numel() for parameter in model.compressor.parameters())
+    assert before - torch.cuda.memory_allocated() > 0.9 * weights
+    assert pool not in {tuple(segment["segment_pool_id"]) for segment in torch.cuda.memory_snapshot()}
 
 
 def test_the_engine_is_the_default_and_exact_leaves_autoencoders_alone() -> None:
