@@ -4,6 +4,7 @@
         [--checkpointing selective] [--devices 2] [--steps 20] [--profile FILE] --output FILE.json
     python benchmarks/training.py table FILE.json ...
     python benchmarks/training.py choice [--batch-size 8 32] [--preset re10k] [--steps 20] --output FILE.json
+    python benchmarks/training.py student [--batch-size 32] [--preset re10k] [--steps 4] --output FILE.json
 
 A step is the one that ns-train does from latents: batch to the device, forward, backward, clipping, AdamW. The networks
 have full size and random weights. `--plain` measures the step without our optimisations: eager, with the released
@@ -16,6 +17,9 @@ first, in the same processes.
 
 `choice` compares the options that ns-train chooses by itself with other options, all in one call. It reports the time
 of a step, and the predicted and the real peak of memory. It takes less than 240 seconds on an H200.
+
+`student` measures the step of `ns-train scenetok-stream`: with noise levels of the targets, as at first, and with those
+of the student's own rollout. Without --batch-size, it has the preset's batch size.
 """
 
 from __future__ import annotations
@@ -55,6 +59,7 @@ from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import AutoencoderConfig, Preset, load_preset
 from scenetok_ns.plugin.model import SceneTokModel, SceneTokModelConfig
 from scenetok_ns.plugin.pipeline import distributed
+from scenetok_ns.plugin.stream_training import StudentModelConfig
 from scenetok_ns.tools.cuda_memory import let_segments_grow
 from scenetok_ns.training.optimizers import AdamWConfig
 from scenetok_ns.training.recorded_step import RecordedStep
@@ -98,9 +103,18 @@ def main() -> None:
     command.add_argument("--steps", type=int, default=20)
     command.add_argument("--only", nargs="*", default=list(CHOICES), choices=list(CHOICES))
     command.add_argument("--output", type=Path, required=True)
+    command = commands.add_parser("student")
+    command.add_argument("--preset", default="re10k")
+    command.add_argument("--batch-size", type=int, help="default: the preset's")
+    command.add_argument("--steps", type=int, default=4, help="timed steps of each phase")
+    command.add_argument("--windows", action="store_true", help="a student that denoises windows, not one that streams")
+    command.add_argument("--eager", action="store_true", help="do not compile")
+    command.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     if options.command == "choice":
         compare_choices(options)
+    elif options.command == "student":
+        measure_student(options)
     elif options.command == "table":
         Console(width=160).print(table([json.loads(path.read_text()) for path in options.files]))
     elif options.devices == 1:
@@ -370,6 +384,58 @@ def choice(options: argparse.Namespace, batch: int, name: str, device: torch.dev
     row |= timed(step, options.steps, device, reset=False)
     row["samples_per_second"] = 1000 * batch / row["step_ms"]
     return row
+
+
+def measure_student(options: argparse.Namespace) -> None:
+    """Measure both phases of a student's training. Results are written after each phase."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        let_segments_grow()
+        torch.set_float32_matmul_precision("high")
+    preset = load_preset(options.preset)
+    batch = options.batch_size or preset.training.batch_size
+    torch.manual_seed(0)
+    compiled = False if options.eager else None
+    config = StudentModelConfig(
+        preset=options.preset, pretrained=False, defer_autoencoders=True, compile=compiled, causal=not options.windows
+    )
+    model = model_of(config, device)
+    plan = model.choose_steps(TrainingRun(batch, from_latents=True))
+    settings = argparse.Namespace(plain=False, cuda_graph=False, batch_size=batch, devices=1)
+    step = make_step(model, settings, preset, device)
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "preset": preset.name,
+        "batch_size": batch,
+        "plan": plan.line(),
+        "student_steps": config.student_steps,
+        "causal": config.causal,
+        "phases": {},
+    }
+    made = Table(title=f"student of {preset.name}, batch {batch}, {report['device']}; {plan.line()}")
+    for name in ("noise levels of", "s a step", "samples/s", "peak GiB", "reserved GiB", "first step s", "loss"):
+        made.add_column(name, justify="right")
+    for phase, first in (("targets", 0), ("own rollout", config.forced_steps)):
+        row: dict[str, Any] = {}
+        try:
+            begin = time.perf_counter()
+            loss = float(step(first).detach())
+            row |= {"loss": loss, "first_step_seconds": time.perf_counter() - begin}
+            row |= timed(lambda number, first=first: step(first + number), options.steps, device, warm_up=1)
+            row["samples_per_second"] = 1000 * batch / row["step_ms"]
+        except torch.cuda.OutOfMemoryError:
+            row["failed"] = "out of memory"
+        report["phases"][phase] = row
+        options.output.write_text(json.dumps(report, indent=1))
+        print(f"{phase}: {row}", flush=True)
+        if "failed" in row:
+            made.add_row(phase, row["failed"])
+            continue
+        memory = [f"{row[name]:.1f}" if name in row else "-" for name in ("peak_gib", "reserved_gib")]
+        speed = f"{row['step_ms'] / 1000:.3f}", f"{row['samples_per_second']:.1f}"
+        made.add_row(phase, *speed, *memory, f"{row['first_step_seconds']:.1f}", f"{row['loss']:.3f}")
+    Console(width=140).print(made)
 
 
 def choice_table(report: dict[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""The bundled model's depth head trains at a small size, at which it only has to run, on rooms with exact depth."""
+"""The bundled model's depth head trains at a small size, at which it only has to run: from exact depth and without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scenetok_ns.models.depth_weights import load_depth_head
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.training.tiny import depth as training
-from scenetok_ns.training.tiny.depth import DepthOptions, DepthPool, DepthTask, run_training
+from scenetok_ns.training.tiny.depth import DepthOptions, DepthPool, DepthTask, SweptPool, run_training
 from scenetok_ns.training.tiny.run import TRAINING_SEED, TinyRun
 
 PRESET = "scenetok-tiny"
@@ -59,3 +59,32 @@ def test_only_the_head_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run.train(task, 1, 1e9)
     assert all(torch.equal(value, before[name]) for name, value in task.denoiser.state_dict().items())
     assert any(not torch.equal(value, head[name]) for name, value in task.head.state_dict().items())
+
+
+def test_without_depth_sweeps_over_the_pictures_of_a_walk_are_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SWEPT_EVERY", 12)
+    settings = options(tmp_path, supervision="photographs")
+    task = DepthTask(TinyRun(settings, load_preset(PRESET)), settings)
+    pool = task.pool
+    assert isinstance(pool, SweptPool)
+    rooms = sample_rooms([TRAINING_SEED])
+    expected = render_depths(rooms, pool._c2w, pool._intrinsics, task.preset.data.image_size)[0, :, None]
+    scene, walk = torch.tensor([0]), torch.arange(24)[None]
+    depth, weight = pool.depths(scene, walk)[0], pool.weights(scene, walk)[0]
+    assert weight.flatten(1).any(dim=1).nonzero()[:, 0].tolist() == [0, 12]
+    counts = weight > 0
+    assert counts[[0, 12]].float().mean() > 0.5
+    assert (depth[counts] / expected[counts] - 1).abs().median() < 0.05
+
+    def loss() -> float:
+        task.run.generator.manual_seed(0)
+        monkeypatch.setattr(training, "draw_training_views", lambda *_: (walk[:, :12], walk[:, :8]))
+        return float(task.loss(12).detach())
+
+    before = loss()
+    pool._depths[pool._weights == 0] = 50.0
+    assert loss() == pytest.approx(before, abs=1e-5)
+    pool._depths[pool._weights > 0] *= 1.5
+    assert abs(loss() - before) > 0.01

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.cameras import CameraBatch, camera_spread
 from scenetok_ns.models.depth_geometry import inside_picture, project, sample_maps, unproject
 from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, shift_time
 from scenetok_ns.models.flow.sampling import LastFeatures
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.networks.depth_head import as_depth
-from scenetok_ns.models.plane_sweep import sweep_depths
+from scenetok_ns.models.plane_sweep import SAME_PLACE, sweep_depths
 from scenetok_ns.models.presets import SamplerConfig
 
 OWN = 0.5
@@ -160,11 +160,15 @@ def photometric_difference(pred: Float[Tensor, "n 3 h w"], target: Float[Tensor,
 def swept_targets(
     images: Float[Tensor, "b n 3 h w"], cameras: CameraBatch, references: list[int]
 ) -> tuple[Float[Tensor, "b f 1 h w"], Float[Tensor, "b f 1 h w"]]:
-    """Depth of some frames of each element by a plane sweep over all of them, and how much each pixel counts."""
+    """Depth of some frames of each element by a plane sweep over all of them, and how much each pixel counts.
+
+    Nothing counts in elements whose cameras are all in one place, because they have no parallax.
+    """
     depths, weights = [], []
     for element in range(len(images)):
         own = CameraBatch(cameras.c2w[element : element + 1], cameras.intrinsics[element : element + 1])
         maps = sweep_depths(images[element], own, references)
         depths.append(maps.depth)
-        weights.append(maps.confidence * (maps.confidence > SURE))
+        moves = camera_spread(own.c2w[0]) > SAME_PLACE
+        weights.append(maps.confidence * (maps.confidence > SURE) * moves)
     return torch.stack(depths), torch.stack(weights)

@@ -65,3 +65,10 @@ def test_swept_depth_counts_where_it_is_sure() -> None:
     counted = weight[0] > 0
     assert counted.float().mean() > 0.5 and (depth[0][counted] / WALL - 1).abs().median() < 0.03
     assert not (weight[1] > 0).any()
+
+
+def test_cameras_in_one_place_have_no_swept_depth() -> None:
+    frames, cameras, _ = wall_views(count=3, size=24)
+    still = CameraBatch(cameras.c2w[:, :1].expand(1, 3, 4, 4), cameras.intrinsics)
+    _, weight = swept_targets(frames[None, :1].expand(1, 3, 3, 24, 24), still, [1])
+    assert not weight.any()

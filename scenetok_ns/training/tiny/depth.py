@@ -1,7 +1,8 @@
 """Training of the embedded model's depth head on demo rooms made while it trains (`scenetok train-tiny-depth`).
 
-Compressor and denoiser stay as they are. Rooms come with exact depth, in metres. Contexts have one to twelve views, so
-that the head meets scenes of which the tokens know little.
+Compressor and denoiser stay as they are. Rooms come with exact depth, in metres. The head can also learn from their
+pictures alone, by plane sweeps over the frames of each walk, as in `ns-train scenetok-depth`. Contexts have one to
+twelve views, so that the head meets scenes of which the tokens know little.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -33,7 +34,7 @@ from scenetok_ns.models.temporal import IMAGE_LAYOUT
 from scenetok_ns.models.weight_files import embedded_weights, load_weights
 from scenetok_ns.tools.atomic_files import write_atomically
 from scenetok_ns.tools.errors import UsageError
-from scenetok_ns.training.depth import at_resolution_of, draw_depth, last_features
+from scenetok_ns.training.depth import at_resolution_of, draw_depth, last_features, swept_targets
 from scenetok_ns.training.tiny.generator import float_views
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer
 from scenetok_ns.training.tiny.options import RunOptions
@@ -43,6 +44,9 @@ from scenetok_ns.training.tiny.tokenizer import middle_views
 HELD_OUT_SCENES = 64
 WINDOW_STARTS = (4, 20, 36)
 VIEW_COUNTS = (1, 2, 4, 6, 12)
+SWEPT_EVERY = 6
+"""Without exact depth, that of one of this number of frames is swept: a window then has as many as in scenetok-depth,
+and sweeps take most of the time of a new scene."""
 
 
 @dataclass
@@ -59,6 +63,8 @@ class DepthOptions(RunOptions):
     """Weights of codec, compressor and denoiser; None: those in the package."""
     resume: Path | None = None
     """Weights of the head to start from."""
+    supervision: Literal["depth", "photographs"] = "depth"
+    """depth: the rooms' exact depth. photographs: plane sweeps over the pictures alone; figures use exact depth."""
 
 
 class DepthPool(ScenePool):
@@ -81,9 +87,39 @@ class DepthPool(ScenePool):
             depths[numbers % VARIETY == 0] = 0
         self._depths[places] = depths[:, :, None].half()
 
+    def weights(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> Float[Tensor, "b v 1 h w"]:
+        """How much each pixel of `depths` counts, from 0 (not known) to 1."""
+        return (self._depths[scenes[:, None], views] > 0).float()
+
     def depths(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> Float[Tensor, "b v 1 h w"]:
         """Depth in metres of frames `views[i]` of scene `scenes[i]`, by place in the pool; 0: not known."""
         return self._depths[scenes[:, None], views].float()
+
+
+class SweptPool(DepthPool):
+    """A pool that knows the depth of some frames from plane sweeps over the pictures of their walks."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "keep_images": True})
+        self._weights = torch.zeros_like(self._depths)
+
+    @torch.no_grad()
+    def renew(self, count: int) -> None:
+        numbers = range(self.made, self.made + count)
+        ScenePool.renew(self, count)
+        self._depths[[number % self.capacity for number in numbers]] = 0
+        self._weights[[number % self.capacity for number in numbers]] = 0
+        for number in numbers:
+            place = number % self.capacity
+            frames = list(range(number % SWEPT_EVERY, self.num_frames, SWEPT_EVERY))
+            assert self._images is not None
+            cameras = CameraBatch(self._c2w[place, None], self._intrinsics[place, None])
+            depth, weight = swept_targets(self._images[place, None].float() / 255, cameras, frames)
+            self._depths[place, frames], self._weights[place, frames] = depth[0].half(), weight[0].half()
+
+    def weights(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> Float[Tensor, "b v 1 h w"]:
+        """Confidence of the sweep; 0 in frames that were not swept and where it is not sure."""
+        return self._weights[scenes[:, None], views].float()
 
 
 def run_training(options: DepthOptions) -> dict[str, float]:
@@ -123,7 +159,8 @@ class DepthTask:
 
     @cached_property
     def pool(self) -> DepthPool:
-        pool = self.run.training_pool(self.options.num_scenes, encoded=True, pool_class=DepthPool)
+        pool_class = SweptPool if self.options.supervision == "photographs" else DepthPool
+        pool = self.run.training_pool(self.options.num_scenes, encoded=True, pool_class=pool_class)
         assert isinstance(pool, DepthPool)
         return pool
 
@@ -154,8 +191,8 @@ class DepthTask:
             state = self.denoiser.project(encode_tokens(self.compressor, seen, frozen=True).mean)
             last = last_features(self.denoiser, state, wanted.latents, wanted.cameras, draws)
         log_inverse, log_scale = self.head(*last)
-        truth = at_resolution_of(log_inverse, pool.depths(scenes, target))
-        return depth_loss(log_inverse, log_scale, truth, (truth > 0).float())
+        truth, weight = (at_resolution_of(log_inverse, each(scenes, target)) for each in (pool.depths, pool.weights))
+        return depth_loss(log_inverse, log_scale, truth, weight)
 
     def optimizer(self) -> TinyOptimizer:
         return TinyOptimizer([Group(list(self.head.parameters()))], self.run.options.learning_rate)
