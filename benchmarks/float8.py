@@ -1,6 +1,7 @@
 """Compare the small model's loss with FP8 and with bfloat16 products, in two equal trainings from the same seed.
 
     python benchmarks/float8.py [--steps 1000] [--batch-size 128] [--scenes 1000] [--preset FILE] [--output float8]
+        [--only bfloat16 FP8]
 
 Trains scenetok-tiny on demo rooms (`scenetok train-tiny`), first in bfloat16, then with --float8. A third training in
 bfloat16 from another seed shows how much chance alone changes. Prints the loss and a held-out figure along the steps.
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=Path("float8"), help="folder of the three trainings")
+    parser.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS), help="trainings; default: all")
     parser.add_argument("--preset", default="scenetok-tiny", help="name or file; its codec is the embedded one")
     args = parser.parse_args()
     every = max(args.steps // 10, 1)
@@ -73,10 +75,11 @@ def main() -> None:
     codec = embedded_weights("scenetok-tiny")
     options = replace(options, num_scenes=args.scenes, renew=0, resume_codec=codec)
     curves = {}
-    for name, changes in RUNS.items():
+    for name in args.only:
+        changes = RUNS[name]
         folder = args.output / name.replace(", ", "-").replace(" ", "-")
         curves[name] = curve(folder, replace(options, **changes))
-    Console(width=200).print(table_of(curves))
+        Console(width=200).print(table_of(curves))  # after each training: a killed run leaves a table
 
 
 if __name__ == "__main__":

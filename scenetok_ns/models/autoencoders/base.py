@@ -146,7 +146,9 @@ class Autoencoder(nn.Module, ABC):
         """Number of leading latents to decode if only the first `num_frames` frames are wanted."""
         return self.space.layout.num_latents(num_frames)
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
+    def for_inference(
+        self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False, low_vram: bool = False
+    ) -> Autoencoder:
         """Return a version that is faster in the direction that rendering needs, with the same results up to rounding.
 
         It holds copies of the weights, and serves one thread and one stream at a time. If there is no faster version,
@@ -156,6 +158,7 @@ class Autoencoder(nn.Module, ABC):
             device: Device of the copies.
             dtype: Dtype of the copies and of the computation.
             graphs: Replay CUDA graphs for work whose kernels take longer to launch than to run.
+            low_vram: Work in smaller pieces where that saves memory, even if it takes longer.
         """
         return self
 

@@ -36,10 +36,12 @@ class OffloadedAutoencoder(Autoencoder):
         with self._visit(latents.device):
             return self.inner.decode_next(latents, before)
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> Autoencoder:
+    def for_inference(
+        self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False, low_vram: bool = False
+    ) -> Autoencoder:
         """Return the faster version of the inner autoencoder, which stays on the device: its half-precision weights
         are small. Without a faster version, return this autoencoder."""
-        inference_copy = self.inner.for_inference(device, dtype, graphs=graphs)
+        inference_copy = self.inner.for_inference(device, dtype, graphs=graphs, low_vram=low_vram)
         return self if inference_copy is self.inner else inference_copy
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:

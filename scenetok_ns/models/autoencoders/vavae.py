@@ -134,7 +134,9 @@ class VAVAE(Autoencoder):
         self._fast: Callable[[Tensor], Tensor] | None = None
         """Encoder of copies from `for_inference`, which then replaces the network's."""
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VAVAE:
+    def for_inference(
+        self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False, low_vram: bool = False
+    ) -> VAVAE:
         """Return a copy that encodes faster. It decodes with this autoencoder's network, on that network's device."""
         inference_copy = copy.copy(self)
         inference_copy._fast = FastEncoder(self.network, device, dtype)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from scenetok_ns.models.autoencoders import weights as weight_files
 from scenetok_ns.models.autoencoders.base import Autoencoder, LatentSpace
-from scenetok_ns.models.autoencoders.video_dcae_fast import FastDecoder
+from scenetok_ns.models.autoencoders.video_dcae_fast import SMALL_STRIP_POSITIONS, STRIP_POSITIONS, FastDecoder
 from scenetok_ns.models.autoencoders.video_dcae_layers import VideoDCAEConfig, VideoDCAENetwork
 from scenetok_ns.models.ops.graphs import Replayed
 from scenetok_ns.models.presets import AutoencoderConfig
@@ -158,10 +158,13 @@ class VideoDCAE(Autoencoder):
         """Number of leading latents to decode: at least two, because the network treats a single one as an image."""
         return max(super().latents_needed(num_frames), 2)
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> VideoDCAE:
+    def for_inference(
+        self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False, low_vram: bool = False
+    ) -> VideoDCAE:
         """Return a copy that decodes faster. It encodes with this autoencoder's network, which is not faster."""
         inference_copy = copy.copy(self)
-        inference_copy._fast = FastDecoder(self.network.decoder, device, dtype)
+        positions = SMALL_STRIP_POSITIONS if low_vram else STRIP_POSITIONS
+        inference_copy._fast = FastDecoder(self.network.decoder, device, dtype, strip_positions=positions)
         inference_copy._replayed = Replayed(inference_copy._fast) if graphs else None
         return inference_copy
 

@@ -5,13 +5,16 @@ Differences from `video_dcae_layers.Decoder`, with which the tests compare it:
 * Channels are the last dimension, so that 1 x 1 convolutions are matrix products and norms read whole rows.
 * Nearest-neighbour enlargement and the convolution after it are one convolution of the small image with merged kernels:
   of the 27 taps that a fine position reads, those on the same coarse position are added beforehand (12 or 8 remain).
-* The finest stage runs in horizontal strips, with a margin as wide as its convolutions reach, which bounds memory.
+* Large stages of convolutions run in horizontal strips, with a margin as wide as the convolutions reach, which bounds
+  memory.
 * Frames that are not wanted are dropped as early as the reach of the later convolutions allows. The coarse stages
   attend to the whole clip and always run on all of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -34,7 +37,11 @@ from scenetok_ns.models.ops.dispatch import bias_silu, depthwise_conv, join_phas
 
 STRIP_POSITIONS = 2**19
 """Approximate number of output positions in a strip: 8 frames of 256 x 256 pixels. Each map of a strip then takes 128
-MiB in half precision; a map of a whole tile takes four times as much."""
+MiB in half precision; a map of a whole tile takes four times as much. Of the usual tiles, only the finest stage is
+larger."""
+SMALL_STRIP_POSITIONS = 2**17
+"""The same where memory is scarce. The two finest stages then compute 1.5 and 1.9 times as many rows as without strips,
+because of the margins; with strips of the usual size, the finest computes 1.2 times as many."""
 BLOCK_REACH = 2
 """Reach of a residual block of two convolutions, in positions to each side."""
 ALIGNED = 8
@@ -74,8 +81,8 @@ class FastDecoder:
         """
         x = self._project_in(latents.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous())
         for stage in self._stages[:-1]:
-            x = stage(x, self._needed(stage, frames))
-        x = self._finest(x, frames)
+            x = self._in_strips(stage, partial(stage, frames=self._needed(stage, frames)), x)
+        x = self._in_strips(self._stages[-1], partial(self._last_layers, frames=frames), x)
         return x.permute(0, 4, 1, 2, 3)
 
     def _needed(self, stage: _Stage, frames: int | None) -> int | None:
@@ -85,20 +92,23 @@ class FastDecoder:
             return None
         return frames + 1 + sum(each.reach for each in behind)
 
-    def _finest(self, x: Maps, frames: int | None) -> Maps:
-        finest, (rows, columns) = self._stages[-1], x.shape[2:4]
-        strips = -(-x.shape[1] * 4 * rows * columns // self._strip_positions)
-        if finest.whole or strips == 1 or finest.changes_time:
-            return self._last_layers(x, frames)
-        margin = -(-(finest.reach + 1) // 2)  # rows of the coarser image
-        strips = min(strips, rows)
+    def _in_strips(self, stage: _Stage, run: Callable[[Maps], Maps], x: Maps) -> Maps:
+        """Return run(x), which runs `stage` and at most one convolution after it; in strips if the result is large."""
+        rows, columns = x.shape[2:4]
+        strips = min(-(-x.shape[1] * 4 * rows * columns // self._strip_positions), rows)
+        if stage.whole or strips == 1 or stage.changes_time or stage.enlarge is None:
+            return run(x)
+        margin = -(-(stage.reach + 1) // 2)  # rows of the coarser image
         edges = [rows * i // strips for i in range(strips + 1)]
-        done = []
+        result: Tensor | None = None
         for start, stop in pairwise(edges):
             above, below = max(start - margin, 0), min(stop + margin, rows)
-            part = self._last_layers(x[:, :, above:below].contiguous(), frames)
-            done.append(part[:, :, 2 * (start - above) : 2 * (stop - above)])
-        return torch.cat(done, dim=2)
+            part = run(x[:, :, above:below].contiguous())
+            if result is None:
+                result = part.new_empty(*part.shape[:2], 2 * rows, *part.shape[3:])
+            result[:, :, 2 * start : 2 * stop] = part[:, :, 2 * (start - above) : 2 * (stop - above)]
+        assert result is not None
+        return result
 
     def _last_layers(self, x: Maps, frames: int | None) -> Maps:
         x = self._stages[-1](x, None if frames is None else frames + 1)

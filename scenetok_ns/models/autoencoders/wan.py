@@ -134,7 +134,9 @@ class WanVAE(Autoencoder):
         self._fast: Callable[[Tensor], Tensor] | None = None
         """Decoder of copies from `for_inference`, which then replaces the network's."""
 
-    def for_inference(self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False) -> WanVAE:
+    def for_inference(
+        self, device: torch.device, dtype: torch.dtype, *, graphs: bool = False, low_vram: bool = False
+    ) -> WanVAE:
         """Return a copy that decodes faster, in the best memory layout. It encodes with this autoencoder's network."""
         inference_copy = copy.copy(self)
         network = copy.deepcopy(self.network, {id(self.network.encoder): None})

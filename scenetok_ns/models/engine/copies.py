@@ -127,8 +127,9 @@ class Copies:
         if known is None or known[0] is not autoencoder:
             while len(self.autoencoders) >= KEPT_AUTOENCODERS:
                 del self.autoencoders[next(iter(self.autoencoders))]
-            graphs = self._options.graphs and not self._options.low_vram
-            made = autoencoder.for_inference(self._device, self._options.dtype, graphs=graphs)
+            low_vram = self._options.low_vram
+            graphs = self._options.graphs and not low_vram
+            made = autoencoder.for_inference(self._device, self._options.dtype, graphs=graphs, low_vram=low_vram)
             autoencoder.to(self._device if made is autoencoder else HOME)
             self.autoencoders[id(autoencoder)] = known = autoencoder, made
         return known[1]

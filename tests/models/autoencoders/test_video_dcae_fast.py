@@ -46,7 +46,7 @@ def test_merged_kernels_compute_on_the_small_image_what_the_kernel_does_on_the_l
 
 
 @pytest.mark.parametrize("latents", [2, 3, 8])
-@pytest.mark.parametrize("strips", [1, 3])
+@pytest.mark.parametrize("strips", [1, 3, 12])  # 12: also three strips in the stage before the finest
 def test_it_is_the_same_function(network: VideoDCAENetwork, latents: int, strips: int) -> None:
     x = torch.randn(1, 128, latents, 2, 2, generator=torch.Generator().manual_seed(latents))
     expected = network.decoder(x)
