@@ -155,7 +155,7 @@ def test_other_settings_are_refused_by_name(
         first.folder.claim(settings_of(first))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="so it is not an evaluation"):
         EvaluationFolder(tmp_path / "mine").claim({})
 
 
