@@ -45,7 +45,8 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.frames % TIME or self.pixels % SPACE or self.frames < 2 * TIME or self.pixels < SPACE:
             raise ValueError(
-                f"Tiling: frames must be a multiple of {TIME} from {2 * TIME}, pixels a multiple of {SPACE}; got {self}"
+                f"Tiling: frames must be a multiple of {TIME} and at least {2 * TIME}, pixels a multiple of {SPACE}; "
+                f"got {self}"
             )
         if not 0 <= self.overlap < 1 or int(self.frames // TIME * (1 - self.overlap)) < 2:
             raise ValueError(f"Tiling: overlap {self.overlap} leaves less than two latents of a tile; got {self}")

@@ -47,7 +47,7 @@ VIEW_COUNTS = (1, 2, 4, 6, 12)
 
 @dataclass
 class DepthOptions(RunOptions):
-    """Options of a training of the depth head."""
+    """Options for training the depth head."""
 
     batch_size: int = 64
     num_scenes: int = 2000
