@@ -1,4 +1,4 @@
-"""Speed, memory and rounding error of the three pretrained autoencoders, with random weights of full size.
+"""Measure speed, memory and rounding error of the three pretrained autoencoders, with random weights of full size.
 
 Encodes 12 images (VA-VAE) and decodes 128 frames (Video DC-AE; Wan: the nearest whole chunks, 136) at 256 x 256, in
 float32, TF32 and bfloat16, in both memory layouts, plain and compiled. Prints a table and writes JSON:
@@ -50,7 +50,7 @@ class Task:
     run: Callable[[Autoencoder, Tensor], Tensor]
     frames: int
     compiled_part: Callable[[Any], nn.Module] | None = None
-    """Part that torch.compile can compile whole. None: there is none (diffusers' Wan has caches in Python lists)."""
+    """Part that torch.compile can compile as a whole. None: no such part (diffusers' Wan caches in Python lists)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def decode_unclamped_video(model: Autoencoder, latents: Tensor) -> Tensor:
 
 
 def smooth_images(count: int, size: int) -> Tensor:
-    """Random images [1, count, 3, size, size] in [0, 1], whose spectrum falls like that of photographs."""
+    """Create random images [1, count, 3, size, size] in [0, 1] whose spectrum falls off like that of photographs."""
     coarse = torch.rand(count, 3, size // 16, size // 16, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)[None]
 

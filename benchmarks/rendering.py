@@ -12,9 +12,9 @@ Networks have full size and random weights. Presets whose networks and samplers 
 
 `floor` is the time for the arithmetic of the work (matrix products, convolutions and attention as the plain modules
 compute them) at the speed of a large bfloat16 matrix product, measured in the same run. `first` is the time until the
-first frames. `peak` is the device memory of tensors and CUDA graphs, including all weights; the peak of a whole path is
-the preset's highest. `reserved` is the most memory that the allocator has taken from the device, with gaps; CUDA itself
-takes some 0.4 GiB more.
+first frames. `peak` is the device memory of tensors and CUDA graphs, including all weights. A whole path has the
+highest peak of its preset. `reserved` is the most memory that the allocator has taken from the device, with gaps; CUDA
+itself takes some 0.4 GiB more.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from scenetok_ns.models.scenetok import SceneTok
 console = Console(width=170)
 GIB = 2**30
 RUNS = 5
-"""Number of timed runs of the engine, whose median counts. The plain loop is slow and is timed once."""
+"""Number of timed runs of the engine; the result is their median. The plain loop is slow and is timed once."""
 SLOW_MS = 2000
 WITH_DEPTH = ", with depth"
 
@@ -65,7 +65,7 @@ class Result:
     presets: str
     work: str
     how: str
-    """plain or engine."""
+    """Either "plain" or "engine"."""
     ms: float
     first_ms: float | None = None
     frames: int | None = None
@@ -146,13 +146,13 @@ class Bench:
             self.phases[phase] = Phase.now(self.device)
 
     def cameras(self, count: int) -> CameraBatch:
-        """Cameras of a walk to the right."""
+        """Return the cameras of a walk to the right."""
         c2w = torch.eye(4).repeat(1, count, 1, 1)
         c2w[..., 0, 3] = torch.arange(count) / 50
         return CameraBatch(c2w, torch.eye(3).repeat(1, count, 1, 1)).to(self.device)
 
     def work(self, *, depth: bool = False) -> Iterator[Work]:
-        """Yield all work. `depth`: also the path with the depth of a random depth head."""
+        """Yield all work. With `depth`, also yield the path with depth from a random depth head."""
         steps = self.preset.sampler.steps
         if self.model.low_vram:
             yield self._whole()  # first, while nothing of the model is on the device
@@ -409,12 +409,12 @@ def print_phases(bench: Bench) -> None:
 
 
 def peak_memory() -> int:
-    """Peak bytes of tensors, plus the memory that CUDA graphs reserve even while no tensor uses it."""
+    """Return the peak bytes of tensors, plus the memory that CUDA graphs reserve even while no tensor uses it."""
     return torch.cuda.max_memory_allocated() + graph_memory()
 
 
 def graph_memory() -> int:
-    """Bytes that CUDA graphs reserve and that no tensor uses."""
+    """Return the bytes that CUDA graphs reserve and that no tensor uses."""
     segments = torch.cuda.memory_snapshot()
     return sum(s["total_size"] - s["allocated_size"] for s in segments if tuple(s["segment_pool_id"]) != (0, 0))
 

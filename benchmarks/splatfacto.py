@@ -161,7 +161,7 @@ def measure_splatfacto(
 
 
 def say(scene: int, method: str, row: dict[str, Any]) -> None:
-    """Print a row as one line, from the process that computed it, because a training may take an hour."""
+    """Print a row as one line, from the process that computed it, because training may take an hour."""
     what = f"room {scene}  {method}, {row['steps']} steps: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
     what += f", {row['seconds']:.1f} s" + (f", {row['gaussians']:,} Gaussians" if "gaussians" in row else "")
     print(what + ", ended" * row.get("ended", False), flush=True)

@@ -6,17 +6,17 @@
     python benchmarks/training.py choice [--batch-size 8 32] [--preset re10k] [--steps 20] --output FILE.json
     python benchmarks/training.py student [--batch-size 32] [--preset re10k] [--steps 4] --output FILE.json
 
-A step is the one that ns-train does from latents: batch to the device, forward, backward, clipping, AdamW. The networks
-have full size and random weights. `--plain` measures the step without our optimisations: eager, with the released
-widths and torch's AdamW and clipping.
+A step is what ns-train does when it trains from latents: batch to the device, forward, backward, clipping, AdamW. The
+networks have full size and random weights. `--plain` measures the step without our optimisations: eager, with the
+released widths and torch's AdamW and clipping.
 
-Model FLOPs are those of the forward pass (matrix products and attentions, counted by torch's FlopCounterMode on the
+Model FLOPs are those of the forward pass (matrix products and attention, counted by torch's FlopCounterMode on the
 plain networks) times 3; recomputation in the backward pass does not count. MFU is relative to `--peak` (790 TFLOP/s,
 which large bfloat16 products reach on an H100 SXM, as measured). With several devices, one of them alone is measured
 first, in the same processes.
 
 `choice` compares the options that ns-train chooses by itself with other options, all in one call. It reports the time
-of a step, and the predicted and the real peak of memory. It takes less than 240 seconds on an H200.
+of a step, and the predicted and the measured peak memory. It takes less than 240 seconds on an H200.
 
 `student` measures the step of `ns-train scenetok-stream`: with noise levels of the targets, as at first, and with those
 of the student's own rollout. Without --batch-size, it has the preset's batch size.
@@ -321,7 +321,7 @@ def _clips(size: int, frames: int, latents: int, autoencoder: AutoencoderConfig,
 
 @functools.cache
 def forward_flops(preset: Preset) -> int:
-    """Count the FLOPs of one sample in all matrix products and attentions of compressor and denoiser."""
+    """Count the FLOPs of all matrix products and attention of the compressor and the denoiser for one sample."""
     clips = made_up_batch(preset, 1).sample
     assert clips.target is not None and clips.context.latents is not None and clips.target.latents is not None
     modes = FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
@@ -471,8 +471,8 @@ def choice_table(report: dict[str, Any]) -> Table:
 def timed(
     step: Callable[[int], Tensor], steps: int, device: torch.device, warm_up: int = WARM_UP, *, reset: bool = True
 ) -> dict[str, Any]:
-    """Measure the mean time of steps queued one after another, as in training, and the peak memory. `reset`: only the
-    peak of these steps counts, not an earlier one."""
+    """Measure the mean time of steps queued one after another, as in training, and the peak memory. With `reset`, an
+    earlier peak does not count."""
     if device.type == "cuda" and reset:
         torch.cuda.reset_peak_memory_stats(device)
     for number in range(warm_up):

@@ -23,7 +23,7 @@ OF_OTHERS = re.compile(
 )
 """Messages that the viewer's own page writes to the console in any case."""
 QUIET = 1.5
-"""Seconds without a new picture, after one in full quality, from which the page counts as settled."""
+"""Seconds without a new picture, after one in full quality, after which the page counts as settled."""
 SAME = 1.0
 """Mean difference (of 255) up to which pictures count as equal: they may be compressed in two qualities."""
 ON_SCREEN = 12.0
@@ -63,10 +63,10 @@ compressed more: the first number of the quantisation table is 20, and 8 at rest
 
 
 def errors_in(log: str) -> list[str]:
-    """Tracebacks in the output of a viewer.
+    """Return the tracebacks in the output of a viewer.
 
-    One of Nerfstudio is left out: if a page is closed while its camera moves, its last messages arrive after the end of
-    the thread that renders for it.
+    One traceback of Nerfstudio is ignored: if a page is closed while its camera moves, its last messages arrive after
+    the end of the thread that renders for it.
     """
     found = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+.*", log)
     return [text for text in found if not ("render_statemachines" in text and re.search(r"\nKeyError: \d+$", text))]
@@ -86,7 +86,7 @@ class ViewerPage(Chromium):
         return self
 
     def canvas(self) -> Float[ndarray, "h w 3"]:
-        """The canvas as it is on the screen."""
+        """Return the canvas as it is on the screen."""
         x, y, width, height = map(round, self.evaluate(CANVAS))
         return self.screenshot()[y : y + height, x : x + width].astype(float)
 
@@ -142,7 +142,7 @@ class ViewerPage(Chromium):
             self.screenshot(Path(folder, f"{name}.png"))
 
     def input_of(self, label: str) -> str:
-        """JavaScript for the input beside a label: the last one if a row has several, such as a slider and a number."""
+        """Return JavaScript for the input beside a label: the last one if there are several."""
         return (
             "(() => { const labels = [...document.querySelectorAll('label, p, div')].filter("
             f"e => e.childElementCount == 0 && e.textContent.trim() == {json.dumps(label)});"
@@ -153,7 +153,7 @@ class ViewerPage(Chromium):
         )
 
     def place(self, element: str) -> tuple[float, float]:
-        """Position to click on an element, after it has stopped moving and nothing lies over it."""
+        """Return the position to click on an element, after it has stopped moving and nothing lies over it."""
         where = (
             f"(() => {{ const e = {element}; if (!e) return null; e.scrollIntoView({{block: 'center'}});"
             "const r = e.getBoundingClientRect(), x = r.x + r.width / 2, y = r.y + r.height / 2;"
@@ -192,7 +192,7 @@ class ViewerPage(Chromium):
         self.click(*place)
 
     def options(self, label: str) -> list[str]:
-        """Options of a drop-down list."""
+        """Return the options of a drop-down list."""
         self.click(*self.place(self.input_of(label)))
         found = "[...document.querySelectorAll('[role=option]')].filter(e => e.getClientRects().length)"
         self.wait(f"{found}.length > 0", 60)
@@ -243,5 +243,5 @@ class ViewerPage(Chromium):
         return self.evaluate(f"({self.input_of(label)}).value")
 
     def complaints(self) -> list[str]:
-        """Messages in the console that are not the viewer's own."""
+        """Return the messages in the console that are not the viewer's own."""
         return [line for line in self.console if not OF_OTHERS.search(line)]

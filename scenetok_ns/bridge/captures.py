@@ -1,8 +1,8 @@
 """Read a capture of a stock dataparser (nerfstudio-data, colmap, polycam, ...) as a scene of this package.
 
 transforms.json and COLMAP models are read by our own reader, in float64 and frame by frame. The dataparser's options
-choose the frames for evaluation, and the folder of pictures (images_2, images_4, ...). Of other dataparsers, the
-outputs are used.
+choose the frames for evaluation, and the folder of pictures (images_2, images_4, ...). For other dataparsers,
+their outputs are used.
 """
 
 from __future__ import annotations

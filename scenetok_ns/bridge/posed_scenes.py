@@ -26,6 +26,9 @@ from scenetok_ns.dataparsers.camera_conversion import nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.presets import Preset, as_preset
 
+MOST_NAMED = 3
+"""Maximum number of scenes that `repr` names."""
+
 
 class PosedScenes:
     """The scene of a capture, or the scenes of a data set, with the views that evaluation uses.
@@ -46,6 +49,11 @@ class PosedScenes:
 
     def __len__(self) -> int:
         return len(self._scenes.keys)
+
+    def __repr__(self) -> str:
+        names = [repr(name) for name in self.names[:MOST_NAMED]] + ["..."] * (len(self) > MOST_NAMED)
+        scenes = "1 scene" if len(self) == 1 else f"{len(self)} scenes"
+        return f"PosedScenes({scenes} of {self._scenes.data}, split {self._scenes.split}: {', '.join(names)})"
 
     def __iter__(self) -> Iterator[PosedViews]:
         """Iterate over the context views of all scenes. Scenes that cannot be read are skipped with a warning."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from scenetok_ns.bridge.capture_kinds import MODELS, fitting_dataparser
 from scenetok_ns.bridge.captures import CaptureViews, read_views
 from scenetok_ns.bridge.colmap_models import count_pictures
-from scenetok_ns.data.capture.improvement import improvement
+from scenetok_ns.data.capture.improvement import improvement, needs_fitting
 from scenetok_ns.data.poses import farthest_points, in_one_place, stray_cameras
 from scenetok_ns.data.poses import pose_scale as scale_to
 from scenetok_ns.data.scenes import BadScene, DataError, OneScene, Scene, ViewIndices, scene_part
@@ -161,17 +161,19 @@ SHOWN = 5
 """Maximum number of names in a message."""
 
 
-def unrefined_note(preset: str, data: Path) -> str:
+def unrefined_note(preset: str, data: Path, *, fits: bool = False) -> str:
     """Note that a bundled model shows photographs poorly, and how to improve the result.
 
     Args:
         preset: Preset of the model, which was trained on synthetic rooms.
         data: The capture or the photograph.
+        fits: Whether the command fits the tokens to the photographs. The note then does not advise it.
     """
     begin = f"{preset} was trained on synthetic rooms only, so it keeps only colours and rough shapes of photographs"
     if load_preset(preset).scene_generator is not None:  # refining does not improve generated scenes
         return f"{begin}. Whatever it adds to them resembles these rooms, not the place."
-    return f"{begin}. {improvement(data, _number_of_photographs(data))}"
+    photographs = _number_of_photographs(data)
+    return f"{begin}." if fits and needs_fitting(photographs) else f"{begin}. {improvement(data, photographs)}"
 
 
 def _number_of_photographs(data: Path) -> int | None:

@@ -65,7 +65,7 @@ def asked_by_viewer() -> bool:
 
 
 def _look_at_nothing(frame: Any, event: str, arg: Any) -> None:
-    """A trace function that traces no lines."""
+    """Trace no lines."""
 
 
 Display = Callable[[dict[str, Any]], dict[str, Any]]
@@ -125,8 +125,10 @@ class RenderThread:
         return early
 
     def show(self, outputs: dict[str, Any]) -> None:
-        """Send a picture that another follows, while the thread goes on; none where pictures are composed with depth,
-        which these do not have."""
+        """Send an intermediate picture while the thread goes on.
+
+        Nothing is sent if pictures are composed with depth, which intermediate pictures do not have.
+        """
         if self._paced and not self._thread.viewer.control_panel.layer_depth:
             self._thread._send_output_to_viewer(outputs, static_render=False)
 

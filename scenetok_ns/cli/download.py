@@ -32,8 +32,9 @@ def download(
 ) -> None:
     """Download the released files of a preset, and create a run folder for ns-viewer, ns-render and ns-eval.
 
-    Run the same command again to continue after an interruption; complete files are not downloaded twice. Files of the
-    Hugging Face Hub go through its library, so HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as usual.
+    Run the same command again to continue after an interruption; complete files are not downloaded twice. Files on
+    the Hugging Face Hub are downloaded with its own library, so HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work
+    as usual.
 
     Args:
         preset: Name of the preset, such as re10k, dl3dv-shift8, dl3dv-wan-shift4 or scenegen-shift4.
@@ -253,7 +254,7 @@ class Wanted:
 
 
 def _is_pytorch_file(path: Path) -> bool:
-    """Whether a file looks like a whole one of torch.save: a zip archive, or the pickle of an early version."""
+    """Whether a file looks like a complete file of torch.save: a zip archive, or the pickle of an early version."""
     with path.open("rb") as file:
         is_pickle = file.read(1) == PICKLE_START
     return is_pickle or zipfile.is_zipfile(path)

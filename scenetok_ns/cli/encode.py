@@ -87,6 +87,7 @@ def encode(
 
     derived = derive_run(run, output)
     changes.apply(derived.config)
+    derived.config.pipeline.datamanager.fits = fit_steps > 0
     console = plain_console(stderr=True)
     pipeline = load_run(derived, console, device)
     if split is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def write_figures(folder: Path, run: Path, found: list[tuple[Variant, dict[str, 
     print_missing(
         {name: first["not_computed"][name] for name in first["samples"] if name in first["not_computed"]}, console
     )
+    print_few_samples((figures for _, figures in found), console)
     if skipped := first["skipped"]:
         console.print(f"{len(skipped)} scenes skipped; reasons are in {folder / FIGURES}", soft_wrap=True)
     console.print(f"{folder / FIGURES}\n  {command('scenetok', 'report', folder)}", soft_wrap=True)
@@ -51,7 +53,15 @@ def print_missing(reasons: dict[str, str], console: Console) -> None:
     from scenetok_ns.evaluation.measures import by_reason
 
     for names, reason in by_reason(reasons):
-        console.print(f"without {names}: {reason}", soft_wrap=True, style="yellow", highlight=False)
+        console.print(f"{names} not computed: {reason}", soft_wrap=True, style="yellow", highlight=False)
+
+
+def print_few_samples(figures: Iterable[dict[str, Any]], console: Console) -> None:
+    """Print a note for each Frechet distance that has too few samples; equal notes of several evaluations once."""
+    from scenetok_ns.evaluation.summary import few_sample_notes
+
+    for note in dict.fromkeys(note for one in figures for note in few_sample_notes(one)):
+        console.print(note, soft_wrap=True, style="yellow", highlight=False)
 
 
 def figures_table(rows: list[Row]) -> Table:

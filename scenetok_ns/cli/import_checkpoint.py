@@ -58,12 +58,12 @@ def import_checkpoint(
 
 
 def search_places(folder: Path | None, checkpoint: Path | None) -> list[Path]:
-    """Folders in which released files are looked for."""
+    """Return the folders in which to look for released files."""
     return [path for path in (folder, None if checkpoint is None else checkpoint.absolute().parent) if path is not None]
 
 
 def chosen_preset(preset: str | None, checkpoint: Path | None, folder: Path | None) -> str:
-    """The given preset, or the one that fits the checkpoint's published name or its content.
+    """Return the given preset, or the one that fits the checkpoint's published name or its content.
 
     Raises CheckpointError if there is no checkpoint, or more than one.
     """
@@ -88,7 +88,7 @@ def chosen_preset(preset: str | None, checkpoint: Path | None, folder: Path | No
 
 
 def the_checkpoint_in(folder: Path | None, published: dict[str, str]) -> str:
-    """Name of the only released checkpoint in a folder, apart from the tokenizer of a generator that is there, too."""
+    """Return the name of the only released checkpoint in a folder, ignoring the tokenizer of a generator beside it."""
     if folder is None:
         raise CheckpointError(
             "nothing to import: give --preset, --checkpoint, or --from with a folder of released files"
@@ -175,7 +175,7 @@ def needs_tokenizer(checkpoint: Path) -> bool:
 def autoencoder_files(
     preset: Preset, given: dict[str, Path | None], found: Callable[[Path | None, str, str], Path | None]
 ) -> dict[str, Path | None]:
-    """Role ("context", "target") -> absolute path of the weights; None where the autoencoder has none.
+    """Map each role ("context", "target") to the absolute path of its weights; None if the autoencoder has none.
 
     `found` finds a file from the given path, the published name and the option. Raises CheckpointError for files that
     are given though the preset does not use them.

@@ -106,7 +106,7 @@ def short_names(runs: tuple[Path, ...]) -> list[str]:
 
 def print_table(runs: tuple[Path, ...], output: Path | None, console: Console) -> None:
     """Print one table of several evaluations, and write it to `output`."""
-    from scenetok_ns.cli.evaluation_figures import figures_table
+    from scenetok_ns.cli.evaluation_figures import figures_table, print_few_samples
     from scenetok_ns.evaluation.report import other_views, read_figures
     from scenetok_ns.evaluation.sweeps import compare, write_csv
 
@@ -120,6 +120,7 @@ def print_table(runs: tuple[Path, ...], output: Path | None, console: Console) -
     found = dict(zip(short_names(runs), (read_figures(evaluation_folder(run)) for run in runs), strict=True))
     rows = compare(found)
     console.print(figures_table(rows))
+    print_few_samples(found.values(), console)
     first, *others = found
     for name in others:
         if (scene := other_views(found[first], found[name])) is not None:

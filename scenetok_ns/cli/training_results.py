@@ -1,4 +1,4 @@
-"""Log and last line of the trainings of bundled models, shared by the three `scenetok train-tiny` commands."""
+"""Log and last line of a training run of a bundled model, shared by the three `scenetok train-tiny` commands."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def show_log() -> None:
 
 
 def print_files(files: str, output: Path) -> None:
-    """Print the files that a training has written."""
+    """Print the files that a training run has written."""
     plain_console().print(f"{files} are in {output}", soft_wrap=True)

@@ -59,7 +59,7 @@ class CameraPath:
 
 
 def square_lens(focal: float) -> Float[Tensor, "3 3"]:
-    """Intrinsics of a square picture, divided by its side: focal length `focal`, principal point in the middle."""
+    """Return the intrinsics of a square picture, divided by its side, with the principal point in the middle."""
     return torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
 
 
@@ -187,12 +187,14 @@ def _of_photographs(path: Path, size: tuple[int, int] | None, side: int) -> Came
 
 
 def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: int) -> Float[Tensor, "3 3"]:
-    """Normalised intrinsics of a photograph's square crop after lens distortion is removed, as encoding uses them."""
+    """Return the normalised intrinsics of a photograph's square crop without lens distortion, as encoding uses them."""
     try:
         width, height = picture_size(pictures.find(frame.file_path))
     except DataError as error:  # a path also works without the pictures, if the file states their sizes
         if frame.lens.width is None or frame.lens.height is None:
-            raise DataError(f"{path}: frame {frame.file_path} has no w and h, and {error}") from error
+            raise DataError(
+                f"{path}: frame {frame.file_path} has no w and h, and its picture has no readable size: {error}"
+            ) from error
         width, height = round(frame.lens.width), round(frame.lens.height)
     matrix = frame.lens.matrix(width, height)
     straight = straight_matrix(matrix, opencv_distortion(np.array(frame.lens.distortion)), (width, height))

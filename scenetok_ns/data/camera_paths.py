@@ -20,23 +20,23 @@ from scenetok_ns.models.cameras import camera_spread, pose_distances
 from scenetok_ns.tools.suggestions import did_you_mean
 
 SMALLEST_SWING = math.radians(30)
-"""Angle of the swing of an orbit (radians) if the cameras look in directions that are closer together."""
+"""Smallest angle of an orbit's swing (radians), used if the directions of the cameras span less."""
 FULL_CIRCLE_GAP = math.radians(120)
-"""Widest gap between the cameras' directions (radians) with which an orbit is a full circle; otherwise it swings."""
+"""Widest gap between the cameras' directions (radians) for which an orbit is a full circle. Above it, orbits swing."""
 PARALLEL = 1e-3
-"""Smallest eigenvalue of the optical axes' normal matrix from which they meet in a point (about 2 degrees apart)."""
+"""Smallest eigenvalue of the optical axes' normal matrix for which these meet in a point (about 2 degrees apart)."""
 SPIRAL_TURNS = 2
 LARGEST_ZOOM = 2.0
 REACH_TO_FOCUS = 0.25
-"""Dolly, spiral and lemniscate go at most this share of the distance from the middle camera to what it looks at."""
+"""Largest share of the distance from the middle camera to what it looks at that dolly, spiral and lemniscate cover."""
 
 
 def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:
     """Create a camera path for a photographed scene.
 
-    orbit: round what the cameras look at, or round their middle if they look outwards, at their height, distance and
-    tilt; a full circle if they look in all directions, else a swing over the directions that they look in, and back
-    (30 degrees at least, so cameras that look the same way give a moving camera, too).
+    orbit: around what the cameras look at, or around their middle if they look outwards, at their height, distance and
+    tilt. It is a full circle if they look in all directions. Otherwise it swings there and back over the range of their
+    directions, at least 30 degrees, so that the camera also moves if all cameras look the same way.
     dolly: straight ahead along the middle camera's view. spiral: two turns around the middle camera, looking at what it
     looks at. interpolate: smoothly through all cameras at constant speed. lemniscate: a horizontal figure of eight
     around the middle camera, looking at what it looks at. zoom: the middle camera stays in place; `zoom_factors` change
@@ -64,7 +64,7 @@ def preset_path(name: PathName, c2w: Float[Tensor, "v 4 4"], count: int) -> Floa
 
 
 def zoom_factors(name: PathName, count: int) -> Float[Tensor, " count"]:
-    """Factors of the focal length along a path: 1 everywhere, except for zoom: up to `LARGEST_ZOOM` and back."""
+    """Return the factors of the focal length along a path: 1 everywhere; for zoom, up to `LARGEST_ZOOM` and back."""
     if name != "zoom":
         return torch.ones(count)
     turn = torch.arange(count) / count * 2 * math.pi
@@ -115,8 +115,8 @@ def _orbit(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"
 
 
 def _sweep(azimuth: Float[Tensor, " v"], count: int) -> Float[Tensor, " count"]:
-    """Directions of an orbit: a full circle from 0, or a smooth swing over the cameras' directions and back, of
-    `SMALLEST_SWING` at least."""
+    """Return the directions of an orbit: a full circle from 0, or a smooth swing there and back over the cameras'
+    directions, of at least `SMALLEST_SWING`."""
     taken = azimuth.sort().values
     gaps = torch.cat([taken[1:], taken[:1] + 2 * math.pi]) - taken
     widest = int(gaps.argmax())
@@ -153,7 +153,7 @@ def _lemniscate(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count
 def _before_middle(
     c2w: Float[Tensor, "v 4 4"], inside: Float[Tensor, "count 3"], name: str
 ) -> Float[Tensor, "count 4 4"]:
-    """Cameras around the middle camera that look at what it looks at.
+    """Return cameras around the middle camera that look at what it looks at.
 
     `inside` gives their offsets from it, along its axes and in units of `_reach`.
     """
@@ -168,8 +168,8 @@ def _still(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"
 
 
 def _distance(c2w: Float[Tensor, "v 4 4"]) -> float:
-    """Distance ahead of the middle camera to what it looks at: to the focus or, if that lies behind it, four times the
-    cameras' spread."""
+    """Return the distance from the middle camera to what it looks at: to the focus or, if that lies behind it, four
+    times the cameras' spread."""
     layout, middle = _layout(c2w), c2w[len(c2w) // 2]
     depth = float((layout.focus - middle[:3, 3]) @ middle[:3, 2])
     return depth if depth > 0 else 4 * camera_spread(c2w)
@@ -183,7 +183,7 @@ def _reach(c2w: Float[Tensor, "v 4 4"], name: str) -> float:
 
 
 def _interpolate(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "count 4 4"]:
-    """Catmull-Rom splines through positions and rotation matrices, which are then projected to rotations."""
+    """Interpolate positions and rotation matrices by Catmull-Rom splines, then project the matrices to rotations."""
     if len(c2w) < 2:
         raise DataError("a path through the cameras needs at least two of them")
     scaled = c2w.clone()
@@ -203,7 +203,7 @@ def _interpolate(c2w: Float[Tensor, "v 4 4"], count: int) -> Float[Tensor, "coun
 
 
 def _spline(a: Tensor, b: Tensor, c: Tensor, d: Tensor, t: Tensor) -> Tensor:
-    """Uniform Catmull-Rom between b (t = 0) and c (t = 1)."""
+    """Evaluate a uniform Catmull-Rom spline between b (t = 0) and c (t = 1)."""
     tangents = 2 * a - 5 * b + 4 * c - d, 3 * (b - c) + d - a
     return b + 0.5 * t * (c - a + t * (tangents[0] + t * tangents[1]))
 
@@ -211,7 +211,7 @@ def _spline(a: Tensor, b: Tensor, c: Tensor, d: Tensor, t: Tensor) -> Tensor:
 def _looking(
     positions: Float[Tensor, "n 3"], forward: Float[Tensor, "n 3"], up: Float[Tensor, "3"]
 ) -> Float[Tensor, "n 4 4"]:
-    """Level cameras at `positions` that look `forward`."""
+    """Return level cameras at `positions` that look `forward`."""
     z = _unit(forward)
     x = torch.linalg.cross(z, up.expand_as(z))
     # For a camera that looks straight up or down, any horizontal axis will do.
@@ -227,7 +227,7 @@ def _level(vectors: Float[Tensor, "*n 3"], up: Float[Tensor, "3"]) -> Float[Tens
 
 
 def _level_axis(up: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
-    """Some unit vector perpendicular to `up`."""
+    """Return some unit vector perpendicular to `up`."""
     axis = torch.eye(3).to(up)[int(up.abs().argmin())]
     return _unit(_level(axis, up))
 

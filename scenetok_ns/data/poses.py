@@ -99,7 +99,7 @@ def interpolate_poses(keys: Float[Tensor, "k 4 4"], count: int) -> Float[Tensor,
 
 
 def pose_scale(c2w: Float[Tensor, "v 4 4"], typical_spread: float | None) -> float:
-    """Factor for positions that matches the spread of the cameras to that of the training scenes.
+    """Return the factor for positions that matches the spread of the cameras to that of the training scenes.
 
     It is 1 if `typical_spread`, the spread in training, is unknown (None), or if all cameras are in one place.
     """
@@ -114,8 +114,8 @@ def in_one_place(c2w: Float[Tensor, "v 4 4"]) -> bool:
 
 
 STRAY_DISTANCE = 5.0
-"""A camera is a stray if it is farther from the middle than this many times the distance of nine tenths of the
-cameras."""
+"""A camera is a stray if it is farther from the middle than this multiple of the distance that nine tenths of the
+cameras stay within."""
 MOST_STRAYS = 0.1
 """Largest share of the cameras that can be strays; a larger group is a part of the scene."""
 
@@ -141,7 +141,7 @@ def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int6
     there are fewer than `count` poses.
     """
     if not 0 < count <= len(c2w):
-        raise ValueError(f"farthest_points: {count} of {len(c2w)} poses were asked for")
+        raise ValueError(f"farthest_points: expected a count from 1 to {len(c2w)}, the number of poses, got {count}")
     distances = pose_distances(c2w)
     nearest = distances[start].clone()
     taken = [start]
@@ -152,7 +152,7 @@ def farthest_points(c2w: Float[Tensor, "v 4 4"], count: int, start: int) -> Int6
 
 
 def _partial_rotation(rotation: Float[Tensor, "n 3 3"], fraction: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
-    """Rotations by `fraction` of each given rotation's angle (at most pi) about its axis; float64."""
+    """Return rotations by `fraction` of each given rotation's angle (at most pi) about its axis, in float64."""
     w, axis = _quaternion(rotation).split([1, 3], dim=-1)
     sine = axis.norm(dim=-1, keepdim=True)
     angle = 2 * torch.atan2(sine, w) * fraction[:, None]
@@ -164,7 +164,7 @@ def _partial_rotation(rotation: Float[Tensor, "n 3 3"], fraction: Float[Tensor, 
 
 
 def _quaternion(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
-    """Unit quaternion (w, x, y, z) with w >= 0.
+    """Return the unit quaternion (w, x, y, z) with w >= 0.
 
     Each row of the matrix below is the quaternion multiplied by four times one of its components. The row of the
     largest component is accurate for every rotation, including those by pi.
@@ -184,5 +184,5 @@ def _quaternion(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
 
 
 def flip_axes(c2w: Float[Tensor, "*n 4 4"]) -> Float[Tensor, "*n 4 4"]:
-    """OpenGL <-> OpenCV camera axes: y and z change sign; its own inverse."""
+    """Convert camera axes between OpenGL and OpenCV: y and z change sign. The function is its own inverse."""
     return c2w * c2w.new_tensor([1.0, -1.0, -1.0, 1.0])

@@ -23,7 +23,7 @@ from scenetok_ns.evaluation.pictures import side_by_side
 from scenetok_ns.evaluation.protocol import settings_of
 from scenetok_ns.evaluation.records import SCENES, EvaluationFolder
 from scenetok_ns.evaluation.scene_evaluation import SceneEvaluation
-from scenetok_ns.evaluation.summary import Summary, summarise
+from scenetok_ns.evaluation.summary import Summary, few_sample_notes, summarise
 from scenetok_ns.tools.printing import description_column, plain_console, print_line
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def evaluate_resumable(
     check_photographs(renderer.scenes)
     measures = Measures.load(options, renderer.device)
     for names, reason in by_reason(measures.not_computed):
-        print_line(f"without {names}: {reason}", style="yellow")
+        print_line(f"{names} not computed: {reason}", style="yellow")
     evaluation = SceneEvaluation(
         renderer, measures, EvaluationFolder(Path()), baselines=baselines, batch_scenes=options.batch_scenes
     )
@@ -66,7 +66,10 @@ def evaluate_resumable(
         summary = run_with_progress(evaluation, settings, "Evaluating scenes")
         skipped = all_skipped(evaluation)
     assert summary is not None  # there is one shard only
-    return summary.results | details(summary, measures, settings, skipped)
+    found = summary.results | details(summary, measures, settings, skipped)
+    for note in few_sample_notes(found):
+        print_line(note, style="yellow")
+    return found
 
 
 def evaluate_quickly(renderer: SceneRenderer, *, baselines: bool = False) -> dict[str, float]:
@@ -119,6 +122,7 @@ def details(
     """Protocol and other details that a JSON file holds beside the figures."""
     return {
         "samples": summary.samples,
+        "few_samples": summary.few_samples,
         "not_computed": measures.not_computed | summary.not_computed,
         "skipped": skipped,
         "protocol": settings,

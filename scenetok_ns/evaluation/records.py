@@ -70,7 +70,7 @@ class EvaluationFolder:
         """Start an evaluation, or continue one with the same settings.
 
         Raises:
-            DataError: The folder holds an evaluation with other settings, or something else.
+            DataError: The folder holds an evaluation with other settings, or files that are not an evaluation.
         """
         path = self.root / SETTINGS
         content = json.loads(json.dumps(settings))
@@ -78,7 +78,9 @@ class EvaluationFolder:
         names = [entry.name for entry in self.root.iterdir()] if self.root.is_dir() else []
         if not path.is_file():
             if not all(UNFINISHED.fullmatch(name) for name in names):
-                raise DataError(f"{self.root} holds something else (no {SETTINGS}); choose another folder")
+                raise DataError(
+                    f"{self.root} holds files but no {SETTINGS}, so it is not an evaluation; choose another folder"
+                )
             write_atomically(path, json.dumps(content, indent=1).encode())
         else:
             try:
@@ -145,7 +147,7 @@ def _read_skip(path: Path) -> dict[str, str]:
 
 
 def file_name(key: str) -> str:
-    """File name of a scene: its name or, if that contains special characters, a similar but unique name."""
+    """Return the file name of a scene: its name or, if that has special characters, a similar but unique name."""
     plain = re.sub(r"[^\w.-]", "_", key)
     return (
         plain if plain == key and not key.startswith(".") else f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

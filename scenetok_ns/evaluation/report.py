@@ -17,6 +17,7 @@ from scenetok_ns.evaluation.baselines import BASELINES
 from scenetok_ns.evaluation.measures import by_reason
 from scenetok_ns.evaluation.options import FIGURES, ReportOptions
 from scenetok_ns.evaluation.records import EvaluationFolder
+from scenetok_ns.evaluation.summary import few_sample_notes
 from scenetok_ns.evaluation.sweeps import COUNTS, PLOT, Row, shown_metrics
 from scenetok_ns.tools.json_files import JsonError, read_json
 
@@ -81,6 +82,7 @@ def page(
         "baselines": [name for name in BASELINES if f"psnr_{name}" in figures["results"]],
         "figures": _figure_rows(figures),
         "missing": by_reason(figures["not_computed"]),
+        "notes": few_sample_notes(figures),
         "protocol": figures["protocol"],
         "skipped": figures["skipped"],
         "sweep": _sweep(folder, whole.get("table", [])),

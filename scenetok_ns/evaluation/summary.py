@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,8 @@ class Summary:
     """Metric over the set -> number of pictures (or clips) on each side."""
     not_computed: dict[str, str] = field(default_factory=dict)
     """Metric over the set -> reason why it is not computed."""
+    few_samples: dict[str, int] = field(default_factory=dict)
+    """Frechet distance with fewer samples than features -> number of features."""
 
 
 @dataclass
@@ -153,7 +155,23 @@ def _over_set(summary: Summary, network: str, metric: _SetMetric, letter: str, w
             summary.not_computed[full] = f"needs at least 2 {what}, there are {metric.pred.count}"
         elif kind == "frechet":
             summary.results[full] = frechet_of_moments(metric.pred, metric.target)
+            assert metric.pred.mean is not None
+            if metric.pred.count < len(metric.pred.mean):
+                summary.few_samples[full] = len(metric.pred.mean)
         else:
             assert metric.kept_pred.features is not None and metric.kept_target.features is not None
             mean, deviation = kernel_distance(metric.kept_pred.features, metric.kept_target.features)
             summary.results |= {full: mean, f"{full}_std": deviation}
+
+
+def few_sample_notes(figures: Mapping[str, Any]) -> list[str]:
+    """Return a note for each Frechet distance with fewer samples than features.
+
+    Args:
+        figures: Figures of an evaluation, as JSON holds them.
+    """
+    return [
+        f"{name} is unreliable: {figures['samples'][name]} samples are fewer than its {features} features, which makes "
+        "it too high; compare it only with the same number of samples"
+        for name, features in figures.get("few_samples", {}).items()
+    ]

@@ -33,20 +33,20 @@ CLOSE = 0.1
 
 
 def axis_rays(cameras: CameraBatch, size: tuple[int, int]) -> Float[Tensor, "n 3 h w"]:
-    """Directions through the pixel centres in world axes, scaled to depth 1 along the optical axis, not to length 1."""
+    """Return directions through the pixel centres in world axes, scaled to depth 1 along the optical axis."""
     lenses = torch.linalg.inv_ex(cameras.intrinsics[0].float()).inverse
     rays = cameras.c2w[0, :, :3, :3].float() @ lenses @ pixel_centres(size, cameras.c2w.device)
     return rays.unflatten(2, size)
 
 
 def ray_lengths(intrinsics: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
-    """Factor from depth along the axis to distance along each pixel's ray, at least 1."""
+    """Return the factor from depth along the axis to distance along each pixel's ray; it is at least 1."""
     rays = torch.linalg.inv_ex(intrinsics.float()).inverse @ pixel_centres(size, intrinsics.device)
     return torch.linalg.vector_norm(rays, dim=1, keepdim=True).unflatten(2, size)
 
 
 def unproject(depth: Float[Tensor, "n 1 h w"], cameras: CameraBatch) -> Float[Tensor, "n 3 h w"]:
-    """World points of all pixels."""
+    """Return the world points of all pixels."""
     height, width = depth.shape[-2:]
     return cameras.c2w[0, :, :3, 3, None, None].float() + axis_rays(cameras, (height, width)) * depth
 
@@ -104,7 +104,7 @@ def seen_from(
 def disagreement(
     depth: Float[Tensor, "n 1 h w"], cameras: CameraBatch, first: int, second: int
 ) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
-    """Relative difference between one view's depth, moved into another view, and that view's own depth.
+    """Compute the relative difference between one view's depth, moved into another view, and that view's own depth.
 
     Returns:
         |moved - own| / own for each pixel of view `first`, and a mask of the pixels that count: those inside view
@@ -119,7 +119,7 @@ def disagreement(
 
 
 def normals_of(depth: Float[Tensor, "n 1 h w"], cameras: CameraBatch) -> Float[Tensor, "n 3 h w"]:
-    """Unit normals of the surface in each depth map, in world axes, pointing towards the camera."""
+    """Compute the unit normals of the surface in each depth map, in world axes, pointing towards the camera."""
     points = unproject(depth, cameras)
     padded = F.pad(points, (1, 1, 1, 1), mode="replicate")
     across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]

@@ -1,4 +1,4 @@
-"""Metrics of pictures, with one value per picture, and of depth. Those of pictures take keywords, to avoid mix-ups."""
+"""Metrics of pictures, with one value per picture, and of depth. Picture metrics take keywords, to avoid mix-ups."""
 
 from __future__ import annotations
 

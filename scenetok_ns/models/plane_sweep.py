@@ -45,7 +45,7 @@ SAME_PLACE = 1e-5
 """Pose distance (`pose_distances`, in units of the cameras' spread) below which two pictures count as taken from one
 place."""
 UNSEEN = 0.08
-"""Cost of a depth whose point no other picture shows: between the cost of equal and that of different colours."""
+"""Cost of a depth whose point no other picture shows. It lies between the costs of equal and of different colours."""
 
 
 @torch.no_grad()
@@ -90,13 +90,13 @@ def sweep_depths(
 
 
 def depth_steps(unit: float, options: PlaneSweepOptions) -> Float[Tensor, " depths"]:
-    """Depths to try, in units of the poses."""
+    """Return the depths to try, in units of the poses."""
     steps = torch.linspace(0, 1, options.num_depths)
     return unit * options.nearest * (options.farthest / options.nearest) ** steps
 
 
 def neighbours(c2w: Float[Tensor, "n 4 4"], count: int) -> Int64[Tensor, "n count"]:
-    """Indices of `count` other cameras for each camera: the nearest ones in position and angle.
+    """Return the indices of `count` other cameras for each camera: the nearest ones in position and angle.
 
     Every second one is skipped if there are enough, and cameras at the same place come last, because near cameras say
     little about depth. Positions are in units of the cameras' spread, which counts as much as an angle of one radian.
@@ -115,7 +115,7 @@ def colour_difference(
     world: Float[Tensor, "3 d pixels"],
     colour: Float[Tensor, "3 pixels"],
 ) -> Float[Tensor, "d pixels"]:
-    """Mean absolute colour difference between points and the frames that see them; infinite if none does.
+    """Compute the mean absolute colour difference between points and the frames that see them; infinite if none does.
 
     Only the better half of these frames counts, because the point may be hidden in the others.
     """
@@ -136,7 +136,7 @@ def _cost(
     others: Int64[Tensor, " m"],
     depths: Float[Tensor, " d"],
 ) -> Float[Tensor, "d h w"]:
-    """Colour difference of each pixel of one frame at each depth, averaged over 3 x 3 pixels."""
+    """Compute the colour difference of each pixel of one frame at each depth, averaged over 3 x 3 pixels."""
     size = (frames.shape[-2], frames.shape[-1])
     own = cameras.select([reference])
     rays = axis_rays(own, size)[0].flatten(1)
@@ -147,7 +147,7 @@ def _cost(
 
 
 def _semi_global(cost: Float[Tensor, "d n h w"], options: PlaneSweepOptions) -> Float[Tensor, "d n h w"]:
-    """Mean over four directions of the cost of the best path that ends at each pixel with each depth."""
+    """Compute the cost of the best path that ends at each pixel with each depth, averaged over four directions."""
     total = torch.zeros_like(cost)
     for dim in (2, 3):
         for backwards in (False, True):
@@ -158,7 +158,7 @@ def _semi_global(cost: Float[Tensor, "d n h w"], options: PlaneSweepOptions) -> 
 
 
 def _along(cost: Float[Tensor, "d n h w"], dim: int, options: PlaneSweepOptions) -> Float[Tensor, "d n h w"]:
-    """Costs of the best paths along a dimension, minus the lowest cost at the previous pixel."""
+    """Compute the costs of the best paths along a dimension, minus the lowest cost at the previous pixel."""
     first, *others = cost.unbind(dim)
     found = [first]
     for own in others:
@@ -175,7 +175,7 @@ def _along(cost: Float[Tensor, "d n h w"], dim: int, options: PlaneSweepOptions)
 def _best(
     cost: Float[Tensor, "d n h w"], depths: Float[Tensor, " d"], options: PlaneSweepOptions
 ) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n h w"]]:
-    """Depth of the lowest cost, interpolated between tried depths, and the probability of those within CLOSE of it."""
+    """Return the depth of the lowest cost, interpolated, and the probability that the depth is within CLOSE of it."""
     likely = (-cost / options.temperature).softmax(dim=0)
     logs = depths.log().view(-1, 1, 1, 1)
     distance = (torch.arange(len(depths), device=cost.device).view(-1, 1, 1, 1) - cost.argmin(dim=0)).abs()

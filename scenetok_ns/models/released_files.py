@@ -91,7 +91,7 @@ RELEASED_FILES: tuple[ReleasedFile, ...] = (
 
 
 def weights_folder() -> Path:
-    """Folder of the user's cache that `scenetok download` puts files into, except those in the Hub's own cache."""
+    """Return the folder in the user's cache for files of `scenetok download` that are not in the Hub's own cache."""
     return cache_folder() / "weights"
 
 
@@ -107,7 +107,7 @@ def find_released(name: str, folders: Sequence[Path], *, cached: bool = True) ->
 
 
 def files_of(preset: Preset) -> dict[Role, ReleasedFile]:
-    """The released files that a preset needs, by purpose.
+    """Return the released files that a preset needs, by purpose.
 
     Presets whose training run was not released have no checkpoint here, and neither has a preset file of your own that
     names an unreleased one. Presets whose weights come with the package need no files at all.

@@ -42,7 +42,7 @@ class SceneTokens:
     reference_c2w: Float[Tensor, "4 4"]
     """The camera that all poses are taken relative to before the networks see them; camera-to-world, OpenCV axes."""
     preset: str
-    """Name of the preset whose networks made the tokens. Only presets with the same tokenizer can render them."""
+    """Name of the preset whose networks created the tokens. Only presets with the same tokenizer can render them."""
     logvar: Float[Tensor, "n dim"] | None = None
     """Log-variance of the tokens' Gaussian; None: the tokens are a sample, or generated."""
     scene: str = ""
@@ -52,13 +52,13 @@ class SceneTokens:
     """SHA-256 of the photographs, in order; empty: not known."""
     cameras_c2w: Float[Tensor, "v 4 4"] | None = None
     """Cameras that the scene is seen from: those of the photographs, or a generated scene's anchors.
-    Camera-to-world, OpenCV axes, units of the capture; paths are made from them. None: not known."""
+    Camera-to-world, OpenCV axes, units of the capture. Camera paths are computed from them. None: not known."""
     cameras_intrinsics: Float[Tensor, "v 3 3"] | None = None
     """Intrinsics of these cameras, for the square pictures."""
     latents: Float[Tensor, "v c h w"] | None = None
-    """Latents of the photographs, in the order of the cameras, for `SceneTok.add_views`. None: not kept."""
+    """Latents of the photographs, in the order of the cameras, for `SceneTok.add_views`. None: not stored."""
     subset_of: int | None = None
-    """Number of the scene's tokens, of which these are the first; None: these are all."""
+    """Number of all tokens of the scene, if these are only the first; None: these are all."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "reference_c2w", *OPTIONAL):
@@ -126,7 +126,7 @@ class SceneTokens:
         return replace(self, mean=self.mean[:count], logvar=logvar, subset_of=None if count == whole else whole)
 
     def to(self, device: torch.device | str) -> SceneTokens:
-        """The same tokens on another device."""
+        """Return the same tokens on another device."""
         tensors = {name: getattr(self, name) for name in ("mean", "reference_c2w", *OPTIONAL)}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
@@ -139,7 +139,7 @@ class SceneTokens:
                 log-variance take 64 KiB.
 
         Raises:
-            ValueError: The dtype is another one.
+            ValueError: The dtype is none of these.
             OSError: The file cannot be written.
         """
         if dtype not in _DTYPES:

@@ -15,7 +15,7 @@ from scenetok_ns.tools.printing import print_line
 def write_after_training(
     attributes: TrainingCallbackAttributes, name: str, write: Callable[[Path], str]
 ) -> list[TrainingCallback]:
-    """Write a file into the run folder at the end of the training, in the main process.
+    """Write a file into the run folder at the end of training, in the main process.
 
     Args:
         attributes: Attributes that Nerfstudio gives to `get_training_callbacks`.

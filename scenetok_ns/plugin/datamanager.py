@@ -69,6 +69,8 @@ class SceneTokDataManagerConfig(EvaluationViewsConfig, VanillaDataManagerConfig)
     # The configurations of pipeline and trainer fill these in.
     preset: tyro.conf.Suppress[str] = "re10k"
     seed: tyro.conf.Suppress[int] = 42
+    fits: tyro.conf.Suppress[bool] = False
+    """Whether a command fits the tokens of the scene to its photographs, so that no note advises it."""
     # Options of ray-based methods; they mean nothing here.
     train_num_rays_per_batch: tyro.conf.Suppress[int] = 1024
     train_num_images_to_sample_from: tyro.conf.Suppress[int] = -1
@@ -154,7 +156,7 @@ class SceneTokDataManager(VanillaDataManager[SceneViews]):
         )
         print_line(capture.summary())
         if self.preset.is_embedded and not self.refines:
-            print_line(unrefined_note(self.preset.name, Path(self.dataparser.config.data)))
+            print_line(unrefined_note(self.preset.name, Path(self.dataparser.config.data), fits=self.config.fits))
         return capture
 
     # --- What Nerfstudio's trainer and tools call ---

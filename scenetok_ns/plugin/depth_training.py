@@ -95,7 +95,7 @@ class DepthModel(SceneTokModel):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Write the head's own file at the end of the training."""
+        """Write the head's own file at the end of training."""
 
         def write(file: Path) -> str:
             save_depth_head(self.depth_head, file, self.preset, self.scenetok.denoiser)

@@ -77,7 +77,7 @@ class SceneTokModelConfig(ModelConfig):
     autoencoders in the published code's precision. off: the plain loop, as everywhere else."""
     compile: bool | None = None
     """Training: compile everything that is not fused (torch.compile), which takes 10 to 60 seconds at the start. None:
-    on a GPU, if the training is long enough."""
+    on a GPU, if training is long enough."""
     fused: bool | None = None
     """Training on a GPU: run the networks' blocks on our own kernels, which need less memory and no compilation. Hooks
     on parts of a block do not run. None: if the kernels fit. False: use torch's operations."""
@@ -118,10 +118,10 @@ class SceneTokModelConfig(ModelConfig):
     """How photographs become tokens. mean: nothing is sampled. latents: VA-VAE's latents are sampled, as in the
     published code, also in training. published: scene tokens are sampled as well, except in training."""
     tokenizer: Path | None = None
-    """SceneGen and scenetok-refine, at the start of a training: run folder or released checkpoint with the compressor
+    """SceneGen and scenetok-refine, at the start of training: run folder or released checkpoint with the compressor
     and the denoiser that stay frozen; None: those in the package, where the preset's tokenizer comes with it."""
     initial_weights: Path | None = None
-    """At the start of a training: run folder, checkpoint or released checkpoint to start from. Tensors that fit in name
+    """At the start of training: run folder, checkpoint or released checkpoint to start from. Tensors that fit in name
     and shape are loaded; scene tokens of a smaller model become the first tokens. The other tensors stay random and are
     listed."""
 

@@ -240,7 +240,7 @@ class SceneTokPipeline(VanillaPipeline):
             state = averaged_weights(state)
         state = {"_extra_state": own["_extra_state"], **state}
         check_tensors(own, state, "the checkpoint does not fit this model and was not loaded")
-        check_finite(state, "the checkpoint is damaged, or of a training that diverged: take an earlier one")
+        check_finite(state, "the checkpoint is damaged, or its training run diverged: use an earlier one")
         self.model.update_to_step(step)
         self.model.load_state_dict(state, strict=True)
         if average is not None and not has_average:

@@ -123,7 +123,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
     # --- Photographs ---
 
     def _photographs(self, side: int) -> tuple[Float[Tensor, "v 3 h w"], CameraBatch]:
-        """Square middles of the training photographs, as large as they come, at the model's size, and their cameras."""
+        """Return the middle squares of the training photographs, resized to `side` pixels, and their cameras."""
         pictures = []
         for data in self.cached_train:
             image = data["image"][..., :3].permute(2, 0, 1)
@@ -136,12 +136,12 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
         return torch.stack(pictures), cameras
 
     def _units(self) -> float | None:
-        """The factor of `--pose-scale`, for poses as the dataparser gives them."""
+        """Return the factor of `--pose-scale`, for poses as the dataparser returns them."""
         scale = self.config.pose_scale
         return None if scale is None else scale / self.train_dataparser_outputs.dataparser_scale
 
     def _over_picture(self, depth: Float[Tensor, "1 s s"], index: int) -> Float[Tensor, "h w 1"]:
-        """Depth of the square middle of a photograph, in its place in the whole one; 0 beside it."""
+        """Place the depth of a photograph's middle square in the whole photograph; the rest is 0."""
         height, width = self.cached_train[index]["image"].shape[:2]
         length = min(height, width)
         top, left = (height - length) // 2, (width - length) // 2
@@ -157,7 +157,10 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
     # --- Training ---
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """A photograph, or a rendered view: its batch has "weight" [h, w, 1] too. Both have "depth", 0: not known."""
+        """Return a photograph or a rendered view. Batches have "depth", 0 where it is unknown.
+
+        Batches of rendered views also have "weight" [h, w, 1].
+        """
         config = self.config
         done = min(step / max(config.anneal_steps, 1), 1.0)
         if self._scene is not None and config.refine_at is not None and step >= config.refine_at:
@@ -185,7 +188,7 @@ def _between(ends: tuple[float, float], done: float) -> float:
 
 @dataclass(frozen=True)
 class RenderedBatches:
-    """Rendered views as batches of Nerfstudio's."""
+    """Rendered views as batches for Nerfstudio."""
 
     cameras: Cameras
     images: Float[Tensor, "n h w 3"]
@@ -195,7 +198,7 @@ class RenderedBatches:
     """[n, h, w, 1], which pixels no photograph shows."""
 
     def batch(self, number: int, seen_weight: float) -> tuple[Cameras, dict[str, Any]]:
-        """One view; pixels that photographs show weigh `seen_weight` of what others do."""
+        """Return one view. The weight of pixels that photographs show too is multiplied by `seen_weight`."""
         weight = self.certainty[number] * torch.where(self.unseen[number], 1.0, seen_weight)
         data = {"image": self.images[number], "depth": self.depths[number], "weight": weight, "image_idx": number}
         return self.cameras[number : number + 1], data
@@ -250,7 +253,7 @@ class _Scene:
         self.views = self._chosen_views() if config.num_renders else None
 
     def _render(self, paths: list[Float[Tensor, "n 4 4"]]) -> JointViews:
-        """Views along some paths, with the lens of the first photograph."""
+        """Return views along some paths, with the lens of the first photograph."""
         lens = self.cameras.intrinsics[:, :1]
         return join_views([self._views(CameraBatch(p[None], lens.expand(1, len(p), 3, 3))) for p in paths])
 
@@ -274,7 +277,7 @@ class _Scene:
         return self.photographs.depth.depth
 
     def start_points(self, limit: int) -> Points:
-        """Points of all photographs, and of what only rendered views show."""
+        """Return the points of all photographs, and of surfaces that only rendered views show."""
         points = [depth_points(self.frames, self.cameras, self.photographs.depth.depth)]
         if self.views is not None:
             views = self.views
@@ -296,7 +299,7 @@ class _Scene:
             self.views = self._views(self.views.cameras, self.views.depth)
 
     def batches(self, side: int) -> RenderedBatches:
-        """The rendered views at side x side pixels."""
+        """Return the rendered views at side x side pixels."""
         assert self.views is not None
         views, unseen = self.views, self._unseen(self.views)[:, None].float()
 

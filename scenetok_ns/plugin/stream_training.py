@@ -98,7 +98,7 @@ class StudentModel(SceneTokModel):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Write the student's own file at the end of the training."""
+        """Write the student's own file at the end of training."""
 
         def write(file: Path) -> str:
             student = Student(self.student, self.config.causal, self.config.student_steps)

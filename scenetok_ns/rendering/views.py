@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 MOST_HELD_OUT = 48
-"""Maximum number of held-out views to render, spread over those that a scene has."""
+"""Maximum number of held-out views to render, spread evenly over those of the scene."""
 DepthWanted = Literal["never", "with head", "always"]
 HELD_OUT_EVERY = 8
-"""Without photographs, one of this number of views of the path is held out."""
+"""Without photographs, every N-th view of the path is held out, where N is this number."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RenderedViews:
     frames: Float[Tensor, "n 3 side side"]
     """Pixels in [0, 1]."""
     cameras: CameraBatch
-    """A batch of one."""
+    """One scene: a batch of one."""
 
     def select(self, index: Tensor) -> RenderedViews:
         return RenderedViews(self.frames[index], self.cameras.select(index))

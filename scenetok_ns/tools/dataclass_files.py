@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 LARGEST = 1e9
-"""Largest absolute value of a number in a file."""
+"""Largest absolute value that a number in a file may have."""
 
 
 def read_yaml(path: Path) -> Any:

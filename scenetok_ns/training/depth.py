@@ -1,4 +1,4 @@
-"""Training of depth heads on a frozen denoiser: inputs of the head, and its losses.
+"""Train depth heads on a frozen denoiser: inputs of the head, and its losses.
 
 A head sees features of the last denoising step. In training, latents of true frames are noised to the level of such a
 step. For some elements they are the denoiser's own estimate from pure noise, as blurred as its renders in unseen
@@ -97,7 +97,7 @@ def last_features(
     cameras: CameraBatch,
     draws: DepthDraws,
 ) -> LastFeatures:
-    """Features that the head gets, of latents of true frames. `cameras` are relative to the scene's reference."""
+    """Compute the head's inputs from latents of true frames. `cameras` are relative to the scene's reference."""
     poses = denoiser.embed_poses(cameras)
     context = denoiser.cross_attention_kv(state)
     velocity = denoiser.velocity(draws.start, poses, network_time(torch.ones_like(draws.times)), context)
@@ -112,10 +112,11 @@ def photometric_loss(
     images: Float[Tensor, "b f 3 height width"],
     cameras: CameraBatch,
 ) -> Float[Tensor, ""]:
-    """Difference of each frame and its neighbours moved into it by its depth, and unevenness of depth where it is even.
+    """Compare each frame with its neighbours, warped into it by its depth, and penalise uneven depth in even areas.
 
-    At each pixel, only the better of the frames before and after counts: the other may not see it. Pixels that move to
-    no better match than none at all (what stands still with the camera, or has no parallax) do not count.
+    At each pixel, only the better of the frames before and after counts, because the other may not see the pixel. A
+    pixel counts only if it matches better with warping than without. This leaves out what moves with the camera, and
+    what has no parallax.
     """
     size = (images.shape[-2], images.shape[-1])
     depth, _ = as_depth(log_inverse, torch.zeros_like(log_inverse), size)
@@ -143,7 +144,7 @@ def photometric_loss(
 
 
 def photometric_difference(pred: Float[Tensor, "n 3 h w"], target: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "n h w"]:
-    """Absolute difference and local dissimilarity (SSIM over 3 x 3 pixels) of pictures, for each pixel."""
+    """Compute the absolute difference and local dissimilarity (SSIM over 3 x 3 pixels) of pictures, for each pixel."""
     target = target.expand_as(pred)
 
     def mean(x: Tensor) -> Tensor:
@@ -160,9 +161,9 @@ def photometric_difference(pred: Float[Tensor, "n 3 h w"], target: Float[Tensor,
 def swept_targets(
     images: Float[Tensor, "b n 3 h w"], cameras: CameraBatch, references: list[int]
 ) -> tuple[Float[Tensor, "b f 1 h w"], Float[Tensor, "b f 1 h w"]]:
-    """Depth of some frames of each element by a plane sweep over all of them, and how much each pixel counts.
+    """Estimate the depth of some frames of each element by a plane sweep over all of them, and weight each pixel.
 
-    Nothing counts in elements whose cameras are all in one place, because they have no parallax.
+    All weights are 0 in elements whose cameras are all in one place, because they have no parallax.
     """
     depths, weights = [], []
     for element in range(len(images)):

@@ -1,4 +1,4 @@
-"""Start a training from all weights of another model that fit, as the published recipes do."""
+"""Start training from all weights of another model that fit, as the published recipes do."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def workload(scenetok: SceneTok, run: TrainingRun, *, averaged: bool = False, pi
 
     Args:
         scenetok: Model whose trained networks require gradients.
-        run: Sizes of the training.
+        run: Sizes of the training run.
         averaged: Whether EMA weights are kept.
         pictures: Whether autoencoders run during training, to encode photographs or to evaluate.
     """

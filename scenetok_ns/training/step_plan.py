@@ -199,8 +199,8 @@ def plan_steps(
     """Choose how training steps of a model run, and prepare its networks for it.
 
     Args:
-        scenetok: Model, on the device of the training.
-        run: Sizes of the training.
+        scenetok: Model, on the device for training.
+        run: Sizes of the training run.
         wishes: Options that the user gave.
         flags: Spelling of the options in errors.
         uncompilable: Reason why networks of this training are not compiled; None: they can be.

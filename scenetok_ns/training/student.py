@@ -1,4 +1,4 @@
-"""Training of few-step students: a causal one that streams, or one that denoises windows.
+"""Train few-step students: causal ones that stream, or ones that denoise windows.
 
 The student starts from the denoiser's own weights and learns to predict final latents from the few noise levels that it
 is used at. A causal student sees earlier chunks as a stream does, in one pass over the window with a block-causal mask.
@@ -75,9 +75,9 @@ class StudentDraws:
 
     noise: Float[Tensor, "b l c h w"]
     step: Int[Tensor, " b"]
-    """Step that each element is trained at."""
+    """Denoising step at which each element is trained."""
     continued: Bool[Tensor, " b"]
-    """Elements of a window student whose first latents are final."""
+    """Whether the first latents of each element are final. Only window students have such elements."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class Estimates:
     """1 for predicted latents, 0 for given ones."""
 
     def loss(self, target: Float[Tensor, "b l c h w"]) -> Float[Tensor, ""]:
-        """Mean squared error of predicted latents."""
+        """Compute the mean squared error of the predicted latents."""
         error = mean_square(self.latents.flatten(0, 1), target.flatten(0, 1)).view(self.counts.shape)
         return (error * self.counts).sum() / self.counts.sum()
 
 
 def learns_from_samples(preset: Preset) -> bool:
-    """Whether a student's targets are samples of the trained network; otherwise they are the latents of the data."""
+    """Whether a student's targets are samples of the trained network. Otherwise they are the latents of the data."""
     return preset.sampler.steps > OWN_STEPS
 
 
@@ -161,7 +161,7 @@ def student_estimates(
 
 
 def _given_latents(draws: StudentDraws, recipe: StudentRecipe) -> Bool[Tensor, "b l 1 1 1"]:
-    """Latents of a window student that are final from the start."""
+    """Mark the latents of a window student that are final from the start."""
     length = draws.noise.shape[1]
     count = min(recipe.clean_targets, length - recipe.chunk) // recipe.chunk * recipe.chunk
     first = torch.arange(length, device=draws.noise.device) < (0 if recipe.causal else count)

@@ -1,4 +1,4 @@
-"""Long work while the viewer stays live: a thread that takes turns with the render threads."""
+"""Run long work in a thread that takes turns with the render threads, so that the viewer stays live."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder Generation of a SceneGen run: a scene from photographs, while the viewer stays live."""
+"""The folder Generation of a SceneGen run. It generates a scene from photographs while the viewer stays live."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class GenerationPart(Part):
         return f"generating {title}"
 
     def report(self, text: str, kind: Kind, done: float | None) -> None:
-        """State of the generation; also in the picture while there is no scene."""
+        """Report the state of the generation. While there is no scene, the picture shows it too."""
         self.session.shown.note = text
         self.says(text, kind, done)
         if done is None or not self.session.shown.ready:

@@ -262,6 +262,9 @@ def test_the_note_names_what_helps(tmp_path: Path) -> None:
         (tmp_path / "binary/sparse/0/images.bin").write_bytes(struct.pack("<Q", count) + b"poses")
         assert word in unrefined_note("scenetok-tiny", tmp_path / "binary")
     assert "scenetok-refine" in unrefined_note("scenetok-tiny", tmp_path / "unknown")
+    fitted = unrefined_note("scenetok-tiny", few, fits=True)
+    assert fitted.endswith("rough shapes of photographs.") and "improve" not in fitted
+    assert "scenetok-refine" in unrefined_note("scenetok-tiny", many, fits=True)
     generated = unrefined_note("scenegen-tiny", few)
     assert "resembles these rooms" in generated and "scenetok" not in generated
 

@@ -58,6 +58,7 @@ def test_a_capture_gives_its_views_and_its_scale(capture: Path) -> None:
     preset = load_preset("scenetok-tiny")
     scenes = open_scenes(capture, preset, num_context=3)
     assert len(scenes) == 1 and scenes.names == [capture.name]
+    assert repr(scenes) == f"PosedScenes(1 scene of {capture}, split test: {capture.name!r})"
     views, target = scenes.context(), scenes.targets()
     assert views.images.shape == (3, 3, 128, 128) and views.images.dtype == torch.uint8
     assert views.cameras.c2w.shape == (1, 3, 4, 4) and views.scene == capture.name
@@ -74,6 +75,7 @@ def test_a_data_set_gives_the_views_of_the_pipeline(tmp_path: Path) -> None:
     scenes = open_scenes(data, preset)
     expected = small_pipeline(data).datamanager.scenes
     assert [views.scene for views in scenes] == expected.keys[:3]  # the broken one is left out
+    assert repr(scenes) == f"PosedScenes(4 scenes of {data}, split test: 'test0', 'test1', 'test2', ...)"
     views = scenes.context(expected.keys[1])
     assert torch.equal(views.images, expected.context_views(1).images) and views.pose_scale == 1.0
     assert torch.equal(views.cameras.c2w[0], expected.context_views(1).c2w)

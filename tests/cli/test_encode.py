@@ -10,6 +10,7 @@ import pytest
 import torch
 from nerfstudio.scripts.render import RenderCameraPath
 from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image
 from safetensors.torch import load_file
 from support.command_line import failure, failure_in, scenetok, scenetok_in
 
@@ -46,6 +47,16 @@ def render(run: Path, output: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted((output / "pictures").glob("*.png"))]
 
 
+def photographs_of_a_walk(folder: Path) -> list[tuple[Path, list[list[float]]]]:
+    """Write four photographs. Returns their files and their poses."""
+    found = []
+    for number in range(4):
+        file = folder / f"{number}.png"
+        Image.new("RGB", (128, 128), (60 * number, 100, 50)).save(file)
+        found.append((file, [[1.0, 0, 0, float(number)], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]]))
+    return found
+
+
 def test_a_scene_is_rendered_from_its_token_file_without_its_photographs(workplace: Path, tmp_path: Path) -> None:
     scenetok_in(workplace, "encode", run="run", output="scene.safetensors", scene=SCENES[1])
     tokens = SceneTokens.load(workplace / "scene.safetensors")
@@ -73,6 +84,18 @@ def test_tokens_are_fitted_to_the_photographs_on_request(workplace: Path, tmp_pa
     assert fitted.logvar is None and fitted.sources == plain.sources and len(fitted.sources) == 4
     split = {"split": "test", "output": tmp_path / "split", "fit_steps": 3}
     assert "leave out --scene, --num-context, --fit-steps and" in failure_in(workplace, "encode", run="run", **split)
+
+
+def test_no_note_advises_the_fitting_that_was_requested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shot = [{"file_path": file.name, "transform_matrix": pose} for file, pose in photographs_of_a_walk(tmp_path)]
+    lens = {"fl_x": 128.0, "fl_y": 128.0, "cx": 64.0, "cy": 64.0, "w": 128, "h": 128}
+    (tmp_path / "transforms.json").write_text(json.dumps({**lens, "frames": shot}))
+    for steps in (0, 1):
+        output = tmp_path / f"{steps}.safetensors"
+        scenetok("encode", "--no-run-folder", data=tmp_path, output=output, fit_steps=steps)
+        said = "".join(capsys.readouterr())
+        assert "keeps only colours and rough shapes" in said
+        assert ("fit its tokens to the photographs" in said) == (steps == 0)
 
 
 def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workplace: Path, tmp_path: Path) -> None:

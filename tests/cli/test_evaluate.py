@@ -62,6 +62,14 @@ def test_one_evaluation(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert read(tmp_path / "out") == found
 
 
+def test_a_distance_of_few_samples_is_noted(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = EvaluationOptions(metrics=("stlpips",))
+    evaluate(run, tmp_path / "out", num_scenes=1, steps=1, measure=options, pictures=False)
+    assert read(tmp_path / "out")["few_samples"]["frechet_stlpips_alex"] == 256
+    said = "".join(capsys.readouterr())
+    assert f"frechet_stlpips_alex is unreliable: {TARGETS} samples are fewer than its 256 features" in said
+
+
 def test_a_sweep_with_seeds_gives_table_and_plot(run: Path, tmp_path: Path) -> None:
     sweep = SweepOptions(sweep_steps=(1, 2), sweep_solver=("euler", "multistep"))
     evaluate(run, tmp_path / "out", scenes=("test2",), seeds=2, sweep=sweep, measure=QUICK, pictures=False)

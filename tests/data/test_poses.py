@@ -90,7 +90,7 @@ def test_farthest_points_never_repeat_a_frame() -> None:
     assert farthest_points(standing, 4, start=2).tolist() == [0, 1, 2, 3]
     assert farthest_points(turned(0.0, 0.1, 0.2, 2.0), 2, start=0).tolist() == [0, 3]
     for count in (0, 5):
-        with pytest.raises(ValueError, match=f"{count} of 4 poses"):
+        with pytest.raises(ValueError, match=f"a count from 1 to 4, .* got {count}"):
             farthest_points(standing, count, start=0)
 
 

@@ -155,7 +155,7 @@ def test_other_settings_are_refused_by_name(
         first.folder.claim(settings_of(first))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="so it is not an evaluation"):
         EvaluationFolder(tmp_path / "mine").claim({})
 
 
@@ -225,6 +225,8 @@ def test_published_names_are_of_published_networks(tmp_path: Path, generation: b
     first, second = (torch.cat([both[key][side]["inception"] for key in "ab"]) for side in (0, 1))
     assert found.results[f"{letter}fid"] == pytest.approx(frechet_distance(first, second), rel=1e-6)
     assert found.samples[f"{letter}fvd"] == 2 and found.results["fps"] == 12 / 4
+    # 12 samples of 4 features are enough, 2 of 3 are few.
+    assert found.few_samples == {f"{letter}fvd": 3, f"{letter}fvd_published": 3}
     alone = summarise(folder, ["a"], generation=generation, wanted=("fvd", "kid"), image_size=8)
     for name in ("fvd", "fvd_published"):
         assert "needs at least 2 clips of neighbouring frames, there are 1" in alone.not_computed[letter + name]

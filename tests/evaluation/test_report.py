@@ -44,6 +44,7 @@ def figures() -> dict[str, Any]:
     return {
         "results": results | counts,
         "samples": {"frechet_stlpips_alex": 12},
+        "few_samples": {"frechet_stlpips_alex": 256},
         "not_computed": {"fid": "needs a file", "kid": "needs a file"},
         "skipped": {"broken": "no light"},
         "protocol": protocol,
@@ -98,6 +99,7 @@ def test_the_page_holds_everything_and_needs_nothing(folder: Path) -> None:
     assert pixels[0][2] > 150 > pixels[1][2]
     assert data["sweep"]["rows"] == [["2", "2", "20 ± 0.5"]] and data["sweep"]["plot"].startswith("data:image/png")
     assert data["missing"] == [["fid, kid", "needs a file"]] and data["skipped"] == {"broken": "no light"}
+    assert len(data["notes"]) == 1 and data["notes"][0].startswith("frechet_stlpips_alex is unreliable: 12 samples")
     assert data["figures"][0] == {"name": "psnr", "value": 20.0, "spread": 1.0, "of": "views", "baselines": [9.0]}
     outside = re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S)
     assert not re.search(r'(src|href)\s*=\s*"', outside) and "http" not in outside and "@import" not in outside
@@ -176,6 +178,7 @@ def test_several_evaluations_give_one_table(folder: Path, capsys: pytest.Capture
     ]  # fmt: skip
     said = capsys.readouterr().out
     assert all(number in said for number in ("20", "25", "10.5 ± 0.71", "psnr"))
+    assert said.count("frechet_stlpips_alex is unreliable: 12 samples are fewer than its 256 features") == 1
     assert "other has other views than seed=0 (first in scene fair)" in said and "sweep has" not in said
     for words, message in (
         (["--output", "page.html"], "expected a .csv file, got page.html"),
@@ -212,6 +215,6 @@ def test_a_browser_sorts_and_shows_it(folder: Path, tmp_path: Path) -> None:
     plain, best, views = done.stdout.split("NEXT")
     scenes = re.findall(r"<h3>(.*?)</h3>", plain)
     assert scenes == ["bad&lt;/script&gt;&lt;b&gt;", "fair", "good"]
-    assert re.findall(r"<h3>(.*?)</h3>", best) == scenes[::-1] and "Without fid, kid: needs a file" in best
+    assert re.findall(r"<h3>(.*?)</h3>", best) == scenes[::-1] and "fid, kid not computed: needs a file" in best
     shown = re.findall(r"<figcaption>.*?psnr ([\d.]+)", views)
     assert [float(value) for value in shown] == sorted(value for values in SCENES.values() for value in values)

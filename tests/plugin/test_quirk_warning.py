@@ -1,4 +1,4 @@
-"""Training afresh with an error that only released weights need is told."""
+"""Training from random weights with an error that only released weights need prints a warning."""
 
 from __future__ import annotations
 

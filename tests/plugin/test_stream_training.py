@@ -1,4 +1,4 @@
-"""scenetok-stream: only the student learns, later from its own rollout; runs and files render with the student."""
+"""scenetok-stream trains only the student, later on its own rollout. Runs and files render with the student."""
 
 from __future__ import annotations
 

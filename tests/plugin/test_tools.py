@@ -146,7 +146,7 @@ def test_ns_render_dataset(run: Path, root: Path, tools_path: None) -> None:
 
 
 def elements(client: ViewerClient, *labels: str) -> dict[str, str]:
-    """Names of elements of the page, which are sent to everyone who connects."""
+    """Return the names of elements of the page, which the server sends to everyone who connects."""
     found: dict[str, str] = {}
     for message in client.messages(60):
         if message.get("label") in labels:
@@ -157,7 +157,7 @@ def elements(client: ViewerClient, *labels: str) -> dict[str, str]:
 
 
 def test_ns_viewer(run: Path, root: Path) -> None:
-    """The page is served, and the picture of a camera is the one that ns-render makes of it, at the same aspect."""
+    """The page is served, and the picture of a camera equals that of ns-render at the same aspect ratio."""
     port, log, height, width = free_port(), root / "viewer.log", 341, 512
     entry = {"camera_to_world": np.diag([1.0, -1.0, -1.0, 1.0]).ravel().tolist(), "fov": math.degrees(1.0)}
     path = {"camera_type": "perspective", "render_height": height, "render_width": width, "fps": 1, "seconds": 1}
@@ -195,7 +195,7 @@ def test_ns_viewer(run: Path, root: Path) -> None:
 
 
 def test_viewer_and_training_together(root: Path, data: Path) -> None:
-    """ns-train --vis viewer: pictures of moved cameras come, and checkpoints go on being written but in a pause."""
+    """With ns-train --vis viewer, moved cameras get pictures, and checkpoints are written except during a pause."""
     port, log, output = free_port(), root / "viewed.log", root / "viewed"
 
     def steps() -> int:

@@ -28,7 +28,7 @@ def train(data: Path, output: Path, steps: int, **fields: Any) -> TrainerConfig:
 
 
 def differences(first: Any, second: Any, where: str = "") -> list[str]:
-    """Places at which two nested states differ."""
+    """Return the places at which two nested states differ."""
     if isinstance(first, torch.Tensor):
         return [] if torch.equal(first, second) else [where]
     if isinstance(first, dict):
@@ -43,7 +43,7 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
 
 
 def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In weights, moments, schedule and random states, to the bit. Warm-up and milestone fall into both parts."""
+    """Weights, moments, schedule and random states are equal to the bit. Warm-up and milestone fall into both parts."""
     whole = train(data, tmp_path / "whole", 8)
     assert f"ns-viewer --load-config {whole.get_base_dir()}/config.yml" in capsys.readouterr().out.replace("\n", "")
     part = train(data, tmp_path / "part", 3)

@@ -45,11 +45,13 @@ Action = Callable[[], None]
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a process. code: exit code, negative for a signal. writes: number of changes on the disk."""
+    """How a process ended."""
 
     code: int
+    """Exit code; negative: number of the signal."""
     seconds: float
     writes: int
+    """Number of changes on the disk."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def content_of(place: Path, command: str) -> dict[str, str]:
 def _digest(path: Path, command: str) -> str:
     data = path.read_bytes()
     if path.suffix == ".ckpt" and command == "ns-train":
-        # A resumed training shares fewer objects in what it saves, so pickle writes other bytes for the same values.
+        # A resumed run shares fewer objects in what it saves, so pickle writes other bytes for the same values.
         data = _plain(torch_content(path)).encode()
     elif path.name == "sha256.json":  # cached digests of files, by their modification times
         data = str(sorted(re.findall(r"[0-9a-f]{64}", data.decode()))).encode()

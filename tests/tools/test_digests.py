@@ -35,7 +35,7 @@ def test_a_file_is_read_once_for_each_content(tmp_path: Path, monkeypatch: pytes
 
 
 def test_nothing_is_remembered_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cache").write_text("a file in the place of the folder")
+    (tmp_path / "cache").write_text("a file instead of the folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "weights.pt"
     file.write_bytes(b"weights")

@@ -77,7 +77,7 @@ def anonymous_memory() -> int:
     """Number of bytes of this process's memory that do not belong to mapped files."""
     status = Path("/proc/self/status")
     if not status.exists():
-        pytest.skip("memory is told by /proc only")
+        pytest.skip("only /proc reports memory")
     (line,) = [line for line in status.read_text().splitlines() if line.startswith("RssAnon")]
     return int(line.split()[1]) * 1024
 

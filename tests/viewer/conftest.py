@@ -21,7 +21,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pipeline_of(data: Path) -> Callable[..., SceneTokPipeline]:
-    """Makes a pipeline whose viewer renders each view alone: in `steps` steps at rest, and in one while moving."""
+    """Function that creates a pipeline whose viewer renders views alone: in `steps` steps at rest, one in motion."""
 
     def make(steps: int) -> SceneTokPipeline:
         pipeline = small_pipeline(data).eval()

@@ -1,4 +1,4 @@
-"""A splat in the place of previews; gsplat is stood in for by the plain rasterizer."""
+"""A splat is displayed instead of previews. The plain rasterizer stands in for gsplat."""
 
 from __future__ import annotations
 

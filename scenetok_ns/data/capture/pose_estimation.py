@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, the number of items done, and their total."""
 
 EXHAUSTIVE_PICTURES = 80
-"""Number of pictures up to which all pairs are matched. Of more pictures, at most this number are key pictures."""
+"""Number of pictures up to which all pairs are matched. If there are more, at most this number are key pictures."""
 NEIGHBOURS = 10
 """Number of following pictures that each picture of a longer sequence is matched with; also ones 2, 4, 8, ... later."""
 FEATURE_SIZE = 1600

@@ -47,7 +47,7 @@ def write_capture(
     Args:
         folder: Folder of the capture, which already has the pictures in images/.
         model: The reconstruction; it is transformed in place.
-        pictures: All pictures, in order. Those without a camera are on the sheet of thumbnails, not among the frames.
+        pictures: All pictures, in order. Pictures without a camera are on the sheet of thumbnails, but are not frames.
         quality: Quality figures of `model`.
         record: Further entries of capture.json.
         pycolmap: The module.

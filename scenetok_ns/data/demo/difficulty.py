@@ -1,4 +1,4 @@
-"""Measure how hard a posed image set is: the scores of trivial predictions for the views that are not context."""
+"""Measure how hard a posed image set is, by scoring trivial predictions of the views that are not context views."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def in_blocks(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "v 3
 
 
 def turn_degrees(c2w: Float[Tensor, "v 4 4"]) -> float:
-    """Range of the heading of a walk in a z-up world, from its leftmost to its rightmost direction, in degrees."""
+    """Return the range of a walk's heading in a z-up world, from leftmost to rightmost direction, in degrees."""
     heading = torch.atan2(c2w[:, 1, 2], c2w[:, 0, 2]).double()
     steps = torch.remainder(heading.diff() + math.pi, 2 * math.pi) - math.pi
     path = torch.cat([torch.zeros_like(heading[:1]), steps.cumsum(0)])

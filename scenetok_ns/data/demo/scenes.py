@@ -35,14 +35,14 @@ WALK_FIELDS = ("yaw", "turn", "reach_x", "reach_y", "lag", "height", "pitch", "p
 
 
 def scene_seed(seed: int, split: Split, index: int) -> int:
-    """Seed of scene `index` of a data set, different for every (seed, split, index). Raises ValueError."""
+    """Return the seed of scene `index` of a data set, different for every (seed, split, index). Raises ValueError."""
     if seed < 0 or not 0 <= index < 1 << 32:
         raise ValueError(f"scene_seed: expected seed >= 0 and 0 <= index < 2**32, got {seed} and {index}")
     return (seed << 33) + (SPLITS.index(split) << 32) + index
 
 
 def sample_rooms(seeds: Sequence[int], device: torch.device | str = "cpu") -> RoomBatch:
-    """Create one furnished room for each seed. Seeds are integers from 0 up."""
+    """Create one furnished room for each seed. Seeds are integers of at least 0."""
     if not seeds:
         raise ValueError("sample_rooms: expected at least one seed, got none")
     draws = Draws(seeds)
@@ -91,8 +91,8 @@ def draw_walk(draws: Draws, extent: Float[Tensor, "b 3"]) -> Float[Tensor, "b wa
 def sample_walks(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
     """Compute each room's walk: OpenCV camera-to-world poses in metres.
 
-    The camera goes round the middle of the room and looks across it, so it turns by 300 to 420 degrees in all. It is at
-    head height, looks slightly down, sways slightly like a person, and is never nearer to a wall than CAMERA_MARGIN.
+    The camera goes around the middle of the room and looks across it, so it turns by 300 to 420 degrees in all. It is
+    at head height, looks slightly down, sways slightly like a person, and is never nearer to a wall than CAMERA_MARGIN.
     """
     if num_frames < 2:
         raise ValueError(f"sample_walks: expected at least 2 frames, got {num_frames}")
@@ -110,7 +110,7 @@ def sample_walks(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
 
 
 def sample_orbits(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
-    """Compute walks round an object in the room, as a photographer does: OpenCV camera-to-world poses in metres.
+    """Compute walks around an object in the room, as a photographer does: OpenCV camera-to-world poses in metres.
 
     The camera looks at a point near the middle of the room from up to 1.6 metres, stays CAMERA_MARGIN away from the
     walls, and turns by 40 to 100 % of the angle of the room's walk.
@@ -136,7 +136,7 @@ def sample_orbits(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]
 def look_along(
     position: Float[Tensor, "b v 3"], yaw: Float[Tensor, "b v"], pitch: Float[Tensor, "b v"], roll: Float[Tensor, "b v"]
 ) -> Float[Tensor, "b v 4 4"]:
-    """OpenCV camera-to-world poses from heading, pitch (up is positive) and roll, in radians."""
+    """Compute OpenCV camera-to-world poses from heading, pitch (up is positive) and roll, in radians."""
     forward = torch.stack([yaw.cos() * pitch.cos(), yaw.sin() * pitch.cos(), pitch.sin()], dim=-1)
     level = torch.stack([yaw.sin(), -yaw.cos(), torch.zeros_like(yaw)], dim=-1)
     below = torch.linalg.cross(forward, level)

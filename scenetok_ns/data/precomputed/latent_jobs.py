@@ -1,4 +1,4 @@
-"""Compute the latents of many scenes: resumable, in shards, with the same bytes however often it is interrupted."""
+"""Compute the latents of many scenes, in shards. An interrupted job can be resumed and then writes the same bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class LatentJob:
     def __post_init__(self) -> None:
         unknown = set(self.sources) - set(SPLITS)
         if unknown or any(factor < 1 for factor in self.factors) or not self.factors:
-            raise ValueError(f"LatentJob: splits {sorted(self.sources)} of {SPLITS}, factors {self.factors} from 1")
+            raise ValueError(
+                f"LatentJob: expected splits of {SPLITS} and factors of at least 1, got {sorted(self.sources)} and "
+                f"{self.factors}"
+            )
 
     def scenes(self) -> list[tuple[str, str]]:
         """(split, scene) of all scenes in this shard."""

@@ -45,7 +45,9 @@ class SetSettings:
         existing = self.read(root)
         if existing is None:
             if any(root.glob(self.PATTERN)):
-                raise DataError(f"{root} holds {self.KIND} made by other means (no {self.FILE}); choose another folder")
+                raise DataError(
+                    f"{root} holds {self.KIND} from another program (no {self.FILE}); choose another folder"
+                )
             write_atomically(root / self.FILE, json.dumps(asdict(self), indent=1).encode())
         elif existing != self:
             ours, theirs = asdict(self), asdict(existing)

@@ -1,4 +1,4 @@
-"""Precomputed scene tokens of a whole split, for the training of scene generators.
+"""Precomputed scene tokens of a whole split, for training scene generators.
 
     root/tokens.json                  settings of the set
     root/{train|test}/{scene}.safetensors

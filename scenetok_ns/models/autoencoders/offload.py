@@ -24,7 +24,7 @@ class OffloadedAutoencoder(Autoencoder):
 
         Args:
             inner: The autoencoder. Its weights move to CPU memory.
-            cuda_dtype: Dtype of the weights from their first move to a GPU on. None: they keep their own.
+            cuda_dtype: Dtype that the weights get when they first move to a GPU. None: they keep their dtype.
         """
         super().__init__(inner.space)
         self.inner, self._cuda_dtype = inner.to(HOME), cuda_dtype
@@ -45,7 +45,7 @@ class OffloadedAutoencoder(Autoencoder):
         return self if inference_copy is self.inner else inference_copy
 
     def _decode_pieces(self, pieces: Iterable[Tensor], num_frames: int | None) -> Iterator[Tensor]:
-        """Decode pieces; while the next piece is computed, the weights are in CPU memory."""
+        """Decode pieces. While the caller computes the next piece, the weights are in CPU memory."""
         try:
             yield from self.inner._decode_pieces(self._arriving(pieces), num_frames)
         finally:

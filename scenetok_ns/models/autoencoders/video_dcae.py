@@ -45,7 +45,8 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.frames % TIME or self.pixels % SPACE or self.frames < 2 * TIME or self.pixels < SPACE:
             raise ValueError(
-                f"Tiling: frames must be a multiple of {TIME} from {2 * TIME}, pixels a multiple of {SPACE}; got {self}"
+                f"Tiling: frames must be a multiple of {TIME} and at least {2 * TIME}, pixels a multiple of {SPACE}; "
+                f"got {self}"
             )
         if not 0 <= self.overlap < 1 or int(self.frames // TIME * (1 - self.overlap)) < 2:
             raise ValueError(f"Tiling: overlap {self.overlap} leaves less than two latents of a tile; got {self}")
@@ -121,7 +122,7 @@ class VideoDCAE(Autoencoder):
     ) -> Float[Tensor, "b l c h w"]:
         """Encode pixels in [-1, 1] to raw latents exactly as published, in tiles if the video is larger than a tile.
 
-        One frame or two frames give one latent. Other lengths fail if the number of frames is odd where it is halved.
+        One or two frames give one latent. Other lengths fail if the number of frames is odd where it is halved.
         """
         time, space = (tiling or self.tiling).encode_axes()
         return _run_tiled(self.network.encoder, self._to_network(video), time, space).transpose(1, 2)
@@ -129,7 +130,7 @@ class VideoDCAE(Autoencoder):
     def decode_video(
         self, latents: Float[Tensor, "b l c h w"], tiling: Tiling | None = None
     ) -> Float[Tensor, "b f 3 height width"]:
-        """Decode raw latents exactly as published: pixels of about [-1, 1], not clamped, and maybe too few frames."""
+        """Decode raw latents exactly as published: pixels of about [-1, 1], not clamped, possibly too few frames."""
         time, space = (tiling or self.tiling).decode_axes()
         return _run_tiled(self.network.decoder, self._to_network(latents), time, space).transpose(1, 2)
 
@@ -147,7 +148,7 @@ class VideoDCAE(Autoencoder):
         return video.to(latents.dtype) / 2 + 0.5
 
     def decode_next(self, latents: Tensor, before: Tensor | None) -> Tensor:
-        """Decode the latent together with the one before it: a lone one would be given to the network twice anyway."""
+        """Decode the latent together with the one before it: the network would get a single latent twice anyway."""
         both = latents if before is None else torch.cat([before, latents], dim=1)
         _, space = self.tiling.decode_axes()
         raw = self._to_network(self.space.denormalize(both))

@@ -1,9 +1,9 @@
-"""The decoder of diffusers' AutoencoderKLWan with its element-wise work done in fewer passes over memory.
+"""The decoder of diffusers' AutoencoderKLWan, with its element-wise work in fewer passes over memory.
 
 The modules and weights are the same; only the computation of some modules is replaced:
 
 * Norms are one kernel that reads rows of channels. Diffusers' norms convert to float32 and read memory seven times.
-* Convolutions pad in space by themselves instead of working on a padded copy.
+* Convolutions apply their own spatial padding instead of working on a padded copy.
 * Nearest-neighbour enlargement copies numbers without converting them to float32, and shortcuts copy rows of channels.
 * Activations, which follow norms, overwrite the result of the norm.
 """
@@ -55,7 +55,7 @@ class _Norm(nn.Module):
 
 
 def _convolve(conv: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-    """`WanCausalConv3d.forward`. The frames before `x` that it needs come from the cache, or are zeros."""
+    """`WanCausalConv3d.forward`. The frames that it needs before `x` come from the cache, or are zeros."""
     columns, _, rows, _, before, _ = conv._padding
     if cache_x is not None and before > 0:
         x = torch.cat([cache_x, x], dim=2)

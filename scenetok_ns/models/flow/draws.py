@@ -1,4 +1,4 @@
-"""Every random number of a training step, drawn ahead of the arithmetic.
+"""All random numbers of a training step, drawn before the arithmetic.
 
 The losses are deterministic functions of batch, networks and draws, so they can be compared with recorded runs, and a
 resumed or distributed run can be given the draws that it would have had. A generator on the CPU draws the same

@@ -37,8 +37,14 @@ HEAD_DIMS = (16, 32, 64, 128)
 
 
 def fuse_for_training(network: nn.Module, *, in_float8: bool = False) -> None:
-    """Run the blocks of a network on the fused kernels in training, wherever they fit: on CUDA, with Triton and with
-    gradients for all parameters. Elsewhere nothing changes. in_float8: Use FP8 products (`float8.py`)."""
+    """Run the blocks of a network on the fused kernels in training, wherever the kernels fit.
+
+    They fit on CUDA, with Triton and with gradients for all parameters. Other blocks do not change.
+
+    Args:
+        network: Network whose blocks are changed in place.
+        in_float8: Use FP8 products (`float8.py`).
+    """
     if importlib.util.find_spec("triton") is None:
         return
     fused = partial(fused_forward, chain=object(), in_float8=in_float8)
@@ -110,7 +116,7 @@ def _run(
 
 
 class Plan:
-    """Everything beside tensors that a fused block needs.
+    """Everything except tensors that a fused block needs.
 
     Args:
         make: Creates a pass.

@@ -18,7 +18,7 @@ LARGEST = 448.0
 SMALLEST = 1e-12
 """Lower bound of a row's largest magnitude when its scale is chosen, so that scales are never zero."""
 MULTIPLE = 16
-"""Both widths of a matrix must be multiples of this for torch's product."""
+"""Torch's product needs matrices whose height and width are multiples of this."""
 CAPABILITY = (8, 9)
 """Minimum compute capability of GPUs that multiply FP8 (Ada; Hopper has 9.0)."""
 
@@ -34,7 +34,7 @@ def fits(weight: Float[Tensor, "out dim"]) -> bool:
 def product(
     x: Float[Tensor, "rows dim"], weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"] | None = None
 ) -> Float[Tensor, "rows out"]:
-    """Return x @ weight.T + bias, both factors rounded to FP8 by rows, in the dtype of `x`."""
+    """Return x @ weight.T + bias in the dtype of `x`. Both factors are first rounded to FP8, row by row."""
     codes = quantize_rows(x), quantize_rows(weight.contiguous())
     if x.is_cuda:
         (a, scale_a), (b, scale_b) = codes

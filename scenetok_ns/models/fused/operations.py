@@ -5,7 +5,7 @@ of `NAME`. Gradients of biases and norm weights are added up in `Sums`.
 
 Each operation stands beside its plain twin: `NAME` launches the Triton kernel (`NAME_triton` in
 ops/triton_norms_training and ops/triton_heads_training) on CUDA and calls `NAME_plain` elsewhere. A trailing underscore
-says that an argument is overwritten.
+means that an argument is overwritten.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Modulation:
-    """Output of an adaLN layer and, in the backward pass, the places for its gradient and for the gradient's sums."""
+    """Output of an adaLN layer and, in the backward pass, buffers for its gradient and the gradient's sums."""
 
     values: Float[Tensor, "rows columns"]
     gradients: Float[Tensor, "rows columns"] | None = None
@@ -66,7 +66,7 @@ class Modulation:
 
     @property
     def places(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, gradients and sums of the backward pass."""
+        """Buffers of the backward pass: values, gradients and sums."""
         assert self.gradients is not None and self.sums is not None
         return self.values, self.gradients, self.sums
 
@@ -162,9 +162,9 @@ def norm_backward(
         total: First result of `add_and_norm`.
         inverse: Third result of `add_and_norm`.
         weight: Weight of the norm.
-        sums: Place for the weight's gradient.
-        modulation: As in `add_and_norm`, with places for its gradients, which may be those of its values.
-        added_sums: Place for the gradient of the bias of what was added.
+        sums: Buffer for the gradient of the weight.
+        modulation: As in `add_and_norm`, with buffers for its gradients, which may be the buffers of its values.
+        added_sums: Buffer for the gradient of the bias of the added rows.
     """
     if uses_kernels(total):
         places, columns = (
@@ -215,7 +215,7 @@ def residual_backward(
 
     Args:
         gradient: Gradient of the sum.
-        sums: Place for the gradient of the bias of what was added.
+        sums: Buffer for the gradient of the bias of the added rows.
         dtype: Dtype of the second result.
         second: Another part of the sum's gradient; None: zero.
         added: Rows that were added, times the gate.
@@ -298,8 +298,8 @@ def norm_rotate_backward(
         gradients: Gradient of each part of the result.
         result: `x` after `norm_rotate_`, whose other arguments follow.
         inverse: Result of `norm_rotate_`.
-        sums: Place for the gradient of the first part's bias, head by head; those of further parts go behind it.
-        weight_sums: Place for the gradients of the norms' weights, head by head; those of a second part go behind it.
+        sums: Buffer for the gradient of the first part's bias, head by head; those of further parts follow it.
+        weight_sums: Buffer for the gradients of the norms' weights, head by head; those of a second part follow it.
     """
     if uses_kernels(result):
         return _heads().norm_rotate_backward_triton(gradients, result, weights, rotary, inverse, sums, weight_sums)
@@ -339,7 +339,7 @@ def norm_rotate_backward_plain(
 def silu_product_backward_(
     gradient_out: Rows, x: Float[Tensor, "rows 2*dim"], sums: Tensor
 ) -> tuple[Float[Tensor, "rows 2*dim"], Rows]:
-    """Return the gradient of `x`, written over `x`, and `silu_product(x)`. `sums`: place for the bias's gradient."""
+    """Return the gradient of `x`, written over `x`, and `silu_product(x)`. `sums`: buffer for the bias's gradient."""
     if uses_kernels(x):
         return _heads().silu_product_backward_triton_(gradient_out, x, sums)
     return silu_product_backward_plain_(gradient_out, x, sums)

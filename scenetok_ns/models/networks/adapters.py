@@ -68,7 +68,7 @@ def adapters_in_use(layer: nn.Module) -> tuple[Tensor, ...]:
 
 
 def adapted_layers(network: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of attention and feed-forward in a network's blocks, by name. Those of adaLN are left out."""
+    """Return the linear layers of attention and feed-forward in a network's blocks, by name, without adaLN layers."""
     return {
         name: layer
         for name, layer in network.named_modules()

@@ -173,8 +173,8 @@ class Denoiser(nn.Module):
             t_net: Network time of each latent.
             context: Result of `project` or `cross_attention_kv`.
             chunk: Latents of a chunk of the temporal layout.
-            past: Latents and times at which earlier chunks are seen, in a step before the last: those of the last step.
-                None: `latents` at `t_net`.
+            past: In a step before the last: latents and times of the last step, as which earlier chunks are seen.
+                None: they are seen as `latents` at `t_net`.
         """
         chunks, tokens, rotary = (
             latents.shape[1] // chunk,
@@ -198,17 +198,17 @@ class Denoiser(nn.Module):
         rotary: RotaryTable,
         past: list[KeyValues],
     ) -> tuple[Float[Tensor, "b l c h w"], list[KeyValues]]:
-        """Predict the velocity of latents that see earlier ones by keys and values alone.
+        """Predict the velocity of latents that see earlier latents only through their keys and values.
 
         Args:
             latents: Latents of a chunk.
             poses, t_net: As in `velocity`, of this chunk.
             context: Result of `cross_attention_kv`.
             rotary: Rows of `rotary` at the places of these latents in the window.
-            past: For every block, keys, rotated, and values of the earlier latents.
+            past: For every block, the rotated keys and the values of the earlier latents.
 
         Returns:
-            Velocities, and for every block the keys of these latents, not yet rotated, and their values.
+            Velocities, and for every block the keys (not yet rotated) and the values of these latents.
         """
         patches, kept = self.model.forward_after(*self._inputs(latents, poses, t_net), context, rotary, past)
         return self._maps(patches, latents), kept
@@ -257,14 +257,14 @@ class Denoiser(nn.Module):
 
 @cache
 def causal_mask(chunks: int, tokens: int, doubled: bool, device: torch.device) -> Bool[Tensor, "n n"]:
-    """Mask of `Denoiser.velocity_causal`; rows are queries, columns keys.
+    """Return the mask of `Denoiser.velocity_causal`; rows are queries, columns are keys.
 
-    It is made once for each device: a recorded step cannot copy from main memory.
+    It is created once for each device, because a recorded step cannot copy from CPU memory.
 
     Args:
         chunks: Number of chunks.
         tokens: Tokens of a chunk.
-        doubled: The chunks as later ones see them come first, then the chunks whose velocity is wanted.
+        doubled: First come the chunks as later chunks see them, then the chunks whose velocity is wanted.
         device: Device of the mask.
     """
     index = torch.arange(chunks)

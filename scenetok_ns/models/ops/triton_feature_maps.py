@@ -30,7 +30,7 @@ def depthwise_conv_triton(
     b, t, h, w, channels = x.shape
     side = round(len(weight) ** (1 / 3))
     if side not in (3, 5):
-        raise ValueError(f"depthwise_conv: kernels of 3 or 5 taps a side, got {len(weight)} taps")
+        raise ValueError(f"depthwise_conv: expected a kernel of 3 or 5 taps a side, got one of {len(weight)} taps")
     width = channels // 2 if gated else channels
     out = x.new_empty(b, t, h, w, width)
     count = b * t * h * triton.cdiv(w, COLUMNS)
@@ -156,7 +156,7 @@ def _sums(
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sums of four neighbouring columns. Each x is loaded once for all taps of a row."""
+    """Compute the sums of four neighbouring columns. Each x is loaded once for all taps of a row."""
     a0 = tl.zeros((GROUPS, BLOCK), tl.float32)
     a1 = tl.zeros((GROUPS, BLOCK), tl.float32)
     a2 = tl.zeros((GROUPS, BLOCK), tl.float32)
@@ -355,7 +355,7 @@ def _channel_factors_kernel(
     ROWS: tl.constexpr,
     BEFORE: tl.constexpr,
 ):
-    """Factors of all channels of an image, followed by their offsets."""
+    """Compute the factors of all channels of an image, followed by their offsets."""
     image, group = tl.program_id(0), tl.program_id(1)
     own = tl.arange(0, BLOCK) < GROUP
     channel = group * GROUP + tl.arange(0, BLOCK)

@@ -227,7 +227,7 @@ def _silu_product_backward_kernel(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Compute the gradients of both halves of x, which replace the halves, and the product once more."""
+    """Replace both halves of x with their gradients, and compute the product once more."""
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < dim
     for_u = tl.zeros((BLOCK,), tl.float32)

@@ -51,7 +51,7 @@ and sweeps take most of the time of a new scene."""
 
 @dataclass
 class DepthOptions(RunOptions):
-    """Options of a training of the depth head."""
+    """Options for training the depth head."""
 
     batch_size: int = 64
     num_scenes: int = 2000

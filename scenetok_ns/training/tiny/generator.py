@@ -31,7 +31,7 @@ HELD_OUT_SCENES = 128
 
 @dataclass
 class GeneratorOptions(RunOptions):
-    """Options of a training of the generator."""
+    """Options for training the generator."""
 
     preset: str = "scenegen-tiny"
     """Architecture and recipe."""

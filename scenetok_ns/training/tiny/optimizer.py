@@ -64,7 +64,7 @@ class TinyOptimizer:
     def step(self, factor: float, largest_norm: float = 1.0) -> None:
         """Clip each group's gradient to `largest_norm`, and take a step at `factor` times the learning rate.
 
-        A gradient that is not finite counts as zero: one bad batch must not end a training.
+        A gradient that is not finite counts as zero: one bad batch must not end a training run.
         """
         for part in self._parts:
             norm = torch.linalg.vector_norm(part)

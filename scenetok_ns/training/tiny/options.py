@@ -50,7 +50,7 @@ class RunOptions:
     """Muon in place of AdamW for the matrices of the blocks."""
     compile: bool | None = None
     """Compile the renderer of the scenes with torch.compile (half a minute; then several times as fast). None: on a
-    GPU, if the training is long enough."""
+    GPU, if training is long enough."""
     fused: bool | None = None
     """Run the blocks on the kernels of models/fused. None: on a GPU, if the kernels fit."""
     float8: bool = False
@@ -81,7 +81,7 @@ def check_options(options: RunOptions) -> None:
 
 
 def is_log(path: Path) -> bool:
-    """Whether a file is the log of a training; one that was killed at its start has an empty log."""
+    """Whether a file is the log of a training run. A run that was killed at its start has an empty log."""
     with path.open("rb") as file:
         first = file.readline(1 << 16)
     return not first or first.startswith(b'{"stage": ')

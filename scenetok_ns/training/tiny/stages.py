@@ -18,7 +18,7 @@ from scenetok_ns.training.tiny.tokenizer import Pools, TokenizerTask
 
 @dataclass
 class TinyOptions(RunOptions):
-    """Options of a training of the tokenizer. A stage of 0 steps is left out."""
+    """Options for training the tokenizer. A stage of 0 steps is left out."""
 
     preset: str = "scenetok-tiny"
     """Architecture and recipe."""

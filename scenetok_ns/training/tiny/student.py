@@ -35,13 +35,13 @@ from scenetok_ns.training.tiny.run import TinyRun, averaged_copy, mean_psnr
 from scenetok_ns.training.tiny.tokenizer import HELD_OUT_SCENES, Pools
 
 FORCED = 0.3
-"""Share of the training, at its start, in which students of several steps see the true past (teacher forcing)."""
+"""Share of the training run, at its start, in which students of several steps see the true past (teacher forcing)."""
 MEASURED_STEPS = (1, 2)
 
 
 @dataclass
 class StudentOptions(RunOptions):
-    """Options of a training of a student."""
+    """Options for training a student."""
 
     batch_size: int = 128
     learning_rate: float = 3e-4

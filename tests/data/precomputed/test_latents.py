@@ -196,7 +196,7 @@ def test_settings_are_kept_apart(tmp_path):
 
 def test_sets_of_other_origin_are_not_added_to(tmp_path):
     store(tmp_path)
-    with pytest.raises(DataError, match="holds latents made by other means"):
+    with pytest.raises(DataError, match="holds latents from another program"):
         LatentSettings("vavae", None, 256, "float32", 0).claim(tmp_path)
 
 

@@ -259,7 +259,7 @@ def test_the_condition_is_embedded_once_and_guidance_is_one_batch(monkeypatch: p
     monkeypatch.undo()
     assert calls == [("embed_condition", 4), ("cross_attention_kv", 4), *[("velocity", 4)] * 3]
 
-    # The plain loop: two calls a step, everything embedded anew.
+    # The plain loop: two calls per step, and everything is embedded again.
     x, times = noise, time_grid(3, 4.0)
     with torch.no_grad():
         for t, t_next in pairwise(times):

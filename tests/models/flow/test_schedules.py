@@ -1,4 +1,4 @@
-"""Schedules of any size: they end, nobody skips a level, windows reach everybody (recorded ones: parity, c06)."""
+"""Schedules of any size end, skip no noise level and reach every latent. c06 compares recorded ones (parity tests)."""
 
 from __future__ import annotations
 

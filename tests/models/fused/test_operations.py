@@ -51,7 +51,7 @@ def operation(name: str, suffix: str) -> Any:
 
 
 def places(*widths: int) -> tuple[Tensor, ...]:
-    """Places for sums, side by side in one table, as in the blocks."""
+    """Buffers for sums, side by side in one table, as in the blocks."""
     return normal(PROGRAMS, sum(widths)).split(list(widths), dim=1)
 
 
