@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch, pixel_centres
@@ -85,7 +85,14 @@ def sample_maps(
 def seen_from(
     points: Float[Tensor, "3 h w"], cameras: CameraBatch, depths: Float[Tensor, "n 1 a b"] | None = None
 ) -> Bool[Tensor, "h w"]:
-    """Mark the world points that at least one view sees.
+    """Mark the world points that at least one view sees; arguments as for `views_that_see`."""
+    return views_that_see(points, cameras, depths) > 0
+
+
+def views_that_see(
+    points: Float[Tensor, "3 h w"], cameras: CameraBatch, depths: Float[Tensor, "n 1 a b"] | None = None
+) -> Int[Tensor, "h w"]:
+    """Count the views that see each world point.
 
     Args:
         points: World points.
@@ -98,7 +105,7 @@ def seen_from(
     if depths is not None:
         surface = sample_maps(depths, where, "nearest")[:, 0]
         seen &= depth <= surface * (1 + SAME_SURFACE)
-    return seen.any(dim=0)
+    return seen.sum(dim=0)
 
 
 def disagreement(

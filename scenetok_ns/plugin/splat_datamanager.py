@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
@@ -25,7 +25,7 @@ from scenetok_ns.models.presets import changed
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.plugin.model import ENGINES
-from scenetok_ns.rendering.joint_views import JointViews, join_views, pixels_unseen, render_jointly
+from scenetok_ns.rendering.joint_views import JointViews, join_views, photographs_that_show, render_jointly
 from scenetok_ns.splats.points import Points, depth_points
 from scenetok_ns.tools.printing import print_line
 from scenetok_ns.tools.seeds import seeded_generator
@@ -51,14 +51,16 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
     """Weight file of the autoencoder that decodes frames. None: the run folder's, if one is given."""
     pose_scale: float | None = None
     """Factor from capture units to training units. None: match the camera spread of the training data."""
-    num_renders: int = 48
-    """Number of views that are rendered to cover places that the photographs do not show; 0: none."""
+    num_renders: int = 96
+    """Number of views that are rendered around the photographs, at least 6; 0: none."""
     render_steps: int | None = None
     """Denoising steps of these views; None: the preset's."""
     render_share: tuple[float, float] = (0.6, 0.3)
     """Share of training steps on rendered views, at the beginning and from `anneal_steps` on."""
     seen_weight: tuple[float, float] = (0.3, 0.02)
-    """Weight of rendered pixels that photographs show too, at the beginning and from `anneal_steps` on."""
+    """Weight of rendered pixels that photographs show too, at the beginning and from `anneal_steps` on. If a pixel's
+    surface is shown by n photographs, its weight is at least 1 / 4^n: a single photograph does not tell where along its
+    rays a surface is, so rendered views go on to keep clouds of Gaussians away."""
     anneal_steps: int = 1500
     """Number of steps in which shares and weights change."""
     refine_at: int | None = 300
@@ -113,7 +115,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
         metadata["points3D_xyz"], metadata["points3D_rgb"] = xyz, rgb
         if config.num_renders:
             self._views = scene.batches(self._render_side())
-            unseen = float(self._views.unseen.float().mean())
+            unseen = float((self._views.shown == 0).float().mean())
             print_line(
                 f"{len(self._views.images)} views rendered; photographs did not show {unseen:.0%} of their pixels"
             )
@@ -194,12 +196,13 @@ class RenderedBatches:
     images: Float[Tensor, "n h w 3"]
     depths: Float[Tensor, "n h w 1"]
     certainty: Float[Tensor, "n h w 1"]
-    unseen: Tensor
-    """[n, h, w, 1], which pixels no photograph shows."""
+    shown: Float[Tensor, "n h w 1"]
+    """Number of photographs that show the surface of a pixel."""
 
     def batch(self, number: int, seen_weight: float) -> tuple[Cameras, dict[str, Any]]:
-        """Return one view. The weight of pixels that photographs show too is multiplied by `seen_weight`."""
-        weight = self.certainty[number] * torch.where(self.unseen[number], 1.0, seen_weight)
+        """Return one view. The weight of pixels that n photographs show too is multiplied by the larger one of `seen_weight`
+        and 1 / 4^n."""
+        weight = self.certainty[number] * (0.25 ** self.shown[number]).clamp(min=seen_weight)
         data = {"image": self.images[number], "depth": self.depths[number], "weight": weight, "image_idx": number}
         return self.cameras[number : number + 1], data
 
@@ -250,7 +253,8 @@ class _Scene:
         self.unit = (preset.data.camera_spread or 1.0) / scale
         self.sampler = changed(preset.sampler, steps=config.render_steps)
         self.photographs = self._views(self.cameras)
-        self.views = self._chosen_views() if config.num_renders else None
+        paths = covering_paths(poses, self.unit, config.num_renders) if config.num_renders else None
+        self.views = None if paths is None else self._render(paths)
 
     def _render(self, paths: list[Float[Tensor, "n 4 4"]]) -> JointViews:
         """Return views along some paths, with the lens of the first photograph."""
@@ -261,17 +265,8 @@ class _Scene:
         options = {"seed": self.config.render_seed, "sampler": self.sampler, "depth": depth}
         return render_jointly(self.model, self.tokens, cameras, **options)  # type: ignore[arg-type]
 
-    def _chosen_views(self) -> JointViews:
-        """Render twice as many views as asked; keep those with the most certain pixels that no photograph shows."""
-        count = self.config.num_renders
-        paths = covering_paths(self.cameras.c2w[0], self.unit, max(2 * count, 6))
-        views = self._render(paths)
-        unseen = self._unseen(views)
-        worth = (unseen[:, None] * views.certainty).mean(dim=(1, 2, 3))
-        return views.select(worth.topk(min(count, len(worth))).indices.sort().values)
-
-    def _unseen(self, views: JointViews) -> Tensor:
-        return pixels_unseen(views.depth.depth, views.cameras, self.cameras, self.photographs.depth.depth)
+    def _shown(self, views: JointViews) -> Int[Tensor, "n h w"]:
+        return photographs_that_show(views.depth.depth, views.cameras, self.cameras, self.photographs.depth.depth)
 
     def depth_of_photographs(self) -> Float[Tensor, "v 1 s s"]:
         return self.photographs.depth.depth
@@ -281,7 +276,7 @@ class _Scene:
         points = [depth_points(self.frames, self.cameras, self.photographs.depth.depth)]
         if self.views is not None:
             views = self.views
-            points.append(depth_points(views.frames, views.cameras, views.depth.depth, self._unseen(views)))
+            points.append(depth_points(views.frames, views.cameras, views.depth.depth, self._shown(views) == 0))
         means, colours, sizes = (torch.cat(part) for part in zip(*points, strict=True))
         order = torch.randperm(len(means), generator=seeded_generator(self.config.render_seed))[:limit]
         return Points(*(values[order.to(values.device)] for values in (means, colours, sizes)))
@@ -301,7 +296,7 @@ class _Scene:
     def batches(self, side: int) -> RenderedBatches:
         """Return the rendered views at side x side pixels."""
         assert self.views is not None
-        views, unseen = self.views, self._unseen(self.views)[:, None].float()
+        views, shown = self.views, self._shown(self.views)[:, None].float()
 
         def sized(maps: Tensor, mode: str) -> Tensor:
             smooth = {"antialias": True} if mode == "bicubic" else {}
@@ -313,5 +308,5 @@ class _Scene:
             sized(views.frames, "bicubic").clamp(0, 1),
             sized(views.depth.depth, "nearest"),
             sized(views.certainty, "bilinear"),
-            sized(unseen, "nearest") > 0.5,
+            sized(shown, "nearest"),
         )

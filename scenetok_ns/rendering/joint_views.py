@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scenetok_ns.models.cameras import CameraBatch
-from scenetok_ns.models.depth_geometry import DepthMaps, seen_from, unproject
+from scenetok_ns.models.depth_geometry import DepthMaps, unproject, views_that_see
 from scenetok_ns.models.flow.sampling import OnStep
 from scenetok_ns.models.presets import SamplerConfig
 from scenetok_ns.models.rendered_depth import depth_windows
@@ -94,7 +94,15 @@ def join_views(parts: Sequence[JointViews]) -> JointViews:
 def pixels_unseen(
     depth: Float[Tensor, "n 1 h w"], cameras: CameraBatch, seen: CameraBatch, seen_depth: Float[Tensor, "m 1 a b"]
 ) -> Bool[Tensor, "n h w"]:
-    """Mark the pixels of some views that show a surface that no photograph shows.
+    """Mark the pixels of some views that show a surface that no photograph shows; arguments as for
+    `photographs_that_show`."""
+    return photographs_that_show(depth, cameras, seen, seen_depth) == 0
+
+
+def photographs_that_show(
+    depth: Float[Tensor, "n 1 h w"], cameras: CameraBatch, seen: CameraBatch, seen_depth: Float[Tensor, "m 1 a b"]
+) -> Int[Tensor, "n h w"]:
+    """Count the photographs that show the surface of each pixel of some views.
 
     Args:
         depth: Depth of the views.
@@ -103,4 +111,4 @@ def pixels_unseen(
         seen_depth: Depth of the photographs.
     """
     points = unproject(depth, cameras)
-    return torch.stack([~seen_from(one, seen, seen_depth) for one in points])
+    return torch.stack([views_that_see(one, seen, seen_depth) for one in points])

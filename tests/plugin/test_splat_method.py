@@ -51,7 +51,7 @@ def config_of(root: Path, **fields: Any) -> TrainerConfig:
     values = {
         "preset": str(PRESET),
         "tokenizer": root / "small.ckpt",
-        "num_renders": 3,
+        "num_renders": 6,
         "refine_at": None,
         "num_points": 50,
     }
@@ -73,12 +73,14 @@ def test_views_come_with_weights_that_fall_where_photographs_show_the_same(manag
     camera, batch = manager.next_train(0)
     assert batch["image"].shape == (40, 40, 3) and camera.width.item() == 40
     views = manager._views
-    assert views is not None and len(views.images) == 3
-    number = batch["image_idx"]
-    seen = ~views.unseen[number]
+    assert views is not None and len(views.images) == 6
+    number = int(views.shown.amax(dim=(1, 2, 3)).argmax())
+    shown, certainty = views.shown[number], views.certainty[number]
     begin, end = (views.batch(number, weight)[1]["weight"] for weight in (0.5, 0.0))
-    assert (end[seen] == 0).all() and torch.equal(end[~seen], begin[~seen])
-    assert torch.equal(begin[~seen], views.certainty[number][~seen])
+    unseen = shown == 0
+    assert torch.equal(end[unseen], certainty[unseen]) and torch.equal(begin[unseen], certainty[unseen])
+    assert torch.equal(begin[~unseen], certainty[~unseen] / 2)
+    assert torch.equal(end, certainty * 0.25**shown) and float(shown.max()) > 1
     assert float(begin.min()) >= 0 and float(begin.max()) <= 1
 
 

@@ -11,7 +11,7 @@ from scenetok_ns.data.demo.render import render_depths
 from scenetok_ns.data.demo.scenes import render_rooms, sample_rooms, sample_walks, scene_seed
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.scenetok import SceneTok
-from scenetok_ns.rendering.joint_views import join_views, pixels_unseen, render_jointly
+from scenetok_ns.rendering.joint_views import join_views, photographs_that_show, pixels_unseen, render_jointly
 
 
 @pytest.mark.parametrize("layout", ["4:1", "1:1"])
@@ -57,3 +57,5 @@ def test_seen_is_what_a_photograph_shows_and_nothing_hides() -> None:
     unseen = pixels_unseen(depth[chosen], cameras.select(chosen), cameras.select([0]), depth[:1])
     itself, neighbour, opposite = unseen.float().mean(dim=(1, 2))
     assert itself < 0.02 and itself < neighbour < 0.7 < opposite
+    count = photographs_that_show(depth[[0]], cameras.select([0]), cameras.select([0, 2, 24]), depth[[0, 2, 24]])
+    assert count.max() == 2 and 1 < count.float().mean() < 2  # its neighbour shows a part of it, the opposite view none

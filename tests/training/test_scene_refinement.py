@@ -34,6 +34,24 @@ def test_the_model_stays_and_the_refined_one_shows_another_picture(layout: str, 
     assert torch.equal(again.render(same, cameras), refined.render(learned, cameras))
 
 
+def test_steps_inside_of_another_autocast_see_each_others_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer's autocast, even a disabled one, keeps casts of weights until it ends, so stale adapters would be used."""
+    real = torch.autocast
+
+    def in_bfloat16(device: str, *dtype: torch.dtype, enabled: bool = True, **settings: bool) -> torch.autocast:
+        return real(device, *dtype, enabled=enabled or bool(dtype), **settings)  # as on CUDA
+
+    monkeypatch.setattr(torch, "autocast", in_bfloat16)
+    model = small_model("1:1")
+    pictures, cameras = views(2)
+    tokens = model.encode(pictures, cameras)
+    images, options = (pictures * 255).round().byte(), RefineOptions(steps=4, batch_size=2, rank=2, adapters_rate=0.1)
+    _, alone = refine_scene(model, tokens, images, cameras, options)
+    with real("cpu", enabled=False):
+        _, inside = refine_scene(model, tokens, images, cameras, options)
+    assert torch.equal(alone.mean, inside.mean)
+
+
 def test_photographs_are_shown_better() -> None:
     model = small_model("1:1")
     pictures, cameras = views(2)
