@@ -200,8 +200,10 @@ class RenderedBatches:
     """Number of photographs that show the surface of a pixel."""
 
     def batch(self, number: int, seen_weight: float) -> tuple[Cameras, dict[str, Any]]:
-        """Return one view. The weight of pixels that n photographs show too is multiplied by the larger one of `seen_weight`
-        and 1 / 4^n."""
+        """Return one view.
+
+        The weight of pixels that n photographs show too is multiplied by the larger one of `seen_weight` and 1 / 4^n.
+        """
         weight = self.certainty[number] * (0.25 ** self.shown[number]).clamp(min=seen_weight)
         data = {"image": self.images[number], "depth": self.depths[number], "weight": weight, "image_idx": number}
         return self.cameras[number : number + 1], data

@@ -35,7 +35,7 @@ def test_the_model_stays_and_the_refined_one_shows_another_picture(layout: str, 
 
 
 def test_steps_inside_of_another_autocast_see_each_others_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer's autocast, even a disabled one, keeps casts of weights until it ends, so stale adapters would be used."""
+    """A trainer's autocast, even a disabled one, keeps casts of weights until it ends: adapters would be stale."""
     real = torch.autocast
 
     def in_bfloat16(device: str, *dtype: torch.dtype, enabled: bool = True, **settings: bool) -> torch.autocast:
