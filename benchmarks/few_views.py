@@ -25,8 +25,8 @@ data by the spread of all cameras. There is no exact depth, so pixels are not di
     hybrid             scenetok-splat
 
 Rows contain PSNR and SSIM (means over frames), PSNR of seen and of unseen pixels (from the mean square over all
-frames), the share of pixels that are holes (accumulation below one half), the seconds of the whole work, and with
---perceptual (the weights of ST-LPIPS's AlexNet) its distance. Rows are written after each method, so an interrupted run
+frames), the share of pixels that are holes (accumulation below one half), the seconds of the whole work, the peak memory of
+tensors on the GPU in GiB, and with --perceptual (the weights of ST-LPIPS's AlexNet) its distance. Rows are written after each method, so an interrupted run
 keeps its results; --seconds ends a run. Means are taken over scenes in which all methods of a case have ended. Splats
 need CUDA; processes share the GPU.
 """
@@ -360,12 +360,16 @@ def measure(task: tuple[Scene, str, str], options: argparse.Namespace) -> list[d
     """Compute all rows of one method on one case. An error becomes a row with its message."""
     scene, name, method = task
     about = {"scene": scene.name, "case": name, "method": method}
+    on_gpu = torch.device(options.device).type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     try:
         case = scene.case(name, options.size, options.device)
         rows = []
         for shown in results(case, method, options):
             found = scores(shown, case, perceptual_of(options.perceptual))
             kept = {"seconds": shown.seconds, "steps": shown.steps, "gaussians": shown.gaussians}
+            kept["gib"] = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
             rows.append({**about, **kept, **found})
             if options.pictures is not None and scene.drawn:
                 options.pictures.mkdir(parents=True, exist_ok=True)
