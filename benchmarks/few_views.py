@@ -25,10 +25,10 @@ data by the spread of all cameras. There is no exact depth, so pixels are not di
     hybrid             scenetok-splat
 
 Rows contain PSNR and SSIM (means over frames), PSNR of seen and of unseen pixels (from the mean square over all
-frames), the share of pixels that are holes (accumulation below one half), the seconds of the whole work, the peak memory of
-tensors on the GPU in GiB, and with --perceptual (the weights of ST-LPIPS's AlexNet) its distance. Rows are written after each method, so an interrupted run
-keeps its results; --seconds ends a run. Means are taken over scenes in which all methods of a case have ended. Splats
-need CUDA; processes share the GPU.
+frames), the share of pixels that are holes (accumulation below one half), the seconds of the whole work, the peak
+memory of tensors on the GPU in GiB, and with --perceptual (the weights of ST-LPIPS's AlexNet) its distance. Rows are
+written after each method, so an interrupted run keeps its results; --seconds ends a run. Means are taken over scenes
+in which all methods of a case have ended. Splats need CUDA; processes share the GPU.
 """
 
 from __future__ import annotations

@@ -21,12 +21,13 @@ from scenetok_ns.data.poses import pose_scale
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio, nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_geometry import DepthMaps
+from scenetok_ns.models.metrics import psnr
 from scenetok_ns.models.presets import changed
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.plugin.model import ENGINES
 from scenetok_ns.rendering.joint_views import JointViews, join_views, photographs_that_show, render_jointly
-from scenetok_ns.splats.points import Points, depth_points
+from scenetok_ns.splats.points import Points, depth_points, surface_points
 from scenetok_ns.tools.printing import print_line
 from scenetok_ns.tools.seeds import seeded_generator
 from scenetok_ns.training.scene_refinement import RefineOptions, refine_scene
@@ -53,6 +54,9 @@ class SplatDataManagerConfig(FullImageDatamanagerConfig):
     """Factor from capture units to training units. None: match the camera spread of the training data."""
     num_renders: int = 96
     """Number of views that are rendered around the photographs, at least 6; 0: none."""
+    least_psnr: float = 18.0
+    """Least PSNR in dB, of the model's renders of the photographs that it encoded, at which its other renders and its
+    depth are used. A model that cannot show what it was given knows less about the rest. 0: always use them."""
     render_steps: int | None = None
     """Denoising steps of these views; None: the preset's."""
     render_share: tuple[float, float] = (0.6, 0.3)
@@ -105,22 +109,36 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
         config = self.config
         model = load_networks(config, self.device)
         self._own_side = model.preset.data.image_size
-        scene = self._scene = _Scene(config, model, self._photographs(self._own_side), self._units())
+        scene = _Scene(config, model, self._photographs(self._own_side), self._units())
+        if scene.psnr < config.least_psnr:
+            print_line(
+                f"the model renders the photographs at {scene.psnr:.1f} dB only, so what it renders of other places "
+                "cannot be right either: the splats are fitted to the photographs alone, without rendered views and "
+                "depth. To use them all the same: --pipeline.datamanager.least-psnr 0"
+            )
+            self._add_points(scene.swept_points(config.num_points))
+            return
+        scene.render_around()
         self._depths = [self._over_picture(depth, i) for i, depth in enumerate(scene.depth_of_photographs())]
-        points = scene.start_points(config.num_points)
-        metadata = self.train_dataparser_outputs.metadata
-        xyz, rgb = points.means.cpu(), (points.colours * 255).round().byte().cpu()
-        if "points3D_xyz" in metadata:
-            xyz, rgb = torch.cat([metadata["points3D_xyz"], xyz]), torch.cat([metadata["points3D_rgb"], rgb])
-        metadata["points3D_xyz"], metadata["points3D_rgb"] = xyz, rgb
+        self._add_points(scene.start_points(config.num_points))
         if config.num_renders:
             self._views = scene.batches(self._render_side())
             unseen = float((self._views.shown == 0).float().mean())
             print_line(
                 f"{len(self._views.images)} views rendered; photographs did not show {unseen:.0%} of their pixels"
             )
-        if config.refine_at is None or not config.num_renders:
-            self._scene = None
+        if config.refine_at is not None and config.num_renders:
+            self._scene = scene
+
+    def _add_points(self, points: Points | None) -> None:
+        """Let Gaussians start at `points` too. Without any points, splatfacto places them at random."""
+        if points is None:
+            return
+        metadata = self.train_dataparser_outputs.metadata
+        xyz, rgb = points.means.cpu(), (points.colours * 255).round().byte().cpu()
+        if "points3D_xyz" in metadata:
+            xyz, rgb = torch.cat([metadata["points3D_xyz"], xyz]), torch.cat([metadata["points3D_rgb"], rgb])
+        metadata["points3D_xyz"], metadata["points3D_rgb"] = xyz, rgb
 
     # --- Photographs ---
 
@@ -255,8 +273,14 @@ class _Scene:
         self.unit = (preset.data.camera_spread or 1.0) / scale
         self.sampler = changed(preset.sampler, steps=config.render_steps)
         self.photographs = self._views(self.cameras)
-        paths = covering_paths(poses, self.unit, config.num_renders) if config.num_renders else None
-        self.views = None if paths is None else self._render(paths)
+        self.psnr = float(psnr(pred=self.photographs.frames[chosen], target=self.frames[chosen]).mean())
+        self.views: JointViews | None = None
+
+    def render_around(self) -> None:
+        """Render the views around the photographs."""
+        if self.config.num_renders:
+            paths = covering_paths(self.cameras.c2w[0], self.unit, self.config.num_renders)
+            self.views = self._render(paths)
 
     def _render(self, paths: list[Float[Tensor, "n 4 4"]]) -> JointViews:
         """Return views along some paths, with the lens of the first photograph."""
@@ -279,9 +303,19 @@ class _Scene:
         if self.views is not None:
             views = self.views
             points.append(depth_points(views.frames, views.cameras, views.depth.depth, self._shown(views) == 0))
-        means, colours, sizes = (torch.cat(part) for part in zip(*points, strict=True))
-        order = torch.randperm(len(means), generator=seeded_generator(self.config.render_seed))[:limit]
-        return Points(*(values[order.to(values.device)] for values in (means, colours, sizes)))
+        return self._drawn(Points(*(torch.cat(part) for part in zip(*points, strict=True))), limit)
+
+    def swept_points(self, limit: int) -> Points | None:
+        """Return surface points that a plane sweep over the photographs finds. None: the photographs have no
+        parallax."""
+        positions = self.cameras.c2w[0, :, :3, 3]
+        if (positions - positions[0]).norm(dim=1).max() == 0:
+            return None
+        return self._drawn(surface_points(self.frames, self.cameras), limit)
+
+    def _drawn(self, points: Points, limit: int) -> Points:
+        order = torch.randperm(len(points.means), generator=seeded_generator(self.config.render_seed))[:limit]
+        return Points(*(values[order.to(values.device)] for values in points))
 
     def refine(self) -> None:
         """Refine tokens and denoiser on the photographs, and render the same views again.

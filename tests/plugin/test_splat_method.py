@@ -53,6 +53,7 @@ def config_of(root: Path, **fields: Any) -> TrainerConfig:
         "tokenizer": root / "small.ckpt",
         "num_renders": 6,
         "refine_at": None,
+        "least_psnr": 0.0,
         "num_points": 50,
     }
     for name, value in {**values, "render_steps": 1, **fields}.items():
@@ -94,6 +95,23 @@ def test_views_are_rendered_once_more_from_refined_tokens(manager: SplatDataMana
     assert torch.equal(before.cameras.camera_to_worlds, after.cameras.camera_to_worlds)
     manager.next_train(6)
     assert manager._views is after and manager._scene is None  # the networks' memory is free again
+
+
+def test_a_model_that_cannot_show_the_photographs_is_not_asked_for_the_rest(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gaussians start at points of a plane sweep, and all steps see photographs without depth."""
+    found = config_of(root, least_psnr=60.0, render_share=(1.0, 1.0), refine_at=5).pipeline.datamanager.setup(
+        device="cpu"
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the model renders the photographs at" in said and "least-psnr 0" in said
+    points = found.train_dataparser_outputs.metadata["points3D_xyz"]
+    assert 0 < len(points) <= 50 and points.isfinite().all()
+    assert found._views is None and found._scene is None
+    for step in (0, 5):
+        _, batch = found.next_train(step)
+        assert "weight" not in batch and "depth" not in batch
 
 
 def test_without_a_gpu_nothing_is_begun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

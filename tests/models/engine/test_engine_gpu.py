@@ -81,12 +81,19 @@ def test_encoding_is_as_close_to_float32_as_the_plain_one_in_bfloat16() -> None:
 def test_generation_is_as_close_to_float32_as_the_plain_one_in_bfloat16(guidance: float) -> None:
     model = tiny("scenegen-tiny")
     assert model.preset.scene_sampler is not None
-    sampler = replace(model.preset.scene_sampler, steps=5, guidance=guidance)
+    # Without the fit to the photograph, which enlarges differences of rounding. A mean over seeds, because one scene's
+    # error varies by half (H200, four scenes: 0.014 to 0.028 by the engine, 0.010 to 0.031 by the plain loop).
+    sampler = replace(model.preset.scene_sampler, steps=5, guidance=guidance, fit_steps=0)
     arguments = views(model, 1), path(1).to(CUDA), path(12).to(CUDA)
-    exact, found = (generate(model, *arguments, sampler=sampler, autocast=a).mean for a in (False, None))
-    model.engine_options = None
-    rough = generate(model, *arguments, sampler=sampler).mean
-    assert relative_error(found, exact) < 1.5 * relative_error(rough, exact) + 1e-3
+    options, errors = model.engine_options, []
+    for seed in range(4):
+        found = []
+        for engine, autocast in ((options, False), (options, None), (None, None)):
+            model.engine_options = engine
+            found.append(generate(model, *arguments, sampler=sampler, autocast=autocast, seed=seed).mean)
+        errors.append([relative_error(mean, found[0]) for mean in found[1:]])
+    fast, rough = (sum(column) / len(errors) for column in zip(*errors, strict=True))
+    assert fast < 1.5 * rough + 1e-3
 
 
 def test_graphs_and_plain_launches_agree_and_batches_are_scenes_apart() -> None:
