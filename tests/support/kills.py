@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ import signal
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -348,6 +350,14 @@ def command(*words: object) -> Action:
     return run
 
 
+def archive(content: bytes) -> bytes:
+    """Return a zip archive. Downloads recognise a whole PyTorch file by this form."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("data", content)
+    return buffer.getvalue()
+
+
 @contextlib.contextmanager
 def server(address: Path) -> Iterator[None]:
     """Serve files under the released names of preset re10k, slowly, from a separate process."""
@@ -355,10 +365,9 @@ def server(address: Path) -> Iterator[None]:
     if child == 0:
         from support.file_server import serving
 
-        beginning = b"PK\x03\x04"
         names = ("va-videodc_re10k.ckpt", "vavae-imagenet256-f16d32-dinov2.pt", "F32T4C128_AE.safetensors")
         files: dict[str, bytes | Path] = {
-            name: beginning + bytes([number]) * 4_000_000 for number, name in enumerate(names)
+            name: archive(bytes([number]) * 4_000_000) for number, name in enumerate(names)
         }
         try:
             with serving(files, seconds_per_piece=0.004) as running:
