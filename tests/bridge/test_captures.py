@@ -191,13 +191,15 @@ def test_captures_of_both_kinds_hold_out_as_many_photographs(tmp_path: Path, cou
         {"file_path": f"images/photo_{index}.png", "transform_matrix": (pose * OPENGL).tolist()}
         for index, pose in enumerate(walk(count))
     ]
-    (tmp_path / "colmap" / "transforms.json").write_text(json.dumps({"fl_x": 70.0, "w": 100, "h": 60, "frames": frames}))
+    (tmp_path / "colmap" / "transforms.json").write_text(
+        json.dumps({"fl_x": 70.0, "w": 100, "h": 60, "frames": frames})
+    )
     by_transforms = read_capture(find_dataparser(tmp_path / "colmap").setup(), "test")
     (tmp_path / "colmap" / "transforms.json").unlink()
     source = read_capture(find_dataparser(tmp_path / "colmap").setup(), "test")
     assert source.num_train == by_transforms.num_train == count - held_out
     assert {*source.scene("colmap").frame_names} == {*by_transforms.scene("colmap").frame_names}
-    stored = ColmapDataParserConfig(data=tmp_path / "colmap")  # as `ns-train ... colmap`, and config.yml of earlier runs
+    stored = ColmapDataParserConfig(data=tmp_path / "colmap")  # as `ns-train ... colmap`, and in earlier runs
     assert read_capture(stored.setup(), "test").num_train == count - (count + 7) // 8
 
 
