@@ -77,28 +77,25 @@ class PosedScenes:
         (fewer photographs than context views), they are the context views again, with a warning. Arguments and errors
         are those of `context`.
         """
-        number = self._number(name)
-        views = self._views(number, target=True)
-        scene = self._scenes.scene(number)
-        if bool(torch.isin(scene.target, scene.context).all()):
-            warnings.warn(
-                f"targets: all {len(scene.target)} photographs of {views.scene} are context views, so figures on them "
-                "do not measure new views; to hold some out, give open_scenes a smaller num_context or ten photographs",
-                stacklevel=2,
-            )
-        return views
+        return self._views(self._number(name), target=True)
 
     def _number(self, name: str | None) -> int:
         return self._scenes.active if name is None else self._scenes.number_of(name)
 
     def _views(self, number: int, *, target: bool) -> PosedViews:
-        scenes = self._scenes
-        views = scenes.target_views(number) if target else scenes.context_views(number)
-        scene = scenes.scene(number)
+        scene, side = self._scenes.scene(number), self._scenes.preset.data.image_size
         chosen = scene.target if target else scene.context
-        held_out = not bool(torch.isin(chosen, scene.context).any())
+        encoded = torch.isin(chosen, scene.context)
+        if target and bool(encoded.all()):
+            warnings.warn(
+                f"targets: all {len(chosen)} photographs of {scene.scene.key} are context views, so figures on them "
+                "do not measure new views; to hold some out, give open_scenes a smaller num_context or ten photographs",
+                stacklevel=3,
+            )
+        views = scene.scene.load_views(chosen, (side, side))
         names = [scene.scene.frame_names[index] for index in chosen.tolist()]
-        return PosedViews.of(views, scenes.keys[number], scenes.pose_scale(number), names, held_out)
+        key, scale = self._scenes.keys[number], self._scenes.pose_scale(number)
+        return PosedViews.of(views, key, scale, names, held_out=not bool(encoded.any()))
 
 
 def open_scenes(
