@@ -256,7 +256,11 @@ class Preset:
     def check_embedded(self) -> None:
         """Raise ValueError unless trained weights of all its networks come with the package."""
         if not self.is_embedded:
-            raise ValueError(f"no trained weights of preset {self.name} come with this package; give a run folder")
+            making = f"scenetok download {self.name} --data DATA --output runs/{self.name}"
+            advice = "" if self.checkpoint is None else f"; `{making}` makes one from the released weights"
+            raise ValueError(
+                f"no trained weights of preset {self.name} come with this package; give a run folder{advice}"
+            )
 
     def check_guidance(self, guidance: float | None) -> None:
         """Raise ValueError for a guidance scale of renders that the denoiser was not trained for."""
