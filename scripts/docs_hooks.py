@@ -2,8 +2,8 @@
 
 Pages link to files outside docs/ by relative paths, which work in the repository. The site does not have these files:
 each link becomes a link into `repo_url` if mkdocs.yml sets it, else the file's name. `<!-- text of FILE -->` in a page
-is replaced by a file of the repository's root, `<!-- section of FILE: HEADING -->` by one section of it, and `<!-- public names -->` by the reference of all names that
-`scenetok_ns` exports and that the page does not list itself.
+is replaced by a file of the repository's root, `<!-- section of FILE: HEADING -->` by one section of it, and
+`<!-- public names -->` by the reference of all names that `scenetok_ns` exports and that the page does not list itself.
 """
 
 from __future__ import annotations
