@@ -87,7 +87,10 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
         check_posed(config.data)
     if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
         kind = KINDS[type(find_dataparser(config.data))]
-        raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: add {kind} at the end of the command")
+        words = f"{kind} --eval-mode fraction" if kind == "colmap" else kind  # as find_dataparser splits
+        raise DataError(
+            f"{config.data} has no {TRANSFORMS}, but {kind} reads it: add {words} at the end of the command"
+        )
     return dataparser
 
 

@@ -208,7 +208,9 @@ def test_named_dataparsers_find_what_encode_finds(tmp_path: Path) -> None:
     write_colmap(tmp_path, walk(9))
     source = read_capture(ColmapDataParserConfig(data=tmp_path, eval_interval=4).setup(), "val")
     assert source.num_train == 6 and source.scene(tmp_path.name).num_frames == 9
-    with pytest.raises(DataError, match=r"has no transforms.json, but colmap reads it: add colmap at"):
+    with pytest.raises(
+        DataError, match=r"has no transforms.json, but colmap reads it: add colmap --eval-mode fraction at"
+    ):
         read_capture(NerfstudioDataParserConfig(data=tmp_path).setup(), "val")
     with pytest.raises(DataError, match=r"there is no COLMAP model at .*sparse/7"):
         read_capture(ColmapDataParserConfig(data=tmp_path, colmap_path=Path("sparse/7")).setup(), "val")
