@@ -1,4 +1,6 @@
-"""Encode every scene of a data set, render the held-out views, and write tokens and a table of PSNR.
+"""Encode every scene of a data set, render the target views, and write tokens and a table of PSNR.
+
+Target views are not encoded, except in captures with too few photographs to hold some out, which the output says.
 
 python examples/batch_over_a_data_set.py --data data/re10k --output results
 """
@@ -18,7 +20,7 @@ def main(data: Path, output: Path, model: str = "scenetok-tiny", views: int | No
         data: Data set in the layout of RealEstate10K or DL3DV.
         output: Folder for SCENE.safetensors and psnr.csv.
         model: Preset, run folder or released checkpoint.
-        views: Number of held-out views of each scene. Default: all.
+        views: Number of target views of each scene. Default: all.
     """
     scenetok = SceneTok.from_pretrained(model)
     scenes = open_scenes(data, scenetok.preset)
@@ -32,7 +34,8 @@ def main(data: Path, output: Path, model: str = "scenetok-tiny", views: int | No
         frames = scenetok.render(tokens, target.cameras.select(slice(0, count)))
         error = (frames.cpu() - target.images[:count] / 255).square().flatten(1).mean(1)
         scores[given.scene] = float(-10 * error.log10().mean())
-        print(f"{given.scene}: {scores[given.scene]:.2f} dB")
+        note = "" if target.held_out else " (not held out: some of these views were encoded)"
+        print(f"{given.scene}: {scores[given.scene]:.2f} dB{note}")
     with (output / "psnr.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("scene", "psnr"), *scores.items()])
     return scores

@@ -1,4 +1,7 @@
-"""Optimise the tokens of a scene with a loss of your own: here, the photographs that were not encoded.
+"""Optimise the tokens of a scene with a loss of your own: here, the error of renders of its target photographs.
+
+The targets are photographs that were not encoded. Captures of a dozen or fewer photographs have none left: there, the
+targets are the encoded photographs, with a warning.
 
 python examples/loss_on_tokens.py --data my-capture --output refined.safetensors
 """

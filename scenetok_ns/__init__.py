@@ -14,6 +14,7 @@ idle threads are set to sleep (`tools/threads.py`).
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         cameras_from_colmap,
         cameras_from_nerfstudio,
         open_scenes,
+        picture_files_of,
     )
     from scenetok_ns.data.errors import DataError
     from scenetok_ns.data.posed_views import (
@@ -69,6 +71,7 @@ __all__ = [
     "load_preset",
     "open_scenes",
     "photograph_views",
+    "picture_files_of",
     "pose_scale_of",
     "preset_names",
     "square_views",
@@ -96,6 +99,7 @@ _HOMES = {
     "load_preset": "models.presets",
     "open_scenes": "bridge.posed_scenes",
     "photograph_views": "data.posed_views",
+    "picture_files_of": "bridge.posed_scenes",
     "pose_scale_of": "data.posed_views",
     "preset_names": "models.presets",
     "square_views": "data.posed_views",
@@ -114,7 +118,10 @@ def __getattr__(name: str) -> Any:
         from scenetok_ns.tools.threads import let_idle_threads_sleep
 
         let_idle_threads_sleep()
-    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with warnings.catch_warnings():
+        # Nerfstudio's import triggers it; users can change nothing about it.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+        found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = found
     return found
 

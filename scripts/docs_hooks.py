@@ -2,8 +2,8 @@
 
 Pages link to files outside docs/ by relative paths, which work in the repository. The site does not have these files:
 each link becomes a link into `repo_url` if mkdocs.yml sets it, else the file's name. `<!-- text of FILE -->` in a page
-is replaced by a file of the repository's root, and `<!-- public names -->` by the reference of all names that
-`scenetok_ns` exports and that the page does not list itself.
+is replaced by a file of the repository's root, `<!-- section of FILE: HEADING -->` by one section of it, and
+`<!-- public names -->` by the reference of all names that `scenetok_ns` exports and that the page does not list itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT_OF = re.compile(r"<!-- text of (\S+) -->")
+TEXT_OF = re.compile(r"<!-- (?:text|section) of ([^\s:]+)(?:: (.+?))? -->")
+HEADING = re.compile(r"^(#+) (.+)$")
+OWN_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+"""Files of the root -> pages that show them."""
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
@@ -37,13 +40,46 @@ def with_public_names(markdown: str) -> str:
     return markdown.replace(PUBLIC, "\n\n".join(f"::: {home}" for home in homes))
 
 
+def root_text(name: str, heading: str | None = None) -> str:
+    """Text of a file in the root, or of one of its sections, with links as they are from docs/.
+
+    Raises ValueError if there is no such section.
+    """
+    lines = (ROOT / name).read_text().splitlines()
+    if heading is not None:
+        lines = _section(name, lines, heading)
+
+    def moved(match: re.Match[str]) -> str:
+        text, target, anchor = match.groups()
+        inside = target.startswith("docs/")
+        path = target.removeprefix("docs/") if inside else OWN_PAGES.get(target, f"../{target}")
+        return f"[{text}]({path}{anchor or ''})"
+
+    return LINK.sub(moved, "\n".join(lines))
+
+
+def _section(name: str, lines: list[str], heading: str) -> list[str]:
+    """Lines from a heading up to the next one of the same level or above. `#` in a code block begins no heading."""
+    found: list[str] = []
+    level, code = 0, False
+    for line in lines:
+        code ^= line.startswith("```")
+        match = None if code else HEADING.match(line)
+        if match is not None and found and len(match[1]) <= level:
+            break
+        if match is not None and match[2] == heading:
+            level = len(match[1])
+        if level:
+            found.append(line)
+    if not found:
+        raise ValueError(f"{name} has no section {heading!r}")
+    return found
+
+
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """Insert files of the root and exported names, and replace links that lead out of docs/."""
     markdown = with_public_names(markdown)
-    for name in TEXT_OF.findall(markdown):
-        text = (ROOT / name).read_text().replace("](docs/", "](")
-        text = text.replace("](CHANGELOG.md)", "](changelog.md)").replace("](CONTRIBUTING.md)", "](contributing.md)")
-        markdown = markdown.replace(f"<!-- text of {name} -->", text)
+    markdown = TEXT_OF.sub(lambda match: root_text(match[1], match[2]), markdown)
     folder = posixpath.dirname(page.file.src_uri)
 
     def replaced(match: re.Match[str]) -> str:

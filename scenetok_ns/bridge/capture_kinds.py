@@ -30,6 +30,8 @@ KINDS = {ColmapDataParserConfig: "colmap", Re10kDataParserConfig: "re10k-data", 
 def find_dataparser(data: Path) -> DataParserConfig:
     """Choose the dataparser that reads `data`: nerfstudio-data, colmap, re10k-data or dl3dv-data.
 
+    Captures of both kinds hold out one photograph in ten, and none of fewer than ten.
+
     Returns:
         Its configuration.
 
@@ -58,7 +60,10 @@ def _transforms(data: Path) -> DataParserConfig | None:
 def _colmap(data: Path) -> ColmapDataParserConfig | None:
     for model in MODELS:
         if any((data / model / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
-            return ColmapDataParserConfig(data=data, colmap_path=Path(model), load_3D_points=False)
+            # nerfstudio-data's split: the stock one holds out every eighth picture, also of four.
+            return ColmapDataParserConfig(
+                data=data, colmap_path=Path(model), load_3D_points=False, eval_mode="fraction"
+            )
     return None
 
 
@@ -82,7 +87,10 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
         check_posed(config.data)
     if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
         kind = KINDS[type(find_dataparser(config.data))]
-        raise DataError(f"{config.data} has no {TRANSFORMS}, but {kind} reads it: add {kind} at the end of the command")
+        words = f"{kind} --eval-mode fraction" if kind == "colmap" else kind  # as find_dataparser splits
+        raise DataError(
+            f"{config.data} has no {TRANSFORMS}, but {kind} reads it: add {words} at the end of the command"
+        )
     return dataparser
 
 

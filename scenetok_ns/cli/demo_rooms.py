@@ -8,6 +8,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from scenetok_ns.tools.atomic_files import check_absent
 from scenetok_ns.tools.errors import UsageError
 
 Layout = Literal["re10k", "dl3dv"]
@@ -37,6 +38,7 @@ def write_rooms(
             f"--frames must be at least 2, --size at least 8, and a scene at most {MOST_PIXELS:,} pixels; got {frames} "
             f"frames of {size} x {size}"
         )
+    check_absent(output.absolute())  # before a progress bar begins
     from scenetok_ns.data.demo.scenes import Split
     from scenetok_ns.data.demo.writer import write_demo_data
 

@@ -15,7 +15,15 @@ from rich.console import Console
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.released_files import RELEASED_FILES, HubFile, ReleasedFile, Role, files_of, weights_folder
 from scenetok_ns.tools.download_records import record, recorded
-from scenetok_ns.tools.downloads import DownloadError, check_space, clear_finished, looks_like_text, part_size, readable
+from scenetok_ns.tools.downloads import (
+    DownloadError,
+    check_space,
+    clear_finished,
+    free_space,
+    looks_like_text,
+    part_size,
+    readable,
+)
 from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
@@ -61,13 +69,21 @@ def download(
     check_output(load_preset(preset), output, data)
     for file in wanted.values():
         console.print(file.described(), soft_wrap=True)
-    if dry_run:
-        return
     missing = [file for file in wanted.values() if file.found() is None]
+    if dry_run:
+        print_total(console, missing)
+        return
     for folder in {file.space for file in missing}:
         there = [file for file in missing if file.space == folder]
         check_space(folder, sum(file.remaining() for file in there), ", ".join(file.file.name for file in there))
-    paths: dict[Role, Path] = {role: file.obtained(accept_changed) for role, file in wanted.items()}
+    paths: dict[Role, Path] = {}
+    for role, file in wanted.items():
+        try:
+            paths[role] = file.obtained(accept_changed)
+        except DownloadError as error:
+            others = [other for other in missing if other is not file and other.found() is None]
+            also = ", ".join(f"{other.file.name} ({other.page})" for other in others)
+            raise DownloadError(f"{error}. Also missing: {also}" if also else str(error)) from error
     if output is None:
         print_next(console, preset, paths)
         return
@@ -173,6 +189,18 @@ class Wanted:
 
         return hub_cached(source.repository, self.file.name, source.revision, self.to)
 
+    def problem(self, path: Path) -> str | None:
+        """Why a file cannot be the released one, without reading all of it; None: it may be."""
+        with path.open("rb") as file:
+            if looks_like_text(file.read(64)):
+                return "is a web page or a message, not the file"
+        size = path.stat().st_size
+        if self.file.size is not None and size != self.file.size:
+            return f"has {size} bytes, the released file {self.file.size}"
+        if self.file.sha256 is None and path.suffix in PICKLED and not _is_pytorch_file(path):
+            return f"is not a whole PyTorch file ({size} bytes)"
+        return None
+
     def remaining(self) -> int:
         """Number of bytes to download, as far as the file's size is known."""
         return max((self.file.size or self.file.about or 0) - part_size(self.target), 0)
@@ -180,7 +208,8 @@ class Wanted:
     def described(self) -> str:
         """Text with the file's size, licence, source, target and state."""
         found, part = self.found(), part_size(self.target)
-        state = "there" if found else f"{readable(part)} of it there" if part else "to download"
+        problem = None if found is None else self.problem(found)
+        state = problem or "there" if found else f"{readable(part)} of it there" if part else "to download"
         place = found or (self.target if self.to is not None or not self.by_hub else self.space)
         return f"{summary(self.file)}\n  from {self.address}\n  to   {place} ({state})"
 
@@ -226,14 +255,9 @@ class Wanted:
         from scenetok_ns.cli.imported_runs import progress_bars
         from scenetok_ns.tools.digests import remembered_sha256
 
-        with path.open("rb") as file:
-            if looks_like_text(file.read(64)):
-                raise DownloadError(f"{path} is a web page or a message, not the file: remove it and try again")
+        if (problem := self.problem(path)) is not None:
+            raise DownloadError(f"{path} {problem}: remove it and try again")
         size = path.stat().st_size
-        if self.file.size is not None and size != self.file.size:
-            raise DownloadError(f"{path} has {size} bytes, the released file {self.file.size}: remove it and try again")
-        if self.file.sha256 is None and path.suffix in PICKLED and not _is_pytorch_file(path):
-            raise DownloadError(f"{path} is not a whole PyTorch file ({size} bytes): remove it and try again")
         with progress_bars(plain_console(stderr=True)) as bar:
             digest = remembered_sha256(path, bar(f"SHA-256 of {self.file.name}", size))
         if self.file.sha256 is not None:
@@ -276,6 +300,22 @@ def print_files(console: Console, files: tuple[ReleasedFile, ...]) -> None:
         known = f"\n  SHA-256 {file.sha256}" if file.sha256 else ""
         presets = ", ".join(file.presets)
         console.print(f"{summary(file)}\n  from {wanted.page}{known}\n  for  {presets}", soft_wrap=True)
+
+
+def print_total(console: Console, missing: list[Wanted]) -> None:
+    """Print how much is to be downloaded, how much space is free, and where files can be put by hand."""
+    if not missing:
+        return
+    unknown = sum(file.file.size is None and file.file.about is None for file in missing)
+    known = f"about {readable(sum(file.remaining() for file in missing))}"
+    known += f" and {unknown} of unknown size" if unknown else ""
+    console.print(f"{len(missing)} of the files to download: {known}", soft_wrap=True)
+    for folder in sorted({file.space for file in missing}):
+        console.print(f"  {readable(free_space(folder))} free in {folder}", soft_wrap=True)
+    places = ", ".join(sorted({str(file.target.parent) for file in missing}))
+    console.print(
+        f"  by hand: put files that you get with a browser into {places} (--to DIR: another folder)", soft_wrap=True
+    )
 
 
 def print_next(console: Console, preset: str, paths: dict[Role, Path]) -> None:

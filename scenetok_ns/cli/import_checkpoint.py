@@ -11,6 +11,7 @@ import tyro
 from scenetok_ns.models.errors import CheckpointError
 from scenetok_ns.models.presets import Preset, load_preset, preset_names
 from scenetok_ns.models.released_files import files_of, find_released
+from scenetok_ns.tools.errors import UsageError
 
 
 def import_checkpoint(
@@ -23,6 +24,7 @@ def import_checkpoint(
     vavae: Path | None = None,
     video_dcae: Path | None = None,
     wan: Path | None = None,
+    source: Annotated[Path | None, tyro.conf.Positional] = None,
 ) -> None:
     """Create a run folder from a released checkpoint; ns-viewer, ns-render and ns-eval open it like a run of ns-train.
 
@@ -43,9 +45,14 @@ def import_checkpoint(
             SHA-256.
         video_dcae: Published weights of Video DC-AE.
         wan: Published weights of the Wan 2.2 VAE.
+        source: Released .ckpt file, or folder with the released files: short for --checkpoint or --from.
     """
     from scenetok_ns.cli.imported_runs import check_places, make_run
 
+    if source is not None:
+        if checkpoint is not None or folder is not None:
+            raise UsageError(f"give {source} alone, without --checkpoint and --from")
+        folder, checkpoint = (source, None) if source.is_dir() else (None, source)
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"--from: there is no folder {folder}")
     check_places(output, data)

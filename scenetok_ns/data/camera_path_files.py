@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scenetok_ns.data.images import crop_intrinsics
 from scenetok_ns.data.lenses import opencv_distortion, straight_matrix
-from scenetok_ns.data.picture_folder import PictureFolder, picture_size
+from scenetok_ns.data.picture_folder import PictureFolder, check_proportions, picture_size
 from scenetok_ns.data.poses import bad_lens, bad_pose, flip_axes
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.square_pictures import PictureRequest
@@ -42,6 +42,9 @@ class CameraPath:
     intrinsics: Float[Tensor, "n 3 3"]
     """Intrinsics of the squares, divided by their side."""
     size: tuple[int, int]
+    distortion: tuple[float, ...] = ()
+    """Distortion (k1, k2, k3, k4, p1, p2) of the first photograph whose lens has any, which was removed. Empty: none
+    has."""
 
     @property
     def request(self) -> PictureRequest:
@@ -183,19 +186,23 @@ def _of_photographs(path: Path, size: tuple[int, int] | None, side: int) -> Came
         raise DataError(f"{path}: frame {frames[wrong[0]].file_path} {wrong[1]}")
     if (wrong := bad_pose(poses)) is not None:
         raise DataError(f"{path}: the pose of frame {frames[wrong[0]].file_path} {wrong[1]}")
-    return CameraPath(flip_axes(poses).float(), lenses, size or (side, side))
+    distorted = (frame.lens.distortion for frame in frames if any(frame.lens.distortion))
+    return CameraPath(flip_axes(poses).float(), lenses, size or (side, side), next(distorted, ()))
 
 
 def _square_crop(path: Path, frame: FileFrame, pictures: PictureFolder, side: int) -> Float[Tensor, "3 3"]:
     """Return the normalised intrinsics of a photograph's square crop without lens distortion, as encoding uses them."""
     try:
-        width, height = picture_size(pictures.find(frame.file_path))
+        file = pictures.find(frame.file_path)
+        width, height = picture_size(file)
     except DataError as error:  # a path also works without the pictures, if the file states their sizes
         if frame.lens.width is None or frame.lens.height is None:
             raise DataError(
                 f"{path}: frame {frame.file_path} has no w and h, and its picture has no readable size: {error}"
             ) from error
         width, height = round(frame.lens.width), round(frame.lens.height)
+    else:
+        check_proportions(file, (width, height), frame.lens.width, frame.lens.height)
     matrix = frame.lens.matrix(width, height)
     straight = straight_matrix(matrix, opencv_distortion(np.array(frame.lens.distortion)), (width, height))
     straight[:2] /= np.array([[width], [height]])

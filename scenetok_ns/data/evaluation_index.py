@@ -12,6 +12,7 @@ import torch
 
 from scenetok_ns.data.scenes import BadScene, DataError, Scene, SceneSource, ViewIndices
 from scenetok_ns.tools.json_files import JsonError, read_json
+from scenetok_ns.tools.suggestions import did_you_mean_path
 
 MOST_FRAMES = 10_000_000
 """Maximum number of frames of a scene; a larger frame number is a typing error."""
@@ -36,6 +37,11 @@ class EvaluationIndex:
         Raises:
             DataError: The file is missing or has another content.
         """
+        if not Path(path).exists():
+            raise DataError(
+                f"there is no evaluation index {path}{did_you_mean_path(Path(path))}: `scenetok eval-index` makes one, "
+                "and the authors' repository has the published ones in assets/evaluation_index"
+            )
         try:
             content = read_json(Path(path))
         except JsonError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -16,8 +19,9 @@ from scenetok_ns.data.camera_path_files import read_path
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
 from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.data.poses import pose_scale
-from scenetok_ns.data.scenes import Views
+from scenetok_ns.data.scenes import DataError, Views
 from scenetok_ns.data.sources.photograph import PhotographSource, photograph_of
+from scenetok_ns.data.transforms_file import DISTORTION, TRANSFORMS
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.inputs import as_images, check_batch
 from scenetok_ns.models.presets import Preset, as_preset
@@ -26,9 +30,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from scenetok_ns.models.inputs import Pictures
+    from scenetok_ns.models.presets import HasPreset
+
+OF_SQUARES = 0.2
+"""Cameras are those of the pictures' middle squares if their focal lengths, divided by width and height, are this many
+times closer to each other than width and height are (as logarithms of the ratios)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PosedViews:
     """Some photographs of one scene.
 
@@ -45,11 +54,50 @@ class PosedViews:
     """Factor from capture units to training units."""
     anchors: CameraBatch | None = None
     """Poses [1, a] along which a scene generator generates the scene. None: the scene is encoded."""
+    names: tuple[str, ...] = ()
+    """Names of the photographs' files without suffix, in order; empty: not known."""
+    held_out: bool = False
+    """Whether none of the photographs is a context view, so that figures on them measure new views."""
+
+    def __repr__(self) -> str:
+        count, height, width = self.images.shape[0], *self.images.shape[-2:]
+        return (
+            f"PosedViews(scene={self.scene!r}, {count} photographs of {width} x {height} pixels, "
+            f"pose_scale={self.pose_scale:.4g}, held_out={self.held_out})"
+        )
 
     @staticmethod
-    def of(views: Views, scene: str, pose_scale: float) -> PosedViews:
+    def of(
+        views: Views, scene: str, pose_scale: float, names: Sequence[str] = (), held_out: bool = False
+    ) -> PosedViews:
         """Create from the views that `Scene.load_views` returns."""
-        return PosedViews(views.images, CameraBatch(views.c2w[None], views.intrinsics[None]), scene, pose_scale)
+        cameras = CameraBatch(views.c2w[None], views.intrinsics[None])
+        return PosedViews(views.images, cameras, scene, pose_scale, None, tuple(names), held_out)
+
+
+def side_of(size: int | tuple[int, int], caller: str) -> int:
+    """Side of squares that are given by their side, or by their height and width. Raises ValueError."""
+    if isinstance(size, int):
+        return size
+    if len(set(size)) != 1:
+        raise ValueError(f"{caller}: expected a side in pixels, or equal height and width, got {size}")
+    return int(size[0])
+
+
+def warn_of_distortion(distortion: Sequence[float], caller: str) -> None:
+    """Warn that cameras are those of undistorted pictures, which `square_views` does not make.
+
+    Args:
+        distortion: k1, k2, k3, k4, p1, p2 of a lens.
+        caller: Name of the calling function, with which the message begins.
+    """
+    names = zip(DISTORTION, distortion, strict=True)
+    values = ", ".join(f"{name} {value:.3g}" for name, value in names if value)
+    warnings.warn(
+        f"{caller}: the photographs have lens distortion ({values}), which is ignored: square_views does not remove "
+        "it, so give undistorted photographs, or use open_scenes, which removes it",
+        stacklevel=3,
+    )
 
 
 def square_views(
@@ -61,23 +109,23 @@ def square_views(
 
     Args:
         images: Photographs of one scene, of any size from `size` up, in any form that `SceneTok.encode` accepts.
-        cameras: Their cameras: CameraBatch of shape [1, v], intrinsics divided by image width and height.
+        cameras: Their cameras: CameraBatch of shape [1, v], intrinsics divided by image width and height. Cameras that
+            are those of the middle squares already (of `cameras_from_transforms`, for example) stay as they are: they
+            are recognised by equal normalised focal lengths in pictures that are not square.
         size: Side of the squares in pixels, or their height and width, such as `model.image_size`.
 
     Returns:
         Squares as bytes, and their cameras.
 
     Raises:
-        ValueError: The photographs are smaller than `size`, or their number differs from that of the cameras.
+        ValueError: The photographs are smaller than `size`, or their number differs from that of the cameras; or the
+            cameras are those of pictures turned by 90 degrees.
 
     >>> images, cameras = square_views(pictures, cameras, model.image_size)
     """
     given = as_images(images, "square_views")
     check_batch(cameras, "square_views")
-    if not isinstance(size, int):
-        if len(set(size)) != 1:
-            raise ValueError(f"square_views: expected a side in pixels, or equal height and width, got {size}")
-        size = size[0]
+    size = side_of(size, "square_views")
     height, width = given.shape[-2:]
     if cameras.c2w.shape[:2] != (1, len(given)):
         raise ValueError(
@@ -87,36 +135,66 @@ def square_views(
         raise ValueError(f"square_views: expected images of at least {size} x {size} pixels, got {height} x {width}")
     pixels = (given.cpu() * 255).round().clamp(0, 255).byte()
     squares = torch.stack([rescale_and_crop(image, (size, size)) for image in pixels])
-    lenses = crop_intrinsics(cameras.intrinsics, (height, width), (size, size))
+    of_squares = _are_of_squares(cameras, height, width)
+    lenses = cameras.intrinsics if of_squares else crop_intrinsics(cameras.intrinsics, (height, width), (size, size))
     return squares, CameraBatch(cameras.c2w, lenses)
 
 
-def cameras_from_transforms(file: str | Path, size: int) -> CameraBatch:
+def _are_of_squares(cameras: CameraBatch, height: int, width: int) -> bool:
+    """Whether cameras are those of the middle squares of pictures, not of the whole pictures. Pixels are square.
+
+    Raises ValueError if the cameras fit only pictures that are turned by 90 degrees.
+    """
+    focal = cameras.intrinsics[0, :, [0, 1], [0, 1]].double()
+    wide, ratio = math.log(width / height), float((focal[:, 1] / focal[:, 0]).log().median())
+    near = OF_SQUARES * abs(wide)  # the ratio is `wide` for whole pictures, 0 for squares, -wide for turned pictures
+    if near and abs(ratio + wide) < near:
+        raise ValueError(
+            f"square_views: the images have {width} x {height} pixels, but the focal lengths of the cameras are those "
+            "of pictures turned by 90 degrees: give the pictures as they were when their poses were found"
+        )
+    return abs(ratio) < near
+
+
+def cameras_from_transforms(file: str | Path, size: int | tuple[int, int]) -> CameraBatch:
     """Read the cameras of a transforms.json, or of a camera path of Nerfstudio's viewer.
 
+    A warning is given if the lens has distortion: the cameras are those of undistorted photographs.
+
     Args:
-        file: transforms.json (frames in the order of their file names) or camera_path.json.
-        size: Side of the model's squares in pixels: the cameras are adjusted to the photographs' middle squares.
+        file: transforms.json (frames in the order of their file names, as in `picture_files_of`), the folder that holds
+            one, or camera_path.json.
+        size: Side of the model's squares in pixels, or `model.image_size`: the cameras are adjusted to the photographs'
+            middle squares.
 
     Returns:
         CameraBatch of shape [1, v]: OpenCV camera-to-world in the units of the file.
 
     Raises:
-        DataError: The file cannot be read, or holds poses or lenses that no camera can have; one line.
+        DataError: The file cannot be read, holds poses or lenses that no camera can have, or a photograph was cropped
+            or turned since its pose was found; one line.
 
-    >>> cameras = cameras_from_transforms("my-capture/transforms.json", model.image_size[0])
+    >>> cameras = cameras_from_transforms("my-capture/transforms.json", model.image_size)
     """
-    return read_path(Path(file), None, size).cameras
+    path = Path(file)
+    if path.is_dir():
+        if not (path / TRANSFORMS).is_file():
+            raise DataError(f"cameras_from_transforms: there is no {TRANSFORMS} in {path}")
+        path = path / TRANSFORMS
+    found = read_path(path, None, side_of(size, "cameras_from_transforms"))
+    if found.distortion:
+        warn_of_distortion(found.distortion, "cameras_from_transforms")
+    return found.cameras
 
 
-def pose_scale_of(cameras: CameraBatch, preset: Preset | str) -> float:
+def pose_scale_of(cameras: CameraBatch, preset: Preset | str | HasPreset) -> float:
     """Return the factor from the units of a capture to those of the training data, for `pose_scale=`.
 
     It gives the cameras the spread of the training scenes, as `open_scenes` does for captures.
 
     Args:
         cameras: All cameras of the capture, not only those of the context views: CameraBatch of shape [1, v].
-        preset: Preset of the model (`model.preset`) or its name.
+        preset: The model, its preset or its name.
 
     Returns:
         The factor; 1 if all cameras are in one place.
@@ -129,7 +207,7 @@ def pose_scale_of(cameras: CameraBatch, preset: Preset | str) -> float:
 
 def photograph_views(
     file: str | Path | Image,
-    preset: Preset | str,
+    preset: Preset | str | HasPreset,
     path: CameraBatch | Trajectory = "forward",
     *,
     fov: float | None = None,
@@ -139,7 +217,7 @@ def photograph_views(
 
     Args:
         file: Picture in any format that Pillow reads, or a PIL picture. Its middle square is used.
-        preset: Preset of a scene generator, or its name.
+        preset: A scene generator, its preset or its name.
         path: Cameras of the path, [1, k], starting with the photograph's camera; or forward, sideways or turn.
         fov: Field of view along the shorter side in degrees. None: from EXIF, else 58.
         pose_scale: Factor from the units of the path to training units.
@@ -171,7 +249,8 @@ def photograph_views(
     found = PosedViews.of(source.read().load_views([0], (side, side)), source.key, pose_scale)
     anchors = anchors_along(poses, preset.data.views.num_context)
     lenses = found.cameras.intrinsics.expand(-1, len(anchors), -1, -1)
-    return PosedViews(found.images, found.cameras, found.scene, pose_scale, CameraBatch(anchors[None], lenses))
+    anchored = CameraBatch(anchors[None], lenses)
+    return PosedViews(found.images, found.cameras, found.scene, pose_scale, anchored, (source.key,))
 
 
 def as_pictures(frames: Tensor) -> np.ndarray:

@@ -22,7 +22,7 @@ RIGID_TOLERANCE = 1e-2
 """Maximum deviation of R^T R from the identity: path files hold interpolated poses with few digits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CameraBatch:
     """Cameras of `b` batch elements with `views` views each, as tensors or as NumPy arrays, which become float32.
 
@@ -47,6 +47,9 @@ class CameraBatch:
                 f"got {list(c2w)} and {list(intrinsics)}{advice}"
             )
 
+    def __repr__(self) -> str:
+        return f"CameraBatch({list(self.c2w.shape[:2])} cameras, device='{self.c2w.device}')"
+
     @staticmethod
     def from_opengl(c2w: Float[Tensor, "b views 4 4"], intrinsics: Float[Tensor, "b views 3 3"]) -> CameraBatch:
         """Make cameras from poses with OpenGL axes (x right, y up, looking along -z), as in Nerfstudio and Blender.
@@ -54,6 +57,8 @@ class CameraBatch:
         Args:
             c2w: Camera-to-world, OpenGL axes.
             intrinsics: Divided by image width (first row) and height (second row).
+
+        >>> cameras = CameraBatch.from_opengl(c2w[None], intrinsics[None])  # c2w [v, 4, 4], intrinsics [v, 3, 3]
         """
         cameras = CameraBatch(c2w, intrinsics)
         return CameraBatch(cameras.c2w * cameras.c2w.new_tensor([1.0, -1.0, -1.0, 1.0]), cameras.intrinsics)
@@ -69,6 +74,8 @@ class CameraBatch:
             intrinsics: Focal lengths and principal point in pixels of the images.
             width: Width of the images in pixels.
             height: Height of the images in pixels.
+
+        >>> cameras = CameraBatch.from_pixels(c2w[None], intrinsics[None], 1920, 1080)  # c2w [v, 4, 4]
         """
         cameras = CameraBatch(c2w, intrinsics)
         size = cameras.intrinsics.new_tensor([[width], [height], [1.0]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenetok_ns.models.cameras import CameraBatch, are_rigid
-from scenetok_ns.models.presets import SamplerConfig
+from scenetok_ns.models.cameras import CameraBatch, are_rigid, camera_spread
+from scenetok_ns.models.presets import Preset, SamplerConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +32,9 @@ WIDEST = 170.0
 CONVERGING = 0.1
 """Minimum of the smallest eigenvalue of the mean projection perpendicular to the optical axes. The eigenvalue is 0 for
 parallel axes and 2/3 for axes in all directions; below the minimum, no point is clearly the nearest to all axes."""
+
+OTHER_UNITS = 3.0
+"""Smallest ratio between the spread of the cameras and that of the training scenes which shows that units differ."""
 
 
 def check_kind(value: Any, kind: type, caller: str, name: str, advice: str) -> None:
@@ -65,6 +69,22 @@ def check_scale(pose_scale: Any, caller: str) -> None:
         raise ValueError(
             f"{caller}: expected pose_scale of type float, got {type(pose_scale).__name__}; give one number for the "
             "scene, such as pose_scale_of(cameras, model.preset)"
+        )
+
+
+def warn_of_units(cameras: CameraBatch, preset: Preset, caller: str) -> None:
+    """Warn if cameras are probably not in units of the training data. `caller` begins the message.
+
+    Two cameras do not show the size of a scene, and cameras in one place have no spread.
+    """
+    typical, count = preset.data.camera_spread, cameras.num_views
+    spread = camera_spread(cameras.c2w[0].detach().cpu()) if count >= 3 else 0.0
+    if typical is not None and spread > 0 and not 1 / OTHER_UNITS <= spread / typical <= OTHER_UNITS:
+        warnings.warn(
+            f"{caller}: the cameras' spread is {spread:.3g}, training scenes have {typical:.3g}: give "
+            "pose_scale=pose_scale_of(cameras, model.preset), or pose_scale=1 if the cameras are in units of the "
+            "training data",
+            stacklevel=4,
         )
 
 
@@ -165,6 +185,10 @@ def check_views(images: Float[Tensor, "v 3 h w"], cameras: CameraBatch, size: tu
     check_batch(cameras, caller)
     height, width = size
     fits = images.shape[1:] == (3, height, width)
+    if fits and len(images) and cameras.batch_size == 1 and cameras.num_views != len(images):
+        raise ValueError(
+            f"{caller}: expected a camera for each image, got {len(images)} images and {cameras.num_views} cameras"
+        )
     if not fits or not len(images) or cameras.c2w.shape[:2] != (1, len(images)):
         advice = "" if fits else "; crop photographs and cameras with square_views"
         if cameras.batch_size > 1:

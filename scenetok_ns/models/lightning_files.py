@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scenetok_ns.models.weight_files import CheckpointError, listed
+from scenetok_ns.tools.downloads import looks_like_text
 
 RUNS_CODE = {
     "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "importlib", "runpy", "ctypes", "code", "codeop",
@@ -144,10 +145,14 @@ def _check_is_zip(path: Path) -> None:
         return
     try:
         with path.open("rb") as file:
-            begins_as_zip = file.read(4) == b"PK\x03\x04"
+            beginning = file.read(64)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     size = path.stat().st_size
-    if begins_as_zip:
+    if beginning and looks_like_text(beginning):
+        raise CheckpointError(f"{path} is a web page or a message, not a checkpoint: download it again")
+    if beginning[8:9] == b"{":
+        raise CheckpointError(f"{path} is a safetensors file, not a released checkpoint (.ckpt)")
+    if beginning.startswith(b"PK\x03\x04"):
         raise CheckpointError(f"{path}: truncated, it ends after {size} bytes without its directory; download it again")
     raise CheckpointError(f"{path}: not a PyTorch checkpoint (no zip file, {size} bytes)")

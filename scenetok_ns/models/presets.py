@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from scenetok_ns.models.recipes import TINIEST, DataConfig, TrainingConfig
 from scenetok_ns.tools.dataclass_files import LARGEST, build, check_divides, check_range, read_yaml
@@ -256,7 +256,11 @@ class Preset:
     def check_embedded(self) -> None:
         """Raise ValueError unless trained weights of all its networks come with the package."""
         if not self.is_embedded:
-            raise ValueError(f"no trained weights of preset {self.name} come with this package; give a run folder")
+            making = f"scenetok download {self.name} --data DATA --output runs/{self.name}"
+            advice = "" if self.checkpoint is None else f"; `{making}` makes one from the released weights"
+            raise ValueError(
+                f"no trained weights of preset {self.name} come with this package; give a run folder{advice}"
+            )
 
     def check_guidance(self, guidance: float | None) -> None:
         """Raise ValueError for a guidance scale of renders that the denoiser was not trained for."""
@@ -337,9 +341,24 @@ def _meant(name: str) -> str:
     return did_you_mean(name, preset_names()) or several
 
 
-def as_preset(preset: Preset | str) -> Preset:
-    """Return a preset that is given as itself, by its name, or by the path of its file (`load_preset`)."""
-    return load_preset(preset) if isinstance(preset, str) else preset
+class HasPreset(Protocol):
+    """A model, such as a SceneTok."""
+
+    @property
+    def preset(self) -> Preset: ...
+
+
+def as_preset(preset: Preset | str | HasPreset) -> Preset:
+    """Return a preset that is given as itself, by its name, by the path of its file (`load_preset`), or by a model.
+
+    Raises ValueError if it is given in another form.
+    """
+    if isinstance(preset, (str, Path)):
+        return load_preset(str(preset))
+    found = preset if isinstance(preset, Preset) else getattr(preset, "preset", None)
+    if not isinstance(found, Preset):
+        raise ValueError(f"expected a preset (model.preset) or its name, got {type(preset).__name__}")
+    return found
 
 
 def _read(path: Path) -> Preset:

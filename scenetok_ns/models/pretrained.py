@@ -64,6 +64,8 @@ def read_pretrained(source: str | Path, preset: str | None, given: GivenFiles) -
     if path.is_dir() or (path.suffix == ".yml" and path.is_file()):
         return _of_run(path, preset, given)
     if not path.is_file():
+        if path.suffix in (".ckpt", ".pt", ".pth", ".safetensors", ".yml"):
+            raise FileNotFoundError(f"from_pretrained: there is no file {source}{did_you_mean_path(path)}")
         raise FileNotFoundError(
             f"no trained model {source}{did_you_mean_path(path, preset_names())}: expected a run folder, a checkpoint, "
             f"or a preset ({', '.join(preset_names())})"

@@ -187,11 +187,13 @@ def guess_preset(checkpoint: Path) -> tuple[str, list[str]]:
     names = [preset.name for preset in fitting]
     if not fitting:
         raise CheckpointError(
-            f"{checkpoint} fits no preset: it holds {len(found)} tensors, {listed(found)}; name one with --preset to "
-            "see the differences"
+            f"{checkpoint} fits no preset: it holds {len(found)} tensors, {listed(found)}; name one (Python: preset=, "
+            "commands: --preset) to see the differences"
         )
     if len({_shown_alike(preset) for preset in fitting}) > 1:
-        raise CheckpointError(f"{checkpoint} fits several presets: choose one with --preset: {', '.join(names)}")
+        raise CheckpointError(
+            f"{checkpoint} fits several presets: choose one (Python: preset=, commands: --preset): {', '.join(names)}"
+        )
     return sorted(fitting, key=lambda preset: preset.checkpoint is None)[0].name, names
 
 

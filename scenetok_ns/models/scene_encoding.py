@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.engine.engine import RenderingEngine
 from scenetok_ns.models.flow.windows import join_paths
-from scenetok_ns.models.inputs import as_images, check_axes, check_cameras, check_scale, check_views
+from scenetok_ns.models.inputs import as_images, check_axes, check_cameras, check_scale, check_views, warn_of_units
 from scenetok_ns.models.networks.compressor import TokenDistribution
 from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.quirks import network_cameras
@@ -36,7 +36,7 @@ class SceneEncoder(SceneTokNetworks):
         cameras: CameraBatch,
         *,
         scene: str = "",
-        pose_scale: float = 1.0,
+        pose_scale: float | None = None,
         sources: tuple[str, ...] = (),
         noise: torch.Generator | None = None,
         autocast: bool | None = None,
@@ -55,7 +55,9 @@ class SceneEncoder(SceneTokNetworks):
             cameras: CameraBatch of shape [1, v]: OpenCV camera-to-world poses in capture units, intrinsics divided by
                 image width and height.
             scene: Name of the scene, saved with the tokens.
-            pose_scale: Factor from capture units to training units, here and in `render`.
+            pose_scale: Factor from capture units to training units, here and in `render`, such as
+                `pose_scale_of(cameras, model.preset)`. None: 1, with a warning if the cameras spread over three
+                times as much as those of the training scenes, or less than a third.
             sources: SHA-256 of the photographs, saved with the tokens.
             noise: Random generator for sampling the latents of VA-VAE. None: take their means.
             autocast: Run the compressor in bfloat16. None: on CUDA only.
@@ -69,9 +71,13 @@ class SceneEncoder(SceneTokNetworks):
             ValueError: Numbers or sizes of images and cameras do not fit; images are outside [0, 1]; intrinsics are in
                 pixels; poses are not rigid, or look like OpenGL's; any number is NaN or infinite.
 
-        >>> tokens = model.encode([Image.open(file) for file in files], CameraBatch(c2w[None], intrinsics[None]))
+        >>> cameras = CameraBatch(c2w[None], intrinsics[None])  # c2w [v, 4, 4], intrinsics [v, 3, 3]
+        >>> tokens = model.encode(images, cameras, pose_scale=pose_scale_of(cameras, model.preset))
         """
         views = self._checked_views(images, cameras, "encode", axes_checked)
+        if pose_scale is None:
+            pose_scale = 1.0
+            warn_of_units(cameras, self.preset, "encode")
         check_scale(pose_scale, "encode")
         reference = cameras.c2w[:, len(views) // 2]
         if keep_latents:
@@ -87,7 +93,7 @@ class SceneEncoder(SceneTokNetworks):
         cameras: Sequence[CameraBatch],
         *,
         scenes: Sequence[str] | None = None,
-        pose_scale: float | Sequence[float] = 1.0,
+        pose_scale: float | Sequence[float] | None = None,
         autocast: bool | None = None,
         axes_checked: bool = False,
     ) -> list[SceneTokens]:
@@ -109,15 +115,17 @@ class SceneEncoder(SceneTokNetworks):
                 CameraBatch(*each) for each in zip(cameras.c2w.split(1), cameras.intrinsics.split(1), strict=True)
             ]
         names = [""] * len(images) if scenes is None else list(scenes)
-        scales = [pose_scale] * len(images) if np.ndim(pose_scale) == 0 else list(pose_scale)  # type: ignore[arg-type]
+        given = pose_scale is None or np.ndim(pose_scale) == 0
+        scales = [pose_scale] * len(images) if given else list(pose_scale)  # type: ignore[arg-type]
         if not len(images) == len(cameras) == len(names) == len(scales):
             raise ValueError(
                 f"encode_many: expected cameras, a name and a pose scale for each scene, got {len(images)} scenes, "
                 f"{len(cameras)} sets of cameras, {len(names)} names and {len(scales)} pose scales"
             )
+        options: dict[str, Any] = {"autocast": autocast, "axes_checked": axes_checked}
         each = zip(images, cameras, names, scales, strict=True)
         return [
-            self.encode(views, posed, scene=name, pose_scale=float(scale), autocast=autocast, axes_checked=axes_checked)  # type: ignore[arg-type]
+            self.encode(views, posed, scene=name, pose_scale=None if scale is None else float(scale), **options)  # type: ignore[arg-type]
             for views, posed, name, scale in each
         ]
 
@@ -153,7 +161,7 @@ class SceneEncoder(SceneTokNetworks):
         Raises:
             ValueError: The tokens keep no latents, or are of another preset; otherwise as in `encode`.
 
-        >>> tokens = model.encode(images, cameras, keep_latents=True)
+        >>> tokens = model.encode(images, cameras, pose_scale=pose_scale, keep_latents=True)
         >>> tokens = model.add_views(tokens, more_images, more_cameras)
         """
         check_tokens(tokens, self.preset)
@@ -230,7 +238,26 @@ class SceneEncoder(SceneTokNetworks):
         noise: torch.Generator | None = None,
         autocast: bool | None = None,
     ) -> TokenDistribution:
-        """Encode a batch of scenes. The cameras are already relative to each scene's reference camera."""
+        """Encode a batch of scenes to distributions of tokens, with gradients if they are on, to train the compressor.
+
+        Unlike `encode`, it takes cameras in the form in which the networks see them, and checks nothing.
+
+        Args:
+            images: Context views [b, v, 3, height, width] of the model's size in [0, 1], floating-point, on the model's
+                device.
+            cameras: CameraBatch of shape [b, v] on the model's device: OpenCV camera-to-world poses in the axes of each
+                scene's reference camera and in units of the training data, intrinsics divided by image width and
+                height. `relative_cameras(cameras, reference_c2w, pose_scale)` of `scenetok_ns.models.cameras` makes
+                them; `encode` takes the middle view (index v // 2) as reference.
+            noise: Random generator for sampling the latents of VA-VAE. None: take their means.
+            autocast: Run the compressor in bfloat16. None: on CUDA only.
+
+        Returns:
+            Gaussians of the tokens: `mean` and `logvar` [b, n, dim].
+
+        >>> posed = relative_cameras(cameras, cameras.c2w[:, 6], pose_scale)
+        >>> found = model.encode_views(images[None], posed.to(model.device))
+        """
         posed = network_cameras(cameras, "context", self.preset)
         # Called with gradients, too: with low_vram, the networks may have to come back from CPU memory.
         engine = self.engine_for(False if torch.is_grad_enabled() else autocast)

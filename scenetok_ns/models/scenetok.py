@@ -36,7 +36,8 @@ class SceneTok(SceneEncoder):
     """Encodes photographs of a scene to tokens, and renders frames of any camera from the tokens.
 
     >>> model = SceneTok.from_pretrained("scenetok-tiny")
-    >>> tokens = model.encode(images, cameras)  # images [v, 3, 128, 128], cameras CameraBatch [1, v]
+    >>> pose_scale = pose_scale_of(cameras, model.preset)  # cameras: CameraBatch [1, v]
+    >>> tokens = model.encode(images, cameras, pose_scale=pose_scale)  # images [v, 3, 128, 128]
     >>> frames = model.render(tokens, path)  # [f, 3, 128, 128] in [0, 1]
     """
 

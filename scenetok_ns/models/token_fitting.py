@@ -19,7 +19,7 @@ from scenetok_ns.models.autoencoders.registry import latent_space
 from scenetok_ns.models.cameras import CameraBatch, relative_cameras
 from scenetok_ns.models.flow.rectified_flow import euler_step, network_time
 from scenetok_ns.models.flow.sampling import OnStep
-from scenetok_ns.models.inputs import as_images, check_cameras, check_seeds, check_views
+from scenetok_ns.models.inputs import as_images, check_cameras, check_kind, check_seeds, check_views
 from scenetok_ns.models.ops.finite import require_finite
 from scenetok_ns.models.quirks import network_cameras
 from scenetok_ns.models.scenetok import SceneTok
@@ -70,8 +70,11 @@ def fit_tokens(
         ValueError: Tokens, images and cameras do not fit the model or each other; `steps` is below 0.
         NotFiniteError: The fitted tokens hold numbers that are not finite.
 
-    >>> tokens = fit_tokens(model, model.encode(images, cameras), images, cameras, steps=50)
+    >>> tokens = model.encode(images, cameras, pose_scale=pose_scale_of(cameras, model.preset))
+    >>> tokens = fit_tokens(model, tokens, images, cameras, steps=50)
     """
+    check_kind(model, SceneTok, "fit_tokens", "model", "the order is model, tokens, images, cameras")
+    check_kind(tokens, SceneTokens, "fit_tokens", "tokens", "the order is model, tokens, images, cameras")
     if steps < 0:
         raise ValueError(f"fit_tokens: expected steps of at least 0, got {steps}")
     model.check_tokens(tokens)

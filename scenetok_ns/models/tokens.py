@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,11 @@ class SceneTokens:
             ValueError: `count` is below 1, or there are fewer tokens.
         """
         there = len(self.mean)
+        if not isinstance(count, Integral):
+            raise ValueError(
+                f"SceneTokens.subset: expected the number of first tokens to take, got {type(count).__name__}; other "
+                "tokens do not render without the first"
+            )
         if not 1 <= count <= there:
             raise ValueError(f"SceneTokens.subset: expected 1 to {there} tokens, got {count}")
         logvar = None if self.logvar is None else self.logvar[:count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 
 from scenetok_ns.data.camera_path_files import read_path
@@ -28,11 +29,13 @@ def camera_path(path: str | Path, tokens: SceneTokens, frames: int = 96) -> Came
 
     Raises:
         DataError: The path is unknown, the file cannot be read, or the tokens hold no cameras; one line.
-        ValueError: The tokens have another type.
+        ValueError: The tokens or the number of frames have another type.
 
     >>> frames = model.render(tokens, camera_path("orbit", tokens, 48))
     """
     check_kind(tokens, SceneTokens, "camera_path", "tokens", "the order is path, tokens, frames")
+    if not isinstance(frames, Integral):
+        raise ValueError(f"camera_path: expected a whole number of frames, got {frames!r}")
     side = load_preset(tokens.preset).data.image_size
     if str(path) in PATH_NAMES:
         if frames < 1:

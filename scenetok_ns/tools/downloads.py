@@ -106,15 +106,20 @@ def download(
 
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Raise DownloadError if `folder`, which need not exist, has fewer than `needed` bytes free."""
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = free_space(folder)
     if needed > free:
         raise DownloadError(
             f"{what} needs {readable(needed)} in {folder}, which has {readable(free)} free: free some space or choose "
             "another folder with --to"
         )
+
+
+def free_space(folder: Path) -> int:
+    """Number of free bytes on the disk of a folder, which need not exist."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
 
 
 def readable(count: int) -> str:

@@ -183,12 +183,34 @@ def test_poses_of_colmap_are_those_of_its_model(tmp_path: Path) -> None:
     torch.testing.assert_close(scene.intrinsics[0, 0, 0], torch.tensor(70.0 / WIDTH))
 
 
+@pytest.mark.parametrize(("count", "held_out"), [(4, 0), (6, 0), (9, 0), (10, 1), (12, 1)])
+def test_captures_of_both_kinds_hold_out_as_many_photographs(tmp_path: Path, count: int, held_out: int) -> None:
+    """Stock colmap holds out every eighth picture, so one of four would be lost."""
+    write_colmap(tmp_path / "colmap", walk(count))
+    frames = [
+        {"file_path": f"images/photo_{index}.png", "transform_matrix": (pose * OPENGL).tolist()}
+        for index, pose in enumerate(walk(count))
+    ]
+    (tmp_path / "colmap" / "transforms.json").write_text(
+        json.dumps({"fl_x": 70.0, "w": 100, "h": 60, "frames": frames})
+    )
+    by_transforms = read_capture(find_dataparser(tmp_path / "colmap").setup(), "test")
+    (tmp_path / "colmap" / "transforms.json").unlink()
+    source = read_capture(find_dataparser(tmp_path / "colmap").setup(), "test")
+    assert source.num_train == by_transforms.num_train == count - held_out
+    assert {*source.scene("colmap").frame_names} == {*by_transforms.scene("colmap").frame_names}
+    stored = ColmapDataParserConfig(data=tmp_path / "colmap")  # as `ns-train ... colmap`, and in earlier runs
+    assert read_capture(stored.setup(), "test").num_train == count - (count + 7) // 8
+
+
 def test_named_dataparsers_find_what_encode_finds(tmp_path: Path) -> None:
     """`ns-train scenetok-refine --data FOLDER colmap` finds a model that is not at Nerfstudio's default place."""
     write_colmap(tmp_path, walk(9))
     source = read_capture(ColmapDataParserConfig(data=tmp_path, eval_interval=4).setup(), "val")
     assert source.num_train == 6 and source.scene(tmp_path.name).num_frames == 9
-    with pytest.raises(DataError, match=r"has no transforms.json, but colmap reads it: add colmap at"):
+    with pytest.raises(
+        DataError, match=r"has no transforms.json, but colmap reads it: add colmap --eval-mode fraction at"
+    ):
         read_capture(NerfstudioDataParserConfig(data=tmp_path).setup(), "val")
     with pytest.raises(DataError, match=r"there is no COLMAP model at .*sparse/7"):
         read_capture(ColmapDataParserConfig(data=tmp_path, colmap_path=Path("sparse/7")).setup(), "val")

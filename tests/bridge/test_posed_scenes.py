@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from copy import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.room_pictures import HEIGHT, WIDTH, walk, write_photographs
 from support.small_runs import IMAGE_SIZE, PRESET, small_pipeline, write_small_re10k
 
@@ -18,6 +22,7 @@ from scenetok_ns import (
     cameras_from_transforms,
     load_preset,
     open_scenes,
+    picture_files_of,
     pose_scale_of,
 )
 from scenetok_ns.data.errors import DataError
@@ -106,6 +111,62 @@ def test_cameras_from_files_are_those_of_the_squares(capture: Path, kind: str) -
     torch.testing.assert_close(found.c2w, square_cameras().c2w, atol=1e-4, rtol=0)
     # The published code rounds the size of the rescaled picture to whole pixels.
     torch.testing.assert_close(found.intrinsics, square_cameras().intrinsics, atol=2e-2, rtol=0)
+
+
+def test_loaders_accept_folders_and_both_forms_of_a_size(capture: Path) -> None:
+    by_file = cameras_from_transforms(capture / "transforms.json", IMAGE_SIZE)
+    by_folder = cameras_from_transforms(capture, (IMAGE_SIZE, IMAGE_SIZE))
+    assert torch.equal(by_folder.c2w, by_file.c2w) and torch.equal(by_folder.intrinsics, by_file.intrinsics)
+    model = cameras_from_colmap(capture / "sparse" / "0", IMAGE_SIZE)
+    assert torch.equal(cameras_from_colmap(capture, (IMAGE_SIZE, IMAGE_SIZE)).c2w, model.c2w)
+    with pytest.raises(DataError, match=r"there is no transforms.json in"):
+        cameras_from_transforms(capture / "images", IMAGE_SIZE)
+    with pytest.raises(DataError, match=r"no COLMAP model at .*images: expected cameras.bin"):
+        cameras_from_colmap(capture / "images", IMAGE_SIZE)
+
+
+@pytest.mark.parametrize("kind", ["transforms.json", "sparse/0", "."])
+def test_pictures_come_in_the_order_of_the_cameras(capture: Path, kind: str) -> None:
+    assert picture_files_of(capture / kind) == sorted((capture / "images").iterdir())
+
+
+def test_turned_pictures_are_refused(capture: Path, tmp_path: Path) -> None:
+    shutil.copytree(capture, tmp_path / "turned")
+    file = sorted((tmp_path / "turned" / "images").iterdir())[1]
+    with Image.open(file) as picture:
+        picture.rotate(90, expand=True).save(file)
+    for load in (cameras_from_transforms, cameras_from_colmap, lambda folder, _: picture_files_of(folder)):
+        with pytest.raises(DataError, match=f"{file.name}: .* it was turned"):
+            load(tmp_path / "turned", IMAGE_SIZE)
+
+
+def test_distortion_that_is_not_removed_is_reported(capture: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(capture, tmp_path / "distorted")
+    content = json.loads((folder / "transforms.json").read_text())
+    (folder / "transforms.json").write_text(json.dumps({**content, "k1": -0.2, "p2": 0.01}))
+    camera = f"1 OPENCV {WIDTH} {HEIGHT} {FOCAL} {FOCAL} {WIDTH / 2} {HEIGHT / 2} -0.2 0 0 0.01\n"
+    (folder / "sparse" / "0" / "cameras.txt").write_text(camera)
+    for load in (cameras_from_transforms, cameras_from_colmap):
+        with pytest.warns(UserWarning, match=r"lens distortion \(k1 -0.2, p2 0.01\), which is ignored.*open_scenes"):
+            load(folder, IMAGE_SIZE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(capture, IMAGE_SIZE)
+
+
+def test_targets_say_whether_they_are_held_out(capture: Path) -> None:
+    model = SimpleNamespace(preset=load_preset("scenetok-tiny"))  # a model is accepted instead of its preset
+    scenes = open_scenes(capture, model)  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match=f"all 6 photographs of {capture.name} are context views"):
+        target = scenes.targets()
+    assert not target.held_out and set(target.names) == {file.stem for file in (capture / "images").iterdir()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scenes = open_scenes(capture, model, num_context=4)  # type: ignore[arg-type]
+        target, context = scenes.targets(), scenes.context()
+    assert target.held_out and not context.held_out and not {*target.names} & {*context.names}
+    with pytest.raises(ValueError, match=r"expected a preset .* or its name, got int"):
+        open_scenes(capture, 3)  # type: ignore[arg-type]
 
 
 def test_cameras_of_nerfstudio(tmp_path: Path) -> None:

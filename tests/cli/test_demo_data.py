@@ -16,3 +16,4 @@ def test_demo_data_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "data/train/000000.torch").is_file() and (tmp_path / "data/test/index.json").is_file()
     with pytest.raises(SystemExit, match=r"^scenetok demo-data: .*data exists; choose another"):
         entrypoint(["demo-data", "--output", str(tmp_path / "data"), *options])
+    assert "making rooms" not in capsys.readouterr().out  # it refuses before it begins

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -90,13 +91,37 @@ def test_plans_and_lists_move_nothing(
 
 
 def test_a_plan_says_what_is_there(server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / VAVAE).write_bytes(CONTENT)
+    (tmp_path / VAVAE).write_bytes(b"\x80\x02.")
     (tmp_path / (CHECKPOINT + ".part")).write_bytes(bytes(2048))
     entrypoint(["download", "re10k", "--dry-run", "--to", str(tmp_path)])
     printed = capsys.readouterr().out
     assert f"from https://nextcloud.mpi-klsb.mpg.de/index.php/s/6Y7EsosfbnpcRxj/download\n  to   {tmp_path}" in printed
     assert f"{tmp_path}/{CHECKPOINT} (2.0 KiB of it there)" in printed and f"{tmp_path}/{VAVAE} (there)" in printed
     assert f"https://huggingface.co/hpcai-tech/Open-Sora-v2-Video-DC-AE/blob/main/{DCAE}" in printed
+
+
+def test_a_plan_names_files_that_cannot_be_the_released_ones_and_counts_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"<html>a page of 30 bytes</html>")
+    entrypoint(["download", "re10k", "--dry-run", "--to", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert f"{CHECKPOINT} (is a web page or a message, not the file)" in printed
+    assert "2 of the files to download: about 2.0 GiB and 1 of unknown size" in printed
+    assert re.search(rf"GiB free in {tmp_path}\n  by hand: put files .* into {tmp_path} \(--to DIR", printed)
+
+
+def test_without_a_network_all_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as stop:
+        entrypoint(["download", "re10k", "--to", str(tmp_path)])
+    said = str(stop.value)
+    assert f"download: {CHECKPOINT}: HF_HUB_OFFLINE is set" in said and f"put it at {tmp_path / CHECKPOINT}" in said
+    pages = (
+        "https://huggingface.co/hustvl/vavae-imagenet256-f16d32-dinov2/blob/main",
+        "https://huggingface.co/hpcai-tech",
+    )
+    assert f"Also missing: {VAVAE} ({pages[0]}/{VAVAE}), {DCAE} ({pages[1]}/" in said
 
 
 def test_the_first_download_is_recorded_and_later_ones_are_compared(

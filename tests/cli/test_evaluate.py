@@ -107,7 +107,7 @@ def test_context_and_token_sweeps_reach_the_scenes(run: Path, tmp_path: Path) ->
         (["--num-condition", "1"], "--num-condition"),
         (["--fvd-frames", "1"], "--fvd-frames must be at least 2, got 1"),
         (["--batch-scenes", "0"], "--batch-scenes must be at least 1"),
-        (["--index", "{tmp}/none.json"], "cannot be read as JSON"),
+        (["--index", "{tmp}/none.json"], "there is no evaluation index"),
         (["--data", "{tmp}/none"], "no data at"),
     ],
 )

@@ -152,6 +152,12 @@ def test_files_are_found_by_name(workplace: Path, tmp_path: Path) -> None:
     shutil.copy(workplace / "small.ckpt", tmp_path / "weights" / "va-videodc_re10k.ckpt")
     scenetok("import", **options)
     assert (tmp_path / "run" / CHECKPOINT).is_file()
+    folder = options.pop("from")
+    for number, source in enumerate((folder, folder / "va-videodc_re10k.ckpt")):  # without the name of an option
+        scenetok("import", source, **{**options, "output": tmp_path / f"run-{number}"})
+        assert (tmp_path / f"run-{number}" / CHECKPOINT).is_file()
+    said = failure("import", folder, **{**options, "checkpoint": "x.ckpt", "output": tmp_path / "other"})
+    assert f"give {folder} alone, without --checkpoint and --from" in said
     options["from"] = tmp_path / "nowhere"
     assert "--from: there is no folder" in failure("import", **{**options, "output": str(tmp_path / "other")})
 

@@ -90,5 +90,5 @@ def test_damaged_index(tmp_path: Path, content: Any, message: str) -> None:
 
 
 def test_missing_index(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"there is no evaluation index .*nowhere.json: `scenetok eval-index` makes"):
         EvaluationIndex.load(tmp_path / "nowhere.json")

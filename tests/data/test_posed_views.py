@@ -12,19 +12,52 @@ from support.oracle import path
 
 from scenetok_ns.data.errors import DataError
 from scenetok_ns.data.images import crop_intrinsics, rescale_and_crop
-from scenetok_ns.data.posed_views import as_pictures, photograph_views, pose_scale_of, square_views
+from scenetok_ns.data.posed_views import PosedViews, as_pictures, photograph_views, pose_scale_of, square_views
+from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.flow.windows import RenderedFrames
 from scenetok_ns.models.presets import load_preset
 
 PICTURES = torch.randint(0, 256, (2, 3, 40, 60), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
+def cameras_of_whole_pictures(count: int = 2) -> CameraBatch:
+    """Cameras of pictures of 60 x 40 pixels with a focal length of 35 pixels."""
+    lens = torch.tensor([[35 / 60, 0.0, 0.5], [0.0, 35 / 40, 0.5], [0.0, 0.0, 1.0]])
+    return CameraBatch(path(count).c2w, lens.expand(1, count, 3, 3))
+
+
 @pytest.mark.parametrize("images", [PICTURES, PICTURES / 255, PICTURES.movedim(1, -1).numpy()])
 def test_squares_are_those_that_the_data_layer_cuts(images: torch.Tensor) -> None:
-    squares, cameras = square_views(images, path(2), 32)
+    given = cameras_of_whole_pictures()
+    squares, cameras = square_views(images, given, 32)
     assert torch.equal(squares, torch.stack([rescale_and_crop(picture, (32, 32)) for picture in PICTURES]))
-    assert torch.equal(cameras.intrinsics, crop_intrinsics(path(2).intrinsics, (40, 60), (32, 32)))
-    assert torch.equal(cameras.c2w, path(2).c2w)
-    assert torch.equal(square_views(images, path(2), (32, 32))[0], squares)
+    assert torch.equal(cameras.intrinsics, crop_intrinsics(given.intrinsics, (40, 60), (32, 32)))
+    assert torch.equal(cameras.c2w, given.c2w)
+    assert torch.equal(square_views(images, given, (32, 32))[0], squares)
+
+
+def test_cameras_of_squares_are_not_cropped_again() -> None:
+    """The loaders of cameras return those of squares, which belong to pictures that are not yet squares."""
+    _, once = square_views(PICTURES, cameras_of_whole_pictures(), 32)
+    squares, twice = square_views(PICTURES, once, 32)
+    assert torch.equal(twice.intrinsics, once.intrinsics) and squares.shape[-2:] == (32, 32)
+    near = PICTURES[..., :42]  # nearly square, and the cameras of the whole pictures are still recognised
+    lens = torch.tensor([[35 / 42, 0.0, 0.5], [0.0, 35 / 40, 0.5], [0.0, 0.0, 1.0]]).expand(1, 2, 3, 3)
+    _, cropped = square_views(near, CameraBatch(path(2).c2w, lens), 32)
+    assert torch.equal(cropped.intrinsics, crop_intrinsics(lens[None][0], (40, 42), (32, 32)))
+
+
+def test_turned_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"40 x 60 pixels, but the focal lengths .* turned by 90 degrees"):
+        square_views(PICTURES.mT, cameras_of_whole_pictures(), 32)
+
+
+def test_representations_are_short() -> None:
+    views = PosedViews(PICTURES, path(2), "room", 0.5)
+    assert repr(views) == "PosedViews(scene='room', 2 photographs of 60 x 40 pixels, pose_scale=0.5, held_out=False)"
+    assert repr(path(2)) == "CameraBatch([1, 2] cameras, device='cpu')"
+    frames = RenderedFrames(3, torch.zeros(1, 2, 3, 8, 8))
+    assert repr(frames) == "RenderedFrames(first_frame=3, frames [1, 2, 3, 8, 8])"
 
 
 def test_squares_of_too_small_pictures_or_too_few_cameras_are_refused() -> None:

@@ -188,3 +188,5 @@ def test_encode_looks_at_everything_that_it_is_given() -> None:
     model.encode(images, wrong, axes_checked=True)
     with pytest.raises(ValueError, match=r"got images \[0, 3, 16, 16\] and cameras \[1, 0\]"):
         model.encode(images[:0], cameras.select([]))
+    with pytest.raises(ValueError, match="expected a camera for each image, got 12 images and 11 cameras"):
+        model.encode(images, cameras.select(slice(11)))

@@ -124,6 +124,7 @@ def test_what_cannot_be_loaded_is_one_line(run: Path, tmp_path: Path, monkeypatc
         (tmp_path / "none", "does not hold the configuration of a scenetok run .its method is splatfacto"),
         (tmp_path / "cut", "cannot be read as the configuration of a scenetok run"),
         ("re10k", "the weights of preset re10k were not found: run `scenetok download re10k`"),
+        ("w/small.ckpt", r"there is no file w/small.ckpt"),
         ("scenetok-tniy", r"no trained model scenetok-tniy \(did you mean scenetok-tiny\?\): expected"),
     ]:
         with pytest.raises((ValueError, OSError), match=message) as stop:

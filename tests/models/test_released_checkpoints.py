@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.released_files import SURPLUS_KEYS, foreign_classes, random_state, small_preset, write_lightning
 
 from scenetok_ns.models import released_checkpoints
@@ -131,6 +132,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match="no zip file"):
         read_lightning(tmp_path / "old.ckpt")
+    (tmp_path / "page.ckpt").write_text("<!DOCTYPE html><html>Not found</html>")
+    with pytest.raises(CheckpointError, match=r"page.ckpt is a web page or a message, not a checkpoint: download it"):
+        read_lightning(tmp_path / "page.ckpt")
+    save_file({"weights": torch.zeros(1)}, tmp_path / "networks.ckpt")
+    with pytest.raises(CheckpointError, match=r"networks.ckpt is a safetensors file, not a released checkpoint"):
+        read_lightning(tmp_path / "networks.ckpt")
 
 
 class Runs:
@@ -284,7 +291,9 @@ def test_the_preset_is_found_from_keys_and_shapes(tmp_path: Path, monkeypatch: p
     generator = {k: v for k, v in random_state(presets["generator"]).items() if k.startswith("scene_generator.")}
     assert guess_preset(write_lightning(tmp_path / "g.x", generator)) == ("generator", ["generator"])
     presets["another"] = replace(presets["another"], sampler=replace(small.sampler, steps=99))
-    with pytest.raises(CheckpointError, match="fits several presets: choose one with --preset: one, another"):
+    with pytest.raises(
+        CheckpointError, match=r"fits several presets: choose one \(Python: preset=, commands: --preset\): one, another"
+    ):
         guess_preset(files["one"])
     with pytest.raises(CheckpointError, match=r"fits no preset: it holds 1 tensors, a; name one"):
         guess_preset(write_lightning(tmp_path / "z.x", {"a": torch.zeros(1)}))

@@ -13,7 +13,7 @@ from support.oracle import path
 from support.small_models import small_model, small_preset, vavae_model, views
 
 from scenetok_ns.models.autoencoders.registry import latent_space
-from scenetok_ns.models.cameras import CameraBatch
+from scenetok_ns.models.cameras import CameraBatch, camera_spread, scaled_poses
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.scenetok import SceneTok
 from scenetok_ns.models.tokens import SceneTokens
@@ -132,3 +132,30 @@ def test_a_prediction_is_a_render_of_one_step(layout: str, frames: int) -> None:
     assert found.shape == expected.shape
     window = latent_space(model.preset.target_autoencoder).layout.num_frames(sampler.window)
     torch.testing.assert_close(found[:window].detach(), expected[:window], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("factor", "count", "expected"), [(10.0, 5, True), (0.1, 5, True), (2.0, 5, False), (9.0, 2, False)]
+)
+def test_a_forgotten_pose_scale_is_reported(factor: float, count: int, expected: bool) -> None:
+    model, (images, cameras) = small_model(), views(count)
+    spread = camera_spread(cameras.c2w[0])
+    model.preset = replace(model.preset, data=replace(model.preset.data, camera_spread=spread))
+    moved = CameraBatch(scaled_poses(cameras.c2w, factor), cameras.intrinsics)
+    for encode in (
+        lambda **scale: model.encode(images, moved, **scale),
+        lambda **scale: many(model, images, moved, scale),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tokens = encode()
+            encode(pose_scale=1.0)  # whoever gives a scale means it
+        text = (
+            f"encode: the cameras' spread is {spread * factor:.3g}, training scenes have {spread:.3g}: give pose_scale="
+        )
+        assert [str(one.message).startswith(text) for one in caught] == [True] * expected
+        assert tokens.pose_scale == 1.0
+
+
+def many(model: SceneTok, images: torch.Tensor, cameras: CameraBatch, scale: dict[str, float]) -> SceneTokens:
+    return model.encode_many([images], [cameras], **scale)[0]

@@ -135,7 +135,7 @@ def turning() -> CameraBatch:
     [
         (IMAGES[:0], CAMERAS.select([]), ANCHORS, "0 condition views, but preset tiny_scenegen takes 1 to 2"),
         (IMAGES[[0, 1, 0]], CAMERAS.select([0, 1, 0]), ANCHORS, "3 condition views, but .* takes 1 to 2"),
-        (IMAGES, CAMERAS.select([0]), ANCHORS, r"images \[2, 3, 32, 32\] and cameras \[1, 1\]"),
+        (IMAGES, CAMERAS.select([0]), ANCHORS, r"got 2 images and 1 cameras"),
         (IMAGES[..., :1, :1], CAMERAS, ANCHORS, r"expected images \[v, 3, 32, 32\]"),
         (IMAGES, CAMERAS, ANCHORS.select([]), "at least one anchor"),
         (IMAGES, CAMERAS, turning(), "all 3 anchors are where the first photograph was taken"),

@@ -84,6 +84,8 @@ def test_generation_ends_with_its_fitting_steps(model: SceneTok) -> None:
 
 
 def test_wrong_arguments_are_refused(model: SceneTok) -> None:
+    with pytest.raises(ValueError, match="expected model of type SceneTok, got Tensor; the order is model, tokens"):
+        fit_tokens(IMAGES, IMAGES, CAMERAS, CAMERAS)  # type: ignore[arg-type]
     tokens = model.encode(IMAGES, CAMERAS)
     with pytest.raises(ValueError, match="expected steps of at least 0, got -1"):
         fit_tokens(model, tokens, IMAGES, CAMERAS, steps=-1)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -139,6 +140,9 @@ def test_subsets_are_the_first_tokens_and_know_of_how_many(tmp_path: Path) -> No
     for count in (0, 21):
         with pytest.raises(ValueError, match=f"expected 1 to 20 tokens, got {count}"):
             tokens.subset(count)
+    with pytest.raises(ValueError, match="expected the number of first tokens to take, got list"):
+        tokens.subset([1, 2])  # type: ignore[arg-type]
+    assert len(tokens.subset(np.int64(3)).mean) == 3
 
 
 @pytest.mark.parametrize("message", WRONG)

@@ -87,7 +87,9 @@ def test_a_preset_in_the_package_is_a_run_without_a_folder(tmp_path: Path) -> No
 
 
 def test_what_is_not_a_run_of_ours_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no trained weights of preset re10k come with this package"):
+    with pytest.raises(
+        ValueError, match=r"no trained weights of preset re10k .* folder; `scenetok download re10k --data"
+    ):
         derive_run(Path("re10k"), tmp_path / "new")
     with pytest.raises(FileNotFoundError, match=r"there is no run .*nothing: expected a run folder"):
         derive_run(tmp_path / "nothing", tmp_path / "new")

@@ -38,6 +38,8 @@ def test_paths_that_are_none_are_refused(tmp_path: Path) -> None:
         camera_path("orbitt", TOKENS)
     with pytest.raises(DataError, match="at least 1 frame, got 0"):
         camera_path("orbit", TOKENS, 0)
+    with pytest.raises(ValueError, match=r"^camera_path: expected a whole number of frames, got 2.5"):
+        camera_path("orbit", TOKENS, 2.5)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no file"):
         camera_path(tmp_path / "none.json", TOKENS)
     with pytest.raises(ValueError, match=r"^camera_path: expected tokens of type SceneTokens, got str; the order"):

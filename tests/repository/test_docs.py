@@ -164,6 +164,19 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert exported <= {home.rsplit(".", 1)[1] for home in homes}
 
 
+def test_sections_of_the_readme_are_on_the_site() -> None:
+    hooks = runpy.run_path(str(ROOT / "scripts" / "docs_hooks.py"))
+    shown = hooks["TEXT_OF"].findall((ROOT / "docs" / "requirements.md").read_text())
+    texts = [hooks["root_text"](*section) for section in shown]
+    assert [text.partition("\n")[0] for text in texts] == [f"## {heading}" for _, heading in shown] != []
+    together = "\n".join(texts)
+    assert "### How many photographs?" in together and "| 24 GiB |" in together and "commercial" in together
+    assert "## Licence and citation" not in together  # the next section of the README
+    assert "](captures.md)" in together and "](../LICENSE-weights.md)" in together and "](docs/" not in together
+    with pytest.raises(ValueError, match=r"README.md has no section 'Nothing'"):
+        hooks["root_text"]("README.md", "Nothing")
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="needs the extra docs")

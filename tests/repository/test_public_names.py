@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,20 @@ def test_every_name_leads_to_what_type_checkers_see() -> None:
         assert getattr(scenetok_ns, name) is getattr(sys.modules[module], name)
     with pytest.raises(AttributeError, match=r"has no attribute 'SceneTock' \(did you mean SceneTok\?\)"):
         scenetok_ns.SceneTock  # noqa: B018
+
+
+def test_warnings_that_importing_nerfstudio_raises_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing Nerfstudio compiles a function with torch.jit.script, which recent versions of torch deprecate."""
+    lines = "import warnings", 'warnings.warn("`torch.jit.script` is deprecated.", FutureWarning)', "loud = 3"
+    (tmp_path / "loud_module.py").write_text("\n".join(lines))
+    monkeypatch.setattr(scenetok_ns, "__path__", [*scenetok_ns.__path__, str(tmp_path)])
+    monkeypatch.setitem(scenetok_ns._HOMES, "loud", "loud_module")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert scenetok_ns.loud == 3  # type: ignore[attr-defined]
+    monkeypatch.delitem(vars(scenetok_ns), "loud")
 
 
 def public_functions() -> dict[str, Callable[..., Any]]:

@@ -22,7 +22,7 @@ def small_preset(layout: str = "4:1") -> Preset:
     small = {"hidden_size": 24, "depth": 1, "num_heads": 2, "patch_size": 1, "camera": camera}
     return replace(
         tiny,
-        data=replace(tiny.data, image_size=16),
+        data=replace(tiny.data, image_size=16, camera_spread=None),  # paths of the tests are short
         context_autoencoder=AutoencoderConfig("pixel", spatial_factor=8),
         target_autoencoder=AutoencoderConfig(
             "pixel", spatial_factor=8, frames_per_chunk=frames, latents_per_chunk=latents

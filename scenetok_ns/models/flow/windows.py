@@ -30,7 +30,7 @@ OnFrame = Callable[[Callable[[], Float[Tensor, "b 3 height width"]]], None]
 moment, in [0, 1]; nothing is decoded unless you call it. An exception ends the rendering."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RenderedFrames:
     """Finished frames of a path, for every batch element."""
 
@@ -42,6 +42,10 @@ class RenderedFrames:
     the first new latent, also if the path continues from earlier views."""
     maps: FrameDepths | None = None
     """Depth of the frames; None: it was not requested."""
+
+    def __repr__(self) -> str:
+        depth = "" if self.maps is None else ", with depth"
+        return f"RenderedFrames(first_frame={self.first_frame}, frames {list(self.frames.shape)}{depth})"
 
 
 class FrameDepths(NamedTuple):
