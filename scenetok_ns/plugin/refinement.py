@@ -113,6 +113,7 @@ class RefineModel(SceneTokModel):
 
     config: RefineModelConfig
     unrecordable = "scenetok-refine records no steps"
+    start_line = "Starting a new refinement"
     renderer: RefinedSceneRenderer
     tokens: Parameter
     start_tokens: Tensor
@@ -325,7 +326,10 @@ class RefinePipeline(SceneTokPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, Any]:
-        """Return the metrics of the refined scene and, as `<metric>_before`, of the first tokens on the same views."""
+        """Return the metrics of the refined scene and, as `<metric>_before`, of the first tokens on the same views.
+
+        During training (`step` is given), print the PSNR.
+        """
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         self.eval()
         renderer = cast(RefineModel, self.model).renderer
@@ -335,4 +339,7 @@ class RefinePipeline(SceneTokPipeline):
         truth = target.images.to(pictures.device).float() / 255
         before: dict[str, Any] = picture_metrics(pred=pictures, target=truth)
         self.train()
+        if step is not None and comms.is_main_process():
+            begin, now = float(before["psnr"].mean()), float(metrics["psnr"])
+            print_line(f"Step {step}: PSNR on {len(truth)} photographs {now:.2f} dB; before refining {begin:.2f} dB")
         return metrics | {f"{name}_before": float(value.mean()) for name, value in before.items()}

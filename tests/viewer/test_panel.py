@@ -101,6 +101,8 @@ def test_what_means_nothing_is_not_in_the_page(panel: Panel) -> None:
     session.view.settings = replace(settings, rest=replace(settings.rest, steps=25))
     part = ViewPart(session)
     assert part.folder.element("Quality at rest").value == "still: sharp"
+    session.view.settings = replace(settings, rest=replace(settings.rest, steps=1))
+    assert not [element.name for element in ViewPart(session).folder.elements if element.name.startswith("Steps")]
 
 
 def test_a_bar_and_a_line_say_that_a_scene_is_being_encoded(panel: Panel) -> None:
