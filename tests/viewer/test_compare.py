@@ -21,10 +21,12 @@ from support.viewer_panel import QUIET, Panel
 from viewer_client import ViewerClient
 from viser.transforms import SO3
 
+from scenetok_ns.bridge.scene_views import StockSceneSource, read_capture
 from scenetok_ns.data.capture.capture_folder import Capture
 from scenetok_ns.data.capture.photographs import CaptureError
 from scenetok_ns.data.square_pictures import PictureRequest
 from scenetok_ns.viewer import captured_scene
+from scenetok_ns.viewer import generation as viewer_generation
 
 COMPARE, OWN = "Compare with photographs", "Own photographs"
 
@@ -181,6 +183,10 @@ def test_photographs_of_an_archive_are_chosen_together_and_failures_leave_nothin
     def refused(source: Path, output: Path, options: Any, progress: Any) -> Capture:
         raise CaptureError(f"{source}: the camera did not move")
 
+    def read_with_scale(dataparser: Any, split: str, typical_spread: float | None) -> StockSceneSource:
+        return read_capture(dataparser, split, typical_spread=1.0)  # the small preset has none
+
+    monkeypatch.setattr(viewer_generation, "read_capture", read_with_scale)
     panel = Panel(small_pipeline(data, preset=GENERATOR).eval(), tmp_path)
     try:
         generation = panel.pipeline.SceneTok.part("Generation")
