@@ -252,7 +252,7 @@ def test_an_output_that_nobody_reads_ends_in_one_line() -> None:
 
 
 def test_several_photographs_are_sent_to_the_gallery() -> None:
-    with pytest.raises(SystemExit, match="--image takes one photograph, got 3; .* run scenetok gallery, upload them"):
+    with pytest.raises(SystemExit, match=r"--image takes one photograph, got 3; .* run scenetok gallery, upload them"):
         entrypoint(["generate", "--image", "a.jpg", "b.jpg", "c.jpg", "--output", "scene.safetensors"])
 
 
