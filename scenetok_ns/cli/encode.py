@@ -136,7 +136,7 @@ def _encoded_scene(pipeline: SceneTokPipeline, console: Console, fit_steps: int)
             line = f"PSNR of the {len(context)} encoded photographs: {_gain(renderer, tokens, fitted, views)}"
             if held_out:
                 views = shown.scene.load_views(held_out, renderer.scenetok.image_size)
-                line += f"; of {len(held_out)} that are not encoded: {_gain(renderer, tokens, fitted, views)}"
+                line += f"; of {len(held_out)} other photograph{'s' * (len(held_out) > 1)}: {_gain(renderer, tokens, fitted, views)}"
         console.print(line, soft_wrap=True, highlight=False)
         tokens = fitted
     return with_sources(tokens, shown.scene, context)

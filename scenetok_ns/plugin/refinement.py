@@ -232,7 +232,8 @@ class RefineModel(SceneTokModel):
         )
         self.train(trained)
         held_out = int(scenes.scene(number).target.min()) >= cast(Any, scenes.source).num_train
-        kind = "held-out photographs" if held_out else "photographs (none is held out)"
+        photographs = f"photograph{'s' * (len(truth) > 1)}"
+        kind = f"held-out {photographs}" if held_out else f"{photographs} (none is held out)"
         return f"PSNR on {len(truth)} {kind}: {before:.2f} dB before refining, {after:.2f} dB after"
 
     # --- Adapters ---
@@ -341,5 +342,6 @@ class RefinePipeline(SceneTokPipeline):
         self.train()
         if step is not None and comms.is_main_process():
             begin, now = float(before["psnr"].mean()), float(metrics["psnr"])
-            print_line(f"Step {step}: PSNR on {len(truth)} photographs {now:.2f} dB; before refining {begin:.2f} dB")
+            count = f"{len(truth)} photograph{'s' * (len(truth) > 1)}"
+            print_line(f"Step {step}: PSNR on {count}: {now:.2f} dB; before refining {begin:.2f} dB")
         return metrics | {f"{name}_before": float(value.mean()) for name, value in before.items()}
