@@ -136,7 +136,8 @@ def _encoded_scene(pipeline: SceneTokPipeline, console: Console, fit_steps: int)
             line = f"PSNR of the {len(context)} encoded photographs: {_gain(renderer, tokens, fitted, views)}"
             if held_out:
                 views = shown.scene.load_views(held_out, renderer.scenetok.image_size)
-                line += f"; of {len(held_out)} other photograph{'s' * (len(held_out) > 1)}: {_gain(renderer, tokens, fitted, views)}"
+                others = f"{len(held_out)} other photograph{'s' * (len(held_out) > 1)}"
+                line += f"; of {others}: {_gain(renderer, tokens, fitted, views)}"
         console.print(line, soft_wrap=True, highlight=False)
         tokens = fitted
     return with_sources(tokens, shown.scene, context)
