@@ -151,7 +151,7 @@ class Client(Visitor):
 class Browser(Visitor):
     """A headless Chromium."""
 
-    NUMBERS = (("Seed", 0, 5), ("Steps at rest", 1, 12), ("Steps while moving", 1, 4), ("Tokens used", 1, 256))
+    NUMBERS = (("Seed", 0, 5), ("Tokens used", 1, 256))  # models made for one step have no choice of steps
     NUMBERS += (("Context views", 2, 12), ("Previous views", 0, 3), ("Frames", 1, 5))
     BUTTONS = ("New sample", "Encode these views", "Other seed (A/B)", "Undo", "Render video", "Stop video")
     CHOICES = (("Beside the square", ("border", "fill")), ("Path", ("orbit", "zoom")))

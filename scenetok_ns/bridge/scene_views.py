@@ -46,6 +46,10 @@ class SceneViews(InputDataset):
         return views.images[0].permute(1, 2, 0).numpy()
 
 
+class CamerasInOnePlaceError(DataError):
+    """All cameras of a capture are at one position, so the size of the scene is unknown."""
+
+
 class StockSceneSource(OneScene):
     """The scene of a stock dataparser (nerfstudio-data, colmap, ...): its training views, then its evaluation views.
 
@@ -97,7 +101,7 @@ class StockSceneSource(OneScene):
                 "from one photograph, use scenetok generate --image"
             )
         if in_one_place(self._scene.c2w[self._sound]):
-            raise DataError(
+            raise CamerasInOnePlaceError(
                 f"{self.key}: all {self._scene.num_frames} cameras are in one place, so the size of the scene is "
                 "unknown; give --pose-scale if this is intended"
             )
@@ -174,6 +178,12 @@ def unrefined_note(preset: str, data: Path, *, fits: bool = False) -> str:
         return f"{begin}. Whatever it adds to them resembles these rooms, not the place."
     photographs = _number_of_photographs(data)
     return f"{begin}." if fits and needs_fitting(photographs) else f"{begin}. {improvement(data, photographs)}"
+
+
+def encoded_note(data: Path) -> str:
+    """Note that a capture is blurred because a bundled model encoded it, and how to improve the scene."""
+    reason = "Blurred, because the bundled model was trained on synthetic rooms only."
+    return f"{reason} {improvement(data, _number_of_photographs(data))}"
 
 
 def _number_of_photographs(data: Path) -> int | None:

@@ -37,15 +37,17 @@ def allow_numpy_scalars() -> None:
 def shorten_errors() -> None:
     """Print one line instead of a traceback when a tool of Nerfstudio ends with an error about the input of our runs.
 
-    After Ctrl-C, as at the end of ns-viewer, the line is "interrupted". Wraps `sys.excepthook`. Errors of other
-    methods' runs go to the earlier hook unchanged. So do our own bugs, followed by a request to report them.
+    After Ctrl-C, the line is "interrupted", and "viewer closed" at the end of ns-viewer. Wraps `sys.excepthook`.
+    Errors of other methods' runs go to the earlier hook unchanged. So do our own bugs, followed by a request to report
+    them.
     """
     stock = sys.excepthook
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         frames = frames_of(traceback)
         if isinstance(error, KeyboardInterrupt) and is_our_run(frames) and not wants_traceback():
-            print_error("interrupted")
+            serves = any(frame.f_code.co_name == "_start_viewer" for frame in frames)
+            print_error("viewer closed" if serves else "interrupted")
             return
         message, ours = None, False
         if isinstance(error, Exception) and is_our_run(frames):

@@ -55,7 +55,7 @@ def capture(
         device: With --open: device, such as cuda:1 or cpu. Default: the GPU, or the CPU without one.
     """
     from scenetok_ns.data.capture.capture_folder import CaptureOptions, make_capture
-    from scenetok_ns.data.capture.improvement import encoding_command, needs_fitting, refining_command
+    from scenetok_ns.data.capture.improvement import REFINING_TIME, encoding_command, needs_fitting, refining_command
     from scenetok_ns.data.capture.photographs import CaptureError
     from scenetok_ns.data.capture.pose_estimation import EstimationOptions
 
@@ -91,11 +91,10 @@ def capture(
         view_capture(folder, run, console, device)
     else:
         opening = command("scenetok", "capture", source, "--output", folder, "--open")
-        fits = needs_fitting(made.registered)
-        encoding = "Encode it, and fit its tokens to the photographs" if fits else "Encode it"
-        steps = [f"Look at it:\n  {opening}", f"{encoding}:\n  {encoding_command(folder, made.registered)}"]
-        if not fits:
-            steps.append(f"Refine it, for better pictures:\n  {refining_command(folder)}")
+        fitting = f"Encode it, and fit its tokens to the photographs:\n  {encoding_command(folder)}"
+        steps = [f"Look at it:\n  {opening}", fitting]
+        if not needs_fitting(made.registered):
+            steps.append(f"Refine it, for better pictures ({REFINING_TIME}):\n  {refining_command(folder)}")
         console.print("\n".join(steps), soft_wrap=True)
 
 

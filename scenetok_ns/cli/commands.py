@@ -33,7 +33,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "generate": Command(
             "scenetok_ns.cli.generate:generate",
-            "generate a scene from one to three photographs",
+            "generate a scene from a photograph, or from one to three views of a capture",
             ("scenetok generate --image photo.jpg --trajectory sideways --seed 1 --output scene.safetensors",),
         ),
         "render": Command(

@@ -19,10 +19,14 @@ from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.tools.printing import command, plain_console
 
 if TYPE_CHECKING:
+    from scenetok_ns.data.scenes import Views
     from scenetok_ns.models.tokens import SceneTokens
     from scenetok_ns.plugin.pipeline import SceneTokPipeline
+    from scenetok_ns.rendering.scene_renderer import SceneRenderer
 
 DType = Literal["float32", "bfloat16", "float16"]
+MOST_COMPARED = 12
+"""Maximum number of views that are not encoded, for the PSNR after fitting."""
 NUM_ENCODINGS = 8
 """Number of encodings of each scene of a split, if --encodings is not given."""
 
@@ -126,8 +130,30 @@ def _encoded_scene(pipeline: SceneTokPipeline, console: Console, fit_steps: int)
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
             task = progress.add_task(f"fitting to {len(context)} photographs", total=fit_steps)
             fit = partial(fit_tokens, renderer.networks, tokens, views.images, cameras, steps=fit_steps)
-            tokens = fit(on_step=lambda done, total: progress.update(task, completed=done))
+            fitted = fit(on_step=lambda done, total: progress.update(task, completed=done))
+        encoded = set(context.tolist())
+        held_out = [index for index in shown.target.tolist() if index not in encoded][:MOST_COMPARED]
+        with console.status("comparing with the photographs"):
+            line = f"PSNR of the {len(context)} encoded photographs: {_gain(renderer, tokens, fitted, views)}"
+            if held_out:
+                views = shown.scene.load_views(held_out, renderer.scenetok.image_size)
+                others = f"{len(held_out)} other photograph{'s' * (len(held_out) > 1)}"
+                line += f"; of {others}: {_gain(renderer, tokens, fitted, views)}"
+        console.print(line, soft_wrap=True, highlight=False)
+        tokens = fitted
     return with_sources(tokens, shown.scene, context)
+
+
+def _gain(renderer: SceneRenderer, before: SceneTokens, after: SceneTokens, views: Views) -> str:
+    """Describe the PSNR of views, rendered from two scenes."""
+    from scenetok_ns.models.cameras import CameraBatch
+    from scenetok_ns.models.metrics import psnr
+
+    cameras, truth = CameraBatch(views.c2w[None], views.intrinsics[None]), views.images.float() / 255
+    first, last = (
+        float(psnr(pred=renderer.render(tokens, cameras).cpu(), target=truth).mean()) for tokens in (before, after)
+    )
+    return f"{first:.1f} -> {last:.1f} dB"
 
 
 def _encode_split(

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from traceback import print_exception
 from typing import Any, NoReturn
 
@@ -92,6 +93,8 @@ def _run(name: str, args: list[str]) -> None:
 
     module, function = COMMANDS[name].function.split(":")
     command = getattr(importlib.import_module(module), function)
+    if name == "generate":
+        check_images(args)
     with warnings.catch_warnings():
         # Libraries warn about each other when they are imported; the user cannot change that.
         warnings.simplefilter("ignore", FutureWarning)
@@ -103,6 +106,17 @@ def _run(name: str, args: list[str]) -> None:
                 tyro.cli(command, prog=f"scenetok {name}", args=attached(args))
         finally:
             print(examples(name), flush=True)
+
+
+def check_images(args: list[str]) -> None:
+    """Raise UsageError if --image has several values, which the parser would call unrecognized options."""
+    for place, word in enumerate(args):
+        if word == "--image":
+            values = list(takewhile(lambda value: not value.startswith("-"), args[place + 1 :]))
+            if len(values) > 1:
+                from scenetok_ns.data.capture.photographs import FROM_FEW
+
+                raise UsageError(f"--image takes one photograph, got {len(values)}; {FROM_FEW}")
 
 
 def attached(args: list[str]) -> list[str]:

@@ -116,6 +116,8 @@ def in_one_place(c2w: Float[Tensor, "v 4 4"]) -> bool:
 STRAY_DISTANCE = 5.0
 """A camera is a stray if it is farther from the middle than this multiple of the distance that nine tenths of the
 cameras stay within."""
+LEAST_CAMERAS = 5
+"""Number of cameras below which none is a stray: too few to show what is usual."""
 MOST_STRAYS = 0.1
 """Largest share of the cameras that can be strays; a larger group is a part of the scene."""
 
@@ -125,6 +127,8 @@ def stray_cameras(c2w: Float[Tensor, "v 4 4"]) -> Bool[Tensor, " v"]:
 
     Such cameras would determine the scene's scale.
     """
+    if len(c2w) < LEAST_CAMERAS:
+        return torch.zeros(len(c2w), dtype=torch.bool, device=c2w.device)
     positions = c2w[:, :3, 3].double()
     distances = (positions - positions.median(0).values).norm(dim=1)
     usual = distances.sort().values[int((1 - MOST_STRAYS) * (len(c2w) - 1))]

@@ -171,6 +171,8 @@ class SceneTokModel(Model):
     """Why the steps of this method cannot be recorded; None: they can."""
     uncompilable: str | None = None
     """Why the networks of this method are not compiled; None: they are."""
+    start_line: str | None = None
+    """Line that a new training prints instead of the lines about its start and its steps; None: those lines."""
     step_plan = StepPlan()
     """How training steps run; `choose_steps` sets it."""
 

@@ -116,7 +116,7 @@ class SceneTokPipeline(VanillaPipeline):
                     config.datamanager.trains_from_latents,
                 )
             )
-            if comms.is_main_process():
+            if comms.is_main_process() and (self.model.start_line is None or not plan.fits):
                 print_line(plan.line(), style=None if plan.fits else "bold yellow")
         if world_size > 1:
             if self._records:

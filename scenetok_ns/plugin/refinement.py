@@ -113,6 +113,7 @@ class RefineModel(SceneTokModel):
 
     config: RefineModelConfig
     unrecordable = "scenetok-refine records no steps"
+    start_line = "Starting a new refinement"
     renderer: RefinedSceneRenderer
     tokens: Parameter
     start_tokens: Tensor
@@ -231,7 +232,8 @@ class RefineModel(SceneTokModel):
         )
         self.train(trained)
         held_out = int(scenes.scene(number).target.min()) >= cast(Any, scenes.source).num_train
-        kind = "held-out photographs" if held_out else "photographs (none is held out)"
+        photographs = f"photograph{'s' * (len(truth) > 1)}"
+        kind = f"held-out {photographs}" if held_out else f"{photographs} (none is held out)"
         return f"PSNR on {len(truth)} {kind}: {before:.2f} dB before refining, {after:.2f} dB after"
 
     # --- Adapters ---
@@ -325,7 +327,10 @@ class RefinePipeline(SceneTokPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, Any]:
-        """Return the metrics of the refined scene and, as `<metric>_before`, of the first tokens on the same views."""
+        """Return the metrics of the refined scene and, as `<metric>_before`, of the first tokens on the same views.
+
+        During training (`step` is given), print the PSNR.
+        """
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         self.eval()
         renderer = cast(RefineModel, self.model).renderer
@@ -335,4 +340,8 @@ class RefinePipeline(SceneTokPipeline):
         truth = target.images.to(pictures.device).float() / 255
         before: dict[str, Any] = picture_metrics(pred=pictures, target=truth)
         self.train()
+        if step is not None and comms.is_main_process():
+            begin, now = float(before["psnr"].mean()), float(metrics["psnr"])
+            count = f"{len(truth)} photograph{'s' * (len(truth) > 1)}"
+            print_line(f"Step {step}: PSNR on {count}: {now:.2f} dB; before refining {begin:.2f} dB")
         return metrics | {f"{name}_before": float(value.mean()) for name, value in before.items()}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -20,6 +21,7 @@ from scenetok_ns.models.run_checkpoints import CHECKPOINT_NAME, checkpoint_path,
 from scenetok_ns.plugin.model import SceneTokModel
 from scenetok_ns.tools.atomic_files import remove_leftovers
 from scenetok_ns.tools.cuda_memory import let_segments_grow
+from scenetok_ns.tools.errors import INTERRUPTED
 from scenetok_ns.tools.printing import command, print_line
 from scenetok_ns.tools.run_files import CONFIG
 from scenetok_ns.training.checkpoints import random_states, restore_random_states, save_checkpoint
@@ -62,6 +64,11 @@ class SceneTokTrainer(Trainer):
     _has_trained = False
     _save_is_due = False
 
+    def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # Nerfstudio uses an old name of torch's GradScaler
+            super().__init__(config, local_rank, world_size)
+
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         config = self.config
         pipeline = cast(Any, config.pipeline)
@@ -76,6 +83,8 @@ class SceneTokTrainer(Trainer):
         config.steps_per_save = min(config.steps_per_save, max(config.max_num_iterations // LEAST_SAVES, 1))
         try:
             super().setup(test_mode)
+        except KeyboardInterrupt:
+            self._stop()
         except Exception:
             self._remove_unused_folder()
             raise
@@ -91,10 +100,29 @@ class SceneTokTrainer(Trainer):
         self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._name_viewer))
         try:
             super().train()
+        except KeyboardInterrupt:
+            self._stop()
         except Exception:
             if not self._has_trained:
                 self._remove_unused_folder()
             raise
+
+    def _stop(self) -> NoReturn:
+        """End after Ctrl-C with one line; Nerfstudio would print a traceback. Called while the interrupt is handled."""
+        if self.world_size > 1:  # Nerfstudio then ends all processes itself
+            raise
+        saved = max(self.checkpoint_dir.glob("step-*.ckpt"), default=None)
+        if self.training_state == "completed" and self.viewer_state is not None:
+            print_line("viewer closed")
+        elif saved is None:
+            self._remove_unused_folder()
+            print_line("Stopped before the first checkpoint: nothing is saved.")
+        else:
+            looking = command("ns-viewer", "--load-config", self.base_dir / CONFIG)
+            again = command("--timestamp", self.base_dir.name, "--resume", "True")
+            step = int(saved.stem.removeprefix("step-"))
+            print_line(f"Stopped; step {step} is saved. Look: {looking}; continue: the same command with {again}")
+        raise SystemExit(INTERRUPTED) from None
 
     def _name_viewer(self, step: int) -> None:
         """Print the command that displays the run; the stock trainer then keeps an open viewer until Ctrl-C."""
@@ -158,7 +186,9 @@ class SceneTokTrainer(Trainer):
             if isinstance(optimizer, ClippedAdamW) and optimizer.last_norm is not None:
                 assert optimizer.skipped_steps is not None
                 metrics = {**metrics, "gradient_norm": optimizer.last_norm, "skipped_steps": optimizer.skipped_steps}
-        return loss, losses, metrics
+        # Stock code logs them as numbers, and torch warns of tensors that still have a graph.
+        losses = {name: value.detach() for name, value in losses.items()}
+        return loss.detach(), losses, metrics
 
     @check_main_thread
     def eval_iteration(self, step: int) -> None:
@@ -221,8 +251,9 @@ class SceneTokTrainer(Trainer):
         """Load initial weights and what stays frozen; print what training starts from, and what speaks against it."""
         config = cast(Any, self.config.pipeline).model
         preset, given = load_preset(config.preset), config.initial_weights is not None
-        print_line(f"No checkpoint to load: training from {'initial weights' if given else 'scratch'}.")
-        for line in cast(Any, self.pipeline.model).initialize_training_state():
+        model = cast(Any, self.pipeline.model)
+        print_line(model.start_line or f"No checkpoint: training from {'initial weights' if given else 'scratch'}.")
+        for line in model.initialize_training_state():
             print_line(line)
         if given:
             return

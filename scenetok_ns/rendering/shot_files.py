@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenetok_ns.data.camera_path_files import FRAME_RATE, write_path
-from scenetok_ns.rendering.picture_files import save_picture, to_bytes
+from scenetok_ns.rendering.picture_files import captioned, save_picture, to_bytes
 from scenetok_ns.rendering.shots import NearestPhotographs, Shot
 from scenetok_ns.tools.atomic_files import atomic_update
 from scenetok_ns.tools.ffmpeg import put_ffmpeg_on_path
@@ -60,11 +60,12 @@ class ShotFiles:
 
     def add(self, first: int, frames: Float[Tensor, "f 3 height width"]) -> None:
         for number, frame in enumerate(frames.cpu(), start=first):
-            if self._photographs is not None:
-                frame = torch.cat([frame, self._photographs.picture(number, frame.shape[1])], dim=2)
-            levels = to_bytes(frame)
+            beside = [] if self._photographs is None else [self._photographs.picture(number, frame.shape[1])]
+            levels = to_bytes(torch.cat([frame, *beside], dim=2))
             if self._writer is not None:
-                self._writer.add_image(levels.permute(1, 2, 0).numpy())
+                # Pictures have no captions, because users may measure them.
+                shown = captioned(levels, {0: "model", frame.shape[2]: "photograph"}) if beside else levels
+                self._writer.add_image(shown.permute(1, 2, 0).numpy())
             if "png" in self.formats:
                 save_picture(self._part / self.shot.name / f"{number:05d}.png", levels)
 

@@ -54,6 +54,10 @@ class Work(threading.Thread, Generic[Result]):
         """End the work at its next step."""
         self._stop_asked.set()
 
+    def announce(self, text: str) -> None:
+        """Report the start of the work."""
+        self._report(text, "good", 0.0)
+
     def run(self) -> None:
         serve(self._client)
         started = time.monotonic()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from scenetok_ns.bridge.capture_kinds import find_dataparser
-from scenetok_ns.bridge.scene_views import SceneViews, read_capture
+from scenetok_ns.bridge.scene_views import CamerasInOnePlaceError, SceneViews, read_capture
 from scenetok_ns.data.capture.capture_folder import Capture, CaptureOptions, make_capture
-from scenetok_ns.data.capture.photographs import FEWEST
-from scenetok_ns.data.scenes import Scene
+from scenetok_ns.data.capture.photographs import FEWEST, CaptureError
+from scenetok_ns.data.scenes import DataError, Scene
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer.session import Session
 from scenetok_ns.viewer.viewer_files import CAPTURES
 
+T = TypeVar("T")
 STAGES = {
     "pictures": "reading pictures",
     "features": "finding features",
@@ -34,6 +36,8 @@ class EncodedScene(NamedTuple):
     """Views that the scene was encoded from."""
     scene: Scene
     """Photographs of the scene."""
+    capture: Path | None = None
+    """Folder of the capture that was encoded."""
 
     def display(self, session: Session) -> None:
         """Display the scene in the viewer. Undo returns to the previous one."""
@@ -62,8 +66,27 @@ def capture_uploads(session: Session, on_step: Callable[[int, int, str], None], 
     session.lock.release()  # the model isn't needed before the cameras are known
     try:
         return make_capture(files.photographs, files.new_folder(CAPTURES), CaptureOptions(fewest=fewest), stage)
+    except CaptureError as error:  # a browser on another machine cannot use paths of this one
+        raise CaptureError(str(error).replace(str(files.photographs), "your photographs")) from error
     finally:
         session.lock.acquire()
+
+
+def if_usable(capture: Capture, use: Callable[[Path], T]) -> T:
+    """Return `use(folder of the capture)`; if it fails, remove the capture, which nothing else could use either.
+
+    Raises DataError: The photographs were taken too close together; or another error of `use`.
+    """
+    try:
+        return use(capture.folder)
+    except (ValueError, OSError) as error:
+        shutil.rmtree(capture.folder, ignore_errors=True)
+        if not isinstance(error, CamerasInOnePlaceError):
+            raise
+        placed = f"only {capture.registered} of your {capture.pictures} photographs could be placed, and they are"
+        if capture.registered == capture.pictures:
+            placed = f"your {capture.pictures} photographs are"
+        raise DataError(f"{placed} too close together: step further sideways between photographs") from error
 
 
 @torch.no_grad()
@@ -76,7 +99,7 @@ def encode_capture(session: Session, folder: Path, name: str) -> EncodedScene:
     scene = source.read()
     views = scene.load_views(indices, (preset.data.image_size,) * 2)
     tokens = renderer.encode_views(views, name, source.pose_scale)
-    return EncodedScene(tokens, session.shown.views_of(scene, indices), scene)
+    return EncodedScene(tokens, session.shown.views_of(scene, indices), scene, folder)
 
 
 @torch.no_grad()

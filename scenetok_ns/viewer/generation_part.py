@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 
+from scenetok_ns.data.path_names import Trajectory
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.viewer.background import Work
-from scenetok_ns.viewer.captured_scene import EncodedScene, capture_uploads
+from scenetok_ns.viewer.captured_scene import EncodedScene, capture_uploads, if_usable
 from scenetok_ns.viewer.elements import Choice, Folder, Kind, QuietButton, Range, Setting
 from scenetok_ns.viewer.generation import ANCHORS, OWN_VIEWS, GenerationRequest, conditions_of
 from scenetok_ns.viewer.part import Part
@@ -18,6 +19,7 @@ from scenetok_ns.viewer.stock_page import RenderTab
 from scenetok_ns.viewer.view_part import MOST_GUIDANCE
 
 MOST_SCENE_STEPS = 200
+FORWARD: Trajectory = "forward"
 OF_SCENE, ALL_UPLOADED = "those of the scene", "all uploaded, with cameras found"
 
 
@@ -27,6 +29,7 @@ class GenerationPart(Part):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.tab: RenderTab | None = None
+        self._path_was_chosen = False
         settings, preset = session.renderer.settings, session.renderer.preset
         sampler = settings.scene_sampler
         assert sampler is not None
@@ -52,22 +55,37 @@ class GenerationPart(Part):
     def list_photographs(self, choose: str | None) -> None:
         """Offer the uploaded photographs; `choose` one of them."""
         uploaded = self.session.open_files.photograph_names()
-        several = [ALL_UPLOADED] if 2 <= len(uploaded) <= self._most else []
-        options = [OF_SCENE, *several, *uploaded]
+        several = self.joint_choice(len(uploaded))
+        options = [OF_SCENE, *([several] if several else []), *uploaded]
         if self.photograph.options != options:
             self.photograph.set_options(options)
         if choose is not None:
-            self.photograph.show(choose)
+            self.choose(choose)
+
+    def choose(self, photograph: str) -> None:
+        """Choose a photograph, and a path that fits: uploaded photographs have no other views of a scene."""
+        self.photograph.show(photograph)
+        if photograph != OF_SCENE and self.anchors.value == OWN_VIEWS:
+            self.anchors.show(FORWARD)
+            self._path_was_chosen = True
+        elif photograph == OF_SCENE and self._path_was_chosen:
+            if self.anchors.value == FORWARD:
+                self.anchors.show(OWN_VIEWS)
+            self._path_was_chosen = False
+
+    def joint_choice(self, count: int) -> str | None:
+        """The choice of `count` uploaded photographs together; None: the model takes fewer or more."""
+        return ALL_UPLOADED if 2 <= count <= self._most else None
 
     def opened(self) -> None:
         self.list_photographs(None)
 
-    def _generate_locked(self) -> str:
+    def _generate_locked(self) -> None:
         self.session.stop()
         with self.session.lock:
-            return self.generate()
+            self.generate()
 
-    def generate(self) -> str:
+    def generate(self) -> None:
         """Start generating with the settings of the panel. Called with the viewer's lock."""
         session, settings = self.session, self.session.renderer.settings
         if settings.scene_sampler is None:
@@ -89,13 +107,19 @@ class GenerationPart(Part):
         title = "photographs" if posed is None else posed[1].key
         chosen = replace(settings, scene_seed=request.seed, scene_sampler=request.sampler)
         renderer = replace(session.renderer, settings=chosen)
+        generated = title
         work: Work[EncodedScene]
 
         def run(on_step: Callable[[int, int], None]) -> EncodedScene:
+            nonlocal generated
             found = posed
             if found is None:
                 made = capture_uploads(session, work.on_step, fewest=2)
-                found = conditions_of(replace(request, capture=made.folder), session.renderer, paths)
+                found = if_usable(
+                    made, lambda folder: conditions_of(replace(request, capture=folder), session.renderer, paths)
+                )
+                placed = f"{made.registered} of {made.pictures}" if made.registered < made.pictures else made.pictures
+                generated = f"a scene from {placed} photographs"
             conditions, scene, given = found
             with session.evaluating():
                 tokens = renderer.generate(conditions, title, on_step)
@@ -104,13 +128,12 @@ class GenerationPart(Part):
         def done(made: EncodedScene) -> str:
             made.display(session)
             session.list_files()
-            return f"generated {title}"
+            return f"generated {generated}"
 
         work = Work(
             run, session.lock, share=not session.trains, report=self.report, done=done, doing=f"generating {title}"
         )
-        session.start(work)
-        return f"generating {title}"
+        session.start(work, f"generating {title}")
 
     def report(self, text: str, kind: Kind, done: float | None) -> None:
         """Report the state of the generation. While there is no scene, the picture shows it too."""

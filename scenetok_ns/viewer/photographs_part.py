@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
+from scenetok_ns.data.capture.photographs import FEWEST
+from scenetok_ns.data.scenes import DataError
 from scenetok_ns.data.sources.photograph import read_photograph
 from scenetok_ns.viewer.background import Work
-from scenetok_ns.viewer.captured_scene import EncodedScene, capture_uploads, encode_capture
+from scenetok_ns.viewer.captured_scene import EncodedScene, capture_uploads, encode_capture, if_usable
 from scenetok_ns.viewer.elements import Folder, QuietButton, Upload
 from scenetok_ns.viewer.generation_part import GenerationPart
 from scenetok_ns.viewer.part import Part
@@ -52,7 +54,12 @@ class PhotographsPart(Part):
             there = len(files.photograph_names())
             if self._generation is None:
                 return f"{there} photograph{'s' * (there > 1)}: upload more from all around, then make a scene of them"
-            self._generation.list_photographs(paths[-1].name)
+            joint = self._generation.joint_choice(there) if len(paths) > 1 else None
+            self._generation.list_photographs(joint or paths[-1].name)
+            if joint is not None:
+                return f"{there} photographs: press Generate in the folder Generation"
+            if len(paths) > 1 and there >= FEWEST:
+                return f"{there} photographs: make a scene of them; Generate uses {paths[-1].name} alone"
             return f"{paths[-1].name}: press Generate"
 
         self.session.attempt(self.folder.status, take)
@@ -64,14 +71,29 @@ class PhotographsPart(Part):
         self.session.list_files()
         return f"{count} photographs deleted"
 
-    def _start_capture(self) -> str:
+    def _check_number(self) -> None:
+        """Raise DataError, with the way that helps, if there are too few photographs for a capture."""
+        count, generation = len(self.session.open_files.photograph_names()), self._generation
+        if count >= FEWEST:
+            return
+        there = f"{count} photograph{'s' * (count != 1)}, but this needs at least {FEWEST}"
+        if count == 0:
+            raise DataError(f"{there}: upload some first")
+        if generation is None:
+            raise DataError(f"{there}: upload more. `scenetok gallery` makes scenes of one to three photographs")
+        choice = generation.joint_choice(count) or self.session.open_files.photograph_names()[0]
+        raise DataError(f"{there}: choose '{choice}' under Photograph in the folder Generation, and press Generate")
+
+    def _start_capture(self) -> None:
+        self._check_number()
         session = self.session
         work: Work[Made]
 
         def run(on_step: Callable[[int, int], None]) -> Made:
             made = capture_uploads(session, work.on_step)
             with session.evaluating():
-                return encode_capture(session, made.folder, "photographs"), made.warnings
+                encoded = if_usable(made, lambda folder: encode_capture(session, folder, "photographs"))
+                return encoded, made.warnings
 
         def done(made: Made) -> str:
             encoded, warnings = made
@@ -82,8 +104,7 @@ class PhotographsPart(Part):
             return f"encoded {len(encoded.views.indices)} of {encoded.scene.num_frames} photographs{more}"
 
         work = Work(run, session.lock, share=not session.trains, report=self.says, done=done, doing="making a scene")
-        session.start(work)
-        return "finding the cameras of the photographs"
+        session.start(work, "finding the cameras of the photographs")
 
     def _stop(self) -> str:
         return "stopping" if self.session.stop() else "nothing is being made"

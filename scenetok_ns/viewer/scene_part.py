@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
+from scenetok_ns.bridge.scene_views import encoded_note
 from scenetok_ns.data.scenes import DataError
 from scenetok_ns.viewer.elements import Button, Dropdown, Folder, Prose, Slider, Text
 from scenetok_ns.viewer.page_text import paragraph
@@ -20,7 +21,7 @@ LISTED_SCENES = 200
 class ScenePart(Part):
     """See the module."""
 
-    def __init__(self, session: Session, generate: Callable[[], str] | None) -> None:
+    def __init__(self, session: Session, generate: Callable[[], None] | None) -> None:
         """`generate`: Begins to generate the scene; None: this model encodes scenes."""
         super().__init__(session)
         self._generate = generate
@@ -31,7 +32,8 @@ class ScenePart(Part):
             listed = [*listed, names[shown.number]]
         self.about = Prose()
         self.scene = Dropdown("Scene", names[shown.number], listed, cb_hook=self.does(self._show, loud=False))
-        elements: list[ViewerElement] = [self.about, self.scene]
+        self.advice = Prose()
+        elements: list[ViewerElement] = [self.about, self.advice, self.scene]
         self.name = Text("Scene by name", "", hint="Any scene of the split; press Show")
         if len(names) > 1:
             elements += [self.name, Button("Show scene by name", self.does(self._show_by_name))]
@@ -91,6 +93,9 @@ class ScenePart(Part):
             if name in self.scene.options and self.scene.value != name:
                 self.scene.show(name)
         self.about.content = paragraph(f"Displayed: {self.session.shown.title}")
+        capture = self.session.shown.capture
+        blurred = capture is not None and self.session.renderer.preset.is_embedded
+        self.advice.content = paragraph(encoded_note(capture)) if blurred and capture is not None else ""
 
     def _spread_context(self) -> str:
         self.session.remember()

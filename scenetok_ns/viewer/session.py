@@ -283,10 +283,15 @@ class Session:
 
     # --- Background work ---
 
-    def start(self, work: Work[Any]) -> None:
-        """Start work in the background; a running task ends at its next step."""
+    def start(self, work: Work[Any], begins: str) -> None:
+        """Start work in the background; a running task ends at its next step.
+
+        `begins` is a line that reports the start. It is displayed first, so that it never hides the result of work that
+        ends at once.
+        """
         self.stop()
         self.work = work
+        work.announce(begins)
         work.start()
 
     def stop(self) -> bool:

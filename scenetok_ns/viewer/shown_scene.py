@@ -58,6 +58,8 @@ class Own:
     """Photographs of the scene, in the world of its cameras; None: there are none to compare with."""
     number: int
     """Serial number, different for each call of `take`."""
+    capture: Path | None
+    """Folder of the capture whose photographs were encoded; None: the tokens have another origin."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,14 @@ class ShownScene:
         """Whether scenes are generated from photographs, not encoded."""
         stored = self._scenes.stored_tokens(self.number)
         return stored is None and self._renderer.generates
+
+    @property
+    def capture(self) -> Path | None:
+        """The capture whose photographs are displayed as encoded, without refinement; None: there is none."""
+        if (own := self.state.own) is not None:
+            return own.capture
+        encoded = self._renderer.encodes and not self.generates
+        return self._scenes.data if encoded and self._scenes.source.is_capture else None
 
     @property
     def ready(self) -> bool:
@@ -219,10 +229,13 @@ class ShownScene:
             tokens = tokens.subset(num_tokens)
         return tokens
 
-    def take(self, tokens: SceneTokens, views: SceneViews, photographs: Scene | None) -> None:
-        """Display tokens from elsewhere, with the views to draw as frustums and the photographs to compare with."""
+    def take(
+        self, tokens: SceneTokens, views: SceneViews, photographs: Scene | None, capture: Path | None = None
+    ) -> None:
+        """Display tokens from elsewhere, with the views to draw as frustums and the photographs to compare with; and
+        the capture that they were encoded from, if there is one."""
         self._taken += 1
-        self.state = SceneState(self._scene, self._choice, Own(tokens, views, photographs, self._taken))
+        self.state = SceneState(self._scene, self._choice, Own(tokens, views, photographs, self._taken, capture))
 
     def _take(self, scene: Scene, choice: _Choice) -> None:
         scene.load_images(choice.given[:1])  # a damaged scene is refused here

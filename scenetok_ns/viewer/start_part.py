@@ -39,7 +39,7 @@ TILE_SIDE = 96
 """Pixels."""
 Kind = Literal["room", "generate", "photograph", "capture"]
 TITLES: dict[Kind, str] = {
-    "room": "Rooms of the data set",
+    "room": "Scenes of the data set",
     "generate": "Generate from one photograph",
     "photograph": "Your photographs",
     "capture": "Your captures",
@@ -143,27 +143,29 @@ class StartPart(Part):
 
     # --- A click ---
 
-    def open_first(self) -> str:
+    def open_first(self) -> str | None:
         """Display the first entry."""
         entries = self.entries()
         if not entries:
             raise DataError("there is nothing to start with: upload photographs, or add captures")
         return self.open(entries[0])
 
-    def open(self, entry: Entry) -> str:
-        """Display an entry, or begin to."""
+    def open(self, entry: Entry) -> str | None:
+        """Display an entry, or begin to. Returns a line to report; None: a task in the background reports itself."""
         session, place = self.session, entry.place
         if isinstance(place, int) and self._generation is None:
             return self._scene.show_number(place)
         if entry.kind == "capture":
             assert isinstance(place, Path)
-            return self._encode(entry, lambda: encode_capture(session, place, entry.name))
+            self._encode(entry, lambda: encode_capture(session, place, entry.name))
+            return None
         if entry.kind == "room":
             assert isinstance(place, int)
-            return self._encode(entry, lambda: encode_room(session, place))
+            self._encode(entry, lambda: encode_room(session, place))
+            return None
         assert self._generation is not None
         session.stop()
-        self._generation.photograph.show(OF_SCENE if entry.kind == "generate" else entry.name)
+        self._generation.choose(OF_SCENE if entry.kind == "generate" else entry.name)
         with session.lock:
             if isinstance(place, int):
                 self._scene.show_number(place)
@@ -171,7 +173,7 @@ class StartPart(Part):
                 self._generation.generate()
         return f"generating from {entry.name}; the folder Generation shows the progress"
 
-    def _encode(self, entry: Entry, encode: Callable[[], EncodedScene]) -> str:
+    def _encode(self, entry: Entry, encode: Callable[[], EncodedScene]) -> None:
         session = self.session
 
         def run(on_step: Callable[[int, int], None]) -> EncodedScene:
@@ -185,8 +187,7 @@ class StartPart(Part):
             return f"encoded {entry.name} from {len(made.views.indices)} photographs"
 
         work = Work(run, session.lock, share=not session.trains, report=self.says, done=done, doing="encoding")
-        session.start(work)
-        return f"encoding {entry.name}"
+        session.start(work, f"encoding {entry.name}")
 
 
 def thumbnail_url(picture: UInt8[Tensor, "3 h w"]) -> str:

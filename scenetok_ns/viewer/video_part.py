@@ -148,7 +148,7 @@ class VideoPart(Part):
             )
         return path
 
-    def _render(self) -> str:
+    def _render(self) -> None:
         with self.session.lock:
             folder = self.session.open_files.new_folder("videos")
             request = self.request(folder)
@@ -169,8 +169,7 @@ class VideoPart(Part):
             done=self._done,
             doing=f"rendering {len(request.path.c2w)} frames",
         )
-        session.start(work)
-        return f"rendering {len(request.path.c2w)} frames of {request.name}"
+        session.start(work, f"rendering {len(request.path.c2w)} frames of {request.name}")
 
     def _done(self, request: VideoRequest) -> str:
         self._finished = request

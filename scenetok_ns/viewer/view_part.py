@@ -62,7 +62,7 @@ class ViewPart(Part):
             "View",
             [
                 *([self.quality] if self._steady < self._usual else []),
-                *(self.steps, self.preview),
+                *([self.steps, self.preview] if self._usual > 1 else []),  # a model made for one step gains nothing
                 *([self.guidance] if preset.denoiser.null_token else []),
                 self.seed,
                 Button(

@@ -72,6 +72,12 @@ def test_ctrl_c_is_one_line_in_the_tools_of_our_runs(ours: bool, capsys: pytest.
     printed, stock = reported(lambda: start_viewer(config), capsys)
     assert printed == ("interrupted\n" if ours else stock)
 
+    def _start_viewer(config: Any) -> None:  # the name in Nerfstudio's run_viewer
+        start_viewer(config)
+
+    printed, stock = reported(lambda: _start_viewer(config), capsys)
+    assert printed == ("viewer closed\n" if ours else stock)
+
 
 def test_bugs_keep_their_traceback_and_say_that_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     printed, stock = reported(lambda: tool_compat.is_our_run(None), capsys)  # type: ignore[arg-type]

@@ -66,11 +66,14 @@ def test_bad_words_and_interrupts(
     finished = tmp_path / "finished"
     finished.mkdir()
     (finished / "transforms.json").write_text("{}")
+    three = tmp_path / "three"
+    write_photographs(three, walk(3))
     for words, said in (
         ([tmp_path / "gone"], "scenetok capture: no photographs or video at"),
         ([photographs, "--frames", 0], "--frames must be at least 1, got 0"),
         ([photographs, "--threads", -3], "--threads must be at least 1, got -3"),
         ([photographs, "--run", "scenetok-tiny"], "--run only works with --open"),
+        ([three], r"three: 3 pictures, too few .* run scenetok gallery, upload them, choose 'all uploaded'"),
         ([finished], "finished is a capture with cameras already; the next step is `scenetok encode --data"),
     ):
         with pytest.raises(SystemExit, match=said):

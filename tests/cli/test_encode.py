@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.command_line import failure, failure_in, scenetok, scenetok_in
 
-from scenetok_ns.cli.encode import encode
+from scenetok_ns.cli.encode import _gain, encode
 from scenetok_ns.data.demo.writer import write_demo_data
 from scenetok_ns.data.precomputed.token_sets import TokenStore
+from scenetok_ns.data.scenes import Views
 from scenetok_ns.models.released_checkpoints import module_sha256
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.models.weight_files import embedded_weights, from_eight_bits
@@ -75,10 +78,14 @@ def test_a_scene_is_rendered_from_its_token_file_without_its_photographs(workpla
     assert len(pictures) == 3 and pictures == expected
 
 
-def test_tokens_are_fitted_to_the_photographs_on_request(workplace: Path, tmp_path: Path) -> None:
+def test_tokens_are_fitted_to_the_photographs_on_request(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for steps in (0, 3):
         output = tmp_path / f"{steps}.safetensors"
         scenetok_in(workplace, "encode", "--no-run-folder", run="run", output=output, fit_steps=steps)
+        gain = r"PSNR of the 4 encoded photographs: \S+ -> \S+ dB; of \d+ other photographs?: \S+ -> \S+ dB"
+        assert (re.search(gain, capsys.readouterr().err) is not None) == (steps > 0)
     plain, fitted = (SceneTokens.load(tmp_path / f"{steps}.safetensors") for steps in (0, 3))
     assert not torch.allclose(fitted.mean, plain.mean, atol=1e-3)
     assert fitted.logvar is None and fitted.sources == plain.sources and len(fitted.sources) == 4
@@ -96,6 +103,13 @@ def test_no_note_advises_the_fitting_that_was_requested(tmp_path: Path, capsys: 
         said = "".join(capsys.readouterr())
         assert "keeps only colours and rough shapes" in said
         assert ("fit its tokens to the photographs" in said) == (steps == 0)
+
+
+def test_the_gain_of_fitting_is_that_of_the_renders() -> None:
+    """Photographs that are white, and renders that are 0.1 and then 0.01 darker."""
+    views = Views(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8), torch.eye(4).repeat(2, 1, 1), torch.ones(2, 3, 3))
+    renderer = SimpleNamespace(render=lambda darker, cameras: torch.full((len(cameras.c2w[0]), 3, 4, 4), 1 - darker))
+    assert _gain(renderer, 0.1, 0.01, views) == "20.0 -> 40.0 dB"  # type: ignore[arg-type]
 
 
 def test_a_run_of_a_token_file_has_nothing_else_to_show_or_to_compare_with(workplace: Path, tmp_path: Path) -> None:

@@ -251,6 +251,11 @@ def test_an_output_that_nobody_reads_ends_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (1, "scenetok: the program that reads the output has ended\n")
 
 
+def test_several_photographs_are_sent_to_the_gallery() -> None:
+    with pytest.raises(SystemExit, match=r"--image takes one photograph, got 3; .* run scenetok gallery, upload them"):
+        entrypoint(["generate", "--image", "a.jpg", "b.jpg", "c.jpg", "--output", "scene.safetensors"])
+
+
 def test_values_that_begin_with_a_dash_are_values() -> None:
     assert attached(["--output", "-x", "--seed", "-3", "-h"]) == ["--output=-x", "--seed", "-3", "-h"]
     assert attached(["--a=b", "-x", "--flag", "--output", "y"]) == ["--a=b", "-x", "--flag", "--output", "y"]

@@ -39,6 +39,9 @@ def test_stray_cameras_are_few_and_far() -> None:
     assert not stray_cameras(standing_at(*row, 40.0)).any()  # a step aside
     assert not stray_cameras(standing_at(*row[:15], *[1000.0 + number for number in range(5)])).any()  # a second place
     assert not stray_cameras(standing_at(*[0.0] * 19, 1.0)).any()  # mostly on a tripod
+    two = standing_at(0.0, 0.5)
+    two[:, 1, 3] = torch.tensor([0.1, 0.0])  # the coordinate-wise median is at neither
+    assert not stray_cameras(two).any() and not stray_cameras(standing_at(0.0, 0.5, 10.0)).any()
     assert not stray_cameras(standing_at(0.0)).any() and not stray_cameras(standing_at(0.0, 5.0)).any()
 
 

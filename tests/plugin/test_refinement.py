@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ def test_only_tokens_and_adapters_are_trained(workplace: Path) -> None:
     assert (state["_model.tokens"] - state["_model.start_tokens"]).abs().mean() > 1e-3
     ups = [value for key, value in state.items() if ".adapters.up." in key]
     assert len(ups) > 8 and all(value.abs().max() > 0 for value in ups)
+
+
+def test_a_refinement_reports_its_start_and_its_evaluations(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = config(workplace)
+    made.output_dir, made.max_num_iterations, made.steps_per_eval_all_images = tmp_path, 3, 2
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        train_loop(0, 1, made)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Starting a new refinement" in said and "No checkpoint" not in said and "Training steps:" not in said
+    assert re.search(r"Step 2: PSNR on \d+ photographs?: \d+\.\d\d dB; before refining \d+\.\d\d dB", said)
+    assert not [one for one in found if "requires_grad" in str(one.message) or "GradScaler" in str(one.message)]
 
 
 def test_training_lowers_the_loss_and_begins_at_the_encoding(workplace: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -124,8 +125,11 @@ def test_the_same_command_starts_continues_and_ends_a_run(
         return iteration(self, step)
 
     monkeypatch.setattr(SceneTokTrainer, "train_iteration", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stopped:
         train(data, tmp_path / "run", 6, **fields)
+    said = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 130 and "Stopped; step 3 is saved. Look: ns-viewer --load-config " in said
+    assert re.search(r"continue: the same command with --timestamp \S+ --resume True", said)
     monkeypatch.undo()
     config = train(data, tmp_path / "run", 6, **fields)
     assert "Resuming after step" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scenetok_ns.rendering.picture_files import encode_picture, save_picture, sheet, to_bytes
+from scenetok_ns.rendering.picture_files import captioned, encode_picture, save_picture, sheet, to_bytes
 
 COLOURS = torch.rand(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
 
@@ -35,6 +35,17 @@ def test_rows_of_a_sheet_lie_below_each_other_and_pictures_beside() -> None:
     for place, picture in enumerate(COLOURS):
         top, left = 4 * (place // 3), 5 * (place % 3)
         assert torch.equal(found[:, top : top + 4, left : left + 5], picture)
+
+
+def test_captions_stand_where_their_parts_begin() -> None:
+    plain = torch.full((3, 128, 256), 100, dtype=torch.uint8)
+    found = captioned(plain, {0: "model", 128: "photograph"})
+    changed = (found != plain).any(0)
+    assert (plain == 100).all() and not changed[20:].any()
+    columns = changed.any(0).nonzero().flatten()
+    left, right = columns[columns < 128], columns[columns >= 128]
+    assert (left[0], right[0]) == (0, 128) and len(left) < len(right) < 100  # the longer word
+    assert found[:, :16, :128].max() == 255 and found[:, :16, 128:].max() == 255
 
 
 def test_files_are_of_their_suffix_and_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

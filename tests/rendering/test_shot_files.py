@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,22 @@ def render(
 
 def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_comparison_has_captions_in_the_video_and_none_in_the_pictures(tmp_path: Path) -> None:
+    def grey(indices: Sequence[int]) -> list[torch.Tensor]:
+        return [torch.full((3, 64, 64), 128, dtype=torch.uint8) for _ in indices]
+
+    photographs = SimpleNamespace(c2w=torch.eye(4)[None], load_images=grey)
+    path = CameraPath(torch.eye(4)[None], square_lens(1.0).expand(1, 3, 3), (64, 64))
+    compared = Shot("attic", SceneTokens(torch.zeros(2, 3), torch.eye(4), "tiny"), path, photographs)  # type: ignore[arg-type]
+    with ShotFiles(compared, tmp_path, ["mp4", "png"]) as files:
+        shown, write = [], files._writer.add_image
+        files._writer.add_image = lambda picture: (shown.append(picture), write(picture))
+        files.add(0, torch.full((1, 3, 64, 64), 0.5))
+    assert (np.asarray(Image.open(tmp_path / "attic" / "00000.png")) == 128).all()
+    (picture,) = shown
+    assert (picture[20:] == 128).all() and (picture[:16, :64] == 255).any() and (picture[:16, 64:] == 255).any()
 
 
 def test_pictures_take_their_place_together(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +21,12 @@ from support.viewer_panel import QUIET, Panel
 from viewer_client import ViewerClient
 from viser.transforms import SO3
 
+from scenetok_ns.bridge.scene_views import StockSceneSource, read_capture
 from scenetok_ns.data.capture.capture_folder import Capture
+from scenetok_ns.data.capture.photographs import CaptureError
 from scenetok_ns.data.square_pictures import PictureRequest
 from scenetok_ns.viewer import captured_scene
+from scenetok_ns.viewer import generation as viewer_generation
 
 COMPARE, OWN = "Compare with photographs", "Own photographs"
 
@@ -143,14 +148,64 @@ def together(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
         return Capture(write_dl3dv(output, frames=2, image_folder="images", divide=1), 2, 2, (), ())
 
     monkeypatch.setattr(captured_scene, "make_capture", captured)
-    sent(panel, "other.jpg", picture(1))
+    assert "other.jpg: press Generate" in sent(panel, "other.jpg", picture(1))
     panel.element("Generation/Photograph").value = "all uploaded, with cameras found"
     panel.press("Generation/Generate")
-    panel.wait(lambda: panel.says("Generation").startswith("generated photographs"))
+    panel.wait(lambda: panel.says("Generation").startswith("generated a scene from 2 photographs in "))
     shown = panel.pipeline.SceneTok.session.shown
     assert shown.title == "photographs" and shown.photographs is not None and shown.photographs[1] == [0, 1]
     anchors = shown.current().tokens.cameras_c2w
     torch.testing.assert_close(anchors[0].cpu(), shown.photographs[0].c2w[0])  # forward from the first photograph
+
+
+def archive(count: int) -> bytes:
+    """A ZIP archive of photographs."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for number in range(count):
+            file.writestr(f"{number}.jpg", picture(number))
+    return content.getvalue()
+
+
+def test_photographs_of_an_archive_are_chosen_together_and_failures_leave_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs without a scene leave no capture, and the page names no folder of this machine."""
+
+    def in_one_place(source: Path, output: Path, options: Any, progress: Any) -> Capture:
+        folder = write_dl3dv(output, frames=2, image_folder="images", divide=1)
+        file = json.loads((folder / "transforms.json").read_text())
+        for frame in file["frames"]:
+            frame["transform_matrix"] = file["frames"][0]["transform_matrix"]
+        (folder / "transforms.json").write_text(json.dumps(file))
+        return Capture(folder, 3, 2, (), ())
+
+    def refused(source: Path, output: Path, options: Any, progress: Any) -> Capture:
+        raise CaptureError(f"{source}: the camera did not move")
+
+    def read_with_scale(dataparser: Any, split: str, typical_spread: float | None) -> StockSceneSource:
+        return read_capture(dataparser, split, typical_spread=1.0)  # the small preset has none
+
+    monkeypatch.setattr(viewer_generation, "read_capture", read_with_scale)
+    panel = Panel(small_pipeline(data, preset=GENERATOR).eval(), tmp_path)
+    try:
+        generation = panel.pipeline.SceneTok.part("Generation")
+        panel.wait(lambda: panel.says("Generation").startswith("generated"))
+        assert "2 photographs: press Generate" in sent(panel, "two.zip", archive(2))
+        assert generation.photograph.value == "all uploaded, with cameras found"
+        assert generation.anchors.value == "forward"
+        for captured, said in (
+            (in_one_place, "only 2 of your 3 photographs could be placed, and they are too close together"),
+            (refused, "your photographs: the camera did not move"),
+        ):
+            monkeypatch.setattr(captured_scene, "make_capture", captured)
+            generation._generate_locked()
+            panel.wait(lambda said=said: panel.says("Generation").startswith(said))
+        assert not list((tmp_path / "viewer" / "captures").iterdir())
+        generation.choose("those of the scene")
+        assert generation.anchors.value == "views of the scene"
+    finally:
+        panel.close()
 
 
 def test_an_uploaded_photograph_becomes_a_scene(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +221,10 @@ def test_an_uploaded_photograph_becomes_a_scene(data: Path, tmp_path: Path, monk
         panel.wait(lambda: panel.says("Generation").startswith("generated room"))
         shown = panel.pipeline.SceneTok.session.shown
         assert shown.title == "room" and shown.photographs is not None and shown.photographs[1] == [0]
+        assert panel.element("Generation/Where to").value == "forward"  # a photograph has no other views
         together(panel, monkeypatch)
+        panel.press(f"{OWN}/Make a scene of them")
+        panel.wait(lambda: "choose 'all uploaded, with cameras found' under Photograph" in panel.says(OWN))
         panel.press(f"{OWN}/Forget them")
         panel.wait(lambda: "2 photographs deleted" in panel.says(OWN))
         assert panel.element("Generation/Photograph").value == "those of the scene"
@@ -187,14 +245,21 @@ def test_unposed_photographs_go_through_scenetok_capture(panel: Panel, monkeypat
 
     monkeypatch.setattr(captured_scene, "make_capture", captured)
     before = panel.picture
-    for number in range(2):
+    for number in range(4):
         assert "upload more from all around" in sent(panel, f"{number}.jpg", picture(number))
+        if number == 2:
+            panel.press(f"{OWN}/Make a scene of them")
+            panel.wait(lambda: "3 photographs, but this needs at least 4" in panel.says(OWN))
     panel.press(f"{OWN}/Make a scene of them")
     panel.wait(lambda: panel.says(OWN).startswith("encoded 3 of "))
     assert "two pictures are blurred" in panel.says(OWN)
-    assert asked["pictures"] == ["0.jpg", "1.jpg"] and panel.folder / "viewer" / "captures" in asked["output"].parents
+    assert (
+        asked["pictures"] == [f"{number}.jpg" for number in range(4)]
+        and panel.folder / "viewer" / "captures" in asked["output"].parents
+    )
     shown = panel.pipeline.SceneTok.session.shown
-    assert shown.title == "photographs" and len(shown.photographs[1]) == 3
+    assert shown.title == "photographs" and len(shown.photographs[1]) == 3 and shown.capture == asked["output"]
+    assert panel.pipeline.SceneTok.part("Scene").advice.content == ""  # this model is not a bundled one
     panel.client.look((0.0, 0.0, 0.1), aspect=1.0)
     assert np.abs(panel.at_rest().astype(float) - before).mean() > 0.5
 

@@ -23,8 +23,10 @@ from viewer_client import MOVING
 
 from scenetok_ns.data.anchors import home_pose, trajectory
 from scenetok_ns.data.camera_path_files import write_camera_path
+from scenetok_ns.models.presets import Preset
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer.generation import from_pose
+from scenetok_ns.viewer.shown_scene import ShownScene
 from scenetok_ns.viewer.view_part import ViewPart
 
 
@@ -101,6 +103,8 @@ def test_what_means_nothing_is_not_in_the_page(panel: Panel) -> None:
     session.view.settings = replace(settings, rest=replace(settings.rest, steps=25))
     part = ViewPart(session)
     assert part.folder.element("Quality at rest").value == "still: sharp"
+    session.view.settings = replace(settings, rest=replace(settings.rest, steps=1))
+    assert not [element.name for element in ViewPart(session).folder.elements if element.name.startswith("Steps")]
 
 
 def test_a_bar_and_a_line_say_that_a_scene_is_being_encoded(panel: Panel) -> None:
@@ -259,6 +263,20 @@ def test_the_viewer_opens_without_autoencoders(data: Path) -> None:
     pipeline, made = small_pipeline(data), []
     pipeline.model.scenetok._autoencoders[:] = [None, lambda: made.append(1)]
     assert parse_object(pipeline, ViewerControl, "Custom Elements") and not made
+
+
+def test_a_capture_says_why_it_is_blurred_and_what_helps(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = small_pipeline(data).SceneTok.part("Scene")
+    part.say_given()
+    assert part.advice.content == ""  # a scene of a data set, and a model that is not bundled
+    monkeypatch.setattr(ShownScene, "capture", tmp_path)
+    part.say_given()
+    assert part.advice.content == ""
+    monkeypatch.setattr(Preset, "is_embedded", True)
+    part.say_given()
+    assert "Blurred" in part.advice.content and f"ns-train scenetok-refine --data {tmp_path}" in part.advice.content
 
 
 def test_elements_work_without_a_viewer(data: Path) -> None:

@@ -12,11 +12,13 @@ FIT_STEPS = 60
 """Number of fitting steps to try."""
 
 
-def encoding_command(data: Path, photographs: int | None) -> str:
-    """Command that encodes a capture, and fits the tokens if there are few photographs. None: number not known."""
-    words = ("scenetok", "encode", "--data", data, "--output", "scene.safetensors")
-    fitting = ("--fit-steps", FIT_STEPS) if needs_fitting(photographs) else ()
-    return command(*words, *fitting)
+REFINING_TIME = "300 steps: 12 minutes or more on a CPU, far fewer on a GPU"
+"""Duration of `refining_command` with its default number of steps."""
+
+
+def encoding_command(data: Path) -> str:
+    """Command that encodes a capture and fits the tokens."""
+    return command("scenetok", "encode", "--data", data, "--output", "scene.safetensors", "--fit-steps", FIT_STEPS)
 
 
 def refining_command(data: Path) -> str:
@@ -37,5 +39,5 @@ def improvement(data: Path, photographs: int | None) -> str:
         photographs: Number of its photographs; None: not known.
     """
     if needs_fitting(photographs):
-        return f"To improve the scene, fit its tokens to the photographs: {encoding_command(data, photographs)}"
-    return f"To improve the scene a lot, refine it on its photographs: {refining_command(data)}"
+        return f"To improve the scene, fit its tokens to the photographs: {encoding_command(data)}"
+    return f"To improve the scene a lot, refine it on its photographs ({REFINING_TIME}): {refining_command(data)}"

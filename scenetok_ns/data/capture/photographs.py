@@ -34,9 +34,15 @@ KEPT_FORMATS = {"JPEG": {".jpg", ".jpeg"}, "MPO": {".jpg", ".jpeg"}, "PNG": {".p
 JPEG_QUALITY = 95
 FEWEST = 4
 """Number of pictures below which structure from motion is not attempted."""
+FROM_ONE = "to make a scene from one photograph, use scenetok generate --image"
+FROM_FEW = (
+    "to make a scene from two or three photographs, run scenetok gallery, upload them, choose 'all uploaded' under "
+    "Photograph in the folder Generation, and press Generate"
+)
+"""Advice for fewer pictures than a capture needs."""
 SMALLEST_SIDE = 64
 THUMBNAIL = 160
-"""Longer side of the thumbnails in pixels."""
+"""Side of the thumbnails in pixels."""
 BLANK_CONTRAST = 4.0
 """Standard deviation of grey values below which a picture shows nothing."""
 
@@ -168,19 +174,15 @@ def check_number(count: int, what: str, fewest: int = FEWEST) -> None:
     """Raise CaptureError if there are fewer than `fewest` pictures; `what` names their source."""
     if count < fewest:
         there = "no picture" if count == 0 else "1 picture" if count == 1 else f"{count} pictures"
-        raise CaptureError(
-            f"{what}: {there}, too few for poses (at least {fewest}, better 20 or more); "
-            "to make a scene from one photograph, use scenetok generate --image"
-        )
+        advice = f"; {FROM_ONE if count == 1 else FROM_FEW}" if count else ""
+        raise CaptureError(f"{what}: {there}, too few for poses (at least {fewest}, better 20 or more){advice}")
 
 
 def thumbnail(file: Path) -> np.ndarray:
-    """Read a picture reduced to THUMBNAIL pixels at its longer side, as RGB bytes [h, w, 3]."""
+    """Read the middle square of a picture, reduced to THUMBNAIL pixels, as RGB bytes [h, w, 3]."""
     with Image.open(file) as image:
-        image.draft("RGB", (THUMBNAIL, THUMBNAIL))
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        return np.asarray(small)
+        image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (THUMBNAIL, THUMBNAIL)))
 
 
 def _prepare(file: Path, name: str, source: str, images: Path) -> tuple[Picture, str] | LeftOut:

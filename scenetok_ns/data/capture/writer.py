@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from scenetok_ns.data.capture.photographs import THUMBNAIL, Picture, thumbnail
 from scenetok_ns.data.capture.report import Quality
@@ -26,6 +26,8 @@ SHEET = "thumbnails.jpg"
 RECORD = "capture.json"
 
 SHEET_COLUMNS = 10
+CAPTION, LONGEST_CAPTION = 14, 25
+"""Height of the caption below a thumbnail in pixels, and its maximum number of characters."""
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 LEFT_OUT = (200, 40, 40)
 """Colour of the frame around pictures that have no camera."""
@@ -139,18 +141,20 @@ def _images(model: pycolmap.Reconstruction) -> list[Any]:
 
 
 def _write_sheet(folder: Path, pictures: Sequence[Picture], quality: Quality) -> None:
-    """Write the sheet of thumbnails, in order; pictures without a camera get a red frame and a cross."""
+    """Write the sheet of thumbnails with their names, in order; pictures without a camera get a red frame and a
+    cross."""
     rows = math.ceil(len(pictures) / SHEET_COLUMNS)
     columns = min(len(pictures), SHEET_COLUMNS)
-    sheet = Image.new("RGB", (columns * THUMBNAIL, rows * THUMBNAIL), "white")
-    draw = ImageDraw.Draw(sheet)
+    sheet = Image.new("RGB", (columns * THUMBNAIL, rows * (THUMBNAIL + CAPTION)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     registered = set(quality.registered)
     for index, picture in enumerate(pictures):
         small = Image.fromarray(thumbnail(folder / IMAGES / picture.name))
         row, column = divmod(index, SHEET_COLUMNS)
-        left = column * THUMBNAIL + (THUMBNAIL - small.width) // 2
-        top = row * THUMBNAIL + (THUMBNAIL - small.height) // 2
+        left, top = column * THUMBNAIL, row * (THUMBNAIL + CAPTION)
         sheet.paste(small, (left, top))
+        caption = picture.source if len(picture.source) <= LONGEST_CAPTION else f"...{picture.source[-22:]}"
+        draw.text((left + 2, top + THUMBNAIL + 1), caption, fill="black", font=font)
         if index not in registered:
             box = (left, top, left + small.width - 1, top + small.height - 1)
             draw.rectangle(box, outline=LEFT_OUT, width=3)

@@ -63,7 +63,11 @@ def test_files_of_a_capture_agree_with_each_other(room: Made) -> None:
     assert record["registered"] == NUMBER and record["sources"]["IMG_3.jpg"] == "IMG_3.jpg"
     assert record["figures"]["reprojection_error"] < 0.5 and record["figures"]["joined_matches"] > 0.9
     with Image.open(folder / "thumbnails.jpg") as sheet:
-        assert sheet.size == (NUMBER * 160, 160)
+        assert sheet.size == (NUMBER * 160, 160 + 14)
+        pixels = np.asarray(sheet.convert("L")).astype(int)
+        squares = pixels[:160].reshape(160, NUMBER, 160)
+        assert (squares[:8] < 250).any(axis=(0, 2)).all()  # landscape pictures fill their squares
+        assert (pixels[160:].reshape(14, NUMBER, 160) < 100).any(axis=(0, 2)).all()  # each has a name
 
 
 def test_an_interrupted_capture_continues(room: Made) -> None:
