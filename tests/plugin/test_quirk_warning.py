@@ -16,7 +16,7 @@ def start(preset: Path, capsys: pytest.CaptureFixture[str]) -> str:
     trainer = SceneTokTrainer.__new__(SceneTokTrainer)
     trainer.config = small_config(Path("unused"), Path("unused"))
     trainer.config.pipeline.model.preset = str(preset)
-    model = SimpleNamespace(initialize_training_state=list)  # with nothing to say
+    model = SimpleNamespace(initialize_training_state=list, start_line=None)  # with nothing to say
     trainer.pipeline = SimpleNamespace(model=model)
     trainer._load_checkpoint()
     return " ".join(capsys.readouterr().out.split())
