@@ -290,6 +290,7 @@ def splat_trainer(folder: Path, case: Case, method: str, options: argparse.Names
     config.max_num_iterations = options.steps
     if not stock:
         manager.preset, manager.pose_scale, manager.refine_steps = PRESET, case.pose_scale, options.refine_steps
+        manager.least_psnr = 0.0  # below it, both methods would use the photographs alone, and be splatfacto
         manager.engine = "off"  # preparing its kernels in each process takes longer than rendering without it
         manager.anneal_steps = config.pipeline.model.stop_split_at = options.steps * 3 // 4
         if method == "splatfacto-depth":

@@ -237,7 +237,8 @@ def _colmap_folder(path: Path) -> Path:
         if any((place / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
             return place
     raise DataError(
-        f"there is no COLMAP model at {path}: expected cameras.bin or cameras.txt there, or in {', '.join(MODELS)}"
+        f"there are neither {TRANSFORMS} nor a COLMAP model at {path}: expected cameras.bin or cameras.txt there, or "
+        f"in {', '.join(MODELS)}"
     )
 
 

@@ -307,9 +307,9 @@ def print_total(console: Console, missing: list[Wanted]) -> None:
     if not missing:
         return
     unknown = sum(file.file.size is None and file.file.about is None for file in missing)
-    known = f"about {readable(sum(file.remaining() for file in missing))}"
-    known += f" and {unknown} of unknown size" if unknown else ""
-    console.print(f"{len(missing)} of the files to download: {known}", soft_wrap=True)
+    sizes = [f"about {readable(sum(file.remaining() for file in missing))}"] if unknown < len(missing) else []
+    sizes += [f"{unknown} of unknown size"] if unknown else []
+    console.print(f"{len(missing)} of the files to download: {' and '.join(sizes)}", soft_wrap=True)
     for folder in sorted({file.space for file in missing}):
         console.print(f"  {readable(free_space(folder))} free in {folder}", soft_wrap=True)
     places = ", ".join(sorted({str(file.target.parent) for file in missing}))

@@ -114,9 +114,10 @@ def check_images(args: list[str]) -> None:
         if word == "--image":
             values = list(takewhile(lambda value: not value.startswith("-"), args[place + 1 :]))
             if len(values) > 1:
-                from scenetok_ns.data.capture.photographs import FROM_FEW
+                from scenetok_ns.data.capture.photographs import FEWEST, FROM_FEW
 
-                raise UsageError(f"--image takes one photograph, got {len(values)}; {FROM_FEW}")
+                advice = FROM_FEW if len(values) < FEWEST else "for more, run scenetok capture FOLDER"
+                raise UsageError(f"--image takes one photograph, got {len(values)}; {advice}")
 
 
 def attached(args: list[str]) -> list[str]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from scenetok_ns.data.camera_paths import preset_path
 from scenetok_ns.data.scenes import DataError
 
+LEAST_VIEWS = 6
+"""Minimum number of views of all paths together."""
 STANDPOINTS = 2
 """Number of cameras from which a path turns on the spot."""
 
@@ -34,8 +36,8 @@ def covering_paths(c2w: Float[Tensor, "v 4 4"], unit: float, count: int) -> list
     Raises:
         DataError: There are no cameras, or too few views.
     """
-    if not len(c2w) or count < 6:
-        raise DataError(f"covering paths need a camera and 6 views, got {len(c2w)} and {count}")
+    if not len(c2w) or count < LEAST_VIEWS:
+        raise DataError(f"covering paths need a camera and {LEAST_VIEWS} views, got {len(c2w)} and {count}")
     poses = c2w.detach().double()
     through = count // 3 if len(poses) > 1 else 0
     round_middle = (count - through) // 2

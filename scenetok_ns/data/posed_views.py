@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 OF_SQUARES = 0.2
 """Cameras are those of the pictures' middle squares if their focal lengths, divided by width and height, are this many
 times closer to each other than width and height are (as logarithms of the ratios)."""
+NEARLY_SQUARE = 0.1
+"""Logarithm of width over height below which cameras count as those of whole pictures. Focal lengths that differ by a
+percent or two would decide otherwise."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,11 +81,10 @@ class PosedViews:
 
 def side_of(size: int | tuple[int, int], caller: str) -> int:
     """Side of squares that are given by their side, or by their height and width. Raises ValueError."""
-    if isinstance(size, int):
-        return size
-    if len(set(size)) != 1:
+    sides = [size] if isinstance(size, Integral) else list(size) if isinstance(size, tuple | list) else []
+    if not sides or not all(isinstance(side, Integral) and side > 0 for side in sides) or len(set(sides)) != 1:
         raise ValueError(f"{caller}: expected a side in pixels, or equal height and width, got {size}")
-    return int(size[0])
+    return int(sides[0])
 
 
 def warn_of_distortion(distortion: Sequence[float], caller: str) -> None:
@@ -148,7 +151,9 @@ def _are_of_squares(cameras: CameraBatch, height: int, width: int) -> bool:
     focal = cameras.intrinsics[0, :, [0, 1], [0, 1]].double()
     wide, ratio = math.log(width / height), float((focal[:, 1] / focal[:, 0]).log().median())
     near = OF_SQUARES * abs(wide)  # the ratio is `wide` for whole pictures, 0 for squares, -wide for turned pictures
-    if near and abs(ratio + wide) < near:
+    if abs(wide) < NEARLY_SQUARE:  # a small difference of the focal lengths would decide
+        return False
+    if abs(ratio + wide) < near:
         raise ValueError(
             f"square_views: the images have {width} x {height} pixels, but the focal lengths of the cameras are those "
             "of pictures turned by 90 degrees: give the pictures as they were when their poses were found"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scenetok_ns.bridge.cameras import square_cameras
 from scenetok_ns.bridge.capture_kinds import fitting_dataparser
-from scenetok_ns.data.covering_paths import covering_paths, far_apart
+from scenetok_ns.data.covering_paths import LEAST_VIEWS, covering_paths, far_apart
 from scenetok_ns.data.poses import pose_scale
 from scenetok_ns.dataparsers.camera_conversion import camera_batch_to_nerfstudio, nerfstudio_to_camera_batch
 from scenetok_ns.models.cameras import CameraBatch
@@ -94,6 +94,10 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
         **kwargs: Any,
     ) -> None:
         """Create the data manager. If training follows ("val"), also render views and find the start points."""
+        if 0 < config.num_renders < LEAST_VIEWS:
+            raise ValueError(
+                f"--pipeline.datamanager.num-renders must be 0 or at least {LEAST_VIEWS}, got {config.num_renders}"
+            )
         dataparser: Any = config.dataparser
         fitting_dataparser(replace(dataparser, data=Path(config.data or dataparser.data)).setup())  # raises with advice
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
@@ -177,7 +181,7 @@ class SplatDataManager(FullImageDatamanager[InputDataset]):
     # --- Training ---
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """Return a photograph or a rendered view. Batches have "depth", 0 where it is unknown.
+        """Return a photograph or a rendered view. Batches have "depth", 0 where it is unknown, if depth is used.
 
         Batches of rendered views also have "weight" [h, w, 1].
         """

@@ -62,6 +62,7 @@ class SceneTokTrainer(Trainer):
     """
 
     _has_trained = False
+    _has_ended = False
     _save_is_due = False
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
@@ -112,20 +113,26 @@ class SceneTokTrainer(Trainer):
         if self.world_size > 1:  # Nerfstudio then ends all processes itself
             raise
         saved = max(self.checkpoint_dir.glob("step-*.ckpt"), default=None)
-        if self.training_state == "completed" and self.viewer_state is not None:
+        if self._has_ended and self.viewer_state is not None:
             print_line("viewer closed")
-        elif saved is None:
+            raise SystemExit(0) from None
+        if saved is None:
             self._remove_unused_folder()
-            print_line("Stopped before the first checkpoint: nothing is saved.")
+            removed = "" if self.base_dir.exists() else f", and {self.base_dir} was removed"
+            print_line(f"Stopped before the first checkpoint: no step is saved{removed}.")
         else:
             looking = command("ns-viewer", "--load-config", self.base_dir / CONFIG)
             again = command("--timestamp", self.base_dir.name, "--resume", "True")
             step = int(saved.stem.removeprefix("step-"))
-            print_line(f"Stopped; step {step} is saved. Look: {looking}; continue: the same command with {again}")
+            print_line(
+                f"Stopped; step {step} is saved. Look: {looking}; continue: the same command with {again} (before the "
+                "name of a dataparser)"
+            )
         raise SystemExit(INTERRUPTED) from None
 
     def _name_viewer(self, step: int) -> None:
         """Print the command that displays the run; the stock trainer then keeps an open viewer until Ctrl-C."""
+        self._has_ended = True
         if comms.is_main_process():
             print_line(f"Look at it: {command('ns-viewer', '--load-config', self.base_dir / CONFIG)}")
 

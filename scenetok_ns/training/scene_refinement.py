@@ -135,7 +135,7 @@ def refine_scene(
     loss = TrainingLoss(model, options.seed)
     draws = seeded_generator(options.seed)
     noise = torch.Generator(device).manual_seed(options.seed)
-    # Without the cache of casts: inside of another autocast (a trainer's, even a disabled one), it would outlive a
+    # Without the cache of casts: inside another autocast (a trainer's, even a disabled one), it would outlive a
     # step, and all steps would run with the first step's adapters.
     bfloat = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
     for step in range(options.steps):

@@ -13,7 +13,7 @@ from scenetok_ns.bridge.capture_kinds import find_dataparser
 from scenetok_ns.bridge.scene_views import CamerasInOnePlaceError, SceneViews, read_capture
 from scenetok_ns.data.capture.capture_folder import Capture, CaptureOptions, make_capture
 from scenetok_ns.data.capture.photographs import FEWEST, CaptureError
-from scenetok_ns.data.scenes import DataError, Scene
+from scenetok_ns.data.scenes import BadScene, DataError, Scene
 from scenetok_ns.models.tokens import SceneTokens
 from scenetok_ns.viewer.session import Session
 from scenetok_ns.viewer.viewer_files import CAPTURES
@@ -73,16 +73,17 @@ def capture_uploads(session: Session, on_step: Callable[[int, int, str], None], 
 
 
 def if_usable(capture: Capture, use: Callable[[Path], T]) -> T:
-    """Return `use(folder of the capture)`; if it fails, remove the capture, which nothing else could use either.
+    """Return `use(folder of the capture)`. A capture that nothing can use is removed.
 
     Raises DataError: The photographs were taken too close together; or another error of `use`.
     """
     try:
         return use(capture.folder)
-    except (ValueError, OSError) as error:
+    except BadScene:
         shutil.rmtree(capture.folder, ignore_errors=True)
-        if not isinstance(error, CamerasInOnePlaceError):
-            raise
+        raise
+    except CamerasInOnePlaceError as error:
+        shutil.rmtree(capture.folder, ignore_errors=True)
         placed = f"only {capture.registered} of your {capture.pictures} photographs could be placed, and they are"
         if capture.registered == capture.pictures:
             placed = f"your {capture.pictures} photographs are"

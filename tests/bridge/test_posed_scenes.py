@@ -121,7 +121,7 @@ def test_loaders_accept_folders_and_both_forms_of_a_size(capture: Path) -> None:
     assert torch.equal(cameras_from_colmap(capture, (IMAGE_SIZE, IMAGE_SIZE)).c2w, model.c2w)
     with pytest.raises(DataError, match=r"there is no transforms.json in"):
         cameras_from_transforms(capture / "images", IMAGE_SIZE)
-    with pytest.raises(DataError, match=r"no COLMAP model at .*images: expected cameras.bin"):
+    with pytest.raises(DataError, match=r"neither transforms.json nor a COLMAP model at .*images: expected"):
         cameras_from_colmap(capture / "images", IMAGE_SIZE)
 
 

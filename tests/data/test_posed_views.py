@@ -47,6 +47,19 @@ def test_cameras_of_squares_are_not_cropped_again() -> None:
     assert torch.equal(cropped.intrinsics, crop_intrinsics(lens[None][0], (40, 42), (32, 32)))
 
 
+def test_pixels_that_are_not_quite_square_turn_no_picture() -> None:
+    nearly = torch.rand(2, 3, 200, 202)
+    lens = torch.tensor([[200 / 202, 0.0, 0.5], [0.0, 204 / 200, 0.5], [0.0, 0.0, 1.0]]).expand(1, 2, 3, 3)
+    _, cropped = square_views(nearly, CameraBatch(path(2).c2w, lens), 32)
+    assert torch.equal(cropped.intrinsics, crop_intrinsics(lens, (200, 202), (32, 32)))
+
+
+@pytest.mark.parametrize("size", [0, -4, 32.0, None, (32, 64), "32"])
+def test_sides_are_whole_numbers(size: object) -> None:
+    with pytest.raises(ValueError, match="expected a side in pixels, or equal height and width, got"):
+        square_views(PICTURES, cameras_of_whole_pictures(), size)  # type: ignore[arg-type]
+
+
 def test_turned_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match=r"40 x 60 pixels, but the focal lengths .* turned by 90 degrees"):
         square_views(PICTURES.mT, cameras_of_whole_pictures(), 32)

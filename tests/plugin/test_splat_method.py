@@ -114,6 +114,12 @@ def test_a_model_that_cannot_show_the_photographs_is_not_asked_for_the_rest(
         assert "weight" not in batch and "depth" not in batch
 
 
+def test_too_few_rendered_views_are_refused_before_anything_is_read(root: Path) -> None:
+    config = config_of(root, num_renders=3, tokenizer=root / "missing.ckpt").pipeline.datamanager
+    with pytest.raises(ValueError, match="num-renders must be 0 or at least 6, got 3"):
+        config.setup(device="cpu")
+
+
 def test_without_a_gpu_nothing_is_begun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ns-train ends before it writes a run folder."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

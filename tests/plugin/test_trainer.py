@@ -144,3 +144,26 @@ def test_models_are_told_that_they_train(data: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(Trainer, "train", lambda self: told.append("steps"))
     trainer.train()
     assert told == ["begin", "steps"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "line"),
+    [(True, 0, "viewer closed"), (False, 130, "Stopped before the first checkpoint: no step is saved, and")],
+)
+def test_ctrl_c_says_what_it_ended(
+    ended: bool, code: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A viewer that is open after the last step is closed; a run without a checkpoint leaves no folder."""
+    trainer = scenetok_trainer.SceneTokTrainer.__new__(scenetok_trainer.SceneTokTrainer)
+    trainer.world_size, trainer.local_rank, trainer.viewer_state = 1, 0, object()  # type: ignore[assignment]
+    trainer.base_dir = tmp_path / "out" / "data" / "scenetok" / "run"
+    trainer.checkpoint_dir = trainer.base_dir / "nerfstudio_models"
+    trainer.checkpoint_dir.mkdir(parents=True)
+    trainer._has_ended = ended
+    with pytest.raises(SystemExit) as stopped:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            trainer._stop()
+    assert stopped.value.code == code and line in " ".join(capsys.readouterr().out.split())
+    assert trainer.base_dir.exists() == ended
