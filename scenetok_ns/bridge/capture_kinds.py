@@ -20,6 +20,8 @@ from scenetok_ns.tools.suggestions import did_you_mean_path
 
 MODELS = ("colmap/sparse/0", "sparse/0", "sparse")
 """Folders of COLMAP models: of ns-process-data, of scenetok capture and COLMAP itself, and of COLMAP's undistorter."""
+COLMAP_WORDS = ("colmap", "--eval-mode", "fraction")
+"""Words of a command that read a COLMAP model as `find_dataparser` does."""
 SHOWN = 5
 """Maximum number of names in a message."""
 
@@ -87,7 +89,7 @@ def fitting_dataparser(dataparser: DataParser) -> DataParser:
         check_posed(config.data)
     if isinstance(config, NerfstudioDataParserConfig) and config.data.is_dir() and _transforms(config.data) is None:
         kind = KINDS[type(find_dataparser(config.data))]
-        words = f"{kind} --eval-mode fraction" if kind == "colmap" else kind  # as find_dataparser splits
+        words = " ".join(COLMAP_WORDS) if kind == "colmap" else kind
         raise DataError(
             f"{config.data} has no {TRANSFORMS}, but {kind} reads it: add {words} at the end of the command"
         )

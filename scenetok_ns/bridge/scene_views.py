@@ -15,7 +15,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from scenetok_ns.bridge.capture_kinds import MODELS, fitting_dataparser
+from scenetok_ns.bridge.capture_kinds import COLMAP_WORDS, MODELS, fitting_dataparser
 from scenetok_ns.bridge.captures import CaptureViews, read_views
 from scenetok_ns.bridge.colmap_models import count_pictures
 from scenetok_ns.data.capture.improvement import improvement, needs_fitting
@@ -177,13 +177,20 @@ def unrefined_note(preset: str, data: Path, *, fits: bool = False) -> str:
     if load_preset(preset).scene_generator is not None:  # refining does not improve generated scenes
         return f"{begin}. Whatever it adds to them resembles these rooms, not the place."
     photographs = _number_of_photographs(data)
-    return f"{begin}." if fits and needs_fitting(photographs) else f"{begin}. {improvement(data, photographs)}"
+    return f"{begin}." if fits and needs_fitting(photographs) else f"{begin}. {_improvement(data, photographs)}"
 
 
 def encoded_note(data: Path) -> str:
     """Note that a capture is blurred because a bundled model encoded it, and how to improve the scene."""
     reason = "Blurred, because the bundled model was trained on synthetic rooms only."
-    return f"{reason} {improvement(data, _number_of_photographs(data))}"
+    return f"{reason} {_improvement(data, _number_of_photographs(data))}"
+
+
+def _improvement(data: Path, photographs: int | None) -> str:
+    """Advice whose command names the dataparser if the capture has only a COLMAP model."""
+    has_transforms = data.is_file() or (data / TRANSFORMS).is_file()
+    only_colmap = not has_transforms and any((data / model).is_dir() for model in MODELS)
+    return improvement(data, photographs, COLMAP_WORDS if only_colmap else ())
 
 
 def _number_of_photographs(data: Path) -> int | None:

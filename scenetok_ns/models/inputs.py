@@ -72,7 +72,7 @@ def check_scale(pose_scale: Any, caller: str) -> None:
         )
 
 
-def warn_of_units(cameras: CameraBatch, preset: Preset, caller: str) -> None:
+def warn_of_units(cameras: CameraBatch, preset: Preset, caller: str, stacklevel: int) -> None:
     """Warn if cameras are probably not in units of the training data. `caller` begins the message.
 
     Two cameras do not show the size of a scene, and cameras in one place have no spread.
@@ -84,7 +84,7 @@ def warn_of_units(cameras: CameraBatch, preset: Preset, caller: str) -> None:
             f"{caller}: the cameras' spread is {spread:.3g}, training scenes have {typical:.3g}: give "
             "pose_scale=pose_scale_of(cameras, model.preset), or pose_scale=1 if the cameras are in units of the "
             "training data",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 

@@ -77,7 +77,7 @@ class SceneEncoder(SceneTokNetworks):
         views = self._checked_views(images, cameras, "encode", axes_checked)
         if pose_scale is None:
             pose_scale = 1.0
-            warn_of_units(cameras, self.preset, "encode")
+            warn_of_units(cameras, self.preset, "encode", 4)  # no_grad is between
         check_scale(pose_scale, "encode")
         reference = cameras.c2w[:, len(views) // 2]
         if keep_latents:
@@ -123,11 +123,13 @@ class SceneEncoder(SceneTokNetworks):
                 f"{len(cameras)} sets of cameras, {len(names)} names and {len(scales)} pose scales"
             )
         options: dict[str, Any] = {"autocast": autocast, "axes_checked": axes_checked}
-        each = zip(images, cameras, names, scales, strict=True)
-        return [
-            self.encode(views, posed, scene=name, pose_scale=None if scale is None else float(scale), **options)  # type: ignore[arg-type]
-            for views, posed, name, scale in each
-        ]
+        tokens = []
+        for views, posed, name, scale in zip(images, cameras, names, scales, strict=True):
+            factor = 1.0 if scale is None else float(scale)  # type: ignore[arg-type]
+            tokens.append(self.encode(views, posed, scene=name, pose_scale=factor, **options))
+            if scale is None:
+                warn_of_units(posed, self.preset, "encode_many", 3)
+        return tokens
 
     @torch.no_grad()
     def add_views(

@@ -282,7 +282,8 @@ def test_the_note_names_what_helps(tmp_path: Path) -> None:
     (tmp_path / "binary/sparse/0").mkdir(parents=True)
     for count, word in ((3, "--fit-steps"), (300, "scenetok-refine")):
         (tmp_path / "binary/sparse/0/images.bin").write_bytes(struct.pack("<Q", count) + b"poses")
-        assert word in unrefined_note("scenetok-tiny", tmp_path / "binary")
+        found = unrefined_note("scenetok-tiny", tmp_path / "binary")
+        assert word in found and found.endswith("colmap --eval-mode fraction") == (word == "scenetok-refine")
     assert "scenetok-refine" in unrefined_note("scenetok-tiny", tmp_path / "unknown")
     fitted = unrefined_note("scenetok-tiny", few, fits=True)
     assert fitted.endswith("rough shapes of photographs.") and "improve" not in fitted

@@ -142,18 +142,17 @@ def test_a_forgotten_pose_scale_is_reported(factor: float, count: int, expected:
     spread = camera_spread(cameras.c2w[0])
     model.preset = replace(model.preset, data=replace(model.preset.data, camera_spread=spread))
     moved = CameraBatch(scaled_poses(cameras.c2w, factor), cameras.intrinsics)
-    for encode in (
-        lambda **scale: model.encode(images, moved, **scale),
-        lambda **scale: many(model, images, moved, scale),
+    for caller, encode in (
+        ("encode", lambda **scale: model.encode(images, moved, **scale)),
+        ("encode_many", lambda **scale: many(model, images, moved, scale)),
     ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             tokens = encode()
             encode(pose_scale=1.0)  # whoever gives a scale means it
-        text = (
-            f"encode: the cameras' spread is {spread * factor:.3g}, training scenes have {spread:.3g}: give pose_scale="
-        )
-        assert [str(one.message).startswith(text) for one in caught] == [True] * expected
+        text = f"{caller}: the cameras' spread is {spread * factor:.3g}, training scenes have {spread:.3g}: give pose_"
+        found = [(str(one.message)[: len(text)], one.filename) for one in caught]
+        assert found == [(text, __file__)] * expected  # the line that called
         assert tokens.pose_scale == 1.0
 
 

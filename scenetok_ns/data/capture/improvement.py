@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from scenetok_ns.tools.printing import command
@@ -21,9 +22,9 @@ def encoding_command(data: Path) -> str:
     return command("scenetok", "encode", "--data", data, "--output", "scene.safetensors", "--fit-steps", FIT_STEPS)
 
 
-def refining_command(data: Path) -> str:
-    """Command that refines a capture."""
-    return command("ns-train", "scenetok-refine", "--data", data)
+def refining_command(data: Path, dataparser: Sequence[str] = ()) -> str:
+    """Command that refines a capture. `dataparser`: words that name it, if it is not nerfstudio-data."""
+    return command("ns-train", "scenetok-refine", "--data", data, *dataparser)
 
 
 def needs_fitting(photographs: int | None) -> bool:
@@ -31,13 +32,15 @@ def needs_fitting(photographs: int | None) -> bool:
     return photographs is not None and photographs < FEW_PHOTOGRAPHS
 
 
-def improvement(data: Path, photographs: int | None) -> str:
+def improvement(data: Path, photographs: int | None, dataparser: Sequence[str] = ()) -> str:
     """One sentence on how to improve the scene of a capture, with the command.
 
     Args:
         data: The capture.
         photographs: Number of its photographs; None: not known.
+        dataparser: As in `refining_command`.
     """
     if needs_fitting(photographs):
         return f"To improve the scene, fit its tokens to the photographs: {encoding_command(data)}"
-    return f"To improve the scene a lot, refine it on its photographs ({REFINING_TIME}): {refining_command(data)}"
+    refining = refining_command(data, dataparser)
+    return f"To improve the scene a lot, refine it on its photographs ({REFINING_TIME}): {refining}"
