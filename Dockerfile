@@ -1,6 +1,6 @@
 # Runs the demo on a CPU:
 #   docker build -t scenetok-ns .
-#   docker run --rm --user "$(id -u)" -e HOME=/tmp -v "$PWD/demo:/work/demo" scenetok-ns
+#   docker run --rm --user "$(id -u)" -e HOME=/tmp -v "$PWD/demo:/data/demo" scenetok-ns
 # With an NVIDIA GPU, add --gpus all to `docker run`. For a smaller image without CUDA, build with
 #   --build-arg TORCH_ARGS="--index-url URL", where URL is PyTorch's index of CPU wheels.
 FROM python:3.11-slim
@@ -19,9 +19,9 @@ COPY configs configs
 COPY scenetok_ns scenetok_ns
 RUN pip install --no-cache-dir '.[capture]' 'open3d<0.20'
 
-RUN useradd --create-home user && mkdir /work && chown user /work
+RUN useradd --create-home user && mkdir /data && chown user /data
 USER user
-WORKDIR /work
+WORKDIR /data
 ENV OMP_WAIT_POLICY=PASSIVE
 # The viewer's port: docker run -p 7007:7007 scenetok-ns ns-viewer --load-config ...
 EXPOSE 7007

@@ -149,7 +149,7 @@ def test_a_forgotten_pose_scale_is_reported(factor: float, count: int, expected:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             tokens = encode()
-            encode(pose_scale=1.0)  # whoever gives a scale means it
+            encode(pose_scale=1.0)  # a given scale is never questioned
         text = f"{caller}: the cameras' spread is {spread * factor:.3g}, training scenes have {spread:.3g}: give pose_"
         found = [(str(one.message)[: len(text)], one.filename) for one in caught]
         assert found == [(text, __file__)] * expected  # the line that called
