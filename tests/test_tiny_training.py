@@ -17,7 +17,7 @@ from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.weight_files import load_weights
-from scenetok_ns.training.picture_losses import codec_loss, contrast_loss, grid_loss, pixel_loss
+from scenetok_ns.training.picture_losses import codec_loss, contrast_loss, grid_loss, pixel_loss, stripe_loss
 from scenetok_ns.training.tiny import codec as codec_task
 from scenetok_ns.training.tiny import generator as generator_task
 from scenetok_ns.training.tiny import tokenizer as token_task
@@ -144,6 +144,21 @@ def tiled(pattern: Tensor, images: int) -> Tensor:
     """Gray images of 64 x 64 pixels full of a pattern."""
     count = 64 // len(pattern)
     return pattern.tile(count, count).expand(images, 3, 64, 64)
+
+
+def test_stripe_loss_finds_patterns_of_the_latents_in_each_picture_and_no_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(3, 3, 64, 64, generator=generator) * 0.1
+    row, column = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    phase = torch.rand(3, 1, 1, 1, generator=generator) * 6
+    stripes = 0.05 * torch.sin(2 * torch.pi * (row + column) / 8 + phase)
+    found = stripe_loss(truth + stripes, truth)
+    assert stripe_loss(truth, truth) < 0.02 * found and stripe_loss(truth + stripes, truth + stripes) < 0.02 * found
+    for period in (5.3, 6.1, 10.7):
+        other = 0.05 * torch.sin(2 * torch.pi * (row + column) / period + phase)
+        assert stripe_loss(truth + other, truth) < 0.15 * found, period
+    plain = truth.mean(dim=(2, 3), keepdim=True).expand_as(truth)
+    assert stripe_loss(plain + stripes, plain) > 1.5 * found
 
 
 def test_grid_loss_finds_patterns_that_repeat_and_nothing_else() -> None:

@@ -13,6 +13,12 @@ CONTRAST_WINDOW = 8
 SCALES = (1, 2, 4)
 CELL = 16
 """Side, in pixels, of the cells in which `grid_loss` looks for a repeated pattern: two latents of the bundled codec."""
+LATENT = 8
+"""Side, in pixels, of what a latent of the bundled codec shows."""
+PATCH, PEAK = 32, 2.0
+"""Side in pixels of the squares in which `stripe_loss` looks for patterns; how far a wave must stand out to count."""
+PLAIN = 0.005
+"""Amplitude of waves below which `stripe_loss` counts all true squares as equally plain."""
 DETAIL = 5
 """Side, in pixels, of the mean that is subtracted from a picture to leave its detail. Odd."""
 
@@ -54,6 +60,54 @@ def grid_loss(decoded: Pictures, weight: Float[Tensor, " b"]) -> Float[Tensor, "
     mean, size = ((x.mean(dim=(1, 3)) * share[:, None, None]).sum(dim=0) for x in (detail, detail.abs()))
     typical = size.mean().detach() + 1e-3
     return (mean / typical).square().mean() + (size / typical - size.mean() / typical).square().mean()
+
+
+def stripe_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:
+    """Strength of patterns in each picture that repeat with the latents, every `LATENT` pixels: 0 if there are none.
+
+    In overlapping squares of `PATCH` pixels, the amplitude of every wave with a whole number of periods in a latent is
+    compared with those of its neighbours in frequency. What exceeds both `PEAK` times their mean and the amplitude of
+    the true square counts, relative to the detail of the true square, so mostly on plain surfaces, where a pattern is
+    seen. `grid_loss` sees only what is in the same place in all pictures.
+
+    Args:
+        decoded: Images; height and width at least `PATCH`.
+        images: True images.
+    """
+    squares = torch.cat([_squares(decoded), _squares(images)])
+    size = _amplitudes(squares)  # [squares, waves, itself and its neighbours]
+    made, true = size.chunk(2)
+    usual = PEAK * made[..., 1:].mean(dim=-1)
+    excess = (made[..., 0] - torch.maximum(usual, true[..., 0])).clamp_min(0)
+    return (excess / (true.mean(dim=(1, 2))[:, None] + PLAIN)).mean()
+
+
+def _squares(images: Pictures) -> Float[Tensor, "n pixels"]:
+    """Overlapping squares of the grey pictures, weighted by a Hann window."""
+    window = torch.hann_window(PATCH, periodic=False, device=images.device)
+    squares = images.mean(dim=1).unfold(1, PATCH, PATCH // 2).unfold(2, PATCH, PATCH // 2).flatten(0, 2)
+    centred = squares - squares.mean(dim=(1, 2), keepdim=True)
+    return (centred * window * window[:, None]).flatten(1)
+
+
+def _amplitudes(squares: Float[Tensor, "n pixels"]) -> Float[Tensor, "n waves near"]:
+    """Amplitudes of all waves with whole numbers of periods in a latent, each followed by those of its 8 neighbours.
+
+    Frequencies of neighbours differ by two periods in a square: less would be the same wave, widened by the window.
+    """
+    half, device = LATENT // 2, squares.device
+    # All on the device: a recorded step cannot copy a table from the host.
+    count = torch.arange(1, half + 1, device=device)
+    down, across = torch.meshgrid(torch.arange(1 - half, half + 1, device=device), count, indexing="ij")
+    down, across = torch.cat([count, down.flatten()]), torch.cat([torch.zeros_like(count), across.flatten()])
+    step = torch.arange(3, device=device)
+    step = torch.where(step == 2, -1, step) * 2
+    down = (PATCH // LATENT * down[:, None, None] + step[:, None]).expand(-1, 3, 3).flatten()
+    across = (PATCH // LATENT * across[:, None, None] + step).expand(-1, 3, 3).flatten()
+    place = torch.arange(PATCH, device=device) / PATCH
+    phase = 2 * torch.pi * (place[:, None, None] * down + place[None, :, None] * across).flatten(0, 1)
+    real, imaginary = (squares @ wave / PATCH for wave in (phase.cos(), phase.sin()))
+    return (real.square() + imaginary.square() + 1e-8).sqrt().unflatten(1, (-1, 9))
 
 
 def contrast_loss(decoded: Pictures, images: Pictures) -> Float[Tensor, ""]:

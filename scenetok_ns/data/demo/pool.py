@@ -11,13 +11,26 @@ from torch import Tensor
 
 from scenetok_ns.data.demo.render import pixel_rays, pixel_samples
 from scenetok_ns.data.demo.rooms import MATERIAL_SLICES, RoomBatch
-from scenetok_ns.data.demo.scenes import look_along, render_rooms, sample_orbits, sample_rooms, sample_walks
+from scenetok_ns.data.demo.scenes import (
+    look_along,
+    render_rooms,
+    sample_captures,
+    sample_orbits,
+    sample_rooms,
+    sample_walks,
+)
 from scenetok_ns.data.demo.shading import panorama_color
 
 SCENES_AT_A_TIME = 64
 VARIETY = 8
-"""In varied pools, out of this number of scenes, one turns inside a panorama (if there are photographs), two go round
-an object with a longer lens, and two have another exposure."""
+PANORAMA, ORBIT, CAPTURES, EXPOSED = 0, 1, (2, 3), (3, 6, 7)
+"""In varied pools, out of VARIETY scenes: the one that turns inside a panorama (if there are photographs), the one that
+goes round the middle of the room with a longer lens, those that are taken like photographs of one thing and have
+photographs on most surfaces, and those with another exposure."""
+SAMPLES = 4
+"""Samples in each pixel of a training image."""
+TYPICAL_SPREAD = 1.13
+"""Mean spread of the cameras of a room's walk in metres: `camera_spread` of the presets. Captures are scaled to it."""
 
 Encode = Callable[[UInt8[Tensor, "b v 3 height width"]], Tensor]
 
@@ -77,6 +90,7 @@ class ScenePool:
             self._images = torch.empty(shape, dtype=torch.uint8, device=device)
         self._c2w = torch.empty(capacity, num_frames, 4, 4, device=device)
         self._intrinsics = torch.empty(capacity, num_frames, 3, 3, device=device)
+        self._unit = torch.ones(capacity, device=device)
 
     def fill(self, on_progress: Callable[[int], None] = lambda made: None) -> None:
         """Render scenes until the pool is full."""
@@ -88,7 +102,7 @@ class ScenePool:
     def renew(self, count: int) -> None:
         """Replace the `count` oldest scenes with new ones."""
         numbers = range(self.made, self.made + count)
-        images, c2w, intrinsics = self._make(numbers)
+        images, c2w, intrinsics, unit = self._make(numbers)
         frames = self.encode(images)
         if self._frames is None:
             self._frames = frames.new_empty(self.capacity, *frames.shape[1:])
@@ -98,31 +112,54 @@ class ScenePool:
             self._images[places] = images
         self._c2w[places] = c2w
         self._intrinsics[places] = intrinsics
+        self._unit[places] = unit
         self.made += count
 
-    def _make(self, numbers: range) -> tuple[UInt8[Tensor, "b v 3 h w"], Float[Tensor, "b v 4 4"], Tensor]:
+    def _make(
+        self, numbers: range
+    ) -> tuple[UInt8[Tensor, "b v 3 h w"], Float[Tensor, "b v 4 4"], Tensor, Float[Tensor, " b"]]:
+        """Images, poses, intrinsics, and the length of a metre in the unit of the poses."""
         rooms = sample_rooms([self.first_seed + n for n in numbers], self.device)
         c2w = sample_walks(rooms, self.num_frames)
         lens = rooms.intrinsics
         kind = torch.tensor([n % VARIETY for n in numbers], device=self.device)
         photographs = self.photographs
+        capture = torch.isin(kind, kind.new_tensor(CAPTURES)) & self.varied
         if not self.varied and photographs is not None:
             rooms = without_photographs(rooms, kind >= 0)
         if self.varied:
-            orbit = ((kind == 1) | (kind == 2))[:, None, None, None]
-            c2w = torch.where(orbit, sample_orbits(rooms, self.num_frames), c2w)
-            lens = torch.where(orbit[:, 0], longer_lens(rooms), lens)
-            rooms = without_photographs(rooms, kind % 2 == 1)
+            orbit = kind == ORBIT
+            c2w = torch.where(orbit[:, None, None, None], sample_orbits(rooms, self.num_frames), c2w)
+            c2w = torch.where(capture[:, None, None, None], sample_captures(rooms, self.num_frames), c2w)
+            lens = torch.where(orbit[:, None, None], longer_lens(rooms, 0.7), lens)
+            lens = torch.where(capture[:, None, None], longer_lens(rooms, 1.2), lens)
+            rooms = without_photographs(rooms, (kind % 2 == 1) & ~capture)
+            rooms = with_photographs(rooms, capture)
         intrinsics = lens[:, None].expand(-1, self.num_frames, 3, 3)
-        shown = render_rooms(rooms, c2w, intrinsics, self.image_size, compiled=self.compiled, photographs=photographs)
+        shown = render_rooms(
+            rooms,
+            c2w,
+            intrinsics,
+            self.image_size,
+            samples=SAMPLES,
+            edge_samples=0,
+            compiled=self.compiled,
+            photographs=photographs,
+        )
         if self.varied and photographs is not None:
-            inside = (kind == 0).nonzero()[:, 0]
+            inside = (kind == PANORAMA).nonzero()[:, 0]
             some = rooms.select(inside)
             c2w[inside], shown[inside] = panorama_views(some, photographs, c2w[inside], lens[inside], self.image_size)
         if self.varied:
-            exposure = torch.where(kind >= 6, rooms.photo[:, 1] * 0.9 + 0.6, 1.0)
+            exposed = torch.isin(kind, kind.new_tensor(EXPOSED))
+            exposure = torch.where(exposed, rooms.photo[:, 1] * 0.9 + 0.6, 1.0)
             shown = shown ** exposure[:, None, None, None, None]
-        return (shown * 255).round().byte(), c2w, intrinsics
+        middle = c2w[:, :, :3, 3].mean(dim=1, keepdim=True)
+        spread = (c2w[:, :, :3, 3] - middle).square().sum(dim=-1).mean(dim=1).sqrt()
+        varied = 0.8 + 0.5 * torch.frac(17 * rooms.photo[:, 1])
+        unit = torch.where(capture, varied * TYPICAL_SPREAD / spread.clamp_min(0.1), 1.0)
+        c2w[:, :, :3, 3] *= unit[:, None, None]
+        return (shown * 255).round().byte(), c2w, intrinsics, unit
 
     def take(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> PoolBatch:
         """Return frames `views[i]` of scene `scenes[i]`, which is a place in the pool."""
@@ -144,10 +181,29 @@ def without_photographs(rooms: RoomBatch, where: Tensor) -> RoomBatch:
     return replace(rooms, materials=materials, photo=photo)
 
 
-def longer_lens(rooms: RoomBatch) -> Float[Tensor, "b 3 3"]:
-    """Intrinsics with focal lengths of 1 to 1.7 times the room's; the factor depends on the room alone."""
+def with_photographs(rooms: RoomBatch, where: Tensor) -> RoomBatch:
+    """Rooms with parts of their photograph on half to all of the surfaces that are no window, where `where` is true.
+
+    The parts, and the sizes of the pictures from 0.8 to 3.4 metres, differ from surface to surface.
+    """
+    materials = rooms.materials.clone()
+    count = materials.shape[1]
+    number = torch.arange(count, device=materials.device) + 31 * rooms.photo[:, 1, None]
+    chosen = torch.frac(0.755 * number) < 0.5 + 0.5 * rooms.photo[:, :1]
+    chosen &= where[:, None] & (materials[..., MATERIAL_SLICES["sky"]][..., 0] == 0)
+    side = 0.8 + 2.6 * torch.frac(0.618 * number)
+    new = {"photo": 0.01 + 0.99 * torch.frac(0.57 * number), "cell_u": side, "cell_v": side}
+    new |= dict.fromkeys(("gap", "sides_only", "emission"), torch.zeros_like(side))
+    for name, value in new.items():
+        part = MATERIAL_SLICES[name]
+        materials[..., part] = torch.where(chosen[..., None], value[..., None], materials[..., part])
+    return replace(rooms, materials=materials)
+
+
+def longer_lens(rooms: RoomBatch, most: float) -> Float[Tensor, "b 3 3"]:
+    """Intrinsics with focal lengths of 1 to 1 + `most` times the room's; the factor depends on the room alone."""
     lens = rooms.intrinsics.clone()
-    lens[:, :2, :2] *= (1 + 0.7 * rooms.photo[:, 1])[:, None, None]
+    lens[:, :2, :2] *= (1 + most * rooms.photo[:, 1])[:, None, None]
     return lens
 
 
@@ -199,7 +255,8 @@ def draw_training_views(
         two_clips: Probability that targets are two runs of half the length.
         partial: Probability that the context comes from a stretch of only 3/10 to 7/10 of the walk, so that most
             targets show parts that no context view has seen.
-        strides: Let runs also repeat one frame (1 of 12) or take every second frame (3 of 12).
+        strides: Let runs also repeat one frame (1 of 12) or take every second frame (2 of 12), or let targets be frames
+            from anywhere (1 of 12).
 
     Returns:
         Frame numbers of context views and targets.
@@ -216,11 +273,13 @@ def draw_training_views(
     context = ((first + share * along) * num_frames).long().clamp(max=num_frames - 1)
     half = num_targets // 2
     step = torch.ones(batch, 1, dtype=torch.int64, device=device)
+    kind = uniform(batch, 1) * 12 if strides else torch.full((batch, 1), 2.0, device=device)
     if strides:
-        kind = uniform(batch, 1) * 12
         step = torch.where(kind < 1, 0, torch.where(kind < 9, 1, 2))
     starts = (uniform(batch, 2) * (num_frames - step * (half - 1))).long()
     two = (starts[:, :, None] + step[:, :, None] * torch.arange(half, device=device)).flatten(1)
     start = (uniform(batch, 1) * (num_frames - step * (num_targets - 1))).long()
     one = start + step * torch.arange(num_targets, device=device)
-    return context, torch.where(uniform(batch, 1) < two_clips, two, one)
+    target = torch.where(uniform(batch, 1) < two_clips, two, one)
+    anywhere = (uniform(batch, num_targets) * num_frames).long() if strides else target
+    return context, torch.where(kind >= 11, anywhere, target)

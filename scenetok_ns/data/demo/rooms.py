@@ -42,7 +42,7 @@ MATERIAL_FIELDS = {
     "grain_product": 1,  # 0: the wave along u alone (streaks); 1: the product of both waves (checks)
     "emission": 1,  # radiance is color * emission, whatever the light
     "sky": 1,  # 1: shows the scenery outside, which depends on the direction of the ray alone
-    "photo": 1,  # 1: shows the room's photograph if `render_rooms` gets photographs, else the colours above
+    "photo": 1,  # above 0: shows a part of the room's photograph, if `render_rooms` gets any: where, in full turns
 }
 _offsets = [0]
 for _width in MATERIAL_FIELDS.values():

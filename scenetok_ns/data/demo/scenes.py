@@ -31,6 +31,8 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 CAMERA_MARGIN = 1.05
 """Minimum distance between the camera and a wall in metres. Tall furniture at the walls is less deep than this."""
+CAPTURE_MARGIN = 0.35
+"""Minimum distance between the camera and walls, floor and ceiling in `sample_captures`, in metres."""
 WALK_FIELDS = ("yaw", "turn", "reach_x", "reach_y", "lag", "height", "pitch", "phase", "unevenness")
 
 
@@ -131,6 +133,45 @@ def sample_orbits(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]
     yaw = torch.atan2(ahead_y, ahead_x)
     pitch = torch.atan2(ahead_z, torch.hypot(ahead_x, ahead_y).clamp_min(0.6))
     return look_along(torch.stack([x, y, z], dim=-1), yaw, pitch, 0.03 * torch.sin(5 * s + w["phase"]))
+
+
+def sample_captures(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
+    """Compute views of one piece of furniture, as a person takes photographs of a thing: OpenCV poses in metres.
+
+    The camera sweeps to and fro on an arc of 60 to 200 degrees around the piece, once to three times, each time from
+    higher up, from 0.6 to 2.2 metres away. It aims beside the middle of the piece and stays CAPTURE_MARGIN away from
+    walls, floor and ceiling.
+    """
+    if num_frames < 2:
+        raise ValueError(f"sample_captures: expected at least 2 frames, got {num_frames}")
+    phase = rooms.walk[:, WALK_FIELDS.index("phase")].double()
+
+    def drawn(number: int) -> Float[Tensor, "b 1"]:  # the room's own numbers from 0 to 1
+        return torch.frac(phase * 541.0 * (number + 1))[:, None]
+
+    s = torch.linspace(0, 1, num_frames, dtype=torch.float64, device=phase.device)
+    piece = rooms.occluder.double()
+    groups = torch.arange(piece.shape[1], device=phase.device)
+    rank = torch.where(piece[..., 2] > 0, torch.frac(drawn(0) + 0.618 * groups), -1.0)
+    of_room = torch.arange(len(rooms), device=phase.device)
+    middle = piece[of_room, rank.argmax(dim=1), :3]
+    toward = torch.atan2(-middle[:, 1:2], -middle[:, :1])
+    sweeps = 1 + (3 * drawn(1)).floor()
+    across = 2 * (torch.frac(sweeps * s / 2) * 2 - 1).abs() - 1
+    azimuth = toward + torch.deg2rad(30 + 70 * drawn(2)) * across
+    low = -10 + 30 * drawn(3)
+    elevation = torch.deg2rad(low + 45 * drawn(4) * s + 5 * torch.sin(7 * s + 6 * drawn(5)))
+    radius = (0.7 + 1.1 * drawn(6)) * (1 + 0.2 * torch.sin(2 * math.pi * (1.5 * s + drawn(7))))
+    out = torch.stack([azimuth.cos() * elevation.cos(), azimuth.sin() * elevation.cos(), elevation.sin()], dim=-1)
+    limit = (rooms.extent.double() / 2 - CAPTURE_MARGIN)[:, None]
+    room_middle = limit.new_tensor([0.0, 0.0, 0.5]) * rooms.extent.double()[:, None]
+    position = middle[:, None] + radius[..., None] * out
+    position = room_middle + torch.minimum(torch.maximum(position - room_middle, -limit), limit)
+    turns = 2 * math.pi * torch.stack([2.5 * s + drawn(8), 1.7 * s + drawn(9), 3.3 * s + drawn(10)], dim=-1)
+    ahead = middle[:, None] + 0.2 * radius[..., None] * torch.sin(turns) - position
+    yaw = torch.atan2(ahead[..., 1], ahead[..., 0])
+    pitch = torch.atan2(ahead[..., 2], torch.hypot(ahead[..., 0], ahead[..., 1]).clamp_min(0.2))
+    return look_along(position, yaw, pitch, 0.05 * torch.sin(5 * s + phase[:, None]))
 
 
 def look_along(

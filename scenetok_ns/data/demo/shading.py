@@ -157,9 +157,11 @@ def photograph_on_surface(
     photographs: Float[Tensor, "p 3 height width"],
     x: Float[Tensor, "n rays"],
     y: Float[Tensor, "n rays"],
+    part: Float[Tensor, "n rays"],
 ) -> Float[Tensor, "n 3 rays"]:
-    """Albedo of a picture on a wall at (x, y), each from 0 to 1, y upwards. It shows a part of the room's panorama."""
-    turn = rooms.photo[:, 1, None] + PICTURE_WIDTH * (x - 0.5)
+    """Albedo of a picture at (x, y), each from 0 to 1, y upwards. It shows a part of the room's panorama: `part`, in
+    full turns from the part in the middle."""
+    turn = rooms.photo[:, 1, None] + part + PICTURE_WIDTH * (x - 0.5)
     return _sample(rooms, photographs, turn, 0.5 - PICTURE_HEIGHT * (y - 0.5)).clamp(0, 1)
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from scenetok_ns.data.demo.pool import VARIETY, ScenePool, draw_training_views
+from scenetok_ns.data.demo.pool import PANORAMA, VARIETY, ScenePool, draw_training_views
 from scenetok_ns.data.demo.scenes import render_depths, sample_rooms
 from scenetok_ns.models.cameras import CameraBatch
 from scenetok_ns.models.depth_weights import load_depth_head, new_depth_head, save_depth_head
@@ -82,9 +82,12 @@ class DepthPool(ScenePool):
         super().renew(count)
         places = numbers % self.capacity
         rooms = sample_rooms((self.first_seed + numbers).tolist(), self.device)
-        depths = render_depths(rooms, self._c2w[places], self._intrinsics[places], self.image_size)
+        unit, c2w = self._unit[places], self._c2w[places]
+        metric = torch.cat([c2w[..., :3], c2w[..., 3:] / unit[:, None, None, None]], dim=-1)
+        metric[..., 3, 3] = 1.0
+        depths = render_depths(rooms, metric, self._intrinsics[places], self.image_size) * unit[:, None, None, None]
         if self.varied and self.photographs is not None:
-            depths[numbers % VARIETY == 0] = 0
+            depths[numbers % VARIETY == PANORAMA] = 0
         self._depths[places] = depths[:, :, None].half()
 
     def weights(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> Float[Tensor, "b v 1 h w"]:
@@ -92,7 +95,7 @@ class DepthPool(ScenePool):
         return (self._depths[scenes[:, None], views] > 0).float()
 
     def depths(self, scenes: Int[Tensor, " b"], views: Int[Tensor, "b v"]) -> Float[Tensor, "b v 1 h w"]:
-        """Depth in metres of frames `views[i]` of scene `scenes[i]`, by place in the pool; 0: not known."""
+        """Depth, in the unit of the poses, of frames `views[i]` of scene `scenes[i]` (its place); 0: not known."""
         return self._depths[scenes[:, None], views].float()
 
 

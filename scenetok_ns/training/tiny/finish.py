@@ -1,7 +1,8 @@
 """The last stage of the embedded tokenizer: few-step predictions that look like pictures.
 
-The compressor is frozen, so tokens do not change. Denoiser and decoder are trained together: beside the loss of the
-stage before, one frame of each element is predicted from pure noise in one step, decoded, and compared with the truth.
+Beside the loss of the stage before, one frame of each element is predicted from pure noise in one step, decoded, and
+compared with the truth. By default the denoiser and the decoder are trained together; the compressor is frozen, so that
+tokens do not change.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,16 +18,22 @@ from torch import Tensor, nn
 
 from scenetok_ns.evaluation.perceptual import Perceptual, stlpips
 from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, velocity_target
+from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
-from scenetok_ns.training.picture_losses import codec_loss, contrast_loss, grid_loss, pixel_loss
+from scenetok_ns.training.picture_losses import codec_loss, contrast_loss, grid_loss, pixel_loss, stripe_loss
 from scenetok_ns.training.tiny.evaluation import edge_contrast
-from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, block_matrices
+from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer
 from scenetok_ns.training.tiny.run import TinyRun, averaged_copy
-from scenetok_ns.training.tiny.tokenizer import Kind, TokenizerTask
+from scenetok_ns.training.tiny.tokenizer import Kind, TokenizerTask, orthogonal_matrices
 
 VIEWS_AND_TOKENS_OF_FINISH = (((12, 256), 50), ((12, 64), 10), ((4, 256), 25), ((1, 256), 15))
 CLEAN_DECODED = 0.25
 """Share of batch elements whose true latents are decoded instead, so that the decoder does not forget them."""
+
+
+Trained = Literal["decoder", "denoiser", "all"]
+"""What the finish trains: the decoder alone (depth heads and generators stay valid), the denoiser too (generators stay
+valid), or all networks but the encoder."""
 
 
 @dataclass
@@ -38,25 +46,33 @@ class FinishWeights:
     """Loss of local contrast."""
     grid: float = 1.0
     """Penalty on patterns that repeat with the grid of latents (`grid_loss`); 0: off."""
+    stripes: float = 0.0
+    """Penalty on patterns in each picture that repeat with the latents (`stripe_loss`); 0: off."""
     perceptual: float = 0.0
     """ST-LPIPS; needs --perceptual-weights."""
 
 
 class FinishTask(TokenizerTask):
-    """Trains denoiser and decoder; the compressor is frozen."""
+    """Trains the networks that `trains` names; the others are frozen."""
 
     name, file_name = "finish", "weights.safetensors"
 
-    def __init__(self, run: TinyRun, weights: FinishWeights, perceptual: Path | None) -> None:
+    def __init__(
+        self, run: TinyRun, weights: FinishWeights, perceptual: Path | None, trains: Trained = "denoiser"
+    ) -> None:
         super().__init__(run, regression=0.0)
         self.weights = weights
-        self.compressor.requires_grad_(False)
+        self.trains = trains
+        self.compressor.requires_grad_(trains == "all")
+        self.denoiser.requires_grad_(trains != "decoder")
         self.perceptual: Perceptual | None = None
         if weights.perceptual:
             if perceptual is None:
                 raise ValueError("--finish.perceptual needs --perceptual-weights: the file of the ST-LPIPS package")
             self.perceptual = stlpips(perceptual).to(run.device)
         self.trained = nn.ModuleDict({"denoiser": self.denoiser, "decoder": run.codec.decoder})
+        if trains == "all":
+            self.trained["compressor"] = self.compressor
         self.averaged = averaged_copy(self.trained)
 
     def loss(self, kind: Hashable) -> Float[Tensor, ""]:
@@ -66,7 +82,7 @@ class FinishTask(TokenizerTask):
         latents = target.latents.float()
         batch, count = latents.shape[:2]
         with run.autocast():
-            with torch.no_grad():
+            with torch.set_grad_enabled(self.trains == "all"):
                 distribution = self.compressor(context.latents, context.cameras)
             state = self.denoiser.project(distribution.mean[:, : kind.tokens])
             time = self.draw_times(batch, "mixed")
@@ -103,6 +119,8 @@ class FinishTask(TokenizerTask):
         total = total + weights.contrast * contrast_loss(decoded, images)
         if weights.grid:
             total = total + weights.grid * grid_loss(decoded, predicted.float() + 1e-3)
+        if weights.stripes:
+            total = total + weights.stripes * stripe_loss(decoded, images)
         if self.perceptual is not None:
             with self.run.autocast():
                 distance = self.perceptual(decoded / 2 + 0.5, images / 2 + 0.5)
@@ -111,15 +129,14 @@ class FinishTask(TokenizerTask):
 
     def optimizer(self) -> TinyOptimizer:
         run = self.run
-        orthogonal = block_matrices([*self.denoiser.model.blocks]) if run.options.muon else frozenset()
         run.codec.decoder.requires_grad_(True)
-        return TinyOptimizer(
-            [
-                Group(list(self.denoiser.parameters()), orthogonal=orthogonal),
-                Group(list(run.codec.decoder.parameters())),
-            ],
-            run.options.learning_rate,
-        )
+        groups = [Group(list(run.codec.decoder.parameters()))]
+        parameters = [
+            p for network in (self.denoiser, self.compressor) for p in network.parameters() if p.requires_grad
+        ]
+        if parameters:
+            groups.append(Group(parameters, orthogonal=orthogonal_matrices(run, self.compressor, self.denoiser)))
+        return TinyOptimizer(groups, run.options.learning_rate)
 
     def kinds(self, along: float) -> Sequence[tuple[Hashable, float]]:
         most = self.preset.compressor.num_tokens
@@ -128,26 +145,32 @@ class FinishTask(TokenizerTask):
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
         with self.averaged_decoder():
+            if self.trains == "all":
+                return super().held_out() | self.looks()
             self.averaged["compressor"] = self.compressor
             found = super().held_out() | self.looks()
             del self.averaged["compressor"]
         return found
 
     def looks(self) -> dict[str, float]:
-        """Edge contrast relative to the truth, and `grid_loss`, of the window rendered from 12 views."""
+        """Edge contrast relative to the truth, `grid_loss` and `stripe_loss` of the window rendered from 12 views."""
         denoiser = self.averaged["denoiser"]
         assert isinstance(denoiser, Denoiser)
-        tokens, target, truth = self.held_out_tokens(self.compressor, 12)
+        compressor = self.averaged["compressor"]
+        assert isinstance(compressor, Compressor)
+        tokens, target, truth = self.held_out_tokens(compressor, 12)
         made = self.run.decode(self.one_step(denoiser, tokens, target))
         pictures = made.flatten(0, 1) * 2 - 1
         grid = grid_loss(pictures, torch.ones(len(pictures), device=pictures.device))
-        return {"edges": edge_contrast(made) / edge_contrast(truth), "grid": float(grid)}
+        stripes = torch.stack([stripe_loss(a * 2 - 1, b * 2 - 1) for a, b in zip(made, truth, strict=True)]).mean()
+        return {"edges": edge_contrast(made) / edge_contrast(truth), "grid": float(grid), "stripes": float(stripes)}
 
     def averaged_decoder(self) -> _Swapped:
         return _Swapped(self.run.codec, self.averaged["decoder"])
 
     def modules(self) -> dict[str, nn.Module]:
-        return {"codec": self.run.codec, "compressor": self.compressor, "denoiser": self.averaged["denoiser"]}
+        compressor = self.averaged["compressor"] if self.trains == "all" else self.compressor
+        return {"codec": self.run.codec, "compressor": compressor, "denoiser": self.averaged["denoiser"]}
 
     def save(self, folder: Path) -> None:
         with self.averaged_decoder():

@@ -10,7 +10,7 @@ from torch import nn
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.weight_files import load_weights
 from scenetok_ns.training.tiny.codec import CodecTask
-from scenetok_ns.training.tiny.finish import FinishTask, FinishWeights
+from scenetok_ns.training.tiny.finish import FinishTask, FinishWeights, Trained
 from scenetok_ns.training.tiny.options import RunOptions
 from scenetok_ns.training.tiny.run import TinyRun
 from scenetok_ns.training.tiny.tokenizer import Pools, TokenizerTask
@@ -35,6 +35,9 @@ class TinyOptions(RunOptions):
     """Number of steps of the denoiser and the decoder on pictures."""
     finish_seconds: float = 1e9
     finish_learning_rate: float = 3e-4
+    finish_trains: Trained = "denoiser"
+    """What the finish trains: "decoder" alone, "denoiser" and decoder, or "all" networks. With "all", tokens change, and
+    a generator of earlier tokens no longer fits."""
     finish: FinishWeights = field(default_factory=FinishWeights)
     perceptual_weights: Path | None = None
     """The file of ST-LPIPS (AlexNet)."""
@@ -66,7 +69,7 @@ def run_training(options: TinyOptions) -> TinyRun:
     if options.finish_steps:
         run.options = replace(options, learning_rate=options.finish_learning_rate, warmup=100)
         run.barrier()
-        finish = FinishTask(run, options.finish, options.perceptual_weights)
+        finish = FinishTask(run, options.finish, options.perceptual_weights, options.finish_trains)
         assert weights is not None, "the finish needs trained weights"
         load_weights({"compressor": finish.compressor, "denoiser": finish.denoiser}, weights)
         finish.averaged.load_state_dict(finish.trained.state_dict())

@@ -151,7 +151,10 @@ class TokenizerTask:
         return torch.where(choice < PURE, pure, torch.where(choice < PURE + CLEAN, clean, levels))
 
     def optimizer(self) -> TinyOptimizer:
-        return tokenizer_optimizer(self.run, list(self.trained.parameters()), self.compressor, self.denoiser)
+        orthogonal = orthogonal_matrices(self.run, self.compressor, self.denoiser)
+        return TinyOptimizer(
+            [Group(list(self.trained.parameters()), orthogonal=orthogonal)], self.run.options.learning_rate
+        )
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
@@ -208,16 +211,13 @@ class TokenizerTask:
         save_weights(self.modules(), folder / self.file_name)
 
 
-def tokenizer_optimizer(
-    run: TinyRun, parameters: list[nn.Parameter], compressor: Compressor, denoiser: Denoiser
-) -> TinyOptimizer:
-    """If Muon is on, it leaves out the compressor's queries and keys, because no norm bounds them."""
-    orthogonal: frozenset[int] = frozenset()
-    if run.options.muon:
-        orthogonal = block_matrices([*compressor.aggregate], without=("qkv", "to_q", "to_k")) | block_matrices(
-            [*denoiser.model.blocks]
-        )
-    return TinyOptimizer([Group(parameters, orthogonal=orthogonal)], run.options.learning_rate)
+def orthogonal_matrices(run: TinyRun, compressor: Compressor, denoiser: Denoiser) -> frozenset[int]:
+    """Matrices for Muon, if it is on. The compressor's queries and keys are left out, because no norm bounds them."""
+    if not run.options.muon:
+        return frozenset()
+    return block_matrices([*compressor.aggregate], without=("qkv", "to_q", "to_k")) | block_matrices(
+        [*denoiser.model.blocks]
+    )
 
 
 def middle_views(num_frames: int, count: int) -> Tensor:

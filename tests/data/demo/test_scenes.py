@@ -14,8 +14,10 @@ from scenetok_ns.data.demo.pool import without_photographs
 from scenetok_ns.data.demo.rooms import NUM_BOXES, NUM_CYLINDERS, NUM_OBJECTS, RoomBatch, material
 from scenetok_ns.data.demo.scenes import (
     CAMERA_MARGIN,
+    CAPTURE_MARGIN,
     render_depths,
     render_rooms,
+    sample_captures,
     sample_orbits,
     sample_rooms,
     sample_walks,
@@ -224,6 +226,32 @@ def test_orbits_look_at_the_middle_from_inside() -> None:
     assert (position[..., :2].abs() <= rooms.extent[:, None, :2] / 2 - CAMERA_MARGIN + 1e-4).all()
     aim = position + rotation[..., 2] * (0.75 - position[..., 2:]) / rotation[..., 2:, 2]
     assert (aim[..., :2].std(dim=1) < 0.5).all()
+
+
+def test_captures_look_at_one_piece_of_furniture_from_inside() -> None:
+    rooms = sample_rooms(range(32))
+    c2w = sample_captures(rooms, 24)
+    rotation, position = c2w[..., :3, :3], c2w[..., :3, 3]
+    assert torch.allclose(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), atol=1e-5)
+    inside = rooms.extent[:, None] * torch.tensor([0.5, 0.5, 1.0]) - CAPTURE_MARGIN + 1e-4
+    assert (position.abs() <= inside).all() and (position[..., 2] > CAPTURE_MARGIN - 1e-4).all()
+    towards = rooms.occluder[:, None, :, :3] - position[:, :, None]
+    ahead = (torch.nn.functional.normalize(towards, dim=-1) * rotation[..., None, :, 2]).sum(dim=-1)
+    present = rooms.occluder[:, :, 2] > 0
+    best = torch.where(present, ahead.mean(dim=1), -1.0).amax(dim=1)  # of the piece that a capture aims at
+    assert best.min() > 0.9
+
+
+def test_edges_are_as_smooth_as_with_many_samples() -> None:
+    rooms = sample_rooms([3, 4])
+    c2w = sample_walks(rooms, 4)
+    many = render_rooms(rooms, c2w, rooms.intrinsics, 32, samples=32, edge_samples=0)
+    error = [
+        (render_rooms(rooms, c2w, rooms.intrinsics, 32, edge_samples=more) - many).square().mean() for more in (0, 6)
+    ]
+    assert error[1] < error[0] / 3
+    single = render_rooms(rooms.select(slice(1, 2)), c2w[1:], rooms.intrinsics[1:], 32)
+    assert torch.allclose(single, render_rooms(rooms, c2w, rooms.intrinsics, 32)[1:], atol=1e-5)
 
 
 def test_wrong_input_is_named() -> None:
