@@ -22,7 +22,7 @@ from scenetok_ns.training.tiny import codec as codec_task
 from scenetok_ns.training.tiny import generator as generator_task
 from scenetok_ns.training.tiny import tokenizer as token_task
 from scenetok_ns.training.tiny.evaluation import TinyFigures, TinyModel, closed_round, edge_contrast
-from scenetok_ns.training.tiny.finish import FinishTask, FinishWeights
+from scenetok_ns.training.tiny.finish import FinishTask, FinishWeights, Trained
 from scenetok_ns.training.tiny.generator import GeneratorOptions, draw_condition_views, run_generator_training
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer, orthogonalized
 from scenetok_ns.training.tiny.run import TinyRun, cosine
@@ -111,6 +111,41 @@ def test_the_finish_leaves_encoder_and_compressor_alone(run: Path) -> None:
     assert any(key.startswith("denoiser") for key in moved) and any(key.startswith("codec.decoder") for key in moved)
 
 
+@pytest.mark.parametrize(
+    ("trains", "moving"),
+    [("decoder", {"codec.decoder"}), ("all", {"codec.decoder", "denoiser", "compressor"})],
+)
+def test_the_finish_trains_what_it_is_told_to(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: Trained, moving: set[str]
+) -> None:
+    monkeypatch.setattr(token_task, "HELD_OUT_SCENES", 2)
+    run_training(
+        TinyOptions(
+            output=tmp_path,
+            preset=str(run / "scenetok-tiny.yaml"),
+            resume=run / "weights.safetensors",
+            codec_steps=0,
+            token_steps=0,
+            finish_steps=2,
+            finish_trains=trains,
+            muon=True,
+            num_scenes=2,
+            batch_size=2,
+            renew=0,
+            report_every=2,
+            device="cpu",
+        )
+    )
+    before, after = (load_file(folder / "weights.safetensors") for folder in (run, tmp_path))
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    parts = {key.split(".")[0] for key in moved} - {"codec"} | {
+        ".".join(k.split(".")[:2]) for k in moved if "codec" in k
+    }
+    assert parts == moving
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["stripes"] < 10 and 3 < last["views_12"] < 60
+
+
 def test_learning_rate_rises_and_falls() -> None:
     assert cosine(0, 0.0, 10, 0.02) == pytest.approx(0.1)
     assert cosine(10, 0.0, 10, 0.02) == pytest.approx(1.0)
@@ -189,13 +224,14 @@ def test_terms_of_the_finish_tell_predictions_from_true_latents() -> None:
 
     def total(decoded: Tensor, predicted: Tensor, **weights: float) -> float:
         task = FinishTask.__new__(FinishTask)
-        none = {"picture": 0.0, "contrast": 0.0, "grid": 0.0, "perceptual": 0.0}
+        none = {"picture": 0.0, "contrast": 0.0, "grid": 0.0, "stripes": 0.0, "perceptual": 0.0}
         task.weights, task.perceptual = FinishWeights(**{**none, **weights}), None
         return float(task.picture_terms(decoded, images, predicted))
 
     assert total(decoded, all_of_them, picture=0.5) == pytest.approx(0.5 * float(pixel_loss(decoded, images)))
     assert total(decoded, ~all_of_them, picture=0.5) == pytest.approx(0.5 * float(codec_loss(decoded, images)))
     assert total(decoded, all_of_them, contrast=2.0) == pytest.approx(2 * float(contrast_loss(decoded, images)))
+    assert total(decoded, ~all_of_them, stripes=2.0) == pytest.approx(2 * float(stripe_loss(decoded, images)))
     first = torch.arange(8) < 4
     dots = torch.zeros(8, 8)
     dots[3, 3] = 2

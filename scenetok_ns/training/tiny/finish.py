@@ -46,7 +46,7 @@ class FinishWeights:
     """Loss of local contrast."""
     grid: float = 1.0
     """Penalty on patterns that repeat with the grid of latents (`grid_loss`); 0: off."""
-    stripes: float = 0.0
+    stripes: float = 1.0
     """Penalty on patterns in each picture that repeat with the latents (`stripe_loss`); 0: off."""
     perceptual: float = 0.0
     """ST-LPIPS; needs --perceptual-weights."""

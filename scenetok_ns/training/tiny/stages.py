@@ -36,8 +36,8 @@ class TinyOptions(RunOptions):
     finish_seconds: float = 1e9
     finish_learning_rate: float = 3e-4
     finish_trains: Trained = "denoiser"
-    """What the finish trains: "decoder" alone, "denoiser" and decoder, or "all" networks. With "all", tokens change, and
-    a generator of earlier tokens no longer fits."""
+    """What the finish trains: "decoder" alone, "denoiser" and decoder, or "all" networks. "all" changes tokens, and a
+    generator of earlier tokens no longer fits."""
     finish: FinishWeights = field(default_factory=FinishWeights)
     perceptual_weights: Path | None = None
     """The file of ST-LPIPS (AlexNet)."""
