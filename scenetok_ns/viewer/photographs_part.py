@@ -57,10 +57,10 @@ class PhotographsPart(Part):
             joint = self._generation.joint_choice(there) if len(paths) > 1 else None
             self._generation.list_photographs(joint or paths[-1].name)
             if joint is not None:
-                return f"{there} photographs: press Generate in the folder Generation"
+                return f"{there} photographs uploaded: the folder Generation makes a scene of them"
             if len(paths) > 1 and there >= FEWEST:
                 return f"{there} photographs: make a scene of them; Generate uses {paths[-1].name} alone"
-            return f"{paths[-1].name}: press Generate"
+            return f"{paths[-1].name} uploaded: the folder Generation makes a scene of it"
 
         self.session.attempt(self.folder.status, take)
 
