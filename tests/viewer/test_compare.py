@@ -148,7 +148,7 @@ def together(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
         return Capture(write_dl3dv(output, frames=2, image_folder="images", divide=1), 2, 2, (), ())
 
     monkeypatch.setattr(captured_scene, "make_capture", captured)
-    assert "other.jpg: press Generate" in sent(panel, "other.jpg", picture(1))
+    assert "other.jpg uploaded" in sent(panel, "other.jpg", picture(1))
     panel.element("Generation/Photograph").value = "all uploaded, with cameras found"
     panel.press("Generation/Generate")
     panel.wait(lambda: panel.says("Generation").startswith("generated a scene from 2 photographs in "))
@@ -191,7 +191,7 @@ def test_photographs_of_an_archive_are_chosen_together_and_failures_leave_nothin
     try:
         generation = panel.pipeline.SceneTok.part("Generation")
         panel.wait(lambda: panel.says("Generation").startswith("generated"))
-        assert "2 photographs: press Generate" in sent(panel, "two.zip", archive(2))
+        assert "2 photographs uploaded" in sent(panel, "two.zip", archive(2))
         assert generation.photograph.value == "all uploaded, with cameras found"
         assert generation.anchors.value == "forward"
         for captured, said in (
@@ -214,7 +214,7 @@ def test_an_uploaded_photograph_becomes_a_scene(data: Path, tmp_path: Path, monk
         panel.wait(lambda: panel.says("Generation").startswith("generated"))
         assert "cannot be read as an image" in sent(panel, "text.jpg", b"no picture")
         assert "bare name" in sent(panel, "../out.jpg", picture())
-        assert "room.jpg: press Generate" in sent(panel, "room.jpg", picture())
+        assert "room.jpg uploaded" in sent(panel, "room.jpg", picture())
         assert panel.element("Generation/Photograph").value == "room.jpg"
         panel.pipeline.SceneTok.part("Generation").folder.status.say("")
         panel.press("Generation/Generate")
