@@ -13,6 +13,7 @@ from scenetok_ns.data.demo.pool import (
 from scenetok_ns.data.demo.rooms import MATERIAL_SLICES
 from scenetok_ns.data.demo.scenes import render_rooms, sample_captures, sample_rooms, sample_walks
 from scenetok_ns.models.cameras import camera_spread
+from scenetok_ns.models.presets import load_preset
 
 
 def small_pool(capacity: int, **options) -> ScenePool:
@@ -93,6 +94,7 @@ def test_captures_are_scaled_to_a_typical_spread_and_exact() -> None:
         varied=True,
     )
     pool.fill()
+    assert load_preset("scenetok-tiny").data.camera_spread == TYPICAL_SPREAD
     for scene in CAPTURES:
         taken = pool.take(torch.tensor([scene]), torch.arange(6)[None])
         assert 0.75 * TYPICAL_SPREAD < camera_spread(taken.c2w[0]) < 1.4 * TYPICAL_SPREAD
