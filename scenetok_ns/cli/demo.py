@@ -49,7 +49,7 @@ USED_FROM_DB = 0.5
 
 def demo(
     output: Path = Path("demo"),
-    train_scenes: int = 12,
+    train_scenes: int = 8,
     test_scenes: int = 2,
     train_steps: int = 8,
     seed: int = 0,
