@@ -61,7 +61,7 @@ class ScenePool:
             for every other number.
         keep_images: Store the images as well, for `images`.
         varied: Vary the scenes for training: some go round an object with a longer lens, and exposures differ.
-        photographs: Panoramas in linear RGB. In varied pools half of the rooms show them, and some scenes are only
+        photographs: Panoramas in linear RGB. In varied pools five of eight rooms show them, and some scenes are only
             photographs; other pools show none, but share the compiled code.
     """
 
@@ -134,7 +134,8 @@ class ScenePool:
             lens = torch.where(orbit[:, None, None], longer_lens(rooms, 0.7), lens)
             lens = torch.where(capture[:, None, None], longer_lens(rooms, 1.2), lens)
             rooms = without_photographs(rooms, (kind % 2 == 1) & ~capture)
-            rooms = with_photographs(rooms, capture)
+            if photographs is not None:
+                rooms = with_photographs(rooms, capture)
         intrinsics = lens[:, None].expand(-1, self.num_frames, 3, 3)
         shown = render_rooms(
             rooms,
@@ -182,7 +183,7 @@ def without_photographs(rooms: RoomBatch, where: Tensor) -> RoomBatch:
 
 
 def with_photographs(rooms: RoomBatch, where: Tensor) -> RoomBatch:
-    """Rooms with parts of their photograph on half to all of the surfaces that are no window, where `where` is true.
+    """Rooms with parts of their photograph on half to all of the surfaces that are not windows, where `where` is true.
 
     The parts, and the sizes of the pictures from 0.8 to 3.4 metres, differ from surface to surface.
     """

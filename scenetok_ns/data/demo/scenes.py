@@ -139,8 +139,8 @@ def sample_captures(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4
     """Compute views of one piece of furniture, as a person takes photographs of a thing: OpenCV poses in metres.
 
     The camera sweeps to and fro on an arc of 60 to 200 degrees around the piece, once to three times, each time from
-    higher up, from 0.6 to 2.2 metres away. It aims beside the middle of the piece and stays CAPTURE_MARGIN away from
-    walls, floor and ceiling.
+    higher up, from up to 2.2 metres away. It aims beside the middle of the piece and stays CAPTURE_MARGIN away from
+    walls, floor and ceiling, but other furniture can be in its place: such a frame does not show that piece.
     """
     if num_frames < 2:
         raise ValueError(f"sample_captures: expected at least 2 frames, got {num_frames}")

@@ -43,7 +43,7 @@ class RunOptions:
     first_scene: int = 0
     """Number of scenes of training that are skipped: a later part of a training names those that earlier parts used."""
     photographs: Path | None = None
-    """Folder of panoramas (PNG or JPEG, longitude along the width) that half of the training rooms show. Check their
+    """Folder of panoramas (PNG or JPEG, longitude along the width) that most training rooms show. Check their
     licences: a model card has to name them."""
     report_every: int = 500
     muon: bool = False
