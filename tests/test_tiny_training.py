@@ -17,6 +17,7 @@ from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
 from scenetok_ns.models.presets import config_folder, load_preset
 from scenetok_ns.models.weight_files import load_weights
+from scenetok_ns.tools.errors import UsageError
 from scenetok_ns.training.picture_losses import codec_loss, contrast_loss, grid_loss, pixel_loss, stripe_loss
 from scenetok_ns.training.tiny import codec as codec_task
 from scenetok_ns.training.tiny import generator as generator_task
@@ -115,7 +116,7 @@ def test_the_finish_leaves_encoder_and_compressor_alone(run: Path) -> None:
     ("trains", "moving"),
     [("decoder", {"codec.decoder"}), ("all", {"codec.decoder", "denoiser", "compressor"})],
 )
-def test_the_finish_trains_what_it_is_told_to(
+def test_the_finish_trains_the_named_networks_and_no_others(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: Trained, moving: set[str]
 ) -> None:
     monkeypatch.setattr(token_task, "HELD_OUT_SCENES", 2)
@@ -144,6 +145,24 @@ def test_the_finish_trains_what_it_is_told_to(
     assert parts == moving
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert 0 <= last["stripes"] < 10 and 3 < last["views_12"] < 60
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (FinishWeights(stripes=1.0), "at least 32 x 32 pixels, but the preset has 24 x 24; give --finish.stripes 0"),
+        (FinishWeights(stripes=0.0, perceptual=0.5), "--finish.perceptual needs --perceptual-weights"),
+    ],
+)
+def test_a_finish_that_cannot_run_is_refused_before_anything_is_rendered(
+    tmp_path: Path, weights: FinishWeights, expected: str
+) -> None:
+    preset = small_preset(tmp_path, "scenetok-tiny")
+    preset.write_text(preset.read_text().replace("image_size: 32", "image_size: 24"))
+    options = TinyOptions(output=tmp_path / "out", preset=str(preset), finish_steps=1, finish=weights, device="cpu")
+    with pytest.raises(UsageError, match=re.escape(expected)):
+        run_training(options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_learning_rate_rises_and_falls() -> None:

@@ -18,7 +18,7 @@ LATENT = 8
 PATCH, PEAK = 32, 2.0
 """Side in pixels of the squares in which `stripe_loss` looks for patterns; how far a wave must stand out to count."""
 PLAIN = 0.005
-"""Amplitude of waves below which `stripe_loss` counts all true squares as equally plain."""
+"""Size of waves, as `_amplitudes` returns it, below which `stripe_loss` counts all true squares as equally plain."""
 DETAIL = 5
 """Side, in pixels, of the mean that is subtracted from a picture to leave its detail. Odd."""
 
@@ -91,8 +91,9 @@ def _squares(images: Pictures) -> Float[Tensor, "n pixels"]:
 
 
 def _amplitudes(squares: Float[Tensor, "n pixels"]) -> Float[Tensor, "n waves near"]:
-    """Amplitudes of all waves with whole numbers of periods in a latent, each followed by those of its 8 neighbours.
+    """Sizes of all waves with whole numbers of periods in a latent, each followed by those of its 8 neighbours.
 
+    A sine of amplitude 1 has size 3.75 (7.5 at half a wave per pixel).
     Frequencies of neighbours differ by two periods in a square: less would be the same wave, widened by the window.
     """
     half, device = LATENT // 2, squares.device

@@ -37,7 +37,7 @@ Encode = Callable[[UInt8[Tensor, "b v 3 height width"]], Tensor]
 
 @dataclass(frozen=True)
 class PoolBatch:
-    """Some frames of `b` scenes, as `encode` returned them, and their cameras."""
+    """Some frames of `b` scenes, as `encode` returned them, and their cameras: in metres, or scaled for captures."""
 
     frames: Tensor
     c2w: Float[Tensor, "b v 4 4"]
@@ -60,7 +60,8 @@ class ScenePool:
         compiled: See `render_rooms`. Renew as many scenes at a time as `fill` does, because the code is compiled again
             for every other number.
         keep_images: Store the images as well, for `images`.
-        varied: Vary the scenes for training: some go round an object with a longer lens, and exposures differ.
+        varied: Vary the scenes for training (see CAPTURES): some are orbits or captures with a longer lens, and
+            exposures differ.
         photographs: Panoramas in linear RGB. In varied pools five of eight rooms show them, and some scenes are only
             photographs; other pools show none, but share the compiled code.
     """
@@ -118,7 +119,7 @@ class ScenePool:
     def _make(
         self, numbers: range
     ) -> tuple[UInt8[Tensor, "b v 3 h w"], Float[Tensor, "b v 4 4"], Tensor, Float[Tensor, " b"]]:
-        """Images, poses, intrinsics, and the length of a metre in the unit of the poses."""
+        """Render scenes. Returns images, poses, intrinsics, and the length of a metre in the unit of the poses."""
         rooms = sample_rooms([self.first_seed + n for n in numbers], self.device)
         c2w = sample_walks(rooms, self.num_frames)
         lens = rooms.intrinsics

@@ -25,7 +25,7 @@ RAYS_PER_CHUNK = {"cpu": 1 << 12, "gpu": 1 << 21}
 EXPOSURE = 2.0
 CONTRAST = 0.5
 EDGE = 0.1
-"""Difference of neighbouring pixels or of samples, before gamma, from which a pixel counts as an edge."""
+"""Range of 3 x 3 pixels, or of a pixel's samples, before gamma, above which a pixel counts as an edge."""
 NEAR = 0.05
 FAR = 1e4
 
@@ -50,8 +50,8 @@ def render_rooms(
         intrinsics: Intrinsics divided by the image size, one matrix for each room or for each view.
         size: Side of the pictures in pixels.
         samples: Number of samples in each pixel. No two of them share a row or a column.
-        edge_samples: Number of further samples in pixels that differ from a neighbour, or whose samples differ, by more
-            than EDGE. 0: none.
+        edge_samples: Number of further samples in pixels at edges: the range of their samples, or of the 3 x 3 pixels
+            around them, is above EDGE. They are never compiled. 0: none.
         compiled: Fuse the ray-caster with torch.compile. This takes half a minute at the first call, and again at the
             first call with another number of views, and then is eight times as fast on a GPU.
         photographs: Panoramas in linear RGB, longitude along the width. They are seen through windows and in picture
@@ -88,7 +88,7 @@ def _with_smooth_edges(
     mean: Float[Tensor, "n 3 pixels"],
     more: int,
 ) -> Float[Tensor, "n 3 pixels"]:
-    """The mean of the samples in `shown`, and in pixels at edges of `more` samples too."""
+    """Average the samples in `shown`; in pixels at edges, add `more` samples."""
     size = math.isqrt(mean.shape[-1])
     grid = mean.unflatten(-1, (size, size))
     between = F.max_pool2d(grid, 3, 1, 1) + F.max_pool2d(-grid, 3, 1, 1)  # highest minus lowest of 3 x 3 pixels

@@ -33,6 +33,8 @@ CAMERA_MARGIN = 1.05
 """Minimum distance between the camera and a wall in metres. Tall furniture at the walls is less deep than this."""
 CAPTURE_MARGIN = 0.35
 """Minimum distance between the camera and walls, floor and ceiling in `sample_captures`, in metres."""
+OBJECT_MARGIN = 0.08
+"""Minimum distance between the camera and the box around an object in `sample_captures`, in metres."""
 WALK_FIELDS = ("yaw", "turn", "reach_x", "reach_y", "lag", "height", "pitch", "phase", "unevenness")
 
 
@@ -138,16 +140,17 @@ def sample_orbits(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]
 def sample_captures(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4"]:
     """Compute views of one piece of furniture, as a person takes photographs of a thing: OpenCV poses in metres.
 
-    The camera sweeps to and fro on an arc of 60 to 200 degrees around the piece, once to three times, each time from
-    higher up, from up to 2.2 metres away. It aims beside the middle of the piece and stays CAPTURE_MARGIN away from
-    walls, floor and ceiling, but other furniture can be in its place: such a frame does not show that piece.
+    The camera sweeps to and fro on an arc of 60 to 200 degrees around the piece, once to three times, and rises on its
+    way. It is 0.6 to 2.2 metres away where the room allows it. It aims beside the middle of the piece, stays
+    CAPTURE_MARGIN away from walls, floor and ceiling, and moves nearer or farther where an object is in its place.
     """
     if num_frames < 2:
         raise ValueError(f"sample_captures: expected at least 2 frames, got {num_frames}")
     phase = rooms.walk[:, WALK_FIELDS.index("phase")].double()
 
-    def drawn(number: int) -> Float[Tensor, "b 1"]:  # the room's own numbers from 0 to 1
-        return torch.frac(phase * 541.0 * (number + 1))[:, None]
+    def drawn(number: int) -> Float[Tensor, "b 1"]:  # the room's own numbers from 0 to 1, unrelated to one another
+        mixed = torch.sin(12.9898 * phase + 78.233 * number) * 43758.5453
+        return (mixed - mixed.floor())[:, None]
 
     s = torch.linspace(0, 1, num_frames, dtype=torch.float64, device=phase.device)
     piece = rooms.occluder.double()
@@ -163,15 +166,33 @@ def sample_captures(rooms: RoomBatch, num_frames: int) -> Float[Tensor, "b v 4 4
     elevation = torch.deg2rad(low + 45 * drawn(4) * s + 5 * torch.sin(7 * s + 6 * drawn(5)))
     radius = (0.7 + 1.1 * drawn(6)) * (1 + 0.2 * torch.sin(2 * math.pi * (1.5 * s + drawn(7))))
     out = torch.stack([azimuth.cos() * elevation.cos(), azimuth.sin() * elevation.cos(), elevation.sin()], dim=-1)
-    limit = (rooms.extent.double() / 2 - CAPTURE_MARGIN)[:, None]
-    room_middle = limit.new_tensor([0.0, 0.0, 0.5]) * rooms.extent.double()[:, None]
-    position = middle[:, None] + radius[..., None] * out
-    position = room_middle + torch.minimum(torch.maximum(position - room_middle, -limit), limit)
+    position = _free_position(rooms, middle[:, None], out, radius)
     turns = 2 * math.pi * torch.stack([2.5 * s + drawn(8), 1.7 * s + drawn(9), 3.3 * s + drawn(10)], dim=-1)
     ahead = middle[:, None] + 0.2 * radius[..., None] * torch.sin(turns) - position
     yaw = torch.atan2(ahead[..., 1], ahead[..., 0])
     pitch = torch.atan2(ahead[..., 2], torch.hypot(ahead[..., 0], ahead[..., 1]).clamp_min(0.2))
     return look_along(position, yaw, pitch, 0.05 * torch.sin(5 * s + phase[:, None]))
+
+
+def _free_position(
+    rooms: RoomBatch, middle: Float[Tensor, "b 1 3"], out: Float[Tensor, "b v 3"], radius: Float[Tensor, "b v"]
+) -> Float[Tensor, "b v 3"]:
+    """Return the point outside of all objects on each ray from `middle` whose distance is nearest to `radius`.
+
+    Points are clamped to the room. If no point of a ray is free, the one at `radius` is returned.
+    """
+    limit = (rooms.extent.double() / 2 - CAPTURE_MARGIN)[:, None, None]
+    room_middle = limit.new_tensor([0.0, 0.0, 0.5]) * rooms.extent.double()[:, None, None]
+    steps = torch.linspace(-1.2, 1.2, 25, dtype=torch.float64, device=out.device)
+    distance = (radius[..., None] + steps).clamp_min(0.3)  # [b, v, steps]
+    points = middle[:, :, None] + distance[..., None] * out[:, :, None]
+    points = room_middle + torch.minimum(torch.maximum(points - room_middle, -limit), limit)
+    taken = torch.zeros_like(distance, dtype=torch.bool)
+    for number in range(rooms.center.shape[1]):  # one object at a time: all at once would take gigabytes
+        center, half = (x[:, number].double()[:, None, None] for x in (rooms.center, rooms.half))
+        taken |= ((points - center).abs() < half + OBJECT_MARGIN).all(dim=-1)
+    best = (steps.abs() + 10.0 * taken).argmin(dim=-1, keepdim=True)
+    return points.gather(2, best[..., None].expand(-1, -1, 1, 3))[:, :, 0]
 
 
 def look_along(

@@ -1,8 +1,8 @@
 """Training of the embedded model's depth head on demo rooms made while it trains (`scenetok train-tiny-depth`).
 
-Compressor and denoiser stay as they are. Rooms come with exact depth, in metres. The head can also learn from their
-pictures alone, by plane sweeps over the frames of each walk, as in `ns-train scenetok-depth`. Contexts have one to
-twelve views, so that the head meets scenes of which the tokens know little.
+Compressor and denoiser stay as they are. Rooms come with exact depth, in the unit of their poses. The head
+can also learn from their pictures alone, by plane sweeps over the frames of each walk, as in `ns-train scenetok-depth`.
+Contexts have one to twelve views, so that the head meets scenes of which the tokens know little.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The last stage of the embedded tokenizer: few-step predictions that look like pictures.
 
-Beside the loss of the stage before, one frame of each element is predicted from pure noise in one step, decoded, and
-compared with the truth. By default the denoiser and the decoder are trained together; the compressor is frozen, so that
-tokens do not change.
+In addition to the loss of the stage before, one frame of each element is predicted from pure noise in one step,
+decoded, and compared with the truth. By default the denoiser and the decoder are trained together; the compressor is
+frozen, so that tokens do not change.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from scenetok_ns.evaluation.perceptual import Perceptual, stlpips
 from scenetok_ns.models.flow.rectified_flow import interpolate, network_time, velocity_target
 from scenetok_ns.models.networks.compressor import Compressor
 from scenetok_ns.models.networks.denoiser import Denoiser
-from scenetok_ns.training.picture_losses import codec_loss, contrast_loss, grid_loss, pixel_loss, stripe_loss
+from scenetok_ns.tools.errors import UsageError
+from scenetok_ns.training.picture_losses import PATCH, codec_loss, contrast_loss, grid_loss, pixel_loss, stripe_loss
 from scenetok_ns.training.tiny.evaluation import edge_contrast
 from scenetok_ns.training.tiny.optimizer import Group, TinyOptimizer
 from scenetok_ns.training.tiny.run import TinyRun, averaged_copy
-from scenetok_ns.training.tiny.tokenizer import Kind, TokenizerTask, orthogonal_matrices
+from scenetok_ns.training.tiny.tokenizer import KL_WEIGHT, Kind, TokenizerTask, orthogonal_matrices
 
 VIEWS_AND_TOKENS_OF_FINISH = (((12, 256), 50), ((12, 64), 10), ((4, 256), 25), ((1, 256), 15))
 CLEAN_DECODED = 0.25
@@ -32,8 +33,8 @@ CLEAN_DECODED = 0.25
 
 
 Trained = Literal["decoder", "denoiser", "all"]
-"""What the finish trains: the decoder alone (depth heads and generators stay valid), the denoiser too (generators stay
-valid), or all networks but the encoder."""
+"""Networks that the finish trains: the decoder alone (depth heads and generators stay valid), the denoiser too (only
+generators stay valid), or all but the encoder (neither does)."""
 
 
 @dataclass
@@ -52,6 +53,17 @@ class FinishWeights:
     """ST-LPIPS; needs --perceptual-weights."""
 
 
+def check_finish(weights: FinishWeights, perceptual: Path | None, image_size: int) -> None:
+    """Raise UsageError for terms that cannot be computed."""
+    if weights.perceptual and perceptual is None:
+        raise UsageError("--finish.perceptual needs --perceptual-weights: the file of the ST-LPIPS package")
+    if weights.stripes and image_size < PATCH:
+        raise UsageError(
+            f"--finish.stripes needs pictures of at least {PATCH} x {PATCH} pixels, but the preset has {image_size} x "
+            f"{image_size}; give --finish.stripes 0"
+        )
+
+
 class FinishTask(TokenizerTask):
     """Trains the networks that `trains` names; the others are frozen."""
 
@@ -66,9 +78,8 @@ class FinishTask(TokenizerTask):
         self.compressor.requires_grad_(trains == "all")
         self.denoiser.requires_grad_(trains != "decoder")
         self.perceptual: Perceptual | None = None
-        if weights.perceptual:
-            if perceptual is None:
-                raise ValueError("--finish.perceptual needs --perceptual-weights: the file of the ST-LPIPS package")
+        check_finish(weights, perceptual, run.preset.data.image_size)
+        if perceptual is not None and weights.perceptual:
             self.perceptual = stlpips(perceptual).to(run.device)
         self.trained = nn.ModuleDict({"denoiser": self.denoiser, "decoder": run.codec.decoder})
         if trains == "all":
@@ -84,7 +95,10 @@ class FinishTask(TokenizerTask):
         with run.autocast():
             with torch.set_grad_enabled(self.trains == "all"):
                 distribution = self.compressor(context.latents, context.cameras)
-            state = self.denoiser.project(distribution.mean[:, : kind.tokens])
+            tokens = distribution.mean
+            if self.trains == "all":
+                tokens = distribution.sample(torch.randn(tokens.shape, generator=generator, device=run.device))
+            state = self.denoiser.project(tokens[:, : kind.tokens])
             time = self.draw_times(batch, "mixed")
             noise = torch.randn(latents.shape, generator=generator, device=run.device)
             noisy = interpolate(latents, noise, time)
@@ -92,6 +106,8 @@ class FinishTask(TokenizerTask):
         error = (velocity - velocity_target(latents, noise)).square().mean(dim=(2, 3, 4))
         weight = (time > 0).float()
         flow = (error * weight).sum() / weight.sum()
+        if self.trains == "all":
+            flow = flow + KL_WEIGHT * distribution.kl().mean()
 
         # The last frame is at pure noise, or at a level; the clean estimate counts as a picture where it is pure.
         place = count // 2 + torch.randint(count // 2, (batch,), generator=generator, device=run.device)

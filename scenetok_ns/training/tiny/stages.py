@@ -10,7 +10,7 @@ from torch import nn
 from scenetok_ns.models.presets import load_preset
 from scenetok_ns.models.weight_files import load_weights
 from scenetok_ns.training.tiny.codec import CodecTask
-from scenetok_ns.training.tiny.finish import FinishTask, FinishWeights, Trained
+from scenetok_ns.training.tiny.finish import FinishTask, FinishWeights, Trained, check_finish
 from scenetok_ns.training.tiny.options import RunOptions
 from scenetok_ns.training.tiny.run import TinyRun
 from scenetok_ns.training.tiny.tokenizer import Pools, TokenizerTask
@@ -32,12 +32,12 @@ class TinyOptions(RunOptions):
     regression: float = 0.4
     """Share of these steps, at the start, that train on pure noise only."""
     finish_steps: int = 0
-    """Number of steps of the denoiser and the decoder on pictures."""
+    """Number of steps of the finish, which compares pictures."""
     finish_seconds: float = 1e9
     finish_learning_rate: float = 3e-4
     finish_trains: Trained = "denoiser"
-    """What the finish trains: "decoder" alone, "denoiser" and decoder, or "all" networks. "all" changes tokens, and a
-    generator of earlier tokens no longer fits."""
+    """Networks that the finish trains: "decoder" alone, "denoiser" and decoder, or "all". Train depth heads again after
+    "denoiser", and generators too after "all", because it changes tokens."""
     finish: FinishWeights = field(default_factory=FinishWeights)
     perceptual_weights: Path | None = None
     """The file of ST-LPIPS (AlexNet)."""
@@ -49,7 +49,10 @@ class TinyOptions(RunOptions):
 
 def run_training(options: TinyOptions) -> TinyRun:
     """Run all stages, and write weights and log to the output folder. The option `seconds` limits the token stage."""
-    run = TinyRun(options, load_preset(options.preset))
+    preset = load_preset(options.preset)
+    if options.finish_steps:
+        check_finish(options.finish, options.perceptual_weights, preset.data.image_size)
+    run = TinyRun(options, preset)
     if options.resume is not None:
         load_weights({"codec": run.codec}, options.resume)
     if options.resume_codec is not None:

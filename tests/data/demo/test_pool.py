@@ -4,6 +4,7 @@ import torch
 
 from scenetok_ns.data.demo.pool import (
     CAPTURES,
+    EXPOSED,
     SAMPLES,
     TYPICAL_SPREAD,
     ScenePool,
@@ -11,9 +12,10 @@ from scenetok_ns.data.demo.pool import (
     with_photographs,
 )
 from scenetok_ns.data.demo.rooms import MATERIAL_SLICES
-from scenetok_ns.data.demo.scenes import render_rooms, sample_captures, sample_rooms, sample_walks
+from scenetok_ns.data.demo.scenes import render_depths, render_rooms, sample_captures, sample_rooms, sample_walks
 from scenetok_ns.models.cameras import camera_spread
 from scenetok_ns.models.presets import load_preset
+from scenetok_ns.training.tiny.depth import DepthPool
 
 
 def small_pool(capacity: int, **options) -> ScenePool:
@@ -83,8 +85,9 @@ def test_varied_pools_show_panoramas_orbits_and_keep_images() -> None:
 
 
 def test_captures_are_scaled_to_a_typical_spread_and_exact() -> None:
-    """Scenes 2 and 3 of eight show the room's furniture from the stated poses, once the poses are back in metres."""
-    pool = ScenePool(
+    """Pictures and depth of scenes 2 and 3 of eight are those of their poses, once these are in metres again."""
+    photographs = torch.rand(2, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    pool = DepthPool(
         capacity=8,
         num_frames=6,
         image_size=24,
@@ -92,6 +95,7 @@ def test_captures_are_scaled_to_a_typical_spread_and_exact() -> None:
         device=torch.device("cpu"),
         keep_images=True,
         varied=True,
+        photographs=photographs,
     )
     pool.fill()
     assert load_preset("scenetok-tiny").data.camera_spread == TYPICAL_SPREAD
@@ -102,6 +106,15 @@ def test_captures_are_scaled_to_a_typical_spread_and_exact() -> None:
         unit = pool._unit[scene]
         assert torch.allclose(taken.c2w[..., :3, 3], metric[..., :3, 3] * unit, atol=1e-5) and unit != 1
         assert torch.equal(taken.c2w[..., :3, :3], metric[..., :3, :3])
+        place, frames = torch.tensor([scene]), torch.arange(6)[None]
+        rooms = sample_rooms([70 + scene])
+        shown = with_photographs(rooms, torch.tensor([True]))
+        lens = taken.intrinsics[:, 0]
+        truth = render_rooms(shown, metric, lens, 24, samples=SAMPLES, edge_samples=0, photographs=photographs)
+        exposure = rooms.photo[:, 1] * 0.9 + 0.6 if scene in EXPOSED else 1.0
+        assert (pool.images(place, frames) / 255 - truth**exposure).abs().max() < 0.01
+        depth = render_depths(rooms, metric, lens, 24) * unit
+        torch.testing.assert_close(pool.depths(place, frames)[:, :, 0], depth, rtol=2e-3, atol=1e-3)
 
 
 def test_photographs_cover_surfaces_in_parts_that_differ() -> None:

@@ -235,11 +235,13 @@ def test_captures_look_at_one_piece_of_furniture_from_inside() -> None:
     assert torch.allclose(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), atol=1e-5)
     inside = rooms.extent[:, None] * torch.tensor([0.5, 0.5, 1.0]) - CAPTURE_MARGIN + 1e-4
     assert (position.abs() <= inside).all() and (position[..., 2] > CAPTURE_MARGIN - 1e-4).all()
+    away = (position[:, :, None] - rooms.center[:, None]).abs() - rooms.half[:, None]
+    assert (away < 0).all(dim=-1).any(dim=-1).float().mean() < 0.01  # inside an object: 7 % without looking for a way
     towards = rooms.occluder[:, None, :, :3] - position[:, :, None]
     ahead = (torch.nn.functional.normalize(towards, dim=-1) * rotation[..., None, :, 2]).sum(dim=-1)
     present = rooms.occluder[:, :, 2] > 0
     best = torch.where(present, ahead.mean(dim=1), -1.0).amax(dim=1)  # of the piece that a capture aims at
-    assert best.min() > 0.9
+    assert best.min() > 0.85
 
 
 def test_edges_are_as_smooth_as_with_many_samples() -> None:
